@@ -1,0 +1,294 @@
+-- pgbus, the spine. What flows where:
+--
+--   INSERT outbox --(commit)--> sequence: outbox -> events, + deliveries --> claim --> handler --> settle: history, or a later
+--   delivery, or a dead letter
+--
+-- Every name is written with the namespace `pgbus`; the migration replaces it when the bus lives in another one.
+
+-- A UUIDv7 (RFC 9562): 48 bits of Unix milliseconds, then random bits. PostgreSQL has its own only from version 18.
+CREATE FUNCTION pgbus.uuid7() RETURNS uuid
+    LANGUAGE sql VOLATILE PARALLEL SAFE
+AS $$
+    SELECT encode(
+        set_bit(
+            set_bit(
+                overlay(uuid_send(gen_random_uuid())
+                        PLACING substring(int8send((extract(epoch FROM clock_timestamp()) * 1000)::bigint) FROM 3)
+                        FROM 1 FOR 6),
+                52, 1),
+            53, 1),
+        'hex')::uuid
+$$;
+
+-- ---------------------------------------------------------------------------------------------------------------- outbox
+
+-- The API of publishing: an event that is not yet in the log. Rows stay for moments, or until `deliver_at`.
+CREATE TABLE pgbus.outbox (
+    id           bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    event_id     uuid        NOT NULL DEFAULT pgbus.uuid7(),
+    topic        text        NOT NULL,
+    ancestors    text[],
+    key          text,
+    payload      jsonb       NOT NULL DEFAULT '{}',
+    headers      jsonb,
+    published_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    deliver_at   timestamptz,
+    CONSTRAINT outbox_topic_is_dotted_words
+        CHECK (topic ~ '^[A-Za-z0-9_-]+([.][A-Za-z0-9_-]+)*$' AND length(topic) <= 255),
+    CONSTRAINT outbox_key_is_short CHECK (length(key) BETWEEN 1 AND 255),
+    CONSTRAINT outbox_headers_is_object CHECK (jsonb_typeof(headers) = 'object')
+) WITH (
+    autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 2000,
+    autovacuum_vacuum_insert_scale_factor = 0, autovacuum_vacuum_insert_threshold = 100000,
+    autovacuum_analyze_scale_factor = 0, autovacuum_analyze_threshold = 100000,
+    autovacuum_vacuum_cost_delay = 0
+);
+CREATE INDEX outbox_scheduled ON pgbus.outbox (deliver_at) WHERE deliver_at IS NOT NULL;
+CREATE INDEX outbox_scheduled_event ON pgbus.outbox (event_id) WHERE deliver_at IS NOT NULL;
+
+-- The current wake slot. Only its last_value matters: publishers read it outside of any transaction, the leader advances it.
+CREATE SEQUENCE pgbus.wake_slots AS integer MINVALUE 1 CYCLE;
+SELECT nextval('pgbus.wake_slots');
+
+-- Runs before the rows of an INSERT or COPY get their ids.
+-- 1. It takes the transaction's xid first, so that every outbox id handed out before a snapshot belongs to a transaction
+--    older than that snapshot's xmax; the sequencer's floor rests on that.
+-- 2. It wakes the leader only when the leader sleeps. The leader sleeps only while it holds the current slot's lock
+--    exclusively; if we share the lock, and the slot is still the current one, the leader is awake and will look again
+--    before it sleeps. Otherwise NOTIFY, which costs a database-wide lock at commit.
+CREATE FUNCTION pgbus.outbox_before_insert() RETURNS trigger
+    LANGUAGE plpgsql
+AS $$
+DECLARE
+    slot integer;
+BEGIN
+    PERFORM pg_current_xact_id();
+    slot := pg_sequence_last_value('pgbus.wake_slots'::regclass);
+    IF NOT pg_try_advisory_xact_lock_shared(hashtext(TG_TABLE_SCHEMA || '.wake'), slot)
+       OR slot <> pg_sequence_last_value('pgbus.wake_slots'::regclass) THEN
+        PERFORM pg_notify(TG_TABLE_SCHEMA || '_wake', '');
+    END IF;
+    RETURN NULL;
+END
+$$;
+CREATE TRIGGER outbox_before_insert BEFORE INSERT ON pgbus.outbox
+    FOR EACH STATEMENT EXECUTE FUNCTION pgbus.outbox_before_insert();
+
+-- A caller's idempotency key for publishing: the first event under it is the only one until it expires.
+CREATE TABLE pgbus.dedup_keys (
+    dedup_key  text PRIMARY KEY,
+    event_id   uuid        NOT NULL,
+    expires_at timestamptz NOT NULL,
+    CONSTRAINT dedup_keys_key_is_short CHECK (length(dedup_key) BETWEEN 1 AND 255)
+);
+CREATE INDEX dedup_keys_expires_at ON pgbus.dedup_keys (expires_at);
+
+-- --------------------------------------------------------------------------------------------------------------- the log
+
+-- The append-only log. `position` order is the order in which transactions made their events visible.
+-- A partition covers 10^9 positions; the leader opens the next one when a period ends.
+CREATE TABLE pgbus.events (
+    position     bigint      NOT NULL PRIMARY KEY,
+    event_id     uuid        NOT NULL,
+    topic        text        NOT NULL,
+    ancestors    text[],
+    key          text,
+    payload      jsonb       NOT NULL,
+    headers      jsonb,
+    published_at timestamptz NOT NULL,
+    deliver_at   timestamptz,
+    logged_at    timestamptz NOT NULL
+) PARTITION BY RANGE (position);
+CREATE INDEX events_event_id ON pgbus.events (event_id);
+CREATE INDEX events_key ON pgbus.events (key, position) WHERE key IS NOT NULL;
+CREATE INDEX events_logged_at ON pgbus.events USING brin (logged_at) WITH (pages_per_range = 32);
+
+-- What became of one event at one listener in one attempt.
+CREATE TABLE pgbus.history (
+    position    bigint      NOT NULL,
+    listener_id integer     NOT NULL,
+    attempt     integer     NOT NULL,
+    outcome     text        NOT NULL,
+    started_at  timestamptz NOT NULL,
+    duration    real        NOT NULL,
+    worker      text        NOT NULL,
+    error       text,
+    CONSTRAINT history_outcome_is_known CHECK (outcome IN ('done', 'retry', 'dead', 'discarded', 'skipped'))
+) PARTITION BY RANGE (position);
+CREATE INDEX history_position ON pgbus.history (position);
+CREATE INDEX history_started_at ON pgbus.history USING brin (started_at) WITH (pages_per_range = 32);
+
+CREATE TABLE pgbus.events_p0 PARTITION OF pgbus.events FOR VALUES FROM (0) TO (1000000000);
+CREATE TABLE pgbus.history_p0 PARTITION OF pgbus.history FOR VALUES FROM (0) TO (1000000000);
+
+-- ------------------------------------------------------------------------------------------------------------- listeners
+
+CREATE TABLE pgbus.listeners (
+    id            integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    listener_name text        NOT NULL UNIQUE,
+    state         text        NOT NULL DEFAULT 'active',
+    lanes         smallint,
+    options       jsonb       NOT NULL DEFAULT '{}',
+    service       text        NOT NULL DEFAULT '',
+    -- NULL: live, the sequencer writes its deliveries. Else: the leader still owes it the log from here on.
+    cursor        bigint,
+    registered_at timestamptz NOT NULL DEFAULT now(),
+    last_seen_at  timestamptz NOT NULL DEFAULT now(),
+    CONSTRAINT listeners_name_is_short CHECK (length(listener_name) BETWEEN 1 AND 255),
+    CONSTRAINT listeners_state_is_known CHECK (state IN ('active', 'paused')),
+    CONSTRAINT listeners_lanes_is_positive CHECK (lanes > 0),
+    CONSTRAINT listeners_cursor_is_position CHECK (cursor >= 0)
+);
+COMMENT ON COLUMN pgbus.listeners.lanes IS 'NULL for a listener without order; else its number of lanes';
+
+-- `regex` is NULL for a pattern without wildcards.
+CREATE TABLE pgbus.subscriptions (
+    listener_id integer NOT NULL REFERENCES pgbus.listeners (id) ON DELETE CASCADE,
+    pattern     text    NOT NULL,
+    regex       text,
+    PRIMARY KEY (listener_id, pattern)
+);
+
+-- A run of events, `first`..`last`, owed to a listener. `positions` lists them when the run has holes.
+-- waiting (no token) -> claimed (token, worker, lease) -> gone. A waiting row with `available_at` waits until then.
+CREATE TABLE pgbus.deliveries (
+    id               bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    listener_id      integer  NOT NULL,
+    lane             smallint,
+    first            bigint   NOT NULL,
+    last             bigint   NOT NULL,
+    events           integer  NOT NULL,
+    positions        bigint[],
+    available_at     timestamptz,
+    attempt          integer  NOT NULL DEFAULT 1,
+    crashes          smallint NOT NULL DEFAULT 0,
+    claim_token      uuid,
+    worker_id        integer,
+    lease_expires_at timestamptz,
+    blocked_key      text,
+    last_error       text,
+    CONSTRAINT deliveries_run_is_whole CHECK (
+        first <= last AND events > 0
+        AND CASE WHEN positions IS NULL THEN events = last - first + 1 ELSE events = cardinality(positions) END),
+    CONSTRAINT deliveries_claim_is_whole CHECK (
+        (claim_token IS NULL) = (worker_id IS NULL) AND (claim_token IS NULL) = (lease_expires_at IS NULL)),
+    CONSTRAINT deliveries_blocked_is_waiting CHECK (blocked_key IS NULL OR (claim_token IS NULL AND lane IS NOT NULL)),
+    CONSTRAINT deliveries_attempt_is_positive CHECK (attempt > 0 AND crashes >= 0)
+) WITH (
+    autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000,
+    autovacuum_analyze_scale_factor = 0, autovacuum_analyze_threshold = 100000,
+    autovacuum_vacuum_cost_delay = 0
+);
+-- Runs fresh from the sequencer, in the order of the log.
+CREATE INDEX deliveries_ready ON pgbus.deliveries (listener_id, first)
+    WHERE claim_token IS NULL AND available_at IS NULL AND lane IS NULL;
+-- Whatever has to wait for an instant: retries, runs freed from a dead worker, replays.
+CREATE INDEX deliveries_due ON pgbus.deliveries (listener_id, available_at)
+    WHERE claim_token IS NULL AND available_at IS NOT NULL AND lane IS NULL;
+-- Ordered listeners: the head of a lane bars the rest of it, claimed or not.
+CREATE INDEX deliveries_lanes ON pgbus.deliveries (listener_id, lane, first)
+    WHERE lane IS NOT NULL AND blocked_key IS NULL;
+CREATE INDEX deliveries_blocked ON pgbus.deliveries (listener_id, blocked_key) WHERE blocked_key IS NOT NULL;
+CREATE INDEX deliveries_claimed ON pgbus.deliveries (lease_expires_at) WHERE claim_token IS NOT NULL;
+
+-- An event that one listener gave up on, until someone retries or discards it.
+CREATE TABLE pgbus.dead_letters (
+    id          bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    listener_id integer     NOT NULL REFERENCES pgbus.listeners (id) ON DELETE CASCADE,
+    position    bigint      NOT NULL,
+    lane        smallint,
+    attempts    integer     NOT NULL,
+    error       text        NOT NULL,
+    traceback   text,
+    worker      text        NOT NULL,
+    dead_at     timestamptz NOT NULL DEFAULT now()
+);
+CREATE INDEX dead_letters_listener ON pgbus.dead_letters (listener_id, dead_at);
+CREATE INDEX dead_letters_position ON pgbus.dead_letters (position);
+
+-- A live process. It holds an advisory lock (hashtext('<namespace>.worker'), id) for as long as it lives.
+CREATE TABLE pgbus.workers (
+    id            integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    name          text        NOT NULL,
+    service       text        NOT NULL DEFAULT '',
+    host          text        NOT NULL,
+    pid           integer     NOT NULL,
+    version       text        NOT NULL,
+    listeners     text[]      NOT NULL DEFAULT '{}',
+    started_at    timestamptz NOT NULL DEFAULT now(),
+    last_seen_at  timestamptz NOT NULL DEFAULT now(),
+    leading_since timestamptz
+);
+
+-- The periods of the log: when the leader opened each partition.
+CREATE TABLE pgbus.partitions (
+    number    integer PRIMARY KEY,
+    opened_at timestamptz NOT NULL DEFAULT now(),
+    CONSTRAINT partitions_number_is_not_negative CHECK (number >= 0)
+);
+INSERT INTO pgbus.partitions (number) VALUES (0);
+
+-- ----------------------------------------------------------------------------------------------------------------- views
+-- For people who audit. These names and columns are stable; the tables behind them may change.
+
+CREATE VIEW pgbus.event_history AS
+SELECT e.position, e.event_id, e.topic, e.key, e.payload, e.headers, e.published_at, e.logged_at,
+       l.listener_name, h.attempt, h.outcome, h.started_at, h.duration, h.worker, h.error
+FROM pgbus.events AS e
+LEFT JOIN pgbus.history AS h ON h.position = e.position
+LEFT JOIN pgbus.listeners AS l ON l.id = h.listener_id;
+COMMENT ON VIEW pgbus.event_history IS 'One row per attempt at an event, or one row with NULLs for an event nobody tried yet';
+
+CREATE VIEW pgbus.pending AS
+SELECT l.listener_name, d.id AS delivery_id, d.first AS first_position, d.last AS last_position, d.events,
+       d.attempt, d.available_at, w.name AS worker, d.lease_expires_at, d.blocked_key, d.last_error,
+       CASE WHEN d.blocked_key IS NOT NULL THEN 'blocked'
+            WHEN d.claim_token IS NOT NULL THEN 'in flight'
+            WHEN d.attempt > 1 THEN 'retrying'
+            ELSE 'waiting' END AS state
+FROM pgbus.deliveries AS d
+JOIN pgbus.listeners AS l ON l.id = d.listener_id
+LEFT JOIN pgbus.workers AS w ON w.id = d.worker_id;
+COMMENT ON VIEW pgbus.pending IS 'Every run of events still owed to a listener, and where it is';
+
+CREATE VIEW pgbus.listener_lag AS
+SELECT l.listener_name, l.state, l.service, l.last_seen_at,
+       COALESCE(owed.events, 0)
+           + CASE WHEN l.cursor IS NULL THEN 0
+                  ELSE (SELECT count(*) FROM pgbus.events AS e WHERE e.position >= l.cursor) END AS lag_events,
+       COALESCE(extract(epoch FROM clock_timestamp() - oldest.logged_at), 0)::double precision AS lag_seconds,
+       COALESCE(owed.in_flight, 0) AS in_flight,
+       COALESCE(owed.retrying, 0) AS retrying,
+       COALESCE(owed.blocked, 0) AS blocked,
+       (SELECT count(*) FROM pgbus.dead_letters AS x WHERE x.listener_id = l.id) AS dead
+FROM pgbus.listeners AS l
+LEFT JOIN LATERAL (
+    SELECT sum(d.events) AS events,
+           sum(d.events) FILTER (WHERE d.claim_token IS NOT NULL) AS in_flight,
+           sum(d.events) FILTER (WHERE d.claim_token IS NULL AND d.attempt > 1 AND d.blocked_key IS NULL) AS retrying,
+           sum(d.events) FILTER (WHERE d.blocked_key IS NOT NULL) AS blocked,
+           min(d.first) AS first
+    FROM pgbus.deliveries AS d
+    WHERE d.listener_id = l.id
+) AS owed ON true
+LEFT JOIN LATERAL (
+    SELECT e.logged_at FROM pgbus.events AS e
+    WHERE e.position >= LEAST(owed.first, l.cursor)
+    ORDER BY e.position
+    LIMIT 1
+) AS oldest ON true;
+COMMENT ON VIEW pgbus.listener_lag IS 'Per listener: events owed to it, and the age in seconds of the oldest of them';
+
+CREATE VIEW pgbus.dead AS
+SELECT x.id, l.listener_name, x.position, e.event_id, e.topic, e.key, e.payload, e.headers, e.published_at,
+       x.attempts, x.error, x.traceback, x.worker, x.dead_at
+FROM pgbus.dead_letters AS x
+JOIN pgbus.listeners AS l ON l.id = x.listener_id
+JOIN pgbus.events AS e ON e.position = x.position;
+COMMENT ON VIEW pgbus.dead IS 'Dead letters beside their events';
+
+CREATE VIEW pgbus.scheduled AS
+SELECT event_id, topic, key, payload, headers, published_at, deliver_at
+FROM pgbus.outbox
+WHERE deliver_at IS NOT NULL;
+COMMENT ON VIEW pgbus.scheduled IS 'Events that wait for their deliver_at';

@@ -1,0 +1,105 @@
+"""Outcomes of one attempt, and the pure rule that turns an exception into one."""
+
+from __future__ import annotations
+
+import random
+import traceback as traceback_module
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from pgbus import errors
+
+MAX_ERROR_LENGTH = 4_000
+MAX_TRACEBACK_LENGTH = 20_000
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """The handler returned."""
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """Another attempt, `delay` seconds after this one is settled."""
+
+    delay: float
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class Dead:
+    """No further attempt: the event becomes a dead letter of this listener."""
+
+    error: str
+    traceback: str | None = None
+
+
+Outcome: TypeAlias = Done | Retry | Dead
+DONE = Done()
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """How often, and how far apart, a listener tries an event.
+
+    The delay before attempt n + 1 is `min(max_delay, base_delay * factor ** (n - 1))` seconds, of which a random part
+    up to `jitter` (0 to 1) is taken off, so that events that failed together do not come back together
+    ("full jitter" is jitter=1). Defaults: 10 attempts, 1 s doubling up to an hour, jitter 0.5.
+    """
+
+    max_attempts: int = 10
+    base_delay: float = 1.0
+    factor: float = 2.0
+    max_delay: float = 3600.0
+    jitter: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.max_attempts < 1:
+            raise errors.ConfigurationError("retry: max_attempts must be at least 1")
+        if self.base_delay < 0 or self.max_delay < 0 or self.factor < 1:
+            raise errors.ConfigurationError("retry: delays are seconds >= 0 and factor is at least 1")
+        if not 0 <= self.jitter <= 1:
+            raise errors.ConfigurationError("retry: jitter is between 0 and 1")
+
+    def delay(self, attempt: int, *, chance: float | None = None) -> float:
+        """Seconds to wait after `attempt` (1 for the first) has failed; `chance` (0 to 1) replaces the random draw."""
+        draw = random.random() if chance is None else chance  # noqa: S311 - jitter is no secret
+        try:
+            delay = min(self.max_delay, self.base_delay * self.factor ** (attempt - 1))
+        except OverflowError:
+            delay = self.max_delay
+        return delay * (1 - self.jitter * draw)
+
+
+def decide(error: BaseException | None, *, attempt: int, policy: RetryPolicy) -> Outcome:
+    """What follows from an attempt that returned (`error` is None) or raised `error`."""
+    match error:
+        case None:
+            return DONE
+        case errors.Dead():
+            return Dead(error=_clip(error.reason, MAX_ERROR_LENGTH))
+        case errors.UnhandledEventError():
+            return Dead(error=_describe(error))
+        case _ if attempt >= policy.max_attempts:
+            return Dead(error=_describe(error), traceback=_traceback(error))
+        case errors.Retry():
+            delay = policy.delay(attempt) if error.after is None else max(0.0, error.after)
+            return Retry(delay=delay, error=_clip(error.reason, MAX_ERROR_LENGTH))
+        case _:
+            return Retry(delay=policy.delay(attempt), error=_describe(error))
+
+
+def _describe(error: BaseException) -> str:
+    return _clip(f"{type(error).__name__}: {error}", MAX_ERROR_LENGTH)
+
+
+def _traceback(error: BaseException) -> str:
+    text = "".join(traceback_module.format_exception(error)).replace("\x00", "\\x00")
+    # The end of a traceback says most.
+    return text[-MAX_TRACEBACK_LENGTH:]
+
+
+def _clip(text: str, length: int) -> str:
+    # PostgreSQL's text holds no NUL, and lone surrogates cannot be encoded.
+    text = text.replace("\x00", "\\x00").encode("utf-8", "backslashreplace").decode()
+    return text if len(text) <= length else text[: length - 1] + "…"

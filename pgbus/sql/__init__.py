@@ -1,0 +1,81 @@
+"""Named SQL statements, read once from the `.sql` files beside this module.
+
+A file holds statements, each opened by `-- name: verb_noun` and at least one comment line that says what it does.
+Parameters are written `:name`, casts `CAST(:name AS type)`, tables `pgbus.table`; no string literal holds `:word` or `pgbus.`.
+One text serves every driver: `$1` for asyncpg, `%(name)s` for psycopg, `:name` for SQLAlchemy's `text()`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from importlib.resources import files
+
+DEFAULT_NAMESPACE = "pgbus"
+
+_NAME = re.compile(r"^-- name: (\w+)$", re.MULTILINE)
+_PARAMETER = re.compile(r"(?<![:\w]):([a-z_]+)\b")
+_QUALIFIED = re.compile(r"\bpgbus\.(?=[a-z])")
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """One statement, compiled for each parameter style. `parameters` is the order of asyncpg's `$1`, `$2`, ..."""
+
+    name: str
+    text: str
+    parameters: tuple[str, ...] = field(init=False)
+    asyncpg: str = field(init=False)
+    psycopg: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        parameters = tuple(dict.fromkeys(_PARAMETER.findall(self.text)))
+        numbers = {name: f"${index}" for index, name in enumerate(parameters, 1)}
+        object.__setattr__(self, "parameters", parameters)
+        object.__setattr__(self, "asyncpg", _PARAMETER.sub(lambda found: numbers[found[1]], self.text))
+        escaped = self.text.replace("%", "%%")
+        object.__setattr__(self, "psycopg", _PARAMETER.sub(lambda found: f"%({found[1]})s", escaped))
+
+    def arguments(self, values: Mapping[str, object]) -> list[object]:
+        """The values in asyncpg's order; a KeyError names a parameter that was forgotten."""
+        return [values[name] for name in self.parameters]
+
+
+def quote_identifier(name: str) -> str:
+    """`name` as an SQL identifier."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def in_namespace(text: str, namespace: str) -> str:
+    """The SQL text with its tables in `namespace` instead of `pgbus`."""
+    if namespace == DEFAULT_NAMESPACE:
+        return text
+    return _QUALIFIED.sub(lambda _: quote_identifier(namespace) + ".", text)
+
+
+def parse(text: str) -> dict[str, str]:
+    """The statements of one file by name, without comments and blank lines."""
+    parts = _NAME.split(text)
+    bodies = dict(zip(parts[1::2], parts[2::2], strict=True))
+    return {name: _without_comments(body) for name, body in bodies.items()}
+
+
+def _without_comments(body: str) -> str:
+    lines = (line.split("--", 1)[0].rstrip() for line in body.splitlines())
+    return "\n".join(line for line in lines if line).rstrip(";")
+
+
+@lru_cache(maxsize=64)
+def load(namespace: str = DEFAULT_NAMESPACE) -> Mapping[str, Statement]:
+    """Every named statement, with its tables in `namespace`."""
+    statements: dict[str, Statement] = {}
+    for path in sorted(files(__name__).iterdir(), key=lambda path: path.name):
+        if not path.name.endswith(".sql"):
+            continue
+        for name, text in parse(path.read_text(encoding="utf-8")).items():
+            if name in statements:
+                raise ValueError(f"two SQL statements are named {name}")
+            statements[name] = Statement(name, in_namespace(text, namespace))
+    return statements

@@ -1,0 +1,74 @@
+"""Topics and patterns: dotted names, and how a pattern with wildcards matches them.
+
+A topic is one or more words of ASCII letters, digits, `_` and `-`, joined by dots: `orders.placed`.
+In a pattern, `*` stands for exactly one word and `**` for any number of words, none included:
+`orders.*` matches `orders.placed`; `orders.**` matches `orders`, `orders.placed` and `orders.eu.placed`.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+
+from pgbus.errors import InvalidEventError
+
+MAX_TOPIC_LENGTH = 255
+
+_WORD = "[A-Za-z0-9_-]+"
+_TOPIC = re.compile(rf"{_WORD}(?:\.{_WORD})*", re.ASCII)
+_PATTERN_WORD = re.compile(rf"{_WORD}|\*|\*\*", re.ASCII)
+
+
+@lru_cache(maxsize=4096)
+def check_topic(topic: str) -> str:
+    """Return `topic`, or raise InvalidEventError saying what a topic looks like."""
+    if len(topic) > MAX_TOPIC_LENGTH:
+        raise InvalidEventError("topic", f"at most {MAX_TOPIC_LENGTH} characters are allowed, this one has {len(topic)}")
+    if not _TOPIC.fullmatch(topic):
+        raise InvalidEventError(
+            "topic", f"{topic!r} is not a topic: words of letters, digits, '_' and '-' joined by dots, as in 'orders.placed'"
+        )
+    return topic
+
+
+def check_pattern(pattern: str) -> str:
+    """Return `pattern`, or raise InvalidEventError saying what a pattern looks like."""
+    words = pattern.split(".")
+    if len(pattern) > MAX_TOPIC_LENGTH or not all(_PATTERN_WORD.fullmatch(word) for word in words):
+        raise InvalidEventError(
+            "pattern", f"{pattern!r} is not a pattern: a topic in which a whole word may be '*' or '**', as in 'orders.*'"
+        )
+    return pattern
+
+
+def is_wildcard(pattern: str) -> bool:
+    """Whether the pattern can match more than one topic."""
+    return "*" in pattern
+
+
+def pattern_regex(pattern: str) -> str:
+    """A regular expression for Python and PostgreSQL alike that matches `topic + "."` for the pattern's topics.
+
+    The dot at the end gives every word the same shape, so that `**` may stand anywhere.
+    """
+    return "^" + "".join(_word_regex(word) for word in check_pattern(pattern).split(".")) + "$"
+
+
+def _word_regex(word: str) -> str:
+    match word:
+        case "**":
+            return rf"({_WORD}\.)*"
+        case "*":
+            return rf"{_WORD}\."
+        case _:
+            return rf"{word}\."
+
+
+@lru_cache(maxsize=4096)
+def _compiled(pattern: str) -> re.Pattern[str]:
+    return re.compile(pattern_regex(pattern), re.ASCII)
+
+
+def matches(pattern: str, topic: str) -> bool:
+    """Whether `topic` falls under `pattern`."""
+    return pattern == topic or (is_wildcard(pattern) and _compiled(pattern).match(topic + ".") is not None)
