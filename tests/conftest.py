@@ -1,0 +1,72 @@
+"""Fixtures: one server for a test run (one for each xdist worker), and a fresh database for every test."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+
+import asyncpg
+import pytest
+from hypothesis import settings
+
+from pgbus.embedded import EmbeddedPostgres
+from tests.support import DatabaseServer, find_server
+
+# A shared machine makes single examples slow now and then; pytest's own timeout catches what hangs.
+settings.register_profile("pgbus", deadline=None)
+settings.load_profile("pgbus")
+
+Connect = Callable[[str], Awaitable[asyncpg.Connection]]
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[DatabaseServer]:
+    """The server for tests that leave it alone: do not stop it, and change nothing beyond your own database."""
+    with find_server() as found:
+        yield found
+
+
+@pytest.fixture
+def empty_database(server: DatabaseServer) -> Iterator[str]:
+    """DSN of a database with nothing in it."""
+    with server.temporary_database() as dsn:
+        yield dsn
+
+
+@pytest.fixture(scope="session")
+def upgraded_template(server: DatabaseServer) -> Iterator[str]:
+    """Name of a database that was upgraded once, to clone others from; nobody may connect to it."""
+    from pgbus import migrate
+
+    name = server.create_database()
+    try:
+        migrate.upgrade(server.dsn_of(name), namespace="pgbus")
+        yield name
+    finally:
+        server.drop_database(name)
+
+
+@pytest.fixture
+def database(server: DatabaseServer, upgraded_template: str) -> Iterator[str]:
+    """DSN of a fresh database with pgbus's schema."""
+    with server.temporary_database(template=upgraded_template) as dsn:
+        yield dsn
+
+
+@pytest.fixture
+async def connect() -> AsyncIterator[Connect]:
+    """`await connect(dsn)` opens an asyncpg connection; all of them are closed after the test."""
+    opened: list[asyncpg.Connection] = []
+
+    async def open_connection(dsn: str) -> asyncpg.Connection:
+        connection: asyncpg.Connection = await asyncpg.connect(dsn)
+        opened.append(connection)
+        return connection
+
+    yield open_connection
+    for connection in opened:
+        connection.terminate()
+
+
+@pytest.fixture
+def own_server() -> Iterator[EmbeddedPostgres]:
+    """A durable server (fsync on) of the test's own, to stop, crash and restart; skips where there are no binaries."""
+    with EmbeddedPostgres() as private:
+        yield private

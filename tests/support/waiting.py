@@ -1,0 +1,30 @@
+"""Waiting for something that gives no signal."""
+
+import asyncio
+import inspect
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+_INTERVAL = 0.01
+
+
+async def eventually(
+    predicate: Callable[[], T | Awaitable[T]], timeout: float = 10.0, *, message: str | None = None
+) -> T:
+    """Ask `predicate` (a plain or async function) until its answer is true, and return that answer.
+
+    Fails the test after `timeout` seconds with `message`, or else with the predicate's name, and its last answer.
+    """
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + timeout
+    while True:
+        answer = predicate()
+        value: T = await answer if inspect.isawaitable(answer) else answer
+        if value:
+            return value
+        if loop.time() >= deadline:
+            what = message or f"{getattr(predicate, '__qualname__', predicate)} did not come true"
+            raise AssertionError(f"{what} within {timeout} s; its last answer was {value!r}")
+        await asyncio.sleep(_INTERVAL)
