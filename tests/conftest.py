@@ -6,7 +6,8 @@ import asyncpg
 import pytest
 from hypothesis import settings
 
-from pgbus.embedded import EmbeddedPostgres
+from pgbus.embedded import EmbeddedPostgres, find_binaries
+from pgbus.errors import EmbeddedPostgresError
 from tests.support import DatabaseServer, find_server
 
 # A shared machine makes single examples slow now and then; pytest's own timeout catches what hangs.
@@ -68,5 +69,9 @@ async def connect() -> AsyncIterator[Connect]:
 @pytest.fixture
 def own_server() -> Iterator[EmbeddedPostgres]:
     """A durable server (fsync on) of the test's own, to stop, crash and restart; skips where there are no binaries."""
-    with EmbeddedPostgres() as private:
+    try:
+        binaries = find_binaries()
+    except EmbeddedPostgresError as error:
+        pytest.skip(f"needs PostgreSQL's programs: {error}")
+    with EmbeddedPostgres(bindir=binaries.directory) as private:
         yield private

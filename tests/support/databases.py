@@ -4,6 +4,7 @@ import os
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import LiteralString
 from urllib.parse import quote, urlsplit, urlunsplit
 
 import psycopg
@@ -13,7 +14,7 @@ from pgbus.embedded import EmbeddedPostgres, find_binaries
 from pgbus.errors import EmbeddedPostgresError
 
 # Durability costs time and means nothing for a server that is thrown away; tests about it start an `own_server`.
-FAST_SETTINGS = {
+FAST_SETTINGS: dict[str, str | int] = {
     "fsync": "off",
     "full_page_writes": "off",
     "max_connections": 200,
@@ -54,8 +55,8 @@ class DatabaseServer:
         finally:
             self.drop_database(name)
 
-    def _execute(self, statement: str, *names: str) -> None:
-        self._connection.execute(sql.SQL(statement).format(*map(sql.Identifier, names)))  # type: ignore[arg-type]
+    def _execute(self, statement: LiteralString, *names: str) -> None:
+        self._connection.execute(sql.SQL(statement).format(*map(sql.Identifier, names)))
 
 
 @contextmanager
