@@ -1,0 +1,153 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pgbus.config import Config, hide_password
+from pgbus.errors import ConfigurationError
+
+DSN = "postgresql://adam:s3cret@db.example.com:5433/shop"
+
+
+def load(directory: Path, *, environ: dict[str, str] | None = None, **arguments: object) -> Config:
+    return Config.load(arguments, environ=environ or {}, directory=directory)
+
+
+def test_defaults_need_no_argument_variable_or_file(tmp_path: Path) -> None:
+    config = load(tmp_path)
+    assert (config.dsn, config.namespace, config.lease, config.retention) == (None, "pgbus", 60.0, None)
+    assert {row.source for row in config.describe()} == {"default"}
+
+
+def test_an_argument_beats_a_variable_beats_the_file_beats_the_default(tmp_path: Path) -> None:
+    (tmp_path / "pgbus.toml").write_text("lease = 11\ngrace = 12\npool_size = 13\n")
+    config = load(tmp_path, environ={"PGBUS_LEASE": "21", "PGBUS_GRACE": "22.5"}, lease=31)
+    assert (config.lease, config.grace, config.pool_size, config.poll_interval) == (31.0, 22.5, 13, 5.0)
+    assert [config.source(name) for name in ("lease", "grace", "pool_size", "poll_interval")] == [
+        "argument",
+        "PGBUS_GRACE",
+        "pgbus.toml",
+        "default",
+    ]
+
+
+def test_the_table_in_pyproject_counts_when_there_is_no_pgbus_toml(tmp_path: Path) -> None:
+    (tmp_path / "pyproject.toml").write_text('[project]\nname = "shop"\n[tool.pgbus]\nservice_name = "shop"\n')
+    assert load(tmp_path).source("service_name") == "[tool.pgbus]"
+    (tmp_path / "pgbus.toml").write_text('namespace = "other"\n')
+    config = load(tmp_path)
+    assert (config.service_name, config.namespace) == ("", "other")
+
+
+def test_a_pyproject_without_our_table_is_no_configuration(tmp_path: Path) -> None:
+    (tmp_path / "pyproject.toml").write_text('[project]\nname = "shop"\n')
+    assert load(tmp_path) == replace(load(tmp_path), sources={})
+
+
+def test_an_argument_that_is_none_and_a_variable_that_is_empty_count_as_not_given(tmp_path: Path) -> None:
+    config = load(tmp_path, environ={"PGBUS_LEASE": "7", "PGBUS_DSN": ""}, lease=None)
+    assert (config.lease, config.dsn) == (7.0, None)
+
+
+def test_variables_of_others_are_left_alone(tmp_path: Path) -> None:
+    assert load(tmp_path, environ={"PGBUS_TEST_SERVER": "x", "LEASE": "x"}).lease == 60.0
+
+
+@pytest.mark.parametrize(
+    ("file", "arguments", "message"),
+    [
+        ("leese = 1", {}, r"pgbus\.toml: there is no setting 'leese'; did you mean 'lease'\?"),
+        ("zzz = 1", {}, r"pgbus\.toml: there is no setting 'zzz'; `pgbus config` lists what there is"),
+        ("", {"name_space": "x"}, r"arguments: there is no setting 'name_space'; did you mean 'namespace'\?"),
+        ("lease =", {}, r"pgbus\.toml cannot be read: "),
+        ("sources = {}", {}, r"pgbus\.toml: there is no setting 'sources'"),
+    ],
+)
+def test_an_unknown_setting_is_refused(tmp_path: Path, file: str, arguments: dict[str, object], message: str) -> None:
+    (tmp_path / "pgbus.toml").write_text(file)
+    with pytest.raises(ConfigurationError, match=message):
+        Config.load(arguments, environ={}, directory=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("lease", "0.5", r"^lease \(PGBUS_LEASE\): must be between 1 and 86400 seconds, not 0\.5$"),
+        ("lease", "nan", r"^lease \(PGBUS_LEASE\): must be between 1 and 86400 seconds, not nan$"),
+        ("lease", "soon", r"^lease \(PGBUS_LEASE\): must be a number between 1 and 86400 seconds$"),
+        ("retention", "0", r"^retention \(PGBUS_RETENTION\): must be between 1 and 3153600000 seconds, not 0$"),
+        ("retention", "inf", r"must be between 1 and 3153600000 seconds, not inf$"),
+        ("pool_size", "1.5", r"must be a whole number between 1 and 1000 connections$"),
+        ("max_payload", "268435456", r"must be between 1 and 268435455 bytes of JSON, not 268435456$"),
+        ("log_format", "xml", r"must be one of text, json$"),
+        ("namespace", "Shop", r"'Shop' is not a namespace"),
+        ("namespace", "pg_shop", r"'pg_shop' is not a namespace"),
+        ("namespace", "1shop", r"'1shop' is not a namespace"),
+        ("namespace", "x" * 41, r"must be between 1 and 40 characters, not 41$"),
+        ("service_name", "x" * 256, r"must be between 0 and 255 characters, not 256$"),
+        ("dsn", "mysql://adam:s3cret@db/shop", r"^dsn \(PGBUS_DSN\): must look like postgresql://"),
+        ("direct_dsn", "host=db password=s3cret", r"^direct_dsn \(PGBUS_DIRECT_DSN\): must look like postgresql://"),
+    ],
+)
+def test_a_value_that_is_not_allowed_is_refused_with_what_is(
+    tmp_path: Path, name: str, text: str, message: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=message) as caught:
+        load(tmp_path, environ={f"PGBUS_{name.upper()}": text})
+    assert "s3cret" not in str(caught.value)
+
+
+def test_a_config_made_by_hand_is_checked_too() -> None:
+    assert Config(lease=5).lease == 5.0
+    with pytest.raises(ConfigurationError, match=r"^pool_size: must be a whole number"):
+        Config(pool_size="5")  # type: ignore[arg-type] # what a caller without a type checker may write
+
+
+def test_passwords_are_hidden_wherever_a_config_is_shown(tmp_path: Path) -> None:
+    config = load(tmp_path, dsn=DSN, environ={"PGBUS_DIRECT_DSN": DSN})
+    assert config.dsn == DSN
+    assert "s3cret" not in repr(config)
+    assert "s3cret" not in str(config.describe())
+    assert "postgresql://adam:***@db.example.com:5433/shop" in repr(config)
+
+
+@pytest.mark.parametrize(
+    ("dsn", "hidden"),
+    [
+        (DSN, "postgresql://adam:***@db.example.com:5433/shop"),
+        ("postgresql://adam@db/shop", "postgresql://adam@db/shop"),
+        ("postgresql://db:5432/shop", "postgresql://db:5432/shop"),
+        ("postgresql://adam:p@ss/w?rd@db/shop", "postgresql://adam:***@db/shop"),
+        ("postgresql://:s3cret@/shop", "postgresql://:***@/shop"),
+        (
+            "postgresql:///shop?user=adam&password=s3cret&host=/tmp",
+            "postgresql:///shop?user=adam&password=***&host=/tmp",
+        ),
+        ("postgresql://db/shop?sslpassword=s3cret", "postgresql://db/shop?sslpassword=***"),
+        ("host=db password = 's3 cr\\'et' user=adam", "host=db password = *** user=adam"),
+    ],
+)
+def test_hide_password(dsn: str, hidden: str) -> None:
+    assert hide_password(dsn) == hidden
+
+
+def test_the_session_dsn_is_the_direct_one_and_a_different_dsn_may_be_a_pooler() -> None:
+    assert Config(dsn=DSN).session_dsn == DSN
+    assert not Config(dsn=DSN, direct_dsn=DSN).behind_pooler
+    pooled = Config(dsn="postgresql://pooler/shop", direct_dsn=DSN)
+    assert pooled.session_dsn == DSN
+    assert pooled.behind_pooler
+
+
+def test_describe_says_what_a_setting_means_and_its_limits() -> None:
+    rows = {row.name: row for row in Config().describe()}
+    assert rows["grace"].meaning == "Time for running handlers to finish after SIGTERM (between 0 and 86400 seconds)"
+    assert rows["grace"].value == 30.0
+    assert "sources" not in rows
+
+
+def test_source_of_an_unknown_setting_is_an_error() -> None:
+    with pytest.raises(ConfigurationError, match="did you mean 'lease'"):
+        Config().source("leas")
