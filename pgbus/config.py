@@ -177,7 +177,7 @@ class Config:
 
     @property
     def behind_pooler(self) -> bool:
-        """Whether `dsn` may lead to a transaction-mode pooler, which keeps nothing of a session between transactions."""
+        """Whether `dsn` may lead to a transaction-mode pooler, which keeps no session between transactions."""
         return self.direct_dsn is not None and self.direct_dsn != self.dsn
 
     def __repr__(self) -> str:
