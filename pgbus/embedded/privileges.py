@@ -36,12 +36,15 @@ class Privileges:
         if self._can_run(copy):
             return copy
         raise EmbeddedPostgresError(
-            f"{binaries.program('postgres')} cannot be run as the user nobody, nor can a copy of it: "
+            f"{binaries.program('initdb')} cannot be run as the user nobody, nor can a copy of it: "
             "start this process as an ordinary user"
         )
 
     def _can_run(self, binaries: Binaries) -> bool:
-        return self.owner is None or _succeeds(*self.prefix, binaries.program("postgres"), "--version")
+        # Through a shell, which has dropped root's capabilities for good: `setpriv` itself may still enter private
+        # directories. And initdb, because it needs libraries that postgres does without.
+        through_shell = ("/bin/sh", "-c", 'exec "$0" --version', binaries.program("initdb"))
+        return self.owner is None or _succeeds(*self.prefix, *through_shell)
 
 
 def find_privileges() -> Privileges:

@@ -76,12 +76,12 @@ def _find_dsn() -> Iterator[str]:
         yield given
         return
     try:
-        binaries = find_binaries()
+        find_binaries()
     except EmbeddedPostgresError as error:
         with _container(reason=str(error)) as dsn:
             yield dsn
         return
-    with EmbeddedPostgres(bindir=binaries.directory, settings=FAST_SETTINGS) as server:
+    with EmbeddedPostgres(settings=FAST_SETTINGS) as server:
         yield server.dsn()
 
 
