@@ -8,12 +8,17 @@ PgbusError
 ├── ConnectionUnusableError      the connection given as `using` is closed, or of a kind that pgbus does not know
 ├── CannotBlockHere              a blocking call on the thread of a running event loop
 ├── SchemaVersionError           the database was never upgraded, or is older or newer than the code
+├── DatabaseUnreachableError     the database does not answer, or does not let us in
+├── UnknownListenerError         an operator named a listener that is not registered
+├── ListenerRunningError         a listener is not removed while a worker runs it
 ├── UnhandledEventError          an event that a listener cannot decode or accept: dead-lettered at once
 ├── HandlerTimeoutError          a handler ran past its `timeout`
 └── EmbeddedPostgresError        no server binaries were found, or the server did not start
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 
 class PgbusError(Exception):
@@ -58,6 +63,35 @@ class CannotBlockHere(PgbusError):
 
 class SchemaVersionError(PgbusError):
     """Run `pgbus db upgrade`, or deploy the version of pgbus that the database was upgraded with."""
+
+
+class DatabaseUnreachableError(PgbusError):
+    """Start the database, or correct the DSN: host, port, user, password, database."""
+
+    def __init__(self, database: str, reason: str) -> None:
+        super().__init__(f"cannot connect to {database}: {reason}")
+
+
+class UnknownListenerError(PgbusError):
+    """Name a registered listener: `pgbus listeners list` shows them; `close` has the names that look like this one."""
+
+    def __init__(self, listener_name: str, close: Sequence[str]) -> None:
+        hint = f"did you mean {', '.join(map(repr, close))}?" if close else "`pgbus listeners list` shows what there is"
+        super().__init__(f"there is no listener {listener_name!r}; {hint}")
+        self.listener_name = listener_name
+        self.close = tuple(close)
+
+
+class ListenerRunningError(PgbusError):
+    """Stop the workers that run the listener, or deploy them without it; then remove it."""
+
+    def __init__(self, listener_name: str, workers: Sequence[str]) -> None:
+        super().__init__(
+            f"{listener_name!r} is run by {', '.join(workers)}; stop or change them first, "
+            "as they would only register it again"
+        )
+        self.listener_name = listener_name
+        self.workers = tuple(workers)
 
 
 class UnhandledEventError(PgbusError):

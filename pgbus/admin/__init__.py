@@ -1,0 +1,29 @@
+"""Operators' verbs: how the bus is doing, what happened to an event, and the changes that a person makes."""
+
+from pgbus.admin.conditions import Condition
+from pgbus.admin.values import (
+    Attempt,
+    BusStatus,
+    DeadFilter,
+    DeadLetter,
+    EventFilter,
+    EventRecord,
+    ListenerStatus,
+    Owed,
+    WorkerStatus,
+)
+from pgbus.admin.verbs import Admin
+
+__all__ = [
+    "Admin",
+    "Attempt",
+    "BusStatus",
+    "Condition",
+    "DeadFilter",
+    "DeadLetter",
+    "EventFilter",
+    "EventRecord",
+    "ListenerStatus",
+    "Owed",
+    "WorkerStatus",
+]

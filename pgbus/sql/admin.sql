@@ -1,0 +1,226 @@
+-- Operators' verbs: what goes on, what happened, and the few changes that a person makes.
+
+-- name: describe_bus
+-- Events that are not in the log yet, the age in seconds of the oldest of them that could be, and the log's last position.
+SELECT count(*) FILTER (WHERE o.deliver_at IS NULL OR o.deliver_at <= now()) AS outbox_waiting,
+       count(*) FILTER (WHERE o.deliver_at > now()) AS outbox_scheduled,
+       CAST(COALESCE(
+           extract(epoch FROM clock_timestamp() - min(COALESCE(o.deliver_at, o.published_at))
+               FILTER (WHERE o.deliver_at IS NULL OR o.deliver_at <= now())), 0) AS double precision) AS outbox_age,
+       COALESCE((SELECT max(e.position) FROM pgbus.events AS e), 0) AS log_head
+FROM pgbus.outbox AS o
+
+-- name: list_workers
+-- Every worker, whether it lives (its advisory lock is held), and whether it leads.
+WITH held AS (
+    SELECT k.classid, k.objid, k.pid
+    FROM pg_locks AS k
+    WHERE k.locktype = 'advisory'
+      AND k.objsubid = 2
+      AND k.granted
+      AND k.database = (SELECT d.oid FROM pg_database AS d WHERE d.datname = current_database())
+)
+SELECT w.id, w.name, w.service, w.host, w.pid, w.version, w.listeners, w.started_at, w.last_seen_at,
+       own.pid IS NOT NULL AS live,
+       leader.pid IS NOT NULL AND w.leading_since IS NOT NULL AS leading,
+       w.leading_since
+FROM pgbus.workers AS w
+LEFT JOIN held AS own
+    ON own.classid = CAST(hashtext(CAST(:namespace AS text) || '.worker') AS oid) AND own.objid = CAST(w.id AS oid)
+LEFT JOIN held AS leader
+    ON leader.classid = CAST(hashtext(CAST(:namespace AS text) || '.leader') AS oid) AND leader.pid = own.pid
+ORDER BY w.id
+
+-- name: list_listeners
+-- Every listener with its subscriptions and how far it is behind.
+SELECT v.listener_name, v.state, v.service,
+       ARRAY(SELECT s.pattern FROM pgbus.subscriptions AS s WHERE s.listener_id = l.id ORDER BY s.pattern) AS patterns,
+       l.lanes IS NOT NULL AS ordered, l.cursor, l.registered_at, v.last_seen_at,
+       v.lag_events, v.lag_seconds, v.in_flight, v.retrying, v.blocked, v.dead
+FROM pgbus.listener_lag AS v
+JOIN pgbus.listeners AS l ON l.listener_name = v.listener_name
+ORDER BY v.listener_name
+
+-- name: find_events
+-- Events by any combination of filters (NULL: no filter), each with every attempt at it and whom it is still owed to.
+-- `matching` is inlined into both orders, of which the planner drops one, so that either reads an index in its direction.
+WITH debts AS (
+    SELECT p.listener_name, d.first, d.last, d.positions, CAST(NULL AS text[]) AS regexes,
+           p.state, p.attempt, p.available_at, p.worker, p.last_error
+    FROM pgbus.pending AS p
+    JOIN pgbus.deliveries AS d ON d.id = p.delivery_id
+    UNION ALL
+    SELECT l.listener_name, l.cursor, 9223372036854775807, NULL,
+           ARRAY(SELECT COALESCE(s.regex, '^' || replace(s.pattern, '.', '\.') || '\.$')
+                 FROM pgbus.subscriptions AS s WHERE s.listener_id = l.id),
+           'behind', 1, NULL, NULL, NULL
+    FROM pgbus.listeners AS l
+    WHERE l.cursor IS NOT NULL
+), matching AS NOT MATERIALIZED (
+    SELECT e.position, e.event_id, e.topic, e.ancestors, e.key, e.payload, e.headers,
+           e.published_at, e.deliver_at, e.logged_at
+    FROM pgbus.events AS e
+    WHERE e.position > CAST(:after AS bigint)
+      AND (CAST(:before AS bigint) IS NULL OR e.position < :before)
+      AND (CAST(:event_id AS uuid) IS NULL OR e.event_id = :event_id)
+      AND (CAST(:key AS text) IS NULL OR e.key = :key)
+      AND (CAST(:since AS timestamptz) IS NULL OR e.logged_at >= :since)
+      AND (CAST(:until AS timestamptz) IS NULL OR e.logged_at < :until)
+      AND (CAST(:topic_regex AS text) IS NULL OR EXISTS (
+          SELECT FROM unnest(array_prepend(e.topic, e.ancestors)) AS n (name) WHERE n.name || '.' ~ :topic_regex))
+      AND (CAST(:condition AS jsonpath) IS NULL
+          OR jsonb_path_exists(e.payload, :condition, CAST(:variables AS jsonb), true))
+      AND (CAST(:owed_to AS text) IS NULL OR (
+          e.position >= (SELECT min(b.first) FROM debts AS b WHERE b.listener_name = :owed_to)
+          AND e.position <= (SELECT max(b.last) FROM debts AS b WHERE b.listener_name = :owed_to)
+          AND EXISTS (
+              SELECT FROM debts AS b
+              WHERE b.listener_name = :owed_to
+                AND e.position BETWEEN b.first AND b.last
+                AND (b.positions IS NULL OR e.position = ANY (b.positions))
+                AND (b.regexes IS NULL OR EXISTS (
+                    SELECT FROM unnest(array_prepend(e.topic, e.ancestors)) AS n (name)
+                    WHERE n.name || '.' ~ ANY (b.regexes))))))
+), found AS (
+    (SELECT m.* FROM matching AS m WHERE CAST(:newest_first AS boolean)
+     ORDER BY m.position DESC LIMIT CAST(:limit AS bigint))
+    UNION ALL
+    (SELECT m.* FROM matching AS m WHERE NOT CAST(:newest_first AS boolean)
+     ORDER BY m.position LIMIT CAST(:limit AS bigint))
+)
+SELECT f.position, f.event_id, f.topic, f.ancestors, f.key, f.payload, f.headers,
+       f.published_at, f.deliver_at, f.logged_at,
+       COALESCE((
+           SELECT jsonb_agg(jsonb_build_object(
+               'listener_name', COALESCE(h.listener_name, '(removed)'), 'attempt', h.attempt, 'outcome', h.outcome,
+               'started_at', h.started_at, 'duration', h.duration, 'worker', h.worker, 'error', h.error)
+               ORDER BY h.started_at, h.listener_name, h.attempt)
+           FROM pgbus.event_history AS h
+           WHERE h.position = f.position AND h.attempt IS NOT NULL), '[]') AS attempts,
+       COALESCE((
+           SELECT jsonb_agg(jsonb_build_object(
+               'listener_name', b.listener_name, 'state', b.state, 'attempt', b.attempt,
+               'available_at', b.available_at, 'worker', b.worker, 'last_error', b.last_error)
+               ORDER BY b.listener_name)
+           FROM debts AS b
+           WHERE f.position BETWEEN b.first AND b.last
+             AND (b.positions IS NULL OR f.position = ANY (b.positions))
+             AND (b.regexes IS NULL OR EXISTS (
+                 SELECT FROM unnest(array_prepend(f.topic, f.ancestors)) AS n (name)
+                 WHERE n.name || '.' ~ ANY (b.regexes)))), '[]') AS owed
+FROM found AS f
+ORDER BY CASE WHEN CAST(:newest_first AS boolean) THEN -f.position ELSE f.position END
+
+-- name: read_log_head
+-- The last position of the log, 0 when it is empty.
+SELECT COALESCE(max(e.position), 0) AS log_head
+FROM pgbus.events AS e
+
+-- name: find_position_at
+-- The position of the first event that entered the log at an instant or after it; NULL when there is none.
+-- Materialized, or min() would walk the primary key from the log's beginning instead of using the index on logged_at.
+WITH later AS MATERIALIZED (
+    SELECT e.position
+    FROM pgbus.events AS e
+    WHERE e.logged_at >= CAST(:instant AS timestamptz)
+)
+SELECT min(l.position) AS position
+FROM later AS l
+
+-- name: match_dead_letters
+-- Ids of the dead letters that match every filter that is not NULL, newest first.
+SELECT x.id
+FROM pgbus.dead_letters AS x
+JOIN pgbus.listeners AS l ON l.id = x.listener_id
+JOIN pgbus.events AS e ON e.position = x.position
+WHERE (CAST(:ids AS bigint[]) IS NULL OR x.id = ANY (:ids))
+  AND (CAST(:listener_name AS text) IS NULL OR l.listener_name = :listener_name)
+  AND (CAST(:since AS timestamptz) IS NULL OR x.dead_at >= :since)
+  AND (CAST(:topic_regex AS text) IS NULL OR EXISTS (
+      SELECT FROM unnest(array_prepend(e.topic, e.ancestors)) AS n (name) WHERE n.name || '.' ~ :topic_regex))
+ORDER BY x.id DESC
+LIMIT CAST(:limit AS bigint)
+
+-- name: read_dead_letters
+-- Dead letters beside their events, newest first.
+SELECT d.id, d.listener_name, d.position, d.event_id, d.topic, d.key, d.payload, d.headers, d.published_at,
+       d.attempts, d.error, d.traceback, d.worker, d.dead_at
+FROM pgbus.dead AS d
+WHERE d.id = ANY (CAST(:ids AS bigint[]))
+ORDER BY d.id DESC
+
+-- name: retry_dead_letters
+-- Turn dead letters into deliveries of one event each, due at once. A letter that someone else took meanwhile is left out.
+WITH taken AS (
+    DELETE FROM pgbus.dead_letters AS x
+    WHERE x.id = ANY (CAST(:ids AS bigint[]))
+    RETURNING x.id, x.listener_id, x.lane, x.position
+), owed AS (
+    INSERT INTO pgbus.deliveries (listener_id, lane, first, last, events, available_at)
+    SELECT t.listener_id, t.lane, t.position, t.position, 1, now()
+    FROM taken AS t
+    ORDER BY t.position
+)
+SELECT t.id
+FROM taken AS t
+ORDER BY t.id
+
+-- name: discard_dead_letters
+-- Remove dead letters, and say so in the history.
+WITH taken AS (
+    DELETE FROM pgbus.dead_letters AS x
+    WHERE x.id = ANY (CAST(:ids AS bigint[]))
+    RETURNING x.id, x.listener_id, x.position, x.attempts, x.error
+), told AS (
+    INSERT INTO pgbus.history (position, listener_id, attempt, outcome, started_at, duration, worker, error)
+    SELECT t.position, t.listener_id, t.attempts, 'discarded', now(), 0, 'operator', t.error
+    FROM taken AS t
+)
+SELECT t.id
+FROM taken AS t
+ORDER BY t.id
+
+-- name: lock_listener
+-- The listener's id, its row locked against the leader and other operators until the transaction ends.
+SELECT l.id
+FROM pgbus.listeners AS l
+WHERE l.listener_name = CAST(:listener_name AS text)
+FOR UPDATE
+
+-- name: list_listener_names
+-- The names of all listeners.
+SELECT l.listener_name
+FROM pgbus.listeners AS l
+ORDER BY l.listener_name
+
+-- name: set_listener_state
+-- Pause a listener, or let it go on.
+UPDATE pgbus.listeners AS l
+SET state = CAST(:state AS text)
+WHERE l.id = CAST(:listener_id AS integer)
+
+-- name: set_listener_cursor
+-- Owe a listener the log from a position on.
+UPDATE pgbus.listeners AS l
+SET cursor = CAST(:cursor AS bigint)
+WHERE l.id = CAST(:listener_id AS integer)
+
+-- name: delete_waiting_deliveries
+-- Drop what is owed to a listener and not claimed. What is claimed is left to its worker.
+DELETE FROM pgbus.deliveries AS d
+WHERE d.listener_id = CAST(:listener_id AS integer)
+  AND d.claim_token IS NULL
+
+-- name: delete_deliveries
+-- Drop whatever is owed to a listener; a worker that holds a claim on it cannot settle any more.
+DELETE FROM pgbus.deliveries AS d
+WHERE d.listener_id = CAST(:listener_id AS integer)
+
+-- name: delete_listener
+-- Forget a listener; its subscriptions and dead letters go with it.
+DELETE FROM pgbus.listeners AS l
+WHERE l.id = CAST(:listener_id AS integer)
+
+-- name: notify_workers
+-- Have the workers read the listeners anew once this transaction commits.
+SELECT pg_notify(CAST(:channel AS text), 'reload')
