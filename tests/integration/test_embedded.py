@@ -70,8 +70,8 @@ class Owner:
             except Exception as error:
                 sys.exit(str(error))
             {body}
-            print(server.datadir, flush=True)
-            print(server.dsn(), flush=True)
+            sys.stdout.write(f"{{server.datadir}}\\n{{server.dsn()}}\\n")
+            sys.stdout.flush()
             sys.stdin.read()
         """
         self.process = subprocess.Popen(
@@ -199,6 +199,7 @@ async def test_start_names_leftover_backends_when_time_is_up(own_server: Embedde
             own_server.start(timeout=0.1)
     finally:
         os.kill(backend, signal.SIGKILL)
+    own_server.start()
 
 
 def test_a_pidfile_with_the_pid_of_a_stranger_does_not_prevent_a_start(own_server: EmbeddedPostgres) -> None:
@@ -249,7 +250,7 @@ async def test_a_forked_child_neither_keeps_nor_stops_the_server(
     start_owner: Callable[..., Owner], connect: Connect
 ) -> None:
     owner = start_owner(
-        "if os.fork() == 0: server.stop(); server.close(); print('closed', flush=True); sys.stdin.read(); os._exit(0)"
+        "if os.fork() == 0: server.stop(); server.close(); os.write(1, b'closed\\n'); sys.stdin.read(); os._exit(0)"
     )
     lines = {owner.readline() for _ in range(3)}
     datadir = Path(next(line for line in lines if line.endswith("/data")))
