@@ -1,0 +1,5 @@
+"""The `pgbus` command line."""
+
+from pgbus.cli.main import main
+
+__all__ = ["main"]

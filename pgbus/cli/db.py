@@ -1,0 +1,70 @@
+"""`pgbus db`: the schema's versions and roles."""
+
+from __future__ import annotations
+
+import rich_click as click
+
+from pgbus import migrate
+from pgbus.cli.options import database_options, json_option, load_config
+from pgbus.cli.output import print_json
+
+
+@click.group()
+@database_options
+def db() -> None:
+    """Upgrade, downgrade and check the bus's schema in the database."""
+
+
+@db.command()
+@click.argument("revision", default="head")
+@database_options
+def upgrade(revision: str) -> None:
+    """Upgrade the schema to REVISION (default: what this code needs), creating it if there is none.
+
+    Many processes may do so at the same time.
+    """
+    config = load_config()
+    migrate.upgrade(config.session_dsn, namespace=config.namespace, revision=revision)
+    click.echo(f"{config.namespace} is at {migrate.current(config.session_dsn, namespace=config.namespace)}")
+
+
+@db.command()
+@click.argument("revision")
+@database_options
+def downgrade(revision: str) -> None:
+    """Downgrade the schema to REVISION; `base` removes it with all that is in it."""
+    config = load_config()
+    migrate.downgrade(config.session_dsn, namespace=config.namespace, revision=revision)
+    left = migrate.current(config.session_dsn, namespace=config.namespace)
+    click.echo(f"{config.namespace} is at {left or 'base'}")
+
+
+@db.command()
+@database_options
+@json_option
+def current(as_json: bool) -> None:
+    """Show the revision of the database's schema, and the one that this code needs."""
+    config = load_config()
+    found, needed = migrate.current(config.session_dsn, namespace=config.namespace), migrate.head()
+    if as_json:
+        print_json({"namespace": config.namespace, "current": found, "head": needed})
+    else:
+        click.echo(f"{found or 'base'}{'' if found == needed else f' (this code needs {needed})'}")
+
+
+@db.command("sql")
+@click.argument("revision", default="head")
+@database_options
+@click.option("--from", "start", metavar="REVISION", help="Upgrade from this revision; default: from nothing.")
+def show_sql(revision: str, start: str | None) -> None:
+    """Print the SQL of an upgrade, without a database, for those who run it by hand."""
+    click.echo(migrate.sql(namespace=load_config().namespace, start=start, revision=revision))
+
+
+@db.command()
+@database_options
+def check() -> None:
+    """Check that the database's schema fits this code; exit code 3 if it does not."""
+    config = load_config()
+    migrate.check(config.session_dsn, namespace=config.namespace)
+    click.echo(f"{config.namespace} is at {migrate.head()}, which this code needs")

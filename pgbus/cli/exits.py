@@ -1,0 +1,45 @@
+"""Exit codes, and how an error becomes one line on stderr and one of them."""
+
+from __future__ import annotations
+
+from typing import NoReturn
+
+import rich_click as click
+from click import get_current_context
+
+from pgbus.errors import ConfigurationError, DatabaseUnreachableError, PgbusError, SchemaVersionError
+
+FAILED = 1
+USAGE = 2
+SCHEMA = 3
+UNREACHABLE = 4
+BUG = 70  # EX_SOFTWARE; 1 is what Python itself would use, and scripts should be able to tell
+
+
+class PgbusGroup(click.RichGroup):
+    """A group whose commands fail with one line on stderr."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        """Run the command; an error that pgbus raised on purpose ends the program here."""
+        try:
+            return super().invoke(ctx)
+        except PgbusError as error:
+            fail(str(error), code=_code(error))
+
+
+def fail(message: str, *, code: int = FAILED) -> NoReturn:
+    """End the program with a line on stderr."""
+    click.echo(f"pgbus: {' '.join(message.split())}", err=True)
+    get_current_context().exit(code)
+
+
+def _code(error: PgbusError) -> int:
+    match error:
+        case SchemaVersionError():
+            return SCHEMA
+        case DatabaseUnreachableError():
+            return UNREACHABLE
+        case ConfigurationError():
+            return USAGE
+        case _:
+            return FAILED

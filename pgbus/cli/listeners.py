@@ -1,0 +1,113 @@
+"""`pgbus listeners`: see, pause, resume, reset and remove listeners."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+from typing import Literal, cast
+
+import rich_click as click
+from rich.text import Text
+
+from pgbus.admin import Admin, ListenerStatus
+from pgbus.cli.options import database_options, json_option, read_instant, with_admin
+from pgbus.cli.output import console, instant, number, print_json, table
+
+
+@click.group()
+@database_options
+def listeners() -> None:
+    """List listeners; pause, resume, reset or remove them."""
+
+
+@listeners.command("list")
+@database_options
+@json_option
+def list_listeners(as_json: bool) -> None:
+    """List the registered listeners and their subscriptions."""
+    found = with_admin(lambda admin: admin.listeners())
+    if as_json:
+        for listener in found:
+            print_json(listener)
+        return
+    rows = table("listener", "state", "service", "ordered", "replays from", "last seen", "topics", wide="topics")
+    for listener in found:
+        rows.add_row(*_cells(listener))
+    console().print(rows if found else "no listeners are registered")
+
+
+def _cells(listener: ListenerStatus) -> tuple[Text, ...]:
+    return (
+        Text(listener.listener_name, style="bold"),
+        Text(listener.state, style="green" if listener.state == "active" else "yellow"),
+        Text(listener.service or "-"),
+        Text("by key" if listener.ordered else "-"),
+        Text("-" if listener.cursor is None else number(listener.cursor)),
+        Text(instant(listener.last_seen_at)),
+        Text(", ".join(listener.patterns), style="dim"),
+    )
+
+
+@listeners.command()
+@click.argument("names", metavar="NAME...", nargs=-1, required=True)
+@database_options
+def pause(names: tuple[str, ...]) -> None:
+    """Stop deliveries to listeners, on every worker; their events are kept."""
+    _for_each(names, Admin.pause, verb="paused")
+
+
+@listeners.command()
+@click.argument("names", metavar="NAME...", nargs=-1, required=True)
+@database_options
+def resume(names: tuple[str, ...]) -> None:
+    """Let paused listeners go on."""
+    _for_each(names, Admin.resume, verb="resumed")
+
+
+def read_place(text: str) -> str | int | datetime:
+    """Where in the log: `beginning`, `now`, a position, or an instant."""
+    if text in ("beginning", "now"):
+        return text
+    return int(text) if text.isdecimal() else read_instant(text)
+
+
+@listeners.command()
+@click.argument("name")
+@database_options
+@click.option(
+    "--to",
+    required=True,
+    type=read_place,
+    metavar="PLACE",
+    help="beginning, now, a position, ISO 8601, or as long ago as 2h, 7d.",
+)
+def reset(name: str, to: str | int | datetime) -> None:
+    """Have a listener hear the log again from a place on, or skip to now.
+
+    What waits for the listener is dropped; what is in flight and its dead letters stay.
+    """
+    place = cast("Literal['beginning', 'now'] | int | datetime", to)
+    try:
+        position = with_admin(lambda admin: admin.reset(name, to=place))
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+    console().print(f"reset {name}: it hears the log from position {position} on", soft_wrap=True)
+
+
+@listeners.command()
+@click.argument("name")
+@database_options
+@click.option("--force", is_flag=True, help="Even while a live worker runs it.")
+def remove(name: str, force: bool) -> None:
+    """Forget a listener, with all that is owed to it and its dead letters; its history stays."""
+    with_admin(lambda admin: admin.remove(name, force=force))
+    console().print(f"removed {name}", soft_wrap=True)
+
+
+def _for_each(names: tuple[str, ...], method: Callable[[Admin, str], Awaitable[None]], *, verb: str) -> None:
+    async def change(admin: Admin) -> None:
+        for name in names:
+            await method(admin, name)
+            console().print(f"{verb} {name}", soft_wrap=True)
+
+    with_admin(change)

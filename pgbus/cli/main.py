@@ -1,0 +1,48 @@
+"""The group that holds all commands, and `main`, which runs it as a program."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from importlib.metadata import version
+
+import rich_click as click
+
+from pgbus.cli.config import show_config
+from pgbus.cli.db import db
+from pgbus.cli.dead import dead
+from pgbus.cli.dev import dev
+from pgbus.cli.events import events
+from pgbus.cli.exits import BUG, PgbusGroup
+from pgbus.cli.listeners import listeners
+from pgbus.cli.options import database_options
+from pgbus.cli.publish import publish
+from pgbus.cli.run import run
+from pgbus.cli.status import status
+
+
+@click.group(cls=PgbusGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(version("pgbus"), message="pgbus %(version)s")
+@database_options
+def pgbus() -> None:
+    """An event bus in the PostgreSQL that you already have.
+
+    Settings come from options, then PGBUS_* variables, then pgbus.toml or [tool.pgbus], then defaults; `pgbus config`
+    shows them.
+
+    Exit codes: 0 done, 1 failed or not found, 2 usage or configuration, 3 the database's schema does not fit,
+    4 the database cannot be reached, 70 a bug.
+    """
+
+
+for command in (run, dev, db, publish, status, events, dead, listeners, show_config):
+    pgbus.add_command(command)
+
+
+def main() -> None:
+    """Run the program. A traceback on stderr and exit code 70 mean a bug, in pgbus or in the module that it ran."""
+    try:
+        pgbus()
+    except Exception:  # the outermost frame: whatever is expected was an exit code already
+        traceback.print_exc()
+        sys.exit(BUG)

@@ -1,0 +1,84 @@
+"""Options that many commands share, and how the text of an option becomes a value."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any, TypeVar
+
+import rich_click as click
+from click import get_current_context
+
+from pgbus.admin import Admin, Condition
+from pgbus.config import Config
+from pgbus.errors import InvalidEventError
+from pgbus.topics import check_pattern
+
+_T = TypeVar("_T")
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+_AGO = re.compile(r"(\d+(?:\.\d+)?)\s*([smhdw])(?:\s+ago)?")
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+
+
+def database_options(command: _Command) -> _Command:
+    """`--dsn` and `--namespace`, before the command's name or after it; `load_config` reads them."""
+    for name, help in (("namespace", "Schema of the bus."), ("dsn", "Database, as postgresql://...")):  # noqa: A001
+        command = click.option(f"--{name}", help=help, callback=_remember, expose_value=False)(command)
+    return command
+
+
+def _remember(context: click.Context, parameter: click.Parameter, value: str | None) -> None:
+    arguments: dict[str, str] = context.ensure_object(dict)
+    if value is not None and parameter.name is not None:
+        arguments[parameter.name] = value
+
+
+def load_config(**arguments: object) -> Config:
+    """The configuration, with the given arguments and the options that `database_options` remembers."""
+    return Config.load({**get_current_context().ensure_object(dict), **arguments})
+
+
+def with_admin(action: Callable[[Admin], Awaitable[_T]]) -> _T:
+    """Run an action on a connected Admin."""
+    config = load_config()
+
+    async def connected() -> _T:
+        async with Admin.connect(config) as admin:
+            return await action(admin)
+
+    return asyncio.run(connected())
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, one object per line.")
+
+
+def read_instant(text: str) -> datetime:
+    """An instant, from ISO 8601 (in UTC unless it says otherwise) or from so long ago: `90s`, `10m`, `2h`, `7d`."""
+    if found := _AGO.fullmatch(text.strip()):
+        return datetime.now(UTC) - timedelta(**{_UNITS[found[2]]: float(found[1])})
+    try:
+        instant = datetime.fromisoformat(text)
+    except ValueError:
+        raise click.BadParameter(
+            f"{text!r} is neither ISO 8601, as in 2025-01-31T12:00, nor so long ago, as in 90s, 10m, 2h, 7d"
+        ) from None
+    return instant if instant.tzinfo else instant.replace(tzinfo=UTC)
+
+
+def read_pattern(text: str) -> str:
+    """A topic or a pattern."""
+    try:
+        return check_pattern(text)
+    except InvalidEventError as error:
+        raise click.BadParameter(error.reason) from None
+
+
+def read_condition(text: str) -> Condition:
+    """A condition on the payload, from PATH OP VALUE."""
+    try:
+        return Condition.parse(text)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None

@@ -1,0 +1,94 @@
+"""How results are shown: tables for people, JSON for programs, and the words for times, ages and numbers."""
+
+from __future__ import annotations
+
+import os
+import sys
+from datetime import UTC, datetime
+from typing import TextIO
+
+import msgspec
+import rich_click as click
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from pgbus.messages import EventMessage
+
+_PIPE_WIDTH = 160
+
+
+def console(stream: TextIO | None = None) -> Console:
+    """A console on stdout, or on `stream`. In a pipe it writes plain text, wide enough for a table's columns."""
+    target = stream or sys.stdout
+    width = None if target.isatty() or "COLUMNS" in os.environ else _PIPE_WIDTH
+    return Console(file=target, width=width, highlight=False, soft_wrap=False)
+
+
+def print_json(value: object) -> None:
+    """One JSON object on a line of its own, sent at once, as a reader may be waiting for it."""
+    click.echo(msgspec.json.encode(value))
+
+
+def table(*columns: str, right: tuple[str, ...] = (), wide: str | None = None) -> Table:
+    """A table without frame lines; `right` columns hold numbers, the `wide` one takes what is left and may wrap."""
+    made = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", pad_edge=False)
+    for column in columns:
+        made.add_column(
+            column.upper(),
+            justify="right" if column in right else "left",
+            no_wrap=column != wide,
+            overflow="fold" if column == wide else "ellipsis",
+            ratio=1 if column == wide else None,
+        )
+    return made
+
+
+def instant(value: datetime | None) -> str:
+    """An instant to the second, in UTC."""
+    return "" if value is None else f"{value.astimezone(UTC):%Y-%m-%d %H:%M:%S}"
+
+
+def age(seconds: float) -> str:
+    """A duration in its largest sensible unit: `12 ms`, `1.5 s`, `15 s`, `3 min`, `5 h`, `12 d`."""
+    for limit, text in (
+        (1, f"{seconds * 1000:.0f} ms"),
+        (10, f"{seconds:.1f} s"),
+        (120, f"{seconds:.0f} s"),
+        (7_200, f"{seconds / 60:.0f} min"),
+        (172_800, f"{seconds / 3600:.0f} h"),
+    ):
+        if seconds < limit:
+            return text
+    return f"{seconds / 86_400:.0f} d"
+
+
+def number(value: int) -> str:
+    """A number with its thousands apart."""
+    return f"{value:,}".replace(",", " ")
+
+
+def flagged(value: int, style: str) -> Text:
+    """A number that stands out unless it is 0."""
+    return Text(number(value), style=style if value else "dim")
+
+
+def clip(text: str, length: int) -> str:
+    """The first line of the text, at most `length` characters of it."""
+    line = text.strip().split("\n", 1)[0]
+    return line if len(line) <= length else line[: length - 1] + "…"
+
+
+def event_fields(event: EventMessage) -> dict[str, object]:
+    """An event as fields of a JSON object, its payload and headers as they are stored."""
+    return {
+        "position": event.position,
+        "event_id": event.event_id,
+        "topic": event.topic,
+        "key": event.key,
+        "payload": msgspec.Raw(event.raw.encode()),
+        "headers": None if event.raw_headers is None else msgspec.Raw(event.raw_headers.encode()),
+        "ancestors": event.ancestors,
+        "published_at": event.published_at,
+        "deliver_at": event.deliver_at,
+    }

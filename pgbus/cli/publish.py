@@ -1,0 +1,84 @@
+"""`pgbus publish`: one event, from the shell."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from datetime import datetime
+
+import msgspec
+import rich_click as click
+
+import pgbus
+from pgbus.cli.options import database_options, json_option, load_config, read_instant
+from pgbus.cli.output import event_fields, print_json
+from pgbus.config import Config
+from pgbus.messages import EventMessage
+
+
+def read_json(text: str) -> object:
+    """A JSON value from its text, or from stdin if that is `-`."""
+    try:
+        return msgspec.json.decode(sys.stdin.read() if text == "-" else text)
+    except msgspec.DecodeError as error:
+        raise click.BadParameter(f"not JSON: {error}") from None
+
+
+def read_header(text: str) -> tuple[str, str]:
+    """A header from NAME=VALUE."""
+    name, equals, value = text.partition("=")
+    if not (name and equals):
+        raise click.BadParameter(f"{text!r} is not NAME=VALUE")
+    return name, value
+
+
+@click.command()
+@click.argument("topic")
+@click.argument("payload", type=read_json, metavar="JSON")
+@database_options
+@click.option("--key", help="Ordered listeners hear events with the same key in order.")
+@click.option("--header", "headers", type=read_header, multiple=True, metavar="NAME=VALUE", help="May be given again.")
+@click.option("--delay", type=click.FloatRange(min=0), metavar="SECONDS", help="Deliver so much later.")
+@click.option(
+    "--deliver-at",
+    type=read_instant,
+    metavar="INSTANT",
+    help="Deliver then: 2025-01-31T12:00+01:00.",
+)
+@click.option("--dedup-key", help="Publish only if no event was published under this key lately.")
+@json_option
+def publish(
+    *,
+    topic: str,
+    payload: object,
+    key: str | None,
+    headers: tuple[tuple[str, str], ...],
+    delay: float | None,
+    deliver_at: datetime | None,
+    dedup_key: str | None,
+    as_json: bool,
+) -> None:
+    """Publish an event under TOPIC with the payload JSON (`-` reads stdin), and print its id."""
+    config = load_config()
+
+    async def publish_it() -> EventMessage:
+        async with _create_bus(config) as bus:
+            return await bus.publish(
+                payload,
+                topic=topic,
+                key=key,
+                headers=dict(headers) or None,
+                delay=delay,
+                deliver_at=deliver_at,
+                dedup_key=dedup_key,
+            )
+
+    event = asyncio.run(publish_it())
+    if as_json:
+        print_json(event_fields(event))
+    else:
+        click.echo(event.event_id)
+
+
+def _create_bus(config: Config) -> pgbus.Bus:
+    return pgbus.create(config.dsn, namespace=config.namespace)

@@ -1,0 +1,52 @@
+"""`pgbus run --reload`: start a command again whenever a source file below the working directory changes."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from asyncio.subprocess import Process
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from pgbus.cli.exits import fail
+from pgbus.cli.supervisor import start_copy
+
+
+def run_reloading(command: Sequence[str]) -> None:
+    """Run `command` until Ctrl-C or SIGTERM, anew after each change to a .py or .toml file.
+
+    A copy that ended by itself, by a syntax error say, is started again by the next change.
+    """
+    try:
+        import watchfiles  # noqa: F401 - only to say early that it is missing
+    except ModuleNotFoundError:
+        fail("--reload needs watchfiles: pip install 'pgbus[reload]'")
+    asyncio.run(_reload(command))
+
+
+async def _reload(command: Sequence[str]) -> None:
+    import watchfiles
+
+    stopping = asyncio.Event()
+    child = await start_copy(command)
+
+    def stop() -> None:
+        stopping.set()
+        _terminate(child)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop)
+    sources = watchfiles.PythonFilter(extra_extensions=(".toml",))
+    async for _ in watchfiles.awatch(Path.cwd(), watch_filter=sources, stop_event=stopping):
+        _terminate(child)
+        await child.wait()
+        if stopping.is_set():
+            break
+        child = await start_copy(command)
+    await child.wait()
+
+
+def _terminate(child: Process) -> None:
+    with suppress(ProcessLookupError):
+        child.terminate()

@@ -1,0 +1,52 @@
+"""Logging of the command line: what pgbus and the handlers log, as text for people or JSON for programs.
+
+The library itself only uses the standard library's logging; whoever embeds it sets that up as they like.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from typing import TextIO
+
+import structlog
+
+from pgbus.config import LogFormat, LogLevel
+
+
+def configure_logging(*, level: LogLevel, format: LogFormat, stream: TextIO | None = None) -> None:  # noqa: A002 - the word for it
+    """Send the root logger's records to `stream` (stderr), one line each, replacing whatever handlers it had."""
+    target = stream or sys.stderr
+    handler = logging.StreamHandler(target)
+    handler.setFormatter(_formatter(format, colors=target.isatty() and "NO_COLOR" not in os.environ))
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level.upper())
+
+
+def _formatter(format: LogFormat, *, colors: bool) -> logging.Formatter:  # noqa: A002 - the word for it
+    shared: list[structlog.typing.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.stdlib.ExtraAdder(),
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    return structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=shared,
+        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *_renderers(format, colors=colors)],
+    )
+
+
+def _renderers(format: LogFormat, *, colors: bool) -> list[structlog.typing.Processor]:  # noqa: A002 - the word for it
+    match format:
+        case "json":
+            return [
+                structlog.processors.dict_tracebacks,
+                structlog.processors.EventRenamer("message"),
+                structlog.processors.JSONRenderer(default=str),
+            ]
+        case "text":
+            plain = structlog.dev.plain_traceback
+            return [structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=plain, pad_event_to=0)]
