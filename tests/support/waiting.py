@@ -3,16 +3,20 @@
 import asyncio
 import inspect
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import TypeVar, overload
 
 T = TypeVar("T")
 
 _INTERVAL = 0.01
 
 
+@overload
 async def eventually(
-    predicate: Callable[[], T | Awaitable[T]], timeout: float = 10.0, *, message: str | None = None
-) -> T:
+    predicate: Callable[[], Awaitable[T]], timeout: float = 10.0, *, message: str | None = None
+) -> T: ...
+@overload
+async def eventually(predicate: Callable[[], T], timeout: float = 10.0, *, message: str | None = None) -> T: ...
+async def eventually(predicate: Callable[[], object], timeout: float = 10.0, *, message: str | None = None) -> object:
     """Ask `predicate` (a plain or async function) until its answer is true, and return that answer.
 
     Fails the test after `timeout` seconds with `message`, or else with the predicate's name, and its last answer.
@@ -21,7 +25,7 @@ async def eventually(
     deadline = loop.time() + timeout
     while True:
         answer = predicate()
-        value: T = await answer if inspect.isawaitable(answer) else answer
+        value = await answer if inspect.isawaitable(answer) else answer
         if value:
             return value
         if loop.time() >= deadline:
