@@ -9,6 +9,7 @@ PgbusError
 ├── CannotBlockHere              a blocking call on the thread of a running event loop
 ├── SchemaVersionError           the database was never upgraded, or is older or newer than the code
 ├── DatabaseUnreachableError     the database does not answer, or does not let us in
+├── PrivilegeError               the database user may not do what was asked for
 ├── UnknownListenerError         an operator named a listener that is not registered
 ├── ListenerRunningError         a listener is not removed while a worker runs it
 ├── UnhandledEventError          an event that a listener cannot decode or accept: dead-lettered at once
@@ -70,6 +71,10 @@ class DatabaseUnreachableError(PgbusError):
 
     def __init__(self, database: str, reason: str) -> None:
         super().__init__(f"cannot connect to {database}: {reason}")
+
+
+class PrivilegeError(PgbusError):
+    """Connect as a user who may do it, or have the privilege granted: `migrate.grant_roles` makes roles for it."""
 
 
 class UnknownListenerError(PgbusError):

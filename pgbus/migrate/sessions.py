@@ -1,0 +1,55 @@
+"""A connection of its own for each verb, and the way to wait for one without `await`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from typing import Any, TypeAlias, TypeVar
+
+import asyncpg
+
+from pgbus.config import hide_password
+from pgbus.errors import DatabaseUnreachableError, PrivilegeError
+
+Connection: TypeAlias = "asyncpg.Connection[Any]"
+T = TypeVar("T")
+
+_CONNECT_TIMEOUT = 10.0
+
+
+def run_blocking(work: Coroutine[Any, Any, T]) -> T:
+    """Run `work` to its end on an event loop of its own, in a short-lived thread if this one runs a loop already."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(work)
+    with ThreadPoolExecutor(max_workers=1) as executor:
+        return executor.submit(asyncio.run, work).result()
+
+
+@asynccontextmanager
+async def session(dsn: str | None) -> AsyncIterator[Connection]:
+    """A connection that is closed afterwards; None means the PG* variables.
+
+    Raises DatabaseUnreachableError, and PrivilegeError for whatever the server refused to this user in the block.
+    """
+    connection = await _connect(dsn)
+    try:
+        yield connection
+    except asyncpg.InsufficientPrivilegeError as error:
+        raise PrivilegeError(str(error)) from error
+    finally:
+        await connection.close()
+
+
+async def _connect(dsn: str | None) -> Connection:
+    try:
+        return await asyncpg.connect(dsn, timeout=_CONNECT_TIMEOUT)
+    except (ValueError, asyncpg.InterfaceError):
+        # The driver's words may quote a piece of the DSN, which may be a piece of the password.
+        reason = "the DSN cannot be read; percent-encode what is not a letter or digit in its user and password"
+    except (OSError, asyncpg.PostgresError) as error:
+        reason = str(error) or type(error).__name__
+    raise DatabaseUnreachableError("the PG* variables' database" if dsn is None else hide_password(dsn), reason)
