@@ -72,7 +72,8 @@ def execute_script(name: str) -> None:
         context.impl.static_output(text)
         return
     # Several statements at once need the driver's own `execute`: SQLAlchemy's would prepare them as one.
-    adapted = context.connection and context.connection.connection.dbapi_connection
+    assert context.connection is not None
+    adapted = context.connection.connection.dbapi_connection
     assert adapted is not None
     adapted.run_async(lambda driver: driver.execute(text))
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any, TypeAlias, TypeVar
 
 import asyncpg
@@ -37,11 +37,19 @@ async def session(dsn: str | None) -> AsyncIterator[Connection]:
     """
     connection = await _connect(dsn)
     try:
-        yield connection
-    except asyncpg.InsufficientPrivilegeError as error:
-        raise PrivilegeError(str(error)) from error
+        with privileges_told():
+            yield connection
     finally:
         await connection.close()
+
+
+@contextmanager
+def privileges_told() -> Iterator[None]:
+    """Raise PrivilegeError in place of the driver's error for what this user may not do."""
+    try:
+        yield
+    except asyncpg.InsufficientPrivilegeError as error:
+        raise PrivilegeError(f"{error}: connect as a user who may, or have the owner grant it") from error
 
 
 async def _connect(dsn: str | None) -> Connection:

@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 
 from pgbus.errors import SchemaVersionError
-from pgbus.migrate.sessions import Connection, run_blocking, session
+from pgbus.migrate.sessions import Connection, privileges_told, run_blocking, session
 from pgbus.sql import DEFAULT_NAMESPACE, quote_identifier
 
 VERSION_TABLE = "alembic_version"
@@ -54,7 +54,8 @@ def check(dsn: str | None, *, namespace: str = DEFAULT_NAMESPACE) -> None:
 
 async def check_async(connection: Connection, *, namespace: str = DEFAULT_NAMESPACE) -> None:
     """The same over a connection that is open already."""
-    found = await read_revision(connection, namespace=namespace)
+    with privileges_told():
+        found = await read_revision(connection, namespace=namespace)
     if fault := find_fault(found, known=revisions(), namespace=namespace):
         raise SchemaVersionError(fault)
 
