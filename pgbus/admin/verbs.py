@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import difflib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from datetime import datetime
-from typing import Any, Literal
+from typing import Literal
 
 import asyncpg
 import msgspec
 
-from pgbus import migrate, sql
+from pgbus import sql
 from pgbus.admin.values import (
     Attempt,
     BusStatus,
@@ -25,21 +25,22 @@ from pgbus.admin.values import (
     Owed,
     WorkerStatus,
 )
-from pgbus.config import Config, hide_password
-from pgbus.errors import DatabaseUnreachableError, ListenerRunningError, UnknownListenerError
+from pgbus.config import Config
+from pgbus.errors import ListenerRunningError, UnknownListenerError
 from pgbus.messages import EventMessage
+from pgbus.migrate import check_async
+from pgbus.migrate.sessions import Connection, session
 
 EVERY_EVENT = EventFilter()
 EVERY_DEAD_LETTER = DeadFilter()
 
 _FOLLOW_CHUNK = 100
-_CONNECT_TIMEOUT = 10.0
 
 
 class Admin:
     """Operators' verbs over one asyncpg connection, which is in no transaction and used by nobody else meanwhile."""
 
-    def __init__(self, connection: asyncpg.Connection[Any], *, namespace: str = sql.DEFAULT_NAMESPACE) -> None:
+    def __init__(self, connection: Connection, *, namespace: str = sql.DEFAULT_NAMESPACE) -> None:
         self._connection = connection
         self._namespace = namespace
         self._statements = sql.load(namespace)
@@ -49,14 +50,12 @@ class Admin:
     async def connect(cls, config: Config) -> AsyncIterator[Admin]:
         """Connect to the configured database, and check that its schema fits this code.
 
-        Raises DatabaseUnreachableError or SchemaVersionError.
+        Raises DatabaseUnreachableError or SchemaVersionError, and PrivilegeError for what this user may not do.
         """
-        connection = await _connect(config.session_dsn)
-        try:
-            await migrate.check_async(connection, namespace=config.namespace)
+        # Without a cache every statement is planned for its own values, so that filters which are NULL cost nothing.
+        async with session(config.session_dsn, statement_cache_size=0) as connection:
+            await check_async(connection, namespace=config.namespace)
             yield cls(connection, namespace=config.namespace)
-        finally:
-            await connection.close()
 
     async def status(self) -> BusStatus:
         """Outbox, log, listeners and workers, all at the same moment."""
@@ -87,7 +86,7 @@ class Admin:
 
     async def follow(
         self, wanted: EventFilter = EVERY_EVENT, *, poll_interval: float = 1.0
-    ) -> AsyncIterator[EventRecord]:
+    ) -> AsyncGenerator[EventRecord, None]:
         """Yield events as they enter the log, for ever; those after `wanted.after` first, if that is given.
 
         A notification tells of most at once; every `poll_interval` seconds it looks anyway.
@@ -233,18 +232,6 @@ class Admin:
             yield signal
         finally:
             await self._connection.remove_listener(channel, notified)
-
-
-async def _connect(dsn: str | None) -> asyncpg.Connection:
-    try:
-        # Without a cache every statement is planned for its own values, so that filters which are NULL cost nothing.
-        return await asyncpg.connect(dsn, statement_cache_size=0, timeout=_CONNECT_TIMEOUT)
-    except (ValueError, asyncpg.InterfaceError):
-        # The driver's words may quote a piece of the DSN, which may be a piece of the password.
-        reason = "the DSN cannot be read; percent-encode what is not a letter or digit in its user and password"
-    except (OSError, asyncpg.PostgresError) as error:
-        reason = str(error) or type(error).__name__
-    raise DatabaseUnreachableError("the PG* variables' database" if dsn is None else hide_password(dsn), reason)
 
 
 def _event_record(row: asyncpg.Record) -> EventRecord:

@@ -17,6 +17,8 @@ Connection: TypeAlias = "asyncpg.Connection[Any]"
 T = TypeVar("T")
 
 _CONNECT_TIMEOUT = 10.0
+# The driver notices a moment later that the connection is closed.
+_LOST = (ConnectionError, asyncpg.PostgresConnectionError, asyncpg.AdminShutdownError, asyncpg.CrashShutdownError)
 
 
 def run_blocking(work: Coroutine[Any, Any, T]) -> T:
@@ -30,15 +32,19 @@ def run_blocking(work: Coroutine[Any, Any, T]) -> T:
 
 
 @asynccontextmanager
-async def session(dsn: str | None) -> AsyncIterator[Connection]:
-    """A connection that is closed afterwards; None means the PG* variables.
+async def session(dsn: str | None, *, statement_cache_size: int = 100) -> AsyncIterator[Connection]:
+    """A connection that is closed afterwards; None means the PG* variables. The cache is the driver's, in statements.
 
     Raises DatabaseUnreachableError, and PrivilegeError for whatever the server refused to this user in the block.
     """
-    connection = await _connect(dsn)
+    connection = await _connect(dsn, statement_cache_size=statement_cache_size)
     try:
         with privileges_told():
             yield connection
+    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        if not (connection.is_closed() or isinstance(error, _LOST)):
+            raise
+        raise DatabaseUnreachableError(_shown(dsn), f"the connection was lost ({error})") from error
     finally:
         await connection.close()
 
@@ -52,12 +58,16 @@ def privileges_told() -> Iterator[None]:
         raise PrivilegeError(f"{error}: connect as a user who may, or have the owner grant it") from error
 
 
-async def _connect(dsn: str | None) -> Connection:
+async def _connect(dsn: str | None, *, statement_cache_size: int) -> Connection:
     try:
-        return await asyncpg.connect(dsn, timeout=_CONNECT_TIMEOUT)
+        return await asyncpg.connect(dsn, timeout=_CONNECT_TIMEOUT, statement_cache_size=statement_cache_size)
     except (ValueError, asyncpg.InterfaceError):
         # The driver's words may quote a piece of the DSN, which may be a piece of the password.
         reason = "the DSN cannot be read; percent-encode what is not a letter or digit in its user and password"
     except (OSError, asyncpg.PostgresError) as error:
         reason = str(error) or type(error).__name__
-    raise DatabaseUnreachableError("the PG* variables' database" if dsn is None else hide_password(dsn), reason)
+    raise DatabaseUnreachableError(_shown(dsn), reason)
+
+
+def _shown(dsn: str | None) -> str:
+    return "the PG* variables' database" if dsn is None else hide_password(dsn)
