@@ -1,9 +1,11 @@
 """The server that tests use, whichever it is, and fresh databases on it."""
 
 import os
+import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import LiteralString
 from urllib.parse import quote, urlsplit, urlunsplit
 
@@ -21,6 +23,9 @@ FAST_SETTINGS: dict[str, str | int] = {
     "max_locks_per_transaction": 256,
     "autovacuum_naptime": "5s",
 }
+
+_MEMORY = Path("/dev/shm")
+_ROOM = 1 << 30  # bytes
 
 
 class DatabaseServer:
@@ -81,8 +86,27 @@ def _find_dsn() -> Iterator[str]:
         with _container(reason=str(error)) as dsn:
             yield dsn
         return
-    with EmbeddedPostgres(settings=FAST_SETTINGS) as server:
+    with _temporary_files_in_memory():
+        server = EmbeddedPostgres(settings=FAST_SETTINGS).start()
+    try:
         yield server.dsn()
+    finally:
+        server.close()
+
+
+@contextmanager
+def _temporary_files_in_memory() -> Iterator[None]:
+    """Where Linux has room for it: a database is hundreds of files, and cloning one takes 15 ms there, not 200."""
+    kept = tempfile.tempdir
+    if _MEMORY.is_dir():
+        info = os.statvfs(_MEMORY)
+        # A copy of the server's programs may have to run from there, which containers tend to forbid.
+        if info.f_bavail * info.f_frsize >= _ROOM and not info.f_flag & os.ST_NOEXEC:
+            tempfile.tempdir = str(_MEMORY)
+    try:
+        yield
+    finally:
+        tempfile.tempdir = kept
 
 
 @contextmanager
