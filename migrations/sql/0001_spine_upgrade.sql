@@ -64,7 +64,9 @@ DECLARE
 BEGIN
     PERFORM pg_current_xact_id();
     slot := pg_sequence_last_value('pgbus.wake_slots'::regclass);
-    IF NOT pg_try_advisory_xact_lock_shared(hashtext(TG_TABLE_SCHEMA || '.wake'), slot)
+    -- NULL: this user may INSERT but not read the slot. Before PostgreSQL 18 that is an error.
+    IF slot IS NULL
+       OR NOT pg_try_advisory_xact_lock_shared(hashtext(TG_TABLE_SCHEMA || '.wake'), slot)
        OR slot <> pg_sequence_last_value('pgbus.wake_slots'::regclass) THEN
         PERFORM pg_notify(TG_TABLE_SCHEMA || '_wake', '');
     END IF;
@@ -117,9 +119,6 @@ CREATE TABLE pgbus.history (
 ) PARTITION BY RANGE (position);
 CREATE INDEX history_position ON pgbus.history (position);
 CREATE INDEX history_started_at ON pgbus.history USING brin (started_at) WITH (pages_per_range = 32);
-
-CREATE TABLE pgbus.events_p0 PARTITION OF pgbus.events FOR VALUES FROM (0) TO (1000000000);
-CREATE TABLE pgbus.history_p0 PARTITION OF pgbus.history FOR VALUES FROM (0) TO (1000000000);
 
 -- ------------------------------------------------------------------------------------------------------------- listeners
 
@@ -226,7 +225,78 @@ CREATE TABLE pgbus.partitions (
     opened_at timestamptz NOT NULL DEFAULT now(),
     CONSTRAINT partitions_number_is_not_negative CHECK (number >= 0)
 );
-INSERT INTO pgbus.partitions (number) VALUES (0);
+
+-- Opens the partition of positions from number * 10^9 on, of the log and of history; false if it is open already.
+-- Like drop_partition it runs as the tables' owner, since a leader is not one, and gives up after a second
+-- (lock_not_available) rather than let the whole bus queue behind it while it waits for a lock.
+CREATE FUNCTION pgbus.open_partition(partition_number integer) RETURNS boolean
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '1s'
+AS $$
+DECLARE
+    beginning CONSTANT bigint := partition_number * bigint '1000000000';
+    ending    CONSTANT bigint := beginning + 1000000000;
+BEGIN
+    -- Of two at once, the second waits here for the first.
+    INSERT INTO pgbus.partitions (number) VALUES (partition_number) ON CONFLICT (number) DO NOTHING;
+    IF NOT FOUND THEN
+        RETURN false;
+    END IF;
+    -- Not PARTITION OF, which bars readers and writers of the whole parent; ATTACH lets both go on.
+    EXECUTE format('CREATE TABLE pgbus.events_p%s (LIKE pgbus.events INCLUDING ALL)', partition_number);
+    EXECUTE format('CREATE TABLE pgbus.history_p%s (LIKE pgbus.history INCLUDING ALL)', partition_number);
+    EXECUTE format('ALTER TABLE pgbus.events ATTACH PARTITION pgbus.events_p%s FOR VALUES FROM (%s) TO (%s)',
+                   partition_number, beginning, ending);
+    EXECUTE format('ALTER TABLE pgbus.history ATTACH PARTITION pgbus.history_p%s FOR VALUES FROM (%s) TO (%s)',
+                   partition_number, beginning, ending);
+    RETURN true;
+END
+$$;
+
+-- Drops a partition of the log and of history; false if there is none. Refuses (object_in_use) while any event in it is
+-- owed to a listener or lies in its dead letters, and when no later event is logged: positions are counted on from the last.
+CREATE FUNCTION pgbus.drop_partition(partition_number integer) RETURNS boolean
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '1s'
+AS $$
+DECLARE
+    beginning CONSTANT bigint := partition_number * bigint '1000000000';
+    ending    CONSTANT bigint := beginning + 1000000000;
+    debtor text;
+BEGIN
+    DELETE FROM pgbus.partitions WHERE number = partition_number;
+    IF NOT FOUND THEN
+        RETURN false;
+    END IF;
+    -- Before the checks: moving a listener back begins with reading the log, so it is through by now or waits for us.
+    LOCK TABLE ONLY pgbus.events, ONLY pgbus.history IN ACCESS EXCLUSIVE MODE;
+    IF NOT EXISTS (SELECT FROM pgbus.events WHERE position >= ending) THEN
+        RAISE EXCEPTION 'partition % holds the end of the log', partition_number USING ERRCODE = 'object_in_use';
+    END IF;
+    -- One statement, so one snapshot: a debt that moves, say from a delivery to a dead letter, is seen in either place.
+    SELECT l.listener_name
+    INTO debtor
+    FROM pgbus.listeners AS l
+    WHERE l.cursor < ending
+       OR EXISTS (SELECT FROM pgbus.deliveries AS d
+                  WHERE d.listener_id = l.id AND d.first < ending AND d.last >= beginning)
+       OR EXISTS (SELECT FROM pgbus.dead_letters AS x
+                  WHERE x.listener_id = l.id AND x.position >= beginning AND x.position < ending)
+    ORDER BY l.listener_name
+    LIMIT 1;
+    IF FOUND THEN
+        RAISE EXCEPTION 'partition % holds events that are still owed to the listener "%"', partition_number, debtor
+            USING ERRCODE = 'object_in_use',
+                  HINT = 'Let it catch up and settle its dead letters, or remove it.';
+    END IF;
+    EXECUTE format('ALTER TABLE pgbus.events DETACH PARTITION pgbus.events_p%s', partition_number);
+    EXECUTE format('ALTER TABLE pgbus.history DETACH PARTITION pgbus.history_p%s', partition_number);
+    EXECUTE format('DROP TABLE pgbus.events_p%s, pgbus.history_p%s', partition_number, partition_number);
+    RETURN true;
+END
+$$;
+
+REVOKE EXECUTE ON FUNCTION pgbus.open_partition(integer), pgbus.drop_partition(integer) FROM PUBLIC;
+
+SELECT pgbus.open_partition(0);
 
 -- ----------------------------------------------------------------------------------------------------------------- views
 -- For people who audit. These names and columns are stable; the tables behind them may change.

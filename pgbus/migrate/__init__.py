@@ -3,7 +3,8 @@
 All but `check_async` block. Called on the thread of a running event loop, they block that loop for as long.
 """
 
+from pgbus.migrate.roles import grant_roles
 from pgbus.migrate.verbs import downgrade, sql, upgrade
 from pgbus.migrate.versions import check, check_async, current, head, revisions
 
-__all__ = ["check", "check_async", "current", "downgrade", "head", "revisions", "sql", "upgrade"]
+__all__ = ["check", "check_async", "current", "downgrade", "grant_roles", "head", "revisions", "sql", "upgrade"]

@@ -15,7 +15,15 @@ from sqlalchemy.pool import StaticPool
 
 from pgbus.errors import SchemaVersionError
 from pgbus.migrate.sessions import Connection, session
-from pgbus.migrate.versions import VERSION_TABLE, find_fault, read_revision, revisions, scripts_directory
+from pgbus.migrate.versions import (
+    VERSION_TABLE,
+    find_fault,
+    migration_lock,
+    read_revision,
+    read_script,
+    revisions,
+    scripts_directory,
+)
 from pgbus.sql import in_namespace, quote_identifier
 
 # Alembic keeps the context of the migration at hand in module globals.
@@ -23,7 +31,7 @@ _alembic = threading.Lock()
 
 _PREPARATION = """\
 -- One at a time. The lock ends with the transaction.
-SELECT pg_advisory_xact_lock(hashtext('{namespace}.migrate'), 1);
+{lock};
 
 -- Not CREATE SCHEMA IF NOT EXISTS, which asks for CREATE on the database even when the schema is there.
 DO $$
@@ -67,7 +75,7 @@ def execute_script(name: str) -> None:
     context = op.get_context()
     namespace = context.version_table_schema
     assert namespace is not None
-    text = in_namespace((scripts_directory() / "sql" / name).read_text(encoding="utf-8"), namespace)
+    text = in_namespace(read_script(name), namespace)
     if context.as_sql:
         context.impl.static_output(text)
         return
@@ -86,7 +94,7 @@ async def _prepare(connection: Connection, *, namespace: str) -> None:
 
 
 def _preparation(namespace: str) -> str:
-    return _PREPARATION.format(namespace=namespace, schema=quote_identifier(namespace)).rstrip()
+    return _PREPARATION.format(lock=migration_lock(namespace), schema=quote_identifier(namespace)).rstrip()
 
 
 async def _run(connection: Connection, migrate: Callable[[Config], None], *, namespace: str) -> None:

@@ -21,6 +21,16 @@ def scripts_directory() -> Path:
     return next(place for place in places if (place / "env.py").is_file())
 
 
+def read_script(name: str) -> str:
+    """The text of one file of `migrations/sql`."""
+    return (scripts_directory() / "sql" / name).read_text(encoding="utf-8")
+
+
+def migration_lock(namespace: str) -> str:
+    """The statement that lets one transaction at a time change the namespace's schema or its grants."""
+    return f"SELECT pg_advisory_xact_lock(hashtext('{namespace}.migrate'), 1)"
+
+
 @cache
 def revisions() -> tuple[str, ...]:
     """Every revision that this code knows, the oldest first. They are numbered: `versions/0001_spine.py` is 0001."""

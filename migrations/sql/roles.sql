@@ -1,0 +1,33 @@
+-- What each group role may do, for members that do not own the namespace. Not a revision: `pgbus.migrate.grant_roles`
+-- runs it, again after every upgrade. Every `pgbus`, alone or at the head of a role's name, stands for the namespace.
+
+-- Publishers insert. They may read what the database filled in (for RETURNING), but no payload, not even their own.
+GRANT USAGE ON SCHEMA pgbus TO pgbus_publisher;
+GRANT INSERT, SELECT (id, event_id, published_at, deliver_at) ON pgbus.outbox TO pgbus_publisher;
+GRANT SELECT, INSERT, UPDATE ON pgbus.dedup_keys TO pgbus_publisher;
+GRANT SELECT ON pgbus.wake_slots, pgbus.alembic_version TO pgbus_publisher;
+GRANT EXECUTE ON FUNCTION pgbus.uuid7() TO pgbus_publisher;
+
+-- Workers run everything, but what is in the log and in history cannot be changed by them, only grow.
+GRANT USAGE ON SCHEMA pgbus TO pgbus_worker;
+GRANT SELECT, INSERT ON pgbus.events, pgbus.history TO pgbus_worker;
+GRANT SELECT, INSERT, UPDATE, DELETE
+    ON pgbus.outbox, pgbus.dedup_keys, pgbus.listeners, pgbus.subscriptions, pgbus.deliveries, pgbus.dead_letters,
+       pgbus.workers
+    TO pgbus_worker;
+GRANT SELECT
+    ON pgbus.partitions, pgbus.alembic_version,
+       pgbus.event_history, pgbus.pending, pgbus.listener_lag, pgbus.dead, pgbus.scheduled
+    TO pgbus_worker;
+GRANT SELECT, USAGE ON SEQUENCE pgbus.wake_slots TO pgbus_worker;
+GRANT EXECUTE ON FUNCTION pgbus.uuid7(), pgbus.open_partition(integer), pgbus.drop_partition(integer) TO pgbus_worker;
+
+-- Readers audit: the views, whose names and columns are stable.
+GRANT USAGE ON SCHEMA pgbus TO pgbus_reader;
+GRANT SELECT ON pgbus.event_history, pgbus.pending, pgbus.listener_lag, pgbus.dead, pgbus.scheduled TO pgbus_reader;
+
+-- Admins may do everything but what only an owner may: to change the tables themselves.
+GRANT ALL ON SCHEMA pgbus TO pgbus_admin;
+GRANT ALL ON ALL TABLES IN SCHEMA pgbus TO pgbus_admin;
+GRANT ALL ON ALL SEQUENCES IN SCHEMA pgbus TO pgbus_admin;
+GRANT ALL ON ALL FUNCTIONS IN SCHEMA pgbus TO pgbus_admin;
