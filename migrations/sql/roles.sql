@@ -1,9 +1,9 @@
 -- What each group role may do, for members that do not own the namespace. Not a revision: `pgbus.migrate.grant_roles`
 -- runs it, again after every upgrade. Every `pgbus`, alone or at the head of a role's name, stands for the namespace.
 
--- Publishers insert. They may read what the database filled in (for RETURNING), but no payload, not even their own.
+-- Publishers insert, and may have the new event's id returned; they read no payload, not even their own.
 GRANT USAGE ON SCHEMA pgbus TO pgbus_publisher;
-GRANT INSERT, SELECT (id, event_id, published_at, deliver_at) ON pgbus.outbox TO pgbus_publisher;
+GRANT INSERT, SELECT (event_id) ON pgbus.outbox TO pgbus_publisher;
 GRANT SELECT, INSERT, UPDATE ON pgbus.dedup_keys TO pgbus_publisher;
 GRANT SELECT ON pgbus.wake_slots, pgbus.alembic_version TO pgbus_publisher;
 GRANT EXECUTE ON FUNCTION pgbus.uuid7() TO pgbus_publisher;
