@@ -7,6 +7,7 @@ import rich_click as click
 from pgbus import migrate
 from pgbus.cli.options import database_options, json_option, load_config
 from pgbus.cli.output import print_json
+from pgbus.migrate.roles import ROLES
 
 
 @click.group()
@@ -68,3 +69,15 @@ def check() -> None:
     config = load_config()
     migrate.check(config.session_dsn, namespace=config.namespace)
     click.echo(f"{config.namespace} is at {migrate.head()}, which this code needs")
+
+
+@db.command()
+@database_options
+def roles() -> None:
+    """Create the group roles for publishers, workers, readers and admins, and grant them what they need.
+
+    Run it as the schema's owner, and again after each upgrade. Then, for instance: GRANT pgbus_publisher TO web.
+    """
+    config = load_config()
+    migrate.grant_roles(config.session_dsn, namespace=config.namespace)
+    click.echo("granted: " + ", ".join(f"{config.namespace}_{role}" for role in ROLES))

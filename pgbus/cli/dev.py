@@ -27,6 +27,8 @@ from pgbus.embedded import EmbeddedPostgres
 )
 def dev(*, datadir: Path | None, port: int | None, wants_schema: bool) -> None:
     """Start an embedded PostgreSQL, print its DSN, and keep it until Ctrl-C or SIGTERM."""
+    # Ctrl-C interrupts as it always does; SIGTERM does the same from here on.
+    signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))
     namespace = load_config().namespace
     with EmbeddedPostgres(datadir, port=port, listen=port is not None) as server:
         dsn = server.dsn()
@@ -39,8 +41,6 @@ def dev(*, datadir: Path | None, port: int | None, wants_schema: bool) -> None:
 
 
 def _wait_for_signal() -> None:
-    # Ctrl-C interrupts as it always does; make SIGTERM do the same.
-    signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))
     try:
         while True:
             signal.pause()

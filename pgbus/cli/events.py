@@ -76,9 +76,10 @@ def events(
     if follow:
         _follow(wanted, as_json=as_json)
         return
-    _print(
-        with_admin(lambda admin: admin.find_events(wanted, limit=limit, newest_first=not oldest_first)), as_json=as_json
-    )
+    records = with_admin(lambda admin: admin.find_events(wanted, limit=limit, newest_first=not oldest_first))
+    _print(records, as_json=as_json)
+    if not (records or as_json):
+        console().print("no events")
 
 
 def _follow(wanted: EventFilter, *, as_json: bool) -> None:

@@ -1,0 +1,467 @@
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from pgbus import migrate
+from pgbus.cli.main import pgbus as command
+from tests.conftest import Connect
+from tests.support.rows import Rows
+
+PROGRAM = str(Path(sys.executable).with_name("pgbus"))
+NOWHERE = "postgresql://adam:s3cret@127.0.0.1:1/nothing"
+
+Invoke = Callable[..., Awaitable[Result]]
+
+
+@pytest.fixture
+def working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def invoke(database: str, working_directory: Path) -> Invoke:
+    """Run a command in a thread of this process, against a fresh database unless it says otherwise."""
+
+    async def run(*arguments: str, dsn: str | None = database, text: str | None = None) -> Result:
+        environ = {"PGBUS_DSN": dsn, "COLUMNS": "160"}
+        return await asyncio.to_thread(CliRunner().invoke, command, arguments, input=text, env=environ)
+
+    return run
+
+
+@pytest.fixture
+async def rows(database: str, connect: Connect) -> Rows:
+    return Rows(await connect(database))
+
+
+def json_lines(result: Result) -> list[dict[str, Any]]:
+    assert result.exit_code == 0, result.output
+    return [json.loads(line) for line in result.stdout.splitlines()]
+
+
+def words(text: str) -> str:
+    return " ".join(text.split())
+
+
+# ------------------------------------------------------------------------------------------------- the program as such
+
+
+def run_program(*arguments: str, cwd: Path, environ: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [PROGRAM, *arguments],
+        cwd=cwd,
+        env=program_environ(environ),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def program_environ(environ: dict[str, str] | None = None) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PGBUS_", "PG"))}
+    return {**kept, **(environ or {})}
+
+
+def test_the_program_shows_its_version(tmp_path: Path) -> None:
+    done = run_program("--version", cwd=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"pgbus {version('pgbus')}\n", "")
+
+
+def test_a_database_that_does_not_answer_is_one_line_and_exit_code_4(tmp_path: Path) -> None:
+    done = run_program("status", cwd=tmp_path, environ={"PGBUS_DSN": NOWHERE})
+    assert done.returncode == 4
+    assert done.stdout == ""
+    assert re.fullmatch(r"pgbus: cannot connect to postgresql://adam:\*\*\*@127\.0\.0\.1:1/nothing: .+\n", done.stderr)
+
+
+@pytest.mark.parametrize(
+    "arguments", [("status",), ("events",), ("dead", "list"), ("db", "check"), ("publish", "a", "1")]
+)
+def test_a_database_that_was_never_upgraded_is_one_line_and_exit_code_3(
+    tmp_path: Path, empty_database: str, arguments: tuple[str, ...]
+) -> None:
+    done = run_program(*arguments, cwd=tmp_path, environ={"PGBUS_DSN": empty_database})
+    assert done.returncode == 3
+    assert re.fullmatch(r"pgbus: .*run `pgbus db upgrade`\n", done.stderr)
+
+
+def test_a_wrong_setting_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
+    (tmp_path / "pgbus.toml").write_text("leese = 1")
+    done = run_program("status", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (
+        2,
+        "pgbus: pgbus.toml: there is no setting 'leese'; did you mean 'lease'?\n",
+    )
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("nothing",),
+        ("status", "--nothing"),
+        ("events", "--since", "soon"),
+        ("events", "--where", "x"),
+        ("events", "a..b"),
+    ],
+)
+def test_wrong_usage_is_exit_code_2(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    assert run_program(*arguments, cwd=tmp_path).returncode == 2
+
+
+def test_a_pipe_gets_no_escape_codes(tmp_path: Path, database: str) -> None:
+    for arguments in (("status",), ("config",), ("listeners", "list"), ("--help",), ("events", "--nothing")):
+        done = run_program(*arguments, cwd=tmp_path, environ={"PGBUS_DSN": database})
+        assert "\x1b" not in done.stdout + done.stderr
+
+
+def test_every_command_has_help() -> None:
+    for name, one in command.commands.items():
+        for arguments in [[name], *([name, sub] for sub in getattr(one, "commands", {}))]:
+            result = CliRunner().invoke(command, [*arguments, "--help"])
+            assert result.exit_code == 0
+            assert "Usage: " in result.output
+
+
+# -------------------------------------------------------------------------------------------------------------- config
+
+
+async def test_config_shows_each_value_and_its_source_without_passwords(
+    invoke: Invoke, working_directory: Path
+) -> None:
+    (working_directory / "pgbus.toml").write_text("lease = 90\n")
+    result = await invoke("--namespace", "shop", "config", dsn=NOWHERE)
+    shown = {line.split()[0]: line.split()[1:] for line in result.stdout.splitlines()}
+    assert shown["dsn"] == ["postgresql://adam:***@127.0.0.1:1/nothing", "PGBUS_DSN"]
+    assert shown["lease"] == ["90", "pgbus.toml"]
+    assert shown["namespace"] == ["shop", "argument"]
+    assert shown["grace"] == ["30", "default"]
+
+
+async def test_config_as_json_says_what_each_setting_means(invoke: Invoke) -> None:
+    settings = {row["name"]: row for row in json_lines(await invoke("config", "--json", dsn=NOWHERE))}
+    assert settings["grace"]["value"] == 30.0
+    assert "SIGTERM" in str(settings["grace"]["meaning"])
+    assert "s3cret" not in str(settings)
+
+
+async def test_the_dsn_may_stand_before_or_after_the_command(invoke: Invoke, database: str) -> None:
+    assert (await invoke("status", "--dsn", database, dsn=NOWHERE)).exit_code == 0
+    assert (await invoke("--dsn", database, "status", dsn=NOWHERE)).exit_code == 0
+
+
+# ------------------------------------------------------------------------------------------------------------------ db
+
+
+async def test_db_upgrades_checks_and_downgrades(invoke: Invoke, empty_database: str) -> None:
+    head = migrate.head()
+    steps = [
+        (("db", "current"), 0, f"base (this code needs {head})"),
+        (("db", "check"), 3, ""),
+        (("db", "upgrade"), 0, f"pgbus is at {head}"),
+        (("db", "current"), 0, head),
+        (("db", "check"), 0, f"pgbus is at {head}, which this code needs"),
+        (("db", "downgrade", "base"), 0, "pgbus is at base"),
+        (("db", "check"), 3, ""),
+    ]
+    for arguments, code, said in steps:
+        result = await invoke(*arguments, dsn=empty_database)
+        assert (result.exit_code, result.stdout.strip()) == (code, said), arguments
+
+
+async def test_db_current_as_json(invoke: Invoke) -> None:
+    [found] = json_lines(await invoke("db", "current", "--json"))
+    assert found == {"namespace": "pgbus", "current": migrate.head(), "head": migrate.head()}
+
+
+async def test_db_sql_prints_a_script_without_a_database(invoke: Invoke) -> None:
+    result = await invoke("db", "sql", "--namespace", "shop", dsn=NOWHERE)
+    assert result.exit_code == 0
+    assert re.search(r'CREATE TABLE "?shop"?\.outbox', result.stdout)
+
+
+async def test_db_refuses_a_revision_that_there_is_not(invoke: Invoke) -> None:
+    result = await invoke("db", "upgrade", "9999")
+    assert result.exit_code == 2
+    assert "there is no '9999'" in result.stderr
+
+
+async def test_db_roles_grants_the_group_roles(invoke: Invoke, rows: Rows) -> None:
+    result = await invoke("db", "roles")
+    assert result.stdout == "granted: pgbus_publisher, pgbus_worker, pgbus_reader, pgbus_admin\n"
+    assert await rows.connection.fetchval("SELECT has_table_privilege('pgbus_publisher', 'pgbus.outbox', 'INSERT')")
+
+
+# -------------------------------------------------------------------------------------------------------------- status
+
+
+async def test_status_shows_listeners_workers_and_the_leader(invoke: Invoke, rows: Rows) -> None:
+    await rows.event(12_345)
+    mailer = await rows.listener("mailer", "orders.*")
+    await rows.delivery(mailer, 12_345)
+    await rows.dead_letter(mailer, 12_345)
+    await rows.worker("worker-1", "mailer", leads=True)
+    result = await invoke("status")
+    assert result.exit_code == 0
+    text = words(result.stdout)
+    assert "log head 12 345" in text
+    assert "leader worker-1" in text
+    assert re.search(r"mailer active 1 \d+ \w+ 0 0 0 1 1 orders\.\*", text)
+    assert re.search(r"worker-1 shop host 17 0 leads \d+ m?s mailer", text)
+
+
+async def test_status_of_an_empty_bus_says_that_nobody_leads(invoke: Invoke) -> None:
+    text = words((await invoke("status")).stdout)
+    assert "leader none: nothing enters the log until a worker runs" in text
+    assert "no listeners are registered" in text
+
+
+async def test_status_as_json(invoke: Invoke, rows: Rows) -> None:
+    await rows.listener("mailer", "orders.*")
+    await rows.worker("worker-1", leads=True)
+    [found] = json_lines(await invoke("status", "--json"))
+    assert found["leader"] == "worker-1"
+    assert found["outbox_waiting"] == 0
+    assert [(one["listener_name"], one["patterns"], one["lag_events"]) for one in found["listeners"]] == [
+        ("mailer", ["orders.*"], 0)
+    ]
+
+
+async def test_status_watch_prints_again_and_again_until_ctrl_c(tmp_path: Path, database: str) -> None:
+    async with program("status", "--watch", "0.1", "--json", cwd=tmp_path, environ={"PGBUS_DSN": database}) as child:
+        assert child.stdout is not None
+        for _ in range(3):
+            assert json.loads(await child.stdout.readline())["log_head"] == 0
+        child.send_signal(signal.SIGINT)
+        assert await child.wait() == 0
+
+
+# -------------------------------------------------------------------------------------------------------------- events
+
+
+async def test_events_shows_what_each_listener_did(invoke: Invoke, rows: Rows) -> None:
+    event_id = await rows.event(1, "orders.placed", {"price": 5}, key="adam")
+    mailer, stock = await rows.listener("mailer"), await rows.listener("stock")
+    await rows.attempt(mailer, 1, "retry", error="ValueError: no")
+    await rows.attempt(mailer, 1, "done", attempt=2)
+    await rows.delivery(stock, 1)
+    lines = [words(line) for line in (await invoke("events")).stdout.splitlines()]
+    assert lines[0].startswith("#1 ")
+    assert lines[0].endswith(f"orders.placed {event_id} key adam")
+    assert lines[1] == '{"price": 5}'
+    assert re.fullmatch(r"mailer: retry, attempt 1, \S+ \S+, 250 ms, worker-1, ValueError: no", lines[2])
+    assert re.fullmatch(r"mailer: done, attempt 2, \S+ \S+, 250 ms, worker-1", lines[3])
+    assert lines[4] == "stock: waiting"
+
+
+async def test_events_as_json_are_found_by_topic_key_id_time_and_payload(invoke: Invoke, rows: Rows) -> None:
+    for position in range(1, 31):
+        topic = "orders.placed" if position % 2 else "auth.user_created"
+        event_id = await rows.event(position, topic, {"n": position, "tags": ["a", "b"]}, key=f"key-{position}")
+    searches: list[tuple[tuple[str, ...], list[int]]] = [
+        ((), list(range(30, 10, -1))),
+        (("--limit", "2"), [30, 29]),
+        (("--limit", "2", "--oldest-first"), [1, 2]),
+        (("orders.*", "--after", "25"), [29, 27]),
+        (("--key", "key-7"), [7]),
+        (("--id", str(event_id)), [30]),
+        (("--where", "n>=28", "--where", "tags[*]=b", "--where", "n!=29"), [30, 28]),
+        (("--since", "1h", "--before", "3"), [2, 1]),
+        (("--until", "2020-01-01"), []),
+    ]
+    for arguments, expected in searches:
+        found = json_lines(await invoke("events", "--json", *arguments))
+        assert [row["position"] for row in found] == expected, arguments
+
+
+async def test_events_keep_a_payload_as_it_is_stored(invoke: Invoke, rows: Rows) -> None:
+    await rows.connection.execute(
+        """
+        INSERT INTO pgbus.events (position, event_id, topic, payload, published_at, logged_at)
+        VALUES (1, gen_random_uuid(), 'a', '{"price": 1.10, "big": 123456789012345678901234567890}', now(), now())
+        """
+    )
+    assert (
+        '"payload":{"big": 123456789012345678901234567890, "price": 1.10}' in (await invoke("events", "--json")).stdout
+    )
+
+
+async def test_events_owed_to_an_unknown_listener_fails_with_close_matches(invoke: Invoke, rows: Rows) -> None:
+    await rows.listener("mailer")
+    result = await invoke("events", "--owed-to", "mail")
+    assert (result.exit_code, result.stderr) == (1, "pgbus: there is no listener 'mail'; did you mean 'mailer'?\n")
+
+
+async def test_events_follow_prints_what_enters_the_log(tmp_path: Path, database: str, rows: Rows) -> None:
+    await rows.event(1)
+    arguments = ("events", "--follow", "--json", "--after", "0")
+    async with program(*arguments, cwd=tmp_path, environ={"PGBUS_DSN": database}) as child:
+        assert child.stdout is not None
+        assert json.loads(await child.stdout.readline())["position"] == 1
+        await rows.event(2)
+        assert json.loads(await child.stdout.readline())["position"] == 2
+        child.send_signal(signal.SIGINT)
+        assert await child.wait() == 0
+
+
+# ---------------------------------------------------------------------------------------------------------------- dead
+
+
+@pytest.fixture
+async def letters(rows: Rows) -> list[int]:
+    """Dead letters 1 and 2 of `mailer`, 3 of `stock`."""
+    mailer, stock = await rows.listener("mailer"), await rows.listener("stock")
+    for position in (1, 2, 3):
+        await rows.event(position, "orders.placed" if position < 3 else "orders.paid", key="adam")
+    return [await rows.dead_letter(mailer, 1), await rows.dead_letter(mailer, 2), await rows.dead_letter(stock, 3)]
+
+
+async def test_dead_list_shows_letters_newest_first(invoke: Invoke, letters: list[int]) -> None:
+    lines = [words(line) for line in (await invoke("dead", "list")).stdout.splitlines()]
+    assert re.fullmatch(r"3 stock orders\.paid adam 10 \S+ \S+ ValueError: no", lines[1])
+    assert len(lines) == 4
+    found = json_lines(await invoke("dead", "list", "--json", "--listener", "mailer", "--topic", "orders.*"))
+    assert [row["id"] for row in found] == [2, 1]
+
+
+async def test_dead_show_prints_the_event_and_the_traceback(invoke: Invoke, letters: list[int]) -> None:
+    text = words((await invoke("dead", "show", "1")).stdout)
+    assert "listener mailer" in text
+    assert '{ "n": 1 }' in text
+    assert "Traceback: no" in text
+    [found] = json_lines(await invoke("dead", "show", "1", "--json"))
+    assert found["error"] == "ValueError: no"
+
+
+async def test_dead_show_of_no_letter_is_exit_code_1(invoke: Invoke) -> None:
+    result = await invoke("dead", "show", "7")
+    assert (result.exit_code, result.stderr) == (
+        1,
+        "pgbus: there is no dead letter 7; `pgbus dead list` shows what there is\n",
+    )
+
+
+async def test_dead_retry_and_discard_by_id_name_what_they_did_not_find(
+    invoke: Invoke, letters: list[int], rows: Rows
+) -> None:
+    result = await invoke("dead", "retry", "1", "9")
+    assert (result.exit_code, result.stdout) == (1, "retried 1 dead letter\n")
+    assert result.stderr == "pgbus: no such dead letter: 9\n"
+    result = await invoke("dead", "discard", "2", "3")
+    assert (result.exit_code, result.stdout) == (0, "discarded 2 dead letters\n")
+    assert await rows.connection.fetchval("SELECT count(*) FROM pgbus.deliveries") == 1
+    assert await rows.connection.fetchval("SELECT count(*) FROM pgbus.history WHERE outcome = 'discarded'") == 2
+
+
+async def test_dead_retry_of_all_that_match(invoke: Invoke, letters: list[int]) -> None:
+    [done] = json_lines(await invoke("dead", "retry", "--all", "--listener", "mailer", "--json"))
+    assert done == {"retried": [1, 2]}
+    assert (await invoke("dead", "discard", "--all")).stdout == "discarded 1 dead letter\n"
+    assert (await invoke("dead", "list")).stdout == "no dead letters\n"
+
+
+@pytest.mark.parametrize("arguments", [("retry",), ("discard", "--listener", "mailer"), ("retry", "1", "--all")])
+async def test_dead_wants_ids_or_all(invoke: Invoke, arguments: tuple[str, ...]) -> None:
+    result = await invoke("dead", *arguments)
+    assert result.exit_code == 2
+    assert "or say --all" in words(result.output.replace("│", ""))
+
+
+# ----------------------------------------------------------------------------------------------------------- listeners
+
+
+async def test_listeners_are_listed_paused_resumed_reset_and_removed(invoke: Invoke, rows: Rows) -> None:
+    await rows.event(5)
+    await rows.listener("mailer", "orders.*", lanes=16)
+    await rows.listener("stock", "**")
+    steps = [
+        (("pause", "mailer", "stock"), "paused mailer\npaused stock\n"),
+        (("resume", "stock"), "resumed stock\n"),
+        (("reset", "mailer", "--to", "beginning"), "reset mailer: it hears the log from position 0 on\n"),
+        (("remove", "stock"), "removed stock\n"),
+    ]
+    for arguments, said in steps:
+        result = await invoke("listeners", *arguments)
+        assert (result.exit_code, result.stdout) == (0, said), result.output
+    [left] = json_lines(await invoke("listeners", "list", "--json"))
+    assert (left["listener_name"], left["state"], left["cursor"], left["ordered"]) == ("mailer", "paused", 0, True)
+    assert re.search(
+        r"mailer paused shop by key 0 \S+ \S+ orders\.\*", words((await invoke("listeners", "list")).stdout)
+    )
+
+
+@pytest.mark.parametrize(
+    ("place", "position"), [("now", 6), ("2", 2), ("1d", 5), ("2020-01-01", 5), ("2999-01-01T00:00+02:00", 6)]
+)
+async def test_listeners_reset_takes_a_place(invoke: Invoke, rows: Rows, place: str, position: int) -> None:
+    await rows.event(5)
+    await rows.listener("mailer")
+    result = await invoke("listeners", "reset", "mailer", "--to", place)
+    assert result.stdout == f"reset mailer: it hears the log from position {position} on\n"
+
+
+@pytest.mark.parametrize("place", ["99", "soon"])
+async def test_listeners_reset_to_no_place_is_exit_code_2(invoke: Invoke, rows: Rows, place: str) -> None:
+    await rows.listener("mailer")
+    assert (await invoke("listeners", "reset", "mailer", "--to", place)).exit_code == 2
+
+
+async def test_a_listener_that_runs_is_removed_by_force_only(invoke: Invoke, rows: Rows) -> None:
+    await rows.listener("mailer")
+    await rows.worker("worker-1", "mailer")
+    result = await invoke("listeners", "remove", "mailer")
+    assert result.exit_code == 1
+    assert "'mailer' is run by worker-1" in result.stderr
+    assert (await invoke("listeners", "remove", "mailer", "--force")).exit_code == 0
+
+
+# ----------------------------------------------------------------------------------------------------------------- dev
+
+
+async def test_dev_prints_the_dsn_of_an_upgraded_server_and_ends_with_sigterm(tmp_path: Path, connect: Connect) -> None:
+    async with program("dev", "--datadir", str(tmp_path / "data"), cwd=tmp_path) as child:
+        assert child.stdout is not None
+        dsn = (await child.stdout.readline()).decode().strip()
+        connection = await connect(dsn)
+        assert await connection.fetchval("SELECT count(*) FROM pgbus.outbox") == 0
+        await connection.close()
+        child.terminate()
+        assert await child.wait() == 0
+    assert (tmp_path / "data" / "PG_VERSION").exists()
+
+
+@asynccontextmanager
+async def program(
+    *arguments: str, cwd: Path, environ: dict[str, str] | None = None
+) -> AsyncIterator[asyncio.subprocess.Process]:
+    """The program as a child with pipes, killed at the end if it still runs."""
+    child = await asyncio.create_subprocess_exec(
+        PROGRAM,
+        *arguments,
+        cwd=cwd,
+        env=program_environ(environ),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        yield child
+    finally:
+        if child.returncode is None:
+            child.kill()
+        await child.communicate()
