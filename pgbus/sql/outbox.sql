@@ -1,0 +1,109 @@
+-- Publishing: events into the outbox, each at most once under a dedup key, and a scheduled one out of it again.
+--
+-- Payloads and headers are bound as text and cast here, because a connection may have its own codec for jsonb.
+-- Ancestors come as one text of topics with spaces between them: arrays of arrays must be rectangular.
+
+-- name: insert_event
+-- One event that is due at once.
+INSERT INTO pgbus.outbox (event_id, topic, ancestors, key, payload, headers)
+VALUES (
+    CAST(:event_id AS uuid),
+    CAST(:topic AS text),
+    string_to_array(CAST(:ancestors AS text), ' '),
+    CAST(:key AS text),
+    CAST(CAST(:payload AS text) AS jsonb),
+    CAST(CAST(:headers AS text) AS jsonb)
+)
+
+-- name: insert_events
+-- Events in the order of the arrays. An array may be shorter than `event_ids`: what is missing is NULL.
+INSERT INTO pgbus.outbox (event_id, topic, ancestors, key, payload, headers, deliver_at)
+SELECT given.event_id,
+       given.topic,
+       string_to_array(given.ancestors, ' '),
+       given.key,
+       CAST(given.payload AS jsonb),
+       CAST(given.headers AS jsonb),
+       COALESCE(given.deliver_at, clock_timestamp() + given.delay * INTERVAL '1 second')
+FROM unnest(
+    CAST(:event_ids AS uuid[]),
+    CAST(:topics AS text[]),
+    CAST(:ancestors AS text[]),
+    CAST(:keys AS text[]),
+    CAST(:payloads AS text[]),
+    CAST(:headers AS text[]),
+    CAST(:deliver_ats AS timestamptz[]),
+    CAST(:delays AS double precision[])
+) AS given (event_id, topic, ancestors, key, payload, headers, deliver_at, delay)
+
+-- name: insert_events_once
+-- The same, but only the first event under a dedup key; returns, for each key, the id of the event that holds it.
+WITH given AS MATERIALIZED (
+    SELECT g.*
+    FROM unnest(
+        CAST(:event_ids AS uuid[]),
+        CAST(:topics AS text[]),
+        CAST(:ancestors AS text[]),
+        CAST(:keys AS text[]),
+        CAST(:payloads AS text[]),
+        CAST(:headers AS text[]),
+        CAST(:deliver_ats AS timestamptz[]),
+        CAST(:delays AS double precision[]),
+        CAST(:dedup_keys AS text[])
+    ) WITH ORDINALITY AS g (event_id, topic, ancestors, key, payload, headers, deliver_at, delay, dedup_key, number)
+), wanted AS MATERIALIZED (
+    -- Within one call, the first event under a key stands for the others.
+    SELECT DISTINCT ON (g.dedup_key)
+           g.dedup_key, g.number, g.event_id,
+           statement_timestamp() + CAST(:dedup_ttl AS double precision) * INTERVAL '1 second' AS expires_at
+    FROM given AS g
+    WHERE g.dedup_key IS NOT NULL
+    ORDER BY g.dedup_key, g.number
+), holders AS (
+    -- A key that another open transaction has inserted makes us wait for that transaction's end, and then shows who
+    -- holds it. Sorted, so that two calls with several keys in common do not wait for each other.
+    INSERT INTO pgbus.dedup_keys AS held (dedup_key, event_id, expires_at)
+    SELECT w.dedup_key, w.event_id, w.expires_at
+    FROM wanted AS w
+    ORDER BY w.dedup_key
+    ON CONFLICT (dedup_key) DO UPDATE SET
+        -- An expired key is taken over. Otherwise `expires_at` stays, but must differ from ours, because that is how
+        -- `inserted` knows who has won: the ids do not tell, as a caller may try again under the same event_id.
+        event_id = CASE WHEN held.expires_at <= statement_timestamp() THEN excluded.event_id ELSE held.event_id END,
+        expires_at = CASE WHEN held.expires_at <= statement_timestamp() THEN excluded.expires_at
+                          WHEN held.expires_at = excluded.expires_at THEN held.expires_at + INTERVAL '1 microsecond'
+                          ELSE held.expires_at END
+    RETURNING held.dedup_key, held.event_id, held.expires_at
+), inserted AS (
+    INSERT INTO pgbus.outbox (event_id, topic, ancestors, key, payload, headers, deliver_at)
+    SELECT g.event_id,
+           g.topic,
+           string_to_array(g.ancestors, ' '),
+           g.key,
+           CAST(g.payload AS jsonb),
+           CAST(g.headers AS jsonb),
+           COALESCE(g.deliver_at, clock_timestamp() + g.delay * INTERVAL '1 second')
+    FROM given AS g
+    LEFT JOIN wanted AS w ON w.number = g.number
+    LEFT JOIN holders AS h ON h.dedup_key = w.dedup_key AND h.expires_at = w.expires_at
+    WHERE g.dedup_key IS NULL OR h.dedup_key IS NOT NULL
+    ORDER BY g.number
+)
+SELECT h.dedup_key, h.event_id
+FROM holders AS h
+
+-- name: cancel_event
+-- Take a scheduled event out of the outbox before it is due, and free its dedup key; returns its id if it was there.
+WITH cancelled AS (
+    DELETE FROM pgbus.outbox AS o
+    WHERE o.event_id = CAST(:event_id AS uuid)
+      AND o.deliver_at > clock_timestamp()
+    RETURNING o.event_id
+), freed AS (
+    -- Or else a new event under the key would be taken for the one that was cancelled.
+    DELETE FROM pgbus.dedup_keys AS k
+    USING cancelled AS c
+    WHERE k.event_id = c.event_id
+)
+SELECT c.event_id
+FROM cancelled AS c
