@@ -43,7 +43,7 @@ def _renderers(format: LogFormat, *, colors: bool) -> list[structlog.typing.Proc
     match format:
         case "json":
             return [
-                structlog.processors.dict_tracebacks,
+                structlog.processors.format_exc_info,  # text, not frames with their local variables: some are secrets
                 structlog.processors.EventRenamer("message"),
                 structlog.processors.JSONRenderer(default=str),
             ]

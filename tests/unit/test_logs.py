@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import io
+import json
+import logging
+from collections.abc import Iterator
+
+import pytest
+
+from pgbus.logs import configure_logging
+
+
+@pytest.fixture
+def stream() -> Iterator[io.StringIO]:
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield io.StringIO()
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
+def fail() -> None:
+    password = "s3cret"
+    try:
+        raise ValueError("no" if password else "yes")
+    except ValueError:
+        logging.getLogger("shop").exception("it failed", extra={"listener_name": "mailer"})
+
+
+def test_a_json_line_holds_the_message_and_what_was_given_with_it(stream: io.StringIO) -> None:
+    configure_logging(level="info", format="json", stream=stream)
+    logging.getLogger("shop").info("sold %s", "a book", extra={"listener_name": "mailer", "position": 7})
+    record = json.loads(stream.getvalue())
+    assert record.pop("timestamp").endswith("Z")
+    assert record == {
+        "message": "sold a book",
+        "level": "info",
+        "logger": "shop",
+        "listener_name": "mailer",
+        "position": 7,
+    }
+
+
+def test_an_exception_stays_one_json_line(stream: io.StringIO) -> None:
+    configure_logging(level="info", format="json", stream=stream)
+    fail()
+    [line] = stream.getvalue().splitlines()
+    assert "s3cret" not in line
+    record = json.loads(line)
+    assert record["message"] == "it failed"
+    assert record["exception"].endswith("ValueError: no")
+
+
+def test_text_is_plain_outside_of_a_terminal(stream: io.StringIO) -> None:
+    configure_logging(level="info", format="text", stream=stream)
+    logging.getLogger("shop").warning("sold", extra={"position": 7})
+    fail()
+    text = stream.getvalue()
+    assert "\x1b" not in text
+    assert "s3cret" not in text
+    assert "sold" in text.splitlines()[0]
+    assert "position=7" in text.splitlines()[0]
+    assert "ValueError: no" in text
+
+
+def test_the_level_decides_what_is_logged(stream: io.StringIO) -> None:
+    configure_logging(level="warning", format="json", stream=stream)
+    logging.getLogger("shop").info("quiet")
+    logging.getLogger("shop").warning("loud")
+    assert [json.loads(line)["message"] for line in stream.getvalue().splitlines()] == ["loud"]
