@@ -1,0 +1,530 @@
+CREATE SCHEMA pgbus;
+
+CREATE FUNCTION pgbus.drop_partition(partition_number integer) RETURNS boolean
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET lock_timeout TO '1s'
+    AS $$
+DECLARE
+    beginning CONSTANT bigint := partition_number * bigint '1000000000';
+    ending    CONSTANT bigint := beginning + 1000000000;
+    debtor text;
+BEGIN
+    DELETE FROM pgbus.partitions WHERE number = partition_number;
+    IF NOT FOUND THEN
+        RETURN false;
+    END IF;
+    -- Before the checks: moving a listener back begins with reading the log, so it is through by now or waits for us.
+    LOCK TABLE ONLY pgbus.events, ONLY pgbus.history IN ACCESS EXCLUSIVE MODE;
+    IF NOT EXISTS (SELECT FROM pgbus.events WHERE position >= ending) THEN
+        RAISE EXCEPTION 'partition % holds the end of the log', partition_number USING ERRCODE = 'object_in_use';
+    END IF;
+    -- One statement, so one snapshot: a debt that moves, say from a delivery to a dead letter, is seen in either place.
+    SELECT l.listener_name
+    INTO debtor
+    FROM pgbus.listeners AS l
+    WHERE l.cursor < ending
+       OR EXISTS (SELECT FROM pgbus.deliveries AS d
+                  WHERE d.listener_id = l.id AND d.first < ending AND d.last >= beginning)
+       OR EXISTS (SELECT FROM pgbus.dead_letters AS x
+                  WHERE x.listener_id = l.id AND x.position >= beginning AND x.position < ending)
+    ORDER BY l.listener_name
+    LIMIT 1;
+    IF FOUND THEN
+        RAISE EXCEPTION 'partition % holds events that are still owed to the listener "%"', partition_number, debtor
+            USING ERRCODE = 'object_in_use',
+                  HINT = 'Let it catch up and settle its dead letters, or remove it.';
+    END IF;
+    EXECUTE format('ALTER TABLE pgbus.events DETACH PARTITION pgbus.events_p%s', partition_number);
+    EXECUTE format('ALTER TABLE pgbus.history DETACH PARTITION pgbus.history_p%s', partition_number);
+    EXECUTE format('DROP TABLE pgbus.events_p%s, pgbus.history_p%s', partition_number, partition_number);
+    RETURN true;
+END
+$$;
+
+CREATE FUNCTION pgbus.open_partition(partition_number integer) RETURNS boolean
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET lock_timeout TO '1s'
+    AS $$
+DECLARE
+    beginning CONSTANT bigint := partition_number * bigint '1000000000';
+    ending    CONSTANT bigint := beginning + 1000000000;
+BEGIN
+    -- Of two at once, the second waits here for the first.
+    INSERT INTO pgbus.partitions (number) VALUES (partition_number) ON CONFLICT (number) DO NOTHING;
+    IF NOT FOUND THEN
+        RETURN false;
+    END IF;
+    -- Not PARTITION OF, which bars readers and writers of the whole parent; ATTACH lets both go on.
+    EXECUTE format('CREATE TABLE pgbus.events_p%s (LIKE pgbus.events INCLUDING ALL)', partition_number);
+    EXECUTE format('CREATE TABLE pgbus.history_p%s (LIKE pgbus.history INCLUDING ALL)', partition_number);
+    EXECUTE format('ALTER TABLE pgbus.events ATTACH PARTITION pgbus.events_p%s FOR VALUES FROM (%s) TO (%s)',
+                   partition_number, beginning, ending);
+    EXECUTE format('ALTER TABLE pgbus.history ATTACH PARTITION pgbus.history_p%s FOR VALUES FROM (%s) TO (%s)',
+                   partition_number, beginning, ending);
+    RETURN true;
+END
+$$;
+
+CREATE FUNCTION pgbus.outbox_before_insert() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+DECLARE
+    slot integer;
+BEGIN
+    PERFORM pg_current_xact_id();
+    slot := pg_sequence_last_value('pgbus.wake_slots'::regclass);
+    -- NULL: this user may INSERT but not read the slot. Before PostgreSQL 18 that is an error.
+    IF slot IS NULL
+       OR NOT pg_try_advisory_xact_lock_shared(hashtext(TG_TABLE_SCHEMA || '.wake'), slot)
+       OR slot <> pg_sequence_last_value('pgbus.wake_slots'::regclass) THEN
+        PERFORM pg_notify(TG_TABLE_SCHEMA || '_wake', '');
+    END IF;
+    RETURN NULL;
+END
+$$;
+
+CREATE FUNCTION pgbus.uuid7() RETURNS uuid
+    LANGUAGE sql PARALLEL SAFE
+    AS $$
+    SELECT encode(
+        set_bit(
+            set_bit(
+                overlay(uuid_send(gen_random_uuid())
+                        PLACING substring(int8send((extract(epoch FROM clock_timestamp()) * 1000)::bigint) FROM 3)
+                        FROM 1 FOR 6),
+                52, 1),
+            53, 1),
+        'hex')::uuid
+$$;
+
+CREATE TABLE pgbus.alembic_version (
+    version_num character varying(32) NOT NULL
+);
+
+CREATE TABLE pgbus.dead_letters (
+    id bigint NOT NULL,
+    listener_id integer NOT NULL,
+    "position" bigint NOT NULL,
+    lane smallint,
+    attempts integer NOT NULL,
+    error text NOT NULL,
+    traceback text,
+    worker text NOT NULL,
+    dead_at timestamp with time zone DEFAULT now() NOT NULL
+);
+
+CREATE TABLE pgbus.events (
+    "position" bigint NOT NULL,
+    event_id uuid NOT NULL,
+    topic text NOT NULL,
+    ancestors text[],
+    key text,
+    payload jsonb NOT NULL,
+    headers jsonb,
+    published_at timestamp with time zone NOT NULL,
+    deliver_at timestamp with time zone,
+    logged_at timestamp with time zone NOT NULL
+)
+PARTITION BY RANGE ("position");
+
+CREATE TABLE pgbus.listeners (
+    id integer NOT NULL,
+    listener_name text NOT NULL,
+    state text DEFAULT 'active'::text NOT NULL,
+    lanes smallint,
+    options jsonb DEFAULT '{}'::jsonb NOT NULL,
+    service text DEFAULT ''::text NOT NULL,
+    cursor bigint,
+    registered_at timestamp with time zone DEFAULT now() NOT NULL,
+    last_seen_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT listeners_cursor_is_position CHECK ((cursor >= 0)),
+    CONSTRAINT listeners_lanes_is_positive CHECK ((lanes > 0)),
+    CONSTRAINT listeners_name_is_short CHECK (((length(listener_name) >= 1) AND (length(listener_name) <= 255))),
+    CONSTRAINT listeners_state_is_known CHECK ((state = ANY (ARRAY['active'::text, 'paused'::text])))
+);
+
+COMMENT ON COLUMN pgbus.listeners.lanes IS 'NULL for a listener without order; else its number of lanes';
+
+CREATE VIEW pgbus.dead AS
+ SELECT x.id,
+    l.listener_name,
+    x."position",
+    e.event_id,
+    e.topic,
+    e.key,
+    e.payload,
+    e.headers,
+    e.published_at,
+    x.attempts,
+    x.error,
+    x.traceback,
+    x.worker,
+    x.dead_at
+   FROM ((pgbus.dead_letters x
+     JOIN pgbus.listeners l ON ((l.id = x.listener_id)))
+     JOIN pgbus.events e ON ((e."position" = x."position")));
+
+COMMENT ON VIEW pgbus.dead IS 'Dead letters beside their events';
+
+ALTER TABLE pgbus.dead_letters ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME pgbus.dead_letters_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
+CREATE TABLE pgbus.dedup_keys (
+    dedup_key text NOT NULL,
+    event_id uuid NOT NULL,
+    expires_at timestamp with time zone NOT NULL,
+    CONSTRAINT dedup_keys_key_is_short CHECK (((length(dedup_key) >= 1) AND (length(dedup_key) <= 255)))
+);
+
+CREATE TABLE pgbus.deliveries (
+    id bigint NOT NULL,
+    listener_id integer NOT NULL,
+    lane smallint,
+    first bigint NOT NULL,
+    last bigint NOT NULL,
+    events integer NOT NULL,
+    positions bigint[],
+    available_at timestamp with time zone,
+    attempt integer DEFAULT 1 NOT NULL,
+    crashes smallint DEFAULT 0 NOT NULL,
+    claim_token uuid,
+    worker_id integer,
+    lease_expires_at timestamp with time zone,
+    blocked_key text,
+    last_error text,
+    CONSTRAINT deliveries_attempt_is_positive CHECK (((attempt > 0) AND (crashes >= 0))),
+    CONSTRAINT deliveries_blocked_is_waiting CHECK (((blocked_key IS NULL) OR ((claim_token IS NULL) AND (lane IS NOT NULL)))),
+    CONSTRAINT deliveries_claim_is_whole CHECK ((((claim_token IS NULL) = (worker_id IS NULL)) AND ((claim_token IS NULL) = (lease_expires_at IS NULL)))),
+    CONSTRAINT deliveries_run_is_whole CHECK (((first <= last) AND (events > 0) AND
+CASE
+    WHEN (positions IS NULL) THEN (events = ((last - first) + 1))
+    ELSE (events = cardinality(positions))
+END))
+)
+WITH (autovacuum_vacuum_scale_factor='0', autovacuum_vacuum_threshold='1000', autovacuum_analyze_scale_factor='0', autovacuum_analyze_threshold='100000', autovacuum_vacuum_cost_delay='0');
+
+ALTER TABLE pgbus.deliveries ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME pgbus.deliveries_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
+CREATE TABLE pgbus.history (
+    "position" bigint NOT NULL,
+    listener_id integer NOT NULL,
+    attempt integer NOT NULL,
+    outcome text NOT NULL,
+    started_at timestamp with time zone NOT NULL,
+    duration real NOT NULL,
+    worker text NOT NULL,
+    error text,
+    CONSTRAINT history_outcome_is_known CHECK ((outcome = ANY (ARRAY['done'::text, 'retry'::text, 'dead'::text, 'discarded'::text, 'skipped'::text])))
+)
+PARTITION BY RANGE ("position");
+
+CREATE VIEW pgbus.event_history AS
+ SELECT e."position",
+    e.event_id,
+    e.topic,
+    e.key,
+    e.payload,
+    e.headers,
+    e.published_at,
+    e.logged_at,
+    l.listener_name,
+    h.attempt,
+    h.outcome,
+    h.started_at,
+    h.duration,
+    h.worker,
+    h.error
+   FROM ((pgbus.events e
+     LEFT JOIN pgbus.history h ON ((h."position" = e."position")))
+     LEFT JOIN pgbus.listeners l ON ((l.id = h.listener_id)));
+
+COMMENT ON VIEW pgbus.event_history IS 'One row per attempt at an event, or one row with NULLs for an event nobody tried yet';
+
+CREATE TABLE pgbus.events_p0 (
+    "position" bigint CONSTRAINT events_position_not_null NOT NULL,
+    event_id uuid CONSTRAINT events_event_id_not_null NOT NULL,
+    topic text CONSTRAINT events_topic_not_null NOT NULL,
+    ancestors text[],
+    key text,
+    payload jsonb CONSTRAINT events_payload_not_null NOT NULL,
+    headers jsonb,
+    published_at timestamp with time zone CONSTRAINT events_published_at_not_null NOT NULL,
+    deliver_at timestamp with time zone,
+    logged_at timestamp with time zone CONSTRAINT events_logged_at_not_null NOT NULL
+);
+
+CREATE TABLE pgbus.history_p0 (
+    "position" bigint CONSTRAINT history_position_not_null NOT NULL,
+    listener_id integer CONSTRAINT history_listener_id_not_null NOT NULL,
+    attempt integer CONSTRAINT history_attempt_not_null NOT NULL,
+    outcome text CONSTRAINT history_outcome_not_null NOT NULL,
+    started_at timestamp with time zone CONSTRAINT history_started_at_not_null NOT NULL,
+    duration real CONSTRAINT history_duration_not_null NOT NULL,
+    worker text CONSTRAINT history_worker_not_null NOT NULL,
+    error text,
+    CONSTRAINT history_outcome_is_known CHECK ((outcome = ANY (ARRAY['done'::text, 'retry'::text, 'dead'::text, 'discarded'::text, 'skipped'::text])))
+);
+
+CREATE VIEW pgbus.listener_lag AS
+ SELECT l.listener_name,
+    l.state,
+    l.service,
+    l.last_seen_at,
+    (COALESCE(owed.events, (0)::bigint) +
+        CASE
+            WHEN (l.cursor IS NULL) THEN (0)::bigint
+            ELSE ( SELECT count(*) AS count
+               FROM pgbus.events e
+              WHERE (e."position" >= l.cursor))
+        END) AS lag_events,
+    (COALESCE(EXTRACT(epoch FROM (clock_timestamp() - oldest.logged_at)), (0)::numeric))::double precision AS lag_seconds,
+    COALESCE(owed.in_flight, (0)::bigint) AS in_flight,
+    COALESCE(owed.retrying, (0)::bigint) AS retrying,
+    COALESCE(owed.blocked, (0)::bigint) AS blocked,
+    ( SELECT count(*) AS count
+           FROM pgbus.dead_letters x
+          WHERE (x.listener_id = l.id)) AS dead
+   FROM ((pgbus.listeners l
+     LEFT JOIN LATERAL ( SELECT sum(d.events) AS events,
+            sum(d.events) FILTER (WHERE (d.claim_token IS NOT NULL)) AS in_flight,
+            sum(d.events) FILTER (WHERE ((d.claim_token IS NULL) AND (d.attempt > 1) AND (d.blocked_key IS NULL))) AS retrying,
+            sum(d.events) FILTER (WHERE (d.blocked_key IS NOT NULL)) AS blocked,
+            min(d.first) AS first
+           FROM pgbus.deliveries d
+          WHERE (d.listener_id = l.id)) owed ON (true))
+     LEFT JOIN LATERAL ( SELECT e.logged_at
+           FROM pgbus.events e
+          WHERE (e."position" >= LEAST(owed.first, l.cursor))
+          ORDER BY e."position"
+         LIMIT 1) oldest ON (true));
+
+COMMENT ON VIEW pgbus.listener_lag IS 'Per listener: events owed to it, and the age in seconds of the oldest of them';
+
+ALTER TABLE pgbus.listeners ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME pgbus.listeners_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
+CREATE TABLE pgbus.outbox (
+    id bigint NOT NULL,
+    event_id uuid DEFAULT pgbus.uuid7() NOT NULL,
+    topic text NOT NULL,
+    ancestors text[],
+    key text,
+    payload jsonb DEFAULT '{}'::jsonb NOT NULL,
+    headers jsonb,
+    published_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    deliver_at timestamp with time zone,
+    CONSTRAINT outbox_headers_is_object CHECK ((jsonb_typeof(headers) = 'object'::text)),
+    CONSTRAINT outbox_key_is_short CHECK (((length(key) >= 1) AND (length(key) <= 255))),
+    CONSTRAINT outbox_topic_is_dotted_words CHECK (((topic ~ '^[A-Za-z0-9_-]+([.][A-Za-z0-9_-]+)*$'::text) AND (length(topic) <= 255)))
+)
+WITH (autovacuum_vacuum_scale_factor='0', autovacuum_vacuum_threshold='2000', autovacuum_vacuum_insert_scale_factor='0', autovacuum_vacuum_insert_threshold='100000', autovacuum_analyze_scale_factor='0', autovacuum_analyze_threshold='100000', autovacuum_vacuum_cost_delay='0');
+
+ALTER TABLE pgbus.outbox ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME pgbus.outbox_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
+CREATE TABLE pgbus.partitions (
+    number integer NOT NULL,
+    opened_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT partitions_number_is_not_negative CHECK ((number >= 0))
+);
+
+CREATE TABLE pgbus.workers (
+    id integer NOT NULL,
+    name text NOT NULL,
+    service text DEFAULT ''::text NOT NULL,
+    host text NOT NULL,
+    pid integer NOT NULL,
+    version text NOT NULL,
+    listeners text[] DEFAULT '{}'::text[] NOT NULL,
+    started_at timestamp with time zone DEFAULT now() NOT NULL,
+    last_seen_at timestamp with time zone DEFAULT now() NOT NULL,
+    leading_since timestamp with time zone
+);
+
+CREATE VIEW pgbus.pending AS
+ SELECT l.listener_name,
+    d.id AS delivery_id,
+    d.first AS first_position,
+    d.last AS last_position,
+    d.events,
+    d.attempt,
+    d.available_at,
+    w.name AS worker,
+    d.lease_expires_at,
+    d.blocked_key,
+    d.last_error,
+        CASE
+            WHEN (d.blocked_key IS NOT NULL) THEN 'blocked'::text
+            WHEN (d.claim_token IS NOT NULL) THEN 'in flight'::text
+            WHEN (d.attempt > 1) THEN 'retrying'::text
+            ELSE 'waiting'::text
+        END AS state
+   FROM ((pgbus.deliveries d
+     JOIN pgbus.listeners l ON ((l.id = d.listener_id)))
+     LEFT JOIN pgbus.workers w ON ((w.id = d.worker_id)));
+
+COMMENT ON VIEW pgbus.pending IS 'Every run of events still owed to a listener, and where it is';
+
+CREATE VIEW pgbus.scheduled AS
+ SELECT event_id,
+    topic,
+    key,
+    payload,
+    headers,
+    published_at,
+    deliver_at
+   FROM pgbus.outbox
+  WHERE (deliver_at IS NOT NULL);
+
+COMMENT ON VIEW pgbus.scheduled IS 'Events that wait for their deliver_at';
+
+CREATE TABLE pgbus.subscriptions (
+    listener_id integer NOT NULL,
+    pattern text NOT NULL,
+    regex text
+);
+
+CREATE SEQUENCE pgbus.wake_slots
+    AS integer
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+    CYCLE;
+
+ALTER TABLE pgbus.workers ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME pgbus.workers_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
+ALTER TABLE ONLY pgbus.events ATTACH PARTITION pgbus.events_p0 FOR VALUES FROM ('0') TO ('1000000000');
+
+ALTER TABLE ONLY pgbus.history ATTACH PARTITION pgbus.history_p0 FOR VALUES FROM ('0') TO ('1000000000');
+
+ALTER TABLE ONLY pgbus.alembic_version
+    ADD CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num);
+
+ALTER TABLE ONLY pgbus.dead_letters
+    ADD CONSTRAINT dead_letters_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY pgbus.dedup_keys
+    ADD CONSTRAINT dedup_keys_pkey PRIMARY KEY (dedup_key);
+
+ALTER TABLE ONLY pgbus.deliveries
+    ADD CONSTRAINT deliveries_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY pgbus.events
+    ADD CONSTRAINT events_pkey PRIMARY KEY ("position");
+
+ALTER TABLE ONLY pgbus.events_p0
+    ADD CONSTRAINT events_p0_pkey PRIMARY KEY ("position");
+
+ALTER TABLE ONLY pgbus.listeners
+    ADD CONSTRAINT listeners_listener_name_key UNIQUE (listener_name);
+
+ALTER TABLE ONLY pgbus.listeners
+    ADD CONSTRAINT listeners_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY pgbus.outbox
+    ADD CONSTRAINT outbox_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY pgbus.partitions
+    ADD CONSTRAINT partitions_pkey PRIMARY KEY (number);
+
+ALTER TABLE ONLY pgbus.subscriptions
+    ADD CONSTRAINT subscriptions_pkey PRIMARY KEY (listener_id, pattern);
+
+ALTER TABLE ONLY pgbus.workers
+    ADD CONSTRAINT workers_pkey PRIMARY KEY (id);
+
+CREATE INDEX dead_letters_listener ON pgbus.dead_letters USING btree (listener_id, dead_at);
+
+CREATE INDEX dead_letters_position ON pgbus.dead_letters USING btree ("position");
+
+CREATE INDEX dedup_keys_expires_at ON pgbus.dedup_keys USING btree (expires_at);
+
+CREATE INDEX deliveries_blocked ON pgbus.deliveries USING btree (listener_id, blocked_key) WHERE (blocked_key IS NOT NULL);
+
+CREATE INDEX deliveries_claimed ON pgbus.deliveries USING btree (lease_expires_at) WHERE (claim_token IS NOT NULL);
+
+CREATE INDEX deliveries_due ON pgbus.deliveries USING btree (listener_id, available_at) WHERE ((claim_token IS NULL) AND (available_at IS NOT NULL) AND (lane IS NULL));
+
+CREATE INDEX deliveries_lanes ON pgbus.deliveries USING btree (listener_id, lane, first) WHERE ((lane IS NOT NULL) AND (blocked_key IS NULL));
+
+CREATE INDEX deliveries_ready ON pgbus.deliveries USING btree (listener_id, first) WHERE ((claim_token IS NULL) AND (available_at IS NULL) AND (lane IS NULL));
+
+CREATE INDEX events_event_id ON ONLY pgbus.events USING btree (event_id);
+
+CREATE INDEX events_key ON ONLY pgbus.events USING btree (key, "position") WHERE (key IS NOT NULL);
+
+CREATE INDEX events_logged_at ON ONLY pgbus.events USING brin (logged_at) WITH (pages_per_range='32');
+
+CREATE INDEX events_p0_event_id_idx ON pgbus.events_p0 USING btree (event_id);
+
+CREATE INDEX events_p0_key_position_idx ON pgbus.events_p0 USING btree (key, "position") WHERE (key IS NOT NULL);
+
+CREATE INDEX events_p0_logged_at_idx ON pgbus.events_p0 USING brin (logged_at) WITH (pages_per_range='32');
+
+CREATE INDEX history_position ON ONLY pgbus.history USING btree ("position");
+
+CREATE INDEX history_p0_position_idx ON pgbus.history_p0 USING btree ("position");
+
+CREATE INDEX history_started_at ON ONLY pgbus.history USING brin (started_at) WITH (pages_per_range='32');
+
+CREATE INDEX history_p0_started_at_idx ON pgbus.history_p0 USING brin (started_at) WITH (pages_per_range='32');
+
+CREATE INDEX outbox_scheduled ON pgbus.outbox USING btree (deliver_at) WHERE (deliver_at IS NOT NULL);
+
+CREATE INDEX outbox_scheduled_event ON pgbus.outbox USING btree (event_id) WHERE (deliver_at IS NOT NULL);
+
+ALTER INDEX pgbus.events_event_id ATTACH PARTITION pgbus.events_p0_event_id_idx;
+
+ALTER INDEX pgbus.events_key ATTACH PARTITION pgbus.events_p0_key_position_idx;
+
+ALTER INDEX pgbus.events_logged_at ATTACH PARTITION pgbus.events_p0_logged_at_idx;
+
+ALTER INDEX pgbus.events_pkey ATTACH PARTITION pgbus.events_p0_pkey;
+
+ALTER INDEX pgbus.history_position ATTACH PARTITION pgbus.history_p0_position_idx;
+
+ALTER INDEX pgbus.history_started_at ATTACH PARTITION pgbus.history_p0_started_at_idx;
+
+CREATE TRIGGER outbox_before_insert BEFORE INSERT ON pgbus.outbox FOR EACH STATEMENT EXECUTE FUNCTION pgbus.outbox_before_insert();
+
+ALTER TABLE ONLY pgbus.dead_letters
+    ADD CONSTRAINT dead_letters_listener_id_fkey FOREIGN KEY (listener_id) REFERENCES pgbus.listeners(id) ON DELETE CASCADE;
+
+ALTER TABLE ONLY pgbus.subscriptions
+    ADD CONSTRAINT subscriptions_listener_id_fkey FOREIGN KEY (listener_id) REFERENCES pgbus.listeners(id) ON DELETE CASCADE;

@@ -1,0 +1,25 @@
+import pytest
+
+from pgbus import migrate
+from tests.migrations.conftest import Dump
+from tests.migrations.golden import GOLDEN, GOLDEN_MAJOR
+
+
+def test_the_migrations_add_up_to_the_golden_schema(database: str, dump: Dump, major: int) -> None:
+    if major != GOLDEN_MAJOR:
+        pytest.skip(f"the golden schema is that of PostgreSQL {GOLDEN_MAJOR}")
+    assert dump(database) == GOLDEN.read_text(encoding="utf-8"), (
+        "if it should change: python -m tests.migrations.golden"
+    )
+
+
+def test_downgrade_to_base_leaves_an_empty_namespace(database: str, dump: Dump) -> None:
+    migrate.downgrade(database, revision="base")
+    assert dump(database) == "CREATE SCHEMA pgbus;\n"
+
+
+def test_upgrade_after_downgrade_gives_the_same_schema(database: str, dump: Dump) -> None:
+    before = dump(database)
+    migrate.downgrade(database, revision="base")
+    migrate.upgrade(database)
+    assert dump(database) == before

@@ -1,0 +1,210 @@
+import asyncio
+import logging
+import multiprocessing
+import shutil
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import asyncpg
+import psycopg
+import pytest
+
+from pgbus import migrate
+from pgbus.errors import ConfigurationError, DatabaseUnreachableError, PrivilegeError, SchemaVersionError
+from pgbus.migrate.versions import migration_lock
+from tests.migrations.conftest import PASSWORD, dsn_of_user
+from tests.support import eventually
+
+Connect = Callable[[str], Awaitable[asyncpg.Connection]]
+
+ROOT = Path(__file__).parents[2]
+
+# Legal names, but words of SQL: they work only where every statement quotes them.
+RESERVED = ("user", "select", "_")
+
+
+async def count_lock_waiters(connection: asyncpg.Connection) -> int:
+    count: int = await connection.fetchval("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted")
+    return count
+
+
+async def test_twenty_processes_may_upgrade_at_once(empty_database: str, connect: Connect) -> None:
+    # Processes start apart. A lock of ours gathers all twenty, so that then they set off together.
+    starter = await connect(empty_database)
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["pgbus.migrate.scripts"])
+    processes = [context.Process(target=migrate.upgrade, args=(empty_database,)) for _ in range(20)]
+    async with starter.transaction():
+        await starter.execute(migration_lock("pgbus"))
+        for process in processes:
+            process.start()
+        try:
+            await eventually(lambda: _all_wait(starter, processes), timeout=60)
+        except BaseException:
+            for process in processes:
+                process.kill()
+            raise
+    for process in processes:
+        await asyncio.to_thread(process.join, 60)
+    assert [process.exitcode for process in processes] == [0] * 20
+    assert await starter.fetchval("SELECT array_agg(version_num) FROM pgbus.alembic_version") == [migrate.head()]
+
+
+async def _all_wait(connection: asyncpg.Connection, processes: list[multiprocessing.context.ForkServerProcess]) -> bool:
+    assert all(process.exitcode is None for process in processes)
+    return await count_lock_waiters(connection) == len(processes)
+
+
+def test_upgrade_of_an_upgraded_database_changes_nothing(database: str) -> None:
+    with psycopg.connect(database, autocommit=True) as connection:
+        connection.execute("INSERT INTO pgbus.outbox (topic) VALUES ('orders.placed')")
+        migrate.upgrade(database)
+        assert connection.execute("SELECT topic FROM pgbus.outbox").fetchall() == [("orders.placed",)]
+
+
+def test_upgrade_leaves_nothing_behind_when_it_fails(empty_database: str) -> None:
+    with psycopg.connect(empty_database, autocommit=True) as connection:
+        connection.execute("CREATE SCHEMA pgbus; CREATE TABLE pgbus.scheduled ()")
+        with pytest.raises(asyncpg.DuplicateTableError, match=r"scheduled"):
+            migrate.upgrade(empty_database)
+        tables = connection.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'pgbus'").fetchall()
+    assert tables == [("scheduled",)]
+    assert migrate.current(empty_database) is None
+
+
+async def test_upgrade_works_on_the_thread_of_a_running_loop(empty_database: str) -> None:
+    migrate.upgrade(empty_database)
+    assert migrate.current(empty_database) == migrate.head()
+
+
+async def test_upgrade_works_in_threads_for_two_namespaces_at_once(empty_database: str) -> None:
+    await asyncio.gather(
+        asyncio.to_thread(migrate.upgrade, empty_database, namespace="left"),
+        asyncio.to_thread(migrate.upgrade, empty_database, namespace="right"),
+    )
+    assert migrate.current(empty_database, namespace="left") == migrate.head()
+    assert migrate.current(empty_database, namespace="right") == migrate.head()
+
+
+@pytest.mark.parametrize("namespace", RESERVED)
+async def test_a_namespace_may_be_a_word_of_sql(empty_database: str, connect: Connect, namespace: str) -> None:
+    migrate.upgrade(empty_database, namespace=namespace)
+    migrate.check(empty_database, namespace=namespace)
+    connection = await connect(empty_database)
+    await connection.execute(f"INSERT INTO \"{namespace}\".outbox (topic) VALUES ('orders.placed')")
+    assert await connection.fetchval(f'SELECT "{namespace}".open_partition(1)')
+    migrate.downgrade(empty_database, namespace=namespace, revision="base")
+    assert migrate.current(empty_database, namespace=namespace) is None
+
+
+async def test_two_namespaces_in_one_database_know_nothing_of_each_other(empty_database: str, connect: Connect) -> None:
+    migrate.upgrade(empty_database, namespace="red")
+    migrate.upgrade(empty_database, namespace="blue")
+    connection = await connect(empty_database)
+    await connection.execute("INSERT INTO red.outbox (topic) VALUES ('orders.placed')")
+    assert await connection.fetchval("SELECT count(*) FROM blue.outbox") == 0
+    assert await connection.fetchval("SELECT red.open_partition(1)")
+    assert await connection.fetchval("SELECT array_agg(number) FROM blue.partitions") == [0]
+
+    migrate.downgrade(empty_database, namespace="blue", revision="base")
+    assert await connection.fetchval("SELECT topic FROM red.outbox") == "orders.placed"
+    migrate.check(empty_database, namespace="red")
+
+
+def test_downgrade_of_a_database_without_a_bus_does_nothing(empty_database: str) -> None:
+    migrate.downgrade(empty_database, revision="base")
+    assert migrate.current(empty_database) is None
+
+
+@pytest.mark.parametrize("verb", [migrate.upgrade, migrate.downgrade])
+def test_a_database_newer_than_the_code_is_left_alone(database: str, verb: Callable[..., None]) -> None:
+    with psycopg.connect(database, autocommit=True) as connection:
+        connection.execute("UPDATE pgbus.alembic_version SET version_num = '9999'")
+        with pytest.raises(SchemaVersionError, match="at revision 9999, newer than this code"):
+            verb(database, revision=migrate.head())
+        assert connection.execute("SELECT count(*) FROM pgbus.outbox").fetchone() == (0,)
+    assert migrate.current(database) == "9999"
+
+
+@pytest.mark.parametrize("namespace", ["No Good", "pg_bus", "", 'a"b', "x" * 41])
+def test_a_namespace_that_cannot_be_is_refused(empty_database: str, namespace: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"^namespace: "):
+        migrate.upgrade(empty_database, namespace=namespace)
+    with pytest.raises(ConfigurationError, match=r"^namespace: "):
+        migrate.sql(namespace=namespace)
+
+
+def test_a_revision_that_does_not_exist_is_refused(empty_database: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"there is no '1234'; this version of pgbus has 0001"):
+        migrate.upgrade(empty_database, revision="1234")
+    with pytest.raises(ConfigurationError, match=r"there is no 'head'"):
+        migrate.downgrade(empty_database, revision="head")
+
+
+def test_the_short_scheme_is_a_dsn_too(empty_database: str) -> None:
+    scheme, rest = empty_database.split("://", 1)
+    other = {"postgresql": "postgres", "postgres": "postgresql"}[scheme]
+    migrate.upgrade(f"{other}://{rest}")
+    migrate.check(empty_database)
+
+
+@pytest.mark.parametrize(
+    "dsn", ["postgresql://ann:s3cret@127.0.0.1:1/shop", "postgresql://ann:s3cr@t/x:port@127.0.0.1/shop"]
+)
+def test_a_database_out_of_reach_is_named_without_its_password(dsn: str) -> None:
+    with pytest.raises(DatabaseUnreachableError, match=r"^cannot connect to postgresql://ann:\*\*\*@") as caught:
+        migrate.upgrade(dsn)
+    assert "s3cr" not in str(caught.value)
+
+
+async def test_a_user_who_may_not_create_the_namespace_is_told_so(empty_database: str, connect: Connect) -> None:
+    connection = await connect(empty_database)
+    name = f"poor_{await connection.fetchval('SELECT current_database()')}"
+    await connection.execute(f"CREATE ROLE {name} LOGIN PASSWORD '{PASSWORD}'")
+    try:
+        poor = dsn_of_user(empty_database, name)
+        with pytest.raises(PrivilegeError, match=r"permission denied for database .*: connect as a user who may"):
+            migrate.upgrade(poor)
+        # Once it is there, no right to create namespaces is needed.
+        await connection.execute(f"CREATE SCHEMA pgbus AUTHORIZATION {name}")
+        migrate.upgrade(poor)
+        migrate.check(poor)
+    finally:
+        await connection.execute(f"DROP OWNED BY {name}; DROP ROLE {name}")
+
+
+def test_upgrade_leaves_logging_as_it_was(empty_database: str) -> None:
+    mine = logging.getLogger("shop.orders")
+    before = list(logging.root.handlers), logging.root.level
+    migrate.upgrade(empty_database)
+    assert (list(logging.root.handlers), logging.root.level) == before
+    assert not mine.disabled
+    assert logging.getLogger("alembic").level == logging.NOTSET
+
+
+def test_migrations_inside_the_package_come_first(empty_database: str, tmp_path: Path) -> None:
+    # As a wheel lays it out: pgbus/migrations, and none beside the package but somebody else's.
+    shutil.copytree(ROOT / "pgbus", tmp_path / "pgbus")
+    shutil.copytree(ROOT / "migrations", tmp_path / "pgbus" / "migrations")
+    (tmp_path / "migrations").mkdir()
+    (tmp_path / "migrations" / "env.py").write_text("raise AssertionError('this is the application\\'s')")
+    program = (
+        "import sys; from pgbus import migrate; from pgbus.migrate.versions import scripts_directory;"
+        "migrate.upgrade(sys.argv[1]); migrate.check(sys.argv[1]); print(scripts_directory())"
+    )
+    command = [sys.executable, "-c", program, empty_database]
+    answer = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True, timeout=60)
+    assert answer.stdout.strip() == str(tmp_path / "pgbus" / "migrations")
+
+
+def test_alembic_makes_a_new_revision_from_the_template(tmp_path: Path) -> None:
+    shutil.copy(ROOT / "alembic.ini", tmp_path)
+    shutil.copytree(ROOT / "migrations", tmp_path / "migrations")
+    command = [sys.executable, "-m", "alembic", "revision", "--rev-id", "7001", "-m", "Calls and answers"]
+    subprocess.run(command, cwd=tmp_path, capture_output=True, check=True, timeout=60)
+    text = (tmp_path / "migrations" / "versions" / "7001_calls_and_answers.py").read_text(encoding="utf-8")
+    compile(text, "7001_calls_and_answers.py", "exec")
+    assert f'down_revision = "{migrate.head()}"' in text
+    assert 'execute_script("7001_calls_and_answers_upgrade.sql")' in text
