@@ -7,22 +7,26 @@ import importlib
 import os
 import signal
 import sys
+from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import get_args
 
 import rich_click as click
 from click import get_current_context
+from rich.table import Table
+from rich.text import Text
 
 import pgbus
 from pgbus import migrate
 from pgbus.admin import Admin
 from pgbus.cli.exits import fail
 from pgbus.cli.options import database_options, load_config
+from pgbus.cli.output import console
 from pgbus.cli.reloading import run_reloading
 from pgbus.cli.supervisor import SUPERVISED, supervise
-from pgbus.config import Config, LogFormat, LogLevel
+from pgbus.config import Config, LogFormat, LogLevel, hide_password
 from pgbus.logs import configure_logging
-from pgbus.worker import Worker
 
 
 @click.command()
@@ -80,7 +84,7 @@ def _run_here(config: Config, *, only: tuple[str, ...], skip: tuple[str, ...], w
     if wants_upgrade:
         migrate.upgrade(bus.config.session_dsn, namespace=bus.config.namespace)
     if config.log_format == "text":
-        pass
+        _print_banner(bus.config, module=config.module)
     asyncio.run(_work(bus, only=only, skip=skip))
 
 
@@ -101,11 +105,23 @@ def _import_bus(target: str) -> pgbus.Bus:
             "or assign `bus = pgbus.create()` in it"
         )
     if not isinstance(bus, pgbus.Bus):
-        fail(f"{attribute or 'bus'!r} in module {name!r} is a {type(bus).__name__}, not a bus made by `pgbus.create()`")
+        fail(
+            f"{attribute or 'bus'!r} in module {name!r} is of type {type(bus).__name__}, not a bus made by `pgbus.create()`"
+        )
     return bus
 
 
+def _print_banner(config: Config, *, module: str) -> None:
+    facts = Table.grid(padding=(0, 2))
+    facts.add_row(Text("pgbus", style="bold"), Text(f"{version('pgbus')}, {module} as {config.process_name}"))
+    facts.add_row("database", Text("from PG* variables" if config.dsn is None else hide_password(config.dsn)))
+    facts.add_row("namespace", Text(config.namespace))
+    console(sys.stderr).print(facts)
+
+
 async def _work(bus: pgbus.Bus, *, only: tuple[str, ...], skip: tuple[str, ...]) -> None:
+    from pgbus.worker import Worker  # the engine, which the other commands do without
+
     async with Admin.connect(bus.config):
         pass  # says in one line that the database is not there, or not upgraded
     worker = Worker(bus, only=only or None, skip=skip or None)
@@ -113,16 +129,16 @@ async def _work(bus: pgbus.Bus, *, only: tuple[str, ...], skip: tuple[str, ...])
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, worker.request_stop)
     if SUPERVISED in os.environ:
-        _stop_with_supervisor(loop, worker)
+        _watch_supervisor(loop, worker.request_stop)
     async with bus:
         await worker.run()
 
 
-def _stop_with_supervisor(loop: asyncio.AbstractEventLoop, worker: Worker) -> None:
+def _watch_supervisor(loop: asyncio.AbstractEventLoop, stop: Callable[[], None]) -> None:
     """Our stdin is a pipe that the supervisor holds open: its end means that the supervisor is gone."""
 
     def ended() -> None:
         loop.remove_reader(0)
-        worker.request_stop()
+        stop()
 
     loop.add_reader(0, ended)

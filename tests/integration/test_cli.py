@@ -430,6 +430,37 @@ async def test_a_listener_that_runs_is_removed_by_force_only(invoke: Invoke, row
     assert (await invoke("listeners", "remove", "mailer", "--force")).exit_code == 0
 
 
+# ----------------------------------------------------------------------------------------------------------------- run
+
+
+@pytest.mark.parametrize(
+    ("source", "arguments", "message"),
+    [
+        (None, (), r"there is no module 'bus' in .*; say `pgbus run MODULE:BUS` or set PGBUS_MODULE"),
+        (None, ("shop.bus",), r"there is no module 'shop\.bus' in "),
+        ("", (), r"module 'bus' has no 'bus'; say `pgbus run bus:BUS`, or assign `bus = pgbus\.create\(\)` in it"),
+        ("bus = 1", ("bus:other",), r"module 'bus' has no 'other'"),
+        ("bus = 1", (), r"'bus' in module 'bus' is of type int, not a bus made by `pgbus\.create\(\)`"),
+    ],
+)
+def test_run_without_a_bus_is_one_line_and_exit_code_1(
+    tmp_path: Path, source: str | None, arguments: tuple[str, ...], message: str
+) -> None:
+    if source is not None:
+        (tmp_path / "bus.py").write_text(source)
+    done = run_program("run", *arguments, cwd=tmp_path)
+    assert done.returncode == 1
+    assert re.fullmatch(rf"pgbus: {message}.*\n", done.stderr)
+
+
+def test_run_of_a_module_that_fails_shows_its_traceback_and_is_exit_code_70(tmp_path: Path) -> None:
+    (tmp_path / "bus.py").write_text("import nothing_of_that_name")
+    done = run_program("run", cwd=tmp_path)
+    assert done.returncode == 70
+    assert done.stderr.startswith("Traceback")
+    assert "No module named 'nothing_of_that_name'" in done.stderr
+
+
 # ----------------------------------------------------------------------------------------------------------------- dev
 
 

@@ -4,6 +4,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pgbus.config import Config, hide_password
 from pgbus.errors import ConfigurationError
@@ -131,6 +133,11 @@ def test_passwords_are_hidden_wherever_a_config_is_shown(tmp_path: Path) -> None
 )
 def test_hide_password(dsn: str, hidden: str) -> None:
     assert hide_password(dsn) == hidden
+
+
+@given(st.text())
+def test_no_password_however_odd_is_shown(password: str) -> None:
+    assert hide_password(f"postgresql://adam:{password}@db/shop") == "postgresql://adam:***@db/shop"
 
 
 def test_the_session_dsn_is_the_direct_one_and_a_different_dsn_may_be_a_pooler() -> None:
