@@ -98,16 +98,12 @@ def _import_bus(target: str) -> pgbus.Bus:
         if error.name is None or not f"{name}.".startswith(f"{error.name}."):
             raise
         fail(f"there is no module {name!r} in {Path.cwd()}; say `pgbus run MODULE:BUS` or set PGBUS_MODULE")
-    bus = getattr(module, attribute or "bus", None)
+    wanted = attribute or "bus"
+    bus = getattr(module, wanted, None)
     if bus is None:
-        fail(
-            f"module {name!r} has no {attribute or 'bus'!r}; say `pgbus run {name}:BUS`, "
-            "or assign `bus = pgbus.create()` in it"
-        )
+        fail(f"module {name!r} has no {wanted!r}; say `pgbus run {name}:BUS`, or assign `bus = pgbus.create()` in it")
     if not isinstance(bus, pgbus.Bus):
-        fail(
-            f"{attribute or 'bus'!r} in module {name!r} is of type {type(bus).__name__}, not a bus made by `pgbus.create()`"
-        )
+        fail(f"{wanted!r} in module {name!r} is of type {type(bus).__name__}, not a bus made by `pgbus.create()`")
     return bus
 
 
