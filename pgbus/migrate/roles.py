@@ -10,7 +10,7 @@ import asyncpg
 from pgbus.config import Config
 from pgbus.errors import PrivilegeError
 from pgbus.migrate.sessions import Connection, run_blocking, session
-from pgbus.migrate.versions import check_async, migration_lock, read_script
+from pgbus.migrate.versions import VERSION_TABLE, check_async, migration_lock, read_script
 from pgbus.sql import DEFAULT_NAMESPACE, quote_identifier
 
 ROLES = ("publisher", "worker", "reader", "admin")
@@ -37,8 +37,22 @@ async def _grant_roles(dsn: str | None, *, namespace: str) -> None:
     async with session(dsn) as connection, connection.transaction():
         await connection.execute(migration_lock(namespace))
         await check_async(connection, namespace=namespace)
+        await _check_owner(connection, namespace=namespace)
         await _create_roles(connection, await _missing_roles(connection, namespace=namespace))
         await connection.execute(_grants(namespace))
+
+
+async def _check_owner(connection: Connection, *, namespace: str) -> None:
+    # To someone who has privileges but may not pass them on, PostgreSQL's GRANT only warns, and grants nothing.
+    somebody_else = await connection.fetchval(
+        """
+        SELECT pg_get_userbyid(relowner) FROM pg_class
+        WHERE oid = $1::text::regclass AND NOT pg_has_role(relowner, 'USAGE')
+        """,
+        f"{quote_identifier(namespace)}.{VERSION_TABLE}",
+    )
+    if somebody_else:
+        raise PrivilegeError(f"only the owner of namespace {namespace!r} may grant on it: connect as {somebody_else}")
 
 
 def _grants(namespace: str) -> str:

@@ -1,0 +1,360 @@
+"""What a member of each group role may do, and what is refused."""
+
+import asyncio
+import uuid
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import asyncpg
+import pytest
+
+from pgbus import migrate, sql
+from pgbus.errors import PrivilegeError, SchemaVersionError
+from tests.migrations.conftest import PASSWORD, dsn_of_user
+from tests.support import DatabaseServer
+
+Connect = Callable[[str], Awaitable[asyncpg.Connection]]
+
+VERBS = ("SELECT", "INSERT", "UPDATE", "DELETE")
+VIEWS = ("event_history", "pending", "listener_lag", "dead", "scheduled")
+SIZE = 1_000_000_000
+
+
+@pytest.fixture
+def namespace(server: DatabaseServer) -> Iterator[str]:
+    """A namespace of the test's own, because its roles belong to the whole server; they are dropped afterwards."""
+    name = f"t{uuid.uuid4().hex[:12]}"
+    yield name
+    asyncio.run(_drop_roles(server.dsn, name))
+
+
+async def _drop_roles(dsn: str, namespace: str) -> None:
+    connection = await asyncpg.connect(dsn)
+    for row in await connection.fetch("SELECT rolname FROM pg_roles WHERE rolname LIKE $1", f"{namespace}\\_%"):
+        await connection.execute(f"DROP ROLE {row['rolname']}")
+    await connection.close()
+
+
+# Asks for `namespace` first, so that the database, and with it all that the roles were granted, is gone before them.
+@pytest.fixture
+def home(namespace: str, server: DatabaseServer) -> Iterator[str]:
+    """DSN of an empty database."""
+    with server.temporary_database() as dsn:
+        yield dsn
+
+
+@dataclass(frozen=True, slots=True)
+class Bus:
+    """A bus whose roles were granted, and connections to it."""
+
+    dsn: str
+    namespace: str
+    owner: asyncpg.Connection
+    connect: Connect
+
+    async def member(self, role: str) -> asyncpg.Connection:
+        """A connection of a user who is a member of one of our roles."""
+        return await self.user(f"{role}_member", options=f"IN ROLE {self.namespace}_{role}")
+
+    async def user(self, name: str, *, options: str = "") -> asyncpg.Connection:
+        """A connection of a new user."""
+        return await self.connect(await create_user(self.owner, f"{self.namespace}_{name}", self.dsn, options=options))
+
+    def text(self, statement: str) -> str:
+        return sql.in_namespace(statement, self.namespace)
+
+    async def refused(self, connection: asyncpg.Connection, statements: Sequence[str]) -> list[str]:
+        """Those of the statements that this user may not run; the others are rolled back."""
+        return [one for one in statements if await self._is_refused(connection, one)]
+
+    async def _is_refused(self, connection: asyncpg.Connection, statement: str) -> bool:
+        transaction = connection.transaction()
+        await transaction.start()
+        try:
+            await connection.execute(self.text(statement))
+        except asyncpg.InsufficientPrivilegeError:
+            return True
+        finally:
+            await transaction.rollback()
+        return False
+
+    async def privileges(self, role: str) -> dict[str, tuple[str, ...]]:
+        """What the role may do with each table and view; partitions are reached through their parent."""
+        records = await self.owner.fetch(
+            """
+            SELECT c.relname,
+                   ARRAY(SELECT v FROM unnest($3::text[]) WITH ORDINALITY AS given (v, n)
+                         WHERE has_table_privilege($2, c.oid, v) ORDER BY n) AS verbs
+            FROM pg_class AS c
+            WHERE c.relnamespace = $1::text::regnamespace AND c.relkind IN ('r', 'p', 'v') AND NOT c.relispartition
+            """,
+            self.namespace,
+            f"{self.namespace}_{role}",
+            VERBS,
+        )
+        return {record["relname"]: tuple(record["verbs"]) for record in records}
+
+
+async def create_user(connection: asyncpg.Connection, name: str, dsn: str, *, options: str = "") -> str:
+    await connection.execute(f"CREATE ROLE {name} LOGIN PASSWORD '{PASSWORD}' {options}")
+    return dsn_of_user(dsn, name)
+
+
+@pytest.fixture
+async def bus(home: str, namespace: str, connect: Connect) -> Bus:
+    migrate.upgrade(home, namespace=namespace)
+    migrate.grant_roles(home, namespace=namespace)
+    return Bus(home, namespace, await connect(home), connect)
+
+
+async def test_a_publisher_inserts_with_plain_sql(bus: Bus) -> None:
+    publisher = await bus.member("publisher")
+    insert = bus.text("INSERT INTO pgbus.outbox (topic, payload) VALUES ('orders.placed', '{\"n\": 1}')")
+    await publisher.execute(insert)
+    event_id = await publisher.fetchval(f"{insert} RETURNING event_id")
+    found = await bus.owner.fetchval(bus.text("SELECT array_agg(event_id ORDER BY id) FROM pgbus.outbox"))
+    assert found[1] == event_id
+
+
+async def test_a_publisher_runs_every_statement_that_publishes(bus: Bus) -> None:
+    publisher = await bus.member("publisher")
+    statements = sql.load(bus.namespace)
+    one = {"event_id": uuid.uuid4(), "topic": "a", "ancestors": None, "key": None, "payload": "{}", "headers": None}
+    await publisher.fetch(statements["insert_event"].asyncpg, *statements["insert_event"].arguments(one))
+    many: dict[str, object] = {
+        "event_ids": [uuid.uuid4()],
+        "topics": ["a"],
+        "payloads": ["{}"],
+        "dedup_keys": ["order 17"],
+        "dedup_ttl": 60.0,
+        **dict.fromkeys(("ancestors", "keys", "headers", "deliver_ats", "delays"), ()),
+    }
+    for name in ("insert_events", "insert_events_once", "insert_events_once"):
+        await publisher.fetch(statements[name].asyncpg, *statements[name].arguments(many))
+    assert await bus.owner.fetchval(bus.text("SELECT count(*) FROM pgbus.outbox")) == 3
+
+
+async def test_a_publisher_reads_and_changes_nothing(bus: Bus) -> None:
+    publisher = await bus.member("publisher")
+    refused = [
+        "SELECT payload FROM pgbus.outbox",
+        "UPDATE pgbus.outbox SET topic = 'b'",
+        "DELETE FROM pgbus.outbox",
+        "SELECT * FROM pgbus.events",
+        "SELECT * FROM pgbus.event_history",
+        "SELECT * FROM pgbus.scheduled",
+        "DELETE FROM pgbus.dedup_keys",
+        "SELECT nextval('pgbus.wake_slots')",
+        "SELECT pgbus.open_partition(1)",
+        "SELECT pgbus.drop_partition(0)",
+        "CREATE TABLE pgbus.mine ()",
+        "UPDATE pgbus.alembic_version SET version_num = '0'",
+    ]
+    assert await bus.refused(publisher, refused) == refused
+    assert {name: verbs for name, verbs in (await bus.privileges("publisher")).items() if verbs} == {
+        "outbox": ("INSERT",),
+        "dedup_keys": ("SELECT", "INSERT", "UPDATE"),
+        "alembic_version": ("SELECT",),
+    }
+
+
+async def test_a_publisher_wakes_a_sleeping_leader(bus: Bus) -> None:
+    woken = await sleep_as_leader(bus)
+    publisher = await bus.member("publisher")
+    await publisher.execute(bus.text("INSERT INTO pgbus.outbox (topic) VALUES ('a')"))
+    await asyncio.wait_for(woken.wait(), timeout=10)
+
+
+async def test_an_insert_without_the_right_to_read_the_wake_slot_fails_or_wakes(bus: Bus, major: int) -> None:
+    woken = await sleep_as_leader(bus)
+    outsider = await bus.user("outsider")
+    await bus.owner.execute(
+        bus.text(
+            f"GRANT USAGE ON SCHEMA {bus.namespace} TO {bus.namespace}_outsider;"
+            f"GRANT INSERT ON pgbus.outbox TO {bus.namespace}_outsider"
+        )
+    )
+    insert = bus.text("INSERT INTO pgbus.outbox (topic) VALUES ('a')")
+    if major < 18:
+        with pytest.raises(asyncpg.InsufficientPrivilegeError, match="wake_slots"):
+            await outsider.execute(insert)
+    else:
+        await outsider.execute(insert)
+        await asyncio.wait_for(woken.wait(), timeout=10)
+
+
+async def sleep_as_leader(bus: Bus) -> asyncio.Event:
+    """Hold the lock that a sleeping leader holds; the event is set by a notification."""
+    woken = asyncio.Event()
+    leader = await bus.connect(bus.dsn)
+    await leader.add_listener(f"{bus.namespace}_wake", lambda *_: woken.set())
+    slot = await leader.fetchval(bus.text("SELECT last_value FROM pgbus.wake_slots"))
+    assert await leader.fetchval("SELECT pg_try_advisory_lock(hashtext($1), $2)", f"{bus.namespace}.wake", slot)
+    return woken
+
+
+async def test_a_worker_runs_the_bus(bus: Bus) -> None:
+    worker = await bus.member("worker")
+    await migrate.check_async(worker, namespace=bus.namespace)
+    for statement in (
+        "INSERT INTO pgbus.workers (name, host, pid, version) VALUES ('w', 'h', 1, '0')",
+        "INSERT INTO pgbus.listeners (listener_name) VALUES ('ship')",
+        "INSERT INTO pgbus.subscriptions (listener_id, pattern) VALUES (1, 'orders.placed')",
+        "SELECT nextval('pgbus.wake_slots')",
+        "SELECT pgbus.open_partition(1)",
+        "INSERT INTO pgbus.outbox (topic) VALUES ('orders.placed')",
+        f"""WITH taken AS (DELETE FROM pgbus.outbox RETURNING *)
+            INSERT INTO pgbus.events (position, event_id, topic, payload, published_at, logged_at)
+            SELECT {SIZE}, event_id, topic, payload, published_at, now() FROM taken""",
+        f"INSERT INTO pgbus.deliveries (listener_id, first, last, events) VALUES (1, {SIZE}, {SIZE}, 1)",
+        "UPDATE pgbus.deliveries SET claim_token = pgbus.uuid7(), worker_id = 1, lease_expires_at = now()",
+        "DELETE FROM pgbus.deliveries",
+        f"INSERT INTO pgbus.history VALUES ({SIZE}, 1, 1, 'done', now(), 0, 'w', NULL)",
+        f"INSERT INTO pgbus.dead_letters (listener_id, position, attempts, error, worker) VALUES (1, 7, 1, '', '')",
+        "DELETE FROM pgbus.dead_letters",
+        "SELECT pgbus.drop_partition(0)",
+        *(f"SELECT * FROM pgbus.{view}" for view in VIEWS),
+    ):
+        await worker.execute(bus.text(statement))
+    owner = await bus.owner.fetchval("SELECT tableowner FROM pg_tables WHERE tablename = 'events_p1'")
+    assert owner == await bus.owner.fetchval("SELECT current_user")
+
+
+async def test_a_worker_does_not_change_what_happened_nor_the_schema(bus: Bus) -> None:
+    worker = await bus.member("worker")
+    refused = [
+        "UPDATE pgbus.events SET payload = '{}'",
+        "DELETE FROM pgbus.events",
+        "UPDATE pgbus.history SET outcome = 'done'",
+        "DELETE FROM pgbus.history",
+        "DELETE FROM pgbus.partitions",
+        "TRUNCATE pgbus.events",
+        "TRUNCATE pgbus.outbox",
+        "DROP TABLE pgbus.events_p0",
+        "CREATE TABLE pgbus.mine ()",
+        "UPDATE pgbus.alembic_version SET version_num = '0'",
+    ]
+    assert await bus.refused(worker, refused) == refused
+
+
+async def test_a_worker_reaches_every_table(bus: Bus) -> None:
+    less = {
+        **dict.fromkeys((*VIEWS, "alembic_version", "partitions"), ("SELECT",)),
+        **dict.fromkeys(("events", "history"), ("SELECT", "INSERT")),
+    }
+    privileges = await bus.privileges("worker")
+    assert privileges == {name: less.get(name, VERBS) for name in privileges}
+
+
+async def test_a_reader_reads_the_views_and_nothing_else(bus: Bus) -> None:
+    reader = await bus.member("reader")
+    views = [f"SELECT * FROM pgbus.{view}" for view in VIEWS]
+    assert await bus.refused(reader, views) == []
+    refused = [
+        "SELECT * FROM pgbus.events",
+        "SELECT * FROM pgbus.deliveries",
+        "SELECT * FROM pgbus.outbox",
+        "INSERT INTO pgbus.outbox (topic) VALUES ('a')",
+        "DELETE FROM pgbus.scheduled",
+        "SELECT pgbus.open_partition(1)",
+        "SELECT pgbus.drop_partition(0)",
+    ]
+    assert await bus.refused(reader, refused) == refused
+    privileges = await bus.privileges("reader")
+    assert privileges == {name: ("SELECT",) if name in VIEWS else () for name in privileges}
+
+
+async def test_an_admin_does_everything_but_alter_the_tables(bus: Bus) -> None:
+    admin = await bus.member("admin")
+    privileges = await bus.privileges("admin")
+    assert privileges == dict.fromkeys(privileges, VERBS)
+    allowed = [
+        "UPDATE pgbus.listeners SET cursor = 0",
+        "TRUNCATE pgbus.dead_letters",
+        "SELECT setval('pgbus.wake_slots', 7)",
+        "SELECT pgbus.open_partition(1)",
+        "CREATE VIEW pgbus.mine AS SELECT topic, count(*) FROM pgbus.events GROUP BY topic",
+        "INSERT INTO pgbus.outbox (topic) VALUES ('a')",
+    ]
+    assert await bus.refused(admin, allowed) == []
+    refused = ["ALTER TABLE pgbus.events ADD COLUMN mine integer", "DROP TABLE pgbus.outbox"]
+    assert await bus.refused(admin, refused) == refused
+
+
+async def test_a_stranger_gets_nowhere(bus: Bus) -> None:
+    stranger = await bus.user("stranger")
+    refused = [
+        "INSERT INTO pgbus.outbox (topic) VALUES ('a')",
+        "SELECT * FROM pgbus.pending",
+        "SELECT pgbus.open_partition(1)",
+        "SELECT pgbus.drop_partition(0)",
+    ]
+    assert await bus.refused(stranger, refused) == refused
+    with pytest.raises(PrivilegeError, match="permission denied for schema"):
+        await migrate.check_async(stranger, namespace=bus.namespace)
+    # The functions that run as the owner are barred by themselves, not only by their schema.
+    await bus.owner.execute(f"GRANT USAGE ON SCHEMA {bus.namespace} TO PUBLIC")
+    assert await bus.refused(stranger, refused) == refused
+
+
+async def test_granting_again_changes_nothing(bus: Bus) -> None:
+    acl = bus.text(
+        "SELECT array_agg(ROW(oid, relacl)::text ORDER BY oid) FROM pg_class "
+        f"WHERE relnamespace = '{bus.namespace}'::regnamespace"
+    )
+    before = await bus.owner.fetchval(acl)
+    migrate.grant_roles(bus.dsn, namespace=bus.namespace)
+    assert await bus.owner.fetchval(acl) == before
+
+
+async def test_granting_needs_an_upgraded_database(home: str, namespace: str, connect: Connect) -> None:
+    with pytest.raises(SchemaVersionError, match="run `pgbus db upgrade`"):
+        migrate.grant_roles(home, namespace=namespace)
+    connection = await connect(home)
+    assert await connection.fetch("SELECT FROM pg_roles WHERE rolname LIKE $1", f"{namespace}\\_%") == []
+
+
+async def test_an_owner_who_may_not_create_roles_is_told_which(home: str, namespace: str, connect: Connect) -> None:
+    superuser = await connect(home)
+    owner = await create_user(superuser, f"{namespace}_owner", home)
+    await superuser.execute(f"CREATE SCHEMA {namespace} AUTHORIZATION {namespace}_owner")
+    migrate.upgrade(owner, namespace=namespace)
+    await superuser.execute(f"CREATE ROLE {namespace}_reader")
+    with pytest.raises(PrivilegeError, match=rf'run `CREATE ROLE "{namespace}_publisher"; .*`') as caught:
+        migrate.grant_roles(owner, namespace=namespace)
+    assert "_reader" not in str(caught.value)
+
+    await superuser.execute(str(caught.value).split("`")[1])
+    migrate.grant_roles(owner, namespace=namespace)
+    reader = await connect(
+        await create_user(superuser, f"{namespace}_auditor", home, options=f"IN ROLE {namespace}_reader")
+    )
+    assert await reader.fetch(f"SELECT * FROM {namespace}.event_history") == []
+
+
+@pytest.mark.parametrize("role", ["worker", "admin"])
+async def test_only_the_owner_grants(bus: Bus, role: str) -> None:
+    await bus.member(role)
+    with pytest.raises(PrivilegeError, match=f"only the owner of namespace '{bus.namespace}' may grant on it"):
+        migrate.grant_roles(dsn_of_user(bus.dsn, f"{bus.namespace}_{role}_member"), namespace=bus.namespace)
+
+
+async def test_databases_of_one_server_may_be_granted_at_once(namespace: str, server: DatabaseServer) -> None:
+    with ExitStack() as stack:
+        databases = [stack.enter_context(server.temporary_database()) for _ in range(4)]
+        for dsn in databases:
+            migrate.upgrade(dsn, namespace=namespace)
+        await asyncio.gather(*(asyncio.to_thread(migrate.grant_roles, dsn, namespace=namespace) for dsn in databases))
+        for dsn in databases:
+            migrate.grant_roles(dsn, namespace=namespace)
+
+
+async def test_the_namespace_of_roles_may_be_a_word_of_sql(server: DatabaseServer, connect: Connect) -> None:
+    with server.temporary_database() as dsn:
+        migrate.upgrade(dsn, namespace="user")
+        migrate.grant_roles(dsn, namespace="user")
+        connection = await connect(dsn)
+        await connection.execute("SET ROLE user_publisher")
+        await connection.execute("INSERT INTO \"user\".outbox (topic) VALUES ('a')")
+    await _drop_roles(server.dsn, "user")
