@@ -1,0 +1,39 @@
+"""asyncpg: a connection, or what a pool hands out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import asyncpg
+from asyncpg.pool import PoolConnectionProxy
+
+from pgbus.adapters import connection_closed, transaction_aborted
+from pgbus.sql import Statement
+
+
+class AsyncpgExecutor:
+    """Runs statements on an asyncpg connection: in its transaction, or each in one of its own where there is none."""
+
+    __slots__ = ("_connection",)
+
+    def __init__(self, connection: asyncpg.Connection | PoolConnectionProxy) -> None:
+        self._connection = connection
+
+    async def fetch(self, statement: Statement, values: Mapping[str, object]) -> Sequence[Sequence[Any]]:
+        """Run one statement and return its rows."""
+        try:
+            rows: list[Any] = await self._connection.fetch(statement.asyncpg, *statement.arguments(values))
+        except asyncpg.InFailedSQLTransactionError as error:
+            raise transaction_aborted(error) from error
+        except (asyncpg.InterfaceError, asyncpg.PostgresConnectionError, OSError) as error:
+            if self._is_closed():
+                raise connection_closed(error) from error
+            raise
+        return rows
+
+    def _is_closed(self) -> bool:
+        try:
+            return self._connection.is_closed()
+        except asyncpg.InterfaceError:  # the pool has it back
+            return True

@@ -1,0 +1,83 @@
+"""psycopg 3: blocking and async connections."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import Any
+
+import psycopg
+from psycopg.pq import TransactionStatus
+from psycopg.rows import tuple_row
+
+from pgbus.adapters import connection_closed, transaction_aborted
+from pgbus.sql import Statement
+
+_ARRAY = re.compile(r"%\((\w+)\)s AS ([a-z ]+\[\])")
+
+
+class PsycopgExecutor:
+    """Runs statements on a Connection: in its transaction, or in one that psycopg opens for the user to commit."""
+
+    __slots__ = ("_connection",)
+
+    def __init__(self, connection: psycopg.Connection[Any]) -> None:
+        self._connection = connection
+
+    def fetch(self, statement: Statement, values: Mapping[str, object]) -> Sequence[Sequence[Any]]:
+        """Run one statement and return its rows."""
+        # Not `connection.cursor()`, which makes whatever kind the user has chosen.
+        cursor = psycopg.Cursor(self._connection, row_factory=tuple_row)
+        with _errors_told_apart(self._connection):
+            cursor.execute(_query(statement.psycopg), values)
+            return cursor.fetchall() if _has_rows(cursor, statement) else []
+
+
+class PsycopgAsyncExecutor:
+    """The same on an AsyncConnection."""
+
+    __slots__ = ("_connection",)
+
+    def __init__(self, connection: psycopg.AsyncConnection[Any]) -> None:
+        self._connection = connection
+
+    async def fetch(self, statement: Statement, values: Mapping[str, object]) -> Sequence[Sequence[Any]]:
+        """Run one statement and return its rows."""
+        cursor = psycopg.AsyncCursor(self._connection, row_factory=tuple_row)
+        with _errors_told_apart(self._connection):
+            await cursor.execute(_query(statement.psycopg), values)
+            return await cursor.fetchall() if _has_rows(cursor, statement) else []
+
+
+def _query(text: str) -> bytes:
+    return binary_arrays(text).encode()
+
+
+@lru_cache(maxsize=256)
+def binary_arrays(text: str) -> str:
+    """The statement with its arrays bound in binary (`%(name)b`): as text, psycopg quotes each element in Python."""
+    return _ARRAY.sub(r"%(\1)b AS \2", text)
+
+
+def _has_rows(cursor: psycopg.Cursor[Any] | psycopg.AsyncCursor[Any], statement: Statement) -> bool:
+    if cursor.pgresult is not None:
+        return cursor.description is not None
+    # In a pipeline the result is not here yet, and asking for one would make the user's pipeline wait for it.
+    return not statement.text.startswith("INSERT") or "RETURNING" in statement.text
+
+
+@contextmanager
+def _errors_told_apart(connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]) -> Iterator[None]:
+    # Known here already, and in a pipeline it would come to light only when the user's pipeline is read.
+    if connection.info.transaction_status is TransactionStatus.INERROR:
+        raise transaction_aborted("the connection waits for a rollback")
+    try:
+        yield
+    except (psycopg.errors.InFailedSqlTransaction, psycopg.errors.PipelineAborted) as error:
+        raise transaction_aborted(error) from error
+    except psycopg.Error as error:
+        if connection.closed:
+            raise connection_closed(error) from error
+        raise

@@ -1,0 +1,121 @@
+"""SQLAlchemy: sessions and connections, async and blocking, over asyncpg or psycopg.
+
+Statements go through SQLAlchemy's connection and not around it to the driver's: it opens its transaction lazily, and an
+INSERT before that would be committed by itself, or never be committed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from sqlalchemy import Connection, CursorResult, Dialect, exc
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_scoped_session
+from sqlalchemy.orm import Session, scoped_session
+
+from pgbus.adapters import connection_closed, transaction_aborted
+from pgbus.errors import ConnectionUnusableError
+from pgbus.sql import Statement
+
+_IN_FAILED_TRANSACTION = "25P02"
+
+
+class AsyncConnectionExecutor:
+    """Runs statements on an AsyncConnection."""
+
+    __slots__ = ("_connection",)
+
+    def __init__(self, connection: AsyncConnection) -> None:
+        self._connection = connection
+
+    async def fetch(self, statement: Statement, values: Mapping[str, object]) -> Sequence[Sequence[Any]]:
+        """Run one statement and return its rows."""
+        with _errors_told_apart():
+            query = _query(self._connection.dialect, statement, values)
+            return _rows(await self._connection.exec_driver_sql(*query))
+
+
+class AsyncSessionExecutor:
+    """Runs statements in the transaction of an AsyncSession, or of the one that a scoped session stands for."""
+
+    __slots__ = ("_session",)
+
+    def __init__(self, session: AsyncSession | async_scoped_session[Any]) -> None:
+        self._session = session
+
+    async def fetch(self, statement: Statement, values: Mapping[str, object]) -> Sequence[Sequence[Any]]:
+        """Run one statement and return its rows."""
+        with _errors_told_apart():
+            # Each time anew: this is what makes a session begin, and begin_nested() send its SAVEPOINT.
+            connection = await self._session.connection()
+        return await AsyncConnectionExecutor(connection).fetch(statement, values)
+
+
+class ConnectionExecutor:
+    """Runs statements on a Connection."""
+
+    __slots__ = ("_connection",)
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def fetch(self, statement: Statement, values: Mapping[str, object]) -> Sequence[Sequence[Any]]:
+        """Run one statement and return its rows."""
+        with _errors_told_apart():
+            return _rows(self._connection.exec_driver_sql(*_query(self._connection.dialect, statement, values)))
+
+
+class SessionExecutor:
+    """Runs statements in the transaction of a Session, or of the one that a scoped session stands for."""
+
+    __slots__ = ("_session",)
+
+    def __init__(self, session: Session | scoped_session[Any]) -> None:
+        self._session = session
+
+    def fetch(self, statement: Statement, values: Mapping[str, object]) -> Sequence[Sequence[Any]]:
+        """Run one statement and return its rows."""
+        with _errors_told_apart():
+            connection = self._session.connection()
+        return ConnectionExecutor(connection).fetch(statement, values)
+
+
+def _query(dialect: Dialect, statement: Statement, values: Mapping[str, object]) -> tuple[str, Any]:
+    """The text and parameters as the driver takes them. Through `text()`, SQLAlchemy would guess types from values."""
+    match dialect.name, dialect.driver:
+        case "postgresql", "asyncpg":
+            return statement.asyncpg, tuple(statement.arguments(values))
+        case "postgresql", "psycopg" | "psycopg_async":
+            from pgbus.adapters.psycopg import binary_arrays
+
+            return binary_arrays(statement.psycopg), dict(values)
+        case name, driver:
+            raise ConnectionUnusableError(
+                f"SQLAlchemy's {name}+{driver} cannot be used; "
+                "make the engine with postgresql+psycopg:// or, for async code, postgresql+asyncpg://"
+            )
+
+
+def _rows(result: CursorResult[Any]) -> Sequence[Sequence[Any]]:
+    return result.all() if result.returns_rows else []
+
+
+@contextmanager
+def _errors_told_apart() -> Iterator[None]:
+    try:
+        yield
+    except exc.PendingRollbackError as error:
+        raise transaction_aborted(error) from error
+    except exc.ResourceClosedError as error:
+        raise connection_closed(error) from error
+    except exc.UnboundExecutionError as error:
+        raise ConnectionUnusableError(
+            f"the session does not say which database events go to; pass its connection to that one ({error})"
+        ) from error
+    except exc.DBAPIError as error:
+        if error.connection_invalidated:
+            raise connection_closed(error.orig or error) from error
+        if getattr(error.orig, "sqlstate", None) == _IN_FAILED_TRANSACTION:
+            raise transaction_aborted(error.orig or error) from error
+        raise
