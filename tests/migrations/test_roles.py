@@ -211,7 +211,7 @@ async def test_a_worker_runs_the_bus(bus: Bus) -> None:
         "UPDATE pgbus.deliveries SET claim_token = pgbus.uuid7(), worker_id = 1, lease_expires_at = now()",
         "DELETE FROM pgbus.deliveries",
         f"INSERT INTO pgbus.history VALUES ({SIZE}, 1, 1, 'done', now(), 0, 'w', NULL)",
-        f"INSERT INTO pgbus.dead_letters (listener_id, position, attempts, error, worker) VALUES (1, 7, 1, '', '')",
+        "INSERT INTO pgbus.dead_letters (listener_id, position, attempts, error, worker) VALUES (1, 7, 1, '', '')",
         "DELETE FROM pgbus.dead_letters",
         "SELECT pgbus.drop_partition(0)",
         *(f"SELECT * FROM pgbus.{view}" for view in VIEWS),
