@@ -221,6 +221,23 @@ async def test_a_worker_runs_the_bus(bus: Bus) -> None:
     assert owner == await bus.owner.fetchval("SELECT current_user")
 
 
+@pytest.mark.parametrize(
+    ("role", "names"),
+    [
+        ("publisher", ("insert_event", "insert_events", "insert_events_once")),
+        ("worker", tuple(sql.load())),
+        ("admin", tuple(sql.load())),
+    ],
+)
+async def test_a_role_may_run_the_statements_of_the_code(bus: Bus, role: str, names: Sequence[str], major: int) -> None:
+    if major < 16:
+        pytest.skip("PostgreSQL explains statements without values, which checks privileges, from version 16 on")
+    member = await bus.member(role)
+    statements = sql.load(bus.namespace)
+    explained = {f"EXPLAIN (GENERIC_PLAN) {statements[name].asyncpg}": name for name in names}
+    assert [explained[one] for one in await bus.refused(member, list(explained))] == []
+
+
 async def test_a_worker_does_not_change_what_happened_nor_the_schema(bus: Bus) -> None:
     worker = await bus.member("worker")
     refused = [
