@@ -43,18 +43,30 @@ END
 $$;
 """
 
+_START = """\
+DO $$
+BEGIN
+    IF (SELECT version_num FROM {schema}.alembic_version) IS DISTINCT FROM '{start}' THEN
+        RAISE EXCEPTION 'this script upgrades from revision {start}, and the database is not there';
+    END IF;
+END
+$$;"""
+
 
 async def run_upgrade(dsn: str | None, *, namespace: str, revision: str) -> None:
     """See `pgbus.migrate.upgrade`; the arguments are right."""
     async with session(dsn) as connection, connection.transaction():
-        await _prepare(connection, namespace=namespace)
+        await connection.execute(_preparation(namespace))
+        await _read_known_revision(connection, namespace=namespace)
         await _run(connection, lambda config: command.upgrade(config, revision), namespace=namespace)
 
 
 async def run_downgrade(dsn: str | None, *, namespace: str, revision: str) -> None:
     """See `pgbus.migrate.downgrade`; the arguments are right."""
     async with session(dsn) as connection, connection.transaction():
-        await _prepare(connection, namespace=namespace)
+        await connection.execute(migration_lock(namespace))
+        if await _read_known_revision(connection, namespace=namespace) is None:
+            return
         await _run(connection, lambda config: command.downgrade(config, revision), namespace=namespace)
         if revision == "base":
             await connection.execute(f"DROP TABLE {quote_identifier(namespace)}.{VERSION_TABLE}")
@@ -66,8 +78,10 @@ def upgrade_script(*, namespace: str, start: str | None, revision: str) -> str:
     with _alembic:
         config = _configure({"dialect_name": "postgresql"}, namespace=namespace, output=output)
         command.upgrade(config, f"{start}:{revision}" if start else revision, sql=True)
-    lines = ("\\set ON_ERROR_STOP on", "BEGIN;", _preparation(namespace), output.getvalue().rstrip(), "COMMIT;")
-    return "\n\n".join(lines) + "\n"
+    begin = ["\\set ON_ERROR_STOP on", "BEGIN;", _preparation(namespace)]
+    if start:
+        begin.append(_START.format(start=start, schema=quote_identifier(namespace)))
+    return "\n\n".join([*begin, output.getvalue().rstrip(), "COMMIT;"]) + "\n"
 
 
 def execute_script(name: str) -> None:
@@ -86,11 +100,11 @@ def execute_script(name: str) -> None:
     adapted.run_async(lambda driver: driver.execute(text))
 
 
-async def _prepare(connection: Connection, *, namespace: str) -> None:
-    await connection.execute(_preparation(namespace))
+async def _read_known_revision(connection: Connection, *, namespace: str) -> str | None:
     found = await read_revision(connection, namespace=namespace)
     if found is not None and found not in revisions():
         raise SchemaVersionError(find_fault(found, known=revisions(), namespace=namespace))
+    return found
 
 
 def _preparation(namespace: str) -> str:

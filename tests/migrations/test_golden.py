@@ -18,6 +18,11 @@ def test_downgrade_to_base_leaves_an_empty_namespace(database: str, dump: Dump) 
     assert dump(database) == "CREATE SCHEMA pgbus;\n"
 
 
+def test_downgrade_of_a_database_without_a_bus_leaves_it_empty(empty_database: str, dump: Dump) -> None:
+    migrate.downgrade(empty_database, revision="base")
+    assert dump(empty_database) == "\n"
+
+
 def test_upgrade_after_downgrade_gives_the_same_schema(database: str, dump: Dump) -> None:
     before = dump(database)
     migrate.downgrade(database, revision="base")

@@ -1,6 +1,7 @@
 import subprocess
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from pgbus import migrate
@@ -38,3 +39,12 @@ def test_a_script_from_the_newest_revision_on_changes_nothing(database: str, pro
     answer = run_psql(programs, database, migrate.sql(start=migrate.head()))
     assert (answer.returncode, answer.stderr) == (0, "")
     assert dump(database) == before
+
+
+def test_a_script_is_refused_by_a_database_at_another_revision(database: str, programs: Path) -> None:
+    with psycopg.connect(database, autocommit=True) as connection:
+        connection.execute("UPDATE pgbus.alembic_version SET version_num = '0000'")
+    answer = run_psql(programs, database, migrate.sql(start=migrate.head()))
+    assert answer.returncode != 0
+    assert f"this script upgrades from revision {migrate.head()}" in answer.stderr
+    assert migrate.current(database) == "0000"

@@ -113,11 +113,6 @@ async def test_two_namespaces_in_one_database_know_nothing_of_each_other(empty_d
     migrate.check(empty_database, namespace="red")
 
 
-def test_downgrade_of_a_database_without_a_bus_does_nothing(empty_database: str) -> None:
-    migrate.downgrade(empty_database, revision="base")
-    assert migrate.current(empty_database) is None
-
-
 @pytest.mark.parametrize("verb", [migrate.upgrade, migrate.downgrade])
 def test_a_database_newer_than_the_code_is_left_alone(database: str, verb: Callable[..., None]) -> None:
     with psycopg.connect(database, autocommit=True) as connection:
