@@ -79,7 +79,7 @@ def _has_fields(cls: object) -> bool:
     return isinstance(cls, type) and (
         dataclasses.is_dataclass(cls)
         or issubclass(cls, msgspec.Struct)
-        or hasattr(cls, "__attrs_attrs__")
+        or "__attrs_attrs__" in cls.__dict__  # not a subclass that attrs has not seen: msgspec does not know it
         or _is_pydantic(cls)
     )
 

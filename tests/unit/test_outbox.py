@@ -1,0 +1,263 @@
+"""Checking an event, and choosing its INSERT: no database here."""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta, timezone
+from typing import Any
+from uuid import UUID
+
+import msgspec
+import pytest
+import uuid_utils
+
+from pgbus import outbox, sql
+from pgbus.codec import event
+from pgbus.errors import InvalidEventError
+
+STATEMENTS = sql.load()
+LIMITS = outbox.Limits()
+
+
+@event("orders.placed")
+@dataclass
+class OrderPlaced:
+    number: int
+
+
+@event("orders.placed.express")
+@dataclass
+class ExpressOrderPlaced(OrderPlaced):
+    courier: str
+
+
+@dataclass
+class Undecorated(ExpressOrderPlaced):
+    pass
+
+
+def prepare(what: object = None, **options: Any) -> outbox.OutboxRow:
+    return outbox.prepare(OrderPlaced(1) if what is None else what, limits=LIMITS, **options)
+
+
+def refusal(what: object = None, **options: Any) -> InvalidEventError:
+    with pytest.raises(InvalidEventError) as refused:
+        prepare(what, **options)
+    return refused.value
+
+
+# -------------------------------------------------------------------------------------------------------- what is given
+
+
+def test_an_event_class_brings_its_topic_and_its_ancestors() -> None:
+    row = prepare(ExpressOrderPlaced(1, "DHL"))
+    assert (row.topic, row.ancestors) == ("orders.placed.express", ("orders.placed",))
+    assert row.payload == '{"number":1,"courier":"DHL"}'
+
+
+def test_a_topic_that_is_given_replaces_that_of_the_class() -> None:
+    row = prepare(ExpressOrderPlaced(1, "DHL"), topic="orders.other")
+    assert (row.topic, row.ancestors) == ("orders.other", ("orders.placed",))
+
+
+def test_a_plain_value_needs_a_topic() -> None:
+    assert prepare({"number": 1}, topic="orders.placed").topic == "orders.placed"
+    assert refusal({"number": 1}).field == "topic"
+
+
+def test_a_subclass_does_not_inherit_the_topic() -> None:
+    refused = refusal(Undecorated(1, "DHL"))
+    assert refused.field == "topic"
+    assert "Undecorated" in refused.reason
+    assert prepare(Undecorated(1, "DHL"), topic="a").ancestors == ("orders.placed.express", "orders.placed")
+
+
+@pytest.mark.parametrize("topic", ["", "a b", "a.*", 5, b"a", ["a"]])
+def test_a_topic_that_is_none_is_refused(topic: Any) -> None:
+    assert refusal(topic=topic).field == "topic"
+
+
+@pytest.mark.parametrize("field", ["key", "dedup_key"])
+def test_keys_have_1_to_255_characters(field: str) -> None:
+    for key in ("a", "x" * 255, "\N{FACE WITH TEARS OF JOY}" * 255, " "):
+        assert getattr(prepare(**{field: key}), field) == key
+    for refused in ("", "x" * 256, "a\x00", "\ud800", 5, b"a", UUID(int=1)):
+        assert refusal(**{field: refused}).field == field
+
+
+def test_headers_become_json() -> None:
+    row = prepare(headers={"trace": "00-1", "naïve": "ü"})
+    assert row.headers is not None
+    assert msgspec.json.decode(row.headers) == {"trace": "00-1", "naïve": "ü"}
+    assert prepare(headers={}).headers is None
+    assert prepare().headers is None
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"a": 1},
+        {1: "a"},
+        {"a": None},
+        {"a": "\x00"},
+        {"\x00": "a"},
+        {"a": "\ud800"},
+        [("a", "b")],
+        {"a": "x" * outbox.MAX_HEADERS},
+    ],
+)
+def test_headers_that_are_not_short_texts_are_refused(headers: Any) -> None:
+    assert refusal(headers=headers).field == "headers"
+
+
+def test_deliver_at_is_an_instant() -> None:
+    berlin = timezone(timedelta(hours=2))
+    row = prepare(deliver_at=datetime(2030, 1, 1, 12, tzinfo=berlin))
+    assert row.deliver_at == datetime(2030, 1, 1, 10, tzinfo=UTC)
+    assert row.deliver_at.tzinfo is UTC
+
+
+@pytest.mark.parametrize(
+    "deliver_at",
+    [
+        datetime(2030, 1, 1),  # noqa: DTZ001 - that is what is refused
+        date(2030, 1, 1),
+        "2030-01-01T00:00:00Z",
+        1_900_000_000,
+        datetime.max.replace(tzinfo=timezone(timedelta(hours=-1))),
+    ],
+)
+def test_deliver_at_without_a_time_zone_or_of_another_type_is_refused(deliver_at: Any) -> None:
+    assert refusal(deliver_at=deliver_at).field == "deliver_at"
+
+
+def test_delay_is_seconds() -> None:
+    assert prepare(delay=1.5).delay == 1.5
+    assert prepare(delay=2).delay == 2.0
+    assert prepare(delay=outbox.MAX_DELAY).delay == outbox.MAX_DELAY
+
+
+@pytest.mark.parametrize("delay", [0, 0.0, -0.0])
+def test_no_delay_is_at_once(delay: float) -> None:
+    assert prepare(delay=delay).delay is None
+
+
+@pytest.mark.parametrize("delay", [-1, math.nan, math.inf, 1e300, "5", True, timedelta(seconds=5)])
+def test_a_delay_that_the_database_cannot_add_is_refused(delay: Any) -> None:
+    assert refusal(delay=delay).field == "delay"
+
+
+def test_deliver_at_and_delay_exclude_each_other() -> None:
+    assert "not both" in refusal(deliver_at=datetime.now(UTC), delay=1.0).reason
+
+
+def test_an_event_id_may_be_given_in_any_form_of_a_uuid() -> None:
+    wanted = UUID("01890a5d-ac96-774b-bcce-b302099a8057")
+    for given in (wanted, str(wanted), wanted.hex, uuid_utils.UUID(str(wanted))):
+        event_id = prepare(event_id=given).event_id
+        assert event_id == wanted
+        assert type(event_id) is UUID
+    for refused in ("", "nonsense", 5):
+        assert refusal(event_id=refused).field == "event_id"
+
+
+def test_new_event_ids_are_ordered_uuids_of_version_7() -> None:
+    ids = [prepare().event_id for _ in range(1000)]
+    assert ids == sorted(set(ids))
+    assert {(type(event_id), event_id.version) for event_id in ids} == {(UUID, 7)}
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_forked_processes_make_different_event_ids() -> None:
+    prepare()  # the generator is in use before the fork, as in a pre-forking web server
+    texts = []
+    for _ in range(3):
+        reading, writing = os.pipe()
+        child = os.fork()
+        if not child:
+            os.write(writing, prepare().event_id.bytes[6:])
+            os._exit(0)
+        os.waitpid(child, 0)
+        os.close(writing)
+        with os.fdopen(reading, "rb") as pipe:
+            texts.append(pipe.read())
+    assert len(set(texts)) == 3
+
+
+def test_the_payload_is_limited_in_bytes() -> None:
+    limits = outbox.Limits(max_payload=10)
+    assert outbox.prepare("ääää", topic="a", limits=limits).payload == '"ääää"'
+    with pytest.raises(InvalidEventError, match=r"12 bytes .* 10 bytes") as refused:
+        outbox.prepare("äääää", topic="a", limits=limits)
+    assert refused.value.field == "payload"
+
+
+def test_a_row_is_a_message_to_its_publisher() -> None:
+    row = prepare(ExpressOrderPlaced(1, "DHL"), key="k", headers={"a": "b"})
+    message = row.message()
+    assert (message.event_id, message.topic, message.key) == (row.event_id, "orders.placed.express", "k")
+    assert (message.payload, message.headers) == ({"number": 1, "courier": "DHL"}, {"a": "b"})
+    assert (message.ancestors, message.published_at, message.position) == (("orders.placed",), None, None)
+
+
+# ------------------------------------------------------------------------------------------------ statements and values
+
+
+def test_one_event_that_is_due_takes_the_short_statement() -> None:
+    row = prepare(ExpressOrderPlaced(1, "DHL"), key="k")
+    statement, values = outbox.insert([row], STATEMENTS, dedup_ttl=1.0)
+    assert statement is STATEMENTS["insert_event"]
+    assert statement.arguments(values) == [row.event_id, row.topic, "orders.placed", "k", row.payload, None]
+
+
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        ([{}, {}], "insert_events"),
+        ([{"delay": 1.0}], "insert_events"),
+        ([{"deliver_at": datetime(2030, 1, 1, tzinfo=UTC)}], "insert_events"),
+        ([{"dedup_key": "a"}], "insert_events_once"),
+        ([{}, {"dedup_key": "a"}, {}], "insert_events_once"),
+    ],
+)
+def test_other_rows_take_the_statement_that_they_need(options: list[dict[str, Any]], name: str) -> None:
+    statement, values = outbox.insert([prepare(**some) for some in options], STATEMENTS, dedup_ttl=1.0)
+    assert statement is STATEMENTS[name]
+    assert set(values) == set(statement.parameters)
+
+
+def test_columns_of_nothing_are_not_sent() -> None:
+    rows = [prepare(key="k"), prepare()]
+    _, values = outbox.insert(rows, STATEMENTS, dedup_ttl=1.0)
+    assert values["event_ids"] == [row.event_id for row in rows]
+    assert values["keys"] == ["k", None]
+    assert values["headers"] == values["ancestors"] == values["deliver_ats"] == values["delays"] == []
+
+
+def test_published_ids_are_those_of_the_holders_of_dedup_keys() -> None:
+    rows = [prepare(), prepare(dedup_key="a"), prepare(dedup_key="b"), prepare(dedup_key="a")]
+    earlier = UUID(int=7)
+    assert outbox.published_ids(rows, []) == [row.event_id for row in rows]
+    assert outbox.published_ids(rows, [("a", earlier), ("b", rows[2].event_id)]) == [
+        rows[0].event_id,
+        earlier,
+        rows[2].event_id,
+        earlier,
+    ]
+
+
+def test_chunks_are_limited_in_rows_and_in_size() -> None:
+    row = prepare()
+    assert [len(chunk) for chunk in outbox.chunks([row] * 4001)] == [2000, 2000, 1]
+    assert list(outbox.chunks([])) == []
+    large = outbox.prepare("x" * 5_000_000, topic="a", limits=outbox.Limits(max_payload=6_000_000))
+    assert [len(chunk) for chunk in outbox.chunks([large] * 5)] == [2, 2, 1]
+
+
+def test_cancelling_needs_a_uuid() -> None:
+    statement, values = outbox.cancel(str(UUID(int=1)), STATEMENTS)
+    assert (statement, values) == (STATEMENTS["cancel_event"], {"event_id": UUID(int=1)})
+    with pytest.raises(InvalidEventError):
+        outbox.cancel("nonsense", STATEMENTS)
