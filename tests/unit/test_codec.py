@@ -140,9 +140,9 @@ def test_every_kind_of_class_can_be_an_event(cls: type) -> None:
     class Plain(cls):  # type: ignore[misc] # a parameter
         pass
 
-    Subclass = event("kind.tried")(attrs.define(Plain) if cls is AttrsEvent else Plain)  # noqa: N806 - a class
-    assert topic_of(Subclass) == "kind.tried"
-    assert decoder(Subclass)(coded(Subclass(name="Tom"))) == Subclass(name="Tom")
+    declared: type = event("kind.tried")(attrs.define(Plain) if cls is AttrsEvent else Plain)
+    assert topic_of(declared) == "kind.tried"
+    assert decoder(declared)(coded(declared(name="Tom"))) == declared(name="Tom")
 
 
 def test_a_topic_is_checked_where_the_class_is_defined() -> None:
