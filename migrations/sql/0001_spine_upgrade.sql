@@ -200,8 +200,11 @@ CREATE TABLE pgbus.dead_letters (
     error       text        NOT NULL,
     traceback   text,
     worker      text        NOT NULL,
+    -- Set for a listener that blocks on poison: its later events with this key wait until this one is dealt with.
+    blocked_key text,
     dead_at     timestamptz NOT NULL DEFAULT now()
 );
+CREATE INDEX dead_letters_blocked ON pgbus.dead_letters (listener_id, blocked_key) WHERE blocked_key IS NOT NULL;
 CREATE INDEX dead_letters_listener ON pgbus.dead_letters (listener_id, dead_at);
 CREATE INDEX dead_letters_position ON pgbus.dead_letters (position);
 

@@ -154,12 +154,22 @@ ORDER BY d.id DESC
 WITH taken AS (
     DELETE FROM pgbus.dead_letters AS x
     WHERE x.id = ANY (CAST(:ids AS bigint[]))
-    RETURNING x.id, x.listener_id, x.lane, x.position
+    RETURNING x.id, x.listener_id, x.lane, x.position, x.blocked_key
 ), owed AS (
     INSERT INTO pgbus.deliveries (listener_id, lane, first, last, events, available_at)
     SELECT t.listener_id, t.lane, t.position, t.position, 1, now()
     FROM taken AS t
     ORDER BY t.position
+), unblocked AS (
+    -- What waited behind the last dead letter of its key may go on, after the letter itself: it comes later in the log.
+    UPDATE pgbus.deliveries AS d
+    SET blocked_key = NULL, available_at = now()
+    FROM taken AS t
+    WHERE d.listener_id = t.listener_id
+      AND d.blocked_key = t.blocked_key
+      AND NOT EXISTS (
+          SELECT 1 FROM pgbus.dead_letters AS x
+          WHERE x.listener_id = t.listener_id AND x.blocked_key = t.blocked_key AND x.id <> ALL (CAST(:ids AS bigint[])))
 )
 SELECT t.id
 FROM taken AS t
@@ -170,11 +180,21 @@ ORDER BY t.id
 WITH taken AS (
     DELETE FROM pgbus.dead_letters AS x
     WHERE x.id = ANY (CAST(:ids AS bigint[]))
-    RETURNING x.id, x.listener_id, x.position, x.attempts, x.error
+    RETURNING x.id, x.listener_id, x.position, x.attempts, x.error, x.blocked_key
 ), told AS (
     INSERT INTO pgbus.history (position, listener_id, attempt, outcome, started_at, duration, worker, error)
     SELECT t.position, t.listener_id, t.attempts, 'discarded', now(), 0, 'operator', t.error
     FROM taken AS t
+), unblocked AS (
+    -- What waited behind the last dead letter of its key may go on, after the letter itself: it comes later in the log.
+    UPDATE pgbus.deliveries AS d
+    SET blocked_key = NULL, available_at = now()
+    FROM taken AS t
+    WHERE d.listener_id = t.listener_id
+      AND d.blocked_key = t.blocked_key
+      AND NOT EXISTS (
+          SELECT 1 FROM pgbus.dead_letters AS x
+          WHERE x.listener_id = t.listener_id AND x.blocked_key = t.blocked_key AND x.id <> ALL (CAST(:ids AS bigint[])))
 )
 SELECT t.id
 FROM taken AS t

@@ -112,6 +112,7 @@ CREATE TABLE pgbus.dead_letters (
     error text NOT NULL,
     traceback text,
     worker text NOT NULL,
+    blocked_key text,
     dead_at timestamp with time zone DEFAULT now() NOT NULL
 );
 
@@ -468,6 +469,8 @@ ALTER TABLE ONLY pgbus.subscriptions
 
 ALTER TABLE ONLY pgbus.workers
     ADD CONSTRAINT workers_pkey PRIMARY KEY (id);
+
+CREATE INDEX dead_letters_blocked ON pgbus.dead_letters USING btree (listener_id, blocked_key) WHERE (blocked_key IS NOT NULL);
 
 CREATE INDEX dead_letters_listener ON pgbus.dead_letters USING btree (listener_id, dead_at);
 

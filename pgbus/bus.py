@@ -1,0 +1,300 @@
+"""The bus: declare listeners, publish events. Workers (`pgbus run`) do the rest."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import weakref
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from datetime import datetime
+from types import TracebackType
+from typing import Any, TypeVar
+from uuid import UUID
+
+from pgbus import outbox
+from pgbus.adapters import async_executor, sync_executor
+from pgbus.config import Config
+from pgbus.errors import CannotBlockHere
+from pgbus.messages import EventMessage
+from pgbus.outbox import Limits, OutboxRow
+from pgbus.outcomes import RetryPolicy
+from pgbus.portal import Portal
+from pgbus.publisher import Publisher
+from pgbus.registry import Listener, OnPoison, Registry, Start, make_listener
+from pgbus.sql import load
+from pgbus.telemetry import Telemetry
+
+T = TypeVar("T")
+H = TypeVar("H", bound=Callable[..., Any])
+
+
+class Bus:
+    """An event bus in a PostgreSQL database. Make one with `pgbus.create()`; it connects when it is first used."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.registry = Registry()
+        self.telemetry = Telemetry()
+        self._limits = Limits(max_payload=config.max_payload)
+        self._statements = load(config.namespace)
+        self._publishers: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Publisher] = weakref.WeakKeyDictionary()
+        self._portal: Portal | None = None
+        self._portal_lock = threading.Lock()
+
+    # ------------------------------------------------------------------------------------------------- listening
+
+    def listener(
+        self,
+        *events: type | str,
+        name: str | None = None,
+        start: Start = "now",
+        concurrency: int = 10,
+        batch_size: int | None = None,
+        ordered: bool = False,
+        transactional: bool = False,
+        retry: RetryPolicy | int = RetryPolicy(),  # noqa: B008 - immutable
+        timeout: float | None = None,
+        on_poison: OnPoison = "dead",
+        batch: bool = False,
+    ) -> Callable[[H], H]:
+        """Decorator: have the function called with every event of these classes, topics or patterns.
+
+        Without `events`, the event class that the handler's event is annotated with. The function may be async, or
+        plain (it then runs in a thread), and gets the event decoded into its annotation.
+
+        - `name`: the listener_name, under which events are kept for it and workers share its work; default: the
+          function's qualified name.
+        - `start`: where a listener begins that was never registered before: "now" (default), "beginning", an aware
+          datetime or a position of the log.
+        - `concurrency`: events handled at once in one process; default 10.
+        - `batch_size`: events per claim, at most 10,000; default: adaptive, about a second of work.
+        - `ordered`: events with the same key come one after the other, in the order of the log.
+        - `transactional`: the handler gets a connection by annotation (asyncpg.Connection, or SQLAlchemy's
+          AsyncSession or Session), and what it writes there commits together with the event's settlement.
+        - `retry`: a RetryPolicy, or a number of attempts; default 10 attempts, exponential.
+        - `timeout`: seconds per attempt; default none.
+        - `on_poison`: an ordered listener's event that is given up goes to the dead letters, and then the next one of
+          its key follows ("dead", default), or waits until someone retries or discards it ("block").
+        - `batch`: the handler takes a list of events.
+
+        Raises ConfigurationError for what cannot work, and DuplicateListenerName.
+        """
+        if len(events) == 1 and callable(events[0]) and not isinstance(events[0], type):
+            raise TypeError("write @bus.listener() with parentheses")
+
+        def declare(handler: H) -> H:
+            self.registry.add(
+                make_listener(
+                    handler,
+                    events,
+                    name=name,
+                    start=start,
+                    concurrency=concurrency,
+                    batch_size=batch_size,
+                    ordered=ordered,
+                    transactional=transactional,
+                    retry=retry,
+                    timeout=timeout,
+                    on_poison=on_poison,
+                    batch=batch,
+                )
+            )
+            return handler
+
+        return declare
+
+    @property
+    def listeners(self) -> Sequence[Listener]:
+        """The listeners declared so far."""
+        return list(self.registry)
+
+    # ------------------------------------------------------------------------------------------------ publishing
+
+    async def publish(
+        self,
+        event: object,
+        *,
+        topic: str | None = None,
+        using: object = None,
+        key: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        deliver_at: datetime | None = None,
+        delay: float | None = None,
+        dedup_key: str | None = None,
+        event_id: UUID | str | None = None,
+    ) -> EventMessage:
+        """Publish an event in the transaction of `using`, or durably at once without it; returns it with its id.
+
+        - `event`: an instance of an event class; or, with `topic`, anything that is JSON.
+        - `using`: an asyncpg, psycopg or SQLAlchemy async connection or session.
+        - `key`: 1 to 255 characters; ordered listeners hear events with the same key in order.
+        - `headers`: texts by name, at most 8 KiB of JSON.
+        - `deliver_at`: an aware datetime; or `delay`: seconds from now.
+        - `dedup_key`: publishing again under it (within `dedup_ttl`) is no new event, and returns the first one's id.
+        - `event_id`: default a new UUIDv7.
+
+        Raises InvalidEventError before anything is sent, TransactionAbortedError, ConnectionUnusableError.
+        """
+        row = outbox.prepare(
+            event,
+            topic=topic,
+            key=key,
+            headers=headers,
+            deliver_at=deliver_at,
+            delay=delay,
+            dedup_key=dedup_key,
+            event_id=event_id,
+            limits=self._limits,
+        )
+        if using is None:
+            return _published(row, await self._publisher().publish(row))
+        statement, values = outbox.insert([row], self._statements, dedup_ttl=self.config.dedup_ttl)
+        returned = await async_executor(using).fetch(statement, values)
+        return _published(row, outbox.published_ids([row], returned)[0])
+
+    def publish_sync(
+        self,
+        event: object,
+        *,
+        topic: str | None = None,
+        using: object = None,
+        key: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        deliver_at: datetime | None = None,
+        delay: float | None = None,
+        dedup_key: str | None = None,
+        event_id: UUID | str | None = None,
+    ) -> EventMessage:
+        """`publish` for code that blocks; `using` is a psycopg Connection, or SQLAlchemy's Session or Connection.
+
+        Without `using` it raises CannotBlockHere on the thread of a running event loop.
+        """
+        row = outbox.prepare(
+            event,
+            topic=topic,
+            key=key,
+            headers=headers,
+            deliver_at=deliver_at,
+            delay=delay,
+            dedup_key=dedup_key,
+            event_id=event_id,
+            limits=self._limits,
+        )
+        if using is None:
+            return _published(row, self._block(lambda: self._publisher().publish(row), "publish"))
+        statement, values = outbox.insert([row], self._statements, dedup_ttl=self.config.dedup_ttl)
+        returned = sync_executor(using).fetch(statement, values)
+        return _published(row, outbox.published_ids([row], returned)[0])
+
+    async def publish_many(
+        self, events: Iterable[object], *, topic: str | None = None, using: object = None
+    ) -> list[UUID]:
+        """Publish events in bulk, in one transaction, a few thousand per statement; returns their ids in order."""
+        rows = self._prepare_many(events, topic=topic)
+        if using is None:
+            return await self._publisher().publish_all(rows)
+        executor = async_executor(using)
+        ids: list[UUID] = []
+        for chunk in outbox.chunks(rows):
+            statement, values = outbox.insert(chunk, self._statements, dedup_ttl=self.config.dedup_ttl)
+            ids += outbox.published_ids(chunk, await executor.fetch(statement, values))
+        return ids
+
+    def publish_many_sync(
+        self, events: Iterable[object], *, topic: str | None = None, using: object = None
+    ) -> list[UUID]:
+        """`publish_many` for code that blocks."""
+        rows = self._prepare_many(events, topic=topic)
+        if using is None:
+            return self._block(lambda: self._publisher().publish_all(rows), "publish_many")
+        executor = sync_executor(using)
+        ids: list[UUID] = []
+        for chunk in outbox.chunks(rows):
+            statement, values = outbox.insert(chunk, self._statements, dedup_ttl=self.config.dedup_ttl)
+            ids += outbox.published_ids(chunk, executor.fetch(statement, values))
+        return ids
+
+    async def cancel(self, event_id: UUID | str, *, using: object = None) -> bool:
+        """Take back a scheduled event that is not yet due; false when there is none such."""
+        statement, values = outbox.cancel(event_id, self._statements)
+        if using is None:
+            return bool(await self._publisher().execute(statement.name, values))
+        return bool(await async_executor(using).fetch(statement, values))
+
+    def cancel_sync(self, event_id: UUID | str, *, using: object = None) -> bool:
+        """`cancel` for code that blocks."""
+        statement, values = outbox.cancel(event_id, self._statements)
+        if using is None:
+            return bool(self._block(lambda: self._publisher().execute(statement.name, values), "cancel"))
+        return bool(sync_executor(using).fetch(statement, values))
+
+    # ------------------------------------------------------------------------------------------------------ life
+
+    async def close(self) -> None:
+        """Close the connections that publishing opened; the bus may be used again, and then opens new ones."""
+        publisher = self._publishers.pop(asyncio.get_running_loop(), None)
+        if publisher:
+            await publisher.close()
+        portal, self._portal = self._portal, None
+        if portal:
+            await asyncio.to_thread(portal.close)
+
+    def close_sync(self) -> None:
+        """`close` for code that blocks."""
+        portal, self._portal = self._portal, None
+        if portal:
+            portal.close()
+
+    async def __aenter__(self) -> Bus:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    def _prepare_many(self, events: Iterable[object], *, topic: str | None) -> list[OutboxRow]:
+        prepare, limits = outbox.prepare, self._limits
+        return [prepare(event, topic=topic, limits=limits) for event in events]
+
+    def _publisher(self) -> Publisher:
+        loop = asyncio.get_running_loop()
+        publisher = self._publishers.get(loop)
+        if publisher is None:
+            publisher = self._publishers[loop] = Publisher(self.config)
+        return publisher
+
+    def _block(self, work: Callable[[], Awaitable[T]], call: str) -> T:
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            pass
+        else:
+            raise CannotBlockHere(
+                f"{call}_sync would block the event loop that runs on this thread; await {call}, or pass `using` a "
+                "blocking connection"
+            )
+        with self._portal_lock:
+            if self._portal is None:
+                self._portal = Portal(self._close_publisher)
+            portal = self._portal
+        return portal.call(work)
+
+    async def _close_publisher(self) -> None:
+        publisher = self._publishers.pop(asyncio.get_running_loop(), None)
+        if publisher:
+            await publisher.close()
+
+
+def _published(row: OutboxRow, event_id: UUID) -> EventMessage:
+    message = row.message()
+    message.event_id = event_id
+    return message
+
+
+def create(dsn: str | None = None, *, namespace: str | None = None, **settings: Any) -> Bus:
+    """A bus. Every setting of `Config` may be given; else it comes from `PGBUS_*`, `pgbus.toml` or its default.
+
+    Nothing is connected yet. Raises ConfigurationError for a setting that is unknown or wrong.
+    """
+    return Bus(Config.load({"dsn": dsn, "namespace": namespace, **settings}))

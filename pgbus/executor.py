@@ -1,0 +1,206 @@
+"""Running one handler on one event (or batch): decode, call, and say what came of it.
+
+It knows nothing of claims: for a transactional handler, the caller says what to do before and after it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import Executor as Threads
+from typing import Any, TypeAlias
+
+from pgbus.adapters import AsyncExecutor, SyncExecutor
+from pgbus.adapters.transactions import Transactions
+from pgbus.errors import HandlerTimeoutError
+from pgbus.handlers import ContextMarker
+from pgbus.messages import EventMessage
+from pgbus.registry import Listener
+
+Publish: TypeAlias = Callable[..., Awaitable[EventMessage]]
+PublishSync: TypeAlias = Callable[..., EventMessage]
+
+
+class ClaimLost(Exception):
+    """The claim was taken back before the handler began: someone else has the event now."""
+
+
+class Context(ContextMarker):
+    """What a handler may know of the attempt it is; it is passed to a parameter annotated `pgbus.Context`.
+
+    `events` are the stored events of this call: one, or those of a batch. `attempt` is 1 for the first.
+    `connection` is the open connection or session of a transactional handler, else None.
+    """
+
+    __slots__ = ("_publish", "_publish_sync", "attempt", "connection", "events", "listener_name")
+
+    def __init__(
+        self,
+        *,
+        events: Sequence[EventMessage],
+        attempt: int,
+        listener_name: str,
+        connection: Any = None,
+        publish: Publish,
+        publish_sync: PublishSync,
+    ) -> None:
+        self.events = events
+        self.attempt = attempt
+        self.listener_name = listener_name
+        self.connection = connection
+        self._publish = publish
+        self._publish_sync = publish_sync
+
+    @property
+    def event(self) -> EventMessage:
+        """The stored event; the first one of a batch."""
+        return self.events[0]
+
+    @property
+    def logger(self) -> logging.LoggerAdapter[logging.Logger]:
+        """A logger whose records carry `listener_name`, `event_id`, `topic` and `attempt`."""
+        extra = {
+            "listener_name": self.listener_name,
+            "event_id": str(self.event.event_id),
+            "topic": self.event.topic,
+            "attempt": self.attempt,
+        }
+        return logging.LoggerAdapter(logging.getLogger(f"pgbus.listener.{self.listener_name}"), extra)
+
+    async def publish(self, event: object, **options: Any) -> EventMessage:
+        """`Bus.publish`; in a transactional handler the event joins the handler's transaction."""
+        if self.connection is not None:
+            options.setdefault("using", self.connection)
+        return await self._publish(event, **options)
+
+    def publish_sync(self, event: object, **options: Any) -> EventMessage:
+        """`Bus.publish_sync`, for plain functions; in a transactional handler the event joins its transaction."""
+        if self.connection is not None:
+            options.setdefault("using", self.connection)
+        return self._publish_sync(event, **options)
+
+
+class Executor:
+    """Calls the handler of one listener."""
+
+    def __init__(
+        self,
+        listener: Listener,
+        *,
+        threads: Threads,
+        transactions: Transactions,
+        publish: Publish,
+        publish_sync: PublishSync,
+    ) -> None:
+        self._listener = listener
+        self._threads = threads
+        self._transactions = transactions
+        self._publish = publish
+        self._publish_sync = publish_sync
+        signature = listener.signature
+        self._only_event = not (signature.context or signature.connection)
+
+    async def run(self, event: EventMessage, attempt: int) -> None:
+        """Handle one event; whatever the handler raises comes through."""
+        await self._call(self._listener.decode(event), [event], attempt, None)
+
+    async def run_batch(self, bodies: list[Any], events: Sequence[EventMessage], attempt: int) -> None:
+        """Handle decoded events in one call."""
+        await self._call(bodies, events, attempt, None)
+
+    async def run_in_transaction(
+        self,
+        body: Any,
+        events: Sequence[EventMessage],
+        attempt: int,
+        *,
+        begin: Callable[[AsyncExecutor], Awaitable[None]],
+        settle: Callable[[AsyncExecutor], Awaitable[None]],
+        begin_sync: Callable[[SyncExecutor], None],
+        settle_sync: Callable[[SyncExecutor], None],
+    ) -> None:
+        """Handle with an open transaction, in which `begin` ran before the handler and `settle` after it."""
+        kind = self._listener.signature.connection_kind or ""
+        if kind != "sqlalchemy_sync":
+            async with self._transactions.begin(kind) as (connection, executor):
+                await begin(executor)
+                await self._call(body, events, attempt, connection)
+                await settle(executor)
+            return
+
+        def transact() -> None:
+            with self._transactions.begin_sync() as (session, executor):
+                begin_sync(executor)
+                self._listener.handler(**self._arguments(body, events, attempt, session))
+                settle_sync(executor)
+
+        await self._in_thread(transact)
+
+    async def _call(self, body: Any, events: Sequence[EventMessage], attempt: int, connection: Any) -> None:
+        listener = self._listener
+        if listener.signature.is_async:
+            if self._only_event and listener.timeout is None:
+                await listener.handler(**{listener.signature.event: body})
+                return
+            await self._within_timeout(listener.handler(**self._arguments(body, events, attempt, connection)))
+        else:
+            arguments = self._arguments(body, events, attempt, connection)
+            await self._in_thread(lambda: listener.handler(**arguments))
+
+    def _arguments(self, body: Any, events: Sequence[EventMessage], attempt: int, connection: Any) -> dict[str, Any]:
+        signature = self._listener.signature
+        arguments = {signature.event: body}
+        if signature.context:
+            arguments[signature.context] = Context(
+                events=events,
+                attempt=attempt,
+                listener_name=self._listener.name,
+                connection=connection,
+                publish=self._publish,
+                publish_sync=self._publish_sync,
+            )
+        if signature.connection:
+            arguments[signature.connection] = connection
+        return arguments
+
+    async def _within_timeout(self, work: Awaitable[object]) -> None:
+        timeout = self._listener.timeout
+        if timeout is None:
+            await work
+            return
+        scope = asyncio.timeout(timeout)
+        try:
+            async with scope:
+                await work
+        except TimeoutError as error:
+            if not scope.expired():
+                raise
+            raise self._timed_out(timeout) from error
+
+    async def _in_thread(self, work: Callable[[], object]) -> None:
+        """Run a plain function in a thread. One that runs past its timeout cannot be stopped, only given up on."""
+        loop = asyncio.get_running_loop()
+        context = contextvars.copy_context()
+        future = loop.run_in_executor(self._threads, context.run, _caught, work)
+        timeout = self._listener.timeout
+        try:
+            async with asyncio.timeout(timeout):
+                error = await future
+        except TimeoutError as expired:
+            raise self._timed_out(timeout or 0.0) from expired
+        if error is not None:
+            raise error
+
+    def _timed_out(self, timeout: float) -> HandlerTimeoutError:
+        return HandlerTimeoutError(f"the handler ran past its timeout of {timeout:g} seconds")
+
+
+def _caught(work: Callable[[], object]) -> BaseException | None:
+    # A StopIteration cannot pass through a future, and a SystemExit must not end the worker.
+    try:
+        work()
+    except BaseException as error:
+        return error
+    return None

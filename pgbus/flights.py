@@ -1,0 +1,172 @@
+"""Claims in a worker's hands: which events were tried, what came of each, and the rows that settling writes.
+
+Pure bookkeeping; no I/O.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from pgbus.outcomes import Dead, Done, Outcome, Retry
+from pgbus.store import Claim
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    """Not started: the event goes back as it was."""
+
+
+@dataclass(frozen=True, slots=True)
+class Blocked:
+    """Not started: an event of the same key is a dead letter that blocks it."""
+
+
+RELEASED = Released()
+BLOCKED = Blocked()
+Ending: TypeAlias = Outcome | Released | Blocked
+
+
+class Flight:
+    """One claim while its events are handled. Times are monotonic seconds."""
+
+    __slots__ = ("claim", "durations", "endings", "landed_at", "left", "next", "offset", "started")
+
+    def __init__(self, claim: Claim, *, now: float) -> None:
+        size = len(claim.events)
+        self.claim = claim
+        self.next = 0
+        self.left = size
+        self.endings: list[Ending | None] = [None] * size
+        self.started: list[float] = [0.0] * size
+        self.durations: list[float] = [0.0] * size
+        # What turns our monotonic clock into the database's: claims tell when they were made by that.
+        self.offset = claim.claimed_at - now
+
+    def end(self, index: int, ending: Ending, *, started: float, duration: float) -> bool:
+        """Note what came of an event; true when it was the last one of the claim."""
+        self.endings[index] = ending
+        self.started[index] = started + self.offset
+        self.durations[index] = duration
+        self.left -= 1
+        return self.left == 0
+
+    def release_rest(self) -> int:
+        """Give back every event that nobody has started; how many there were."""
+        rest = range(self.next, len(self.endings))
+        for index in rest:
+            if self.endings[index] is None:
+                self.endings[index] = RELEASED
+                self.left -= 1
+        self.next = len(self.endings)
+        return len(rest)
+
+    def release_running(self) -> None:
+        """Give back every event without an ending."""
+        for index, ending in enumerate(self.endings):
+            if ending is None:
+                self.endings[index] = RELEASED
+        self.left = 0
+
+
+@dataclass(slots=True)
+class Tally:
+    """How many events ended how."""
+
+    done: int = 0
+    retried: int = 0
+    dead: int = 0
+
+
+def settlement(
+    flights: Iterable[Flight], *, listener_id: int, worker: str, blocking: bool
+) -> tuple[dict[str, Any], Tally, list[float]]:
+    """The values of `settle_deliveries` for claims whose events have all ended, a tally, and the delays of retries."""
+    done: tuple[list[Any], ...] = ([], [], [], [], [])
+    others: tuple[list[Any], ...] = tuple([] for _ in range(11))
+    ids: list[int] = []
+    tokens: list[Any] = []
+    tally = Tally()
+    delays: list[float] = []
+    for flight in flights:
+        claim = flight.claim
+        ids.append(claim.id)
+        tokens.append(claim.token)
+        if all(type(ending) is Done for ending in flight.endings):
+            _add_done(done, flight)
+            tally.done += len(claim.events)
+        else:
+            _add_mixed(done, others, flight, tally, delays)
+    names_done = ("deliveries", "positions", "attempts", "started", "durations")
+    values = {
+        "listener_id": listener_id,
+        "worker": worker,
+        "blocking": blocking,
+        "delivery_ids": ids,
+        "claim_tokens": tokens,
+        **{f"done_{name}": column for name, column in zip(names_done, done, strict=True)},
+        **{f"other_{name}": column for name, column in zip(_OTHER_COLUMNS, others, strict=True)},
+    }
+    return values, tally, delays
+
+
+_OTHER_COLUMNS = (
+    "deliveries",
+    "positions",
+    "attempts",
+    "outcomes",
+    "started",
+    "durations",
+    "lanes",
+    "delays",
+    "errors",
+    "tracebacks",
+    "keys",
+)
+
+
+def _add_done(done: tuple[list[Any], ...], flight: Flight) -> None:
+    claim = flight.claim
+    size = len(claim.events)
+    done[0].extend([claim.id] * size)
+    done[1].extend([event.position for event in claim.events])
+    done[2].extend([claim.attempt] * size)
+    done[3].extend(flight.started)
+    done[4].extend(flight.durations)
+
+
+def _add_mixed(
+    done: tuple[list[Any], ...], others: tuple[list[Any], ...], flight: Flight, tally: Tally, delays: list[float]
+) -> None:
+    claim = flight.claim
+    columns = zip(claim.events, flight.endings, flight.started, flight.durations, strict=True)
+    for event, ending, started, duration in columns:
+        if isinstance(ending, Done):
+            row: tuple[Any, ...] = (claim.id, event.position, claim.attempt, started, duration)
+            tally.done += 1
+            for column, value in zip(done, row, strict=True):
+                column.append(value)
+            continue
+        name, delay, error, traceback = _describe(ending)
+        if isinstance(ending, Retry):
+            tally.retried += 1
+            delays.append(ending.delay)
+        elif isinstance(ending, Dead):
+            tally.dead += 1
+        tried = (claim.id, event.position, claim.attempt, name, started, duration)
+        row = (*tried, claim.lane, delay, error, traceback, event.key)
+        for column, value in zip(others, row, strict=True):
+            column.append(value)
+
+
+def _describe(ending: Ending | None) -> tuple[str, float | None, str | None, str | None]:
+    match ending:
+        case Retry(delay=delay, error=error):
+            return "retry", delay, error, None
+        case Dead(error=error, traceback=traceback):
+            return "dead", None, error, traceback
+        case Blocked():
+            return "blocked", None, None, None
+        case _:
+            return "released", None, None, None

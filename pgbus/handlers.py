@@ -1,0 +1,217 @@
+"""From a handler's signature to the way it is called: what it wants, and how a payload becomes its event.
+
+Everything is decided when a listener is defined; a handler that nothing could call is refused then.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+import types
+import typing
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from pgbus.codec import decoder, topic_of
+from pgbus.errors import ConfigurationError, UnhandledEventError
+from pgbus.messages import EventMessage
+
+Handler: TypeAlias = Callable[..., Any] | Callable[..., Awaitable[Any]]
+
+# What a transactional handler may ask for, by where its annotation comes from: it is imported by the handler's module
+# if it is there at all, so that pgbus need not import a driver to look.
+CONNECTIONS = {
+    ("asyncpg", "Connection"): "asyncpg",
+    ("asyncpg.connection", "Connection"): "asyncpg",
+    ("asyncpg.pool", "PoolConnectionProxy"): "asyncpg",
+    ("sqlalchemy.ext.asyncio.session", "AsyncSession"): "sqlalchemy_async",
+    ("sqlalchemy.orm.session", "Session"): "sqlalchemy_sync",
+}
+
+
+class ContextMarker:
+    """Base of Context; its subclasses are recognised in annotations without a look at the engine."""
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """How a handler is called. A field is the name of the parameter that wants the thing, or None.
+
+    `connection_kind` is `asyncpg`, `sqlalchemy_async` or `sqlalchemy_sync`. `event_type` is the annotation of the
+    event, of one element for a batch; None without one.
+    """
+
+    is_async: bool
+    event: str
+    event_type: Any
+    context: str | None = None
+    connection: str | None = None
+    connection_kind: str | None = None
+
+
+def inspect_handler(handler: Handler, *, batch: bool) -> Signature:
+    """The handler's signature; raises ConfigurationError for one that pgbus cannot call."""
+    if not callable(handler):
+        raise ConfigurationError(f"a listener needs a function to call, not {handler!r}")
+    hints = _type_hints(handler)
+    found: dict[str, Any] = {}
+    for parameter in inspect.signature(handler).parameters.values():
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            continue
+        role, value = _role(hints.get(parameter.name, parameter.annotation))
+        if role in found:
+            if parameter.default is not parameter.empty:
+                continue
+            raise ConfigurationError(
+                f"handler {describe(handler)}: pgbus does not know what to pass as {parameter.name!r}; it passes one "
+                "event, a Context and a connection, the last two by annotation"
+            )
+        found[role] = (parameter, value)
+    if "event" not in found:
+        raise ConfigurationError(f"handler {describe(handler)} has no parameter that takes the event")
+    parameter, annotation = found["event"]
+    connection = found.get("connection")
+    return Signature(
+        is_async=_is_async(handler),
+        event=_name(handler, parameter),
+        event_type=_element_type(handler, annotation) if batch else annotation,
+        context=_name(handler, found["context"][0]) if "context" in found else None,
+        connection=_name(handler, connection[0]) if connection else None,
+        connection_kind=connection[1] if connection else None,
+    )
+
+
+def describe(handler: Handler) -> str:
+    """The handler's qualified name, for messages and as the default listener_name."""
+    target = handler
+    while hasattr(target, "func"):  # functools.partial
+        target = target.func
+    if not hasattr(target, "__qualname__"):
+        target = type(target)
+    return f"{target.__module__}.{target.__qualname__}".replace(".<locals>", "")
+
+
+def _name(handler: Handler, parameter: inspect.Parameter) -> str:
+    if parameter.kind is parameter.POSITIONAL_ONLY:
+        raise ConfigurationError(f"handler {describe(handler)}: {parameter.name!r} is positional-only; drop the '/'")
+    return parameter.name
+
+
+def _is_async(handler: Handler) -> bool:
+    return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(getattr(handler, "__call__", None))  # noqa: B004
+
+
+def _type_hints(handler: Handler) -> Mapping[str, Any]:
+    target = handler
+    while hasattr(target, "func"):
+        target = target.func
+    if not inspect.isroutine(target):
+        target = type(target).__call__
+    try:
+        return typing.get_type_hints(target, include_extras=True)
+    except NameError as error:
+        raise ConfigurationError(
+            f"handler {describe(handler)}: an annotation cannot be resolved ({error}); import the name at run time, "
+            "not under TYPE_CHECKING, because pgbus decodes events by annotation"
+        ) from error
+
+
+def _role(annotation: Any) -> tuple[str, Any]:
+    plain = typing.get_origin(annotation) or annotation
+    if isinstance(plain, type):
+        if issubclass(plain, ContextMarker):
+            return "context", None
+        for base in plain.__mro__:
+            if kind := CONNECTIONS.get((base.__module__, base.__qualname__)):
+                return "connection", kind
+    return "event", None if annotation is inspect.Parameter.empty else annotation
+
+
+def _element_type(handler: Handler, annotation: Any) -> Any:
+    if annotation is None or annotation is list:
+        return None
+    if typing.get_origin(annotation) in (list, Sequence, typing.Sequence) and len(typing.get_args(annotation)) == 1:
+        return typing.get_args(annotation)[0]
+    raise ConfigurationError(f"handler {describe(handler)} takes a batch: annotate its events as list[...]")
+
+
+# ------------------------------------------------------------------------------------------------------------- decoding
+
+Decode: TypeAlias = Callable[[EventMessage], Any]
+
+
+class EventDecoder:
+    """Turns stored events into what a handler takes: its annotated type, or the event class of the event's topic.
+
+    `classes` are the event classes the listener was declared with. For an event class, the most derived class that
+    this process knows for the event is taken: the one of its topic, else of its nearest ancestor.
+    """
+
+    def __init__(self, event_type: Any, *, classes: Sequence[type] = ()) -> None:
+        members = tuple(_members(event_type)) if event_type is not None else ()
+        self._message = event_type is EventMessage
+        self._classes = tuple(
+            member for member in (*members, *classes) if isinstance(member, type) and topic_of(member) is not None
+        )
+        self._plain = self._plain_type(event_type, members)
+        if self._plain is not None:
+            decoder(self._plain)  # refuses now what could not be decoded later
+        for known in self._classes:
+            decoder(known)
+        self._by_topic: dict[tuple[str, tuple[str, ...]], Callable[[str], Any]] = {}
+
+    def __call__(self, event: EventMessage) -> Any:
+        """The handler's event; raises UnhandledEventError when the payload does not fit."""
+        if self._message:
+            return event
+        key = (event.topic, tuple(event.ancestors or ()))
+        decode = self._by_topic.get(key)
+        if decode is None:
+            decode = self._by_topic[key] = self._resolve(event)
+        return decode(event.raw)
+
+    def _plain_type(self, event_type: Any, members: Sequence[Any]) -> Any:
+        if event_type is None:
+            return None if self._classes else Any
+        if event_type is object or event_type is Any:
+            return Any
+        return None if any(member in self._classes for member in members) else event_type
+
+    def _resolve(self, event: EventMessage) -> Callable[[str], Any]:
+        if self._plain is not None:
+            return decoder(self._plain)
+        known = {topic_of(cls): cls for root in self._classes for cls in _family(root)}
+        for topic in (event.topic, *(event.ancestors or ())):
+            if topic in known:
+                return decoder(known[topic])
+        topics = ", ".join(sorted(topic for topic in known if topic))
+        raise UnhandledEventError(f"the handler takes events of {topics}, and not of {event.topic}")
+
+
+def _members(annotation: Any) -> Iterator[Any]:
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        for member in typing.get_args(annotation):
+            yield from _members(member)
+    else:
+        yield annotation
+
+
+def _family(cls: type) -> Iterator[type]:
+    """The class and everything derived from it that has a topic, parents first."""
+    if topic_of(cls) is not None:
+        yield cls
+    children: list[type] = cls.__subclasses__()
+    for child in children:
+        yield from _family(child)
+
+
+def default_name(handler: Handler) -> str:
+    """The listener_name of a handler that was given none: stable as long as module and function keep their names."""
+    name = describe(handler)
+    if name.startswith("__main__."):
+        # The same module under `python module.py` and under `pgbus run module` must mean the same listener.
+        spec = getattr(sys.modules["__main__"], "__spec__", None)
+        if spec is not None:
+            name = f"{spec.name.removesuffix('.__main__')}{name.removeprefix('__main__')}"
+    return name

@@ -1,0 +1,104 @@
+"""The leader's housekeeping: claims of dead workers, periods and partitions, rows that have outlived their use."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable
+
+import asyncpg
+
+from pgbus.config import Config
+from pgbus.store import Store
+from pgbus.telemetry import ClaimsFreed, Telemetry
+
+logger = logging.getLogger("pgbus")
+
+# Seconds.
+CLAIMS_INTERVAL = 1.0
+CHORES_INTERVAL = 60.0
+# An event is tried alone from the second death of its worker on; this many deaths make it a dead letter.
+MAX_CRASHES = 5
+PRUNE_BATCH = 10_000
+
+
+class Maintenance:
+    """Runs on the session that leads, beside the sequencer."""
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        config: Config,
+        telemetry: Telemetry,
+        worker_id: int,
+        wake_listeners: Callable[[Iterable[int]], None],
+        partition: Callable[[], int],
+        begin_period: Callable[[], None],
+    ) -> None:
+        self._store = store
+        self._config = config
+        self._telemetry = telemetry
+        self._worker_id = worker_id
+        self._wake_listeners = wake_listeners
+        self._partition = partition
+        self._begin_period = begin_period
+        self._refused: set[int] = set()
+
+    async def run(self) -> None:
+        """Keep house until cancelled, or until the session breaks."""
+        chores_at = 0.0
+        clock = asyncio.get_running_loop().time
+        while True:
+            await self._free_claims()
+            if clock() >= chores_at:
+                chores_at = clock() + CHORES_INTERVAL
+                await self.do_chores()
+            await asyncio.sleep(CLAIMS_INTERVAL)
+
+    async def do_chores(self) -> None:
+        """One round of what is done once a minute."""
+        await self._turn_periods()
+        await self._drop_expired_partitions()
+        await self._store.fetch("prune_dedup_keys", batch=PRUNE_BATCH)
+        await self._store.fetch("prune_workers", worker_ttl=self._config.worker_ttl, worker_id=self._worker_id)
+
+    async def _free_claims(self) -> None:
+        freed, listener_ids = await self._store.free_claims(max_crashes=MAX_CRASHES)
+        if freed:
+            logger.warning("took back %d claims of workers that died", freed)
+            self._telemetry.emit(ClaimsFreed(freed))
+            self._wake_listeners(listener_ids)
+
+    async def _turn_periods(self) -> None:
+        """Have the next partition ready, and begin it when the first event of the current one is a period old."""
+        current = self._partition()
+        for number in (current, current + 1):
+            try:
+                await self._store.fetch("open_partition", number=number)
+            except asyncpg.LockNotAvailableError:
+                return  # someone reads or backs up the whole log just now; the next minute will do
+        rows = await self._store.fetch("find_partition_start", number=current)
+        if rows and rows[0]["age"] >= self._config.partition_period:
+            self._begin_period()
+
+    async def _drop_expired_partitions(self) -> None:
+        if self._config.retention is None:
+            return
+        expired = await self._store.fetch(
+            "find_expired_partitions", current=self._partition(), retention=self._config.retention
+        )
+        for row in expired:
+            await self._drop_partition(row["number"])
+
+    async def _drop_partition(self, number: int) -> None:
+        try:
+            await self._store.fetch("drop_partition", number=number)
+        except asyncpg.LockNotAvailableError:
+            return
+        except asyncpg.ObjectInUseError as error:
+            if number not in self._refused:
+                self._refused.add(number)
+                logger.warning("retention keeps partition %d of the log: %s", number, error)
+        else:
+            logger.info("retention dropped partition %d of the log", number)

@@ -1,0 +1,60 @@
+"""How much to claim: enough to keep the slots busy for about a second, and no more than another worker would miss.
+
+Pure arithmetic on what was measured.
+"""
+
+from __future__ import annotations
+
+MAX_CLAIM = 2_000
+# Seconds of work in one claimed piece: its events are settled together, so a slow event keeps only few others waiting.
+PIECE_SECONDS = 0.1
+_WEIGHT = 0.3
+# Seconds an event is taken for before one was seen: careful at first, quick to learn.
+_FIRST_GUESS = 0.05
+
+
+class Pace:
+    """Learns how long events take; `batch_size` set means that its user knows better."""
+
+    def __init__(self, *, concurrency: int, target: float, batch_size: int | None) -> None:
+        self._concurrency = concurrency
+        self._target = target
+        self._batch_size = batch_size
+        self._seconds = _FIRST_GUESS
+        self._row_events = 1.0
+
+    @property
+    def reserve(self) -> int:
+        """Events to have at hand beyond those that are running: `target` seconds of work for all slots."""
+        if self._batch_size is not None:
+            return self._batch_size
+        return min(MAX_CLAIM, int(self._target * self._concurrency / self._seconds))
+
+    def wanted(self, *, free_slots: int, waiting: int) -> int:
+        """Events to claim now, given the free slots and the claimed events that wait for one; 0: none yet."""
+        reserve = self.reserve
+        if waiting > reserve // 2:
+            return 0
+        most = MAX_CLAIM if self._batch_size is None else self._batch_size
+        return max(0, min(most, free_slots + reserve - waiting))
+
+    @property
+    def piece(self) -> int:
+        """Events of one claimed piece."""
+        if self._batch_size is not None:
+            return self._batch_size
+        return max(1, min(MAX_CLAIM, int(PIECE_SECONDS / self._seconds)))
+
+    def rows(self, events: int) -> int:
+        """Waiting runs to look at for so many events."""
+        return max(1, min(events, int(events / self._row_events) + 2))
+
+    def saw_claim(self, *, events: int, rows: int) -> None:
+        """So many events came out of so many rows."""
+        self._row_events += _WEIGHT * (max(1.0, events / max(1, rows)) - self._row_events)
+
+    def saw_work(self, *, events: int, seconds: float) -> None:
+        """So many events took so many seconds of slots' time."""
+        mean = max(1e-6, seconds / max(1, events))
+        # Slower at once, quicker bit by bit: a claim that is too large hurts more than one that is too small.
+        self._seconds = mean if mean > self._seconds else self._seconds + _WEIGHT * (mean - self._seconds)

@@ -1,0 +1,121 @@
+"""Publishing in the bus's own transaction: concurrent publishes of a process share one INSERT.
+
+While one INSERT is on its way, further events gather for the next; each publish returns when its row is durable.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import cast
+from uuid import UUID
+
+import asyncpg
+
+from pgbus.adapters import async_executor
+from pgbus.config import Config
+from pgbus.migrate import check_async
+from pgbus.outbox import OutboxRow, chunks, insert, published_ids
+from pgbus.sql import load
+from pgbus.store import Connection, create_pool, is_link_error, unreachable
+
+POOL_SIZE = 2
+
+
+class Publisher:
+    """Publishes on a small pool of its own, bound to the event loop that it was made in."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._statements = load(config.namespace)
+        self._pool: asyncpg.Pool | None = None
+        self._opening = asyncio.Lock()
+        self._pending: list[tuple[OutboxRow, asyncio.Future[UUID]]] = []
+        self._flusher: asyncio.Task[None] | None = None
+
+    async def publish(self, row: OutboxRow) -> UUID:
+        """Insert one row, together with others that come at the same time; the id of the event that stands for it."""
+        future: asyncio.Future[UUID] = asyncio.get_running_loop().create_future()
+        self._pending.append((row, future))
+        if self._flusher is None or self._flusher.done():
+            self._flusher = asyncio.create_task(self._flush(), name="pgbus publisher")
+        return await future
+
+    async def publish_all(self, rows: Sequence[OutboxRow]) -> list[UUID]:
+        """Insert rows in one transaction."""
+        pool = await self._open()
+        ids: list[UUID] = []
+        async with pool.acquire() as connection, connection.transaction():
+            for chunk in chunks(rows):
+                ids += await self._insert(connection, chunk)
+        return ids
+
+    async def execute(self, name: str, values: dict[str, object]) -> Sequence[Sequence[object]]:
+        """Run one named statement in a transaction of its own."""
+        pool = await self._open()
+        async with pool.acquire() as connection:
+            return await async_executor(connection).fetch(self._statements[name], values)
+
+    async def close(self) -> None:
+        """Publish what is pending, and close the pool."""
+        if self._flusher:
+            await asyncio.wait([self._flusher])
+        if self._pool:
+            await self._pool.close()
+            self._pool = None
+
+    async def _open(self) -> asyncpg.Pool:
+        async with self._opening:
+            if self._pool is None:
+                pool = await create_pool(self._config, size=POOL_SIZE)
+                try:
+                    async with pool.acquire() as connection:
+                        await check_async(cast("Connection", connection), namespace=self._config.namespace)
+                except BaseException as error:
+                    pool.terminate()
+                    if is_link_error(error) or isinstance(error, asyncpg.PostgresError):
+                        raise unreachable(self._config, error) from error
+                    raise
+                self._pool = pool
+        return self._pool
+
+    async def _flush(self) -> None:
+        while self._pending:
+            batch, self._pending = self._pending, []
+            waiting = [(row, future) for row, future in batch if not future.done()]
+            try:
+                ids = await self._insert_in_chunks([row for row, _ in waiting])
+            except Exception as error:
+                await self._fail(waiting, error)
+            else:
+                for (_, future), event_id in zip(waiting, ids, strict=True):
+                    if not future.done():
+                        future.set_result(event_id)
+
+    async def _insert_in_chunks(self, rows: Sequence[OutboxRow]) -> list[UUID]:
+        if not rows:
+            return []
+        pool = await self._open()
+        async with pool.acquire() as connection:
+            stretches = list(chunks(rows))
+            if len(stretches) == 1:
+                return await self._insert(connection, stretches[0])
+            async with connection.transaction():
+                return [event_id for chunk in stretches for event_id in await self._insert(connection, chunk)]
+
+    async def _insert(self, connection: object, rows: Sequence[OutboxRow]) -> list[UUID]:
+        statement, values = insert(rows, self._statements, dedup_ttl=self._config.dedup_ttl)
+        return published_ids(rows, await async_executor(connection).fetch(statement, values))
+
+    async def _fail(self, waiting: Sequence[tuple[OutboxRow, asyncio.Future[UUID]]], error: Exception) -> None:
+        """Let a row that the database refuses fail alone; when the link broke, nobody knows, and all are told so."""
+        for row, future in waiting:
+            if future.done():
+                continue
+            if len(waiting) == 1 or not isinstance(error, asyncpg.PostgresError) or is_link_error(error):
+                future.set_exception(error)
+                continue
+            try:
+                future.set_result((await self._insert_in_chunks([row]))[0])
+            except Exception as own:
+                future.set_exception(own)

@@ -1,0 +1,220 @@
+"""The listeners declared in this process, checked when they are declared."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Literal, TypeAlias
+
+from pgbus.codec import topic_of
+from pgbus.errors import ConfigurationError, DuplicateListenerName, InvalidEventError
+from pgbus.handlers import EventDecoder, Handler, Signature, default_name, describe, inspect_handler
+from pgbus.outcomes import RetryPolicy
+from pgbus.topics import check_pattern
+
+MAX_NAME_LENGTH = 255
+LANES = 64
+
+Start: TypeAlias = Literal["now", "beginning"] | datetime | int
+OnPoison: TypeAlias = Literal["dead", "block"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listener:
+    """A named subscription and its handler; what the options mean is told at `Bus.listener`."""
+
+    name: str
+    patterns: tuple[str, ...]
+    handler: Handler
+    signature: Signature
+    decode: EventDecoder = field(repr=False)
+    start: Start = "now"
+    concurrency: int = 10
+    batch_size: int | None = None
+    ordered: bool = False
+    transactional: bool = False
+    retry: RetryPolicy = field(default_factory=RetryPolicy)
+    timeout: float | None = None
+    on_poison: OnPoison = "dead"
+    batch: bool = False
+
+    @property
+    def lanes(self) -> int | None:
+        """Number of lanes of an ordered listener, else None."""
+        return LANES if self.ordered else None
+
+    @property
+    def blocks(self) -> bool:
+        """Whether a dead letter makes the later events of its key wait."""
+        return self.on_poison == "block"
+
+    def options(self) -> dict[str, object]:
+        """The options as the database shows them."""
+        return {
+            "concurrency": self.concurrency,
+            "batch_size": self.batch_size,
+            "ordered": self.ordered,
+            "transactional": self.transactional,
+            "max_attempts": self.retry.max_attempts,
+            "timeout": self.timeout,
+            "on_poison": self.on_poison,
+            "batch": self.batch,
+        }
+
+
+def make_listener(
+    handler: Handler,
+    events: Sequence[type | str],
+    *,
+    name: str | None,
+    start: Start,
+    concurrency: int,
+    batch_size: int | None,
+    ordered: bool,
+    transactional: bool,
+    retry: RetryPolicy | int,
+    timeout: float | None,
+    on_poison: OnPoison,
+    batch: bool,
+) -> Listener:
+    """A listener from what `Bus.listener` was given; raises ConfigurationError naming what is wrong."""
+    label = f"listener {name or describe(handler)!r}"
+    _check_numbers(label, concurrency=concurrency, batch_size=batch_size, timeout=timeout)
+    _check_start(label, start)
+    signature = inspect_handler(handler, batch=batch)
+    _check_choices(label, signature, ordered=ordered, transactional=transactional, on_poison=on_poison, batch=batch)
+    return Listener(
+        name=_check_name(label, name if name is not None else default_name(handler)),
+        patterns=_patterns(label, events, signature),
+        handler=handler,
+        signature=signature,
+        decode=EventDecoder(signature.event_type, classes=[event for event in events if isinstance(event, type)]),
+        start=start,
+        concurrency=concurrency,
+        batch_size=batch_size,
+        ordered=ordered,
+        transactional=transactional,
+        retry=RetryPolicy(max_attempts=retry) if isinstance(retry, int) else retry,
+        timeout=timeout,
+        on_poison=on_poison,
+        batch=batch,
+    )
+
+
+def _patterns(label: str, events: Sequence[type | str], signature: Signature) -> tuple[str, ...]:
+    """What it listens to: as told, else the event class that its handler is annotated with."""
+    if not events and isinstance(signature.event_type, type) and topic_of(signature.event_type):
+        events = (signature.event_type,)
+    if not events:
+        raise ConfigurationError(f"{label} listens to nothing: name an event class, a topic or a pattern")
+    return tuple(dict.fromkeys(_pattern(label, event) for event in events))
+
+
+def _pattern(label: str, event: type | str) -> str:
+    if isinstance(event, str):
+        try:
+            return check_pattern(event)
+        except InvalidEventError as error:
+            raise ConfigurationError(f"{label}: {error}") from None
+    if isinstance(event, type):
+        topic = topic_of(event)
+        if topic is not None:
+            return topic
+    raise ConfigurationError(
+        f'{label}: {event!r} is no event class (decorate it with @pgbus.event("topic")) and no topic'
+    )
+
+
+def _check_numbers(label: str, *, concurrency: int, batch_size: int | None, timeout: float | None) -> None:
+    if concurrency < 1:
+        raise ConfigurationError(f"{label}: concurrency is a number of events, at least 1")
+    if batch_size is not None and not 1 <= batch_size <= 10_000:
+        raise ConfigurationError(f"{label}: batch_size is a number of events between 1 and 10000")
+    if timeout is not None and not 0 < timeout < math.inf:
+        raise ConfigurationError(f"{label}: timeout is seconds, more than 0")
+
+
+def _check_start(label: str, start: Start) -> None:
+    if isinstance(start, datetime):
+        if start.tzinfo is None:
+            raise ConfigurationError(f"{label}: start is a datetime without a time zone; use an aware one")
+    elif isinstance(start, bool) or not (start in ("now", "beginning") or (isinstance(start, int) and start >= 0)):
+        raise ConfigurationError(f"{label}: start is 'now', 'beginning', an aware datetime or a position")
+
+
+def _check_choices(
+    label: str, signature: Signature, *, ordered: bool, transactional: bool, on_poison: OnPoison, batch: bool
+) -> None:
+    if on_poison not in ("dead", "block"):
+        raise ConfigurationError(f"{label}: on_poison is 'dead' or 'block'")
+    if on_poison == "block" and not ordered:
+        raise ConfigurationError(
+            f"{label}: on_poison='block' needs ordered=True; without order there is nothing to block"
+        )
+    if batch and ordered:
+        raise ConfigurationError(f"{label}: a batch mixes keys; a listener is either ordered or takes batches")
+    if signature.connection and not transactional:
+        raise ConfigurationError(f"{label}: only transactional=True hands the handler a connection")
+    if transactional and not signature.connection:
+        raise ConfigurationError(
+            f"{label}: a transactional handler writes through the connection it is given; annotate a parameter "
+            "asyncpg.Connection, or SQLAlchemy's AsyncSession or Session"
+        )
+    wants_async = signature.connection_kind in ("asyncpg", "sqlalchemy_async")
+    if transactional and wants_async is not signature.is_async:
+        kind = "an async" if wants_async else "a plain"
+        raise ConfigurationError(f"{label}: its connection needs {kind} function as handler")
+
+
+def _check_name(label: str, name: str) -> str:
+    if not 1 <= len(name) <= MAX_NAME_LENGTH or "\x00" in name:
+        raise ConfigurationError(f"{label}: a listener_name has between 1 and {MAX_NAME_LENGTH} characters")
+    return name
+
+
+class Registry:
+    """The listeners of one bus, by name, in the order of their declaration."""
+
+    def __init__(self) -> None:
+        self._listeners: dict[str, Listener] = {}
+        self._watchers: list[Callable[[Listener], None]] = []
+
+    def add(self, listener: Listener) -> None:
+        """Add a listener, also to workers that run already; raises DuplicateListenerName."""
+        if listener.name in self._listeners:
+            raise DuplicateListenerName(listener.name)
+        self._listeners[listener.name] = listener
+        for watcher in tuple(self._watchers):
+            watcher(listener)
+
+    def watch(self, watcher: Callable[[Listener], None]) -> Callable[[], None]:
+        """Call `watcher` with every listener that is added from now on; returns a function that ends it."""
+        self._watchers.append(watcher)
+        return lambda: self._watchers.remove(watcher)
+
+    def select(self, *, only: Sequence[str] | None = None, skip: Sequence[str] | None = None) -> list[Listener]:
+        """The listeners named in `only` (default: all) but not in `skip`; raises ConfigurationError for a typo."""
+        for name in (*(only or ()), *(skip or ())):
+            if name not in self._listeners:
+                known = ", ".join(self._listeners) or "none"
+                raise ConfigurationError(f"there is no listener named {name!r} here; declared are: {known}")
+        return [
+            listener
+            for listener in self._listeners.values()
+            if (only is None or listener.name in only) and listener.name not in (skip or ())
+        ]
+
+    def __iter__(self) -> Iterator[Listener]:
+        return iter(tuple(self._listeners.values()))
+
+    def __len__(self) -> int:
+        return len(self._listeners)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._listeners
+
+    def get(self, name: str) -> Listener | None:
+        """The listener of that name, if there is one."""
+        return self._listeners.get(name)

@@ -1,0 +1,224 @@
+"""The sequencer: the leader's loop that moves the outbox into the log, and sleeps only when no event can be missed.
+
+    look -> wake the listeners concerned -> (nothing left) arm -> look once more -> sleep until notified
+
+While it is awake, publishers share the wake slot's lock and need not notify. To sleep it takes that lock for itself;
+a publisher that is then refused sends a NOTIFY. A transaction that shares the slot for long is left behind in it:
+publishers go on with the next slot, and the old one is looked at now and then until it is free.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import Callable, Iterable
+
+from pgbus.store import Sequencing, Store
+from pgbus.telemetry import LeaderSlept, Sequenced, Telemetry
+
+# Rows per statement, and events per run.
+BATCH = 2_000
+RUN = 500
+# Seconds between looks while a publisher is about to commit without a NOTIFY, and how often before its slot is left.
+CONTENDED_PAUSE = 0.002
+CONTENDED_LOOKS = 20
+# Seconds between looks at slots that long transactions keep: the first, and the longest.
+HELD_PAUSE = 0.02
+HELD_PAUSE_LIMIT = 1.0
+# Seconds between scans of the scheduled events from their very beginning.
+BOTTOM_INTERVAL = 5.0
+# A server crash may take the end of the log with it. Positions that readers may have seen are not used again.
+POSITION_GAP = 100_000
+PARTITION_SIZE = 1_000_000_000
+
+
+class Floor:
+    """An outbox id below which no row is left, and none can still become visible.
+
+    Every transaction takes its xid before its outbox ids. So the ids handed out before a look belong to transactions
+    older than the next look's `xmax`; once a look's `xmin` has reached that, all of them have ended, and what that
+    look did not leave behind is gone. Lives in memory only: a restore cannot make it wrong.
+    """
+
+    def __init__(self) -> None:
+        self.value = 0
+        self._last_id: int | None = None
+        self._pending: tuple[int, int] | None = None
+
+    def observe(self, look: Sequencing) -> None:
+        """Take in what a look saw."""
+        if self._pending is not None:
+            last_id, xmax = self._pending
+            if look.xmin >= xmax:
+                reached = last_id if look.stopped_at is None else min(last_id, look.stopped_at)
+                self.value = max(self.value, reached + 1)
+                self._pending = None
+        if self._pending is None and self._last_id is not None:
+            self._pending = (self._last_id, look.xmax)
+        self._last_id = look.last_id
+
+
+class Sequencer:
+    """Sequences on the session that leads. `wake_listeners` is called with the ids of listeners that have new work."""
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        telemetry: Telemetry,
+        poll_interval: float,
+        wake_listeners: Callable[[Iterable[int]], None],
+        has_others: Callable[[], bool],
+    ) -> None:
+        self._store = store
+        self._telemetry = telemetry
+        self._poll_interval = poll_interval
+        self._wake_listeners = wake_listeners
+        self._has_others = has_others
+        self._woken = asyncio.Event()
+        self._floor = Floor()
+        self._due_floor = -math.inf
+        self._bottom_at = 0.0
+        self._base = 0
+        self._slot: int | None = None
+        self._contended = 0
+        self._held: set[int] = set()
+        self._held_pause = HELD_PAUSE
+        self._behind = True
+        self._roll_over = False
+
+    def wake(self) -> None:
+        """Look now: someone published, or a listener was registered or moved."""
+        self._woken.set()
+
+    def catch_up(self) -> None:
+        """Look now, also for listeners that are behind."""
+        self._behind = True
+        self.wake()
+
+    def begin_period(self) -> None:
+        """Let the next event open the next partition."""
+        self._roll_over = True
+
+    @property
+    def partition(self) -> int:
+        """The partition that the next event goes to."""
+        return self._base // PARTITION_SIZE
+
+    async def run(self) -> None:
+        """Sequence until cancelled, or until the session breaks."""
+        await self._take_over()
+        while True:
+            look = await self._look()
+            if self._behind:
+                await self._backfill()
+            elif look.stopped_at is not None:
+                continue
+            elif self._slot is None:
+                await self._arm()
+            elif not look.moved:
+                await self._sleep(look)
+
+    async def _take_over(self) -> None:
+        end = await self._store.fetch_one("find_log_end")
+        self._base = end["next_position"] + POSITION_GAP if end["next_position"] else 0
+        await self._open_partition(end["last_partition"])
+        await self._leave_slot()
+
+    async def _open_partition(self, last: int) -> None:
+        if self.partition > last:
+            await self._store.fetch("open_partition", number=self.partition)
+
+    async def _look(self) -> Sequencing:
+        if self._roll_over:
+            self._base = (self.partition + 1) * PARTITION_SIZE
+            await self._store.fetch("open_partition", number=self.partition)
+            self._roll_over = False
+        if (now := time.monotonic()) >= self._bottom_at:
+            self._due_floor, self._bottom_at = -math.inf, now + BOTTOM_INTERVAL
+        look = await self._store.sequence_outbox(
+            floor=self._floor.value,
+            due_floor=self._due_floor,
+            base=self._base,
+            batch=BATCH,
+            run=RUN,
+            tell_others=self._has_others(),
+        )
+        self._base += look.moved
+        self._floor.observe(look)
+        if look.moved < BATCH:
+            self._due_floor = look.looked_at
+        if look.moved:
+            self._telemetry.emit(Sequenced(look.moved))
+            self._wake_listeners(look.listener_ids)
+        return look
+
+    async def _backfill(self) -> None:
+        listener_id = await self._store.backfill_listener(batch=BATCH, run=RUN)
+        if listener_id is None:
+            self._behind = False
+        else:
+            self._wake_listeners([listener_id])
+
+    # ------------------------------------------------------------------------------------------------------- sleeping
+
+    async def _arm(self) -> None:
+        """Take the wake slot, after which the caller must look once more before it may sleep."""
+        row = await self._store.fetch_one("try_sleep", namespace=self._store.namespace)
+        if row["armed"]:
+            self._slot = row["slot"]
+            self._contended = 0
+            self._woken.clear()
+            return
+        self._contended += 1
+        if self._contended > CONTENDED_LOOKS:
+            await self._leave_slot()
+        else:
+            await asyncio.sleep(CONTENDED_PAUSE)
+
+    async def _leave_slot(self) -> None:
+        """Move publishers on to the next slot, and remember which old ones are still shared."""
+        self._contended = 0
+        await self._store.fetch("advance_wake_slot")
+        self._held = await self._find_held_slots()
+        self._held_pause = HELD_PAUSE
+
+    async def _find_held_slots(self) -> set[int]:
+        rows = await self._store.fetch("find_held_slots", namespace=self._store.namespace)
+        return {row["slot"] for row in rows}
+
+    async def _sleep(self, look: Sequencing) -> None:
+        self._telemetry.emit(LeaderSlept(armed=True))
+        pause = min(self._poll_interval, math.inf if look.next_due is None else look.next_due)
+        if self._held:
+            pause = min(pause, self._held_pause)
+        woken = await _wait(self._woken, pause)
+        self._woken.clear()
+        if woken:
+            await self._disarm_if_busy()
+        elif self._held:
+            await self._review_held_slots()
+
+    async def _disarm_if_busy(self) -> None:
+        """Stay armed for a lone event, which is quickest; under load let publishers commit without NOTIFY."""
+        look = await self._look()
+        if (look.moved > 1 or self._woken.is_set()) and self._slot is not None:
+            slot, self._slot = self._slot, None
+            await self._store.fetch("wake_up", namespace=self._store.namespace, slot=slot)
+
+    async def _review_held_slots(self) -> None:
+        held = await self._find_held_slots()
+        gone, self._held = self._held - held, self._held & held
+        # The longer a transaction has been open, the less a moment matters: its event waits a few percent of that.
+        self._held_pause = HELD_PAUSE if gone else min(HELD_PAUSE_LIMIT, self._held_pause * 1.1)
+
+
+async def _wait(event: asyncio.Event, seconds: float) -> bool:
+    """Whether the event was set within so many seconds."""
+    try:
+        async with asyncio.timeout(max(0.0, seconds)):
+            await event.wait()
+    except TimeoutError:
+        return False
+    return True

@@ -1,0 +1,280 @@
+-- The life of a delivery: waiting, claimed, gone. Each arrow is one statement; each that ends a claim names its token.
+
+-- name: claim_deliveries
+-- Take runs for a worker, up to `limit` events, in pieces of at most `piece` events, and return their events.
+--
+-- `due` are rows that had to wait for an instant, `ready` those fresh from the sequencer, `heads` the first row of each
+-- lane of an ordered listener (the other two are empty then). `floor` and `due_floor` keep the scans off the dead rows
+-- that a snapshot held open by someone keeps in the way. A row that killed its worker twice is claimed alone.
+WITH active AS MATERIALIZED (
+    SELECT l.id FROM pgbus.listeners AS l WHERE l.id = CAST(:listener_id AS integer) AND l.state = 'active'
+), due AS MATERIALIZED (
+    SELECT d.id, d.lane, d.first, d.last, d.events, d.positions, d.available_at, d.attempt, d.crashes, d.last_error
+    FROM pgbus.deliveries AS d
+    WHERE d.listener_id = (SELECT a.id FROM active AS a)
+      AND d.lane IS NULL
+      AND d.claim_token IS NULL
+      AND d.available_at >= to_timestamp(CAST(:due_floor AS double precision))
+      AND d.available_at <= now()
+    ORDER BY d.available_at
+    LIMIT CAST(:rows AS bigint)
+    FOR UPDATE SKIP LOCKED
+), ready AS MATERIALIZED (
+    SELECT d.id, d.lane, d.first, d.last, d.events, d.positions, d.available_at, d.attempt, d.crashes, d.last_error
+    FROM pgbus.deliveries AS d
+    WHERE d.listener_id = (SELECT a.id FROM active AS a)
+      AND d.lane IS NULL
+      AND d.claim_token IS NULL
+      AND d.available_at IS NULL
+      AND d.first >= CAST(:floor AS bigint)
+    ORDER BY d.first
+    LIMIT CAST(:rows AS bigint)
+    FOR UPDATE SKIP LOCKED
+), heads AS MATERIALIZED (
+    SELECT h.id, h.first
+    FROM generate_series(0, CAST(:lanes AS integer) - 1) AS n (lane)
+    CROSS JOIN LATERAL (
+        -- Whatever comes first bars its lane, claimed or waiting for its instant.
+        SELECT d.id, d.first, d.claim_token, d.available_at
+        FROM pgbus.deliveries AS d
+        WHERE d.listener_id = (SELECT a.id FROM active AS a)
+          AND d.lane = n.lane
+          AND d.blocked_key IS NULL
+          AND d.first >= CAST(:floor AS bigint)
+        ORDER BY d.first
+        LIMIT 1
+    ) AS h
+    WHERE h.claim_token IS NULL AND (h.available_at IS NULL OR h.available_at <= now())
+), lanes AS MATERIALIZED (
+    -- Judged again on the locked row: another worker may have taken its beginning, and then `first` has moved on.
+    SELECT d.id, d.lane, d.first, d.last, d.events, d.positions, d.available_at, d.attempt, d.crashes, d.last_error
+    FROM heads AS h
+    JOIN pgbus.deliveries AS d ON d.id = h.id
+    WHERE d.claim_token IS NULL AND d.first = h.first
+    ORDER BY d.first
+    LIMIT CAST(:rows AS bigint)
+    FOR UPDATE OF d SKIP LOCKED
+), candidates AS MATERIALIZED (
+    SELECT c.*,
+           COALESCE(sum(CASE WHEN c.crashes >= 2 THEN CAST(:limit AS integer) ELSE c.events END)
+                    OVER (ORDER BY c.available_at NULLS LAST, c.first, c.id
+                          ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), 0) AS before
+    FROM (SELECT * FROM due UNION ALL SELECT * FROM ready UNION ALL SELECT * FROM lanes) AS c
+), chosen AS MATERIALIZED (
+    SELECT c.*, CAST(LEAST(c.events, CAST(:limit AS integer) - c.before) AS integer) AS taken
+    FROM candidates AS c
+    WHERE c.before < CAST(:limit AS integer) AND (c.crashes < 2 OR c.before = 0)
+), whole AS (
+    UPDATE pgbus.deliveries AS d
+    SET claim_token = CAST(:claim_token AS uuid),
+        worker_id = CAST(:worker_id AS integer),
+        lease_expires_at = now() + CAST(:lease AS double precision) * INTERVAL '1 second'
+    FROM chosen AS c
+    WHERE d.id = c.id AND c.taken = c.events AND c.events <= CAST(:piece AS integer)
+    RETURNING d.id, d.lane, d.first, d.last, d.positions, d.available_at, d.attempt, d.crashes
+), rest AS (
+    UPDATE pgbus.deliveries AS d
+    SET first = COALESCE(c.positions[c.taken + 1], c.first + c.taken),
+        events = c.events - c.taken,
+        positions = c.positions[c.taken + 1:]
+    FROM chosen AS c
+    WHERE d.id = c.id AND c.taken < c.events
+), cut AS (
+    DELETE FROM pgbus.deliveries AS d
+    USING chosen AS c
+    WHERE d.id = c.id AND c.taken = c.events AND c.events > CAST(:piece AS integer)
+), pieces AS (
+    INSERT INTO pgbus.deliveries
+        (listener_id, lane, first, last, events, positions, available_at, attempt, crashes, last_error,
+         claim_token, worker_id, lease_expires_at)
+    SELECT CAST(:listener_id AS integer), c.lane,
+           COALESCE(c.positions[p.skipped + 1], c.first + p.skipped),
+           COALESCE(c.positions[p.skipped + p.events], c.first + p.skipped + p.events - 1),
+           p.events,
+           c.positions[p.skipped + 1:p.skipped + p.events],
+           c.available_at, c.attempt, c.crashes, c.last_error,
+           CAST(:claim_token AS uuid), CAST(:worker_id AS integer),
+           now() + CAST(:lease AS double precision) * INTERVAL '1 second'
+    FROM chosen AS c
+    CROSS JOIN LATERAL (
+        SELECT s.skipped, LEAST(CAST(:piece AS integer), c.taken - s.skipped) AS events
+        FROM generate_series(0, c.taken - 1, CAST(:piece AS integer)) AS s (skipped)
+    ) AS p
+    WHERE c.taken < c.events OR c.events > CAST(:piece AS integer)
+    RETURNING id, lane, first, last, positions, available_at, attempt, crashes
+), claimed AS (
+    SELECT * FROM whole UNION ALL SELECT * FROM pieces
+)
+SELECT c.id, c.lane, c.attempt, c.available_at IS NULL AS fresh, c.last,
+       e.position, e.event_id, e.topic, e.ancestors, e.key, e.payload, e.headers, e.published_at, e.deliver_at,
+       CASE WHEN CAST(:blocking AS boolean) THEN EXISTS (
+           SELECT 1 FROM pgbus.dead_letters AS x
+           WHERE x.listener_id = CAST(:listener_id AS integer) AND x.blocked_key = e.key
+       ) END AS blocked,
+       CAST(extract(epoch FROM now()) AS double precision) AS claimed_at
+FROM claimed AS c
+CROSS JOIN LATERAL (
+    SELECT x.* FROM pgbus.events AS x
+    WHERE c.positions IS NULL AND x.position BETWEEN c.first AND c.last
+    UNION ALL
+    SELECT x.* FROM unnest(c.positions) AS p (position)
+    JOIN pgbus.events AS x ON x.position = p.position
+) AS e
+
+-- name: find_lanes_floor
+-- The lowest position that an ordered listener is owed: no row below it can appear, for each comes from one that is there.
+SELECT min(h.first) AS floor
+FROM generate_series(0, CAST(:lanes AS integer) - 1) AS n (lane)
+CROSS JOIN LATERAL (
+    SELECT d.first
+    FROM pgbus.deliveries AS d
+    WHERE d.listener_id = CAST(:listener_id AS integer) AND d.lane = n.lane AND d.blocked_key IS NULL
+    ORDER BY d.first
+    LIMIT 1
+) AS h
+
+-- name: lock_delivery
+-- Hold a claimed delivery until the end of a transactional handler's transaction; no row: the claim is lost.
+SELECT d.id
+FROM pgbus.deliveries AS d
+WHERE d.id = CAST(:delivery_id AS bigint) AND d.claim_token = CAST(:claim_token AS uuid)
+FOR UPDATE
+
+-- name: settle_deliveries
+-- End claims: what was done goes into history; what failed comes back later, or becomes a dead letter; what was not
+-- started is released. Returns the deliveries whose claims were still ours; for the others nothing is written.
+--
+-- The odd `(x IN (...)) IS TRUE` keeps a hashed subplan: as a join, thousands of one-event claims would cost their square.
+WITH settled AS MATERIALIZED (
+    DELETE FROM pgbus.deliveries AS d
+    USING unnest(CAST(:delivery_ids AS bigint[]), CAST(:claim_tokens AS uuid[])) AS c (id, claim_token)
+    WHERE d.id = c.id AND d.claim_token = c.claim_token
+    RETURNING d.id
+), done AS (
+    INSERT INTO pgbus.history (position, listener_id, attempt, outcome, started_at, duration, worker)
+    SELECT o.position, CAST(:listener_id AS integer), o.attempt, 'done', to_timestamp(o.started_at), o.duration,
+           CAST(:worker AS text)
+    FROM unnest(
+        CAST(:done_deliveries AS bigint[]), CAST(:done_positions AS bigint[]), CAST(:done_attempts AS integer[]),
+        CAST(:done_started AS double precision[]), CAST(:done_durations AS real[])
+    ) AS o (delivery_id, position, attempt, started_at, duration)
+    WHERE (o.delivery_id IN (SELECT s.id FROM settled AS s)) IS TRUE
+), others AS MATERIALIZED (
+    SELECT o.*
+    FROM unnest(
+        CAST(:other_deliveries AS bigint[]), CAST(:other_positions AS bigint[]), CAST(:other_attempts AS integer[]),
+        CAST(:other_outcomes AS text[]), CAST(:other_started AS double precision[]), CAST(:other_durations AS real[]),
+        CAST(:other_lanes AS smallint[]), CAST(:other_delays AS double precision[]), CAST(:other_errors AS text[]),
+        CAST(:other_tracebacks AS text[]), CAST(:other_keys AS text[])
+    ) AS o (delivery_id, position, attempt, outcome, started_at, duration, lane, delay, error, traceback, key)
+    WHERE (o.delivery_id IN (SELECT s.id FROM settled AS s)) IS TRUE
+), failed AS (
+    INSERT INTO pgbus.history (position, listener_id, attempt, outcome, started_at, duration, worker, error)
+    SELECT o.position, CAST(:listener_id AS integer), o.attempt, o.outcome, to_timestamp(o.started_at), o.duration,
+           CAST(:worker AS text), o.error
+    FROM others AS o
+    WHERE o.outcome IN ('retry', 'dead')
+), retried AS (
+    INSERT INTO pgbus.deliveries (listener_id, lane, first, last, events, available_at, attempt, last_error)
+    SELECT CAST(:listener_id AS integer), o.lane, o.position, o.position, 1,
+           clock_timestamp() + o.delay * INTERVAL '1 second', o.attempt + 1, o.error
+    FROM others AS o
+    WHERE o.outcome = 'retry'
+), dead AS (
+    INSERT INTO pgbus.dead_letters (listener_id, position, lane, attempts, error, traceback, worker, blocked_key)
+    SELECT CAST(:listener_id AS integer), o.position, o.lane, o.attempt, o.error, o.traceback, CAST(:worker AS text),
+           CASE WHEN CAST(:blocking AS boolean) THEN o.key END
+    FROM others AS o
+    WHERE o.outcome = 'dead'
+), blocked AS (
+    -- An event whose key waits behind a dead letter: kept aside until someone acts on that.
+    INSERT INTO pgbus.deliveries (listener_id, lane, first, last, events, available_at, attempt, blocked_key)
+    SELECT CAST(:listener_id AS integer), o.lane, o.position, o.position, 1, now(), o.attempt, o.key
+    FROM others AS o
+    WHERE o.outcome = 'blocked'
+), released AS (
+    INSERT INTO pgbus.deliveries (listener_id, lane, first, last, events, positions, available_at, attempt)
+    SELECT CAST(:listener_id AS integer), o.lane, min(o.position), max(o.position), count(*),
+           CASE WHEN count(*) < max(o.position) - min(o.position) + 1 THEN array_agg(o.position ORDER BY o.position) END,
+           now(), o.attempt
+    FROM others AS o
+    WHERE o.outcome = 'released'
+    GROUP BY o.delivery_id, o.lane, o.attempt
+)
+SELECT s.id FROM settled AS s
+
+-- name: extend_leases
+-- Keep claims that are still being worked on. A row locked by a transactional handler needs no lease: the lock guards it.
+WITH held AS (
+    SELECT d.id
+    FROM pgbus.deliveries AS d
+    JOIN unnest(CAST(:delivery_ids AS bigint[]), CAST(:claim_tokens AS uuid[])) AS c (id, claim_token)
+      ON d.id = c.id AND d.claim_token = c.claim_token
+    FOR UPDATE OF d SKIP LOCKED
+)
+UPDATE pgbus.deliveries AS d
+SET lease_expires_at = now() + CAST(:lease AS double precision) * INTERVAL '1 second'
+FROM held AS h
+WHERE d.id = h.id
+
+-- name: free_claims
+-- Take back the claims of workers whose session is gone, or whose lease ran out. A run that was in a worker's hands for
+-- its second death comes back in single events, to be tried one at a time; an event that was alone in the hands of
+-- dying workers too often is a dead letter.
+WITH live AS MATERIALIZED (
+    SELECT CAST(CAST(l.objid AS bigint) AS integer) AS worker_id
+    FROM pg_locks AS l
+    WHERE l.locktype = 'advisory'
+      AND l.database = (SELECT d.oid FROM pg_database AS d WHERE d.datname = current_database())
+      AND CAST(l.classid AS bigint) = (CAST(hashtext(CAST(:namespace AS text) || '.worker') AS bigint) & 4294967295)
+      AND l.objsubid = 2
+      AND l.granted
+), lost AS MATERIALIZED (
+    SELECT d.id
+    FROM pgbus.deliveries AS d
+    WHERE d.claim_token IS NOT NULL
+      AND (d.lease_expires_at < now() OR NOT EXISTS (SELECT 1 FROM live AS l WHERE l.worker_id = d.worker_id))
+    FOR UPDATE SKIP LOCKED
+), freed AS (
+    DELETE FROM pgbus.deliveries AS d
+    USING lost AS l
+    WHERE d.id = l.id
+    RETURNING d.listener_id, d.lane, d.first, d.last, d.events, d.positions, d.attempt, d.crashes + 1 AS crashes,
+              d.worker_id, d.last_error
+), dead AS (
+    INSERT INTO pgbus.dead_letters (listener_id, position, lane, attempts, error, worker, blocked_key)
+    SELECT f.listener_id, f.first, f.lane, f.attempt,
+           'the worker died ' || f.crashes || ' times while it handled this event',
+           COALESCE((SELECT w.name FROM pgbus.workers AS w WHERE w.id = f.worker_id), 'worker ' || f.worker_id),
+           CASE WHEN l.options ->> 'on_poison' = 'block' THEN e.key END
+    FROM freed AS f
+    JOIN pgbus.listeners AS l ON l.id = f.listener_id
+    JOIN pgbus.events AS e ON e.position = f.first
+    WHERE f.crashes >= CAST(:max_crashes AS integer) AND f.events = 1
+    RETURNING position, listener_id, attempts, error, worker
+), noted AS (
+    INSERT INTO pgbus.history (position, listener_id, attempt, outcome, started_at, duration, worker, error)
+    SELECT x.position, x.listener_id, x.attempts, 'dead', now(), 0, x.worker, x.error
+    FROM dead AS x
+), again AS (
+    INSERT INTO pgbus.deliveries
+        (listener_id, lane, first, last, events, positions, available_at, attempt, crashes, last_error)
+    SELECT f.listener_id, f.lane, f.first, f.last, f.events, f.positions, now(), f.attempt, f.crashes, f.last_error
+    FROM freed AS f
+    WHERE f.crashes < 2 OR (f.events = 1 AND f.crashes < CAST(:max_crashes AS integer))
+    UNION ALL
+    SELECT f.listener_id, f.lane, p.position, p.position, 1, NULL, now(), f.attempt, f.crashes, f.last_error
+    FROM freed AS f
+    CROSS JOIN LATERAL (
+        SELECT u.position FROM unnest(f.positions) AS u (position)
+        UNION ALL
+        SELECT g.position FROM generate_series(f.first, f.last) AS g (position) WHERE f.positions IS NULL
+    ) AS p
+    WHERE f.crashes >= 2 AND f.events > 1
+), woken AS (
+    SELECT count(*) AS freed, array_agg(DISTINCT f.listener_id) AS listener_ids FROM freed AS f
+)
+SELECT w.freed, w.listener_ids,
+       CASE WHEN w.listener_ids IS NOT NULL
+            THEN pg_notify(CAST(:work_channel AS text), array_to_string(w.listener_ids, ',')) END AS told
+FROM woken AS w

@@ -1,0 +1,88 @@
+-- Listeners and workers: who is registered, and who is alive.
+
+-- name: register_listener
+-- Make a listener known, or bring its row up to date; says whether it is new, and what its options were before.
+-- `start_position` and `start_at` say where a new listener begins; both NULL: with the events logged from now on.
+WITH known AS MATERIALIZED (
+    SELECT l.id, l.options, l.lanes FROM pgbus.listeners AS l WHERE l.listener_name = CAST(:listener_name AS text)
+), begun AS (
+    INSERT INTO pgbus.listeners AS l (listener_name, lanes, options, service, cursor)
+    VALUES (
+        CAST(:listener_name AS text),
+        CAST(:lanes AS smallint),
+        CAST(CAST(:options AS text) AS jsonb),
+        CAST(:service AS text),
+        CASE WHEN CAST(:start_at AS timestamptz) IS NULL THEN CAST(:start_position AS bigint)
+             ELSE (SELECT e.position FROM pgbus.events AS e
+                   WHERE e.logged_at >= CAST(:start_at AS timestamptz)
+                   ORDER BY e.position
+                   LIMIT 1) END
+    )
+    ON CONFLICT (listener_name) DO UPDATE SET
+        lanes = excluded.lanes,
+        options = excluded.options,
+        service = excluded.service,
+        last_seen_at = now()
+    RETURNING l.id, l.lanes, l.cursor
+)
+SELECT b.id, b.lanes, b.cursor, k.id IS NULL AS is_new, CAST(k.options AS text) AS old_options
+FROM begun AS b
+LEFT JOIN known AS k ON k.id = b.id
+
+-- name: replace_subscriptions
+-- Make a listener's subscriptions these patterns; returns the patterns that were added and those that were removed.
+WITH wanted AS MATERIALIZED (
+    SELECT w.pattern, w.regex
+    FROM unnest(CAST(:patterns AS text[]), CAST(:regexes AS text[])) AS w (pattern, regex)
+), added AS (
+    INSERT INTO pgbus.subscriptions AS s (listener_id, pattern, regex)
+    SELECT CAST(:listener_id AS integer), w.pattern, w.regex FROM wanted AS w
+    ON CONFLICT (listener_id, pattern) DO NOTHING
+    RETURNING s.pattern
+), removed AS (
+    DELETE FROM pgbus.subscriptions AS s
+    WHERE s.listener_id = CAST(:listener_id AS integer)
+      AND s.pattern <> ALL (CAST(:patterns AS text[]))
+    RETURNING s.pattern
+)
+SELECT 'added' AS change, a.pattern FROM added AS a
+UNION ALL
+SELECT 'removed' AS change, r.pattern FROM removed AS r
+
+-- name: register_worker
+-- Make a process known.
+INSERT INTO pgbus.workers AS w (name, service, host, pid, version, listeners)
+VALUES (
+    CAST(:name AS text), CAST(:service AS text), CAST(:host AS text), CAST(:pid AS integer), CAST(:version AS text),
+    CAST(:listeners AS text[])
+)
+RETURNING w.id
+
+-- name: lock_worker
+-- Hold the lock that says we live, for as long as this session does.
+SELECT pg_try_advisory_lock(hashtext(CAST(:namespace AS text) || '.worker'), CAST(:worker_id AS integer)) AS locked
+
+-- name: touch_worker
+-- Say that this worker, and the listeners it runs, were seen.
+WITH seen AS (
+    UPDATE pgbus.listeners AS l
+    SET last_seen_at = now()
+    WHERE l.id = ANY (CAST(:listener_ids AS integer[]))
+)
+UPDATE pgbus.workers AS w
+SET last_seen_at = now(), listeners = CAST(:listeners AS text[])
+WHERE w.id = CAST(:worker_id AS integer)
+
+-- name: remove_worker
+-- Forget a process that stopped.
+DELETE FROM pgbus.workers AS w WHERE w.id = CAST(:worker_id AS integer)
+
+-- name: count_other_workers
+-- How many live processes there are beside this one: whether it is any use to notify.
+SELECT count(*) AS others
+FROM pg_locks AS l
+WHERE l.locktype = 'advisory'
+  AND l.database = (SELECT d.oid FROM pg_database AS d WHERE d.datname = current_database())
+  AND CAST(l.classid AS bigint) = (CAST(hashtext(CAST(:namespace AS text) || '.worker') AS bigint) & 4294967295)
+  AND l.objsubid = 2
+  AND CAST(l.objid AS bigint) <> CAST(:worker_id AS bigint)

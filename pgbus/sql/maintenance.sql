@@ -1,0 +1,46 @@
+-- The leader's housekeeping: partitions, retention, and rows that have outlived their use.
+
+-- name: open_partition
+-- Open a partition of the log and of history, if it is not open yet.
+SELECT pgbus.open_partition(CAST(:number AS integer)) AS opened
+
+-- name: find_partition_start
+-- When the first event of a partition was logged, in seconds before now; NULL when it is empty.
+SELECT CAST(extract(epoch FROM now() - e.logged_at) AS double precision) AS age
+FROM pgbus.events AS e
+WHERE e.position >= CAST(:number AS bigint) * 1000000000 AND e.position < (CAST(:number AS bigint) + 1) * 1000000000
+ORDER BY e.position
+LIMIT 1
+
+-- name: find_expired_partitions
+-- Partitions below the current one whose last event is older than the retention.
+SELECT p.number
+FROM pgbus.partitions AS p
+LEFT JOIN LATERAL (
+    SELECT e.logged_at
+    FROM pgbus.events AS e
+    WHERE e.position >= CAST(p.number AS bigint) * 1000000000
+      AND e.position < (CAST(p.number AS bigint) + 1) * 1000000000
+    ORDER BY e.position DESC
+    LIMIT 1
+) AS newest ON true
+WHERE p.number < CAST(:current AS integer)
+  AND COALESCE(newest.logged_at, p.opened_at) < now() - CAST(:retention AS double precision) * INTERVAL '1 second'
+ORDER BY p.number
+
+-- name: drop_partition
+-- Drop a partition of the log and of history; an error says when someone still needs it.
+SELECT pgbus.drop_partition(CAST(:number AS integer)) AS dropped
+
+-- name: prune_dedup_keys
+-- Forget dedup keys that have expired.
+DELETE FROM pgbus.dedup_keys AS k
+WHERE k.dedup_key IN (
+    SELECT x.dedup_key FROM pgbus.dedup_keys AS x WHERE x.expires_at <= now() ORDER BY x.expires_at LIMIT CAST(:batch AS bigint)
+)
+
+-- name: prune_workers
+-- Forget workers that are gone for long.
+DELETE FROM pgbus.workers AS w
+WHERE w.last_seen_at < now() - CAST(:worker_ttl AS double precision) * INTERVAL '1 second'
+  AND w.id <> CAST(:worker_id AS integer)

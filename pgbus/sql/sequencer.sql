@@ -1,0 +1,199 @@
+-- The leader's statements: from the outbox into the log, and its sleep. All of them run on the session that holds the
+-- leader lock, one after the other, so that the order of positions is the order in which events became visible.
+
+-- name: sequence_outbox
+-- Move committed outbox rows into the log, and write the runs that are owed to each listener whose subscription matches.
+WITH bound AS MATERIALIZED (
+    SELECT max(o.id) AS id, count(*) AS rows
+    FROM (
+        SELECT x.id
+        FROM pgbus.outbox AS x
+        WHERE x.id >= CAST(:floor AS bigint) AND x.deliver_at IS NULL
+        ORDER BY x.id
+        LIMIT CAST(:batch AS bigint)
+    ) AS o
+), due AS MATERIALIZED (
+    -- Someone who cancels a scheduled event holds its row until the end of a transaction that may be long: step over it.
+    SELECT o.id
+    FROM pgbus.outbox AS o
+    WHERE o.deliver_at >= to_timestamp(CAST(:due_floor AS double precision)) AND o.deliver_at <= now()
+    ORDER BY o.deliver_at
+    LIMIT CAST(:batch AS bigint)
+    FOR UPDATE SKIP LOCKED
+), moved_now AS (
+    DELETE FROM pgbus.outbox AS o
+    WHERE o.id >= CAST(:floor AS bigint) AND o.id <= (SELECT b.id FROM bound AS b) AND o.deliver_at IS NULL
+    RETURNING o.id, o.event_id, o.topic, o.ancestors, o.key, o.payload, o.headers, o.published_at, o.deliver_at
+), moved_due AS (
+    DELETE FROM pgbus.outbox AS o
+    USING due AS d
+    WHERE o.id = d.id
+    RETURNING o.id, o.event_id, o.topic, o.ancestors, o.key, o.payload, o.headers, o.published_at, o.deliver_at
+), numbered AS MATERIALIZED (
+    SELECT CAST(:base AS bigint) + row_number() OVER (ORDER BY m.id) - 1 AS position, m.*
+    FROM (SELECT * FROM moved_now UNION ALL SELECT * FROM moved_due) AS m
+), logged AS (
+    INSERT INTO pgbus.events
+        (position, event_id, topic, ancestors, key, payload, headers, published_at, deliver_at, logged_at)
+    SELECT n.position, n.event_id, n.topic, n.ancestors, n.key, n.payload, n.headers, n.published_at, n.deliver_at, now()
+    FROM numbered AS n
+    ORDER BY n.position
+), topics AS MATERIALIZED (
+    SELECT DISTINCT n.topic, n.ancestors FROM numbered AS n
+), routes AS MATERIALIZED (
+    -- A listener with a cursor is not live yet: `backfill_listener` brings it these events too.
+    SELECT DISTINCT t.topic, t.ancestors, l.id AS listener_id, l.lanes
+    FROM topics AS t
+    CROSS JOIN pgbus.subscriptions AS s
+    JOIN pgbus.listeners AS l ON l.id = s.listener_id
+    WHERE l.cursor IS NULL
+      AND (s.pattern = t.topic
+           OR s.pattern = ANY (t.ancestors)
+           OR (s.regex IS NOT NULL
+               AND (t.topic || '.' ~ s.regex
+                    OR EXISTS (SELECT 1 FROM unnest(t.ancestors) AS a (topic) WHERE a.topic || '.' ~ s.regex))))
+), owed AS (
+    SELECT r.listener_id, n.position,
+           CASE WHEN r.lanes IS NOT NULL
+                THEN (hashtext(COALESCE(n.key, CAST(n.event_id AS text))) & 2147483647) % r.lanes END AS lane
+    FROM numbered AS n
+    JOIN routes AS r ON r.topic = n.topic AND r.ancestors IS NOT DISTINCT FROM n.ancestors
+), placed AS (
+    SELECT o.listener_id, o.lane, o.position,
+           (row_number() OVER (PARTITION BY o.listener_id, o.lane ORDER BY o.position) - 1) / CAST(:run AS integer) AS run
+    FROM owed AS o
+), delivered AS (
+    INSERT INTO pgbus.deliveries (listener_id, lane, first, last, events, positions)
+    SELECT p.listener_id, p.lane, min(p.position), max(p.position), count(*),
+           CASE WHEN count(*) < max(p.position) - min(p.position) + 1 THEN array_agg(p.position ORDER BY p.position) END
+    FROM placed AS p
+    GROUP BY p.listener_id, p.lane, p.run
+    ORDER BY min(p.position)
+    RETURNING listener_id
+), woken AS MATERIALIZED (
+    SELECT array_agg(DISTINCT d.listener_id) AS listener_ids FROM delivered AS d
+)
+SELECT (SELECT count(*) FROM numbered) AS moved,
+       (SELECT CASE WHEN b.rows = CAST(:batch AS bigint) THEN b.id END FROM bound AS b) AS stopped_at,
+       w.listener_ids,
+       CASE WHEN CAST(:tell_others AS boolean) AND w.listener_ids IS NOT NULL
+            THEN pg_notify(CAST(:work_channel AS text), array_to_string(w.listener_ids, ',')) END AS told,
+       CAST(CAST(pg_snapshot_xmin(pg_current_snapshot()) AS text) AS bigint) AS xmin,
+       CAST(CAST(pg_snapshot_xmax(pg_current_snapshot()) AS text) AS bigint) AS xmax,
+       COALESCE(pg_sequence_last_value(CAST(pg_get_serial_sequence('pgbus.outbox', 'id') AS regclass)), 0) AS last_id,
+       CAST(extract(epoch FROM now()) AS double precision) AS looked_at,
+       (SELECT CAST(extract(epoch FROM min(o.deliver_at) - now()) AS double precision)
+        FROM pgbus.outbox AS o
+        WHERE o.deliver_at > now()) AS next_due
+FROM woken AS w
+
+-- name: backfill_listener
+-- Give a listener that is not live yet the next stretch of the log; its cursor becomes NULL, live, at the end of the log.
+WITH behind AS MATERIALIZED (
+    SELECT l.id, l.lanes, l.cursor
+    FROM pgbus.listeners AS l
+    WHERE l.id = (SELECT x.id FROM pgbus.listeners AS x WHERE x.cursor IS NOT NULL ORDER BY x.id LIMIT 1)
+    FOR UPDATE
+), stretch AS MATERIALIZED (
+    SELECT e.position, e.event_id, e.topic, e.ancestors, e.key
+    FROM pgbus.events AS e
+    WHERE e.position >= (SELECT b.cursor FROM behind AS b)
+    ORDER BY e.position
+    LIMIT CAST(:batch AS bigint)
+), topics AS MATERIALIZED (
+    SELECT DISTINCT s.topic, s.ancestors FROM stretch AS s
+), routes AS MATERIALIZED (
+    SELECT DISTINCT t.topic, t.ancestors, b.id AS listener_id, b.lanes
+    FROM topics AS t
+    CROSS JOIN behind AS b
+    JOIN pgbus.subscriptions AS s ON s.listener_id = b.id
+    WHERE s.pattern = t.topic
+       OR s.pattern = ANY (t.ancestors)
+       OR (s.regex IS NOT NULL
+           AND (t.topic || '.' ~ s.regex
+                OR EXISTS (SELECT 1 FROM unnest(t.ancestors) AS a (topic) WHERE a.topic || '.' ~ s.regex)))
+), owed AS (
+    SELECT r.listener_id, s.position,
+           CASE WHEN r.lanes IS NOT NULL
+                THEN (hashtext(COALESCE(s.key, CAST(s.event_id AS text))) & 2147483647) % r.lanes END AS lane
+    FROM stretch AS s
+    JOIN routes AS r ON r.topic = s.topic AND r.ancestors IS NOT DISTINCT FROM s.ancestors
+), placed AS (
+    SELECT o.listener_id, o.lane, o.position,
+           (row_number() OVER (PARTITION BY o.lane ORDER BY o.position) - 1) / CAST(:run AS integer) AS run
+    FROM owed AS o
+), delivered AS (
+    -- Not "ready": only the sequencer may add to those, in the order of the log, for the workers' floors rest on it.
+    INSERT INTO pgbus.deliveries (listener_id, lane, first, last, events, positions, available_at)
+    SELECT p.listener_id, p.lane, min(p.position), max(p.position), count(*),
+           CASE WHEN count(*) < max(p.position) - min(p.position) + 1 THEN array_agg(p.position ORDER BY p.position) END,
+           now()
+    FROM placed AS p
+    GROUP BY p.listener_id, p.lane, p.run
+    ORDER BY min(p.position)
+), moved AS (
+    UPDATE pgbus.listeners AS l
+    SET cursor = CASE WHEN (SELECT count(*) FROM stretch) < CAST(:batch AS bigint) THEN NULL
+                      ELSE (SELECT max(s.position) + 1 FROM stretch AS s) END
+    FROM behind AS b
+    WHERE l.id = b.id
+    RETURNING l.id
+)
+SELECT m.id AS listener_id, pg_notify(CAST(:work_channel AS text), CAST(m.id AS text)) AS told
+FROM moved AS m
+
+-- name: find_log_end
+-- The position after the last event of the log, and the highest partition that exists.
+SELECT COALESCE((SELECT e.position + 1 FROM pgbus.events AS e ORDER BY e.position DESC LIMIT 1), 0) AS next_position,
+       (SELECT max(p.number) FROM pgbus.partitions AS p) AS last_partition
+
+-- name: try_sleep
+-- Take the current wake slot for ourselves: true means that no publisher is about to commit without a NOTIFY.
+SELECT s.slot, pg_try_advisory_lock(hashtext(CAST(:namespace AS text) || '.wake'), s.slot) AS armed
+FROM (SELECT CAST(last_value AS integer) AS slot FROM pgbus.wake_slots) AS s
+
+-- name: wake_up
+-- Let publishers share the wake slot again: from here on they need not notify.
+SELECT pg_advisory_unlock(hashtext(CAST(:namespace AS text) || '.wake'), CAST(:slot AS integer))
+
+-- name: advance_wake_slot
+-- Leave the current slot to the transaction that keeps it, and have publishers use the next one.
+SELECT CAST(nextval('pgbus.wake_slots') AS integer) AS slot
+
+-- name: find_held_slots
+-- The slots that open transactions share: each may still commit an event without a NOTIFY.
+SELECT DISTINCT CAST(CAST(l.objid AS bigint) AS integer) AS slot
+FROM pg_locks AS l
+WHERE l.locktype = 'advisory'
+  AND l.database = (SELECT d.oid FROM pg_database AS d WHERE d.datname = current_database())
+  AND CAST(l.classid AS bigint) = (CAST(hashtext(CAST(:namespace AS text) || '.wake') AS bigint) & 4294967295)
+  AND l.objsubid = 2
+  AND l.mode = 'ShareLock'
+
+-- name: try_lead
+-- Become the leader if nobody is; true if this session leads now.
+SELECT pg_try_advisory_lock(hashtext(CAST(:namespace AS text) || '.leader'), 1) AS leads
+
+-- name: note_leader
+-- Show who leads since when.
+UPDATE pgbus.workers AS w
+SET leading_since = CASE WHEN w.id = CAST(:worker_id AS integer) THEN now() END
+WHERE w.id = CAST(:worker_id AS integer) OR w.leading_since IS NOT NULL
+
+-- name: find_ready_listeners
+-- Which of these listeners have something to claim now: a look in case a notification was lost.
+SELECT l.id
+FROM unnest(CAST(:listener_ids AS integer[])) AS l (id)
+WHERE EXISTS (
+    SELECT 1 FROM pgbus.deliveries AS d
+    WHERE d.listener_id = l.id AND d.lane IS NULL AND d.claim_token IS NULL AND d.available_at IS NULL)
+   OR EXISTS (
+    SELECT 1 FROM pgbus.deliveries AS d
+    WHERE d.listener_id = l.id AND d.lane IS NULL AND d.claim_token IS NULL AND d.available_at <= now())
+   OR EXISTS (
+    SELECT 1 FROM pgbus.deliveries AS d
+    WHERE d.listener_id = l.id AND d.lane IS NOT NULL AND d.blocked_key IS NULL)
+
+-- name: notify
+-- Wake whoever listens.
+SELECT pg_notify(CAST(:channel AS text), CAST(:payload AS text))

@@ -1,0 +1,342 @@
+"""The engine's way to the database: connections set up for its statements, and one function per named statement.
+
+A `Store` runs statements on a pool; the leader runs the same functions on its session. Who calls them, and when, is
+the business of the modules above.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Protocol, TypeAlias
+from uuid import UUID, uuid4
+
+import asyncpg
+
+from pgbus.config import Config, hide_password
+from pgbus.errors import DatabaseUnreachableError
+from pgbus.messages import EventMessage
+from pgbus.sql import Statement, load
+
+# Seconds. A statement of ours takes milliseconds; one that takes this long waits on a link that is dead.
+COMMAND_TIMEOUT = 60.0
+CONNECT_TIMEOUT = 10.0
+
+# The engine's statements touch few rows through indexes, whatever the statistics say, and are planned once.
+# Commits need not wait for the disk: a server crash takes WAL from its end only, so what is lost there is done again.
+ENGINE_SETTINGS = {
+    "application_name": "pgbus",
+    "jit": "off",
+    "enable_seqscan": "off",
+    "plan_cache_mode": "force_generic_plan",
+    "synchronous_commit": "off",
+}
+
+# What says that the link to the database is broken, and not that the statement is wrong.
+LINK_ERRORS: tuple[type[BaseException], ...] = (
+    OSError,
+    TimeoutError,
+    asyncpg.InterfaceError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.OperatorInterventionError,
+    asyncpg.InsufficientResourcesError,
+)
+
+Connection: TypeAlias = "asyncpg.Connection[Any]"
+
+
+class Runner(Protocol):
+    """A connection or a pool."""
+
+    async def fetch(self, query: str, *args: Any) -> list[Any]:
+        """Run one statement."""
+        ...
+
+
+def settings_sql(settings: Mapping[str, str]) -> str:
+    """One script of SETs."""
+    return "; ".join(f"SET {name} = '{value}'" for name, value in settings.items())
+
+
+async def connect(config: Config, *, settings: Mapping[str, str] = ENGINE_SETTINGS) -> Connection:
+    """A session of one's own; raises DatabaseUnreachableError when there is none to be had."""
+    try:
+        connection: Connection = await asyncpg.connect(
+            config.session_dsn, timeout=CONNECT_TIMEOUT, command_timeout=COMMAND_TIMEOUT
+        )
+    except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        raise unreachable(config, error) from error
+    # The server, too, should notice within half a minute that our host has vanished: then our locks are free.
+    await connection.execute(settings_sql({**settings, **_KEEPALIVES}))
+    return connection
+
+
+_KEEPALIVES = {"tcp_keepalives_idle": "10", "tcp_keepalives_interval": "5", "tcp_keepalives_count": "3"}
+
+
+async def create_pool(config: Config, *, size: int, settings: Mapping[str, str] | None = None) -> asyncpg.Pool:
+    """A pool of up to `size` connections; none is opened yet."""
+
+    async def set_up(connection: Connection) -> None:
+        if settings and not config.behind_pooler:
+            await connection.execute(settings_sql(settings))
+
+    pool: asyncpg.Pool[Any] = asyncpg.create_pool(
+        config.dsn,
+        min_size=0,
+        max_size=size,
+        init=set_up,
+        timeout=CONNECT_TIMEOUT,
+        command_timeout=COMMAND_TIMEOUT,
+        # RESET ALL would take our settings away; nobody else uses such a pool, so nothing is left behind in it.
+        reset=_keep_settings if settings else None,
+        # Behind a pooler, the next transaction may run on a session that does not have our prepared statements.
+        statement_cache_size=0 if config.behind_pooler else 100,
+    )
+    await pool
+    return pool
+
+
+async def _keep_settings(connection: Connection) -> None:
+    """Leave the connection as it is: every use of it ends its own transaction."""
+
+
+def unreachable(config: Config, error: BaseException) -> DatabaseUnreachableError:
+    """The error for people, without the password."""
+    target = "the database of the PG* variables" if config.dsn is None else hide_password(config.dsn)
+    return DatabaseUnreachableError(target, str(error) or type(error).__name__)
+
+
+# --------------------------------------------------------------------------------------------------------------- values
+
+
+@dataclass(slots=True)
+class Claim:
+    """A claimed delivery and its events, in the order of the log."""
+
+    id: int
+    token: UUID
+    attempt: int
+    lane: int | None
+    fresh: bool
+    last: int
+    claimed_at: float
+    events: list[EventMessage]
+    blocked: list[bool] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Sequencing:
+    """What one call of `sequence_outbox` did and saw.
+
+    `stopped_at` is the last outbox id it took when there may be more, else None. `next_due` is in seconds from then;
+    None: nothing is scheduled.
+    """
+
+    moved: int
+    stopped_at: int | None
+    listener_ids: list[int]
+    xmin: int
+    xmax: int
+    last_id: int
+    looked_at: float
+    next_due: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Registration:
+    """A listener's row, as registering found and left it."""
+
+    id: int
+    is_new: bool
+    old_options: str | None
+    added: tuple[str, ...]
+    removed: tuple[str, ...]
+
+
+# ---------------------------------------------------------------------------------------------------------------- store
+
+
+class Store:
+    """Named statements, run on a connection or pool."""
+
+    def __init__(self, runner: Runner, *, namespace: str) -> None:
+        self._runner = runner
+        self._statements = load(namespace)
+        self.namespace = namespace
+        self.wake_channel = f"{namespace}_wake"
+        self.work_channel = f"{namespace}_work"
+
+    def statement(self, name: str) -> Statement:
+        """A statement by its name."""
+        return self._statements[name]
+
+    async def fetch(self, name: str, /, **values: object) -> list[Any]:
+        """Run a named statement."""
+        statement = self._statements[name]
+        return await self._runner.fetch(statement.asyncpg, *statement.arguments(values))
+
+    async def fetch_one(self, name: str, /, **values: object) -> Any:
+        """Run a named statement that returns one row."""
+        return (await self.fetch(name, **values))[0]
+
+    # The leader's.
+
+    async def sequence_outbox(
+        self, *, floor: int, due_floor: float, base: int, batch: int, run: int, tell_others: bool
+    ) -> Sequencing:
+        """Move up to `batch` rows (and as many scheduled ones that are due) into the log from position `base` on."""
+        row = await self.fetch_one(
+            "sequence_outbox",
+            floor=floor,
+            due_floor=due_floor,
+            base=base,
+            batch=batch,
+            run=run,
+            tell_others=tell_others,
+            work_channel=self.work_channel,
+        )
+        return Sequencing(
+            moved=row["moved"],
+            stopped_at=row["stopped_at"],
+            listener_ids=row["listener_ids"] or [],
+            xmin=row["xmin"],
+            xmax=row["xmax"],
+            last_id=row["last_id"],
+            looked_at=row["looked_at"],
+            next_due=row["next_due"],
+        )
+
+    async def backfill_listener(self, *, batch: int, run: int) -> int | None:
+        """Give one listener that is behind the next stretch of the log; its id, or None when none is behind."""
+        rows = await self.fetch("backfill_listener", batch=batch, run=run, work_channel=self.work_channel)
+        return rows[0]["listener_id"] if rows else None
+
+    async def free_claims(self, *, max_crashes: int) -> tuple[int, list[int]]:
+        """Take back the claims of dead workers: how many, and the ids of their listeners."""
+        row = await self.fetch_one(
+            "free_claims", namespace=self.namespace, max_crashes=max_crashes, work_channel=self.work_channel
+        )
+        return row["freed"], row["listener_ids"] or []
+
+    # Any worker's.
+
+    async def claim_deliveries(
+        self,
+        *,
+        listener_id: int,
+        worker_id: int,
+        lanes: int | None,
+        floor: int,
+        due_floor: float,
+        rows: int,
+        limit: int,
+        piece: int,
+        lease: float,
+        blocking: bool,
+    ) -> list[Claim]:
+        """Claim up to `limit` events from up to `rows` waiting runs, in pieces of at most `piece` events."""
+        token = uuid4()
+        records = await self.fetch(
+            "claim_deliveries",
+            listener_id=listener_id,
+            worker_id=worker_id,
+            lanes=lanes,
+            floor=floor,
+            due_floor=due_floor,
+            rows=rows,
+            limit=limit,
+            piece=piece,
+            lease=lease,
+            blocking=blocking,
+            claim_token=token,
+        )
+        return _claims(records, token=token, blocking=blocking)
+
+    async def extend_leases(self, claims: Sequence[Claim], *, lease: float) -> None:
+        """Keep claims for `lease` seconds from now."""
+        await self.fetch(
+            "extend_leases",
+            delivery_ids=[claim.id for claim in claims],
+            claim_tokens=[claim.token for claim in claims],
+            lease=lease,
+        )
+
+    async def register_listener(
+        self,
+        *,
+        listener_name: str,
+        patterns: Sequence[str],
+        regexes: Sequence[str | None],
+        lanes: int | None,
+        options: str,
+        service: str,
+        start_position: int | None,
+        start_at: datetime | None,
+    ) -> Registration:
+        """Make a listener and its subscriptions known."""
+        row = await self.fetch_one(
+            "register_listener",
+            listener_name=listener_name,
+            lanes=lanes,
+            options=options,
+            service=service,
+            start_position=start_position,
+            start_at=start_at,
+        )
+        changes = await self.fetch(
+            "replace_subscriptions", listener_id=row["id"], patterns=list(patterns), regexes=list(regexes)
+        )
+        return Registration(
+            id=row["id"],
+            is_new=row["is_new"],
+            old_options=row["old_options"],
+            added=tuple(change["pattern"] for change in changes if change["change"] == "added"),
+            removed=tuple(change["pattern"] for change in changes if change["change"] == "removed"),
+        )
+
+
+def _claims(records: Sequence[Any], *, token: UUID, blocking: bool) -> list[Claim]:
+    """The rows of `claim_deliveries`, one per event, as claims in the order of the log."""
+    claims: dict[int, Claim] = {}
+    claim: Claim | None = None
+    for (
+        id_, lane, attempt, fresh, last, position, event_id, topic, ancestors, key, payload, headers, published_at,
+        deliver_at, blocked, claimed_at,
+    ) in records:  # fmt: skip
+        if claim is None or claim.id != id_:
+            claim = claims.get(id_)
+            if claim is None:
+                claim = claims[id_] = Claim(id_, token, attempt, lane, fresh, last, claimed_at, [])
+        claim.events.append(
+            EventMessage(
+                topic=topic,
+                raw=payload,
+                event_id=event_id,
+                key=key,
+                raw_headers=headers,
+                ancestors=ancestors,
+                published_at=published_at,
+                deliver_at=deliver_at,
+                position=position,
+            )
+        )
+        if blocking:
+            claim.blocked = claim.blocked or []
+            claim.blocked.append(blocked)
+    return sorted(claims.values(), key=lambda claim: claim.events[0].position or 0)
+
+
+@asynccontextmanager
+async def own_transaction(pool: asyncpg.Pool) -> AsyncIterator[Runner]:
+    """A transaction on a connection of the pool."""
+    async with pool.acquire() as connection, connection.transaction():
+        yield connection
+
+
+def is_link_error(error: BaseException) -> bool:
+    """Whether it was the connection that failed, so that the same statement may well succeed on another."""
+    return isinstance(error, LINK_ERRORS) and not isinstance(error, asyncio.CancelledError)

@@ -1,0 +1,107 @@
+"""What happened, as typed events for whoever observes: logging, metrics and tests that wait for a signal.
+
+An observer is called on the worker's event loop, right after the fact, and must be quick. Its errors are logged.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+logger = logging.getLogger("pgbus")
+
+
+@dataclass(frozen=True, slots=True)
+class SessionOpened:
+    """The worker's session is up: it listens for notifications and holds its liveness lock."""
+
+    worker_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class SessionLost:
+    """The worker's session broke; it reconnects."""
+
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class LeaderChanged:
+    """A worker became the leader, or is it no longer."""
+
+    leads: bool
+
+
+@dataclass(frozen=True, slots=True)
+class LeaderSlept:
+    """The outbox is empty, and publishers will notify."""
+
+    armed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Sequenced:
+    """So many events went from the outbox into the log."""
+
+    events: int
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """So many events were claimed for a listener."""
+
+    listener_name: str
+    events: int
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """Outcomes were written for so many events of a listener."""
+
+    listener_name: str
+    done: int
+    retried: int
+    dead: int
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimsLost:
+    """So many claims of this worker had been taken back before it settled them; their events are delivered again."""
+
+    listener_name: str
+    claims: int
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimsFreed:
+    """The leader took back so many claims of dead workers."""
+
+    claims: int
+
+
+Happening: TypeAlias = (
+    SessionOpened | SessionLost | LeaderChanged | LeaderSlept | Sequenced | Claimed | Settled | ClaimsLost | ClaimsFreed
+)
+Observer: TypeAlias = Callable[[Happening], None]
+
+
+class Telemetry:
+    """The observers of one bus."""
+
+    def __init__(self) -> None:
+        self._observers: list[Observer] = []
+
+    def observe(self, observer: Observer) -> Callable[[], None]:
+        """Call `observer` with everything that happens from now on; returns a function that ends it."""
+        self._observers.append(observer)
+        return lambda: self._observers.remove(observer)
+
+    def emit(self, happening: Happening) -> None:
+        """Tell every observer."""
+        for observer in tuple(self._observers):
+            try:
+                observer(happening)
+            except Exception:
+                logger.exception("an observer failed on %r", happening)

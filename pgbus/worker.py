@@ -1,0 +1,418 @@
+"""A worker: one process's share of the bus. It keeps a session, registers its listeners and runs them.
+
+The session listens for notifications and says that we live. Whoever finds no leader leads: sequences, and keeps house.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import random
+import socket
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
+from importlib.metadata import version
+
+import asyncpg
+import msgspec
+
+from pgbus import migrate
+from pgbus.adapters.transactions import Transactions
+from pgbus.bus import Bus
+from pgbus.errors import DatabaseUnreachableError
+from pgbus.executor import Executor
+from pgbus.maintenance import Maintenance
+from pgbus.notifier import Session
+from pgbus.registry import Listener
+from pgbus.runner import Runner
+from pgbus.sequencer import Sequencer
+from pgbus.store import ENGINE_SETTINGS, Registration, Store, create_pool, is_link_error, own_transaction
+from pgbus.telemetry import LeaderChanged, SessionLost, SessionOpened
+from pgbus.topics import is_wildcard, pattern_regex
+
+logger = logging.getLogger("pgbus")
+
+# Seconds.
+LEAD_INTERVAL = 1.0
+TOUCH_INTERVAL = 10.0
+RECONNECT_PAUSE = 0.1
+RECONNECT_LIMIT = 5.0
+
+
+class Worker:
+    """Runs a bus's listeners in this event loop.
+
+    `only` and `skip` are listener names; default: every listener, also those declared while it runs. A worker without
+    listeners still leads when nobody else does.
+    """
+
+    def __init__(self, bus: Bus, *, only: Sequence[str] | None = None, skip: Sequence[str] | None = None) -> None:
+        bus.registry.select(only=only, skip=skip)  # refuses names that are not there
+        self._bus = bus
+        self._config = bus.config
+        self._telemetry = bus.telemetry
+        self._only = only
+        self._skip = skip
+        self._worker_id = 0
+        self._runners: dict[int, Runner] = {}
+        self._sequencer: Sequencer | None = None
+        self._others = True
+        self._stopping = asyncio.Event()
+        self._hurry = asyncio.Event()
+        self._leaderless = asyncio.Event()
+        self._added = asyncio.Event()
+        self._stopped = asyncio.Event()
+        self.ready = asyncio.Event()
+        """Set once the listeners are registered and claim."""
+
+    @property
+    def leads(self) -> bool:
+        """Whether this worker is the leader now."""
+        return self._sequencer is not None
+
+    def request_stop(self) -> None:
+        """Stop: the first time, let running handlers finish within the grace period; the second time, do not."""
+        if self._stopping.is_set():
+            self._hurry.set()
+            for runner in self._runners.values():
+                runner.abandon()
+        self._stopping.set()
+
+    async def stop(self) -> None:
+        """Request a stop and wait until `run` has returned."""
+        if not self._stopping.is_set():
+            self.request_stop()
+        await self._stopped.wait()
+
+    async def run(self) -> None:
+        """Work until stopped. A lost connection is opened again; raises SchemaVersionError for the wrong schema,
+        and DatabaseUnreachableError when the first connection fails.
+        """
+        size = self._config.pool_size
+        engine_pool = await create_pool(self._config, size=size, settings=ENGINE_SETTINGS)
+        handler_pool = await create_pool(self._config, size=self._connections_for_handlers())
+        threads = ThreadPoolExecutor(self._config.listener_threads, thread_name_prefix="pgbus-handler")
+        transactions = Transactions(
+            self._config.dsn, pool=handler_pool, size=max(size, self._connections_for_handlers())
+        )
+        unwatch = self._bus.registry.watch(lambda _: self._added.set())
+        try:
+            await self._run(engine_pool, threads, transactions)
+        finally:
+            unwatch()
+            threads.shutdown(wait=False, cancel_futures=True)
+            await transactions.close()
+            await _close_pool(handler_pool)
+            await _close_pool(engine_pool)
+            self._stopped.set()
+
+    def _listeners(self) -> list[Listener]:
+        return self._bus.registry.select(only=self._only, skip=self._skip)
+
+    def _connections_for_handlers(self) -> int:
+        needs = sum(listener.concurrency for listener in self._listeners() if listener.transactional)
+        return max(self._config.pool_size, needs)
+
+    async def _run(self, pool: asyncpg.Pool, threads: ThreadPoolExecutor, transactions: Transactions) -> None:
+        store = Store(pool, namespace=self._config.namespace)
+        self._engine = (pool, store, threads, transactions)
+        session_task = asyncio.create_task(self._session_loop(), name="pgbus session")
+        upkeep = asyncio.create_task(self._upkeep_loop(store), name="pgbus upkeep")
+        stopping = asyncio.create_task(self._stopping.wait())
+        try:
+            await asyncio.wait([session_task, upkeep, stopping], return_when=asyncio.FIRST_COMPLETED)
+            await self._drain()
+        finally:
+            stopping.cancel()
+            upkeep.cancel()
+            session_task.cancel()
+            await asyncio.wait([stopping, upkeep, session_task])
+        await self._leave(store)
+        for task in (session_task, upkeep):
+            if not task.cancelled() and (error := task.exception()) is not None:
+                raise error
+
+    async def _drain(self) -> None:
+        grace = 0.0 if self._hurry.is_set() else self._config.grace
+        await asyncio.gather(*(runner.stop(grace=grace) for runner in self._runners.values()))
+
+    async def _leave(self, store: Store) -> None:
+        """Forget ourselves, and let the next leader know that there is none."""
+        if not self._worker_id:
+            return
+        with contextlib.suppress(OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            async with asyncio.timeout(2):
+                await store.fetch("remove_worker", worker_id=self._worker_id)
+                await store.fetch("notify", channel=store.work_channel, payload="leaderless")
+
+    # ------------------------------------------------------------------------------------------------ the session
+
+    async def _session_loop(self) -> None:
+        """Keep a session open; say once when it is lost, and once when it is back."""
+        pause = RECONNECT_PAUSE
+        opened_before = False
+        while True:
+            try:
+                async with contextlib.AsyncExitStack() as stack:
+                    session = await self._open_session()
+                    stack.push_async_callback(session.close)
+                    if opened_before:
+                        logger.info("the database is back")
+                    opened_before = True
+                    pause = RECONNECT_PAUSE
+                    await self._live(session)
+            except Exception as error:
+                if not opened_before or not (is_link_error(error) or isinstance(error, DatabaseUnreachableError)):
+                    raise
+                if pause == RECONNECT_PAUSE:
+                    logger.warning("lost the database, trying to get it back: %s", error)
+                    self._telemetry.emit(SessionLost(str(error)))
+            await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - jitter is no secret
+            pause = min(RECONNECT_LIMIT, pause * 2)
+
+    async def _open_session(self) -> Session:
+        namespace = self._config.namespace
+        channels = {f"{namespace}_work": self._heard_work, f"{namespace}_wake": self._heard_wake}
+        return await Session.open(self._config, channels=channels)
+
+    async def _live(self, session: Session) -> None:
+        await migrate.check_async(session.connection, namespace=self._config.namespace)
+        await self._register_worker(session)
+        await self._register_listeners()
+        self._telemetry.emit(SessionOpened(self._worker_id))
+        for runner in self._runners.values():
+            runner.look_at_everything()
+        self.ready.set()
+        while not session.lost.is_set():
+            if await self._try_to_lead(session):
+                await self._lead(session)
+            await self._wait_for_leaderlessness()
+
+    async def _register_worker(self, session: Session) -> None:
+        """Take our liveness lock: under the old id if it is still ours to have, so that our claims stay ours."""
+        if self._worker_id and await self._lock_worker(session):
+            return
+        row = await session.store.fetch_one(
+            "register_worker",
+            name=self._config.process_name,
+            service=self._config.service_name,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            version=version("pgbus"),
+            listeners=[listener.name for listener in self._listeners()],
+        )
+        self._worker_id = row["id"]
+        await self._lock_worker(session)
+
+    async def _lock_worker(self, session: Session) -> bool:
+        row = await session.store.fetch_one("lock_worker", namespace=self._config.namespace, worker_id=self._worker_id)
+        return bool(row["locked"])
+
+    async def _try_to_lead(self, session: Session) -> bool:
+        row = await session.store.fetch_one("try_lead", namespace=self._config.namespace)
+        return bool(row["leads"])
+
+    async def _wait_for_leaderlessness(self) -> None:
+        self._leaderless.clear()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LEAD_INTERVAL * random.uniform(0.8, 1.2)):  # noqa: S311 - jitter
+                await self._leaderless.wait()
+
+    async def _lead(self, session: Session) -> None:
+        """Lead until the session breaks: PostgreSQL frees the leader's lock with it."""
+        await session.store.fetch("note_leader", worker_id=self._worker_id)
+        self._sequencer = Sequencer(
+            session.store,
+            telemetry=self._telemetry,
+            poll_interval=self._config.poll_interval,
+            wake_listeners=self._wake,
+            has_others=lambda: self._others,
+        )
+        maintenance = Maintenance(
+            session.store,
+            config=self._config,
+            telemetry=self._telemetry,
+            worker_id=self._worker_id,
+            wake_listeners=self._wake,
+            partition=lambda: self._sequencer.partition if self._sequencer else 0,
+            begin_period=self._sequencer.begin_period,
+        )
+        logger.info("leading")
+        self._telemetry.emit(LeaderChanged(leads=True))
+        duties = [asyncio.create_task(self._sequencer.run()), asyncio.create_task(maintenance.run())]
+        duties.append(asyncio.create_task(self._end_with(session)))
+        try:
+            done, _ = await asyncio.wait(duties, return_when=asyncio.FIRST_COMPLETED)
+            for duty in done:
+                duty.result()
+        finally:
+            self._sequencer = None
+            for duty in duties:
+                duty.cancel()
+            await asyncio.wait(duties)
+            self._telemetry.emit(LeaderChanged(leads=False))
+
+    async def _end_with(self, session: Session) -> None:
+        await session.lost.wait()
+        raise asyncpg.ConnectionDoesNotExistError("the session was closed")
+
+    # ------------------------------------------------------------------------------------------------ the listeners
+
+    async def _register_listeners(self) -> None:
+        known = {runner.listener.name for runner in self._runners.values()}
+        for listener in self._listeners():
+            registration = await self._register(listener)
+            if listener.name in known:
+                continue
+            runner = self._make_runner(listener, registration.id)
+            self._runners[registration.id] = runner
+            runner.start()
+        if self._sequencer:
+            self._sequencer.catch_up()
+
+    async def _register(self, listener: Listener) -> Registration:
+        pool, _, _, _ = self._engine
+        wildcards = [pattern_regex(pattern) if is_wildcard(pattern) else None for pattern in listener.patterns]
+        options = msgspec.json.encode(listener.options()).decode()
+        async with own_transaction(pool) as connection:
+            store = Store(connection, namespace=self._config.namespace)
+            registration = await store.register_listener(
+                listener_name=listener.name,
+                patterns=listener.patterns,
+                regexes=wildcards,
+                lanes=listener.lanes,
+                options=options,
+                service=self._config.service_name,
+                start_position=_start_position(listener),
+                start_at=listener.start if isinstance(listener.start, datetime) else None,
+            )
+            if registration.is_new or registration.added:
+                await store.fetch("notify", channel=store.work_channel, payload="reload")
+        _log_registration(listener, registration)
+        return registration
+
+    def _make_runner(self, listener: Listener, listener_id: int) -> Runner:
+        _, store, threads, transactions = self._engine
+        executor = Executor(
+            listener,
+            threads=threads,
+            transactions=transactions,
+            publish=self._bus.publish,
+            publish_sync=self._bus.publish_sync,
+        )
+        return Runner(
+            listener,
+            listener_id=listener_id,
+            worker_id=lambda: self._worker_id,
+            store=store,
+            executor=executor,
+            config=self._config,
+            telemetry=self._telemetry,
+        )
+
+    # ------------------------------------------------------------------------------------------------ waking
+
+    def _wake(self, listener_ids: Iterable[int]) -> None:
+        for listener_id in listener_ids:
+            if runner := self._runners.get(listener_id):
+                runner.wake()
+
+    def _heard_wake(self, payload: str) -> None:  # noqa: ARG002 - the wake carries nothing
+        if self._sequencer:
+            self._sequencer.wake()
+
+    def _heard_work(self, payload: str) -> None:
+        if payload == "leaderless":
+            self._leaderless.set()
+        elif payload == "reload":
+            for runner in self._runners.values():
+                runner.look_at_everything()
+            if self._sequencer:
+                self._sequencer.catch_up()
+        else:
+            self._wake(int(part) for part in payload.split(",") if part.isdigit())
+
+    # ------------------------------------------------------------------------------------------------ upkeep
+
+    async def _upkeep_loop(self, store: Store) -> None:
+        """Keep leases, say that we are here, and look for work in case a notification was lost."""
+        loop = asyncio.get_running_loop()
+        await self.ready.wait()
+        extend_at = touch_at = 0.0
+        while True:
+            self._fail_if_a_runner_did()
+            try:
+                if loop.time() >= extend_at:
+                    await self._extend_leases(store)
+                    extend_at = loop.time() + self._config.lease / 3
+                if loop.time() >= touch_at:
+                    await self._touch(store)
+                    touch_at = loop.time() + TOUCH_INTERVAL
+                if self._added.is_set():
+                    self._added.clear()
+                    await self._register_listeners()
+                await self._poll(store)
+            except Exception as error:
+                if not is_link_error(error):
+                    raise
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(min(self._config.poll_interval, self._config.lease / 3)):
+                    await self._added.wait()
+
+    def _fail_if_a_runner_did(self) -> None:
+        for runner in self._runners.values():
+            if error := runner.failure():
+                raise error
+
+    async def _extend_leases(self, store: Store) -> None:
+        claims = [flight.claim for runner in self._runners.values() for flight in runner.flights]
+        if claims:
+            await store.extend_leases(claims, lease=self._config.lease)
+
+    async def _touch(self, store: Store) -> None:
+        await store.fetch(
+            "touch_worker",
+            worker_id=self._worker_id,
+            listener_ids=list(self._runners),
+            listeners=[runner.listener.name for runner in self._runners.values()],
+        )
+        row = await store.fetch_one("count_other_workers", namespace=self._config.namespace, worker_id=self._worker_id)
+        self._others = row["others"] > 0
+
+    async def _poll(self, store: Store) -> None:
+        if self._runners:
+            rows = await store.fetch("find_ready_listeners", listener_ids=list(self._runners))
+            self._wake(row["id"] for row in rows)
+
+
+def _start_position(listener: Listener) -> int | None:
+    match listener.start:
+        case "beginning":
+            return 0
+        case int():
+            return listener.start
+        case _:
+            return None
+
+
+def _log_registration(listener: Listener, registration: Registration) -> None:
+    if registration.is_new:
+        logger.info("listener %s is new; it hears %s", listener.name, ", ".join(listener.patterns))
+        return
+    for verb, patterns in (("hears", registration.added), ("no longer hears", registration.removed)):
+        if patterns:
+            logger.info("listener %s now %s %s", listener.name, verb, ", ".join(patterns))
+    old = msgspec.json.decode(registration.old_options) if registration.old_options else None
+    if old is not None and old != listener.options():
+        logger.info("listener %s has new options: %s", listener.name, listener.options())
+
+
+async def _close_pool(pool: asyncpg.Pool) -> None:
+    try:
+        async with asyncio.timeout(2):
+            await pool.close()
+    except TimeoutError:
+        pool.terminate()
