@@ -83,6 +83,7 @@ CREATE TABLE pgbus.dedup_keys (
     expires_at timestamptz NOT NULL,
     CONSTRAINT dedup_keys_key_is_short CHECK (length(dedup_key) BETWEEN 1 AND 255)
 );
+CREATE INDEX dedup_keys_event_id ON pgbus.dedup_keys (event_id);
 CREATE INDEX dedup_keys_expires_at ON pgbus.dedup_keys (expires_at);
 
 -- --------------------------------------------------------------------------------------------------------------- the log

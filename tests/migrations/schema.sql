@@ -476,6 +476,8 @@ CREATE INDEX dead_letters_listener ON pgbus.dead_letters USING btree (listener_i
 
 CREATE INDEX dead_letters_position ON pgbus.dead_letters USING btree ("position");
 
+CREATE INDEX dedup_keys_event_id ON pgbus.dedup_keys USING btree (event_id);
+
 CREATE INDEX dedup_keys_expires_at ON pgbus.dedup_keys USING btree (expires_at);
 
 CREATE INDEX deliveries_blocked ON pgbus.deliveries USING btree (listener_id, blocked_key) WHERE (blocked_key IS NOT NULL);
