@@ -288,10 +288,11 @@ class Runner:
             if isinstance(ending, Dead) and self.listener.blocks and event.key is not None:
                 barred.add(event.key)
             if isinstance(ending, Retry):
-                self._waiting -= flight.release_rest()
+                # Nothing was left to release: it has landed by itself, and may be settled already.
+                if released := flight.release_rest():
+                    self._waiting -= released
+                    self._land(flight)
                 break
-        if flight.left == 0 and claim.id in self._airborne and flight not in self._landed:
-            self._land(flight)
 
     async def _attempt(self, flight: Flight, index: int) -> Ending:
         claim = flight.claim

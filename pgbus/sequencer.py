@@ -30,6 +30,8 @@ HELD_PAUSE_LIMIT = 1.0
 BOTTOM_INTERVAL = 5.0
 # A server crash may take the end of the log with it. Positions that readers may have seen are not used again.
 POSITION_GAP = 100_000
+# Position 0 stays free: it says "the log is empty", and a cursor there "from the beginning".
+FIRST_POSITION = 1
 PARTITION_SIZE = 1_000_000_000
 
 
@@ -122,7 +124,7 @@ class Sequencer:
 
     async def _take_over(self) -> None:
         end = await self._store.fetch_one("find_log_end")
-        self._base = end["next_position"] + POSITION_GAP if end["next_position"] else 0
+        self._base = end["next_position"] + POSITION_GAP if end["next_position"] else FIRST_POSITION
         await self._open_partition(end["last_partition"])
         await self._leave_slot()
 
