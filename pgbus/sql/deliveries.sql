@@ -186,10 +186,20 @@ WITH settled AS MATERIALIZED (
            CASE WHEN CAST(:blocking AS boolean) THEN o.key END
     FROM others AS o
     WHERE o.outcome = 'dead'
+), barring AS MATERIALIZED (
+    -- Locked, so that an operator who takes such a letter right now either waits for us, and then releases what we keep
+    -- aside, or is through, and the letter gone: the event then goes back to its lane.
+    SELECT x.blocked_key AS key
+    FROM pgbus.dead_letters AS x
+    WHERE x.listener_id = CAST(:listener_id AS integer)
+      AND x.blocked_key IN (SELECT o.key FROM others AS o WHERE o.outcome = 'blocked')
+    FOR KEY SHARE
 ), blocked AS (
-    -- An event whose key waits behind a dead letter: kept aside until someone acts on that.
+    -- An event whose key waits behind a dead letter, old or of this very settlement: kept aside until someone acts on that.
     INSERT INTO pgbus.deliveries (listener_id, lane, first, last, events, available_at, attempt, blocked_key)
-    SELECT CAST(:listener_id AS integer), o.lane, o.position, o.position, 1, now(), o.attempt, o.key
+    SELECT CAST(:listener_id AS integer), o.lane, o.position, o.position, 1, now(), o.attempt,
+           CASE WHEN o.key IN (SELECT b.key FROM barring AS b)
+                  OR o.key IN (SELECT x.key FROM others AS x WHERE x.outcome = 'dead') THEN o.key END
     FROM others AS o
     WHERE o.outcome = 'blocked'
 ), released AS (
