@@ -181,6 +181,8 @@ class Worker:
     async def _live(self, session: Session) -> None:
         await migrate.check_async(session.connection, namespace=self._config.namespace)
         await self._register_worker(session)
+        # A leader who believed to be alone notifies from now on. After our lock, by which it counts its company.
+        await session.store.fetch("notify", channel=session.store.work_channel, payload="arrived")
         await self._register_listeners()
         self._telemetry.emit(SessionOpened(self._worker_id))
         for runner in self._runners.values():
@@ -327,6 +329,8 @@ class Worker:
     def _heard_work(self, payload: str) -> None:
         if payload == "leaderless":
             self._leaderless.set()
+        elif payload == "arrived":
+            self._others = True
         elif payload == "reload":
             for runner in self._runners.values():
                 runner.look_at_everything()

@@ -347,18 +347,15 @@ async def test_stopping_lets_the_running_handler_finish_and_gives_back_what_was_
             started.put(event["n"])
             await go_on.wait()
 
-        async def claims() -> int:
-            return int(await connection.fetchval("SELECT count(claim_token) FROM pgbus.deliveries"))
-
-        async def one_is_left() -> bool:
-            return await claims() == 1
+        async def claimed(count: int) -> bool:
+            return bool(await connection.fetchval("SELECT count(claim_token) = $1 FROM pgbus.deliveries", count))
 
         async with running(bus) as worker:
             await publish(bus, *range(5))
             await started.take(1)
-            await eventually(claims)
+            await eventually(lambda: claimed(2))
             worker.request_stop()
-            await eventually(one_is_left)
+            await eventually(lambda: claimed(1))
             go_on.set()
             await worker.stop()
     assert started.items == [0]
@@ -424,7 +421,10 @@ async def test_another_worker_leads_as_soon_as_the_leader_has_stopped(database: 
                 assert await inbox.take(1) == [1]
 
 
-async def test_a_worker_that_has_just_started_is_notified_by_a_leader_that_was_alone(database: str) -> None:
+async def test_a_worker_that_has_just_started_is_notified_by_a_leader_that_was_alone(
+    database: str, connect: Connect
+) -> None:
+    connection = await connect(database)
     async with open_bus(database) as leading, open_bus(database) as bus:
         collect(leading, name="other")
         watch, inbox = Watch(leading), collect(bus, name="mail")
@@ -434,8 +434,11 @@ async def test_a_worker_that_has_just_started_is_notified_by_a_leader_that_was_a
             await watch.first(LeaderSlept)
             await eventually(lambda: not leader._others)
             async with running(bus):
-                await publish(leading, 1)
-                assert await inbox.take(1, timeout=3) == [1]
+                # The first one may be found by the look that every worker begins with.
+                for number in (1, 2, 3):
+                    await publish(leading, number)
+                    assert number in await inbox.take(number, timeout=3)
+                    await until_idle(connection)
 
 
 async def test_the_claims_of_a_worker_whose_session_has_ended_are_freed_at_once(
