@@ -121,6 +121,7 @@ class Claim:
     token: UUID
     attempt: int
     lane: int | None
+    suspect: bool
     fresh: bool
     last: int
     claimed_at: float
@@ -236,9 +237,13 @@ class Store:
         limit: int,
         piece: int,
         lease: float,
+        suspects: bool,
         blocking: bool,
     ) -> list[Claim]:
-        """Claim up to `limit` events from up to `rows` waiting runs, in pieces of at most `piece` events."""
+        """Claim up to `limit` events from up to `rows` waiting runs, in pieces of at most `piece` events.
+
+        An event whose worker died twice, a suspect, comes alone, and only if `suspects` says so.
+        """
         token = uuid4()
         records = await self.fetch(
             "claim_deliveries",
@@ -251,6 +256,7 @@ class Store:
             limit=limit,
             piece=piece,
             lease=lease,
+            suspects=suspects,
             blocking=blocking,
             claim_token=token,
         )
@@ -304,13 +310,13 @@ def _claims(records: Sequence[Any], *, token: UUID, blocking: bool) -> list[Clai
     claims: dict[int, Claim] = {}
     claim: Claim | None = None
     for (
-        id_, lane, attempt, fresh, last, position, event_id, topic, ancestors, key, payload, headers, published_at,
+        id_, lane, attempt, suspect, fresh, last, position, event_id, topic, ancestors, key, payload, headers, published_at,
         deliver_at, blocked, claimed_at,
     ) in records:  # fmt: skip
         if claim is None or claim.id != id_:
             claim = claims.get(id_)
             if claim is None:
-                claim = claims[id_] = Claim(id_, token, attempt, lane, fresh, last, claimed_at, [])
+                claim = claims[id_] = Claim(id_, token, attempt, lane, suspect, fresh, last, claimed_at, [])
         claim.events.append(
             EventMessage(
                 topic=topic,

@@ -26,6 +26,7 @@ from pgbus.errors import DatabaseUnreachableError
 from pgbus.executor import Executor
 from pgbus.maintenance import Maintenance
 from pgbus.notifier import Session
+from pgbus.quarantine import Quarantine
 from pgbus.registry import Listener
 from pgbus.runner import Runner
 from pgbus.sequencer import Sequencer
@@ -58,6 +59,7 @@ class Worker:
         self._skip = skip
         self._worker_id = 0
         self._runners: dict[int, Runner] = {}
+        self._quarantine = Quarantine()
         self._sequencer: Sequencer | None = None
         self._others = True
         self._stopping = asyncio.Event()
@@ -313,6 +315,7 @@ class Worker:
             executor=executor,
             config=self._config,
             telemetry=self._telemetry,
+            quarantine=self._quarantine,
         )
 
     # ------------------------------------------------------------------------------------------------ waking
