@@ -135,7 +135,7 @@ def print_verdict(console: Console, ledger: Ledger, problems: Sequence[str]) -> 
         committed, rolled_back = len(ledger.committed), len(ledger.rolled_back)
         say(console, "Checked against the database:")
         for line in (
-            f"{committed} of {committed} committed orders have their event in the log, and every listener dealt with it",
+            f"{committed} of {committed} committed orders are in the log, and every listener has dealt with each",
             f"0 of {rolled_back} rolled-back orders have one",
             "stock, reservations and dashboard show each order once, though handlers failed and were run again",
         ):
