@@ -185,6 +185,7 @@ class Runner:
                 if not is_link_error(error):
                     raise
                 # The session says once that the database is away; here it is enough to try again.
+                self._may_have_work = True
                 await asyncio.sleep(pause)
                 pause = min(LINK_PAUSE_LIMIT, pause * 2)
 

@@ -548,6 +548,22 @@ async def test_a_batch_size_bounds_every_claim(database: str) -> None:
     assert max(seen.events for seen in watch.of(Claimed)) <= 7
 
 
+async def test_claims_smaller_than_the_concurrency_still_fill_every_slot(database: str) -> None:
+    async with open_bus(database) as bus:
+        started: Inbox[int] = Inbox()
+        go_on = asyncio.Event()
+
+        @bus.listener("orders.placed", name="mail", concurrency=4, batch_size=1)
+        async def handle(event: dict[str, int]) -> None:
+            started.put(event["n"])
+            await go_on.wait()
+
+        async with running(bus):
+            await publish(bus, *range(4))
+            assert sorted(await started.take(4, timeout=5)) == [0, 1, 2, 3]
+            go_on.set()
+
+
 async def test_a_connection_that_is_killed_while_claiming_does_not_end_the_delivery(
     database: str, connect: Connect
 ) -> None:
