@@ -141,7 +141,7 @@ class Sequencing:
     stopped_at: int | None
     listener_ids: list[int]
     xmin: int
-    xmax: int
+    xid: int | None
     last_id: int
     looked_at: float
     next_due: float | None
@@ -187,12 +187,13 @@ class Store:
     # The leader's.
 
     async def sequence_outbox(
-        self, *, floor: int, due_floor: float, base: int, batch: int, run: int, tell_others: bool
+        self, *, floor: int, wants_xid: bool, due_floor: float, base: int, batch: int, run: int, tell_others: bool
     ) -> Sequencing:
         """Move up to `batch` rows (and as many scheduled ones that are due) into the log from position `base` on."""
         row = await self.fetch_one(
             "sequence_outbox",
             floor=floor,
+            wants_xid=wants_xid,
             due_floor=due_floor,
             base=base,
             batch=batch,
@@ -205,7 +206,7 @@ class Store:
             stopped_at=row["stopped_at"],
             listener_ids=row["listener_ids"] or [],
             xmin=row["xmin"],
-            xmax=row["xmax"],
+            xid=row["xid"],
             last_id=row["last_id"],
             looked_at=row["looked_at"],
             next_due=row["next_due"],
