@@ -327,6 +327,21 @@ async def test_dead_show_prints_the_event_and_the_traceback(invoke: Invoke, lett
     assert found["error"] == "ValueError: no"
 
 
+async def test_what_a_dead_letter_blocks_is_shown(invoke: Invoke, rows: Rows) -> None:
+    ledger = await rows.listener("ledger", "orders.*", lanes=4)
+    for position in (1, 2, 3):
+        await rows.event(position, key="eve")
+    letter_id = await rows.dead_letter(ledger, 1, lane=3, blocked_key="eve")
+    for position in (2, 3):
+        await rows.delivery(ledger, position, lane=3, blocked_key="eve")
+    text = words((await invoke("dead", "show", str(letter_id))).stdout)
+    assert "blocks key eve until it is retried or discarded; 2 events of it wait" in text
+    [found] = json_lines(await invoke("dead", "list", "--json"))
+    assert (found["blocked_key"], found["blocked"]) == ("eve", 2)
+    assert re.search(r"ledger active 2 \d+ \w+ 0 0 2 1 0", words((await invoke("status")).stdout))
+    assert "ledger: blocked" in words((await invoke("events", "--key", "eve", "--before", "3")).stdout)
+
+
 async def test_dead_show_of_no_letter_is_exit_code_1(invoke: Invoke) -> None:
     result = await invoke("dead", "show", "7")
     assert (result.exit_code, result.stderr) == (
