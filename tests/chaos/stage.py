@@ -125,8 +125,7 @@ class Stage:
 
     async def start_idle(self, **settings: object) -> WorkerProcess:
         """A worker without listeners, which leads if nobody does; returns once it is registered."""
-        names = [listener for listener in ALL_LISTENERS]
-        worker = await self.start(skip=names, **settings)
+        worker = await self.start(skip=ALL_LISTENERS, **settings)
         await self.registered(worker)
         return worker
 
