@@ -196,6 +196,7 @@ class Worker:
             if await self._try_to_lead(session):
                 await self._lead(session)
             await self._wait_for_leaderlessness()
+        raise _session_closed()
 
     async def _register_worker(self, session: Session) -> None:
         """Take our liveness lock: under the old id if it is still ours to have, so that our claims stay ours."""
@@ -264,7 +265,7 @@ class Worker:
 
     async def _end_with(self, session: Session) -> None:
         await session.lost.wait()
-        raise asyncpg.ConnectionDoesNotExistError("the session was closed")
+        raise _session_closed()
 
     # ------------------------------------------------------------------------------------------------ the listeners
 
@@ -414,6 +415,10 @@ class Worker:
         if self._runners:
             rows = await store.fetch("find_ready_listeners", listener_ids=list(self._runners))
             self._wake(row["id"] for row in rows)
+
+
+def _session_closed() -> asyncpg.PostgresConnectionError:
+    return asyncpg.ConnectionDoesNotExistError("the session was closed")
 
 
 def _start_position(listener: Listener) -> int | None:
