@@ -128,7 +128,7 @@ class Worker:
         stopping = asyncio.create_task(self._stopping.wait())
         try:
             await asyncio.wait([session_task, upkeep, stopping], return_when=asyncio.FIRST_COMPLETED)
-            await self._drain()
+            await self._drain(store)
         finally:
             stopping.cancel()
             upkeep.cancel()
@@ -139,9 +139,13 @@ class Worker:
             if not task.cancelled() and (error := task.exception()) is not None:
                 raise error
 
-    async def _drain(self) -> None:
+    async def _drain(self, store: Store) -> None:
         grace = 0.0 if self._hurry.is_set() else self._config.grace
         await asyncio.gather(*(runner.stop(grace=grace) for runner in self._runners.values()))
+        # A claim whose answer was under way: while our lock is held, or else a leader would count it for a death.
+        with contextlib.suppress(OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            async with asyncio.timeout(2):
+                await self._return_forgotten_claims(store)
 
     async def _leave(self, store: Store) -> None:
         """Forget ourselves, and let the next leader know that there is none."""
