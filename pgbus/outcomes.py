@@ -101,8 +101,10 @@ def _describe(error: BaseException) -> str:
 
 
 def _traceback(error: BaseException) -> str:
+    trace = _handlers_part(error.__traceback__)
+    text = "".join(traceback_module.format_exception(type(error), error, trace))
     # The end of a traceback says most.
-    return _storable("".join(traceback_module.format_exception(error)))[-MAX_TRACEBACK_LENGTH:]
+    return _storable(text)[-MAX_TRACEBACK_LENGTH:]
 
 
 def _handlers_part(trace: TracebackType | None) -> TracebackType | None:
