@@ -150,7 +150,7 @@ class Bus:
             return _published(row, await self._publisher().publish(row))
         statement, values = outbox.insert([row], self._statements, dedup_ttl=self.config.dedup_ttl)
         returned = await async_executor(using).fetch(statement, values)
-        return _published(row, outbox.published_ids([row], returned)[0])
+        return _published(row, outbox.published_ids([row], returned)[0]) if returned else row.message()
 
     def publish_sync(
         self,
@@ -190,7 +190,7 @@ class Bus:
         self, events: Iterable[object], *, topic: str | None = None, using: object = None
     ) -> list[UUID]:
         """Publish events in bulk, in one transaction, a few thousand per statement; returns their ids in order."""
-        rows = self._prepare_many(events, topic=topic)
+        rows = outbox.prepare_many(events, topic=topic, limits=self._limits)
         if using is None:
             return await self._publisher().publish_all(rows)
         executor = async_executor(using)
@@ -204,7 +204,7 @@ class Bus:
         self, events: Iterable[object], *, topic: str | None = None, using: object = None
     ) -> list[UUID]:
         """`publish_many` for code that blocks."""
-        rows = self._prepare_many(events, topic=topic)
+        rows = outbox.prepare_many(events, topic=topic, limits=self._limits)
         if using is None:
             return self._block(lambda: self._publisher().publish_all(rows), "publish_many")
         executor = sync_executor(using)
@@ -252,10 +252,6 @@ class Bus:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
-
-    def _prepare_many(self, events: Iterable[object], *, topic: str | None) -> list[OutboxRow]:
-        prepare, limits = outbox.prepare, self._limits
-        return [prepare(event, topic=topic, limits=limits) for event in events]
 
     def _publisher(self) -> Publisher:
         loop = asyncio.get_running_loop()

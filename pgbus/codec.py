@@ -111,7 +111,7 @@ def encode(value: object, *, limit: int, field: str = "payload") -> str:
     if "\\u0000" in text and _NUL.search(text):
         where = _find(value, _holds_nul) or "a text"
         raise InvalidEventError(field, f"{where} holds a NUL character, which PostgreSQL cannot store")
-    if _LOOKS_NAIVE.search(text):
+    if "T" in text and _LOOKS_NAIVE.search(text):
         _refuse(value, field, _is_naive, "is a datetime without a time zone; use an aware one, as datetime.now(UTC)")
     return text
 

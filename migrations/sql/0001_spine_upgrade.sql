@@ -61,8 +61,9 @@ CREATE FUNCTION pgbus.outbox_before_insert() RETURNS trigger
 AS $$
 DECLARE
     slot integer;
+    xid  xid8;
 BEGIN
-    PERFORM pg_current_xact_id();
+    xid := pg_current_xact_id();
     slot := pg_sequence_last_value('pgbus.wake_slots'::regclass);
     -- NULL: this user may INSERT but not read the slot. Before PostgreSQL 18 that is an error.
     IF slot IS NULL
