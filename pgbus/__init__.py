@@ -1,5 +1,15 @@
 """pgbus: an event bus whose broker is the PostgreSQL that your service already has."""
 
+from pgbus.api import (
+    Api,
+    ApiOptions,
+    BusClient,
+    BusPath,
+    Event,
+    OnError,
+    Parameter,
+    WildcardParameter,
+)
 from pgbus.bus import Bus, create
 from pgbus.codec import event
 from pgbus.config import Config
@@ -10,20 +20,33 @@ from pgbus.errors import (
     DatabaseUnreachableError,
     Dead,
     DuplicateListenerName,
+    EventNotFound,
     HandlerTimeoutError,
+    InvalidApiEventConfiguration,
+    InvalidApiRegistryEntry,
+    InvalidEventArguments,
     InvalidEventError,
+    InvalidEventListener,
+    InvalidName,
+    InvalidParameters,
+    MisconfiguredApiOptions,
     PgbusError,
     Retry,
     SchemaVersionError,
     TransactionAbortedError,
     UnhandledEventError,
+    UnknownApi,
 )
 from pgbus.executor import Context
 from pgbus.messages import EventMessage
 from pgbus.outcomes import RetryPolicy
 
 __all__ = [
+    "Api",
+    "ApiOptions",
     "Bus",
+    "BusClient",
+    "BusPath",
     "CannotBlockHere",
     "Config",
     "ConfigurationError",
@@ -32,15 +55,28 @@ __all__ = [
     "DatabaseUnreachableError",
     "Dead",
     "DuplicateListenerName",
+    "Event",
     "EventMessage",
+    "EventNotFound",
     "HandlerTimeoutError",
+    "InvalidApiEventConfiguration",
+    "InvalidApiRegistryEntry",
+    "InvalidEventArguments",
     "InvalidEventError",
+    "InvalidEventListener",
+    "InvalidName",
+    "InvalidParameters",
+    "MisconfiguredApiOptions",
+    "OnError",
+    "Parameter",
     "PgbusError",
     "Retry",
     "RetryPolicy",
     "SchemaVersionError",
     "TransactionAbortedError",
     "UnhandledEventError",
+    "UnknownApi",
+    "WildcardParameter",
     "create",
     "event",
 ]

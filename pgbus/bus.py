@@ -13,6 +13,7 @@ from uuid import UUID
 
 from pgbus import outbox
 from pgbus.adapters import async_executor, sync_executor
+from pgbus.api import BusClient, BusPath
 from pgbus.config import Config
 from pgbus.errors import CannotBlockHere
 from pgbus.messages import EventMessage
@@ -29,7 +30,10 @@ H = TypeVar("H", bound=Callable[..., Any])
 
 
 class Bus:
-    """An event bus in a PostgreSQL database. Make one with `pgbus.create()`; it connects when it is first used."""
+    """An event bus in a PostgreSQL database. Make one with `pgbus.create()`; it connects when it is first used.
+
+    Any attribute that it does not have begins the path to an event or a procedure: `bus.auth.user_created`.
+    """
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -40,6 +44,21 @@ class Bus:
         self._publishers: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Publisher] = weakref.WeakKeyDictionary()
         self._portal: Portal | None = None
         self._portal_lock = threading.Lock()
+        self.client = BusClient(
+            registry=self.registry,
+            publish=self.publish,
+            publish_sync=self.publish_sync,
+            service_name=config.service_name,
+            taken_names=frozenset([*super().__dir__(), "client"]),
+        )
+
+    def __getattr__(self, word: str) -> BusPath:
+        if word.startswith("_"):
+            raise AttributeError(f"a bus has no attribute {word!r}")
+        return BusPath(self.client, (word,))
+
+    def __dir__(self) -> Iterable[str]:
+        return [*super().__dir__(), *self.client.api_registry.next_words(())]
 
     # ------------------------------------------------------------------------------------------------- listening
 

@@ -2,8 +2,17 @@
 
 PgbusError
 ├── ConfigurationError           a setting, a listener or an event class is wrong: raised at definition or start-up
-│   └── DuplicateListenerName    two listeners of one process share a name
+│   ├── DuplicateListenerName    two listeners of one process share a name
+│   ├── InvalidEventListener     a handler that cannot be called with the arguments of its event
+│   ├── InvalidName              an empty or private name of an event or a procedure
+│   ├── MisconfiguredApiOptions  an Api class without a proper `class Meta`
+│   ├── InvalidApiEventConfiguration   an Event or a Parameter that makes no sense
+│   └── InvalidApiRegistryEntry  something that cannot be registered as an API
 ├── InvalidEventError            an event was refused before it reached the database; `field` says which part
+│   └── InvalidEventArguments    fired with an argument too many, too few, or of the wrong type
+├── UnknownApi                   an event was fired whose API this process has not registered
+├── EventNotFound                the API has no such event
+├── InvalidParameters            positional arguments, where names are needed
 ├── TransactionAbortedError      the caller's transaction had failed already, so nothing can be published in it
 ├── ConnectionUnusableError      the connection given as `using` is closed, or of a kind that pgbus does not know
 ├── CannotBlockHere              a blocking call on the thread of a running event loop
@@ -41,6 +50,26 @@ class DuplicateListenerName(ConfigurationError):
         self.listener_name = listener_name
 
 
+class InvalidEventListener(ConfigurationError):
+    """Give the handler the parameters that the event has; one more, at the front, would take the EventMessage."""
+
+
+class InvalidName(ConfigurationError):
+    """Name an event or a procedure; names that begin with an underscore are private."""
+
+
+class MisconfiguredApiOptions(ConfigurationError):
+    """Give the Api class an inner `class Meta` with a dotted `name`, and a whole number as `version` if any."""
+
+
+class InvalidApiEventConfiguration(ConfigurationError):
+    """Correct the Event or Parameter that the message names."""
+
+
+class InvalidApiRegistryEntry(ConfigurationError):
+    """Register an instance of an Api subclass, under a name that is free and that the bus can reach as a path."""
+
+
 class InvalidEventError(PgbusError, ValueError):
     """Correct the part of the event named by `field`; the caller's transaction was not touched."""
 
@@ -48,6 +77,36 @@ class InvalidEventError(PgbusError, ValueError):
         super().__init__(f"{field}: {reason}")
         self.field = field
         self.reason = reason
+
+
+class InvalidEventArguments(InvalidEventError):
+    """Fire the event with the arguments that its declaration names; `field` is the argument that is wrong."""
+
+
+class UnknownApi(PgbusError):
+    """Register the API first: only the service that registered an API fires its events."""
+
+    def __init__(self, api_name: str, registered: Sequence[str]) -> None:
+        super().__init__(
+            f"no API named {api_name!r} is registered here; only a service that has it registered fires its events: "
+            f"`bus.client.register_api(...)`. Registered are: {', '.join(registered) or 'none'}"
+        )
+        self.api_name = api_name
+
+
+class EventNotFound(PgbusError):
+    """Fire an event that the API declares, or declare this one in its class."""
+
+    def __init__(self, api_name: str, event_name: str, declared: Sequence[str]) -> None:
+        super().__init__(
+            f"API {api_name!r} has no event {event_name!r}; its events are: {', '.join(declared) or 'none'}"
+        )
+        self.api_name = api_name
+        self.event_name = event_name
+
+
+class InvalidParameters(PgbusError, TypeError):
+    """Pass every argument by its name: that is what other services know it by."""
 
 
 class TransactionAbortedError(PgbusError):

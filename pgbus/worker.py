@@ -50,7 +50,6 @@ class Worker:
     """
 
     def __init__(self, bus: Bus, *, only: Sequence[str] | None = None, skip: Sequence[str] | None = None) -> None:
-        bus.registry.select(only=only, skip=skip)  # refuses names that are not there
         self._bus = bus
         self._config = bus.config
         self._telemetry = bus.telemetry
@@ -88,9 +87,34 @@ class Worker:
         await self._stopped.wait()
 
     async def run(self) -> None:
-        """Work until stopped. A lost connection is opened again; raises SchemaVersionError for the wrong schema,
-        and DatabaseUnreachableError when the first connection fails.
+        """Work until stopped, once the functions of `bus.client.on_start` have run; what they raise comes through.
+
+        A lost connection is opened again; raises SchemaVersionError for the wrong schema, DatabaseUnreachableError
+        when the first connection fails, and ConfigurationError for a name in `only` or `skip` that is not there.
         """
+        try:
+            if await self._run_start_hooks():
+                await self._run_with_pools()
+        finally:
+            self._stopped.set()
+
+    async def _run_start_hooks(self) -> bool:
+        """Let the module declare its listeners; false when a stop was requested before it was done."""
+        hooks = asyncio.create_task(self._bus.client.run_start_hooks(), name="pgbus start hooks")
+        stopping = asyncio.create_task(self._stopping.wait())
+        try:
+            await asyncio.wait([hooks, stopping], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            stopping.cancel()
+            hooks.cancel()
+            await asyncio.wait([hooks, stopping])
+        if hooks.cancelled():
+            return False
+        hooks.result()
+        self._bus.registry.select(only=self._only, skip=self._skip)
+        return True
+
+    async def _run_with_pools(self) -> None:
         size = self._config.pool_size
         engine_pool = await create_pool(self._config, size=size, settings=ENGINE_SETTINGS)
         handler_pool = await create_pool(self._config, size=self._connections_for_handlers())
@@ -98,7 +122,9 @@ class Worker:
         transactions = Transactions(
             self._config.dsn, pool=handler_pool, size=max(size, self._connections_for_handlers())
         )
-        unwatch = self._bus.registry.watch(lambda _: self._added.set())
+        loop = asyncio.get_running_loop()
+        # A listener may be declared in any thread.
+        unwatch = self._bus.registry.watch(lambda _: loop.call_soon_threadsafe(self._added.set))
         try:
             await self._run(engine_pool, threads, transactions)
         finally:
@@ -107,7 +133,6 @@ class Worker:
             await transactions.close()
             await _close_pool(handler_pool)
             await _close_pool(engine_pool)
-            self._stopped.set()
 
     def _listeners(self) -> list[Listener]:
         return self._bus.registry.select(only=self._only, skip=self._skip)

@@ -104,6 +104,7 @@ def _import_bus(target: str) -> pgbus.Bus:
         fail(f"module {name!r} has no {wanted!r}; say `pgbus run {name}:BUS`, or assign `bus = pgbus.create()` in it")
     if not isinstance(bus, pgbus.Bus):
         fail(f"{wanted!r} in module {name!r} is of type {type(bus).__name__}, not a bus made by `pgbus.create()`")
+    bus.client.adopt_start_hooks(module)
     return bus
 
 
