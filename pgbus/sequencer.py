@@ -38,26 +38,32 @@ PARTITION_SIZE = 1_000_000_000
 class Floor:
     """An outbox id below which no row is left, and none can still become visible.
 
-    Every transaction takes its xid before its outbox ids. So the ids handed out before a look belong to transactions
-    older than the next look's `xmax`; once a look's `xmin` has reached that, all of them have ended, and what that
-    look did not leave behind is gone. Lives in memory only: a restore cannot make it wrong.
+    Every transaction takes its xid before its outbox ids. So the ids that a look saw handed out belong to transactions
+    with lower xids than one that a later look takes for itself (`xid`). Once a snapshot's `xmin` has reached that, all of
+    them have ended, and what that look did not leave behind is gone. Lives in memory only: a restore cannot make it wrong.
     """
 
     def __init__(self) -> None:
         self.value = 0
-        self._last_id: int | None = None
+        self._last_id = 0
         self._pending: tuple[int, int] | None = None
+
+    @property
+    def wants_xid(self) -> bool:
+        """Whether the next look should take an xid: an idle bus needs none."""
+        return self._pending is None and self._last_id >= self.value
 
     def observe(self, look: Sequencing) -> None:
         """Take in what a look saw."""
         if self._pending is not None:
-            last_id, xmax = self._pending
-            if look.xmin >= xmax:
+            last_id, xid = self._pending
+            if look.xmin >= xid:
                 reached = last_id if look.stopped_at is None else min(last_id, look.stopped_at)
                 self.value = max(self.value, reached + 1)
                 self._pending = None
-        if self._pending is None and self._last_id is not None:
-            self._pending = (self._last_id, look.xmax)
+        elif look.xid is not None:
+            # The ids are the last look's: this one's may have been handed out after its xid was.
+            self._pending = (self._last_id, look.xid)
         self._last_id = look.last_id
 
 
@@ -141,6 +147,7 @@ class Sequencer:
             self._due_floor, self._bottom_at = -math.inf, now + BOTTOM_INTERVAL
         look = await self._store.sequence_outbox(
             floor=self._floor.value,
+            wants_xid=self._floor.wants_xid,
             due_floor=self._due_floor,
             base=self._base,
             batch=BATCH,

@@ -26,6 +26,7 @@ from pgbus.errors import DatabaseUnreachableError
 from pgbus.executor import Executor
 from pgbus.maintenance import Maintenance
 from pgbus.notifier import Session
+from pgbus.quarantine import Quarantine
 from pgbus.registry import Listener
 from pgbus.runner import Runner
 from pgbus.sequencer import Sequencer
@@ -57,6 +58,7 @@ class Worker:
         self._skip = skip
         self._worker_id = 0
         self._runners: dict[int, Runner] = {}
+        self._quarantine = Quarantine()
         self._sequencer: Sequencer | None = None
         self._others = True
         self._stopping = asyncio.Event()
@@ -206,6 +208,8 @@ class Worker:
     async def _live(self, session: Session) -> None:
         await migrate.check_async(session.connection, namespace=self._config.namespace)
         await self._register_worker(session)
+        # A leader who believed to be alone notifies from now on. After our lock, by which it counts its company.
+        await session.store.fetch("notify", channel=session.store.work_channel, payload="arrived")
         await self._register_listeners()
         self._telemetry.emit(SessionOpened(self._worker_id))
         for runner in self._runners.values():
@@ -336,6 +340,7 @@ class Worker:
             executor=executor,
             config=self._config,
             telemetry=self._telemetry,
+            quarantine=self._quarantine,
         )
 
     # ------------------------------------------------------------------------------------------------ waking
@@ -352,6 +357,8 @@ class Worker:
     def _heard_work(self, payload: str) -> None:
         if payload == "leaderless":
             self._leaderless.set()
+        elif payload == "arrived":
+            self._others = True
         elif payload == "reload":
             for runner in self._runners.values():
                 runner.look_at_everything()
