@@ -54,7 +54,7 @@ def inspect_handler(handler: Handler, *, batch: bool) -> Signature:
     """The handler's signature; raises ConfigurationError for one that pgbus cannot call."""
     if not callable(handler):
         raise ConfigurationError(f"a listener needs a function to call, not {handler!r}")
-    hints = _type_hints(handler)
+    hints = type_hints(handler)
     found: dict[str, Any] = {}
     for parameter in inspect.signature(handler).parameters.values():
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
@@ -73,7 +73,7 @@ def inspect_handler(handler: Handler, *, batch: bool) -> Signature:
     parameter, annotation = found["event"]
     connection = found.get("connection")
     return Signature(
-        is_async=_is_async(handler),
+        is_async=is_async(handler),
         event=_name(handler, parameter),
         event_type=_element_type(handler, annotation) if batch else annotation,
         context=_name(handler, found["context"][0]) if "context" in found else None,
@@ -98,11 +98,13 @@ def _name(handler: Handler, parameter: inspect.Parameter) -> str:
     return parameter.name
 
 
-def _is_async(handler: Handler) -> bool:
+def is_async(handler: Handler) -> bool:
+    """Whether calling it makes a coroutine."""
     return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(getattr(handler, "__call__", None))  # noqa: B004
 
 
-def _type_hints(handler: Handler) -> Mapping[str, Any]:
+def type_hints(handler: Handler) -> Mapping[str, Any]:
+    """Its annotations, resolved; raises ConfigurationError for one that cannot be."""
     target = handler
     while hasattr(target, "func"):
         target = target.func

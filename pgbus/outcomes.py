@@ -77,29 +77,31 @@ def decide(error: BaseException | None, *, attempt: int, policy: RetryPolicy) ->
         case None:
             return DONE
         case errors.Dead():
-            return Dead(error=_clip(error.reason, MAX_ERROR_LENGTH))
+            return Dead(error=clip(error.reason, MAX_ERROR_LENGTH))
         case errors.UnhandledEventError():
             return Dead(error=_describe(error))
         case _ if attempt >= policy.max_attempts:
-            return Dead(error=_describe(error), traceback=_traceback(error))
+            return Dead(error=_describe(error), traceback=format_traceback(error))
         case errors.Retry():
             delay = policy.delay(attempt) if error.after is None else max(0.0, error.after)
-            return Retry(delay=delay, error=_clip(error.reason, MAX_ERROR_LENGTH))
+            return Retry(delay=delay, error=clip(error.reason, MAX_ERROR_LENGTH))
         case _:
             return Retry(delay=policy.delay(attempt), error=_describe(error))
 
 
 def _describe(error: BaseException) -> str:
-    return _clip(f"{type(error).__name__}: {error}", MAX_ERROR_LENGTH)
+    return clip(f"{type(error).__name__}: {error}", MAX_ERROR_LENGTH)
 
 
-def _traceback(error: BaseException) -> str:
+def format_traceback(error: BaseException) -> str:
+    """The traceback as a text that PostgreSQL stores, at most MAX_TRACEBACK_LENGTH characters of its end."""
     text = "".join(traceback_module.format_exception(error)).replace("\x00", "\\x00")
     # The end of a traceback says most.
     return text[-MAX_TRACEBACK_LENGTH:]
 
 
-def _clip(text: str, length: int) -> str:
+def clip(text: str, length: int) -> str:
+    """The text as one that PostgreSQL stores, at most `length` characters long."""
     # PostgreSQL's text holds no NUL, and lone surrogates cannot be encoded.
     text = text.replace("\x00", "\\x00").encode("utf-8", "backslashreplace").decode()
     return text if len(text) <= length else text[: length - 1] + "…"
