@@ -4,19 +4,28 @@ from pgbus.bus import Bus, create
 from pgbus.codec import event
 from pgbus.config import Config
 from pgbus.errors import (
+    CallCancelled,
+    CallError,
+    CallTimeout,
     CannotBlockHere,
     ConfigurationError,
     ConnectionUnusableError,
     DatabaseUnreachableError,
     Dead,
     DuplicateListenerName,
+    DuplicateProcedureName,
     HandlerTimeoutError,
+    InvalidArguments,
     InvalidEventError,
+    InvalidResult,
+    NoWorkerAvailable,
     PgbusError,
+    RemoteError,
     Retry,
     SchemaVersionError,
     TransactionAbortedError,
     UnhandledEventError,
+    WorkerLost,
 )
 from pgbus.executor import Context
 from pgbus.messages import EventMessage
@@ -24,6 +33,9 @@ from pgbus.outcomes import RetryPolicy
 
 __all__ = [
     "Bus",
+    "CallCancelled",
+    "CallError",
+    "CallTimeout",
     "CannotBlockHere",
     "Config",
     "ConfigurationError",
@@ -32,15 +44,21 @@ __all__ = [
     "DatabaseUnreachableError",
     "Dead",
     "DuplicateListenerName",
+    "DuplicateProcedureName",
     "EventMessage",
     "HandlerTimeoutError",
+    "InvalidArguments",
     "InvalidEventError",
+    "InvalidResult",
+    "NoWorkerAvailable",
     "PgbusError",
+    "RemoteError",
     "Retry",
     "RetryPolicy",
     "SchemaVersionError",
     "TransactionAbortedError",
     "UnhandledEventError",
+    "WorkerLost",
     "create",
     "event",
 ]

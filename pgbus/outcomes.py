@@ -95,9 +95,9 @@ def _describe(error: BaseException) -> str:
 
 def format_traceback(error: BaseException) -> str:
     """The traceback as a text that PostgreSQL stores, at most MAX_TRACEBACK_LENGTH characters of its end."""
-    text = "".join(traceback_module.format_exception(error)).replace("\x00", "\\x00")
     # The end of a traceback says most.
-    return text[-MAX_TRACEBACK_LENGTH:]
+    text = "".join(traceback_module.format_exception(error))[-MAX_TRACEBACK_LENGTH:]
+    return clip(text, MAX_TRACEBACK_LENGTH)
 
 
 def clip(text: str, length: int) -> str:
