@@ -113,9 +113,7 @@ class Bus:
 
     # --------------------------------------------------------------------------------------------------- calling
 
-    def procedure(
-        self, name: str, *, concurrency: int | None = None, timeout: float | None = None
-    ) -> Callable[[H], H]:
+    def procedure(self, name: str, *, concurrency: int | None = None, timeout: float | None = None) -> Callable[[H], H]:
         """Decorator: serve the function to whoever calls `name`, which is `api.procedure`.
 
         The function may be async, or plain (it then runs in a thread). It gets the arguments by name, decoded into its

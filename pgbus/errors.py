@@ -146,7 +146,7 @@ class CallTimeout(CallError, TimeoutError):
 
 
 class WorkerLost(CallError):
-    """Call again if the procedure may run twice: its worker died or stopped, and may have done the work or part of it."""
+    """Call again if the procedure may run twice: its worker is gone, and may have done the work or part of it."""
 
 
 class NoWorkerAvailable(CallError):

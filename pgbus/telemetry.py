@@ -84,7 +84,7 @@ class ClaimsFreed:
 
 @dataclass(frozen=True, slots=True)
 class CallStarted:
-    """This worker took a call, and runs the procedure."""
+    """A call was taken by this worker, which runs the procedure."""
 
     procedure: str
     call_id: UUID
@@ -101,7 +101,15 @@ class CallEnded:
 
 
 Happening: TypeAlias = (
-    SessionOpened | SessionLost | LeaderChanged | LeaderSlept | Sequenced | Claimed | Settled | ClaimsLost | ClaimsFreed
+    SessionOpened
+    | SessionLost
+    | LeaderChanged
+    | LeaderSlept
+    | Sequenced
+    | Claimed
+    | Settled
+    | ClaimsLost
+    | ClaimsFreed
     | CallStarted
     | CallEnded
 )

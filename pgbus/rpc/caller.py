@@ -104,7 +104,8 @@ class Caller:
         scope = asyncio.timeout(timeout)
         try:
             async with scope:
-                await self._open()
+                if self._pool is None:
+                    await self._open()
                 service = await self._find(procedure, since=started)
                 if not (service.is_served or wait):
                     raise NoWorkerAvailable(f"{procedure}: {UNSERVED}; start one, or call with wait=True")
@@ -165,8 +166,6 @@ class Caller:
     # ------------------------------------------------------------------------------------------------- connections
 
     async def _open(self) -> None:
-        if self._pool is not None:
-            return
         async with self._opening:
             if self._pool is not None:
                 return

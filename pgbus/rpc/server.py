@@ -327,9 +327,7 @@ class Server:
 
     def _log(self, running: Running, response: Response) -> None:
         if response.outcome in ("failed", "invalid"):
-            logger.warning(
-                "procedure %s failed: %s", running.procedure.name, response.traceback or response.error
-            )
+            logger.warning("procedure %s failed: %s", running.procedure.name, response.traceback or response.error)
 
     # ------------------------------------------------------------------------------------------------- answering
 

@@ -33,9 +33,7 @@ BATCH_SIZE = 8 * 1024 * 1024
 NOTIFIED_CALLS = 200
 NOTIFIED_BYTES = 7_900
 
-CallOutcome: TypeAlias = Literal[
-    "answered", "failed", "refused", "invalid", "expired", "cancelled", "lost", "unserved"
-]
+CallOutcome: TypeAlias = Literal["answered", "failed", "refused", "invalid", "expired", "cancelled", "lost", "unserved"]
 
 
 @dataclass(frozen=True, slots=True)
