@@ -23,6 +23,8 @@ def configure_logging(*, level: LogLevel, format: LogFormat, stream: TextIO | No
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
+    # Alembic tells what its own parts are doing, which is nothing to people who run a worker.
+    logging.getLogger("alembic").setLevel(max(root.level, logging.WARNING))
 
 
 def _formatter(format: LogFormat, *, colors: bool) -> logging.Formatter:  # noqa: A002 - the word for it

@@ -33,6 +33,9 @@ class Pace:
     def wanted(self, *, free_slots: int, waiting: int) -> int:
         """Events to claim now, given the free slots and the claimed events that wait for one; 0: none yet."""
         reserve = self.reserve
+        # The free slots take what waits before they take anything new.
+        taken = min(free_slots, waiting)
+        free_slots, waiting = free_slots - taken, waiting - taken
         if waiting > reserve // 2:
             return 0
         most = MAX_CLAIM if self._batch_size is None else self._batch_size

@@ -23,6 +23,7 @@ from pgbus.executor import ClaimLost, Executor
 from pgbus.flights import BLOCKED, RELEASED, Ending, Flight, settlement
 from pgbus.outcomes import DONE, Dead, Done, Outcome, Retry, decide
 from pgbus.pace import Pace
+from pgbus.quarantine import Quarantine
 from pgbus.registry import Listener
 from pgbus.store import Claim, Store, is_link_error
 from pgbus.telemetry import Claimed, ClaimsLost, Settled, Telemetry
@@ -51,6 +52,7 @@ class Runner:
         executor: Executor,
         config: Config,
         telemetry: Telemetry,
+        quarantine: Quarantine,
     ) -> None:
         self.listener = listener
         self.listener_id = listener_id
@@ -59,6 +61,7 @@ class Runner:
         self._executor = executor
         self._config = config
         self._telemetry = telemetry
+        self._quarantine = quarantine
         self._pace = Pace(concurrency=listener.concurrency, target=config.batch_target, batch_size=listener.batch_size)
         self._queue: deque[Flight] = deque()
         self._airborne: dict[int, Flight] = {}
@@ -74,6 +77,7 @@ class Runner:
         self._floor = 0
         self._due_floor = -math.inf
         self._bottom_at = 0.0
+        self._look_for_suspects = True
         self._retries: list[float] = []
         self._retry_timer: asyncio.TimerHandle | None = None
         self._tasks: list[asyncio.Task[None]] = []
@@ -181,6 +185,7 @@ class Runner:
                 if not is_link_error(error):
                     raise
                 # The session says once that the database is away; here it is enough to try again.
+                self._may_have_work = True
                 await asyncio.sleep(pause)
                 pause = min(LINK_PAUSE_LIMIT, pause * 2)
 
@@ -195,8 +200,27 @@ class Runner:
         self._may_have_work = False
         self._lower_floors()
         rows = self._pace.rows(wanted)
-        sent_at = time.monotonic()
-        claims = await self._store.claim_deliveries(
+        suspects = self._look_for_suspects and self._quarantine.enter(self.wake)
+        claims: list[Claim] = []
+        try:
+            sent_at = time.monotonic()
+            claims = await self._send_claim(wanted, rows=rows, suspects=suspects)
+        finally:
+            if suspects and not any(claim.suspect for claim in claims):
+                self._look_for_suspects = False
+                self._quarantine.leave()
+        if not claims:
+            return
+        events = sum(len(claim.events) for claim in claims)
+        more = events >= wanted or len(claims) >= rows or any(claim.suspect for claim in claims)
+        self._may_have_work = self._may_have_work or more
+        self._pace.saw_claim(events=events, rows=len(claims))
+        self._raise_floor(claims)
+        self._telemetry.emit(Claimed(self.listener.name, events))
+        self._take_off(claims, events, now=sent_at)
+
+    async def _send_claim(self, wanted: int, *, rows: int, suspects: bool) -> list[Claim]:
+        return await self._store.claim_deliveries(
             listener_id=self.listener_id,
             worker_id=self._worker_id(),
             lanes=self.listener.lanes,
@@ -206,16 +230,9 @@ class Runner:
             limit=wanted,
             piece=1 if self.listener.transactional and not self.listener.batch else self._pace.piece,
             lease=self._config.lease,
+            suspects=suspects,
             blocking=self.listener.blocks,
         )
-        if not claims:
-            return
-        events = sum(len(claim.events) for claim in claims)
-        self._may_have_work = self._may_have_work or events >= wanted or len(claims) >= rows
-        self._pace.saw_claim(events=events, rows=len(claims))
-        self._raise_floor(claims)
-        self._telemetry.emit(Claimed(self.listener.name, events))
-        self._take_off(claims, events, now=sent_at)
 
     def _take_off(self, claims: Sequence[Claim], events: int, *, now: float) -> None:
         for claim in claims:
@@ -228,6 +245,7 @@ class Runner:
     def _lower_floors(self) -> None:
         if (now := time.monotonic()) >= self._bottom_at:
             self._bottom_at = now + BOTTOM_INTERVAL
+            self._look_for_suspects = True
             self._floor, self._due_floor = 0, -math.inf
 
     def _raise_floor(self, claims: Sequence[Claim]) -> None:
@@ -288,10 +306,11 @@ class Runner:
             if isinstance(ending, Dead) and self.listener.blocks and event.key is not None:
                 barred.add(event.key)
             if isinstance(ending, Retry):
-                self._waiting -= flight.release_rest()
+                # Nothing was left to release: it has landed by itself, and may be settled already.
+                if released := flight.release_rest():
+                    self._waiting -= released
+                    self._land(flight)
                 break
-        if flight.left == 0 and claim.id in self._airborne and flight not in self._landed:
-            self._land(flight)
 
     async def _attempt(self, flight: Flight, index: int) -> Ending:
         claim = flight.claim
@@ -345,9 +364,14 @@ class Runner:
 
     def _drop(self, flight: Flight) -> None:
         """Forget a claim that is no longer ours."""
-        self._airborne.pop(flight.claim.id, None)
+        self._let_go(flight)
         self._telemetry.emit(ClaimsLost(self.listener.name, 1))
         logger.warning("%s lost the claim of event %s", self.listener.name, flight.claim.events[0].position)
+
+    def _let_go(self, flight: Flight) -> None:
+        if self._airborne.pop(flight.claim.id, None) and flight.claim.suspect:
+            self._quarantine.leave()
+            self.wake()  # the next suspect
 
     # ---------------------------------------------------------------------------------------------------- batches
 
@@ -488,7 +512,7 @@ class Runner:
             raise
         for flight in flights:
             self._pace.saw_work(events=len(flight.durations), seconds=sum(flight.durations))
-            self._airborne.pop(flight.claim.id, None)
+            self._let_go(flight)
         self._tell(_tally(flights))
 
     # --------------------------------------------------------------------------------------------------- settling
@@ -517,7 +541,7 @@ class Runner:
         )
         settled = await self._store.fetch("settle_deliveries", **values)
         for flight in flights:
-            self._airborne.pop(flight.claim.id, None)
+            self._let_go(flight)
         if lost := len(flights) - len(settled):
             self._telemetry.emit(ClaimsLost(self.listener.name, lost))
             logger.warning("%s lost %d claims before it settled them", self.listener.name, lost)
@@ -546,7 +570,7 @@ class Runner:
             "%s could not settle delivery %d; it is freed when its lease runs out",
             self.listener.name, flight.claim.id, exc_info=error,
         )  # fmt: skip
-        self._airborne.pop(flight.claim.id, None)
+        self._let_go(flight)
         self._settled.set()
 
     def _tell(self, tally: tuple[int, int, int]) -> None:

@@ -30,32 +30,40 @@ HELD_PAUSE_LIMIT = 1.0
 BOTTOM_INTERVAL = 5.0
 # A server crash may take the end of the log with it. Positions that readers may have seen are not used again.
 POSITION_GAP = 100_000
+# Position 0 stays free: it says "the log is empty", and a cursor there "from the beginning".
+FIRST_POSITION = 1
 PARTITION_SIZE = 1_000_000_000
 
 
 class Floor:
     """An outbox id below which no row is left, and none can still become visible.
 
-    Every transaction takes its xid before its outbox ids. So the ids handed out before a look belong to transactions
-    older than the next look's `xmax`; once a look's `xmin` has reached that, all of them have ended, and what that
-    look did not leave behind is gone. Lives in memory only: a restore cannot make it wrong.
+    Every transaction takes its xid before its outbox ids. So the ids that a look saw handed out belong to transactions
+    with lower xids than one that a later look takes for itself (`xid`). Once a snapshot's `xmin` has reached that, all of
+    them have ended, and what that look did not leave behind is gone. Lives in memory only: a restore cannot make it wrong.
     """
 
     def __init__(self) -> None:
         self.value = 0
-        self._last_id: int | None = None
+        self._last_id = 0
         self._pending: tuple[int, int] | None = None
+
+    @property
+    def wants_xid(self) -> bool:
+        """Whether the next look should take an xid: an idle bus needs none."""
+        return self._pending is None and self._last_id >= self.value
 
     def observe(self, look: Sequencing) -> None:
         """Take in what a look saw."""
         if self._pending is not None:
-            last_id, xmax = self._pending
-            if look.xmin >= xmax:
+            last_id, xid = self._pending
+            if look.xmin >= xid:
                 reached = last_id if look.stopped_at is None else min(last_id, look.stopped_at)
                 self.value = max(self.value, reached + 1)
                 self._pending = None
-        if self._pending is None and self._last_id is not None:
-            self._pending = (self._last_id, look.xmax)
+        elif look.xid is not None:
+            # The ids are the last look's: this one's may have been handed out after its xid was.
+            self._pending = (self._last_id, look.xid)
         self._last_id = look.last_id
 
 
@@ -122,7 +130,7 @@ class Sequencer:
 
     async def _take_over(self) -> None:
         end = await self._store.fetch_one("find_log_end")
-        self._base = end["next_position"] + POSITION_GAP if end["next_position"] else 0
+        self._base = end["next_position"] + POSITION_GAP if end["next_position"] else FIRST_POSITION
         await self._open_partition(end["last_partition"])
         await self._leave_slot()
 
@@ -139,6 +147,7 @@ class Sequencer:
             self._due_floor, self._bottom_at = -math.inf, now + BOTTOM_INTERVAL
         look = await self._store.sequence_outbox(
             floor=self._floor.value,
+            wants_xid=self._floor.wants_xid,
             due_floor=self._due_floor,
             base=self._base,
             batch=BATCH,

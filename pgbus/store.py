@@ -121,6 +121,7 @@ class Claim:
     token: UUID
     attempt: int
     lane: int | None
+    suspect: bool
     fresh: bool
     last: int
     claimed_at: float
@@ -140,7 +141,7 @@ class Sequencing:
     stopped_at: int | None
     listener_ids: list[int]
     xmin: int
-    xmax: int
+    xid: int | None
     last_id: int
     looked_at: float
     next_due: float | None
@@ -186,12 +187,13 @@ class Store:
     # The leader's.
 
     async def sequence_outbox(
-        self, *, floor: int, due_floor: float, base: int, batch: int, run: int, tell_others: bool
+        self, *, floor: int, wants_xid: bool, due_floor: float, base: int, batch: int, run: int, tell_others: bool
     ) -> Sequencing:
         """Move up to `batch` rows (and as many scheduled ones that are due) into the log from position `base` on."""
         row = await self.fetch_one(
             "sequence_outbox",
             floor=floor,
+            wants_xid=wants_xid,
             due_floor=due_floor,
             base=base,
             batch=batch,
@@ -204,7 +206,7 @@ class Store:
             stopped_at=row["stopped_at"],
             listener_ids=row["listener_ids"] or [],
             xmin=row["xmin"],
-            xmax=row["xmax"],
+            xid=row["xid"],
             last_id=row["last_id"],
             looked_at=row["looked_at"],
             next_due=row["next_due"],
@@ -236,9 +238,13 @@ class Store:
         limit: int,
         piece: int,
         lease: float,
+        suspects: bool,
         blocking: bool,
     ) -> list[Claim]:
-        """Claim up to `limit` events from up to `rows` waiting runs, in pieces of at most `piece` events."""
+        """Claim up to `limit` events from up to `rows` waiting runs, in pieces of at most `piece` events.
+
+        An event whose worker died twice, a suspect, comes alone, and only if `suspects` says so.
+        """
         token = uuid4()
         records = await self.fetch(
             "claim_deliveries",
@@ -251,6 +257,7 @@ class Store:
             limit=limit,
             piece=piece,
             lease=lease,
+            suspects=suspects,
             blocking=blocking,
             claim_token=token,
         )
@@ -304,13 +311,13 @@ def _claims(records: Sequence[Any], *, token: UUID, blocking: bool) -> list[Clai
     claims: dict[int, Claim] = {}
     claim: Claim | None = None
     for (
-        id_, lane, attempt, fresh, last, position, event_id, topic, ancestors, key, payload, headers, published_at,
+        id_, lane, attempt, suspect, fresh, last, position, event_id, topic, ancestors, key, payload, headers, published_at,
         deliver_at, blocked, claimed_at,
     ) in records:  # fmt: skip
         if claim is None or claim.id != id_:
             claim = claims.get(id_)
             if claim is None:
-                claim = claims[id_] = Claim(id_, token, attempt, lane, fresh, last, claimed_at, [])
+                claim = claims[id_] = Claim(id_, token, attempt, lane, suspect, fresh, last, claimed_at, [])
         claim.events.append(
             EventMessage(
                 topic=topic,

@@ -27,6 +27,7 @@ from pgbus.executor import Executor
 from pgbus.maintenance import Maintenance
 from pgbus.notifier import Session
 from pgbus.procedures import Procedure
+from pgbus.quarantine import Quarantine
 from pgbus.registry import Listener
 from pgbus.rpc.server import Server
 from pgbus.runner import Runner
@@ -61,6 +62,7 @@ class Worker:
         self._worker_id = 0
         self._runners: dict[int, Runner] = {}
         self._server: Server | None = None
+        self._quarantine = Quarantine()
         self._sequencer: Sequencer | None = None
         self._others = True
         self._stopping = asyncio.Event()
@@ -198,6 +200,8 @@ class Worker:
     async def _live(self, session: Session) -> None:
         await migrate.check_async(session.connection, namespace=self._config.namespace)
         await self._register_worker(session)
+        # A leader who believed to be alone notifies from now on. After our lock, by which it counts its company.
+        await session.store.fetch("notify", channel=session.store.work_channel, payload="arrived")
         await self._register_listeners()
         await self._serve(session.store)
         self._telemetry.emit(SessionOpened(self._worker_id))
@@ -337,6 +341,7 @@ class Worker:
             executor=executor,
             config=self._config,
             telemetry=self._telemetry,
+            quarantine=self._quarantine,
         )
 
     # ------------------------------------------------------------------------------------------------ waking
@@ -353,6 +358,8 @@ class Worker:
     def _heard_work(self, payload: str) -> None:
         if payload == "leaderless":
             self._leaderless.set()
+        elif payload == "arrived":
+            self._others = True
         elif payload == "reload":
             for runner in self._runners.values():
                 runner.look_at_everything()

@@ -51,8 +51,8 @@ CREATE SEQUENCE pgbus.wake_slots AS integer MINVALUE 1 CYCLE;
 SELECT nextval('pgbus.wake_slots');
 
 -- Runs before the rows of an INSERT or COPY get their ids.
--- 1. It takes the transaction's xid first, so that every outbox id handed out before a snapshot belongs to a transaction
---    older than that snapshot's xmax; the sequencer's floor rests on that.
+-- 1. It takes the transaction's xid first, so that every outbox id handed out so far belongs to a transaction with a lower
+--    xid than the next one that anybody takes; the sequencer's floor rests on that.
 -- 2. It wakes the leader only when the leader sleeps. The leader sleeps only while it holds the current slot's lock
 --    exclusively; if we share the lock, and the slot is still the current one, the leader is awake and will look again
 --    before it sleeps. Otherwise NOTIFY, which costs a database-wide lock at commit.

@@ -113,7 +113,11 @@ class EventRecord:
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """An event that one listener gave up on."""
+    """An event that one listener gave up on.
+
+    `blocked_key` is set for a listener that blocks on poison: its later events with this key wait until the letter is
+    retried or discarded; `blocked` of them are waiting already.
+    """
 
     id: int
     listener_name: str
@@ -123,6 +127,8 @@ class DeadLetter:
     traceback: str | None
     worker: str
     dead_at: datetime
+    blocked_key: str | None
+    blocked: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

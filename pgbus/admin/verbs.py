@@ -6,7 +6,7 @@ import asyncio
 import difflib
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import replace
+from dataclasses import fields, replace
 from datetime import datetime
 from typing import Literal
 
@@ -217,6 +217,7 @@ class Admin:
     async def _settle_dead_letters(self, statement: str, wanted: DeadFilter) -> list[int]:
         async with self._change():
             ids = await self._match_dead_letters(wanted, limit=None)
+            await self._fetch("lock_dead_letters", ids=ids)
             return [row["id"] for row in await self._fetch(statement, ids=ids)]
 
     @asynccontextmanager
@@ -244,8 +245,8 @@ def _event_record(row: asyncpg.Record) -> EventRecord:
 
 
 def _dead_letter(row: asyncpg.Record) -> DeadLetter:
-    own = {name: row[name] for name in ("id", "listener_name", "attempts", "error", "traceback", "worker", "dead_at")}
-    return DeadLetter(event=_event(row), **own)
+    own = (field.name for field in fields(DeadLetter) if field.name != "event")
+    return DeadLetter(event=_event(row), **{name: row[name] for name in own})
 
 
 def _event(

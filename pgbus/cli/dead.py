@@ -15,7 +15,7 @@ from rich.text import Text
 from pgbus.admin import Admin, DeadFilter, DeadLetter
 from pgbus.cli.exits import fail
 from pgbus.cli.options import database_options, json_option, read_instant, read_pattern, with_admin
-from pgbus.cli.output import clip, console, event_fields, instant, print_json, table
+from pgbus.cli.output import clip, console, event_fields, instant, number, print_json, table
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -130,6 +130,8 @@ def _as_json(letter: DeadLetter) -> dict[str, object]:
         "traceback": letter.traceback,
         "worker": letter.worker,
         "dead_at": letter.dead_at,
+        "blocked_key": letter.blocked_key,
+        "blocked": letter.blocked,
         "event": event_fields(letter.event),
     }
 
@@ -162,7 +164,15 @@ def _detail(letter: DeadLetter) -> Group:
         ("event", f"{event.event_id} at position {event.position}, published {instant(event.published_at)}"),
         ("key", event.key or "-"),
         ("headers", event.raw_headers or "-"),
+        ("blocks", _blocks(letter)),
     ):
         facts.add_row(Text(name, style="bold"), Text(value))
     payload = Text(json.dumps(event.payload, indent=2, ensure_ascii=False))
     return Group(facts, Text(), payload, Text(), Text(letter.traceback or letter.error, style="red"))
+
+
+def _blocks(letter: DeadLetter) -> str:
+    if letter.blocked_key is None:
+        return "-"
+    waiting = f"{number(letter.blocked)} event{'' if letter.blocked == 1 else 's'}"
+    return f"key {letter.blocked_key} until it is retried or discarded; {waiting} of it wait"

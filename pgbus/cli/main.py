@@ -40,7 +40,7 @@ for command in (run, dev, db, publish, status, events, dead, listeners, show_con
 
 
 def main() -> None:
-    """Run the program. A traceback on stderr and exit code 70 mean a bug, in pgbus or in the module that it ran."""
+    """Run the program. A traceback on stderr and exit code 70 mean a bug."""
     try:
         pgbus()
     except Exception:  # the outermost frame: whatever is expected was an exit code already

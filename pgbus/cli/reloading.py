@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import signal
 from asyncio.subprocess import Process
 from collections.abc import Sequence
@@ -11,6 +12,8 @@ from pathlib import Path
 
 from pgbus.cli.exits import fail
 from pgbus.cli.supervisor import start_copy
+
+_log = logging.getLogger("pgbus.reload")
 
 
 def run_reloading(command: Sequence[str]) -> None:
@@ -38,7 +41,8 @@ async def _reload(command: Sequence[str]) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop)
     sources = watchfiles.PythonFilter(extra_extensions=(".toml",))
-    async for _ in watchfiles.awatch(Path.cwd(), watch_filter=sources, stop_event=stopping):
+    async for changes in watchfiles.awatch(Path.cwd(), watch_filter=sources, stop_event=stopping):
+        _log.info("restarting for %s", ", ".join(sorted({Path(path).name for _, path in changes})))
         _terminate(child)
         await child.wait()
         if stopping.is_set():

@@ -3,30 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-import importlib
 import os
 import signal
 import sys
-from collections.abc import Callable
-from importlib.metadata import version
-from pathlib import Path
+import threading
 from typing import get_args
 
 import rich_click as click
 from click import get_current_context
-from rich.table import Table
-from rich.text import Text
 
 import pgbus
 from pgbus import migrate
 from pgbus.admin import Admin
-from pgbus.cli.exits import fail
+from pgbus.cli.banner import announce
+from pgbus.cli.loading import load_bus
 from pgbus.cli.options import database_options, load_config
-from pgbus.cli.output import console
 from pgbus.cli.reloading import run_reloading
-from pgbus.cli.supervisor import SUPERVISED, supervise
-from pgbus.config import Config, LogFormat, LogLevel, hide_password
+from pgbus.cli.supervisor import supervise, watch_supervisor
+from pgbus.config import Config, LogFormat, LogLevel
 from pgbus.logs import configure_logging
+
+_LINGER = 1.0  # seconds
 
 
 @click.command()
@@ -80,61 +77,42 @@ def _command(*, only: tuple[str, ...], skip: tuple[str, ...], wants_upgrade: boo
 
 
 def _run_here(config: Config, *, only: tuple[str, ...], skip: tuple[str, ...], wants_upgrade: bool) -> None:
-    bus = _import_bus(config.module)
+    bus = load_bus(config.module)
+    listeners = bus.registry.select(only=only or None, skip=skip)  # refuses names that are not there
     if wants_upgrade:
         migrate.upgrade(bus.config.session_dsn, namespace=bus.config.namespace)
-    if config.log_format == "text":
-        _print_banner(bus.config, module=config.module)
+    asyncio.run(_check(bus))
+    announce(bus.config, listeners, module=config.module, format=config.log_format)
     asyncio.run(_work(bus, only=only, skip=skip))
 
 
-def _import_bus(target: str) -> pgbus.Bus:
-    name, _, attribute = target.partition(":")
-    sys.path.insert(0, str(Path.cwd()))
-    try:
-        module = importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        # A module that is there, but imports one that is not, shows its own traceback.
-        if error.name is None or not f"{name}.".startswith(f"{error.name}."):
-            raise
-        fail(f"there is no module {name!r} in {Path.cwd()}; say `pgbus run MODULE:BUS` or set PGBUS_MODULE")
-    wanted = attribute or "bus"
-    bus = getattr(module, wanted, None)
-    if bus is None:
-        fail(f"module {name!r} has no {wanted!r}; say `pgbus run {name}:BUS`, or assign `bus = pgbus.create()` in it")
-    if not isinstance(bus, pgbus.Bus):
-        fail(f"{wanted!r} in module {name!r} is of type {type(bus).__name__}, not a bus made by `pgbus.create()`")
-    return bus
-
-
-def _print_banner(config: Config, *, module: str) -> None:
-    facts = Table.grid(padding=(0, 2))
-    facts.add_row(Text("pgbus", style="bold"), Text(f"{version('pgbus')}, {module} as {config.process_name}"))
-    facts.add_row("database", Text("from PG* variables" if config.dsn is None else hide_password(config.dsn)))
-    facts.add_row("namespace", Text(config.namespace))
-    console(sys.stderr).print(facts)
+async def _check(bus: pgbus.Bus) -> None:
+    """Say in one line that the database is not there, or not upgraded."""
+    async with Admin.connect(bus.config):
+        pass
 
 
 async def _work(bus: pgbus.Bus, *, only: tuple[str, ...], skip: tuple[str, ...]) -> None:
     from pgbus.worker import Worker  # the engine, which the other commands do without
 
-    async with Admin.connect(bus.config):
-        pass  # says in one line that the database is not there, or not upgraded
     worker = Worker(bus, only=only or None, skip=skip or None)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, worker.request_stop)
-    if SUPERVISED in os.environ:
-        _watch_supervisor(loop, worker.request_stop)
+    watch_supervisor(worker.request_stop)
     async with bus:
         await worker.run()
+    _end_soon()
 
 
-def _watch_supervisor(loop: asyncio.AbstractEventLoop, stop: Callable[[], None]) -> None:
-    """Our stdin is a pipe that the supervisor holds open: its end means that the supervisor is gone."""
+def _end_soon() -> None:
+    """End the program even if a handler never lets go of its thread: the drain has given its event back."""
 
-    def ended() -> None:
-        loop.remove_reader(0)
-        stop()
+    def leave() -> None:
+        main = threading.main_thread()
+        if any(thread.is_alive() and not thread.daemon for thread in threading.enumerate() if thread is not main):
+            os._exit(0)
 
-    loop.add_reader(0, ended)
+    timer = threading.Timer(_LINGER, leave)
+    timer.daemon = True
+    timer.start()

@@ -7,12 +7,12 @@ import logging
 import os
 import signal
 from asyncio.subprocess import PIPE, Process
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
-from pgbus.cli.exits import FAILED, SCHEMA, USAGE
+from pgbus.cli.exits import FAILED, SCHEMA, UNREACHABLE, USAGE
 
-SUPERVISED = "PGBUS_SUPERVISED"
+_NUMBER = "PGBUS_SUPERVISED"
 
 _HOPELESS = frozenset({FAILED, USAGE, SCHEMA})  # the copy said in one line what a person has to change
 _FIRST_DELAY = 1.0
@@ -27,17 +27,34 @@ def supervise(command: Sequence[str], *, processes: int) -> int:
 
     SIGTERM and SIGINT are passed on to every copy as SIGTERM, each time. A copy that died is started again, after a
     delay that doubles from 1 s to 30 s while it keeps dying; one that failed for a reason that only a person can
-    remove stops all.
+    remove stops all, and so does one that cannot reach the database to begin with.
     """
     return asyncio.run(_Supervisor(command).run(processes))
 
 
-async def start_copy(command: Sequence[str]) -> Process:
-    """Start `command` with PGBUS_SUPERVISED in its environment and a pipe as stdin that ends when we do."""
+async def start_copy(command: Sequence[str], *, number: int = 1) -> Process:
+    """Start `command` with its number in its environment and a pipe as stdin that ends when we do."""
     # A session of its own: the terminal's Ctrl-C reaches only us, so that it counts once.
     return await asyncio.create_subprocess_exec(
-        *command, stdin=PIPE, start_new_session=True, env={**os.environ, SUPERVISED: "1"}
+        *command, stdin=PIPE, start_new_session=True, env={**os.environ, _NUMBER: str(number)}
     )
+
+
+def copy_number() -> int:
+    """Which of the supervisor's copies this process is, from 1 on; 0 if nobody supervises it."""
+    return int(os.environ.get(_NUMBER, 0))
+
+
+def watch_supervisor(stop: Callable[[], None]) -> None:
+    """Call `stop` once the supervisor, if there is one, is gone: our stdin is a pipe that it holds open."""
+    loop = asyncio.get_running_loop()
+
+    def ended() -> None:
+        loop.remove_reader(0)
+        stop()
+
+    if copy_number():
+        loop.add_reader(0, ended)
 
 
 class _Supervisor:
@@ -49,11 +66,12 @@ class _Supervisor:
 
     async def run(self, processes: int) -> int:
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._stop)
+        for told in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(told, self._stop)
+        watch_supervisor(self._stop)
         async with asyncio.TaskGroup() as tasks:
-            for _ in range(processes):
-                tasks.create_task(self._keep_one())
+            for number in range(1, processes + 1):
+                tasks.create_task(self._keep_one(number))
         return self._code
 
     def _stop(self) -> None:
@@ -62,26 +80,28 @@ class _Supervisor:
             with suppress(ProcessLookupError):
                 child.send_signal(signal.SIGTERM)
 
-    async def _keep_one(self) -> None:
+    async def _keep_one(self, number: int) -> None:
         delay = _FIRST_DELAY
+        hopeless = _HOPELESS | {UNREACHABLE}
         while not self._stopping.is_set():
             started_at = asyncio.get_running_loop().time()
-            code = await self._run_one()
+            code = await self._run_one(number)
             if code == 0 or self._stopping.is_set():
                 self._note(code)
                 return
-            if code in _HOPELESS:
+            if code in hopeless:
                 self._note(code)
                 self._stop()
                 return
             if asyncio.get_running_loop().time() - started_at > _STEADY:
                 delay = _FIRST_DELAY
-            _log.warning("a worker ended with exit code %s; starting another in %.0f s", code, delay)
+            _log.warning("a worker %s; starting another in %.0f s", _describe_end(code), delay)
             await self._pause(delay)
             delay = min(2 * delay, _MAX_DELAY)
+            hopeless = _HOPELESS  # it has worked before: the database may come back
 
-    async def _run_one(self) -> int:
-        child = await start_copy(self._command)
+    async def _run_one(self, number: int) -> int:
+        child = await start_copy(self._command, number=number)
         self._children.add(child)
         try:
             if self._stopping.is_set():
@@ -97,3 +117,12 @@ class _Supervisor:
     async def _pause(self, delay: float) -> None:
         with suppress(TimeoutError):
             await asyncio.wait_for(self._stopping.wait(), delay)
+
+
+def _describe_end(code: int) -> str:
+    if code >= 0:
+        return f"ended with exit code {code}"
+    try:
+        return f"was ended by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"was ended by signal {-code}"

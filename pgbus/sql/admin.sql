@@ -142,12 +142,25 @@ ORDER BY x.id DESC
 LIMIT CAST(:limit AS bigint)
 
 -- name: read_dead_letters
--- Dead letters beside their events, newest first.
-SELECT d.id, d.listener_name, d.position, d.event_id, d.topic, d.key, d.payload, d.headers, d.published_at,
-       d.attempts, d.error, d.traceback, d.worker, d.dead_at
-FROM pgbus.dead AS d
-WHERE d.id = ANY (CAST(:ids AS bigint[]))
-ORDER BY d.id DESC
+-- Dead letters beside their events, and how many later events wait for each, newest first.
+SELECT x.id, l.listener_name, e.position, e.event_id, e.topic, e.key, e.payload, e.headers, e.published_at,
+       x.attempts, x.error, x.traceback, x.worker, x.dead_at, x.blocked_key,
+       (SELECT count(*) FROM pgbus.deliveries AS d
+        WHERE d.listener_id = x.listener_id AND d.blocked_key = x.blocked_key) AS blocked
+FROM pgbus.dead_letters AS x
+JOIN pgbus.listeners AS l ON l.id = x.listener_id
+JOIN pgbus.events AS e ON e.position = x.position
+WHERE x.id = ANY (CAST(:ids AS bigint[]))
+ORDER BY x.id DESC
+
+-- name: lock_dead_letters
+-- Hold dead letters until the transaction ends. A statement of its own: only the next one sees what a worker, who was
+-- settling at this moment, has put aside behind them.
+SELECT x.id
+FROM pgbus.dead_letters AS x
+WHERE x.id = ANY (CAST(:ids AS bigint[]))
+ORDER BY x.id
+FOR UPDATE
 
 -- name: retry_dead_letters
 -- Turn dead letters into deliveries of one event each, due at once. A letter that someone else took meanwhile is left out.

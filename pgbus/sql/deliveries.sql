@@ -5,7 +5,8 @@
 --
 -- `due` are rows that had to wait for an instant, `ready` those fresh from the sequencer, `heads` the first row of each
 -- lane of an ordered listener (the other two are empty then). `floor` and `due_floor` keep the scans off the dead rows
--- that a snapshot held open by someone keeps in the way. A row that killed its worker twice is claimed alone.
+-- that a snapshot held open by someone keeps in the way. A suspect, a row whose worker died twice, is claimed alone, and
+-- only if `suspects` says so. Of a lane only one piece is claimed, for its pieces must come one after the other.
 WITH active AS MATERIALIZED (
     SELECT l.id FROM pgbus.listeners AS l WHERE l.id = CAST(:listener_id AS integer) AND l.state = 'active'
 ), due AS MATERIALIZED (
@@ -16,6 +17,7 @@ WITH active AS MATERIALIZED (
       AND d.claim_token IS NULL
       AND d.available_at >= to_timestamp(CAST(:due_floor AS double precision))
       AND d.available_at <= now()
+      AND (d.crashes < 2 OR CAST(:suspects AS boolean))
     ORDER BY d.available_at
     LIMIT CAST(:rows AS bigint)
     FOR UPDATE SKIP LOCKED
@@ -35,7 +37,7 @@ WITH active AS MATERIALIZED (
     FROM generate_series(0, CAST(:lanes AS integer) - 1) AS n (lane)
     CROSS JOIN LATERAL (
         -- Whatever comes first bars its lane, claimed or waiting for its instant.
-        SELECT d.id, d.first, d.claim_token, d.available_at
+        SELECT d.id, d.first, d.claim_token, d.available_at, d.crashes
         FROM pgbus.deliveries AS d
         WHERE d.listener_id = (SELECT a.id FROM active AS a)
           AND d.lane = n.lane
@@ -44,7 +46,9 @@ WITH active AS MATERIALIZED (
         ORDER BY d.first
         LIMIT 1
     ) AS h
-    WHERE h.claim_token IS NULL AND (h.available_at IS NULL OR h.available_at <= now())
+    WHERE h.claim_token IS NULL
+      AND (h.available_at IS NULL OR h.available_at <= now())
+      AND (h.crashes < 2 OR CAST(:suspects AS boolean))
 ), lanes AS MATERIALIZED (
     -- Judged again on the locked row: another worker may have taken its beginning, and then `first` has moved on.
     SELECT d.id, d.lane, d.first, d.last, d.events, d.positions, d.available_at, d.attempt, d.crashes, d.last_error
@@ -54,16 +58,19 @@ WITH active AS MATERIALIZED (
     ORDER BY d.first
     LIMIT CAST(:rows AS bigint)
     FOR UPDATE OF d SKIP LOCKED
-), candidates AS MATERIALIZED (
-    SELECT c.*,
-           COALESCE(sum(CASE WHEN c.crashes >= 2 THEN CAST(:limit AS integer) ELSE c.events END)
-                    OVER (ORDER BY c.available_at NULLS LAST, c.first, c.id
-                          ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), 0) AS before
+), offered AS MATERIALIZED (
+    SELECT c.*, CASE WHEN c.lane IS NULL THEN c.events ELSE LEAST(c.events, CAST(:piece AS integer)) END AS offer
     FROM (SELECT * FROM due UNION ALL SELECT * FROM ready UNION ALL SELECT * FROM lanes) AS c
+), candidates AS MATERIALIZED (
+    SELECT o.*,
+           COALESCE(sum(CASE WHEN o.crashes >= 2 THEN CAST(:limit AS integer) ELSE o.offer END)
+                    OVER (ORDER BY o.crashes >= 2 DESC, o.available_at NULLS LAST, o.first, o.id
+                          ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), 0) AS before
+    FROM offered AS o
 ), chosen AS MATERIALIZED (
-    SELECT c.*, CAST(LEAST(c.events, CAST(:limit AS integer) - c.before) AS integer) AS taken
+    SELECT c.*, CAST(LEAST(c.offer, CAST(:limit AS integer) - c.before) AS integer) AS taken
     FROM candidates AS c
-    WHERE c.before < CAST(:limit AS integer) AND (c.crashes < 2 OR c.before = 0)
+    WHERE c.before < CAST(:limit AS integer)
 ), whole AS (
     UPDATE pgbus.deliveries AS d
     SET claim_token = CAST(:claim_token AS uuid),
@@ -105,7 +112,7 @@ WITH active AS MATERIALIZED (
 ), claimed AS (
     SELECT * FROM whole UNION ALL SELECT * FROM pieces
 )
-SELECT c.id, c.lane, c.attempt, c.available_at IS NULL AS fresh, c.last,
+SELECT c.id, c.lane, c.attempt, c.crashes >= 2 AS suspect, c.available_at IS NULL AS fresh, c.last,
        e.position, e.event_id, e.topic, e.ancestors, e.key, e.payload, e.headers, e.published_at, e.deliver_at,
        CASE WHEN CAST(:blocking AS boolean) THEN EXISTS (
            SELECT 1 FROM pgbus.dead_letters AS x
@@ -186,10 +193,20 @@ WITH settled AS MATERIALIZED (
            CASE WHEN CAST(:blocking AS boolean) THEN o.key END
     FROM others AS o
     WHERE o.outcome = 'dead'
+), barring AS MATERIALIZED (
+    -- Locked, so that an operator who takes such a letter right now either waits for us, and then releases what we keep
+    -- aside, or is through, and the letter gone: the event then goes back to its lane.
+    SELECT x.blocked_key AS key
+    FROM pgbus.dead_letters AS x
+    WHERE x.listener_id = CAST(:listener_id AS integer)
+      AND x.blocked_key IN (SELECT o.key FROM others AS o WHERE o.outcome = 'blocked')
+    FOR KEY SHARE
 ), blocked AS (
-    -- An event whose key waits behind a dead letter: kept aside until someone acts on that.
+    -- An event whose key waits behind a dead letter, old or of this very settlement: kept aside until someone acts on that.
     INSERT INTO pgbus.deliveries (listener_id, lane, first, last, events, available_at, attempt, blocked_key)
-    SELECT CAST(:listener_id AS integer), o.lane, o.position, o.position, 1, now(), o.attempt, o.key
+    SELECT CAST(:listener_id AS integer), o.lane, o.position, o.position, 1, now(), o.attempt,
+           CASE WHEN o.key IN (SELECT b.key FROM barring AS b)
+                  OR o.key IN (SELECT x.key FROM others AS x WHERE x.outcome = 'dead') THEN o.key END
     FROM others AS o
     WHERE o.outcome = 'blocked'
 ), released AS (
@@ -276,5 +293,6 @@ WITH live AS MATERIALIZED (
 )
 SELECT w.freed, w.listener_ids,
        CASE WHEN w.listener_ids IS NOT NULL
-            THEN pg_notify(CAST(:work_channel AS text), array_to_string(w.listener_ids, ',')) END AS told
+            -- Not only a wake: suspects among them are found by a look at everything.
+            THEN pg_notify(CAST(:work_channel AS text), 'reload') END AS told
 FROM woken AS w

@@ -138,7 +138,7 @@ WITH late AS MATERIALIZED (
     SELECT t.call_id, 'expired', 'no server took the call before its deadline' FROM taken AS t
     ON CONFLICT (call_id) DO NOTHING
 )
-SELECT count(*) AS expired FROM taken
+SELECT count(*) AS calls FROM taken
 
 -- name: prune_calls
 -- Forget calls whose deadline passed longer than `retention` seconds ago. A call's id tells the time by its caller's
@@ -159,4 +159,4 @@ WITH old AS (
 ), answers AS (
     DELETE FROM pgbus.rpc_responses AS a USING old AS o WHERE a.call_id = o.call_id
 )
-SELECT count(*) AS pruned FROM old
+SELECT count(*) AS calls FROM old

@@ -2,13 +2,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import re
 import signal
-import subprocess
-import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,9 +15,9 @@ from click.testing import CliRunner, Result
 from pgbus import migrate
 from pgbus.cli.main import pgbus as command
 from tests.conftest import Connect
+from tests.support.programs import program, run_program
 from tests.support.rows import Rows
 
-PROGRAM = str(Path(sys.executable).with_name("pgbus"))
 NOWHERE = "postgresql://adam:s3cret@127.0.0.1:1/nothing"
 
 Invoke = Callable[..., Awaitable[Result]]
@@ -59,23 +55,6 @@ def words(text: str) -> str:
 
 
 # ------------------------------------------------------------------------------------------------- the program as such
-
-
-def run_program(*arguments: str, cwd: Path, environ: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [PROGRAM, *arguments],
-        cwd=cwd,
-        env=program_environ(environ),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-
-
-def program_environ(environ: dict[str, str] | None = None) -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PGBUS_", "PG"))}
-    return {**kept, **(environ or {})}
 
 
 def test_the_program_shows_its_version(tmp_path: Path) -> None:
@@ -430,37 +409,6 @@ async def test_a_listener_that_runs_is_removed_by_force_only(invoke: Invoke, row
     assert (await invoke("listeners", "remove", "mailer", "--force")).exit_code == 0
 
 
-# ----------------------------------------------------------------------------------------------------------------- run
-
-
-@pytest.mark.parametrize(
-    ("source", "arguments", "message"),
-    [
-        (None, (), r"there is no module 'bus' in .*; say `pgbus run MODULE:BUS` or set PGBUS_MODULE"),
-        (None, ("shop.bus",), r"there is no module 'shop\.bus' in "),
-        ("", (), r"module 'bus' has no 'bus'; say `pgbus run bus:BUS`, or assign `bus = pgbus\.create\(\)` in it"),
-        ("bus = 1", ("bus:other",), r"module 'bus' has no 'other'"),
-        ("bus = 1", (), r"'bus' in module 'bus' is of type int, not a bus made by `pgbus\.create\(\)`"),
-    ],
-)
-def test_run_without_a_bus_is_one_line_and_exit_code_1(
-    tmp_path: Path, source: str | None, arguments: tuple[str, ...], message: str
-) -> None:
-    if source is not None:
-        (tmp_path / "bus.py").write_text(source)
-    done = run_program("run", *arguments, cwd=tmp_path)
-    assert done.returncode == 1
-    assert re.fullmatch(rf"pgbus: {message}.*\n", done.stderr)
-
-
-def test_run_of_a_module_that_fails_shows_its_traceback_and_is_exit_code_70(tmp_path: Path) -> None:
-    (tmp_path / "bus.py").write_text("import nothing_of_that_name")
-    done = run_program("run", cwd=tmp_path)
-    assert done.returncode == 70
-    assert done.stderr.startswith("Traceback")
-    assert "No module named 'nothing_of_that_name'" in done.stderr
-
-
 # ----------------------------------------------------------------------------------------------------------------- dev
 
 
@@ -474,25 +422,3 @@ async def test_dev_prints_the_dsn_of_an_upgraded_server_and_ends_with_sigterm(tm
         child.terminate()
         assert await child.wait() == 0
     assert (tmp_path / "data" / "PG_VERSION").exists()
-
-
-@asynccontextmanager
-async def program(
-    *arguments: str, cwd: Path, environ: dict[str, str] | None = None
-) -> AsyncIterator[asyncio.subprocess.Process]:
-    """The program as a child with pipes, killed at the end if it still runs."""
-    child = await asyncio.create_subprocess_exec(
-        PROGRAM,
-        *arguments,
-        cwd=cwd,
-        env=program_environ(environ),
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    try:
-        yield child
-    finally:
-        if child.returncode is None:
-            child.kill()
-        await child.communicate()

@@ -36,7 +36,7 @@ def test_commands_of_pgbus_are_accepted_by_the_command_line(services: dict[str, 
 
 def test_modules_that_it_runs_exist(services: dict[str, Service]) -> None:
     commands = [service["command"] for service in services.values() if "command" in service]
-    modules = [command[-1] for command in commands if command[:2] in (["pgbus", "run"], ["python", "-m"])]
+    modules = [command[2] for command in commands if command[:2] in (["pgbus", "run"], ["python", "-m"])]
     assert modules
     assert [module for module in modules if find_spec(module) is None] == []
 

@@ -1,0 +1,55 @@
+"""A worker's memory over a million events: its resident size after each tenth."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+from pathlib import Path
+
+from benchmarks.support import OrderPlaced, fresh_bus, running
+from pgbus.telemetry import Happening, Settled
+
+EVENTS = int(os.environ.get("PGBUS_BENCH_MEMORY_EVENTS", "1000000"))
+PARTS = 10
+
+
+def resident_mib() -> float:
+    """Linux only."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1_048_576
+
+
+async def main(dsn: str) -> None:
+    async with fresh_bus(dsn) as bus:
+        part = EVENTS // PARTS
+        settled = 0
+        reached = asyncio.Event()
+
+        @bus.listener(OrderPlaced, name="bench")
+        async def handle(event: OrderPlaced) -> None: ...
+
+        def observe(happening: Happening) -> None:
+            nonlocal settled
+            if isinstance(happening, Settled):
+                settled += happening.done
+                if settled >= part:
+                    reached.set()
+
+        bus.telemetry.observe(observe)
+        sizes = []
+        async with running(bus) as worker:
+            await worker.ready.wait()
+            for _ in range(PARTS):
+                settled = 0
+                reached.clear()
+                for start in range(0, part, 5_000):
+                    await bus.publish_many([OrderPlaced(start + number) for number in range(5_000)])
+                await reached.wait()
+                gc.collect()
+                sizes.append(resident_mib())
+        steady = sizes[PARTS // 3 :]
+        print(
+            f"memory over {EVENTS:,} events: {', '.join(f'{size:.0f}' for size in sizes)} MiB; "
+            f"growth after the first third: {steady[-1] - steady[0]:+.1f} MiB"
+        )

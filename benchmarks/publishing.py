@@ -1,0 +1,104 @@
+"""What publishing costs: in bulk, beside a bare INSERT of the same columns; and in a user's own transaction."""
+
+from __future__ import annotations
+
+import time
+
+import asyncpg
+import msgspec
+
+from benchmarks.support import RUNS, OrderPlaced, fresh_bus, median
+from pgbus.outbox import Limits, chunks, prepare
+
+EVENTS = 50_000
+TRANSACTIONS = 1_500
+
+BARE_TABLE = """
+DROP TABLE IF EXISTS bench_bare;
+CREATE TABLE bench_bare (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, event_id uuid NOT NULL, topic text NOT NULL, ancestors text[],
+    key text, payload jsonb NOT NULL, headers jsonb, published_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    deliver_at timestamptz
+)
+"""
+BARE_INSERT = """
+INSERT INTO bench_bare (event_id, topic, payload)
+SELECT g.event_id, g.topic, g.payload::jsonb
+FROM unnest($1::uuid[], $2::text[], $3::text[]) AS g (event_id, topic, payload)
+"""
+
+
+async def publish_many(dsn: str) -> None:
+    async with fresh_bus(dsn) as bus:
+        connection = await asyncpg.connect(dsn)
+        await connection.execute(BARE_TABLE)
+        ratios, rates = [], []
+        for _ in range(RUNS):
+            events = [OrderPlaced(number) for number in range(EVENTS)]
+            rows = [prepare(event, limits=Limits()) for event in events]
+            bare = await _bare(connection, rows)
+            started = time.perf_counter()
+            async with connection.transaction():
+                await bus.publish_many(events, using=connection)
+            took = time.perf_counter() - started
+            await connection.execute(f'TRUNCATE bench_bare, "{bus.config.namespace}".outbox')
+            ratios.append(bare / took)
+            rates.append(EVENTS / took)
+        await connection.execute("DROP TABLE bench_bare")
+        await connection.close()
+        print(
+            f"publish_many of {EVENTS:,}: {median(rates):,.0f} events/s, {median(ratios):.0%} of a bare INSERT; bar: 60%"
+        )
+
+
+async def _bare(connection: asyncpg.Connection, rows: list) -> float:
+    started = time.perf_counter()
+    async with connection.transaction():
+        for chunk in chunks(rows):
+            await connection.execute(
+                BARE_INSERT,
+                [row.event_id for row in chunk],
+                [row.topic for row in chunk],
+                [row.payload for row in chunk],
+            )
+    return time.perf_counter() - started
+
+
+async def in_a_transaction(dsn: str) -> None:
+    async with fresh_bus(dsn) as bus:
+        connection = await asyncpg.connect(dsn)
+        await connection.execute(
+            "DROP TABLE IF EXISTS bench_orders; CREATE TABLE bench_orders (id bigserial PRIMARY KEY, payload jsonb)"
+        )
+        payload = msgspec.json.encode(OrderPlaced(1)).decode()
+
+        async def transact(publish: bool, number: int) -> None:
+            async with connection.transaction():
+                await connection.execute("INSERT INTO bench_orders (payload) VALUES ($1)", payload)
+                if publish:
+                    await bus.publish(OrderPlaced(number), using=connection)
+
+        ratios, rates = [], []
+        for run in range(RUNS + 1):
+            took = {False: 0.0, True: 0.0}
+            # Interleaved in small stretches, so that whatever else the machine does hits both alike.
+            for stretch in range(TRANSACTIONS // 50):
+                for publish in (False, True) if stretch % 2 else (True, False):
+                    started = time.perf_counter()
+                    for number in range(50):
+                        await transact(publish, number)
+                    took[publish] += time.perf_counter() - started
+            if run:  # the first one warms up
+                ratios.append(took[False] / took[True])
+                rates.append(TRANSACTIONS / took[True])
+        await connection.execute("DROP TABLE bench_orders")
+        await connection.close()
+        print(
+            f"publish in a transaction of one INSERT: {median(rates):,.0f} tx/s, keeps {median(ratios):.2f} "
+            "of the rate without it; bar: 0.70"
+        )
+
+
+async def main(dsn: str) -> None:
+    await publish_many(dsn)
+    await in_a_transaction(dsn)

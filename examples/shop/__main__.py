@@ -1,0 +1,221 @@
+"""The demo: a PostgreSQL, a worker, a shop full of customers, and a check of what came of it.
+
+It starts an embedded PostgreSQL, or uses the database that PGBUS_DSN names. Exit code 1: a number was wrong.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import IO
+
+import asyncpg
+from rich.console import Console
+
+from examples.shop.audit import COUNTS, LISTENERS, STORY, SUMMARY, Books, find_problems, read_books
+from examples.shop.listeners import bus
+from examples.shop.orders import TILLS, Ledger, place_orders
+from examples.shop.screen import (
+    Screen,
+    State,
+    make_console,
+    open_screen,
+    print_report,
+    print_story,
+    print_verdict,
+    say,
+)
+from examples.shop.tables import create_tables
+from pgbus import PgbusError, migrate
+from pgbus.admin import Admin
+from pgbus.config import Config
+from pgbus.embedded import EmbeddedPostgres
+
+ORDERS = 800
+POLL = 0.2  # seconds
+PATIENCE = 60.0  # seconds without any progress
+
+
+class DemoFailed(Exception):
+    """The run could not be finished."""
+
+
+def main() -> int:
+    # SIGTERM does what Ctrl-C does: whatever was started is stopped.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    arguments = _arguments()
+    console = make_console()
+    try:
+        with _database(console) as config, tempfile.TemporaryFile() as log:
+            return asyncio.run(_run(config, arguments, console, log))
+    except KeyboardInterrupt:
+        console.print("stopped")
+        return 130
+    except (DemoFailed, PgbusError) as error:
+        console.print(f"the demo failed: {error}", soft_wrap=True)
+        return 1
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m examples.shop", description=__doc__)
+    parser.add_argument("--orders", type=int, default=ORDERS, help="how many orders to place; default %(default)s")
+    parser.add_argument("--no-worker", action="store_true", help="`pgbus run examples.shop` runs already")
+    return parser.parse_args()
+
+
+@contextmanager
+def _database(console: Console) -> Iterator[Config]:
+    """The configured database, or one that lives as long as the demo; with the bus's schema in it."""
+    if bus.config.dsn:
+        say(console, "Using the database of PGBUS_DSN")
+        yield _upgraded(bus.config)
+        return
+    began = time.monotonic()
+    with EmbeddedPostgres() as server:
+        say(console, f"PostgreSQL runs, in a temporary directory, after {time.monotonic() - began:.1f} s")
+        yield _upgraded(replace(bus.config, dsn=server.dsn(), direct_dsn=None))
+
+
+def _upgraded(config: Config) -> Config:
+    migrate.upgrade(config.session_dsn, namespace=config.namespace)
+    return config
+
+
+async def _run(config: Config, arguments: argparse.Namespace, console: Console, log: IO[bytes]) -> int:
+    async with (
+        _worker(config, console, log, wanted=not arguments.no_worker) as worker,
+        asyncpg.create_pool(config.dsn, min_size=1, max_size=TILLS + 1) as pool,
+        Admin.connect(config) as admin,
+    ):
+        demo = _Demo(pool, admin, worker, State(arguments.orders, Ledger()))
+        await demo.open()
+        say(console, f"{TILLS} tills take {arguments.orders} orders, each in a transaction of its own")
+        with open_screen(console) as screen:
+            await demo.run(screen)
+        return await demo.report(console)
+
+
+class _Demo:
+    """One run: wait for the listeners, place the orders, wait until nothing is owed, and look at what is there."""
+
+    def __init__(
+        self, pool: asyncpg.Pool, admin: Admin, worker: asyncio.subprocess.Process | None, state: State
+    ) -> None:
+        self._pool = pool
+        self._admin = admin
+        self._worker = worker
+        self._state = state
+        self._start = 0  # position
+        self._before = Books(0, 0, 0, 0)
+
+    async def open(self) -> None:
+        async with self._pool.acquire() as connection:
+            await create_tables(connection)
+            await self._until(self._listeners_are_ready, "the listeners are not registered")
+            await self._until(self._nothing_is_owed, "events of an earlier run are still owed")
+            self._before = await read_books(connection)
+        self._start = (await self._admin.status()).log_head
+
+    async def run(self, screen: Screen) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            tills = tasks.create_task(place_orders(self._pool, self._state.orders, self._state.ledger))
+            while not tills.done():
+                await self._look(screen)
+                await asyncio.wait([tills], timeout=POLL)
+        await self._until(self._nothing_is_owed, "events are still owed to listeners", screen)
+        await self._look(screen)
+
+    async def report(self, console: Console) -> int:
+        ledger = self._state.ledger
+        async with self._pool.acquire() as connection:
+            print_report(console, ledger, await connection.fetch(SUMMARY, self._start))
+            for order in ledger.committed.values():
+                if order.email is None:
+                    print_story(console, order.order_id, await connection.fetch(STORY, str(order.order_id)))
+            problems = await find_problems(connection, ledger, after=self._start, before=self._before)
+        print_verdict(console, ledger, problems)
+        return 1 if problems else 0
+
+    async def _look(self, screen: Screen) -> None:
+        rows = await self._pool.fetch(COUNTS, self._start)
+        self._state.listeners = {row["listener_name"]: (row["delivered"], row["retried"], row["dead"]) for row in rows}
+        screen.show(self._state)
+
+    async def _listeners_are_ready(self) -> bool:
+        status = await self._admin.status()
+        running = {name for worker in status.workers if worker.live for name in worker.listeners}
+        return running.issuperset(LISTENERS) and {row.listener_name for row in status.listeners}.issuperset(LISTENERS)
+
+    async def _nothing_is_owed(self) -> bool:
+        status = await self._admin.status()
+        owed = sum(row.lag_events for row in status.listeners if row.listener_name in LISTENERS)
+        return status.outbox_waiting + owed == 0
+
+    async def _until(
+        self, condition: Callable[[], Awaitable[bool]], otherwise: str, screen: Screen | None = None
+    ) -> None:
+        deadline = time.monotonic() + PATIENCE
+        while not await condition():
+            if self._worker is not None and self._worker.returncode is not None:
+                raise DemoFailed(f"the worker ended with exit code {self._worker.returncode}")
+            if time.monotonic() > deadline:
+                raise DemoFailed(f"{otherwise} after {PATIENCE:.0f} s")
+            if screen:
+                await self._look(screen)
+            await asyncio.sleep(POLL)
+
+
+@asynccontextmanager
+async def _worker(
+    config: Config, console: Console, log: IO[bytes], *, wanted: bool
+) -> AsyncIterator[asyncio.subprocess.Process | None]:
+    """`pgbus run examples.shop`, stopped by SIGTERM in the end; its log is shown if that went wrong."""
+    if not wanted:
+        yield None
+        return
+    say(console, "Worker: pgbus run examples.shop")
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "pgbus.cli", "run", "examples.shop",
+        cwd=Path(__file__).parents[2],
+        # Its input ends when we do, however we end, and then so does the worker.
+        env={**os.environ, "PGBUS_DSN": config.dsn or "", "PGBUS_SUPERVISED": "1"},
+        stdin=asyncio.subprocess.PIPE,
+        stdout=log,
+        stderr=log,
+        start_new_session=True,
+    )  # fmt: skip
+    failed = True
+    try:
+        yield process
+        failed = False
+    finally:
+        code = await _stop(process)
+        if failed and sys.exc_info()[0] not in (asyncio.CancelledError, KeyboardInterrupt):
+            log.seek(0)
+            console.print(log.read().decode(errors="replace")[-5000:], soft_wrap=True, markup=False)
+    if code != 0:
+        raise DemoFailed(f"the worker ended with exit code {code}")
+
+
+async def _stop(process: asyncio.subprocess.Process) -> int:
+    if process.returncode is None:
+        process.terminate()
+    try:
+        async with asyncio.timeout(40):
+            return await process.wait()
+    except TimeoutError:
+        process.kill()
+        return await process.wait()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

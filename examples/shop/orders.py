@@ -1,0 +1,90 @@
+"""Placing orders: the order and its event in one transaction, or neither."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from uuid import UUID
+
+import asyncpg
+
+from examples.shop.events import OrderPlaced
+from examples.shop.listeners import bus
+from examples.shop.tables import SKUS, Connection
+
+TILLS = 6
+PAUSE = 0.065  # seconds between two orders at one till, on average
+NO_ADDRESS = 20  # this one is poison for `send_confirmation`
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """An order that a customer brings to a till; `declined` is what the bank will say."""
+
+    customer: str
+    email: str | None
+    sku: str
+    quantity: int
+    cents: int
+    declined: bool
+
+
+@dataclass(slots=True)
+class Ledger:
+    """What the tills know, by event id: it is compared with the database when all is over."""
+
+    committed: dict[UUID, OrderPlaced] = field(default_factory=dict)
+    rolled_back: dict[UUID, OrderPlaced] = field(default_factory=dict)
+
+
+class CardDeclined(Exception):
+    """The bank says no, after order and event were written."""
+
+
+def drafts(count: int) -> Iterator[Draft]:
+    for number in range(count):
+        customer = f"customer-{random.randrange(50)}"
+        quantity = random.randint(1, 5)
+        yield Draft(
+            customer=customer,
+            email=None if number == NO_ADDRESS else f"{customer}@example.com",
+            sku=random.choice(SKUS),
+            quantity=quantity,
+            cents=quantity * random.randrange(100, 2000),
+            declined=number % 9 == 4,
+        )
+
+
+async def place_order(connection: Connection, draft: Draft, ledger: Ledger) -> None:
+    """One transaction: the order, its event, and then the bank's answer."""
+    try:
+        async with connection.transaction():
+            order_id = await connection.fetchval(
+                "INSERT INTO shop.orders (customer, sku, quantity, cents) VALUES ($1, $2, $3, $4) RETURNING id",
+                draft.customer, draft.sku, draft.quantity, draft.cents,
+            )  # fmt: skip
+            order = OrderPlaced(order_id, draft.customer, draft.email, draft.sku, draft.quantity, draft.cents)
+            published = await bus.publish(order, key=draft.customer, using=connection)
+            if draft.declined:
+                raise CardDeclined
+    except CardDeclined:
+        ledger.rolled_back[published.event_id] = order
+    else:
+        ledger.committed[published.event_id] = order
+
+
+async def place_orders(pool: asyncpg.Pool, count: int, ledger: Ledger) -> None:
+    """All tills at once, until `count` orders were brought to them."""
+    queue = drafts(count)
+
+    async def run_till() -> None:
+        async with pool.acquire() as connection:
+            for draft in queue:
+                await place_order(connection, draft, ledger)
+                await asyncio.sleep(random.expovariate(1 / PAUSE))
+
+    async with asyncio.TaskGroup() as tills:
+        for _ in range(TILLS):
+            tills.create_task(run_till())

@@ -1,0 +1,65 @@
+"""What `pgbus run` says of itself when it starts: lines for people, or one log record for programs."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from importlib.metadata import version
+
+from rich.text import Text
+
+from pgbus.cli.output import console
+from pgbus.cli.supervisor import copy_number
+from pgbus.config import Config, LogFormat, hide_password
+from pgbus.registry import Listener
+
+_log = logging.getLogger("pgbus")
+
+
+def announce(config: Config, listeners: Sequence[Listener], *, module: str, format: LogFormat) -> None:  # noqa: A002 - the word for it
+    """Tell which bus and listeners this process runs. Of several copies only the first tells it all to people."""
+    if format == "json":
+        _log.info("started", extra=_facts(config, listeners, module=module))
+    elif copy_number() > 1:
+        _log.info("%s runs the same, as process %d", config.process_name, os.getpid())
+    else:
+        console(sys.stderr).print(Text("\n").join(_lines(config, listeners, module=module)), soft_wrap=True)
+    if not listeners:
+        _log.warning("no listeners to run: this process only leads when no other does")
+
+
+def _facts(config: Config, listeners: Sequence[Listener], *, module: str) -> dict[str, object]:
+    return {
+        "version": version("pgbus"),
+        "bus": module,
+        "process_name": config.process_name,
+        "pid": os.getpid(),
+        "database": _database(config),
+        "namespace": config.namespace,
+        "service": config.service_name,
+        "listeners": {listener.name: listener.patterns for listener in listeners},
+    }
+
+
+def _lines(config: Config, listeners: Sequence[Listener], *, module: str) -> Iterator[Text]:
+    yield _line("pgbus", f"{version('pgbus')}, runs {module}")
+    yield _line("worker", f"{config.process_name}, process {os.getpid()}")
+    yield _line("database", _database(config))
+    yield _line("namespace", config.namespace)
+    yield _line("service", config.service_name or "-")
+    longest = max((len(listener.name) for listener in listeners), default=0)
+    for row, listener in enumerate(listeners):
+        heading = "" if row else "listeners"
+        yield _line(heading, f"{listener.name:<{longest}}  ").append(", ".join(listener.patterns), style="dim")
+    if not listeners:
+        yield _line("listeners", "none")
+
+
+def _line(heading: str, value: str) -> Text:
+    return Text.assemble((f"{heading:<11}", "bold"), value)
+
+
+def _database(config: Config) -> str:
+    return "from PG* variables" if config.dsn is None else hide_password(config.dsn)

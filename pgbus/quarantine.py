@@ -1,0 +1,31 @@
+"""One suspect at a time in a process: an event whose workers died twice may be what kills them.
+
+Two in the same hands would share the blame for a third death; and what shares it often enough is a dead letter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+
+class Quarantine:
+    """Room for one suspect. Enter before claiming, and leave when no suspect came or when it has been let go."""
+
+    def __init__(self) -> None:
+        self._taken = False
+        self._refused: dict[Callable[[], None], None] = {}
+
+    def enter(self, when_free: Callable[[], None]) -> bool:
+        """Whether a suspect may be claimed now. If not, `when_free` is called once when it may."""
+        if self._taken:
+            self._refused[when_free] = None
+            return False
+        self._taken = True
+        return True
+
+    def leave(self) -> None:
+        """Make room for the next suspect."""
+        self._taken = False
+        refused, self._refused = self._refused, {}
+        for when_free in refused:
+            when_free()

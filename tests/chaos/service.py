@@ -1,0 +1,103 @@
+"""The service that the chaos tests run as processes of their own, by `pgbus run tests.chaos.service`.
+
+Its handlers tell what they do through tables, over connections of their own (CHAOS_DSN), and wait where the test
+holds the gate: an advisory lock.
+"""
+
+import asyncio
+import os
+import signal
+
+import asyncpg
+import psycopg
+
+import pgbus
+
+DSN = os.environ["CHAOS_DSN"]
+PID = os.getpid()
+BLOCKS = os.environ.get("CHAOS_BLOCKS") == "1"
+
+bus = pgbus.create()
+_pool: asyncpg.Pool | None = None
+_opening = asyncio.Lock()
+
+
+async def note(table: str, number: int) -> None:
+    global _pool  # noqa: PLW0603 - the process's pool
+    async with _opening:
+        if _pool is None:
+            _pool = await asyncpg.create_pool(DSN, min_size=0, max_size=4)
+    for _ in range(100):
+        try:
+            await _pool.execute(f"INSERT INTO {table} (n, pid) VALUES ($1, $2)", number, PID)
+        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            await asyncio.sleep(0.1)  # the test has crashed the server: try again, as any client would
+        else:
+            return
+
+
+async def pass_gate() -> None:
+    connection = await asyncpg.connect(DSN)
+    try:
+        await connection.execute("SELECT pg_advisory_lock_shared(4711)")
+    finally:
+        connection.terminate()
+
+
+def pass_gate_blocking() -> None:
+    with psycopg.connect(DSN) as connection:
+        connection.execute("SELECT pg_advisory_lock_shared(4711)")
+
+
+@bus.listener("chaos.recorded", name="record", start="beginning")
+async def record(event: dict[str, int]) -> None:
+    await note("handled", event["n"])
+
+
+@bus.listener("chaos.gated", name="gated", start="beginning", concurrency=5)
+async def gated(event: dict[str, int]) -> None:
+    await note("started", event["n"])
+    await pass_gate()
+    await note("handled", event["n"])
+
+
+@bus.listener("chaos.threaded", name="threaded", start="beginning", concurrency=2)
+def threaded(event: dict[str, int]) -> None:
+    with psycopg.connect(DSN) as connection:
+        connection.execute("INSERT INTO started (n, pid) VALUES (%s, %s)", (event["n"], PID))
+    pass_gate_blocking()
+    with psycopg.connect(DSN) as connection:
+        connection.execute("INSERT INTO handled (n, pid) VALUES (%s, %s)", (event["n"], PID))
+
+
+@bus.listener("chaos.effect", name="effect", start="beginning", transactional=True)
+async def effect(event: dict[str, int], connection: asyncpg.Connection) -> None:
+    await connection.execute("INSERT INTO effects (n, pid) VALUES ($1, $2)", event["n"], PID)
+
+
+@bus.listener("chaos.ordered", name="ordered", start="beginning", ordered=True)
+async def ordered(event: dict[str, int]) -> None:
+    await note("started", event["n"])
+    await note("handled", event["n"])
+
+
+@bus.listener("chaos.poisoned", name="poisoned", start="beginning", concurrency=5)
+async def poisoned(event: dict[str, int]) -> None:
+    if event.get("poison"):
+        os.kill(PID, signal.SIGKILL)
+    await asyncio.sleep(0.01)  # so that neighbours are in hand when the poison kills
+    await note("handled", event["n"])
+
+
+@bus.listener("chaos.poisoned", name="bystander", start="beginning", concurrency=2)
+async def bystander(event: dict[str, int]) -> None:
+    await asyncio.sleep(0.02)
+    await note("effects", event["n"])
+
+
+@bus.listener("chaos.blocking", name="blocking", start="beginning", batch_size=1)
+async def blocking(event: dict[str, int]) -> None:
+    await note("started", event["n"])
+    if BLOCKS:
+        pass_gate_blocking()  # and with us, the whole event loop waits
+    await note("handled", event["n"])

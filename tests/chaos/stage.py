@@ -1,0 +1,217 @@
+"""What a chaos test plays on: one database, the real processes on it, and what their handlers told."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from asyncio.subprocess import Process
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import asyncpg
+
+import pgbus
+from tests.support import eventually
+
+ROOT = Path(__file__).parents[2]
+SOAK = int(os.environ.get("PGBUS_SOAK", "0"))
+"""How many times over the tests repeat what a CI run does once or twice."""
+
+TABLES = """
+CREATE TABLE handled (n integer NOT NULL, pid integer NOT NULL, at timestamptz NOT NULL DEFAULT clock_timestamp());
+CREATE TABLE started (LIKE handled INCLUDING ALL);
+CREATE TABLE effects (LIKE handled INCLUDING ALL);
+"""
+
+
+class WorkerProcess:
+    """One `pgbus run`, and its log."""
+
+    def __init__(self, process: Process, log: Path) -> None:
+        self._process = process
+        self._log = log
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def lives(self) -> bool:
+        return self._process.returncode is None
+
+    @property
+    def log(self) -> str:
+        return self._log.read_text()
+
+    def signal(self, number: signal.Signals) -> None:
+        self._process.send_signal(number)
+
+    async def kill(self) -> None:
+        """The end without any warning: SIGKILL."""
+        if self.lives:
+            self._process.kill()
+        await self._process.wait()
+
+    async def ended(self, timeout: float = 10.0) -> int:
+        """The exit code."""
+        async with asyncio.timeout(timeout):
+            return await self._process.wait()
+
+
+class Stage:
+    """`dsn` is the direct way to the database; `connection` is the test's own."""
+
+    def __init__(self, dsn: str, *, logs: Path) -> None:
+        self.dsn = dsn
+        self.bus = pgbus.create(dsn)
+        self.workers: list[WorkerProcess] = []
+        self._logs = logs
+        self._gate: asyncpg.Connection | None = None
+
+    async def __aenter__(self) -> Self:
+        await self.connect()
+        await self.connection.execute(TABLES)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for worker in self.workers:
+            await worker.kill()
+        self.print_logs()
+        if self._gate:
+            self._gate.terminate()
+        self.connection.terminate()
+        await self.bus.close()
+
+    async def connect(self) -> None:
+        self.connection: asyncpg.Connection = await asyncpg.connect(self.dsn)
+
+    def print_logs(self) -> None:
+        for worker in self.workers:
+            print(f"--- worker {worker.pid}", worker.log, sep="\n")  # noqa: T201 - pytest shows it with the failure
+
+    # ------------------------------------------------------------------------------------------------------ workers
+
+    async def start(
+        self, *listeners: str, dsn: str | None = None, skip: Sequence[str] = (), **settings: object
+    ) -> WorkerProcess:
+        """Start `pgbus run` for these listeners; `settings` become PGBUS_ variables, but for CHAOS_ ones."""
+        log = self._logs / f"worker-{len(self.workers)}.log"
+        options = [f"--listener={name}" for name in listeners] + [f"--skip={name}" for name in skip]
+        environment = {
+            **os.environ,
+            "PGBUS_DSN": dsn or self.dsn,
+            "CHAOS_DSN": self.dsn,
+            "PYTHONPATH": str(ROOT),
+            **{_variable(name): str(value) for name, value in settings.items()},
+        }
+        with log.open("wb") as output:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "pgbus.cli", "run", "tests.chaos.service", *options,
+                cwd=ROOT, env=environment, stdin=asyncio.subprocess.DEVNULL, stdout=output, stderr=output,
+            )  # fmt: skip
+        worker = WorkerProcess(process, log)
+        self.workers.append(worker)
+        return worker
+
+    async def start_idle(self, **settings: object) -> WorkerProcess:
+        """A worker without listeners, which leads if nobody does; returns once it is registered."""
+        names = [listener for listener in ALL_LISTENERS]
+        worker = await self.start(skip=names, **settings)
+        await self.registered(worker)
+        return worker
+
+    async def registered(self, worker: WorkerProcess) -> None:
+        await eventually(lambda: self.value("SELECT id FROM pgbus.workers WHERE pid = $1", worker.pid), 20)
+
+    async def leader_pid(self) -> int | None:
+        """The process that leads now, by the lock and not by what a row says."""
+        return await self.connection.fetchval(
+            """
+            SELECT w.pid
+            FROM pg_locks AS lead
+            JOIN pg_locks AS life ON life.pid = lead.pid
+            JOIN pgbus.workers AS w ON w.id = life.objid::bigint
+            WHERE lead.locktype = 'advisory' AND life.locktype = 'advisory'
+              AND lead.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+              AND lead.classid::bigint = hashtext('pgbus.leader')::bigint & 4294967295
+              AND life.classid::bigint = hashtext('pgbus.worker')::bigint & 4294967295
+            """
+        )
+
+    # --------------------------------------------------------------------------------------------------------- gate
+
+    async def close_gate(self) -> None:
+        """Let handlers of gated events wait from now on."""
+        self._gate = await asyncpg.connect(self.dsn)
+        await self._gate.execute("SELECT pg_advisory_lock(4711)")
+
+    async def open_gate(self) -> None:
+        assert self._gate is not None
+        await self._gate.close()
+        self._gate = None
+
+    # ------------------------------------------------------------------------------------------------------- events
+
+    async def publish(self, topic: str, numbers: Iterable[int]) -> None:
+        await self.bus.publish_many([{"n": number} for number in numbers], topic=topic)
+
+    async def publish_rolled_back(self, topic: str, numbers: Iterable[int]) -> None:
+        transaction = self.connection.transaction()
+        await transaction.start()
+        await self.bus.publish_many([{"n": number} for number in numbers], topic=topic, using=self.connection)
+        await transaction.rollback()
+
+    # -------------------------------------------------------------------------------------------------- what it told
+
+    async def value(self, query: str, *arguments: object) -> object:
+        return await self.connection.fetchval(query, *arguments)
+
+    async def count(self, table: str, *, pid: int | None = None) -> int:
+        found = await self.connection.fetchval(
+            f"SELECT count(DISTINCT n) FROM {table} WHERE $1::integer IS NULL OR pid = $1", pid
+        )
+        return int(found)
+
+    async def numbers(self, table: str) -> list[int]:
+        """What was told in that table, in the order of the numbers; one that was told twice is there twice."""
+        return [row["n"] for row in await self.connection.fetch(f"SELECT n FROM {table} ORDER BY n")]
+
+    async def wait_for(self, table: str, count: int, *, pid: int | None = None, timeout: float = 20.0) -> None:
+        """Wait until so many different numbers were told in that table."""
+
+        async def told() -> bool:
+            return await self.count(table, pid=pid) >= count
+
+        await eventually(told, timeout, message=f"{table} did not reach {count}")
+
+    async def settled(self, timeout: float = 20.0) -> None:
+        """Wait until nothing is owed to anyone."""
+
+        async def nothing_owed() -> bool:
+            return await self.value(
+                """SELECT NOT EXISTS (SELECT FROM pgbus.outbox) AND NOT EXISTS (SELECT FROM pgbus.deliveries)
+                   AND NOT EXISTS (SELECT FROM pgbus.listeners WHERE cursor IS NOT NULL)"""
+            ) is True  # fmt: skip
+
+        await eventually(nothing_owed, timeout, message="something is still owed")
+
+    async def dead_letters(self) -> list[tuple[str, int]]:
+        rows = await self.connection.fetch(
+            "SELECT listener_name, (payload ->> 'n')::integer AS n FROM pgbus.dead ORDER BY 1, 2"
+        )
+        return [(row["listener_name"], row["n"]) for row in rows]
+
+
+ALL_LISTENERS = (
+    "record", "gated", "threaded", "effect", "ordered", "poisoned", "bystander", "blocking",
+)  # fmt: skip
+
+
+def _variable(name: str) -> str:
+    return name if name.startswith("CHAOS_") else f"PGBUS_{name.upper()}"

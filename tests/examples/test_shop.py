@@ -1,0 +1,128 @@
+"""The shop: it must run, and its check must be able to fail."""
+
+import os
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from examples.shop.audit import Books, find_problems, read_books
+from examples.shop.listeners import bus
+from examples.shop.orders import Ledger, place_orders
+from examples.shop.tables import create_tables
+from pgbus.embedded import find_binaries
+from pgbus.errors import EmbeddedPostgresError
+from tests.conftest import Connect
+from tests.examples.programs import python, run
+from tests.support.waiting import eventually
+
+ORDERS = 40
+
+
+async def test_the_demo_runs_on_a_database_that_is_given_and_finds_nothing_wrong(database: str) -> None:
+    for _ in range(2):
+        async with run(*python("-m", "examples.shop", "--orders", str(ORDERS)), dsn=database) as demo:
+            assert await demo.wait() == 0, demo.output
+        assert "36 orders committed, 4 rolled back" in demo.output
+        assert "send_confirmation         4   dead" in demo.output
+        assert "WRONG" not in demo.output
+
+
+async def test_the_demo_fails_when_one_event_is_lost(database: str, connect: Connect) -> None:
+    connection = await connect(database)
+    await connection.execute("""
+        CREATE FUNCTION lose() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+        CREATE TRIGGER lose BEFORE INSERT ON pgbus.outbox FOR EACH ROW WHEN (new.id = 7) EXECUTE FUNCTION lose();
+    """)
+    async with run(*python("-m", "examples.shop", "--orders", str(ORDERS)), dsn=database) as demo:
+        assert await demo.wait() == 1, demo.output
+    assert "is missing from the log" in demo.output
+
+
+async def test_a_demo_that_is_interrupted_leaves_no_process_and_no_file(tmp_path: Path) -> None:
+    try:
+        find_binaries()
+    except EmbeddedPostgresError as error:
+        pytest.skip(f"needs PostgreSQL's programs: {error}")
+    scratch = tmp_path / "a temporary directory"
+    scratch.mkdir()
+    async with run(*python("-m", "examples.shop"), dsn=None, environ={"TMPDIR": str(scratch)}) as demo:
+        await demo.wait_for("1 s ")
+        workers = _children(demo.process.pid)
+        assert len(workers) >= 2  # the server, its watchdog, the worker
+        demo.process.send_signal(signal.SIGINT)
+        assert await demo.wait() == 130, demo.output
+    await eventually(lambda: not any(_alive(pid) for pid in workers))
+    assert list(scratch.iterdir()) == []
+
+
+def _children(pid: int) -> list[int]:
+    listing = os.popen(f"ps -o pid= --ppid {pid}" if os.uname().sysname == "Linux" else f"pgrep -P {pid}")
+    with listing:
+        return [int(line) for line in listing]
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+# ------------------------------------------------------------------------------------------- the check, on a true run
+
+
+@pytest.fixture
+async def finished(database: str, connect: Connect) -> AsyncIterator[tuple[asyncpg.Connection, Ledger, Books]]:
+    """A database in which a run has ended, what its tills know, and the books from before it."""
+    connection, ledger = await connect(database), Ledger()
+    await create_tables(connection)
+    before = await read_books(connection)
+    async with (
+        run(*python("-m", "pgbus.cli", "run", "examples.shop"), dsn=database) as worker,
+        asyncpg.create_pool(database, min_size=1, max_size=6) as pool,
+    ):
+        await worker.wait_for("update_dashboard is new")
+        await place_orders(pool, ORDERS, ledger)
+        await eventually(lambda: _settled(connection, len(ledger.committed)), timeout=30)
+    yield connection, ledger, before
+
+
+async def _settled(connection: asyncpg.Connection, events: int) -> bool:
+    ended = await connection.fetchval("SELECT count(*) FROM pgbus.history WHERE outcome IN ('done', 'dead')")
+    return bool(ended == 3 * events)
+
+
+async def test_the_check_finds_every_kind_of_damage(finished: tuple[asyncpg.Connection, Ledger, Books]) -> None:
+    connection, ledger, before = finished
+    assert await find_problems(connection, ledger, after=0, before=before) == []
+    (rolled_back, *_) = ledger.rolled_back
+    for damage, complaint in (
+        ("DELETE FROM pgbus.events WHERE position = (SELECT max(position) FROM pgbus.events)", "missing from the log"),
+        ("DELETE FROM shop.orders WHERE id = (SELECT min(id) FROM shop.orders)", "is not in the table"),
+        ("DELETE FROM pgbus.history WHERE position = (SELECT max(position) FROM pgbus.history)", "did so 0 times"),
+        ("INSERT INTO pgbus.history SELECT * FROM pgbus.history", "did so 2 times"),
+        ("DELETE FROM pgbus.dead_letters", "the dead letters should be"),
+        ("UPDATE shop.stock SET quantity = quantity - 1 WHERE sku = 'figs'", "should have written"),
+        (
+            "UPDATE pgbus.events SET event_id = '%s' WHERE position = (SELECT max(position) FROM pgbus.events)"
+            % rolled_back,
+            "although the order was rolled back",
+        ),
+    ):
+        transaction = connection.transaction()
+        await transaction.start()
+        await connection.execute(damage)
+        problems = await find_problems(connection, ledger, after=0, before=before)
+        await transaction.rollback()
+        assert any(complaint in problem for problem in problems), (damage, problems)
+
+
+def test_the_shop_shows_its_bus_to_pgbus_run() -> None:
+    from examples import shop
+
+    assert shop.bus is bus
+    assert [listener.name for listener in bus.listeners] == ["send_confirmation", "reserve_stock", "update_dashboard"]

@@ -1,0 +1,126 @@
+"""A TCP proxy in front of a server, for links that go silent, lose an answer or are reset."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import struct
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Self
+from urllib.parse import parse_qs, urlsplit, urlunsplit
+
+_CHUNK = 65_536
+_RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER on, with 0 seconds
+
+
+@dataclass(eq=False)
+class _Link:
+    """One proxied connection: the client's side and the server's."""
+
+    client: asyncio.StreamWriter
+    server: asyncio.StreamWriter
+    pumps: list[asyncio.Task[None]] = field(default_factory=list)
+
+    def reset(self) -> None:
+        for writer in (self.client, self.server):
+            _abort(writer)
+        for pump in self.pumps:
+            pump.cancel()
+
+
+class FaultProxy:
+    """Forwards TCP connections to the server of `dsn`; a context manager on the running event loop.
+
+    `dsn` names the same database through the proxy.
+    """
+
+    def __init__(self, dsn: str) -> None:
+        self._target = dsn
+        self._links: set[_Link] = set()
+        self._requests_flow = asyncio.Event()
+        self._answers_flow = asyncio.Event()
+        self._listening: asyncio.Server | None = None
+        self.dsn = ""
+        self.restore()
+
+    async def __aenter__(self) -> Self:
+        self._listening = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        host, port = self._listening.sockets[0].getsockname()[:2]
+        parts = urlsplit(self._target)
+        user = parts.netloc.rpartition("@")[0] if "@" in parts.netloc else "postgres"
+        self.dsn = urlunsplit(parts._replace(netloc=f"{user}@{host}:{port}", query=""))
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._listening is not None
+        self._listening.close()
+        pumps = [pump for link in self._links for pump in link.pumps]
+        self.reset()
+        await asyncio.gather(*pumps, return_exceptions=True)
+
+    def silence(self) -> None:
+        """Hold back every byte in both directions from now on; connections stay open, and new ones get no answer."""
+        self._requests_flow.clear()
+        self._answers_flow.clear()
+
+    def hold_answers(self) -> None:
+        """Hold back what the server sends from now on."""
+        self._answers_flow.clear()
+
+    def restore(self) -> None:
+        """Forward everything again, first of all what was held back on connections that are still open."""
+        self._requests_flow.set()
+        self._answers_flow.set()
+
+    def reset(self) -> None:
+        """Break every connection with a RST to both sides; what was held back on it is lost."""
+        for link in tuple(self._links):
+            link.reset()
+            self._links.discard(link)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            server_reader, server_writer = await self._connect()
+        except OSError:
+            _abort(writer)
+            return
+        link = _Link(writer, server_writer)
+        link.pumps = [
+            asyncio.create_task(self._pump(reader, server_writer, self._requests_flow)),
+            asyncio.create_task(self._pump(server_reader, writer, self._answers_flow)),
+        ]
+        self._links.add(link)
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.wait(link.pumps, return_when=asyncio.FIRST_COMPLETED)
+        # One side has ended. A reset is what is left for the other, if it did not get one already.
+        link.reset()
+        self._links.discard(link)
+
+    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        parts = urlsplit(self._target)
+        options = parse_qs(parts.query)
+        host = options.get("host", [parts.hostname or "127.0.0.1"])[0]
+        port = int(options.get("port", [str(parts.port or 5432)])[0])
+        if host.startswith("/"):
+            return await asyncio.open_unix_connection(f"{host}/.s.PGSQL.{port}")
+        return await asyncio.open_connection(host, port)
+
+    @staticmethod
+    async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, flow: asyncio.Event) -> None:
+        with contextlib.suppress(OSError):
+            while data := await reader.read(_CHUNK):
+                await flow.wait()
+                writer.write(data)
+                await writer.drain()
+
+
+def _abort(writer: asyncio.StreamWriter) -> None:
+    link = writer.get_extra_info("socket")
+    if link is not None and link.family != socket.AF_UNIX:
+        with contextlib.suppress(OSError):
+            link.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+    writer.transport.abort()
