@@ -3,6 +3,7 @@
 PgbusError
 ├── ConfigurationError           a setting, a listener or an event class is wrong: raised at definition or start-up
 │   ├── DuplicateListenerName    two listeners of one process share a name
+│   ├── DuplicateProcedureName   two procedures of one process share a name
 │   ├── InvalidEventListener     a handler that cannot be called with the arguments of its event
 │   ├── InvalidName              an empty or private name of an event or a procedure
 │   ├── MisconfiguredApiOptions  an Api class without a proper `class Meta`
@@ -23,6 +24,14 @@ PgbusError
 ├── ListenerRunningError         a listener is not removed while a worker runs it
 ├── UnhandledEventError          an event that a listener cannot decode or accept: dead-lettered at once
 ├── HandlerTimeoutError          a handler ran past its `timeout`
+├── CallError                    a call did not bring a result; `procedure` says of what
+│   ├── RemoteError              the procedure raised; `remote_type` and `remote_traceback` say what and where
+│   ├── CallTimeout              no answer came within the timeout (also a TimeoutError)
+│   ├── WorkerLost               the worker that ran the call died or stopped before it answered
+│   ├── NoWorkerAvailable        no live worker serves the procedure
+│   ├── InvalidArguments         the arguments cannot be sent, or do not fit the procedure
+│   ├── InvalidResult            the result cannot be sent, or does not fit what was promised or asked for
+│   └── CallCancelled            the call was called off: by someone else, or because the bus was closed
 └── EmbeddedPostgresError        no server binaries were found, or the server did not start
 """
 
@@ -69,6 +78,14 @@ class InvalidApiEventConfiguration(ConfigurationError):
 
 class InvalidApiRegistryEntry(ConfigurationError):
     """Register an instance of an Api subclass, under a name that is free and that the bus can reach as a path."""
+
+
+class DuplicateProcedureName(ConfigurationError):
+    """Give one of the two procedures another name: callers know a procedure by its name alone."""
+
+    def __init__(self, procedure: str) -> None:
+        super().__init__(f"two procedures are named {procedure!r}; callers know them by name, so rename one of them")
+        self.procedure = procedure
 
 
 class InvalidEventError(PgbusError, ValueError):
@@ -165,6 +182,47 @@ class UnhandledEventError(PgbusError):
 
 class HandlerTimeoutError(PgbusError):
     """Raise the listener's `timeout`, in seconds, or make the handler quicker."""
+
+
+class CallError(PgbusError):
+    """Base of what a call raises instead of returning a result."""
+
+    def __init__(self, message: str, *, procedure: str = "") -> None:
+        super().__init__(message)
+        self.procedure = procedure
+
+
+class RemoteError(CallError):
+    """See `remote_traceback` for where the procedure failed; it ran, and may have done part of its work."""
+
+    def __init__(self, message: str, *, procedure: str = "", remote_type: str = "", remote_traceback: str = "") -> None:
+        super().__init__(message, procedure=procedure)
+        self.remote_type = remote_type
+        self.remote_traceback = remote_traceback
+
+
+class CallTimeout(CallError, TimeoutError):
+    """Raise the `timeout`, in seconds, or see why the workers are slow; the procedure may have run."""
+
+
+class WorkerLost(CallError):
+    """Call again if the procedure may run twice: its worker is gone, and may have done the work or part of it."""
+
+
+class NoWorkerAvailable(CallError):
+    """Start a worker that serves the procedure (`pgbus run`), or call with `wait=True`; the call was not executed."""
+
+
+class InvalidArguments(CallError, ValueError):
+    """Correct the arguments that the message names; the procedure did not run."""
+
+
+class InvalidResult(CallError, ValueError):
+    """Correct the procedure's result or its annotation, or the `returns` of the call; the procedure did run."""
+
+
+class CallCancelled(CallError):
+    """Call again; someone took the call back, or closed the bus while it was under way."""
 
 
 class EmbeddedPostgresError(PgbusError):

@@ -73,7 +73,7 @@ def inspect_handler(handler: Handler, *, batch: bool) -> Signature:
     parameter, annotation = found["event"]
     connection = found.get("connection")
     return Signature(
-        is_async=is_async_handler(handler),
+        is_async=is_async(handler),
         event=_name(handler, parameter),
         event_type=_element_type(handler, annotation) if batch else annotation,
         context=_name(handler, found["context"][0]) if "context" in found else None,
@@ -98,13 +98,13 @@ def _name(handler: Handler, parameter: inspect.Parameter) -> str:
     return parameter.name
 
 
-def is_async_handler(handler: Handler) -> bool:
-    """Whether calling the handler gives something to await."""
+def is_async(handler: Handler) -> bool:
+    """Whether calling it makes a coroutine."""
     return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(getattr(handler, "__call__", None))  # noqa: B004
 
 
 def type_hints(handler: Handler) -> Mapping[str, Any]:
-    """The handler's annotations, resolved; raises ConfigurationError for one that cannot be."""
+    """Its annotations, resolved; raises ConfigurationError for one that cannot be."""
     target = handler
     while hasattr(target, "func"):
         target = target.func

@@ -79,14 +79,14 @@ def decide(error: BaseException | None, *, attempt: int, policy: RetryPolicy) ->
         case None:
             return DONE
         case errors.Dead():
-            return Dead(error=_clip(error.reason, MAX_ERROR_LENGTH))
+            return Dead(error=clip(error.reason, MAX_ERROR_LENGTH))
         case errors.UnhandledEventError():
             return Dead(error=_describe(error))
         case _ if attempt >= policy.max_attempts:
-            return Dead(error=_describe(error), traceback=_traceback(error))
+            return Dead(error=_describe(error), traceback=format_traceback(error))
         case errors.Retry():
             delay = policy.delay(attempt) if error.after is None else min(MAX_DELAY, max(0.0, error.after))
-            return Retry(delay=delay, error=_clip(error.reason, MAX_ERROR_LENGTH))
+            return Retry(delay=delay, error=clip(error.reason, MAX_ERROR_LENGTH))
         case _:
             return Retry(delay=policy.delay(attempt), error=_describe(error))
 
@@ -96,15 +96,17 @@ def _describe(error: BaseException) -> str:
         text = str(error)
     except Exception as failure:  # its __str__ is code of other people
         text = f"(its text cannot be had: {type(failure).__name__})"
-    return _clip(f"{type(error).__name__}: {text}", MAX_ERROR_LENGTH)
+    return clip(f"{type(error).__name__}: {text}", MAX_ERROR_LENGTH)
 
 
-def _traceback(error: BaseException) -> str:
+def format_traceback(error: BaseException) -> str:
+    """The end of the traceback, at most MAX_TRACEBACK_LENGTH characters, as a text that PostgreSQL stores."""
     # The end of a traceback says most.
     return _storable("".join(traceback_module.format_exception(error)))[-MAX_TRACEBACK_LENGTH:]
 
 
-def _clip(text: str, length: int) -> str:
+def clip(text: str, length: int) -> str:
+    """The text, at most `length` characters of it, as one that PostgreSQL stores."""
     text = _storable(text)
     return text if len(text) <= length else text[: length - 1] + "…"
 

@@ -1,4 +1,4 @@
-"""The listeners declared in this process, checked when they are declared."""
+"""The listeners declared in this process, checked when they are declared; its procedures are beside them."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pgbus.codec import topic_of
 from pgbus.errors import ConfigurationError, DuplicateListenerName, InvalidEventError
 from pgbus.handlers import Decode, EventDecoder, Handler, Signature, default_name, describe, inspect_handler
 from pgbus.outcomes import RetryPolicy
+from pgbus.procedures import Procedures
 from pgbus.topics import check_pattern
 
 MAX_NAME_LENGTH = 255
@@ -216,6 +217,7 @@ class Registry:
     def __init__(self) -> None:
         self._listeners: dict[str, Listener] = {}
         self._watchers: list[Callable[[Listener], object]] = []
+        self.procedures = Procedures()
 
     def add(self, listener: Listener) -> None:
         """Add a listener, also to workers that run already; raises DuplicateListenerName."""
@@ -231,10 +233,13 @@ class Registry:
         return lambda: self._watchers.remove(watcher)
 
     def select(self, *, only: Sequence[str] | None = None, skip: Sequence[str] | None = None) -> list[Listener]:
-        """The listeners named in `only` (default: all) but not in `skip`; raises ConfigurationError for a typo."""
+        """The listeners named in `only` (default: all) but not in `skip`; raises ConfigurationError for a typo.
+
+        The names may be those of procedures, too.
+        """
         for name in (*(only or ()), *(skip or ())):
-            if name not in self._listeners:
-                known = ", ".join(self._listeners) or "none"
+            if name not in self._listeners and name not in self.procedures:
+                known = ", ".join((*self._listeners, *(procedure.name for procedure in self.procedures))) or "none"
                 raise ConfigurationError(f"there is no listener named {name!r} here; declared are: {known}")
         return [
             listener

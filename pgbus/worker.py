@@ -26,8 +26,10 @@ from pgbus.errors import DatabaseUnreachableError
 from pgbus.executor import Executor
 from pgbus.maintenance import Maintenance
 from pgbus.notifier import Session
+from pgbus.procedures import Procedure
 from pgbus.quarantine import Quarantine
 from pgbus.registry import Listener
+from pgbus.rpc.server import Server
 from pgbus.runner import Runner
 from pgbus.sequencer import Sequencer
 from pgbus.store import ENGINE_SETTINGS, Registration, Store, create_pool, is_link_error, own_transaction
@@ -46,8 +48,8 @@ RECONNECT_LIMIT = 5.0
 class Worker:
     """Runs a bus's listeners in this event loop.
 
-    `only` and `skip` are listener names; default: every listener, also those declared while it runs. A worker without
-    listeners still leads when nobody else does.
+    `only` and `skip` name listeners and procedures; default: all of them, also those declared while it runs. A worker
+    without any still leads when nobody else does.
     """
 
     def __init__(self, bus: Bus, *, only: Sequence[str] | None = None, skip: Sequence[str] | None = None) -> None:
@@ -58,6 +60,7 @@ class Worker:
         self._skip = skip
         self._worker_id = 0
         self._runners: dict[int, Runner] = {}
+        self._server: Server | None = None
         self._quarantine = Quarantine()
         self._sequencer: Sequencer | None = None
         self._others = True
@@ -80,6 +83,8 @@ class Worker:
             self._hurry.set()
             for runner in self._runners.values():
                 runner.abandon()
+            if self._server:
+                self._server.abandon()
         self._stopping.set()
 
     async def stop(self) -> None:
@@ -125,12 +130,17 @@ class Worker:
             self._config.dsn, pool=handler_pool, size=max(size, self._connections_for_handlers())
         )
         loop = asyncio.get_running_loop()
-        # A listener may be declared in any thread.
-        unwatch = self._bus.registry.watch(lambda _: loop.call_soon_threadsafe(self._added.set))
+
+        def look_again(_: object) -> None:
+            loop.call_soon_threadsafe(self._added.set)  # what is declared while we run is declared in any thread
+
+        unwatch = self._bus.registry.watch(look_again)
+        unwatch_procedures = self._bus.registry.procedures.watch(look_again)
         try:
             await self._run(engine_pool, threads, transactions)
         finally:
             unwatch()
+            unwatch_procedures()
             threads.shutdown(wait=False, cancel_futures=True)
             await transactions.close()
             await _close_pool(handler_pool)
@@ -139,6 +149,9 @@ class Worker:
     def _listeners(self) -> list[Listener]:
         return self._bus.registry.select(only=self._only, skip=self._skip)
 
+    def _procedures(self) -> list[Procedure]:
+        return self._bus.registry.procedures.select(only=self._only, skip=self._skip)
+
     def _connections_for_handlers(self) -> int:
         needs = sum(listener.concurrency for listener in self._listeners() if listener.transactional)
         return max(self._config.pool_size, needs)
@@ -146,6 +159,7 @@ class Worker:
     async def _run(self, pool: asyncpg.Pool, threads: ThreadPoolExecutor, transactions: Transactions) -> None:
         store = Store(pool, namespace=self._config.namespace)
         self._engine = (pool, store, threads, transactions)
+        self._server = Server(store, config=self._config, telemetry=self._telemetry)
         session_task = asyncio.create_task(self._session_loop(), name="pgbus session")
         upkeep = asyncio.create_task(self._upkeep_loop(store), name="pgbus upkeep")
         stopping = asyncio.create_task(self._stopping.wait())
@@ -163,8 +177,12 @@ class Worker:
                 raise error
 
     async def _drain(self) -> None:
-        grace = 0.0 if self._hurry.is_set() else self._config.grace
-        await asyncio.gather(*(runner.stop(grace=grace) for runner in self._runners.values()))
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + (0.0 if self._hurry.is_set() else self._config.grace)
+        await asyncio.gather(*(runner.stop(grace=deadline - loop.time()) for runner in self._runners.values()))
+        if self._server:  # last: handlers that finish may call our own procedures
+            grace = 0.0 if self._hurry.is_set() else deadline - loop.time()
+            await self._server.stop(grace=max(0.0, grace))
 
     async def _leave(self, store: Store) -> None:
         """Forget ourselves, and let the next leader know that there is none."""
@@ -203,6 +221,8 @@ class Worker:
     async def _open_session(self) -> Session:
         namespace = self._config.namespace
         channels = {f"{namespace}_work": self._heard_work, f"{namespace}_wake": self._heard_wake}
+        if self._server:
+            channels[f"{namespace}_calls"] = self._server.heard
         return await Session.open(self._config, channels=channels)
 
     async def _live(self, session: Session) -> None:
@@ -211,14 +231,23 @@ class Worker:
         # A leader who believed to be alone notifies from now on. After our lock, by which it counts its company.
         await session.store.fetch("notify", channel=session.store.work_channel, payload="arrived")
         await self._register_listeners()
+        await self._serve(session.store)
         self._telemetry.emit(SessionOpened(self._worker_id))
         for runner in self._runners.values():
             runner.look_at_everything()
         self.ready.set()
-        while not session.lost.is_set():
-            if await self._try_to_lead(session):
-                await self._lead(session)
-            await self._wait_for_leaderlessness()
+        try:
+            while not session.lost.is_set():
+                if await self._try_to_lead(session):
+                    await self._lead(session)
+                await self._wait_for_leaderlessness()
+        finally:
+            if self._server:
+                self._server.pause()
+
+    async def _serve(self, store: Store) -> None:
+        if self._server and (procedures := self._procedures()):
+            await self._server.serve(procedures, worker_id=self._worker_id, store=store)
 
     async def _register_worker(self, session: Session) -> None:
         """Take our liveness lock: under the old id if it is still ours to have, so that our claims stay ours."""
@@ -386,6 +415,7 @@ class Worker:
                 if self._added.is_set():
                     self._added.clear()
                     await self._register_listeners()
+                    await self._serve(store)
                 await self._poll(store)
             except Exception as error:
                 if not is_link_error(error):
@@ -398,6 +428,8 @@ class Worker:
         for runner in self._runners.values():
             if error := runner.failure():
                 raise error
+        if self._server and (error := self._server.failure()):
+            raise error
 
     async def _extend_leases(self, store: Store) -> None:
         claims = [flight.claim for runner in self._runners.values() for flight in runner.flights]
@@ -418,6 +450,8 @@ class Worker:
         if self._runners:
             rows = await store.fetch("find_ready_listeners", listener_ids=list(self._runners))
             self._wake(row["id"] for row in rows)
+        if self._server:
+            self._server.wake()
 
 
 def _start_position(listener: Listener) -> int | None:

@@ -15,7 +15,7 @@ import msgspec
 
 from pgbus.api.declarations import EMPTY, Event
 from pgbus.errors import ConfigurationError, InvalidEventListener, UnhandledEventError
-from pgbus.handlers import Handler, Signature, describe, is_async_handler, members_of, role_of, type_hints
+from pgbus.handlers import Handler, Signature, describe, is_async, members_of, role_of, type_hints
 from pgbus.messages import EventMessage
 
 Cast: TypeAlias = Callable[[Any], Any]
@@ -154,7 +154,7 @@ def _take_injected(
             found[role] = (parameter.name, value)
     context, (connection, kind) = found.get("context"), found.get("connection", (None, None))
     signature = Signature(
-        is_async=is_async_handler(handler),
+        is_async=is_async(handler),
         event=_ARGUMENTS,
         event_type=None,
         context=context[0] if context else None,

@@ -1,0 +1,394 @@
+"""The server's side: takes requests while there is room, runs the procedures, and answers in batches.
+
+claimer   takes requests of the procedures that have room and may have work
+answerer  writes the responses that gathered while the last batch was on its way
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import logging
+import time
+from collections import Counter, deque
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from uuid import UUID
+
+import asyncpg
+
+from pgbus.codec import encode
+from pgbus.config import Config
+from pgbus.errors import InvalidEventError, InvalidResult
+from pgbus.executor import caught
+from pgbus.procedures import Procedure
+from pgbus.rpc.values import (
+    CallOutcome,
+    ClaimedRequest,
+    Response,
+    answer,
+    failure,
+    join_ids,
+    take_batch,
+)
+from pgbus.store import LINK_ERRORS, Store, is_link_error
+from pgbus.telemetry import CallEnded, CallStarted, Telemetry
+
+logger = logging.getLogger("pgbus")
+
+# Seconds between tries when the database does not answer.
+LINK_PAUSE = 0.2
+LINK_PAUSE_LIMIT = 5.0
+# Cancellations remembered of calls that are not ours, or not yet: one may overtake the claim's own rows.
+REMEMBERED_CANCELLATIONS = 1_000
+
+ENDINGS: dict[CallOutcome, str] = {
+    "expired": "the procedure still ran at the deadline",
+    "cancelled": "the caller took it back",
+    "lost": "the worker stopped before the procedure ended",
+}
+
+
+@dataclass(slots=True)
+class Running:
+    """A call in this process's hands; `ending` says why its task was cancelled, if it was."""
+
+    request: ClaimedRequest
+    procedure: Procedure
+    started: float
+    task: asyncio.Task[None] | None = None
+    ending: CallOutcome | None = None
+    in_thread: bool = False
+
+
+class Desk:
+    """The room of one procedure."""
+
+    __slots__ = ("busy", "may_have_work", "procedure", "slots")
+
+    def __init__(self, procedure: Procedure, *, slots: int) -> None:
+        self.procedure = procedure
+        self.slots = slots
+        self.busy = 0
+        self.may_have_work = True
+
+    @property
+    def room(self) -> int:
+        """How many calls may be claimed now."""
+        return self.slots - self.busy if self.may_have_work else 0
+
+
+class Server:
+    """Serves procedures in one worker."""
+
+    def __init__(self, store: Store, *, config: Config, telemetry: Telemetry) -> None:
+        self._store = store
+        self._config = config
+        self._telemetry = telemetry
+        self._desks: dict[str, Desk] = {}
+        self._running: dict[UUID, Running] = {}
+        self._answers: list[Response] = []
+        self._callers: dict[UUID, str] = {}
+        self._cancellations: deque[UUID] = deque(maxlen=REMEMBERED_CANCELLATIONS)
+        self._worker_id: int | None = None
+        self._work = asyncio.Event()
+        self._answering = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._threads: ThreadPoolExecutor | None = None
+        self._wanted_threads = 0
+
+    # ------------------------------------------------------------------------------------------------------ life
+
+    @property
+    def procedures(self) -> list[Procedure]:
+        """The procedures it serves."""
+        return [desk.procedure for desk in self._desks.values()]
+
+    async def serve(self, procedures: Sequence[Procedure], *, worker_id: int, store: Store) -> None:
+        """Register these procedures for a worker that holds its lock, and take their calls; run on its session."""
+        for procedure in procedures:
+            if procedure.name not in self._desks:
+                slots = procedure.concurrency or self._config.rpc_concurrency
+                self._desks[procedure.name] = Desk(procedure, slots=slots)
+        await self._register(list(self._desks.values()), worker_id=worker_id, store=store)
+        self._worker_id = worker_id
+        if self._desks and not self._tasks:
+            loops = (self._claim_loop(), self._answer_loop())
+            self._tasks = [asyncio.create_task(loop, name="pgbus calls") for loop in loops]
+        self.wake()
+
+    async def _register(self, desks: Sequence[Desk], *, worker_id: int, store: Store) -> None:
+        await store.fetch(
+            "register_procedures",
+            worker_id=worker_id,
+            procedures=[desk.procedure.name for desk in desks],
+            concurrencies=[desk.slots for desk in desks],
+            timeouts=[desk.procedure.timeout for desk in desks],
+        )
+
+    def pause(self) -> None:
+        """Take no calls until `serve`: without its session a worker counts as dead, and so would its calls."""
+        self._worker_id = None
+
+    def heard(self, payload: str) -> None:
+        """What was notified: names of procedures that have work, none for any; or calls that were cancelled."""
+        if payload.startswith("cancel "):
+            for text in payload[len("cancel ") :].split(","):
+                self._cancel(UUID(text))
+        else:
+            self.wake(payload.split(",") if payload else None)
+
+    def wake(self, names: Iterable[str] | None = None) -> None:
+        """Look for calls of these procedures; default: of all."""
+        for name in self._desks if names is None else names:
+            if desk := self._desks.get(name):
+                desk.may_have_work = True
+                self._work.set()
+
+    def failure(self) -> BaseException | None:
+        """What ended one of the loops, which should never end by themselves."""
+        for task in self._tasks:
+            if task.done() and not task.cancelled() and (error := task.exception()):
+                return error
+        return None
+
+    async def stop(self, *, grace: float) -> None:
+        """Take no more calls, let running ones finish for `grace` seconds, and answer; the rest is given up as lost."""
+        if not self._tasks:
+            return
+        claimer, answerer = self._tasks
+        with contextlib.suppress(*LINK_ERRORS):
+            # From now on a caller who finds no other worker is told so at once.
+            await self._register([], worker_id=self._worker_id or 0, store=self._store)
+        claimer.cancel()
+        await asyncio.wait([claimer])
+        await self._wait_until_idle(grace)
+        self.abandon()
+        await self._wait_until_idle(LINK_PAUSE_LIMIT)
+        answerer.cancel()
+        await asyncio.wait([answerer])
+        if self._threads:
+            self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def abandon(self) -> None:
+        """Do not wait for running calls any longer."""
+        for running in tuple(self._running.values()):
+            self._end(running, "lost")
+
+    async def _wait_until_idle(self, limit: float) -> None:
+        try:
+            async with asyncio.timeout(limit):
+                while self._running or self._callers:
+                    self._idle.clear()
+                    await self._idle.wait()
+        except TimeoutError:
+            pass
+
+    # -------------------------------------------------------------------------------------------------- claiming
+
+    async def _claim_loop(self) -> None:
+        pause = LINK_PAUSE
+        while True:
+            desks = [desk for desk in self._desks.values() if desk.room > 0]
+            worker_id = self._worker_id
+            if not desks or worker_id is None:
+                self._work.clear()
+                await self._work.wait()
+                continue
+            try:
+                await self._claim(desks, worker_id)
+                pause = LINK_PAUSE
+            except Exception as error:
+                if not is_link_error(error):
+                    raise
+                for desk in desks:
+                    desk.may_have_work = True
+                await asyncio.sleep(pause)
+                pause = min(LINK_PAUSE_LIMIT, pause * 2)
+
+    async def _claim(self, desks: list[Desk], worker_id: int) -> None:
+        rooms = [desk.room for desk in desks]
+        for desk in desks:
+            desk.may_have_work = False
+        rows = await self._store.fetch(
+            "claim_requests",
+            worker_id=worker_id,
+            procedures=[desk.procedure.name for desk in desks],
+            rooms=rooms,
+        )
+        requests = [ClaimedRequest(*row) for row in rows]
+        taken = Counter(request.procedure for request in requests)
+        for desk, room in zip(desks, rooms, strict=True):
+            # Fewer than there was room for: there are no more, and who posts one says so.
+            desk.may_have_work = desk.may_have_work or taken[desk.procedure.name] >= room
+        for request in requests:
+            self._start(request, self._desks[request.procedure])
+
+    def _start(self, request: ClaimedRequest, desk: Desk) -> None:
+        self._callers[request.call_id] = request.caller
+        if request.call_id in self._cancellations:
+            self._respond(Response(request.call_id, "cancelled", error=ENDINGS["cancelled"]))
+            return
+        desk.busy += 1
+        running = Running(request, desk.procedure, time.monotonic())
+        self._running[request.call_id] = running
+        self._telemetry.emit(CallStarted(request.procedure, request.call_id))
+        running.task = asyncio.create_task(self._run(running, desk))
+
+    # --------------------------------------------------------------------------------------------------- running
+
+    async def _run(self, running: Running, desk: Desk) -> None:
+        """Run one call to its answer; whatever the procedure raises, a SystemExit too, ends here."""
+        call_id = running.request.call_id
+        deadline = asyncio.get_running_loop().call_later(running.request.seconds_left, self._end, running, "expired")
+        try:
+            response = answer(call_id, await self._result(running, desk))
+        except BaseException as error:
+            if running.ending:
+                response = Response(call_id, running.ending, error=ENDINGS[running.ending])
+            else:
+                response = failure(call_id, error)
+        finally:
+            deadline.cancel()
+        del self._running[call_id]
+        if not running.in_thread:
+            self._release(desk)
+        self._log(running, response)
+        self._respond(response)
+        duration = time.monotonic() - running.started
+        self._telemetry.emit(CallEnded(running.procedure.name, call_id, response.outcome, duration))
+
+    async def _result(self, running: Running, desk: Desk) -> str:
+        procedure = running.procedure
+        arguments = procedure.decode(running.request.arguments)
+        if procedure.is_async:
+            value = await procedure.handler(**arguments)
+        else:
+            running.in_thread = True
+            value = await self._in_thread(procedure, arguments, desk)
+        return self._encode(procedure, value)
+
+    async def _in_thread(self, procedure: Procedure, arguments: dict[str, object], desk: Desk) -> object:
+        """Run a plain function in a thread. It cannot be stopped, only given up; its room is taken until it ends."""
+        value: object = None
+
+        def work() -> None:
+            nonlocal value
+            value = procedure.handler(**arguments)
+
+        context = contextvars.copy_context()
+        future = asyncio.get_running_loop().run_in_executor(self._thread_pool(), context.run, caught, work)
+        future.add_done_callback(lambda _: self._release(desk))
+        error = await asyncio.shield(future)
+        if error is not None:
+            raise error
+        return value
+
+    def _thread_pool(self) -> ThreadPoolExecutor:
+        # Threads of our own, as many as there is room: a handler that blocks on a call never waits for itself.
+        if self._threads is None:
+            size = sum(desk.slots for desk in self._desks.values() if not desk.procedure.is_async)
+            self._threads = ThreadPoolExecutor(size, thread_name_prefix="pgbus-procedure")
+        return self._threads
+
+    def _encode(self, procedure: Procedure, value: object) -> str:
+        try:
+            text = encode(value, limit=self._config.rpc_max_payload, field="result")
+        except InvalidEventError as error:
+            raise InvalidResult(
+                f"{procedure.name} returned what cannot be sent: {error.reason}", procedure=procedure.name
+            ) from error
+        procedure.check(text)
+        return text
+
+    def _release(self, desk: Desk) -> None:
+        desk.busy -= 1
+        if desk.may_have_work:
+            self._work.set()
+
+    def _cancel(self, call_id: UUID) -> None:
+        running = self._running.get(call_id)
+        if running:
+            self._end(running, "cancelled")
+        else:
+            self._cancellations.append(call_id)
+
+    def _end(self, running: Running, ending: CallOutcome) -> None:
+        if running.task and not running.ending:
+            running.ending = ending
+            running.task.cancel()
+
+    def _respond(self, response: Response) -> None:
+        self._answers.append(response)
+        self._answering.set()
+
+    def _log(self, running: Running, response: Response) -> None:
+        if response.outcome in ("failed", "invalid"):
+            logger.warning("procedure %s failed: %s", running.procedure.name, response.traceback or response.error)
+
+    # ------------------------------------------------------------------------------------------------- answering
+
+    async def _answer_loop(self) -> None:
+        pause = LINK_PAUSE
+        while True:
+            if not self._answers:
+                self._answering.clear()
+                await self._answering.wait()
+                continue
+            batch = take_batch(self._answers)
+            try:
+                await self._answer(batch)
+                pause = LINK_PAUSE
+            except Exception as error:
+                self._answers[:0] = batch  # written again, a response is there once
+                if not is_link_error(error):
+                    raise
+                await asyncio.sleep(pause)
+                pause = min(LINK_PAUSE_LIMIT, pause * 2)
+
+    async def _answer(self, batch: list[Response]) -> None:
+        try:
+            await self._write(batch)
+        except asyncpg.PostgresError as error:
+            if is_link_error(error):
+                raise
+            if len(batch) > 1:  # one that the database refuses fails alone
+                for response in batch:
+                    await self._answer([response])
+                return
+            text = f"the database refused the result: {error}"
+            await self._write([Response(batch[0].call_id, "invalid", error=text)])
+        for response in batch:
+            self._callers.pop(response.call_id, None)
+        self._idle.set()
+
+    async def _write(self, batch: list[Response]) -> None:
+        channels, payloads = self._notifications(batch)
+        await self._store.fetch(
+            "answer_requests",
+            worker=self._config.process_name,
+            call_ids=[response.call_id for response in batch],
+            outcomes=[response.outcome for response in batch],
+            results=[response.result for response in batch],
+            error_types=[response.error_type for response in batch],
+            errors=[response.error for response in batch],
+            error_arguments=[response.error_arguments for response in batch],
+            tracebacks=[response.traceback for response in batch],
+            channels=channels,
+            payloads=payloads,
+        )
+
+    def _notifications(self, batch: list[Response]) -> tuple[list[str], list[str]]:
+        """One per caller, which says what was answered; more only for a large batch."""
+        by_caller: dict[str, list[UUID]] = {}
+        for response in batch:
+            by_caller.setdefault(self._callers[response.call_id], []).append(response.call_id)
+        pairs = [
+            (f"{self._store.namespace}_reply_{caller}", payload)
+            for caller, call_ids in by_caller.items()
+            for payload in join_ids(call_ids)
+        ]
+        return [channel for channel, _ in pairs], [payload for _, payload in pairs]
