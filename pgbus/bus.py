@@ -51,6 +51,8 @@ class Bus:
             registry=self.registry,
             publish=self.publish,
             publish_sync=self.publish_sync,
+            call=self.call,
+            call_sync=self.call_sync,
             service_name=config.service_name,
             taken_names=frozenset([*super().__dir__(), "client"]),
         )

@@ -26,9 +26,10 @@ PgbusError
 ├── HandlerTimeoutError          a handler ran past its `timeout`
 ├── CallError                    a call did not bring a result; `procedure` says of what
 │   ├── RemoteError              the procedure raised; `remote_type` and `remote_traceback` say what and where
-│   ├── CallTimeout              no answer came within the timeout (also a TimeoutError)
-│   ├── WorkerLost               the worker that ran the call died or stopped before it answered
-│   ├── NoWorkerAvailable        no live worker serves the procedure
+│   ├── NoAnswer                 no answer came, for whatever reason; Lightbus's name for it is LightbusTimeout
+│   │   ├── CallTimeout          none came within the timeout (also a TimeoutError)
+│   │   ├── WorkerLost           the worker that ran the call died or stopped before it answered
+│   │   └── NoWorkerAvailable    no live worker serves the procedure
 │   ├── InvalidArguments         the arguments cannot be sent, or do not fit the procedure
 │   ├── InvalidResult            the result cannot be sent, or does not fit what was promised or asked for
 │   └── CallCancelled            the call was called off: by someone else, or because the bus was closed
@@ -201,15 +202,19 @@ class RemoteError(CallError):
         self.remote_traceback = remote_traceback
 
 
-class CallTimeout(CallError, TimeoutError):
+class NoAnswer(CallError):
+    """Tell the user to try later, or see why nobody answers: its subclasses say which of the reasons it is."""
+
+
+class CallTimeout(NoAnswer, TimeoutError):
     """Raise the `timeout`, in seconds, or see why the workers are slow; the procedure may have run."""
 
 
-class WorkerLost(CallError):
+class WorkerLost(NoAnswer):
     """Call again if the procedure may run twice: its worker is gone, and may have done the work or part of it."""
 
 
-class NoWorkerAvailable(CallError):
+class NoWorkerAvailable(NoAnswer):
     """Start a worker that serves the procedure (`pgbus run`), or call with `wait=True`; the call was not executed."""
 
 
@@ -219,6 +224,11 @@ class InvalidArguments(CallError, ValueError):
 
 class InvalidResult(CallError, ValueError):
     """Correct the procedure's result or its annotation, or the `returns` of the call; the procedure did run."""
+
+
+# The names under which programs written for Lightbus catch what a call raises.
+LightbusTimeout = NoAnswer
+LightbusWorkerError = RemoteError
 
 
 class CallCancelled(CallError):

@@ -13,15 +13,25 @@ from typing import Any, TypeAlias
 from pgbus.api.arguments import NamedArguments
 from pgbus.api.declarations import Api
 from pgbus.api.registry import ApiRegistry
-from pgbus.errors import CannotBlockHere, ConfigurationError, InvalidEventListener, InvalidName
+from pgbus.errors import (
+    CannotBlockHere,
+    ConfigurationError,
+    DuplicateProcedureName,
+    InvalidEventListener,
+    InvalidName,
+)
 from pgbus.handlers import Handler, default_name
 from pgbus.messages import VERSION_HEADER, EventMessage
+from pgbus.procedures import make_procedure
 from pgbus.registry import Registry, build_listener
 
 Publish: TypeAlias = Callable[..., Awaitable[EventMessage]]
 PublishSync: TypeAlias = Callable[..., EventMessage]
+Call: TypeAlias = Callable[..., Awaitable[Any]]
+CallSync: TypeAlias = Callable[..., Any]
 StartHook: TypeAlias = Callable[..., object]
 
+CALL_OPTIONS = ("returns", "timeout", "wait")
 FIRE_OPTIONS = ("dedup_key", "delay", "deliver_at", "event_id", "headers", "key", "using")
 LISTEN_OPTIONS = (
     "batch_size", "concurrency", "on_poison", "ordered", "retry", "since", "start", "timeout", "transactional",
@@ -53,6 +63,8 @@ class BusClient:
         registry: Registry,
         publish: Publish,
         publish_sync: PublishSync,
+        call: Call,
+        call_sync: CallSync,
         service_name: str,
         taken_names: frozenset[str],
     ) -> None:
@@ -60,12 +72,54 @@ class BusClient:
         self._registry = registry
         self._publish = publish
         self._publish_sync = publish_sync
+        self._call = call
+        self._call_sync = call_sync
         self._service_name = service_name
         self._start_hooks: list[StartHook] = []
 
     def register_api(self, api: Api) -> None:
-        """Speak for an API: this process may fire its events. Raises InvalidApiRegistryEntry."""
+        """Speak for an API: this process may fire its events, and its workers serve its public methods as procedures.
+
+        Raises InvalidApiRegistryEntry, DuplicateProcedureName, and ConfigurationError for a method that nobody could
+        call.
+        """
+        made = [
+            make_procedure(f"{api.meta.name}.{name}", method, concurrency=None, timeout=None)
+            for name, method in self.api_registry.check(api).items()
+        ]
+        for procedure in made:
+            if procedure.name in self._registry.procedures:
+                raise DuplicateProcedureName(procedure.name)
         self.api_registry.add(api)
+        for procedure in made:
+            self._registry.procedures.add(procedure)
+
+    # ------------------------------------------------------------------------------------------------------- calling
+
+    async def call_rpc_remote(
+        self,
+        api_name: str,
+        name: str,
+        kwargs: Mapping[str, object] | None = None,
+        options: Mapping[str, object] | None = None,
+    ) -> Any:
+        """Call the procedure `{api_name}.{name}` on whatever worker serves it, and return its result.
+
+        `options` are those of `Bus.call`: `timeout`, `returns`, `wait`. Raises what `Bus.call` does.
+        """
+        return await self._call(_full_name(api_name, name), kwargs, **_known(options, CALL_OPTIONS))
+
+    def call_rpc_sync(
+        self,
+        api_name: str,
+        name: str,
+        kwargs: Mapping[str, object] | None = None,
+        options: Mapping[str, object] | None = None,
+    ) -> Any:
+        """`call_rpc_remote` for code that blocks; raises CannotBlockHere on the thread of a running event loop."""
+        procedure, calling = _full_name(api_name, name), _known(options, CALL_OPTIONS)
+        _refuse_to_block(blocking="call", awaitable="call_async")
+        return self._call_sync(procedure, kwargs, **calling)
 
     # ------------------------------------------------------------------------------------------------------- firing
 
@@ -95,18 +149,18 @@ class BusClient:
         """`fire_event` for code that blocks; without `using` it raises CannotBlockHere where an event loop runs."""
         payload, publishing = self._prepare(api_name, name, kwargs or {}, options)
         if publishing.get("using") is None:
-            refuse_to_block(blocking="fire", awaitable="fire_async")
+            _refuse_to_block(blocking="fire", awaitable="fire_async")
         return self._publish_sync(payload, **publishing)
 
     def _prepare(
         self, api_name: str, name: str, kwargs: Mapping[str, object], options: Mapping[str, object] | None
     ) -> tuple[dict[str, object], dict[str, Any]]:
-        _check_event_name(name)
+        topic = _full_name(api_name, name)
         api = self.api_registry.get(api_name)
         payload = api.get_event(name).arguments(kwargs)
         publishing = _known(options, FIRE_OPTIONS)
         publishing["headers"] = {VERSION_HEADER: str(api.meta.version), **(publishing.get("headers") or {})}
-        publishing["topic"] = f"{api_name}.{name}"
+        publishing["topic"] = topic
         return payload, publishing
 
     # ----------------------------------------------------------------------------------------------------- listening
@@ -144,7 +198,7 @@ class BusClient:
 
         Raises InvalidEventListener, DuplicateListenerName, InvalidName and ConfigurationError.
         """
-        topics = tuple(dict.fromkeys(_topic(api_name, name) for api_name, name in events))
+        topics = tuple(dict.fromkeys(_full_name(api_name, name) for api_name, name in events))
         if not topics:
             raise InvalidEventListener("there is nothing to listen to: name an event")
         arguments = NamedArguments(listener, find_event=self.api_registry.event)
@@ -182,6 +236,11 @@ class BusClient:
             self._start_hooks.append(hook)
         return hook
 
+    @property
+    def start_hooks(self) -> Sequence[StartHook]:
+        """The functions that wait for a worker's start."""
+        return tuple(self._start_hooks)
+
     def adopt_start_hooks(self, module: ModuleType) -> None:
         """Call the functions `before_server_start` and `on_start` of a module, where it has them, on start."""
         for name in START_HOOKS:
@@ -194,7 +253,7 @@ class BusClient:
             await _run_hook(self._start_hooks.pop(0), self)
 
 
-def refuse_to_block(*, blocking: str, awaitable: str) -> None:
+def _refuse_to_block(*, blocking: str, awaitable: str) -> None:
     """Raise CannotBlockHere on the thread of a running event loop."""
     try:
         asyncio.get_running_loop()
@@ -227,15 +286,11 @@ def _hook_arguments(hook: StartHook, client: BusClient) -> tuple[tuple[object, .
     return (), {}
 
 
-def _check_event_name(name: str) -> None:
+def _full_name(api_name: str, name: str) -> str:
     if not name or name.startswith("_"):
-        raise InvalidName(f"{name!r} names no event: names are not empty and do not begin with an underscore")
-
-
-def _topic(api_name: str, name: str) -> str:
-    _check_event_name(name)
+        raise InvalidName(f"{name!r} names nothing: names are not empty and do not begin with an underscore")
     if not api_name:
-        raise InvalidName(f"event {name!r} needs the name of its API: bus.api.{name}")
+        raise InvalidName(f"{name!r} needs the name of its API before it: bus.api.{name}")
     return f"{api_name}.{name}"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 from pgbus.api.client import BusClient, OnError
 from pgbus.errors import InvalidParameters
@@ -67,6 +68,33 @@ class BusPath:
     ) -> None:
         """`listen`, to be awaited; it waits for nothing, as the worker registers its listeners with the database."""
         self.listen(listener, listener_name=listener_name, bus_options=bus_options, on_error=on_error)
+
+    # --------------------------------------------------------------------------------------------------------- calls
+
+    def __call__(self, /, *args: object, bus_options: Mapping[str, object] | None = None, **kwargs: object) -> Any:
+        """`call`."""
+        if len(self._words) == 1:
+            raise AttributeError(
+                f"a bus has no method {self._words[0]!r}; a procedure is called as `bus.api.procedure`"
+            )
+        return self.call(*args, bus_options=bus_options, **kwargs)
+
+    def call(self, /, *args: object, bus_options: Mapping[str, object] | None = None, **kwargs: object) -> Any:
+        """Call the procedure with these arguments, and return its result; for code that blocks.
+
+        `bus_options`: `timeout` in seconds, `returns`, a type for the result, and `wait`, for a worker where there is
+        none, as told at `Bus.call`. Raises InvalidParameters; CannotBlockHere on the thread of a running event loop;
+        and what `Bus.call` does.
+        """
+        self._refuse_positional(args)
+        return self._client.call_rpc_sync(*self._split(), kwargs, bus_options)
+
+    async def call_async(
+        self, /, *args: object, bus_options: Mapping[str, object] | None = None, **kwargs: object
+    ) -> Any:
+        """`call` for async code."""
+        self._refuse_positional(args)
+        return await self._client.call_rpc_remote(*self._split(), kwargs, bus_options)
 
     # --------------------------------------------------------------------------------------------------------- words
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from pgbus.api.declarations import Api, Event, event_names, procedures
 from pgbus.errors import EventNotFound, InvalidApiRegistryEntry, UnknownApi
 
 # What a BusPath has of its own, so that no word after the first one on a path can be it.
-PATH_METHODS = frozenset({"fire", "fire_async", "listen", "listen_async"})
+PATH_METHODS = frozenset({"call", "call_async", "fire", "fire_async", "listen", "listen_async"})
 
 
 class ApiRegistry:
@@ -24,14 +25,20 @@ class ApiRegistry:
 
     def add(self, api: Api) -> None:
         """Register an API; raises InvalidApiRegistryEntry."""
+        self.check(api)
+        self._apis[api.meta.name] = api
+
+    def check(self, api: Api) -> dict[str, Callable[..., Any]]:
+        """The API's procedures by name; raises InvalidApiRegistryEntry if it cannot be registered."""
         if isinstance(api, type):
             raise InvalidApiRegistryEntry(f"{api.__qualname__} is a class; register an instance: {api.__qualname__}()")
         if not isinstance(api, Api):
             raise InvalidApiRegistryEntry(f"{api!r} is no API; derive its class from pgbus.Api")
         if api.meta.name in self._apis:
             raise InvalidApiRegistryEntry(f"an API named {api.meta.name!r} is registered already")
-        self._refuse_clashes(api)
-        self._apis[api.meta.name] = api
+        methods = procedures(api)
+        self._refuse_clashes(api, methods)
+        return methods
 
     def get(self, name: str) -> Api:
         """The API of that name; raises UnknownApi."""
@@ -62,13 +69,19 @@ class ApiRegistry:
                 found[words[len(prefix)]] = None
         return list(found)
 
-    def _refuse_clashes(self, api: Any) -> None:
+    def _refuse_clashes(self, api: Api, methods: Mapping[str, Callable[..., Any]]) -> None:
         first, *others = api.meta.name.split(".")
         if first in self._taken_names:
             raise InvalidApiRegistryEntry(
                 f"no API can be named {api.meta.name!r}: `bus.{first}` is something else; choose another name"
             )
-        for word in (*others, *event_names(api), *procedures(api)):
+        for name, method in methods.items():
+            if "bus_options" in inspect.signature(method).parameters:
+                raise InvalidApiRegistryEntry(
+                    f"procedure {api.meta.name}.{name}: no parameter can be named 'bus_options', as a call takes "
+                    "options of that name"
+                )
+        for word in (*others, *event_names(api), *methods):
             if word in PATH_METHODS:
                 raise InvalidApiRegistryEntry(
                     f"API {api.meta.name!r}: nothing in it can be named {word!r}, as `{word}` is a method of every "

@@ -78,12 +78,14 @@ def _command(*, only: tuple[str, ...], skip: tuple[str, ...], wants_upgrade: boo
 
 def _run_here(config: Config, *, only: tuple[str, ...], skip: tuple[str, ...], wants_upgrade: bool) -> None:
     bus = load_bus(config.module)
+    if not bus.client.start_hooks:  # else they may yet declare what was asked for
+        bus.registry.select(only=only or None, skip=skip)  # refuses names that are not there
     if wants_upgrade:
         migrate.upgrade(bus.config.session_dsn, namespace=bus.config.namespace)
     asyncio.run(_check(bus))
 
     def say_what_runs() -> None:
-        listeners = bus.registry.select(only=only or None, skip=skip)  # refuses names that are not there
+        listeners = bus.registry.select(only=only or None, skip=skip)
         announce(bus.config, listeners, module=config.module, format=config.log_format)
 
     bus.client.on_start(say_what_runs)  # the last of the functions that may declare listeners

@@ -234,6 +234,70 @@ async def test_a_service_fires_no_events_of_an_api_that_is_not_its_own(services:
     assert "UnknownApi: no API named 'auth' is registered here" in done.stderr
 
 
+# ---------------------------------------------------------------------------------------------------------------- calls
+
+QUICK_START = AUTH_SERVICE.replace(
+    "    class Meta:",
+    """
+    def check_password(self, username, password):
+        return username == 'admin' and password == 'secret'
+
+    def create_user(self, name, email):
+        print(f"created {name} {email}")
+
+    class Meta:""",
+)
+
+
+async def test_another_service_calls_a_procedure_and_gets_its_answer(services: Services) -> None:
+    auth = services.write("auth_service", QUICK_START)
+    another = services.write("another_service", "import pgbus\nbus = pgbus.create()\n")
+    code = """
+    from bus import bus
+    for password in ('secret', 'wrong'):
+        print(bus.auth.check_password(username='admin', password=password))
+    """
+    async with services.worker(auth):
+        done = services.execute(another, code)
+    assert (done.stdout.split(), done.stderr) == (["True", "False"], "")
+
+
+async def test_a_handler_calls_another_service_for_each_event(services: Services) -> None:
+    auth = services.write("auth_service", QUICK_START)
+    customers = services.write(
+        "customers_service",
+        """
+        import pgbus
+
+        class CustomersApi(pgbus.Api):
+            new_customer = pgbus.Event(parameters=('customer_name', 'email'))
+
+            class Meta:
+                name = 'customers'
+
+        bus = pgbus.create()
+        bus.client.register_api(CustomersApi())
+
+        def create_user_for_customer(event_message,
+                                     customer_name, email):
+            bus.auth.create_user(
+                name=customer_name,
+                email=email
+            )
+
+        # Setup our listeners on startup
+        def on_start():
+            # Create a new user for each new customer
+            bus.customers.new_customer.listen(create_user_for_customer, listener_name="create_user_for_customer")
+        """,
+    )
+    async with services.worker(auth) as worker, services.worker(customers, listeners=1):
+        services.execute(
+            customers, "from bus import bus; bus.customers.new_customer.fire(customer_name='A', email='a')"
+        )
+        assert await line(worker) == "created A a"
+
+
 # ----------------------------------------------------------------------------------------------------- the worker alone
 
 

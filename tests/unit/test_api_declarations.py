@@ -202,6 +202,7 @@ def test_registering_something_else_than_an_api_is_refused() -> None:
     [
         ("auth", "fire"),
         ("auth", "listen_async"),
+        ("auth", "call"),
         ("auth.fire", "created"),
         ("publish", "created"),
         ("client.x", "created"),
@@ -268,7 +269,7 @@ def test_two_buses_know_nothing_of_each_other() -> None:
         two.auth.user_created.fire(username="adam", email="x")
 
 
-# --------------------------------------------------------------------------------------------------------------- firing
+# --------------------------------------------------------------------------------------------------- firing and calling
 
 
 def test_firing_is_refused_before_anything_is_sent() -> None:
@@ -286,11 +287,51 @@ def test_firing_is_refused_before_anything_is_sent() -> None:
         bus.auth.user_created.fire(username="adam", email="x", bus_options={"colour": "red"})
 
 
+def test_calling_is_refused_before_anything_is_sent() -> None:
+    bus = make_bus()
+    with pytest.raises(pgbus.InvalidParameters, match="by name"):
+        bus.auth.check_password("admin")
+    with pytest.raises(pgbus.ConfigurationError, match="no option 'using'"):
+        bus.auth.check_password.call(username="admin", bus_options={"using": None})
+    with pytest.raises(AttributeError, match="no method 'pubish'"):
+        bus.pubish("x")
+
+
+def test_a_registered_api_serves_its_methods_or_is_not_registered() -> None:
+    bus = make_bus()
+    bus.client.register_api(AuthApi())
+    assert [procedure.name for procedure in bus.registry.procedures] == ["auth.check_password", "auth.reset"]
+
+    class WrongApi(Api):
+        def fine(self) -> None: ...
+
+        def positional(self, x: int, /) -> None: ...
+
+        class Meta:
+            name = "wrong"
+
+    with pytest.raises(pgbus.ConfigurationError, match="positional-only"):
+        bus.client.register_api(WrongApi())
+    assert "wrong" not in bus.client.api_registry
+    assert len(bus.registry.procedures) == 2
+
+
+def test_a_procedure_takes_no_parameter_that_calling_takes() -> None:
+    class OptionsApi(Api):
+        def change(self, bus_options: int) -> None: ...
+
+        class Meta:
+            name = "options"
+
+    with pytest.raises(pgbus.InvalidApiRegistryEntry, match="bus_options"):
+        make_bus().client.register_api(OptionsApi())
+
+
 def test_lightbus_exceptions_are_in_the_one_tree() -> None:
     names = (
         "UnknownApi EventNotFound InvalidEventArguments InvalidEventListener MisconfiguredApiOptions "
         "InvalidApiEventConfiguration InvalidApiRegistryEntry DuplicateListenerName InvalidName InvalidParameters "
-        "CannotBlockHere"
+        "CannotBlockHere LightbusTimeout LightbusWorkerError"
     )
     for name in names.split():
         assert issubclass(getattr(pgbus, name), pgbus.PgbusError)
@@ -301,6 +342,8 @@ async def test_firing_blocks_no_event_loop() -> None:
     bus.client.register_api(AuthApi())
     with pytest.raises(pgbus.CannotBlockHere, match="fire_async"):
         bus.auth.user_created.fire(username="adam", email="x")
+    with pytest.raises(pgbus.CannotBlockHere, match="call_async"):
+        bus.auth.check_password(username="adam", password="x")
 
 
 def test_an_event_message_speaks_of_its_api() -> None:
