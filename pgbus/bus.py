@@ -15,7 +15,7 @@ from pgbus import outbox
 from pgbus.adapters import async_executor, sync_executor
 from pgbus.api import BusClient, BusPath
 from pgbus.config import Config
-from pgbus.errors import CannotBlockHere
+from pgbus.errors import CannotBlockHere, ConfigurationError
 from pgbus.messages import EventMessage
 from pgbus.outbox import Limits, OutboxRow
 from pgbus.outcomes import RetryPolicy
@@ -30,6 +30,9 @@ from pgbus.telemetry import Telemetry
 T = TypeVar("T")
 H = TypeVar("H", bound=Callable[..., Any])
 
+# What a worker of a bus does: run listeners, and serve procedures.
+FEATURES = ("events", "rpcs")
+
 
 class Bus:
     """An event bus in a PostgreSQL database. Make one with `pgbus.create()`; it connects when it is first used.
@@ -37,8 +40,9 @@ class Bus:
     Any attribute that it does not have begins the path to an event or a procedure: `bus.auth.user_created`.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, *, features: Sequence[str] = FEATURES) -> None:
         self.config = config
+        self.features = _checked_features(features)
         self.registry = Registry()
         self.telemetry = Telemetry()
         self._limits = Limits(max_payload=config.max_payload)
@@ -384,9 +388,19 @@ def _published(row: OutboxRow, event_id: UUID) -> EventMessage:
     return message
 
 
-def create(dsn: str | None = None, *, namespace: str | None = None, **settings: Any) -> Bus:
+def _checked_features(features: Sequence[str]) -> frozenset[str]:
+    if isinstance(features, str) or not set(features) <= set(FEATURES):
+        raise ConfigurationError(f"features is a list with any of {', '.join(map(repr, FEATURES))}, not {features!r}")
+    return frozenset(features)
+
+
+def create(
+    dsn: str | None = None, *, namespace: str | None = None, features: Sequence[str] = FEATURES, **settings: Any
+) -> Bus:
     """A bus. Every setting of `Config` may be given; else it comes from `PGBUS_*`, `pgbus.toml` or its default.
+
+    `features` is what its workers do: run listeners (`"events"`) and serve procedures (`"rpcs"`); default: both.
 
     Nothing is connected yet. Raises ConfigurationError for a setting that is unknown or wrong.
     """
-    return Bus(Config.load({"dsn": dsn, "namespace": namespace, **settings}))
+    return Bus(Config.load({"dsn": dsn, "namespace": namespace, **settings}), features=features)

@@ -527,6 +527,29 @@ async def test_a_handler_may_call_a_procedure_of_its_own_worker(bus: pgbus.Bus) 
         assert await heard.wait(1) == [3.0]
 
 
+@pytest.mark.parametrize("features", [["events"], ["rpcs"], []])
+async def test_a_worker_does_only_what_the_features_of_its_bus_say(
+    database: str, connect: Connect, features: list[str]
+) -> None:
+    connection = await connect(database)
+    async with pgbus.create(database, features=features) as bus:
+        bus.client.register_api(MathApi(bus))
+        bus.auth.user_deleted.listen(lambda username: None, listener_name="gone")
+        async with working(bus):
+            assert await connection.fetchval("SELECT count(*) FROM pgbus.listeners") == ("events" in features)
+            if "rpcs" in features:
+                assert await bus.math.half.call_async(number=4) == 2.0
+            else:
+                with pytest.raises(pgbus.NoWorkerAvailable):
+                    await bus.math.half.call_async(number=4)
+
+
+@pytest.mark.parametrize("features", ["events", ["evnets"]])
+def test_a_feature_that_there_is_not_is_refused(features: Any) -> None:
+    with pytest.raises(pgbus.ConfigurationError, match="any of 'events', 'rpcs'"):
+        pgbus.create(features=features)
+
+
 async def test_an_api_that_is_registered_while_the_worker_runs_is_served(bus: pgbus.Bus) -> None:
     async with working(bus):
         await asyncio.to_thread(bus.client.register_api, MathApi(bus))
