@@ -28,6 +28,7 @@ PgbusError
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 
@@ -174,7 +175,10 @@ class Retry(Exception):
 
     def __init__(self, reason: str = "the handler asked for a retry", *, after: float | None = None) -> None:
         super().__init__(reason)
-        self.reason = reason
+        # Refused in the handler: there it is a failed attempt like any other.
+        if after is not None and not math.isfinite(after):
+            raise ValueError(f"Retry: after is a number of seconds, not {after}")
+        self.reason = str(reason)
         self.after = after
 
 
@@ -183,4 +187,4 @@ class Dead(Exception):
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
-        self.reason = reason
+        self.reason = str(reason)

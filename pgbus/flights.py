@@ -23,9 +23,15 @@ class Blocked:
     """Not started: an event of the same key is a dead letter that blocks it."""
 
 
+@dataclass(frozen=True, slots=True)
+class Alone:
+    """Not settled: the event goes back as it was, but in a delivery of its own."""
+
+
 RELEASED = Released()
 BLOCKED = Blocked()
-Ending: TypeAlias = Outcome | Released | Blocked
+ALONE = Alone()
+Ending: TypeAlias = Outcome | Released | Blocked | Alone
 
 
 class Flight:
@@ -168,5 +174,7 @@ def _describe(ending: Ending | None) -> tuple[str, float | None, str | None, str
             return "dead", None, error, traceback
         case Blocked():
             return "blocked", None, None, None
+        case Alone():
+            return "alone", None, None, None
         case _:
             return "released", None, None, None

@@ -174,6 +174,8 @@ class EventDecoder:
         return decode(event.raw)
 
     def _plain_type(self, event_type: Any, members: Sequence[Any]) -> Any:
+        if self._message:
+            return None  # passed as it is
         if event_type is None:
             return None if self._classes else Any
         if event_type is object or event_type is Any:

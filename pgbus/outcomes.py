@@ -11,6 +11,8 @@ from pgbus import errors
 
 MAX_ERROR_LENGTH = 4_000
 MAX_TRACEBACK_LENGTH = 20_000
+# A hundred years, in seconds: PostgreSQL could not add much more to its clock.
+MAX_DELAY = 36_525 * 86_400.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +58,7 @@ class RetryPolicy:
     def __post_init__(self) -> None:
         if self.max_attempts < 1:
             raise errors.ConfigurationError("retry: max_attempts must be at least 1")
-        if self.base_delay < 0 or self.max_delay < 0 or self.factor < 1:
+        if not (self.base_delay >= 0 and self.max_delay >= 0 and self.factor >= 1):
             raise errors.ConfigurationError("retry: delays are seconds >= 0 and factor is at least 1")
         if not 0 <= self.jitter <= 1:
             raise errors.ConfigurationError("retry: jitter is between 0 and 1")
@@ -68,7 +70,7 @@ class RetryPolicy:
             delay = min(self.max_delay, self.base_delay * self.factor ** (attempt - 1))
         except OverflowError:
             delay = self.max_delay
-        return delay * (1 - self.jitter * draw)
+        return min(MAX_DELAY, delay * (1 - self.jitter * draw))
 
 
 def decide(error: BaseException | None, *, attempt: int, policy: RetryPolicy) -> Outcome:
@@ -83,25 +85,36 @@ def decide(error: BaseException | None, *, attempt: int, policy: RetryPolicy) ->
         case _ if attempt >= policy.max_attempts:
             return Dead(error=_describe(error), traceback=format_traceback(error))
         case errors.Retry():
-            delay = policy.delay(attempt) if error.after is None else max(0.0, error.after)
+            delay = policy.delay(attempt) if error.after is None else min(MAX_DELAY, max(0.0, error.after))
             return Retry(delay=delay, error=clip(error.reason, MAX_ERROR_LENGTH))
         case _:
             return Retry(delay=policy.delay(attempt), error=_describe(error))
 
 
 def _describe(error: BaseException) -> str:
-    return clip(f"{type(error).__name__}: {error}", MAX_ERROR_LENGTH)
+    return clip(f"{type(error).__name__}: {error_text(error)}", MAX_ERROR_LENGTH)
+
+
+def error_text(error: BaseException) -> str:
+    """What the error says."""
+    try:
+        return str(error)
+    except Exception as failure:  # its __str__ is code of other people
+        return f"(its text cannot be had: {type(failure).__name__})"
 
 
 def format_traceback(error: BaseException) -> str:
     """The traceback as a text that PostgreSQL stores, at most MAX_TRACEBACK_LENGTH characters of its end."""
     # The end of a traceback says most.
-    text = "".join(traceback_module.format_exception(error))[-MAX_TRACEBACK_LENGTH:]
-    return clip(text, MAX_TRACEBACK_LENGTH)
+    return _storable("".join(traceback_module.format_exception(error)))[-MAX_TRACEBACK_LENGTH:]
 
 
 def clip(text: str, length: int) -> str:
     """The text as one that PostgreSQL stores, at most `length` characters long."""
-    # PostgreSQL's text holds no NUL, and lone surrogates cannot be encoded.
-    text = text.replace("\x00", "\\x00").encode("utf-8", "backslashreplace").decode()
+    text = _storable(text)
     return text if len(text) <= length else text[: length - 1] + "…"
+
+
+def _storable(text: str) -> str:
+    # PostgreSQL's text holds no NUL, and lone surrogates cannot be encoded.
+    return text.replace("\x00", "\\x00").encode("utf-8", "backslashreplace").decode()

@@ -20,7 +20,7 @@ from pgbus.adapters import AsyncExecutor, SyncExecutor
 from pgbus.config import Config
 from pgbus.errors import UnhandledEventError
 from pgbus.executor import ClaimLost, Executor
-from pgbus.flights import BLOCKED, RELEASED, Ending, Flight, settlement
+from pgbus.flights import ALONE, BLOCKED, RELEASED, Ending, Flight, settlement
 from pgbus.outcomes import DONE, Dead, Done, Outcome, Retry, decide
 from pgbus.pace import Pace
 from pgbus.quarantine import Quarantine
@@ -387,11 +387,14 @@ class Runner:
         self._waiting -= size
         decoded = self._decode_all(flights)
         error = await self._call_batch(decoded)
-        if error is not None and len(decoded) > 1:
-            for item in decoded:
-                await self._call_batch([item])
-        elif error is not None:
-            self._end_batch(decoded, error, started=time.monotonic())
+        if error is None:
+            return
+        for flight, index, body in decoded:
+            if self.listener.transactional and len(flight.claim.events) > 1:
+                # A transaction settles a claim as a whole, so first they must come back each in a claim of its own.
+                self._end(flight, index, ALONE, started=time.monotonic(), duration=0.0)
+            else:
+                await self._call_batch([(flight, index, body)])
 
     def _decode_all(self, flights: Sequence[Flight]) -> list[tuple[Flight, int, Any]]:
         decoded: list[tuple[Flight, int, Any]] = []
@@ -489,10 +492,12 @@ class Runner:
                     raise ClaimLost
 
         async def settle_async(executor: AsyncExecutor) -> None:
-            await executor.fetch(settle, values())
+            if len(await executor.fetch(settle, values())) < len(flights):
+                raise ClaimLost  # the handler has ended the transaction that held the claim
 
         def settle_sync(executor: SyncExecutor) -> None:
-            executor.fetch(settle, values())
+            if len(executor.fetch(settle, values())) < len(flights):
+                raise ClaimLost
 
         before = [list(flight.endings) for flight in flights]
         try:
@@ -514,6 +519,8 @@ class Runner:
             self._pace.saw_work(events=len(flight.durations), seconds=sum(flight.durations))
             self._let_go(flight)
         self._tell(_tally(flights))
+        if self.listener.ordered:
+            self.wake()  # the lane has become free
 
     # --------------------------------------------------------------------------------------------------- settling
 
@@ -548,7 +555,7 @@ class Runner:
         self._settled.set()
         self._tell((tally.done, tally.retried, tally.dead))
         self._schedule_retries(delays)
-        if self.listener.ordered or any(RELEASED in flight.endings for flight in flights):
+        if self.listener.ordered or any(_gave_back(flight) for flight in flights):
             self.wake()  # a lane has become free
 
     async def _settle_one_by_one(self, flights: list[Flight], error: Exception) -> None:
@@ -605,6 +612,10 @@ def _is_ours(error: asyncio.CancelledError) -> bool:  # noqa: ARG001 - says what
     """Whether the slot itself is being cancelled, and not something within the handler."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
+
+
+def _gave_back(flight: Flight) -> bool:
+    return RELEASED in flight.endings or ALONE in flight.endings
 
 
 def _tally(flights: Sequence[Flight]) -> tuple[int, int, int]:

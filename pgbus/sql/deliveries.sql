@@ -215,8 +215,8 @@ WITH settled AS MATERIALIZED (
            CASE WHEN count(*) < max(o.position) - min(o.position) + 1 THEN array_agg(o.position ORDER BY o.position) END,
            now(), o.attempt
     FROM others AS o
-    WHERE o.outcome = 'released'
-    GROUP BY o.delivery_id, o.lane, o.attempt
+    WHERE o.outcome IN ('released', 'alone')
+    GROUP BY o.delivery_id, o.lane, o.attempt, CASE WHEN o.outcome = 'alone' THEN o.position END
 )
 SELECT s.id FROM settled AS s
 

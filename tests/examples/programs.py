@@ -57,7 +57,7 @@ async def run(
     given = {} if dsn is None else {"PGBUS_DSN": dsn}
     process = await asyncio.create_subprocess_exec(
         *command, cwd=cwd, stdin=PIPE, stdout=PIPE, stderr=STDOUT, start_new_session=True,
-        env={**inherited, **kept, **given, "PYTHONUNBUFFERED": "1", **(environ or {})},
+        env={**inherited, **kept, **given, "PYTHONUNBUFFERED": "1", "COLUMNS": "200", **(environ or {})},
     )  # fmt: skip
     program = Program(process)
     try:

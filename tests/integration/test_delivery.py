@@ -7,6 +7,7 @@ import json
 from typing import Any
 
 import asyncpg
+import pytest
 
 import pgbus
 from pgbus.admin import Admin
@@ -137,9 +138,7 @@ async def test_a_burst_of_commits_sends_far_fewer_notifications_than_events_and_
     assert len(heard) < 300
 
 
-async def test_a_failed_attempt_comes_back_and_the_history_keeps_every_attempt(
-    database: str, connect: Connect
-) -> None:
+async def test_a_failed_attempt_comes_back_and_the_history_keeps_every_attempt(database: str, connect: Connect) -> None:
     connection = await connect(database)
     async with open_bus(database) as bus:
         attempts: Inbox[int] = Inbox()
@@ -613,10 +612,6 @@ async def test_an_ordinary_settlement_counts_each_event_once(database: str, conn
 
 async def test_run_ends_with_an_error_where_the_schema_is_missing(empty_database: str) -> None:
     async with open_bus(empty_database) as bus:
-        try:
+        with pytest.raises(pgbus.SchemaVersionError, match="upgrade"):
             async with asyncio.timeout(10):
                 await Worker(bus).run()
-        except pgbus.SchemaVersionError as error:
-            assert "upgrade" in str(error)
-        else:
-            raise AssertionError("it ran")

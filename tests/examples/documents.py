@@ -1,0 +1,56 @@
+"""The documents' code blocks, by page."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.examples.programs import ROOT
+
+PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
+
+_BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_FILE = re.compile(r"(?:#|--) ([\w./]+)\n")
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A fenced block; `file` is the name that its first line gives it."""
+
+    language: str
+    text: str
+
+    @property
+    def file(self) -> str | None:
+        named = _FILE.match(self.text)
+        return named[1] if named else None
+
+
+def blocks(page: Path, language: str) -> list[Block]:
+    found = (Block(*match.groups()) for match in _BLOCK.finditer(page.read_text(encoding="utf-8")))
+    return [block for block in found if block.language == language]
+
+
+def write_files(page: Path, directory: Path) -> None:
+    """Write the page's blocks that name a file."""
+    for language in ("python", "sql"):
+        for block in blocks(page, language):
+            if block.file:
+                (directory / block.file).write_text(block.text, encoding="utf-8")
+
+
+def commands(page: Path) -> list[list[str]]:
+    """The indented lines that call pgbus, as arguments, without prompts, variables and comments."""
+    lines = re.findall(r"^    (?:pgbus )(.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return [_split(line) for line in lines]
+
+
+def _split(line: str) -> list[str]:
+    import shlex
+
+    return shlex.split(re.split(r"\s(?:#|>|&&)\s", line + " ")[0])
+
+
+def name(page: Path) -> str:
+    return str(page.relative_to(ROOT))

@@ -1,0 +1,95 @@
+"""The README's example and the tutorial, step by step, as a reader takes them."""
+
+from pathlib import Path
+
+import pytest
+
+from pgbus.embedded import find_binaries
+from pgbus.errors import EmbeddedPostgresError
+from tests.conftest import Connect
+from tests.examples.documents import blocks, write_files
+from tests.examples.programs import ROOT, pgbus, python, run
+from tests.support.waiting import eventually
+
+TUTORIAL = ROOT / "docs" / "tutorial" / "first-service.md"
+TESTING = ROOT / "docs" / "how-to" / "testing.md"
+QUICKSTART = ROOT / "examples" / "quickstart"
+
+
+async def test_the_example_of_the_readme_runs(database: str, tmp_path: Path) -> None:
+    write_files(ROOT / "README.md", tmp_path)
+    async with run(*pgbus("run", "shop"), dsn=database, cwd=tmp_path) as worker:
+        await worker.wait_for("send_confirmation is new")
+        async with run(*python("shop.py"), dsn=database, cwd=tmp_path) as shop:
+            assert await shop.wait() == 0, shop.output
+        await worker.wait_for("to ada@example.com: thank you for order 1\n")
+
+
+async def test_the_example_of_the_readme_needs_no_more_than_pgbus_dev(tmp_path: Path) -> None:
+    try:
+        find_binaries()
+    except EmbeddedPostgresError as error:
+        pytest.skip(f"needs PostgreSQL's programs: {error}")
+    write_files(ROOT / "README.md", tmp_path)
+    async with run(*pgbus("dev"), dsn=None, cwd=tmp_path) as server:
+        await server.wait_for("Ctrl-C stops it")
+        (dsn,) = [line for line in server.output.splitlines() if line.startswith("postgresql://")]
+        async with run(*python("shop.py"), dsn=dsn, cwd=tmp_path) as shop:
+            assert await shop.wait() == 0, shop.output
+
+
+def test_the_tutorial_shows_the_files_of_the_quickstart() -> None:
+    shown = {block.file: block.text for language in ("python", "sql") for block in blocks(TUTORIAL, language)}
+    for path in (*QUICKSTART.glob("[!_]*.py"), *QUICKSTART.glob("*.sql")):
+        assert shown[path.name] == path.read_text(encoding="utf-8")
+
+
+async def test_the_tutorial_works_as_it_says(database: str, connect: Connect) -> None:
+    connection = await connect(database)
+    await connection.execute((QUICKSTART / "tables.sql").read_text())
+
+    async def call(*command: str) -> str:
+        async with run(*command, dsn=database, cwd=QUICKSTART) as program:
+            await program.wait()
+        return program.output
+
+    async with run(*pgbus("run"), dsn=database, cwd=QUICKSTART) as worker:
+        await worker.wait_for("count_orders is new")
+        assert "placed order 1" in await call(*python("place_order.py", "ada@example.com"))
+        assert "rolled back" in await call(*python("place_order.py", "changed-my-mind@example.com"))
+        assert "placed order 3" in await call(*python("place_order.py", "nobody"))
+        await worker.wait_for("to ada@example.com: thank you for order 1 (attempt 1)")
+        await worker.wait_for("send_confirmation gave up on event")
+        await eventually(lambda: connection.fetchval("SELECT count(*) = 1 FROM pgbus.dead"))
+        assert "'nobody' is no e-mail address" in await call(*pgbus("dead", "list"))
+        assert "send_confirmation" in await call(*pgbus("status"))
+        history = await call(*pgbus("events", "orders.**"))
+        assert "changed-my-mind" not in history
+        await eventually(lambda: connection.fetchval("SELECT count(*) = 2 FROM counted_orders"))
+        audit, uncounted = (block.text for block in blocks(TUTORIAL, "sql") if not block.file)
+        attempts = [tuple(row)[:4] for row in await connection.fetch(audit)]
+        assert sorted(attempts) == [
+            ("ada@example.com", "count_orders", 1, "done"),
+            ("ada@example.com", "send_confirmation", 1, "done"),
+            ("nobody", "count_orders", 1, "done"),
+            ("nobody", "send_confirmation", 1, "retry"),
+            ("nobody", "send_confirmation", 2, "retry"),
+            ("nobody", "send_confirmation", 3, "dead"),
+        ]
+        assert await connection.fetch(uncounted) == []
+        assert "retried 1 dead letter" in await call(*pgbus("dead", "retry", "--all"))
+        await eventually(lambda: connection.fetchval("SELECT count(*) >= 5 FROM pgbus.history WHERE error <> ''"))
+
+
+async def test_the_tests_of_the_testing_page_pass(tmp_path: Path) -> None:
+    try:
+        find_binaries()
+    except EmbeddedPostgresError as error:
+        pytest.skip(f"needs PostgreSQL's programs: {error}")
+    write_files(TESTING, tmp_path)
+    (tmp_path / "bus.py").write_text((QUICKSTART / "bus.py").read_text())
+    (tmp_path / "pytest.ini").write_text("[pytest]\n")
+    command = python("-m", "pytest", "-q", "-p", "no:cacheprovider", str(tmp_path))
+    async with run(*command, dsn=None, cwd=tmp_path) as tests:
+        assert await tests.wait() == 0, tests.output
+    assert "2 passed" in tests.output

@@ -1,0 +1,65 @@
+"""The wheel, as a user gets it: in an environment of its own, far from this tree."""
+
+import subprocess
+import sys
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from tests.examples.documents import write_files
+from tests.examples.programs import ROOT, run
+
+# Building and installing takes seconds when pip has its cache, and more when it has to fetch. It is done once a run.
+pytestmark = pytest.mark.timeout(300)
+
+
+def call(*command: str | Path, cwd: Path) -> str:
+    answer = subprocess.run([str(part) for part in command], cwd=cwd, capture_output=True, text=True, check=False)
+    assert answer.returncode == 0, f"{command}\n{answer.stdout}{answer.stderr}"
+    return answer.stdout
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("dist")
+    call(sys.executable, "-m", "build", "--wheel", "--outdir", directory, ROOT, cwd=directory)
+    (built,) = directory.glob("pgbus-*.whl")
+    return built
+
+
+@pytest.fixture(scope="module")
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The `bin` of an environment in which nothing but the wheel and what it needs is installed."""
+    directory = tmp_path_factory.mktemp("a path with spaces") / "venv"
+    venv.create(directory, with_pip=True)
+    call(directory / "bin" / "python", "-m", "pip", "install", "--quiet", wheel, cwd=directory)
+    return directory / "bin"
+
+
+def test_the_wheel_holds_the_package_its_types_its_sql_and_its_migrations(wheel: Path) -> None:
+    names = set(zipfile.ZipFile(wheel).namelist())
+    sources = {f"pgbus/{path.relative_to(ROOT / 'pgbus')}" for path in (ROOT / "pgbus").rglob("*.py")}
+    assert sources - names == set()
+    assert {"pgbus/py.typed", "pgbus/sql/deliveries.sql", "pgbus/migrations/versions/0001_spine.py"} <= names
+    assert "pgbus/migrations/sql/0001_spine_upgrade.sql" in names
+    (metadata,) = (name for name in names if name.endswith(".dist-info/METADATA"))
+    assert "# pgbus" in zipfile.ZipFile(wheel).read(metadata).decode()
+    assert {name.split("/")[0] for name in names} == {"pgbus", metadata.split("/")[0]}
+
+
+async def test_an_installed_pgbus_upgrades_a_database_and_runs_the_example_of_the_readme(
+    installed: Path, empty_database: str, tmp_path: Path
+) -> None:
+    write_files(ROOT / "README.md", tmp_path)
+    pgbus, python = str(installed / "pgbus"), str(installed / "python")
+    where = call(python, "-c", "import pgbus; print(pgbus.__file__)", cwd=tmp_path)
+    assert str(installed.parent) in where
+    async with run(pgbus, "db", "upgrade", dsn=empty_database, cwd=tmp_path) as upgrade:
+        assert await upgrade.wait() == 0, upgrade.output
+    async with run(pgbus, "run", "shop", dsn=empty_database, cwd=tmp_path) as worker:
+        await worker.wait_for("send_confirmation is new")
+        async with run(python, "shop.py", dsn=empty_database, cwd=tmp_path) as shop:
+            assert await shop.wait() == 0, shop.output
+        await worker.wait_for("to ada@example.com: thank you for order 1\n")

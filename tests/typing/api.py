@@ -1,0 +1,204 @@
+"""The public API in all its forms. Nothing runs: mypy checks this file, and that the types are these."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, assert_type
+from uuid import UUID
+
+import asyncpg
+import attrs
+import msgspec
+import psycopg
+import pydantic
+from sqlalchemy import Connection as SyncConnection
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
+from sqlalchemy.orm import Session
+
+import pgbus
+from pgbus import migrate
+from pgbus.admin import Admin, BusStatus, DeadFilter, DeadLetter, EventFilter, EventRecord, ListenerStatus
+from pgbus.embedded import EmbeddedPostgres
+from pgbus.registry import Listener
+from pgbus.telemetry import Happening, Settled
+from pgbus.worker import Worker
+
+# ------------------------------------------------------------------------------------------------------ event classes
+
+
+@pgbus.event("orders.placed")
+@dataclass
+class Placed:
+    order_id: int
+
+
+@pgbus.event("orders.placed.online")
+@dataclass
+class PlacedOnline(Placed):
+    url: str
+
+
+@pgbus.event("orders.paid")
+class Paid(msgspec.Struct):
+    order_id: int
+
+
+@pgbus.event("orders.packed")
+@attrs.define
+class Packed:
+    order_id: int
+
+
+@pgbus.event("orders.shipped")
+class Shipped(pydantic.BaseModel):
+    order_id: int
+
+
+assert_type(Placed(1), Placed)
+assert_type(PlacedOnline(1, "https://example.com").order_id, int)
+assert_type(Paid(1), Paid)
+assert_type(Packed(1), Packed)
+assert_type(Shipped(order_id=1), Shipped)
+
+# ---------------------------------------------------------------------------------------------------------- the bus
+
+bus = pgbus.create()
+assert_type(bus, pgbus.Bus)
+assert_type(pgbus.create("postgresql://localhost/shop", namespace="events", lease=30.0), pgbus.Bus)
+assert_type(bus.config, pgbus.Config)
+assert_type(bus.listeners, Sequence[Listener])
+
+
+@bus.listener()
+async def one_event(event: Placed) -> None: ...
+
+
+@bus.listener(Placed, Paid, "orders.*", name="many", start="beginning", concurrency=2, retry=3, timeout=1.5)
+async def many_events(event: Placed | Paid, context: pgbus.Context) -> None:
+    assert_type(context.event, pgbus.EventMessage)
+    assert_type(context.events, Sequence[pgbus.EventMessage])
+    assert_type(context.attempt, int)
+    assert_type(context.listener_name, str)
+    assert_type(await context.publish(Paid(event.order_id), key="7"), pgbus.EventMessage)
+
+
+@bus.listener(Placed, name="in order", ordered=True, on_poison="block", start=datetime(2026, 1, 1, tzinfo=UTC))
+def in_a_thread(event: Placed, context: pgbus.Context) -> None:
+    assert_type(context.publish_sync(Paid(event.order_id)), pgbus.EventMessage)
+    raise pgbus.Retry("not yet", after=5.0) if context.attempt == 1 else pgbus.Dead("never")
+
+
+@bus.listener(
+    "orders.**", name="batch", batch=True, batch_size=100, start=17, retry=pgbus.RetryPolicy(max_attempts=5, jitter=1.0)
+)
+async def a_batch(events: list[dict[str, Any]]) -> None: ...
+
+
+@bus.listener(Placed, name="asyncpg", transactional=True)
+async def with_asyncpg(event: Placed, connection: asyncpg.Connection) -> None: ...
+
+
+@bus.listener(Placed, name="async session", transactional=True)
+async def with_async_session(event: Placed, session: AsyncSession) -> None: ...
+
+
+@bus.listener(Placed, name="session", transactional=True)
+def with_session(event: Placed, session: Session) -> None: ...
+
+
+# A decorated handler is still the function that it was.
+async def handlers_are_functions() -> None:
+    assert_type(await one_event(Placed(1)), None)
+
+
+bus.listener("orders.*", start="tomorrow")  # type: ignore[arg-type] # "now" or "beginning"
+bus.listener("orders.*", on_poison="ignore")  # type: ignore[arg-type] # "dead" or "block"
+bus.listener(7)  # type: ignore[arg-type] # a class, a topic or a pattern
+bus.listener("orders.*", colour="red")  # type: ignore[call-arg] # there is no such option
+
+# -------------------------------------------------------------------------------------------------------- publishing
+
+
+async def publish(
+    asyncpg_connection: asyncpg.Connection,
+    psycopg_connection: psycopg.AsyncConnection,
+    session: AsyncSession,
+    connection: AsyncConnection,
+) -> None:
+    published = await bus.publish(Placed(1))
+    assert_type(published, pgbus.EventMessage)
+    assert_type(published.event_id, UUID)
+    assert_type(published.topic, str)
+    assert_type(published.key, str | None)
+    assert_type(published.position, int | None)
+    assert_type(published.published_at, datetime | None)
+    await bus.publish({"order_id": 1}, topic="orders.placed", key="7", headers={"source": "test"})
+    await bus.publish(Placed(1), delay=60.0, dedup_key="once", event_id=published.event_id)
+    await bus.publish(Placed(1), deliver_at=datetime.now(UTC), event_id=str(published.event_id))
+    for using in (asyncpg_connection, psycopg_connection, session, connection):
+        await bus.publish(Placed(1), using=using)
+        assert_type(await bus.publish_many([Placed(1), Paid(1)], using=using), list[UUID])
+    assert_type(await bus.publish_many(({"n": n} for n in range(3)), topic="numbers"), list[UUID])
+    assert_type(await bus.cancel(published.event_id), bool)
+    async with bus as entered:
+        assert_type(entered, pgbus.Bus)
+    await bus.close()
+    await bus.publish(Placed(1), "orders.placed")  # type: ignore[call-arg] # options are named
+
+
+def publish_sync(psycopg_connection: psycopg.Connection, session: Session, connection: SyncConnection) -> None:
+    assert_type(bus.publish_sync(Placed(1)), pgbus.EventMessage)
+    for using in (psycopg_connection, session, connection):
+        bus.publish_sync(Placed(1), using=using)
+    assert_type(bus.publish_many_sync([Placed(1)]), list[UUID])
+    assert_type(bus.cancel_sync("00000000-0000-7000-8000-000000000000"), bool)
+    bus.close_sync()
+
+
+# ------------------------------------------------------------------------------------------------ workers, operators
+
+
+async def work() -> None:
+    def observe(happening: Happening) -> None:
+        if isinstance(happening, Settled):
+            assert_type(happening.done, int)
+
+    stop_observing = bus.telemetry.observe(observe)
+    worker = Worker(bus, only=["many"], skip=["batch"])
+    await worker.run()
+    await worker.ready.wait()
+    worker.request_stop()
+    await worker.stop()
+    assert_type(worker.leads, bool)
+    stop_observing()
+
+
+async def operate() -> None:
+    async with Admin.connect(pgbus.Config.load({"dsn": "postgresql://localhost/shop"})) as admin:
+        assert_type(await admin.status(), BusStatus)
+        assert_type(await admin.listeners(), tuple[ListenerStatus, ...])
+        assert_type(await admin.find_events(EventFilter(topic="orders.*"), limit=10), list[EventRecord])
+        assert_type(await admin.dead_letters(DeadFilter(listener_name="many")), list[DeadLetter])
+        assert_type(await admin.retry_dead(DeadFilter(ids=(1, 2))), list[int])
+        assert_type(await admin.reset("many", to="beginning"), int)
+        async for record in admin.follow():
+            assert_type(record, EventRecord)
+
+
+def upgrade() -> None:
+    with EmbeddedPostgres(settings={"fsync": "off"}, listen=True) as server:
+        assert_type(server, EmbeddedPostgres)
+        migrate.upgrade(server.dsn(), namespace="events")
+        assert_type(migrate.current(server.dsn()), str | None)
+        assert_type(migrate.head(), str)
+        assert_type(migrate.sql(start=None), str)
+
+
+def errors(error: pgbus.PgbusError) -> str:
+    match error:
+        case pgbus.InvalidEventError():
+            return assert_type(error.field, str)
+        case pgbus.DuplicateListenerName():
+            return assert_type(error.listener_name, str)
+        case _:
+            return str(error)
