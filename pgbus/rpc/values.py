@@ -36,7 +36,7 @@ NOTIFIED_BYTES = 7_900
 CallOutcome: TypeAlias = Literal["answered", "failed", "refused", "invalid", "expired", "cancelled", "lost", "unserved"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Request:
     """A call as the caller posts it; `arguments` is JSON text, `timeout` seconds."""
 
