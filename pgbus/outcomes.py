@@ -92,21 +92,25 @@ def decide(error: BaseException | None, *, attempt: int, policy: RetryPolicy) ->
 
 
 def _describe(error: BaseException) -> str:
+    return clip(f"{type(error).__name__}: {error_text(error)}", MAX_ERROR_LENGTH)
+
+
+def error_text(error: BaseException) -> str:
+    """What the error says."""
     try:
-        text = str(error)
+        return str(error)
     except Exception as failure:  # its __str__ is code of other people
-        text = f"(its text cannot be had: {type(failure).__name__})"
-    return clip(f"{type(error).__name__}: {text}", MAX_ERROR_LENGTH)
+        return f"(its text cannot be had: {type(failure).__name__})"
 
 
 def format_traceback(error: BaseException) -> str:
-    """The end of the traceback, at most MAX_TRACEBACK_LENGTH characters, as a text that PostgreSQL stores."""
+    """The traceback as a text that PostgreSQL stores, at most MAX_TRACEBACK_LENGTH characters of its end."""
     # The end of a traceback says most.
     return _storable("".join(traceback_module.format_exception(error)))[-MAX_TRACEBACK_LENGTH:]
 
 
 def clip(text: str, length: int) -> str:
-    """The text, at most `length` characters of it, as one that PostgreSQL stores."""
+    """The text as one that PostgreSQL stores, at most `length` characters long."""
     text = _storable(text)
     return text if len(text) <= length else text[: length - 1] + "…"
 

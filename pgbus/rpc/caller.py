@@ -145,7 +145,7 @@ class Caller:
                 return
             self._cancelled.append(call.request.call_id)
             self._keep("poster", self._post)
-        else:
+        elif call.request in self._unposted:
             self._unposted.remove(call.request)
 
     async def close(self) -> None:
@@ -256,7 +256,7 @@ class Caller:
     async def _post(self) -> None:
         while self._unposted or self._cancelled:
             if self._unposted:
-                batch = [request for request in take_batch(self._unposted) if request.call_id in self._calls]
+                batch = [request for request in take_batch(self._unposted) if self._is_wanted(request)]
                 for request in batch:
                     self._calls[request.call_id].posted = True
                 try:
@@ -269,6 +269,10 @@ class Caller:
             # After the requests: one that is to be taken back may have been among them.
             if self._cancelled:
                 await self._withdraw_cancelled()
+
+    def _is_wanted(self, request: Request) -> bool:
+        call = self._calls.get(request.call_id)
+        return call is not None and not call.response.done()
 
     async def _post_batch(self, batch: list[Request]) -> None:
         await self._store.fetch(

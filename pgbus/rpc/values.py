@@ -23,7 +23,7 @@ from pgbus.errors import (
     UnhandledEventError,
     WorkerLost,
 )
-from pgbus.outcomes import MAX_ERROR_LENGTH, clip, format_traceback
+from pgbus.outcomes import MAX_ERROR_LENGTH, clip, error_text, format_traceback
 from pgbus.procedures import error_name
 
 # A batch is one statement: so many calls, or so many characters of JSON.
@@ -36,7 +36,7 @@ NOTIFIED_BYTES = 7_900
 CallOutcome: TypeAlias = Literal["answered", "failed", "refused", "invalid", "expired", "cancelled", "lost", "unserved"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Request:
     """A call as the caller posts it; `arguments` is JSON text, `timeout` seconds."""
 
@@ -152,7 +152,7 @@ def answer(call_id: UUID, result: str) -> Response:
 
 def failure(call_id: UUID, error: BaseException) -> Response:
     """The response for what a procedure, or the way to it, raised."""
-    text = clip(_text(error), MAX_ERROR_LENGTH)
+    text = clip(error_text(error), MAX_ERROR_LENGTH)
     match error:
         case InvalidArguments():
             return Response(call_id, "refused", error=text)
@@ -166,13 +166,6 @@ def failure(call_id: UUID, error: BaseException) -> Response:
         error_arguments=_encode_arguments(error),
         traceback=format_traceback(error),
     )
-
-
-def _text(error: BaseException) -> str:
-    try:
-        return str(error)
-    except Exception:  # the procedure's own exception class
-        return f"a {type(error).__name__} that cannot be shown"
 
 
 def _encode_arguments(error: BaseException) -> str | None:
