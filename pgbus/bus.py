@@ -62,9 +62,10 @@ class Bus:
         )
 
     def __getattr__(self, word: str) -> BusPath:
-        if word.startswith("_"):
+        client = self.__dict__.get("client")  # not there yet in a subclass's __init__, nor in a bare copy
+        if word.startswith("_") or client is None:
             raise AttributeError(f"a bus has no attribute {word!r}")
-        return BusPath(self.client, (word,))
+        return BusPath(client, (word,))
 
     def __dir__(self) -> Iterable[str]:
         return [*super().__dir__(), *self.client.api_registry.next_words(())]

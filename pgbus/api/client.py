@@ -159,7 +159,9 @@ class BusClient:
         api = self.api_registry.get(api_name)
         payload = api.get_event(name).arguments(kwargs)
         publishing = _known(options, FIRE_OPTIONS)
-        publishing["headers"] = {VERSION_HEADER: str(api.meta.version), **(publishing.get("headers") or {})}
+        headers = publishing.get("headers") or {}
+        if isinstance(headers, Mapping):  # else publishing says what is wrong with them
+            publishing["headers"] = {VERSION_HEADER: str(api.meta.version), **headers}
         publishing["topic"] = topic
         return payload, publishing
 

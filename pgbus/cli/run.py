@@ -85,7 +85,7 @@ def _run_here(config: Config, *, only: tuple[str, ...], skip: tuple[str, ...], w
     asyncio.run(_check(bus))
 
     def say_what_runs() -> None:
-        listeners = bus.registry.select(only=only or None, skip=skip)
+        listeners = bus.registry.select(only=only or None, skip=skip) if "events" in bus.features else []
         announce(bus.config, listeners, module=config.module, format=config.log_format)
 
     bus.client.on_start(say_what_runs)  # the last of the functions that may declare listeners

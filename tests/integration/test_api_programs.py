@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -124,6 +125,16 @@ class Services:
             timeout=60,
             check=False,
         )
+
+    def copy(self, example: str) -> Path:
+        """An example's service, in a directory of its own."""
+        return Path(shutil.copytree(TUTORIAL / example, self.directory / example))
+
+    def run(self, cwd: Path, script: str) -> str:
+        """Run a script beside a `bus.py`; its output."""
+        done = self.execute(cwd, (cwd / script).read_text())
+        assert (done.returncode, done.stderr) == (0, "")
+        return done.stdout
 
     @asynccontextmanager
     async def worker(self, cwd: Path, *, listeners: int = 0) -> AsyncIterator[Process]:
@@ -379,12 +390,20 @@ async def test_an_event_survives_a_process_that_is_killed_right_after_its_commit
 
 
 async def test_the_tutorial_runs(services: Services) -> None:
-    async with services.worker(_copy(services, "other_service"), listeners=3) as worker:
-        done = services.execute(_copy(services, "auth_service"), (TUTORIAL / "auth_service" / "fire.py").read_text())
-        assert done.returncode == 0, done.stderr
-        said = sorted([await line(worker) for _ in range(3)])
-    assert [text.partition(":")[0] for text in said] == ["created", "deleted, as auth.user_deleted says", "updated"]
-
-
-def _copy(services: Services, name: str) -> Path:
-    return services.write(name, (TUTORIAL / name / "bus.py").read_text())
+    auth, other, customers = (services.copy(name) for name in ("auth_service", "other_service", "customers_service"))
+    async with (
+        services.worker(auth) as auth_worker,
+        services.worker(other, listeners=3) as other_worker,
+        services.worker(customers, listeners=4),
+    ):
+        services.run(auth, "fire.py")
+        said = sorted([await line(other_worker) for _ in range(3)])
+        assert [text.partition(":")[0] for text in said] == [
+            "created",
+            "deleted, as auth.user_deleted says",
+            "updated",
+        ]
+        assert services.run(other, "check_password.py").split() == ["secret:", "True", "guess:", "False"]
+        services.run(customers, "sign_up.py")
+        assert await line(auth_worker) == "creating eve"
+        assert "'eve': 'eve@example.com'" in await line(other_worker)

@@ -258,6 +258,11 @@ def test_private_names_are_no_paths() -> None:
         bus.auth.listen(print)
 
 
+def test_a_bus_that_is_not_yet_made_has_no_paths() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'auth'"):
+        _ = pgbus.Bus.__new__(pgbus.Bus).auth
+
+
 def test_two_buses_know_nothing_of_each_other() -> None:
     one, two = make_bus(), make_bus()
     one.client.register_api(AuthApi())
@@ -283,6 +288,8 @@ def test_firing_is_refused_before_anything_is_sent() -> None:
         bus.auth.user_created.fire(username="adam", password="x")
     with pytest.raises(pgbus.InvalidParameters, match="by name"):
         bus.auth.user_created.fire("adam", "x")
+    with pytest.raises(pgbus.InvalidEventError, match="headers: they are a mapping"):
+        bus.auth.user_deleted.fire(username="adam", bus_options={"headers": 1})
     with pytest.raises(pgbus.ConfigurationError, match="no option 'colour'"):
         bus.auth.user_created.fire(username="adam", email="x", bus_options={"colour": "red"})
 

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from bus import bus  # type: ignore[import-not-found]  # this directory's bus.py
+from bus import bus
 
 
 async def move_and_leave() -> None:
