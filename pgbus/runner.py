@@ -15,6 +15,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
+from uuid import UUID, uuid4
 
 from pgbus.adapters import AsyncExecutor, SyncExecutor
 from pgbus.config import Config
@@ -78,6 +79,7 @@ class Runner:
         self._due_floor = -math.inf
         self._bottom_at = 0.0
         self._look_for_suspects = True
+        self._claiming: UUID | None = None
         self._retries: list[float] = []
         self._retry_timer: asyncio.TimerHandle | None = None
         self._tasks: list[asyncio.Task[None]] = []
@@ -103,6 +105,12 @@ class Runner:
         """Claim without the floors: an operator may have put old events back."""
         self._bottom_at = 0.0
         self.wake()
+
+    @property
+    def tokens(self) -> set[UUID]:
+        """The tokens of the claims in hand, and of the one that may be under way."""
+        under_way = set() if self._claiming is None else {self._claiming}
+        return under_way | {flight.claim.token for flight in self._airborne.values()}
 
     @property
     def flights(self) -> list[Flight]:
@@ -190,6 +198,8 @@ class Runner:
                 pause = min(LINK_PAUSE_LIMIT, pause * 2)
 
     def _wanted(self) -> int:
+        if not self._worker_id():
+            return 0
         if self.listener.batch:
             # A batch fills one slot.
             size = self._pace.reserve
@@ -200,12 +210,14 @@ class Runner:
         self._may_have_work = False
         self._lower_floors()
         rows = self._pace.rows(wanted)
+        self._claiming = token = uuid4()
         suspects = self._look_for_suspects and self._quarantine.enter(self.wake)
         claims: list[Claim] = []
         try:
             sent_at = time.monotonic()
-            claims = await self._send_claim(wanted, rows=rows, suspects=suspects)
+            claims = await self._send_claim(wanted, token=token, rows=rows, suspects=suspects)
         finally:
+            self._claiming = None
             if suspects and not any(claim.suspect for claim in claims):
                 self._look_for_suspects = False
                 self._quarantine.leave()
@@ -219,8 +231,9 @@ class Runner:
         self._telemetry.emit(Claimed(self.listener.name, events))
         self._take_off(claims, events, now=sent_at)
 
-    async def _send_claim(self, wanted: int, *, rows: int, suspects: bool) -> list[Claim]:
+    async def _send_claim(self, wanted: int, *, token: UUID, rows: int, suspects: bool) -> list[Claim]:
         return await self._store.claim_deliveries(
+            token=token,
             listener_id=self.listener_id,
             worker_id=self._worker_id(),
             lanes=self.listener.lanes,
@@ -295,8 +308,6 @@ class Runner:
         claim = flight.claim
         barred: set[str] = set()
         for index, event in enumerate(claim.events):
-            if flight.endings[index] is not None:  # released while we were at the one before
-                break
             flight.next = index + 1
             self._waiting -= 1
             if event.key in barred or (claim.blocked and claim.blocked[index]):
@@ -305,7 +316,7 @@ class Runner:
             ending = await self._attempt(flight, index)
             if isinstance(ending, Dead) and self.listener.blocks and event.key is not None:
                 barred.add(event.key)
-            if isinstance(ending, Retry):
+            if isinstance(ending, Retry) or self._draining:
                 # Nothing was left to release: it has landed by itself, and may be settled already.
                 if released := flight.release_rest():
                     self._waiting -= released

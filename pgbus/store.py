@@ -7,12 +7,12 @@ the business of the modules above.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol, TypeAlias
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import asyncpg
 
@@ -40,6 +40,7 @@ LINK_ERRORS: tuple[type[BaseException], ...] = (
     OSError,
     TimeoutError,
     asyncpg.InterfaceError,
+    asyncpg.InternalClientError,  # a link that broke in the middle of the driver's own work
     asyncpg.PostgresConnectionError,
     asyncpg.OperatorInterventionError,
     asyncpg.InsufficientResourcesError,
@@ -77,8 +78,10 @@ async def connect(config: Config, *, settings: Mapping[str, str] = ENGINE_SETTIN
 _KEEPALIVES = {"tcp_keepalives_idle": "10", "tcp_keepalives_interval": "5", "tcp_keepalives_count": "3"}
 
 
-async def create_pool(config: Config, *, size: int, settings: Mapping[str, str] | None = None) -> asyncpg.Pool:
-    """A pool of up to `size` connections; none is opened yet."""
+async def create_pool(
+    config: Config, *, size: int, settings: Mapping[str, str] | None = None, for_users: bool = False
+) -> asyncpg.Pool:
+    """A pool of up to `size` connections; none is opened yet. `for_users`: other people's code runs on them."""
 
     async def set_up(connection: Connection) -> None:
         if settings and not config.behind_pooler:
@@ -91,8 +94,8 @@ async def create_pool(config: Config, *, size: int, settings: Mapping[str, str] 
         init=set_up,
         timeout=CONNECT_TIMEOUT,
         command_timeout=COMMAND_TIMEOUT,
-        # RESET ALL would take our settings away; nobody else uses such a pool, so nothing is left behind in it.
-        reset=_keep_settings if settings else None,
+        # Only others leave something behind; for us a reset would be one more round trip, and take our settings away.
+        reset=None if for_users else _keep_settings,
         # Behind a pooler, the next transaction may run on a session that does not have our prepared statements.
         statement_cache_size=0 if config.behind_pooler else 100,
     )
@@ -226,9 +229,20 @@ class Store:
 
     # Any worker's.
 
+    async def find_own_claims(self, worker_id: int) -> set[UUID]:
+        """The tokens of a worker's claims, as the database has them."""
+        return {row["claim_token"] for row in await self.fetch("find_own_claims", worker_id=worker_id)}
+
+    async def return_claims(self, tokens: Collection[UUID], *, worker_id: int) -> None:
+        """Take back a worker's claims that it does not know of."""
+        await self.fetch(
+            "return_claims", worker_id=worker_id, claim_tokens=list(tokens), work_channel=self.work_channel
+        )
+
     async def claim_deliveries(
         self,
         *,
+        token: UUID,
         listener_id: int,
         worker_id: int,
         lanes: int | None,
@@ -245,7 +259,6 @@ class Store:
 
         An event whose worker died twice, a suspect, comes alone, and only if `suspects` says so.
         """
-        token = uuid4()
         records = await self.fetch(
             "claim_deliveries",
             listener_id=listener_id,
@@ -311,8 +324,8 @@ def _claims(records: Sequence[Any], *, token: UUID, blocking: bool) -> list[Clai
     claims: dict[int, Claim] = {}
     claim: Claim | None = None
     for (
-        id_, lane, attempt, suspect, fresh, last, position, event_id, topic, ancestors, key, payload, headers, published_at,
-        deliver_at, blocked, claimed_at,
+        id_, lane, attempt, suspect, fresh, last, position, event_id, topic, ancestors, key, payload, headers,
+        published_at, deliver_at, blocked, claimed_at,
     ) in records:  # fmt: skip
         if claim is None or claim.id != id_:
             claim = claims.get(id_)

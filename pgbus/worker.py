@@ -60,6 +60,7 @@ class Worker:
         self._only = only
         self._skip = skip
         self._worker_id = 0
+        self._session: Session | None = None
         self._runners: dict[int, Runner] = {}
         self._server: Server | None = None
         self._quarantine = Quarantine()
@@ -100,7 +101,7 @@ class Worker:
         """
         size = self._config.pool_size
         engine_pool = await create_pool(self._config, size=size, settings=ENGINE_SETTINGS)
-        handler_pool = await create_pool(self._config, size=self._connections_for_handlers())
+        handler_pool = await create_pool(self._config, size=self._connections_for_handlers(), for_users=True)
         threads = ThreadPoolExecutor(self._config.listener_threads, thread_name_prefix="pgbus-handler")
         transactions = Transactions(
             self._config.dsn, pool=handler_pool, size=max(size, self._connections_for_handlers())
@@ -202,6 +203,7 @@ class Worker:
         await self._register_worker(session)
         # A leader who believed to be alone notifies from now on. After our lock, by which it counts its company.
         await session.store.fetch("notify", channel=session.store.work_channel, payload="arrived")
+        self._session = session
         await self._register_listeners()
         await self._serve(session.store)
         self._telemetry.emit(SessionOpened(self._worker_id))
@@ -223,8 +225,9 @@ class Worker:
 
     async def _register_worker(self, session: Session) -> None:
         """Take our liveness lock: under the old id if it is still ours to have, so that our claims stay ours."""
-        if self._worker_id and await self._lock_worker(session):
+        if self._worker_id and await self._lock_worker(session, self._worker_id):
             return
+        self._worker_id = 0
         row = await session.store.fetch_one(
             "register_worker",
             name=self._config.process_name,
@@ -234,11 +237,11 @@ class Worker:
             version=version("pgbus"),
             listeners=[listener.name for listener in self._listeners()],
         )
+        await self._lock_worker(session, row["id"])
         self._worker_id = row["id"]
-        await self._lock_worker(session)
 
-    async def _lock_worker(self, session: Session) -> bool:
-        row = await session.store.fetch_one("lock_worker", namespace=self._config.namespace, worker_id=self._worker_id)
+    async def _lock_worker(self, session: Session, worker_id: int) -> bool:
+        row = await session.store.fetch_one("lock_worker", namespace=self._config.namespace, worker_id=worker_id)
         return bool(row["locked"])
 
     async def _try_to_lead(self, session: Session) -> bool:
@@ -295,7 +298,7 @@ class Worker:
         known = {runner.listener.name for runner in self._runners.values()}
         for listener in self._listeners():
             registration = await self._register(listener)
-            if listener.name in known:
+            if listener.name in known or registration.id in self._runners:
                 continue
             runner = self._make_runner(listener, registration.id)
             self._runners[registration.id] = runner
@@ -336,13 +339,20 @@ class Worker:
         return Runner(
             listener,
             listener_id=listener_id,
-            worker_id=lambda: self._worker_id,
+            worker_id=self._claimant,
             store=store,
             executor=executor,
             config=self._config,
             telemetry=self._telemetry,
             quarantine=self._quarantine,
         )
+
+    def _claimant(self) -> int:
+        """The id to claim under; 0 while our session is away, and with it the lock that says we live.
+
+        The leader would take back whatever we claimed, and count our death for it.
+        """
+        return self._worker_id if self._session and not self._session.lost.is_set() else 0
 
     # ------------------------------------------------------------------------------------------------ waking
 
@@ -387,7 +397,9 @@ class Worker:
                 if self._added.is_set():
                     self._added.clear()
                     await self._register_listeners()
-                    await self._serve(store)
+                    if self._session and not self._session.lost.is_set():
+                        await self._serve(store)
+                await self._return_forgotten_claims(store)
                 await self._poll(store)
             except Exception as error:
                 if not is_link_error(error):
@@ -407,6 +419,16 @@ class Worker:
         claims = [flight.claim for runner in self._runners.values() for flight in runner.flights]
         if claims:
             await store.extend_leases(claims, lease=self._config.lease)
+
+    async def _return_forgotten_claims(self, store: Store) -> None:
+        """Give back what the database says we have claimed, and we do not know of: an answer was lost."""
+        if not (worker_id := self._claimant()):
+            return
+        claimed = await store.find_own_claims(worker_id)
+        # Known is asked for last: by then we know of every claim that we asked for before the look.
+        known = {token for runner in self._runners.values() for token in runner.tokens}
+        if forgotten := claimed - known:
+            await store.return_claims(forgotten, worker_id=worker_id)
 
     async def _touch(self, store: Store) -> None:
         await store.fetch(

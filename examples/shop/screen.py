@@ -136,7 +136,7 @@ def print_verdict(console: Console, ledger: Ledger, problems: Sequence[str]) -> 
         say(console, "Checked against the database:")
         for line in (
             f"{committed} of {committed} committed orders are in the log, and every listener has dealt with each",
-            f"0 of {rolled_back} rolled-back orders have one",
+            f"0 of {rolled_back} rolled-back orders are there",
             "stock, reservations and dashboard show each order once, though handlers failed and were run again",
         ):
             console.print(Text("  ok  ", style="green"), line, sep="", soft_wrap=True)

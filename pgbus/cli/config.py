@@ -20,7 +20,7 @@ def show_config(as_json: bool) -> None:
         for setting in settings:
             print_json(setting)
         return
-    rows = table("setting", "value", "source", wide="value")
+    rows = table("setting", "value", "source", wide=("value",))
     for setting in settings:
         rows.add_row(Text(setting.name, style="bold"), _value(setting), _source(setting))
     console().print(rows)

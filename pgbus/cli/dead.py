@@ -138,8 +138,9 @@ def _as_json(letter: DeadLetter) -> dict[str, object]:
 
 def _overview(letters: list[DeadLetter]) -> Table:
     rows = table(
-        "id", "listener", "topic", "key", "attempts", "dead at", "error", right=("id", "attempts"), wide="error"
-    )
+        "id", "listener", "topic", "key", "attempts", "dead at", "error",
+        right=("id", "attempts"), wide=("listener", "topic", "key", "error"),
+    )  # fmt: skip
     for letter in letters:
         rows.add_row(
             str(letter.id),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import datetime
+from datetime import UTC, datetime
 from uuid import UUID
 
 import rich_click as click
@@ -145,7 +145,7 @@ def _owed(owed: Owed) -> Text:
     text = Text.assemble(f"\n    {owed.listener_name}: ", (owed.state, "yellow"))
     if owed.attempt > 1:
         text.append(f", attempt {owed.attempt}", style="dim")
-    if owed.available_at:
+    if owed.available_at and owed.available_at > datetime.now(UTC):
         text.append(f", not before {instant(owed.available_at)}", style="dim")
     if owed.worker:
         text.append(f", {owed.worker}", style="dim")

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from pgbus.admin import Admin, ListenerStatus
 from pgbus.cli.options import database_options, json_option, read_instant, with_admin
-from pgbus.cli.output import console, instant, number, print_json, table
+from pgbus.cli.output import ago, console, number, print_json, table
 
 
 @click.group()
@@ -30,7 +30,10 @@ def list_listeners(as_json: bool) -> None:
         for listener in found:
             print_json(listener)
         return
-    rows = table("listener", "state", "service", "ordered", "replays from", "last seen", "topics", wide="topics")
+    rows = table(
+        "listener", "state", "service", "ordered", "replays from", "seen", "topics",
+        right=("replays from",), wide=("listener", "service", "topics"),
+    )  # fmt: skip
     for listener in found:
         rows.add_row(*_cells(listener))
     console().print(rows if found else "no listeners are registered")
@@ -43,8 +46,8 @@ def _cells(listener: ListenerStatus) -> tuple[Text, ...]:
         Text(listener.service or "-"),
         Text("by key" if listener.ordered else "-"),
         Text("-" if listener.cursor is None else number(listener.cursor)),
-        Text(instant(listener.last_seen_at)),
-        Text(", ".join(listener.patterns), style="dim"),
+        Text(f"{ago(listener.last_seen_at)} ago"),
+        Text("\n".join(listener.patterns), style="dim"),
     )
 
 

@@ -30,23 +30,22 @@ def print_json(value: object) -> None:
     click.echo(msgspec.json.encode(value))
 
 
-def table(*columns: str, right: tuple[str, ...] = (), wide: str | None = None) -> Table:
-    """A table without frame lines; `right` columns hold numbers, the `wide` one takes what is left and may wrap."""
+def table(*columns: str, right: tuple[str, ...] = (), wide: tuple[str, ...] = ()) -> Table:
+    """A table without frame lines; `right` columns hold numbers, and only `wide` ones wrap where room is short."""
     made = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", pad_edge=False)
     for column in columns:
         made.add_column(
             column.upper(),
             justify="right" if column in right else "left",
-            no_wrap=column != wide,
-            overflow="fold" if column == wide else "ellipsis",
-            ratio=1 if column == wide else None,
+            no_wrap=column not in wide,
+            overflow="fold" if column in wide else "ellipsis",
         )
     return made
 
 
 def instant(value: datetime | None) -> str:
     """An instant to the second, in UTC."""
-    return "" if value is None else f"{value.astimezone(UTC):%Y-%m-%d %H:%M:%S}"
+    return "" if value is None else f"{value.astimezone(UTC):%Y-%m-%d %H:%M:%SZ}"
 
 
 def age(seconds: float) -> str:
@@ -61,6 +60,11 @@ def age(seconds: float) -> str:
         if seconds < limit:
             return text
     return f"{seconds / 86_400:.0f} d"
+
+
+def ago(then: datetime) -> str:
+    """How long ago that was."""
+    return age(max(0.0, (datetime.now(UTC) - then).total_seconds()))
 
 
 def number(value: int) -> str:

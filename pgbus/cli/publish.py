@@ -75,7 +75,7 @@ def publish(
 
     event = asyncio.run(publish_it())
     if as_json:
-        print_json(event_fields(event))
+        print_json({name: value for name, value in event_fields(event).items() if value is not None})
     else:
         click.echo(event.event_id)
 

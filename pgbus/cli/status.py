@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import UTC, datetime
 
 import rich_click as click
 from rich.console import Group, RenderableType
@@ -13,7 +12,7 @@ from rich.text import Text
 
 from pgbus.admin import Admin, BusStatus, ListenerStatus, WorkerStatus
 from pgbus.cli.options import database_options, json_option, with_admin
-from pgbus.cli.output import age, clip, console, flagged, number, print_json, table
+from pgbus.cli.output import age, ago, console, flagged, number, print_json, table
 
 
 @click.command()
@@ -93,14 +92,14 @@ def _leader(leader: WorkerStatus | None) -> Text:
     if leader is None:
         return Text("none: nothing enters the log until a worker runs", style="red")
     text = Text(leader.name)
-    return text.append(f" for {_age_since(leader.leading_since)}", style="dim") if leader.leading_since else text
+    return text.append(f" for {ago(leader.leading_since)}", style="dim") if leader.leading_since else text
 
 
 def _listeners(found: BusStatus) -> RenderableType:
     if not found.listeners:
         return Text("no listeners are registered", style="dim")
     columns = ("lag", "behind", "in flight", "retrying", "blocked", "dead", "workers")
-    rows = table("listener", "state", *columns, "topics", right=columns, wide="topics")
+    rows = table("listener", "state", *columns, right=columns, wide=("listener",))
     for listener in found.listeners:
         running = sum(worker.live and listener.listener_name in worker.listeners for worker in found.workers)
         rows.add_row(*_listener_cells(listener, running=running))
@@ -118,7 +117,6 @@ def _listener_cells(listener: ListenerStatus, *, running: int) -> tuple[Renderab
         flagged(listener.blocked, "red"),
         flagged(listener.dead, "red"),
         Text(str(running), style="" if running else "red"),
-        Text(", ".join(listener.patterns), style="dim"),
     )
 
 
@@ -126,8 +124,9 @@ def _workers(workers: tuple[WorkerStatus, ...]) -> RenderableType:
     if not workers:
         return Text("no workers are listed", style="dim")
     rows = table(
-        "worker", "service", "host", "pid", "version", "state", "since", "listeners", wide="listeners", right=("pid",)
-    )
+        "worker", "service", "host", "pid", "version", "state", "since", "listeners",
+        right=("pid", "listeners"), wide=("worker", "service", "host"),
+    )  # fmt: skip
     for worker in workers:
         rows.add_row(
             Text(worker.name, style="bold"),
@@ -136,8 +135,8 @@ def _workers(workers: tuple[WorkerStatus, ...]) -> RenderableType:
             str(worker.pid),
             worker.version,
             _worker_state(worker),
-            _age_since(worker.started_at if worker.live else worker.last_seen_at),
-            Text(clip(", ".join(worker.listeners), 400), style="dim"),
+            ago(worker.started_at if worker.live else worker.last_seen_at),
+            number(len(worker.listeners)),
         )
     return rows
 
@@ -146,7 +145,3 @@ def _worker_state(worker: WorkerStatus) -> Text:
     if not worker.live:
         return Text("gone", style="red")
     return Text("leads", style="cyan") if worker.leading else Text("live", style="green")
-
-
-def _age_since(then: datetime | None) -> str:
-    return "" if then is None else age(max(0.0, (datetime.now(UTC) - then).total_seconds()))

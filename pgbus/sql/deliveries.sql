@@ -234,6 +234,36 @@ SET lease_expires_at = now() + CAST(:lease AS double precision) * INTERVAL '1 se
 FROM held AS h
 WHERE d.id = h.id
 
+-- name: find_own_claims
+-- The tokens of a worker's claims.
+SELECT DISTINCT d.claim_token
+FROM pgbus.deliveries AS d
+WHERE d.claim_token IS NOT NULL AND d.worker_id = CAST(:worker_id AS integer)
+
+-- name: return_claims
+-- Take back claims that their living worker does not know of: the answer to the claim was lost with the link, or its
+-- settlement with a server that crashed. Nobody died of them, so `crashes` stays.
+WITH lost AS MATERIALIZED (
+    SELECT d.id
+    FROM pgbus.deliveries AS d
+    WHERE d.claim_token IS NOT NULL
+      AND d.worker_id = CAST(:worker_id AS integer)
+      AND d.claim_token = ANY (CAST(:claim_tokens AS uuid[]))
+    FOR UPDATE SKIP LOCKED
+), freed AS (
+    DELETE FROM pgbus.deliveries AS d
+    USING lost AS l
+    WHERE d.id = l.id
+    RETURNING d.listener_id, d.lane, d.first, d.last, d.events, d.positions, d.attempt, d.crashes, d.last_error
+), again AS (
+    INSERT INTO pgbus.deliveries
+        (listener_id, lane, first, last, events, positions, available_at, attempt, crashes, last_error)
+    SELECT f.listener_id, f.lane, f.first, f.last, f.events, f.positions, now(), f.attempt, f.crashes, f.last_error
+    FROM freed AS f
+)
+SELECT pg_notify(CAST(:work_channel AS text), 'reload') AS told
+WHERE EXISTS (SELECT 1 FROM freed)
+
 -- name: free_claims
 -- Take back the claims of workers whose session is gone, or whose lease ran out. A run that was in a worker's hands for
 -- its second death comes back in single events, to be tried one at a time; an event that was alone in the hands of

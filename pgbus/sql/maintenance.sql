@@ -32,6 +32,30 @@ ORDER BY p.number
 -- Drop a partition of the log and of history; an error says when someone still needs it.
 SELECT pgbus.drop_partition(CAST(:number AS integer)) AS dropped
 
+-- name: release_lanes
+-- What waits in the lanes of a listener that is ordered no longer, and of which nobody looks at the lanes any more.
+WITH stranded AS MATERIALIZED (
+    -- In two parts, for each has its index.
+    SELECT d.id
+    FROM pgbus.listeners AS l
+    JOIN pgbus.deliveries AS d ON d.listener_id = l.id
+    WHERE l.lanes IS NULL AND d.lane IS NOT NULL AND d.blocked_key IS NULL AND d.claim_token IS NULL
+    UNION ALL
+    SELECT d.id
+    FROM pgbus.listeners AS l
+    JOIN pgbus.deliveries AS d ON d.listener_id = l.id
+    WHERE l.lanes IS NULL AND d.blocked_key IS NOT NULL
+), released AS (
+    UPDATE pgbus.deliveries AS d
+    SET lane = NULL, blocked_key = NULL, available_at = COALESCE(d.available_at, now())
+    FROM stranded AS s
+    WHERE d.id = s.id AND d.claim_token IS NULL
+    RETURNING d.listener_id
+)
+SELECT pg_notify(CAST(:work_channel AS text), string_agg(DISTINCT CAST(r.listener_id AS text), ',')) AS told
+FROM released AS r
+HAVING count(*) > 0
+
 -- name: prune_dedup_keys
 -- Forget dedup keys that have expired.
 DELETE FROM pgbus.dedup_keys AS k

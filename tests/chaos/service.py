@@ -23,7 +23,7 @@ _opening = asyncio.Lock()
 
 
 async def note(table: str, number: int) -> None:
-    global _pool  # noqa: PLW0603 - the process's pool
+    global _pool
     async with _opening:
         if _pool is None:
             _pool = await asyncpg.create_pool(DSN, min_size=0, max_size=4)

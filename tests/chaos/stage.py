@@ -71,6 +71,7 @@ class Stage:
         self.workers: list[WorkerProcess] = []
         self._logs = logs
         self._gate: asyncpg.Connection | None = None
+        self.connection: asyncpg.Connection = None
 
     async def __aenter__(self) -> Self:
         await self.connect()
@@ -89,7 +90,10 @@ class Stage:
         await self.bus.close()
 
     async def connect(self) -> None:
-        self.connection: asyncpg.Connection = await asyncpg.connect(self.dsn)
+        """Open the test's own connection, again after a crash of the server."""
+        if self.connection:
+            self.connection.terminate()
+        self.connection = await asyncpg.connect(self.dsn)
 
     def print_logs(self) -> None:
         for worker in self.workers:
@@ -121,8 +125,7 @@ class Stage:
 
     async def start_idle(self, **settings: object) -> WorkerProcess:
         """A worker without listeners, which leads if nobody does; returns once it is registered."""
-        names = [listener for listener in ALL_LISTENERS]
-        worker = await self.start(skip=names, **settings)
+        worker = await self.start(skip=ALL_LISTENERS, **settings)
         await self.registered(worker)
         return worker
 

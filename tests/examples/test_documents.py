@@ -69,3 +69,29 @@ def test_every_page_can_be_reached_from_the_index() -> None:
         links = re.findall(r"\]\(([^)#\s:]+)(?:#[^)\s]*)?\)", page.read_text(encoding="utf-8"))
         todo += [(page.parent / link).resolve() for link in links]
     assert set((ROOT / "docs").rglob("*.md")) - seen == set()
+
+
+async def test_the_trigger_of_the_page_publishes_each_closed_ticket_once(database: str, connect: Connect) -> None:
+    connection = await connect(database)
+    for block in blocks(ROOT / "docs" / "how-to" / "publish-from-sql.md", "sql"):
+        await connection.execute(block.text)
+    await connection.execute("INSERT INTO tickets (title) VALUES ('printer'), ('coffee'), ('door')")
+    await connection.execute("UPDATE tickets SET closed_at = now() WHERE title <> 'door'")
+    await connection.execute("UPDATE tickets SET title = upper(title)")
+    published = await connection.fetch(
+        "SELECT key, payload ->> 'title' FROM pgbus.outbox WHERE topic = 'tickets.closed'"
+    )
+    assert [tuple(row) for row in published] == [("1", "printer"), ("2", "coffee")]
+
+
+async def test_a_scheduled_event_can_be_cancelled_with_the_sql_of_the_page(database: str, connect: Connect) -> None:
+    connection = await connect(database)
+    await connection.execute("""
+        INSERT INTO pgbus.outbox (topic, payload, deliver_at)
+        SELECT 'orders.unpaid', jsonb_build_object('order_id', n), now() + INTERVAL '1 day'
+        FROM generate_series(6, 8) AS n
+    """)
+    for block in blocks(ROOT / "docs" / "how-to" / "scheduled-events.md", "sql"):
+        await connection.execute(block.text)
+    left = await connection.fetch("SELECT payload ->> 'order_id' FROM pgbus.scheduled ORDER BY 1")
+    assert [row[0] for row in left] == ["6", "8"]

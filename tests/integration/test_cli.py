@@ -200,8 +200,8 @@ async def test_status_shows_listeners_workers_and_the_leader(invoke: Invoke, row
     text = words(result.stdout)
     assert "log head 12 345" in text
     assert "leader worker-1" in text
-    assert re.search(r"mailer active 1 \d+ \w+ 0 0 0 1 1 orders\.\*", text)
-    assert re.search(r"worker-1 shop host 17 0 leads \d+ m?s mailer", text)
+    assert re.search(r"mailer active 1 \d+ \w+ 0 0 0 1 1 WORKER", text)
+    assert re.search(r"worker-1 shop host 17 0 leads \d+ m?s 1$", text)
 
 
 async def test_status_of_an_empty_bus_says_that_nobody_leads(invoke: Invoke) -> None:
@@ -327,6 +327,21 @@ async def test_dead_show_prints_the_event_and_the_traceback(invoke: Invoke, lett
     assert found["error"] == "ValueError: no"
 
 
+async def test_what_a_dead_letter_blocks_is_shown(invoke: Invoke, rows: Rows) -> None:
+    ledger = await rows.listener("ledger", "orders.*", lanes=4)
+    for position in (1, 2, 3):
+        await rows.event(position, key="eve")
+    letter_id = await rows.dead_letter(ledger, 1, lane=3, blocked_key="eve")
+    for position in (2, 3):
+        await rows.delivery(ledger, position, lane=3, blocked_key="eve")
+    text = words((await invoke("dead", "show", str(letter_id))).stdout)
+    assert "blocks key eve until it is retried or discarded; 2 events of it wait" in text
+    [found] = json_lines(await invoke("dead", "list", "--json"))
+    assert (found["blocked_key"], found["blocked"]) == ("eve", 2)
+    assert re.search(r"ledger active 2 \d+ \w+ 0 0 2 1 0", words((await invoke("status")).stdout))
+    assert "ledger: blocked" in words((await invoke("events", "--key", "eve", "--before", "3")).stdout)
+
+
 async def test_dead_show_of_no_letter_is_exit_code_1(invoke: Invoke) -> None:
     result = await invoke("dead", "show", "7")
     assert (result.exit_code, result.stderr) == (
@@ -380,7 +395,7 @@ async def test_listeners_are_listed_paused_resumed_reset_and_removed(invoke: Inv
     [left] = json_lines(await invoke("listeners", "list", "--json"))
     assert (left["listener_name"], left["state"], left["cursor"], left["ordered"]) == ("mailer", "paused", 0, True)
     assert re.search(
-        r"mailer paused shop by key 0 \S+ \S+ orders\.\*", words((await invoke("listeners", "list")).stdout)
+        r"mailer paused shop by key 0 \S+ m?s ago orders\.\*", words((await invoke("listeners", "list")).stdout)
     )
 
 

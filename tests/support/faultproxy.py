@@ -41,6 +41,7 @@ class FaultProxy:
         self._links: set[_Link] = set()
         self._requests_flow = asyncio.Event()
         self._answers_flow = asyncio.Event()
+        self._last_answer: bytes | None = None
         self._listening: asyncio.Server | None = None
         self.dsn = ""
         self.restore()
@@ -67,12 +68,15 @@ class FaultProxy:
         self._requests_flow.clear()
         self._answers_flow.clear()
 
-    def hold_answers(self) -> None:
-        """Hold back what the server sends from now on."""
-        self._answers_flow.clear()
+    def hold_answers(self, *, after: bytes | None = None) -> None:
+        """Hold back what the server sends from now on, or once it has sent something with `after` in it."""
+        if after is None:
+            self._answers_flow.clear()
+        self._last_answer = after
 
     def restore(self) -> None:
         """Forward everything again, first of all what was held back on connections that are still open."""
+        self._last_answer = None
         self._requests_flow.set()
         self._answers_flow.set()
 
@@ -109,13 +113,14 @@ class FaultProxy:
             return await asyncio.open_unix_connection(f"{host}/.s.PGSQL.{port}")
         return await asyncio.open_connection(host, port)
 
-    @staticmethod
-    async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, flow: asyncio.Event) -> None:
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, flow: asyncio.Event) -> None:
         with contextlib.suppress(OSError):
             while data := await reader.read(_CHUNK):
                 await flow.wait()
                 writer.write(data)
                 await writer.drain()
+                if self._last_answer and flow is self._answers_flow and self._last_answer in data:
+                    self.hold_answers()
 
 
 def _abort(writer: asyncio.StreamWriter) -> None:

@@ -128,17 +128,20 @@ class Rows:
         lane: int | None = None,
         dead_at: datetime | None = None,
         error: str = "ValueError: no",
+        blocked_key: str | None = None,
     ) -> int:
         letter_id: int = await self.connection.fetchval(
             """
-            INSERT INTO pgbus.dead_letters (listener_id, position, lane, attempts, error, traceback, worker, dead_at)
-            VALUES ($1, $2, $3, 10, $4, 'Traceback: no', 'worker-1', COALESCE($5, now())) RETURNING id
+            INSERT INTO pgbus.dead_letters
+                (listener_id, position, lane, attempts, error, traceback, worker, dead_at, blocked_key)
+            VALUES ($1, $2, $3, 10, $4, 'Traceback: no', 'worker-1', COALESCE($5, now()), $6) RETURNING id
             """,
             listener_id,
             position,
             lane,
             error,
             dead_at,
+            blocked_key,
         )
         return letter_id
 

@@ -1,0 +1,51 @@
+"""A worker that hangs: its lease runs out, another one takes the event, and what the first one settles late is void."""
+
+from __future__ import annotations
+
+import signal
+
+from tests.chaos.stage import Stage
+from tests.support import eventually
+
+
+async def test_a_worker_with_a_blocked_loop_loses_its_lease_and_settles_nothing(stage: Stage) -> None:
+    await stage.start_idle()
+    await stage.close_gate()
+    hung = await stage.start("blocking", lease=1, CHAOS_BLOCKS=1, process_name="hung")
+    await stage.publish("chaos.blocking", [1])
+    await stage.wait_for("started", 1, pid=hung.pid)
+
+    heir = await stage.start("blocking", lease=1, process_name="heir")
+    await stage.wait_for("handled", 1, pid=heir.pid)
+    await stage.settled()
+    await heir.kill()
+
+    await stage.open_gate()
+    # Once it has handled another event, it has tried to settle the first one.
+    await stage.publish("chaos.blocking", [2])
+    await stage.wait_for("handled", 2, pid=hung.pid)
+    await stage.settled()
+    told = await stage.connection.fetch(
+        "SELECT (payload ->> 'n')::integer, worker, outcome FROM pgbus.event_history ORDER BY position, started_at"
+    )
+    assert [tuple(row) for row in told] == [(1, "heir", "done"), (2, "hung", "done")]
+    assert "lost 1 claims" in hung.log
+    assert await stage.dead_letters() == []
+
+
+async def test_a_transactional_handler_that_hangs_needs_no_lease(stage: Stage) -> None:
+    """Its transaction holds the delivery: whoever looks for lost claims steps over it."""
+    await stage.start_idle()
+    await stage.connection.execute("BEGIN; LOCK TABLE effects IN EXCLUSIVE MODE")
+    hung = await stage.start("effect", lease=1, poll_interval=0.2)
+    await stage.publish("chaos.effect", [1])
+    waits = "SELECT pid FROM pg_locks WHERE NOT granted AND relation = 'effects'::regclass"
+    await eventually(lambda: stage.value(waits))
+    hung.signal(signal.SIGSTOP)  # it cannot extend its lease any more
+    expired = "SELECT lease_expires_at < clock_timestamp() - interval '1 second' FROM pgbus.deliveries"
+    await eventually(lambda: stage.value(expired))
+    assert await stage.value("SELECT crashes = 0 AND claim_token IS NOT NULL FROM pgbus.deliveries")
+    hung.signal(signal.SIGCONT)
+    await stage.connection.execute("COMMIT")
+    await stage.settled()
+    assert await stage.numbers("effects") == [1]

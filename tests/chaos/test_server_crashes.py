@@ -1,0 +1,79 @@
+"""The database crashes under load: whatever a publisher was told is published is handled, by the same worker."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import pytest
+
+from pgbus import migrate
+from pgbus.embedded import EmbeddedPostgres
+from tests.chaos.stage import SOAK, Stage
+
+
+@pytest.fixture
+async def own_stage(own_server: EmbeddedPostgres, tmp_path: Path) -> AsyncIterator[Stage]:
+    migrate.upgrade(own_server.dsn(), namespace="pgbus")
+    async with AsyncExitStack() as stack:
+        yield await stack.enter_async_context(Stage(own_server.dsn(), logs=tmp_path))
+
+
+class Load:
+    """Concurrent publishers that go on when the server is away, and remember what they were told is published."""
+
+    def __init__(self, stage: Stage, topic: str) -> None:
+        self._stage = stage
+        self._topic = topic
+        self._numbers = itertools.count()
+        self._stopping = asyncio.Event()
+        self._tasks = [asyncio.create_task(self._publish()) for _ in range(4)]
+        self.published: set[int] = set()
+
+    async def _publish(self) -> None:
+        while not self._stopping.is_set():
+            number = next(self._numbers)
+            try:
+                await self._stage.bus.publish({"n": number}, topic=self._topic)
+            except Exception:  # whatever it is: the publisher does not know, and goes on with another event
+                await asyncio.sleep(0.02)
+            else:
+                self.published.add(number)
+
+    async def stop(self) -> None:
+        self._stopping.set()
+        await asyncio.gather(*self._tasks)
+
+
+@pytest.mark.parametrize(("topic", "listener", "table"), [
+    ("chaos.recorded", "record", "handled"), ("chaos.effect", "effect", "effects"),
+])  # fmt: skip
+async def test_a_worker_outlives_a_crashed_server_and_delivers_all_that_was_published(
+    own_server: EmbeddedPostgres, own_stage: Stage, topic: str, listener: str, table: str
+) -> None:
+    stage = own_stage
+    worker = await stage.start(listener)
+    load = Load(stage, topic)
+    for crash in range(2 * (SOAK or 1)):
+        await stage.wait_for(table, await stage.count(table) + 100)
+        if crash % 2:
+            await asyncio.to_thread(own_server.kill)
+            await asyncio.to_thread(own_server.start)
+        else:
+            await asyncio.to_thread(own_server.restart, "immediate")
+        await stage.connect()
+    await stage.wait_for(table, await stage.count(table) + 100)
+    await load.stop()
+
+    await stage.settled(30)
+    assert worker.lives
+    told = await stage.numbers(table)
+    assert load.published <= set(told)
+    assert await stage.dead_letters() == []
+    if listener == "effect":
+        assert len(told) == len(set(told)), "a transactional handler took effect twice"
+    assert worker.log.count("lost the database") <= 2 * (SOAK or 1), "one line for each time it is lost"
+    assert "Traceback" not in worker.log
