@@ -1,54 +1,43 @@
-"""Calls: one caller process and one server process (ten, for the last). `python -m benchmarks.rpc`.
+"""Calls: one caller process and one server process; and many callers with ten servers, all answered."""
 
-The server is a throw-away PostgreSQL with fsync on, or the one that PGBUS_BENCH_DSN names, in a new database.
-"""
+from __future__ import annotations
 
 import asyncio
-import contextlib
 import multiprocessing
-import os
-import statistics
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from multiprocessing.synchronize import Event
 
 import pgbus
-from pgbus import migrate
-from pgbus.embedded import EmbeddedPostgres
-from pgbus.worker import Worker
+from benchmarks.support import RUNS, fresh_bus, median, quantile, running
 
 ARGUMENTS = {"username": "adam", "password": "secret"}
 IDLE_CALLS = 500
-CALLERS = 50
-SECONDS = 5.0
+SECONDS = 3.0
 
 
-def serve(dsn: str, ready: Event, stop: Event) -> None:
-    asyncio.run(_serve(dsn, ready, stop))
+def serve(dsn: str, namespace: str, ready: Event, stop: Event) -> None:
+    asyncio.run(_serve(pgbus.create(dsn, namespace=namespace), ready, stop))
 
 
-async def _serve(dsn: str, ready: Event, stop: Event) -> None:
-    bus = pgbus.create(dsn)
-
+async def _serve(bus: pgbus.Bus, ready: Event, stop: Event) -> None:
     @bus.procedure("auth.check_password", concurrency=50)
     async def check_password(username: str, password: str) -> bool:
         return (username, password) == ("adam", "secret")
 
-    worker = Worker(bus)
-    task = asyncio.create_task(worker.run())
-    await worker.ready.wait()
-    ready.set()
-    await asyncio.to_thread(stop.wait)
-    await worker.stop()
-    await task
+    async with running(bus) as worker:
+        await worker.ready.wait()
+        ready.set()
+        await asyncio.to_thread(stop.wait)
 
 
-@contextlib.contextmanager
-def servers(dsn: str, *, count: int) -> Iterator[None]:
+@contextmanager
+def servers(dsn: str, namespace: str, *, count: int) -> Iterator[None]:
     context = multiprocessing.get_context("spawn")
     stop = context.Event()
     started = [context.Event() for _ in range(count)]
-    processes = [context.Process(target=serve, args=(dsn, ready, stop)) for ready in started]
+    processes = [context.Process(target=serve, args=(dsn, namespace, ready, stop)) for ready in started]
     for process in processes:
         process.start()
     try:
@@ -64,57 +53,40 @@ def servers(dsn: str, *, count: int) -> Iterator[None]:
 
 async def call(bus: pgbus.Bus) -> float:
     started = time.perf_counter()
-    assert await bus.call("auth.check_password", ARGUMENTS, timeout=30) is True
-    return time.perf_counter() - started
+    if await bus.call("auth.check_password", ARGUMENTS, timeout=30) is not True:
+        raise SystemExit("a wrong answer")
+    return 1000 * (time.perf_counter() - started)
 
 
-async def idle(dsn: str) -> None:
-    async with pgbus.create(dsn) as bus:
-        for _ in range(100):
+async def rate(bus: pgbus.Bus, *, callers: int) -> float:
+    started = time.perf_counter()
+
+    async def work() -> int:
+        calls = 0
+        while time.perf_counter() - started < SECONDS:
             await call(bus)
-        times = [await call(bus) for _ in range(IDLE_CALLS)]
-    cuts = statistics.quantiles(times, n=100)
-    print(f"idle round trip: p50 {cuts[49] * 1e3:.2f} ms, p95 {cuts[94] * 1e3:.2f} ms (bar: p50 1.8 ms)")
+            calls += 1
+        return calls
+
+    calls = sum(await asyncio.gather(*(work() for _ in range(callers))))
+    return calls / (time.perf_counter() - started)
 
 
-async def throughput(dsn: str, *, callers: int) -> None:
-    async with pgbus.create(dsn) as bus:
-        await call(bus)
-        started = time.perf_counter()
+async def answered(bus: pgbus.Bus, *, callers: int, calls: int) -> int:
+    async def work() -> int:
+        return len([await call(bus) for _ in range(calls)])
 
-        async def work() -> int:
-            calls = 0
-            while time.perf_counter() - started < SECONDS:
-                await call(bus)
-                calls += 1
-            return calls
-
-        calls = sum(await asyncio.gather(*(work() for _ in range(callers))))
-        print(f"{callers} concurrent callers: {calls / (time.perf_counter() - started):,.0f} calls/s (bar: 6,000)")
+    return sum(await asyncio.gather(*(work() for _ in range(callers))))
 
 
-async def crowd(dsn: str, *, callers: int, calls_each: int) -> None:
-    async with pgbus.create(dsn) as bus:
-        started = time.perf_counter()
-
-        async def work() -> int:
-            return len([await call(bus) for _ in range(calls_each)])
-
-        answered = sum(await asyncio.gather(*(work() for _ in range(callers))))
-        wanted = callers * calls_each
-        print(f"{callers} callers, 10 servers: {answered}/{wanted} answered in {time.perf_counter() - started:.2f} s")
-
-
-def main() -> None:
-    with contextlib.ExitStack() as stack:
-        dsn = os.environ.get("PGBUS_BENCH_DSN") or stack.enter_context(EmbeddedPostgres()).dsn()
-        migrate.upgrade(dsn)
-        with servers(dsn, count=1):
-            asyncio.run(idle(dsn))
-            asyncio.run(throughput(dsn, callers=CALLERS))
-        with servers(dsn, count=10):
-            asyncio.run(crowd(dsn, callers=100, calls_each=20))
-
-
-if __name__ == "__main__":
-    main()
+async def main(dsn: str) -> None:
+    async with fresh_bus(dsn) as bus:
+        with servers(dsn, bus.config.namespace, count=1):
+            times = [await call(bus) for _ in range(IDLE_CALLS)][20:]
+            print(f"idle call: p50 {quantile(times, 0.5):.2f} ms, p99 {quantile(times, 0.99):.2f} ms; bar: p50 1.8 ms")
+            rates = [await rate(bus, callers=50) for _ in range(RUNS)]
+            print(f"50 callers: {median(rates):,.0f} calls/s ({min(rates):,.0f} to {max(rates):,.0f}); bar: 6,000")
+        with servers(dsn, bus.config.namespace, count=10):
+            started = time.perf_counter()
+            count = await answered(bus, callers=100, calls=20)
+            print(f"100 callers, 10 servers: {count} of 2000 answered in {time.perf_counter() - started:.2f} s")

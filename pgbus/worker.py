@@ -429,7 +429,8 @@ class Worker:
                 if self._added.is_set():
                     self._added.clear()
                     await self._register_listeners()
-                    await self._serve(store)
+                    if self._session and not self._session.lost.is_set():
+                        await self._serve(store)
                 await self._return_forgotten_claims(store)
                 await self._poll(store)
             except Exception as error:
