@@ -247,6 +247,7 @@ class Worker:
                 if await self._try_to_lead(session):
                     await self._lead(session)
                 await self._wait_for_leaderlessness()
+            raise _session_closed()
         finally:
             if self._server:
                 self._server.pause()
@@ -322,7 +323,7 @@ class Worker:
 
     async def _end_with(self, session: Session) -> None:
         await session.lost.wait()
-        raise asyncpg.ConnectionDoesNotExistError("the session was closed")
+        raise _session_closed()
 
     # ------------------------------------------------------------------------------------------------ the listeners
 
@@ -478,6 +479,10 @@ class Worker:
             self._wake(row["id"] for row in rows)
         if self._server:
             self._server.wake()
+
+
+def _session_closed() -> asyncpg.PostgresConnectionError:
+    return asyncpg.ConnectionDoesNotExistError("the session was closed")
 
 
 def _start_position(listener: Listener) -> int | None:

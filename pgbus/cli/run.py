@@ -86,7 +86,9 @@ def _run_here(config: Config, *, only: tuple[str, ...], skip: tuple[str, ...], w
 
     def say_what_runs() -> None:
         listeners = bus.registry.select(only=only or None, skip=skip) if "events" in bus.features else []
-        announce(bus.config, listeners, module=config.module, format=config.log_format)
+        served = bus.registry.procedures.select(only=only or None, skip=skip) if "rpcs" in bus.features else []
+        names = [procedure.name for procedure in served]
+        announce(bus.config, listeners, names, module=config.module, format=config.log_format)
 
     bus.client.on_start(say_what_runs)  # the last of the functions that may declare listeners
     asyncio.run(_work(bus, only=only, skip=skip))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -271,6 +272,9 @@ async def test_another_service_calls_a_procedure_and_gets_its_answer(services: S
     async with services.worker(auth):
         done = services.execute(another, code)
     assert (done.stdout.split(), done.stderr) == (["True", "False"], "")
+    log = (auth / "log").read_text()
+    assert re.search(r"procedures +auth\.check_password\n +auth\.create_user\n", log)
+    assert "no listeners to run" not in log
 
 
 async def test_a_handler_calls_another_service_for_each_event(services: Services) -> None:
