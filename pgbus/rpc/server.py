@@ -31,6 +31,7 @@ from pgbus.rpc.values import (
     answer,
     failure,
     join_ids,
+    split_ids,
     take_batch,
 )
 from pgbus.store import LINK_ERRORS, Store, is_link_error
@@ -66,13 +67,16 @@ class Running:
 class Desk:
     """The room of one procedure."""
 
-    __slots__ = ("busy", "may_have_work", "procedure", "slots")
+    __slots__ = ("busy", "may_have_work", "procedure", "slots", "threads")
 
     def __init__(self, procedure: Procedure, *, slots: int) -> None:
         self.procedure = procedure
         self.slots = slots
         self.busy = 0
         self.may_have_work = True
+        # Threads of its own, which start when they are needed: a procedure that blocks on a call to another one does
+        # not take the thread that its answer needs.
+        self.threads = None if procedure.is_async else ThreadPoolExecutor(slots, thread_name_prefix="pgbus-procedure")
 
     @property
     def room(self) -> int:
@@ -97,8 +101,7 @@ class Server:
         self._answering = asyncio.Event()
         self._idle = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
-        self._threads: ThreadPoolExecutor | None = None
-        self._wanted_threads = 0
+        self._in_doubt = False
 
     # ------------------------------------------------------------------------------------------------------ life
 
@@ -115,6 +118,7 @@ class Server:
                 self._desks[procedure.name] = Desk(procedure, slots=slots)
         await self._register(list(self._desks.values()), worker_id=worker_id, store=store)
         self._worker_id = worker_id
+        self._in_doubt = True
         if self._desks and not self._tasks:
             loops = (self._claim_loop(), self._answer_loop())
             self._tasks = [asyncio.create_task(loop, name="pgbus calls") for loop in loops]
@@ -136,8 +140,8 @@ class Server:
     def heard(self, payload: str) -> None:
         """What was notified: names of procedures that have work, none for any; or calls that were cancelled."""
         if payload.startswith("cancel "):
-            for text in payload[len("cancel ") :].split(","):
-                self._cancel(UUID(text))
+            for call_id in split_ids(payload.removeprefix("cancel ")):
+                self._cancel(call_id)
         else:
             self.wake(payload.split(",") if payload else None)
 
@@ -170,8 +174,9 @@ class Server:
         await self._wait_until_idle(LINK_PAUSE_LIMIT)
         answerer.cancel()
         await asyncio.wait([answerer])
-        if self._threads:
-            self._threads.shutdown(wait=False, cancel_futures=True)
+        for desk in self._desks.values():
+            if desk.threads:
+                desk.threads.shutdown(wait=False, cancel_futures=True)
 
     def abandon(self) -> None:
         """Do not wait for running calls any longer."""
@@ -199,15 +204,28 @@ class Server:
                 await self._work.wait()
                 continue
             try:
+                if self._in_doubt:
+                    await self._fail_unknown_claims(worker_id)
                 await self._claim(desks, worker_id)
                 pause = LINK_PAUSE
             except Exception as error:
                 if not is_link_error(error):
                     raise
+                self._in_doubt = True
                 for desk in desks:
                     desk.may_have_work = True
                 await asyncio.sleep(pause)
                 pause = min(LINK_PAUSE_LIMIT, pause * 2)
+
+    async def _fail_unknown_claims(self, worker_id: int) -> None:
+        """Give up what we may have taken without learning of it, as the link broke."""
+        await self._store.fetch(
+            "fail_unknown_claims",
+            worker_id=worker_id,
+            worker=self._config.process_name,
+            known=list(self._callers),
+        )
+        self._in_doubt = False
 
     async def _claim(self, desks: list[Desk], worker_id: int) -> None:
         rooms = [desk.room for desk in desks]
@@ -280,19 +298,12 @@ class Server:
             value = procedure.handler(**arguments)
 
         context = contextvars.copy_context()
-        future = asyncio.get_running_loop().run_in_executor(self._thread_pool(), context.run, caught, work)
+        future = asyncio.get_running_loop().run_in_executor(desk.threads, context.run, caught, work)
         future.add_done_callback(lambda _: self._release(desk))
         error = await asyncio.shield(future)
         if error is not None:
             raise error
         return value
-
-    def _thread_pool(self) -> ThreadPoolExecutor:
-        # Threads of our own, as many as there is room: a handler that blocks on a call never waits for itself.
-        if self._threads is None:
-            size = sum(desk.slots for desk in self._desks.values() if not desk.procedure.is_async)
-            self._threads = ThreadPoolExecutor(size, thread_name_prefix="pgbus-procedure")
-        return self._threads
 
     def _encode(self, procedure: Procedure, value: object) -> str:
         try:
