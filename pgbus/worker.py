@@ -462,9 +462,9 @@ def _log_registration(listener: Listener, registration: Registration) -> None:
     if registration.is_new:
         logger.info("listener %s is new; it hears %s", listener.name, ", ".join(listener.patterns))
         return
-    for verb, patterns in (("hears", registration.added), ("no longer hears", registration.removed)):
+    for verb, patterns in (("now hears", registration.added), ("no longer hears", registration.removed)):
         if patterns:
-            logger.info("listener %s now %s %s", listener.name, verb, ", ".join(patterns))
+            logger.info("listener %s %s %s", listener.name, verb, ", ".join(patterns))
     old = msgspec.json.decode(registration.old_options) if registration.old_options else None
     if old is not None and old != listener.options():
         logger.info("listener %s has new options: %s", listener.name, listener.options())

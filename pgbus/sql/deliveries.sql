@@ -51,13 +51,16 @@ WITH active AS MATERIALIZED (
       AND (h.crashes < 2 OR CAST(:suspects AS boolean))
 ), lanes AS MATERIALIZED (
     -- Judged again on the locked row: another worker may have taken its beginning, and then `first` has moved on.
-    SELECT d.id, d.lane, d.first, d.last, d.events, d.positions, d.available_at, d.attempt, d.crashes, d.last_error
-    FROM heads AS h
-    JOIN pgbus.deliveries AS d ON d.id = h.id
-    WHERE d.claim_token IS NULL AND d.first = h.first
-    ORDER BY d.first
+    -- Looked up one by one: a join may as well read the whole index, with all its dead rows.
+    SELECT d.*
+    FROM (SELECT h.id, h.first FROM heads AS h ORDER BY h.first) AS h
+    CROSS JOIN LATERAL (
+        SELECT x.id, x.lane, x.first, x.last, x.events, x.positions, x.available_at, x.attempt, x.crashes, x.last_error
+        FROM pgbus.deliveries AS x
+        WHERE x.id = h.id AND x.claim_token IS NULL AND x.first = h.first
+        FOR UPDATE SKIP LOCKED
+    ) AS d
     LIMIT CAST(:rows AS bigint)
-    FOR UPDATE OF d SKIP LOCKED
 ), offered AS MATERIALIZED (
     SELECT c.*, CASE WHEN c.lane IS NULL THEN c.events ELSE LEAST(c.events, CAST(:piece AS integer)) END AS offer
     FROM (SELECT * FROM due UNION ALL SELECT * FROM ready UNION ALL SELECT * FROM lanes) AS c
@@ -152,10 +155,14 @@ FOR UPDATE
 -- started is released. Returns the deliveries whose claims were still ours; for the others nothing is written.
 --
 -- The odd `(x IN (...)) IS TRUE` keeps a hashed subplan: as a join, thousands of one-event claims would cost their square.
+-- `= ANY` has them looked up by their key: another plan would be to read all claims there are, dead rows and all.
 WITH settled AS MATERIALIZED (
     DELETE FROM pgbus.deliveries AS d
-    USING unnest(CAST(:delivery_ids AS bigint[]), CAST(:claim_tokens AS uuid[])) AS c (id, claim_token)
-    WHERE d.id = c.id AND d.claim_token = c.claim_token
+    WHERE d.id = ANY (CAST(:delivery_ids AS bigint[]))
+      AND ((d.id, d.claim_token) IN (
+          SELECT c.id, c.claim_token
+          FROM unnest(CAST(:delivery_ids AS bigint[]), CAST(:claim_tokens AS uuid[])) AS c (id, claim_token)
+      )) IS TRUE
     RETURNING d.id
 ), done AS (
     INSERT INTO pgbus.history (position, listener_id, attempt, outcome, started_at, duration, worker)
@@ -225,9 +232,12 @@ SELECT s.id FROM settled AS s
 WITH held AS (
     SELECT d.id
     FROM pgbus.deliveries AS d
-    JOIN unnest(CAST(:delivery_ids AS bigint[]), CAST(:claim_tokens AS uuid[])) AS c (id, claim_token)
-      ON d.id = c.id AND d.claim_token = c.claim_token
-    FOR UPDATE OF d SKIP LOCKED
+    WHERE d.id = ANY (CAST(:delivery_ids AS bigint[]))
+      AND ((d.id, d.claim_token) IN (
+          SELECT c.id, c.claim_token
+          FROM unnest(CAST(:delivery_ids AS bigint[]), CAST(:claim_tokens AS uuid[])) AS c (id, claim_token)
+      )) IS TRUE
+    FOR UPDATE SKIP LOCKED
 )
 UPDATE pgbus.deliveries AS d
 SET lease_expires_at = now() + CAST(:lease AS double precision) * INTERVAL '1 second'

@@ -13,10 +13,15 @@ WITH known AS MATERIALIZED (
         CAST(CAST(:options AS text) AS jsonb),
         CAST(:service AS text),
         CASE WHEN CAST(:start_at AS timestamptz) IS NULL THEN CAST(:start_position AS bigint)
-             ELSE (SELECT e.position FROM pgbus.events AS e
-                   WHERE e.logged_at >= CAST(:start_at AS timestamptz)
-                   ORDER BY e.position
-                   LIMIT 1) END
+             -- No such event yet: from the end of the log on, and not live, or else an event that the leader is
+             -- sequencing at this moment would be missed.
+             ELSE COALESCE(
+                 (SELECT e.position FROM pgbus.events AS e
+                  WHERE e.logged_at >= CAST(:start_at AS timestamptz)
+                  ORDER BY e.position
+                  LIMIT 1),
+                 (SELECT e.position + 1 FROM pgbus.events AS e ORDER BY e.position DESC LIMIT 1),
+                 0) END
     )
     ON CONFLICT (listener_name) DO UPDATE SET
         lanes = excluded.lanes,

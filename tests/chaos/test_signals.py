@@ -24,9 +24,7 @@ async def released(stage: Stage, listener: str) -> None:
 
 
 @both_signals
-async def test_a_signal_lets_handlers_finish_and_nothing_is_handled_twice(
-    stage: Stage, number: signal.Signals
-) -> None:
+async def test_a_signal_lets_handlers_finish_and_nothing_is_handled_twice(stage: Stage, number: signal.Signals) -> None:
     await stage.close_gate()
     worker = await stage.start("gated", batch_target=10)
     await stage.publish("chaos.gated", range(60))

@@ -1,0 +1,317 @@
+"""Listeners as they are registered, changed, started somewhere in the log, paused and resumed."""
+
+from __future__ import annotations
+
+import json
+import logging
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+import pgbus
+from pgbus.admin import Admin
+from pgbus.sequencer import BATCH
+from pgbus.telemetry import LeaderSlept, Sequenced
+from tests.conftest import Connect
+from tests.support import eventually
+from tests.support.rows import Rows
+from tests.support.workers import Inbox, Watch, open_bus, running, until_idle
+
+
+async def publish(bus: pgbus.Bus, *numbers: int, topic: str = "a.b") -> None:
+    await bus.publish_many([{"n": number} for number in numbers], topic=topic)
+
+
+def collect(bus: pgbus.Bus, *topics: str, name: str = "mail", **options: Any) -> Inbox[int]:
+    inbox: Inbox[int] = Inbox()
+
+    @bus.listener(*(topics or ("a.b",)), name=name, **options)
+    async def handle(event: dict[str, int]) -> None:
+        inbox.put(event["n"])
+
+    return inbox
+
+
+async def log(database: str, *numbers: int) -> None:
+    """Publish events, and have them in the log before any listener is registered."""
+    async with open_bus(database) as bus:
+        watch = Watch(bus)
+        await publish(bus, *numbers)
+        async with running(bus):
+            await watch.until(lambda _: sum(seen.events for seen in watch.of(Sequenced)) == len(numbers))
+
+
+async def test_two_listeners_of_one_name_in_one_process_are_refused(database: str) -> None:
+    async with open_bus(database) as bus:
+        collect(bus, name="mail")
+        with pytest.raises(pgbus.DuplicateListenerName, match="mail"):
+            collect(bus, name="mail")
+        with pytest.raises(pgbus.ConfigurationError):
+            collect(bus, name="mail")
+
+
+async def test_a_new_listener_starts_with_the_events_logged_from_now_on(database: str) -> None:
+    await log(database, 1, 2, 3)
+    async with open_bus(database) as bus:
+        inbox = collect(bus)
+        async with running(bus):
+            await publish(bus, 4)
+            assert await inbox.take(1) == [4]
+
+
+async def test_a_new_listener_may_start_at_the_beginning_and_then_goes_on_live(database: str, connect: Connect) -> None:
+    connection = await connect(database)
+    await log(database, 1, 2, 3)
+    async with open_bus(database) as bus:
+        inbox = collect(bus, start="beginning")
+        async with running(bus):
+            await inbox.take(3)
+            await publish(bus, 4)
+            assert sorted(await inbox.take(4)) == [1, 2, 3, 4]
+            await until_idle(connection)
+    assert await connection.fetchval("SELECT cursor FROM pgbus.listeners") is None
+
+
+async def test_a_start_from_the_beginning_reads_a_long_log_in_stretches_each_event_once(database: str) -> None:
+    numbers = range(2 * BATCH + 50)
+    await log(database, *numbers)
+    async with open_bus(database) as bus:
+        inbox = collect(bus, start="beginning")
+        watch = Watch(bus)
+        async with running(bus):
+            await watch.first(LeaderSlept)
+            await publish(bus, -1)
+            await inbox.take(len(numbers) + 1)
+    assert sorted(inbox.items) == [-1, *numbers]
+
+
+async def test_an_ordered_listener_from_the_beginning_keeps_the_order_of_old_and_new_events(database: str) -> None:
+    async with open_bus(database) as publisher:
+        for number in range(20):
+            await publisher.publish({"n": number}, topic="a.b", key="k")
+        async with open_bus(database) as bus:
+            inbox = collect(bus, start="beginning", ordered=True)
+            async with running(bus):
+                for number in range(20, 40):
+                    await publisher.publish({"n": number}, topic="a.b", key="k")
+                assert await inbox.take(40) == list(range(40))
+
+
+async def test_a_new_listener_may_start_at_a_position(database: str, connect: Connect) -> None:
+    await log(database, 1, 2, 3)
+    connection = await connect(database)
+    position = await connection.fetchval("SELECT position FROM pgbus.events WHERE payload = '{\"n\": 2}'")
+    async with open_bus(database) as bus:
+        inbox = collect(bus, start=position)
+        async with running(bus):
+            assert sorted(await inbox.take(2)) == [2, 3]
+            await until_idle(connection)
+    assert sorted(inbox.items) == [2, 3]
+
+
+async def test_a_new_listener_may_start_at_an_instant(database: str, connect: Connect) -> None:
+    connection = await connect(database)
+    rows = Rows(connection)
+    now = datetime.now(UTC)
+    for position, age in ((1, 3), (2, 2), (3, 1)):
+        await rows.event(position, "a.b", {"n": position}, logged_at=now - timedelta(hours=age))
+    async with open_bus(database) as bus:
+        inbox = collect(bus, start=now - timedelta(hours=2, minutes=30))
+        async with running(bus):
+            assert sorted(await inbox.take(2)) == [2, 3]
+            await until_idle(connection)
+    assert sorted(inbox.items) == [2, 3]
+
+
+async def test_an_instant_after_the_last_event_begins_with_the_next_one(database: str, connect: Connect) -> None:
+    await log(database, 1)
+    async with open_bus(database) as bus:
+        inbox = collect(bus, start=datetime.now(UTC) + timedelta(hours=1))
+        async with running(bus):
+            await publish(bus, 2)
+            assert await inbox.take(1) == [2]
+
+
+async def test_the_start_counts_only_once(database: str, connect: Connect) -> None:
+    connection = await connect(database)
+    await log(database, 1)
+    for _ in range(2):
+        async with open_bus(database) as bus:
+            inbox = collect(bus, start="beginning")
+            async with running(bus):
+                await until_idle(connection)
+                await eventually(lambda: connection.fetchval("SELECT cursor IS NULL FROM pgbus.listeners"))
+                await until_idle(connection)
+    assert inbox.items == []
+    assert await connection.fetchval("SELECT count(*) FROM pgbus.history") == 1
+
+
+async def test_changed_subscriptions_are_updated_and_logged(
+    database: str, connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="pgbus")
+    connection = await connect(database)
+    async with open_bus(database) as old:
+        collect(old, "a.b", "a.c", name="mail")
+        async with running(old):
+            pass
+    assert "listener mail is new; it hears a.b, a.c" in caplog.messages
+    async with open_bus(database) as new:
+        inbox = collect(new, "a.b", "x.*", name="mail")
+        async with running(new):
+            await publish(new, 1, topic="a.c")
+            await publish(new, 2, topic="x.y")
+            await publish(new, 3, topic="a.b")
+            assert sorted(await inbox.take(2)) == [2, 3]
+            await until_idle(connection)
+    assert "listener mail now hears x.*" in caplog.messages
+    assert "listener mail no longer hears a.c" in caplog.messages
+    assert sorted(inbox.items) == [2, 3]
+    patterns = await connection.fetch("SELECT pattern, regex FROM pgbus.subscriptions ORDER BY pattern")
+    assert [row["pattern"] for row in patterns] == ["a.b", "x.*"]
+    assert [row["regex"] is None for row in patterns] == [True, False]
+
+
+async def test_changed_options_are_updated_and_logged(
+    database: str, connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="pgbus")
+    connection = await connect(database)
+    for concurrency in (3, 3, 4):
+        async with open_bus(database) as bus:
+            collect(bus, concurrency=concurrency)
+            async with running(bus):
+                pass
+    options = json.loads(await connection.fetchval("SELECT options FROM pgbus.listeners"))
+    assert options["concurrency"] == 4
+    assert len([message for message in caplog.messages if "has new options" in message]) == 1
+
+
+async def test_a_paused_listener_gets_nothing_on_any_worker_and_all_of_it_when_it_is_resumed(
+    database: str, connect: Connect
+) -> None:
+    admin = Admin(await connect(database))
+    async with open_bus(database) as one, open_bus(database) as two:
+        watch = Watch(one)
+        paused = [collect(bus, name="paused") for bus in (one, two)]
+        active = collect(one, name="active")
+        async with running(one), running(two):
+            await publish(one, 0)
+            await active.take(1)
+            await eventually(lambda: paused[0].items + paused[1].items == [0])
+            await admin.pause("paused")
+            await publish(one, 1, 2, 3)
+            assert sorted(await active.take(4)) == [0, 1, 2, 3]
+            slept = len(watch.of(LeaderSlept))
+            await publish(one, 4)
+            await active.take(5)
+            await watch.first(LeaderSlept, after=slept)
+            assert paused[0].items + paused[1].items == [0]
+            await admin.resume("paused")
+            await eventually(lambda: sorted(paused[0].items + paused[1].items) == [0, 1, 2, 3, 4])
+
+
+async def test_a_pause_outlives_a_restart(database: str, connect: Connect) -> None:
+    connection = await connect(database)
+    admin = Admin(await connect(database))
+    async with open_bus(database) as bus:
+        inbox = collect(bus, name="paused")
+        other = collect(bus, name="active")
+        async with running(bus):
+            await admin.pause("paused")
+        async with running(bus):
+            await publish(bus, 1)
+            await other.take(1)
+            await eventually(lambda: connection.fetchval("SELECT count(*) = 1 FROM pgbus.deliveries"))
+            assert inbox.items == []
+            await admin.resume("paused")
+            assert await inbox.take(1) == [1]
+
+
+@pytest.mark.parametrize("to", ["beginning", "now"])
+async def test_a_reset_listener_hears_the_log_again_or_skips_what_waits(
+    database: str, connect: Connect, to: Any
+) -> None:
+    connection = await connect(database)
+    admin = Admin(await connect(database))
+    async with open_bus(database) as bus:
+        inbox = collect(bus)
+        async with running(bus):
+            await publish(bus, 1, 2)
+            await inbox.take(2)
+            await until_idle(connection)
+            await admin.pause("mail")
+            await publish(bus, 3)
+            await eventually(lambda: connection.fetchval("SELECT count(*) = 1 FROM pgbus.deliveries"))
+            await admin.reset("mail", to=to)
+            await admin.resume("mail")
+            await publish(bus, 4)
+            expected = [1, 2, 1, 2, 3, 4] if to == "beginning" else [1, 2, 4]
+            assert sorted(await inbox.until(lambda items: 4 in items and len(items) >= len(expected))) == sorted(
+                expected
+            )
+
+
+async def test_a_listener_reset_to_now_before_the_first_event_hears_the_first_event(
+    database: str, connect: Connect
+) -> None:
+    async with open_bus(database) as bus:
+        inbox = collect(bus)
+        async with running(bus):
+            pass
+        await Admin(await connect(database)).reset("mail", to="now")
+        await publish(bus, 1)
+        async with running(bus):
+            assert await inbox.take(1) == [1]
+
+
+async def test_events_are_kept_for_a_listener_that_nobody_runs(database: str, connect: Connect) -> None:
+    connection = await connect(database)
+    async with open_bus(database) as bus:
+        inbox = collect(bus, name="absent")
+        other = collect(bus, name="present")
+        async with running(bus):
+            pass
+        async with running(bus, skip=["absent"]):
+            await publish(bus, *range(10))
+            await other.take(10)
+        assert inbox.items == []
+        async with running(bus, only=["absent"]):
+            assert sorted(await inbox.take(10)) == list(range(10))
+            await until_idle(connection)
+
+
+async def test_unknown_names_to_run_or_skip_are_refused(database: str) -> None:
+    async with open_bus(database) as bus:
+        collect(bus, name="mail")
+        with pytest.raises(pgbus.ConfigurationError, match="declared are: mail"):
+            async with running(bus, only=["mial"]):
+                pass
+
+
+async def test_a_listener_and_its_worker_are_listed_while_they_run(database: str, connect: Connect) -> None:
+    admin = Admin(await connect(database))
+    async with open_bus(database, service_name="shop", process_name="shop-1") as bus:
+        collect(bus, name="mail")
+        async with running(bus) as worker:
+            await eventually(lambda: worker.leads)
+            [listed] = await admin.workers()
+            assert (listed.name, listed.service, listed.listeners, listed.live) == ("shop-1", "shop", ("mail",), True)
+            [listener] = await admin.listeners()
+            assert (listener.listener_name, listener.service, listener.patterns) == ("mail", "shop", ("a.b",))
+        assert await admin.workers() == ()
+
+
+async def test_a_removed_listener_that_is_declared_anew_is_a_new_one(database: str, connect: Connect) -> None:
+    admin = Admin(await connect(database))
+    async with open_bus(database) as bus:
+        inbox = collect(bus)
+        async with running(bus):
+            pass
+        await publish(bus, 1)
+        await admin.remove("mail")
+        async with running(bus) as worker:
+            await eventually(lambda: worker.leads)
+            await publish(bus, 2)
+            await inbox.until(lambda items: 2 in items)

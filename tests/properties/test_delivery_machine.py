@@ -1,0 +1,514 @@
+"""The life of events under every order of publishing, sequencing, claiming, settling and dying that one can think of.
+
+The machine drives the engine's own statements, as the leader and the workers do, over real connections, and keeps a
+model of who is owed what. PGBUS_SOAK=n tries n times 400 long stories instead of a few short ones.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import os
+from collections.abc import Coroutine
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+from uuid import UUID, uuid4
+
+import asyncpg
+import hypothesis.strategies as st
+from hypothesis import HealthCheck, settings
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    multiple,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from pgbus.flights import BLOCKED, RELEASED, Ending, Flight, settlement
+from pgbus.outcomes import DONE, Dead, Done, Retry
+from pgbus.sequencer import Floor
+from pgbus.store import ENGINE_SETTINGS, Claim, Store, settings_sql
+
+T = TypeVar("T")
+SOAK = int(os.environ.get("PGBUS_SOAK", "0"))
+PROFILE = settings(
+    max_examples=400 * SOAK or 120,
+    stateful_step_count=80 if SOAK else 40,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+)
+
+TOPICS = ("shop.sold", "shop.returned")
+KEYS = (None, "ann", "bob")
+PUBLISHERS = 3
+WORKERS = 3
+LANES = 2
+DEAD_LETTER_VERBS = ("retry_dead_letters", "discard_dead_letters")
+
+RESET = "TRUNCATE pgbus.outbox, pgbus.deliveries, pgbus.history, pgbus.dead_letters, pgbus.events, pgbus.listeners, \
+         pgbus.subscriptions, pgbus.workers RESTART IDENTITY"
+
+# Every place where an event can be at a listener. What was released or retried is in `deliveries` again.
+PLACES = """
+SELECT d.listener_id, p.position, 'delivery' AS place
+FROM pgbus.deliveries AS d
+CROSS JOIN LATERAL (
+    SELECT u.position FROM unnest(d.positions) AS u (position)
+    UNION ALL
+    SELECT g.position FROM generate_series(d.first, d.last) AS g (position) WHERE d.positions IS NULL
+) AS p
+UNION ALL
+SELECT x.listener_id, x.position, 'dead letter' FROM pgbus.dead_letters AS x
+UNION ALL
+SELECT h.listener_id, h.position, 'done' FROM pgbus.history AS h WHERE h.outcome IN ('done', 'discarded')
+"""
+
+# A claimed run bars its lane: nothing of the lane that could be claimed lies before it.
+LEAPS = """
+SELECT c.id FROM pgbus.deliveries AS c
+JOIN pgbus.deliveries AS d ON d.listener_id = c.listener_id AND d.lane = c.lane AND d.id <> c.id
+WHERE c.claim_token = $1 AND d.blocked_key IS NULL AND d.first <= c.last
+"""
+
+
+@dataclass
+class Subscriber:
+    """A listener, as the model knows it."""
+
+    id: int
+    topics: tuple[str, ...]
+    lanes: int | None
+    blocking: bool
+    owed: set[int] = field(default_factory=set)
+    paused: bool = False
+
+
+@dataclass(eq=False)
+class Held:
+    """A claim in the hands of a worker, living or dead."""
+
+    subscriber: Subscriber
+    claim: Claim
+    worker_id: int
+
+
+class Wires:
+    """The connections, opened once for all examples: opening them would be most of the work."""
+
+    def __init__(self, dsn: str) -> None:
+        self.loop = asyncio.new_event_loop()
+        self.dsn = dsn
+        self.leader = self.open()
+        self.rival = self.open()
+        self.publishers = [self.open() for _ in range(PUBLISHERS)]
+        # Where vacuum has made room, rows with the same instant may come in another order: no story would repeat itself.
+        for table in ("outbox", "deliveries"):
+            self.run(self.leader.execute(f"ALTER TABLE pgbus.{table} SET (autovacuum_enabled = off)"))
+
+    def open(self) -> asyncpg.Connection:
+        async def connect() -> asyncpg.Connection:
+            connection = await asyncpg.connect(self.dsn)
+            await connection.execute(settings_sql(ENGINE_SETTINGS))
+            return connection
+
+        return self.run(connect())
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        return self.loop.run_until_complete(work)
+
+    def close(self) -> None:
+        for connection in (self.leader, self.rival, *self.publishers):
+            connection.terminate()
+        self.loop.run_until_complete(asyncio.sleep(0))
+        self.loop.close()
+
+
+class DeliveryMachine(RuleBasedStateMachine):
+    """What happens to events between their publisher's transaction and their last place."""
+
+    wires: Wires
+    subscribers = Bundle("subscribers")
+    claims = Bundle("claims")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.run = self.wires.run
+        self.connection = self.wires.leader
+        self.store = Store(self.connection, namespace="pgbus")
+        self.run(self.connection.execute(RESET))
+        self.floor = Floor()
+        self.base = 1
+        self.numbers = 0
+        self.open: dict[int, list[int]] = {}
+        self.topic_of: dict[int, str] = {}
+        self.committed: set[int] = set()
+        self.logged: dict[int, int] = {}  # position -> number
+        self.all: list[Subscriber] = []
+        self.workers: dict[int, asyncpg.Connection] = {}
+
+    # ---------------------------------------------------------------------------------------------------- publishing
+
+    @rule(
+        slot=st.integers(0, PUBLISHERS - 1),
+        topic=st.sampled_from(TOPICS),
+        key=st.sampled_from(KEYS),
+        count=st.integers(1, 4),
+    )
+    def publish(self, slot: int, topic: str, key: str | None, count: int) -> None:
+        """Insert into a transaction that stays open, perhaps for long."""
+        connection = self.wires.publishers[slot]
+        if slot not in self.open:
+            self.run(connection.execute("BEGIN"))
+            self.open[slot] = []
+        for _ in range(count):
+            self.numbers += 1
+            self.topic_of[self.numbers] = topic
+            payload = f'{{"n": {self.numbers}}}'
+            # The same story must have the same ids each time it is told: they choose the lanes of events without a key.
+            insert = "INSERT INTO pgbus.outbox (event_id, topic, key, payload) VALUES ($1, $2, $3, $4)"
+            self.run(connection.execute(insert, UUID(int=self.numbers), topic, key, payload))
+            self.open[slot].append(self.numbers)
+
+    @rule(slot=st.integers(0, PUBLISHERS - 1), commits=st.sampled_from([True, True, False]))
+    def end(self, slot: int, commits: bool) -> None:
+        if slot not in self.open:
+            return
+        self.run(self.wires.publishers[slot].execute("COMMIT" if commits else "ROLLBACK"))
+        numbers = self.open.pop(slot)
+        if commits:
+            self.committed.update(numbers)
+
+    @rule(topic=st.sampled_from(TOPICS), key=st.sampled_from(KEYS), count=st.integers(1, 8))
+    def publish_and_sequence(self, topic: str, key: str | None, count: int) -> None:
+        free = [slot for slot in range(PUBLISHERS) if slot not in self.open]
+        if free:
+            self.publish(free[0], topic, key, count)
+            self.end(free[0], commits=True)
+            self._sequence(batch=100, run=500)
+
+    # ---------------------------------------------------------------------------------------------------- the leader
+
+    @rule(batch=st.sampled_from([1, 2, 5, 100]), run=st.sampled_from([1, 2, 500]))
+    def sequence(self, batch: int, run: int) -> None:
+        self._sequence(batch, run)
+
+    def _sequence(self, batch: int, run: int) -> int:
+        waiting = len(self.committed - set(self.logged.values()))
+        look = self.run(
+            self.store.sequence_outbox(
+                floor=self.floor.value,
+                wants_xid=self.floor.wants_xid,
+                due_floor=-math.inf,
+                base=self.base,
+                batch=batch,
+                run=run,
+                tell_others=False,
+            )
+        )
+        self.floor.observe(look)
+        assert look.moved == min(batch, waiting), "every committed event is moved, and nothing else"
+        found = self.run(
+            self.connection.fetch(
+                "SELECT position, (payload ->> 'n')::integer AS n FROM pgbus.events WHERE position >= $1 ORDER BY 1",
+                self.base,
+            )
+        )
+        assert [row["position"] for row in found] == list(range(self.base, self.base + look.moved))
+        self.base += look.moved
+        for row in found:
+            assert row["n"] in self.committed, "an event came into the log that is not committed"
+            self.logged[row["position"]] = row["n"]
+            for one in self.all:
+                if self.topic_of[row["n"]] in one.topics:
+                    one.owed.add(row["position"])
+        return look.moved
+
+    @rule(batch=st.sampled_from([1, 3, 100]), run=st.sampled_from([1, 500]))
+    def backfill(self, batch: int, run: int) -> None:
+        self._backfill(batch, run)
+
+    def _backfill(self, batch: int, run: int) -> bool:
+        return self.run(self.store.backfill_listener(batch=batch, run=run)) is not None
+
+    @rule()
+    def free_claims(self) -> None:
+        """Afterwards nobody who is dead, or whose lease ran out, has a claim."""
+        self.run(self.store.free_claims(max_crashes=5))
+        left = """
+            SELECT count(*) FROM pgbus.deliveries
+            WHERE claim_token IS NOT NULL AND (lease_expires_at < now() OR worker_id <> ALL ($1))
+        """
+        assert self.run(self.connection.fetchval(left, list(self.workers))) == 0
+
+    @rule(held=claims)
+    def let_a_lease_run_out(self, held: Held) -> None:
+        late = "UPDATE pgbus.deliveries SET lease_expires_at = now() - interval '1 hour' WHERE claim_token = $1"
+        self.run(self.connection.execute(late, held.claim.token))
+
+    # ----------------------------------------------------------------------------------------------------- listeners
+
+    @precondition(lambda self: len(self.all) < 4)
+    @rule(
+        target=subscribers,
+        topics=st.sampled_from([TOPICS, TOPICS[:1], TOPICS[1:]]),
+        start=st.sampled_from([None, 0]),
+        kind=st.sampled_from(["plain", "plain", "ordered", "blocking"]),
+    )
+    def register(self, topics: tuple[str, ...], start: int | None, kind: str) -> Subscriber:
+        lanes = None if kind == "plain" else LANES
+        registration = self.run(
+            self.store.register_listener(
+                listener_name=f"{kind} {len(self.all)}",
+                patterns=topics,
+                regexes=[None] * len(topics),
+                lanes=lanes,
+                options='{"on_poison": "block"}' if kind == "blocking" else "{}",
+                service="",
+                start_position=start,
+                start_at=None,
+            )
+        )
+        one = Subscriber(registration.id, topics, lanes, blocking=kind == "blocking")
+        if start == 0:
+            one.owed = {position for position, number in self.logged.items() if self.topic_of[number] in topics}
+        self.all.append(one)
+        return one
+
+    @rule(one=subscribers, state=st.sampled_from(["paused", "active"]))
+    def set_state(self, one: Subscriber, state: str) -> None:
+        self.run(self.store.fetch("set_listener_state", listener_id=one.id, state=state))
+        one.paused = state == "paused"
+
+    # ------------------------------------------------------------------------------------------------------- workers
+
+    @initialize()
+    def begin(self) -> None:
+        self.start_worker()
+
+    @precondition(lambda self: len(self.workers) < WORKERS)
+    @rule()
+    def start_worker(self) -> None:
+        session = self.wires.open()
+        store = Store(session, namespace="pgbus")
+        registered = self.run(
+            store.fetch_one("register_worker", name="w", service="", host="h", pid=1, version="0", listeners=[])
+        )
+        worker_id = registered["id"]
+        self.run(store.fetch("lock_worker", namespace="pgbus", worker_id=worker_id))
+        self.workers[worker_id] = session
+
+    @precondition(lambda self: self.workers)
+    @rule(data=st.data())
+    def crash_worker(self, data: st.DataObject) -> None:
+        worker_id = data.draw(st.sampled_from(sorted(self.workers)))
+        self._end_session(worker_id)
+
+    def _end_session(self, worker_id: int) -> None:
+        session = self.workers.pop(worker_id)
+        # The server does this when it notices the end of the session, which may be a moment after we go on.
+        self.run(session.execute("SELECT pg_advisory_unlock_all()"))
+        self.run(session.close())
+
+    @precondition(lambda self: self.workers)
+    @rule(
+        target=claims,
+        one=subscribers,
+        data=st.data(),
+        limit=st.sampled_from([1, 2, 7, 100]),
+        piece=st.sampled_from([1, 2, 100]),
+        rows=st.sampled_from([1, 3, 100]),
+        suspects=st.booleans(),
+    )
+    def claim(self, one: Subscriber, data: st.DataObject, limit: int, piece: int, rows: int, suspects: bool) -> Any:
+        worker_id = data.draw(st.sampled_from(sorted(self.workers)))
+        found = self.run(self._claim(self.store, one, worker_id, limit, piece, rows, suspects))
+        self._check_claims(one, found, limit, piece, suspects)
+        return self._one_of(one, found, worker_id)
+
+    @precondition(lambda self: self.workers)
+    @rule(target=claims, one=subscribers, data=st.data(), limit=st.sampled_from([1, 3, 100]), commits=st.booleans())
+    def claim_beside_another_claim(self, one: Subscriber, data: st.DataObject, limit: int, commits: bool) -> Any:
+        """While another worker's claim is not committed yet, and perhaps never is."""
+        worker_id = data.draw(st.sampled_from(sorted(self.workers)))
+        rival = self.wires.rival
+        self.run(rival.execute("BEGIN"))
+        theirs = self.run(self._claim(Store(rival, namespace="pgbus"), one, worker_id, limit, 2, limit, False))
+        ours = self.run(self._claim(self.store, one, worker_id, 100, 2, 100, False))
+        self.run(rival.execute("COMMIT" if commits else "ROLLBACK"))
+        taken = [event.position for claim in theirs + ours for event in claim.events]
+        assert len(taken) == len(set(taken)), "two workers hold the same event"
+        self._check_claims(one, ours, 100, 2, suspects=False)
+        return self._one_of(one, ours, worker_id)
+
+    async def _claim(
+        self, store: Store, one: Subscriber, worker_id: int, limit: int, piece: int, rows: int, suspects: bool
+    ) -> list[Claim]:
+        return await store.claim_deliveries(
+            token=uuid4(),
+            listener_id=one.id,
+            worker_id=worker_id,
+            lanes=one.lanes,
+            floor=0,
+            due_floor=-math.inf,
+            rows=rows,
+            limit=limit,
+            piece=piece,
+            lease=60.0,
+            suspects=suspects,
+            blocking=one.blocking,
+        )
+
+    def _check_claims(self, one: Subscriber, found: list[Claim], limit: int, piece: int, suspects: bool) -> None:
+        assert not (found and one.paused), "a paused listener was given work"
+        assert sum(len(claim.events) for claim in found) <= limit
+        for claim in found:
+            assert 1 <= len(claim.events) <= piece
+            positions = [event.position for event in claim.events]
+            assert positions == sorted(p for p in positions if p is not None)
+            assert set(positions) <= one.owed
+            assert not claim.suspect or (suspects and len(found) == 1 == len(claim.events))
+        if one.lanes and found:
+            assert len({claim.lane for claim in found}) == len(found), "two pieces of one lane at once"
+            assert self.run(self.connection.fetch(LEAPS, found[0].token)) == [], "an earlier event of the lane waits"
+
+    def _one_of(self, one: Subscriber, found: list[Claim], worker_id: int) -> Any:
+        return multiple(*(Held(one, claim, worker_id) for claim in found))
+
+    @rule(held=claims, data=st.data())
+    def settle(self, held: Held, data: st.DataObject) -> None:
+        """Also what was settled before, or taken back meanwhile: then nothing may change."""
+        endings = st.sampled_from([DONE, DONE, DONE, Retry(0.0, "again"), Retry(3600.0, "later"), Dead("no"), RELEASED])
+        self._settle(held, lambda: data.draw(endings))
+
+    def _settle(self, held: Held, choose: Any) -> None:
+        claim, one = held.claim, held.subscriber
+        ours = "SELECT count(*) FROM pgbus.deliveries WHERE id = $1 AND claim_token = $2"
+        still_ours = self.run(self.connection.fetchval(ours, claim.id, claim.token))
+        flight = Flight(claim, now=0.0)
+        self._end(flight, one, choose)
+        values, _, _ = settlement([flight], listener_id=one.id, worker="w", blocking=one.blocking)
+        settled = self.run(self.store.fetch("settle_deliveries", **values))
+        assert len(settled) == still_ours, "a stale token settled something, or a good one did not"
+
+    @staticmethod
+    def _end(flight: Flight, one: Subscriber, choose: Any) -> None:
+        """As a runner does it: an ordered listener gives back what comes after a failure."""
+        claim = flight.claim
+        barred: set[str | None] = set()
+        for index, event in enumerate(claim.events):
+            if event.key is not None and (event.key in barred or (claim.blocked and claim.blocked[index])):
+                ending: Ending = BLOCKED
+            else:
+                ending = choose()
+            if one.lanes and ending is RELEASED:
+                flight.next = index
+                flight.release_rest()
+                return
+            flight.next = index + 1
+            flight.end(index, ending, started=0.0, duration=0.0)
+            if one.blocking and isinstance(ending, Dead) and event.key is not None:
+                barred.add(event.key)
+            if one.lanes and isinstance(ending, Retry):
+                flight.release_rest()
+                return
+
+    @precondition(lambda self: self.workers)
+    @rule(data=st.data())
+    def return_forgotten_claims(self, data: st.DataObject) -> None:
+        worker_id = data.draw(st.sampled_from(sorted(self.workers)))
+        tokens = self.run(self.store.find_own_claims(worker_id))
+        self.run(self.store.return_claims(tokens, worker_id=worker_id))
+        assert self.run(self.store.find_own_claims(worker_id)) == set()
+
+    @rule()
+    def let_retries_be_due(self) -> None:
+        due = "UPDATE pgbus.deliveries SET available_at = now() WHERE available_at > now()"
+        self.run(self.connection.execute(due))
+
+    # ----------------------------------------------------------------------------------------------------- operators
+
+    @rule(
+        one=subscribers, verb=st.sampled_from(["retry_dead_letters", "discard_dead_letters"]), count=st.integers(1, 3)
+    )
+    def deal_with_dead_letters(self, one: Subscriber, verb: str, count: int) -> None:
+        query = "SELECT id FROM pgbus.dead_letters WHERE listener_id = $1 ORDER BY id LIMIT $2"
+        ids = [row["id"] for row in self.run(self.connection.fetch(query, one.id, count))]
+        self.run(self.store.fetch(verb, ids=ids))
+
+    # ---------------------------------------------------------------------------------------------------- invariants
+
+    @invariant()
+    def every_event_is_in_exactly_one_place_at_each_listener(self) -> None:
+        places = self.run(self.connection.fetch(PLACES))
+        cursors = self.run(self.connection.fetch("SELECT id, cursor FROM pgbus.listeners"))
+        behind = {row["id"]: math.inf if row["cursor"] is None else row["cursor"] for row in cursors}
+        for one in self.all:
+            found = sorted(row["position"] for row in places if row["listener_id"] == one.id)
+            assert found == sorted(position for position in one.owed if position < behind[one.id])
+
+    @invariant()
+    def nothing_waits_behind_a_dead_letter_that_is_gone(self) -> None:
+        stranded = """
+            SELECT d.id FROM pgbus.deliveries AS d
+            WHERE d.blocked_key IS NOT NULL AND NOT EXISTS (
+                SELECT FROM pgbus.dead_letters AS x
+                WHERE x.listener_id = d.listener_id AND x.blocked_key = d.blocked_key)
+        """
+        assert self.run(self.connection.fetch(stranded)) == []
+
+    def teardown(self) -> None:
+        """In the end, with a single worker that does its work, every event that was committed is done."""
+        try:
+            for slot in tuple(self.open):
+                self.end(slot, commits=slot % 2 == 0)
+            while self._sequence(batch=100, run=500):
+                pass
+            assert set(self.logged.values()) == self.committed
+            while self._backfill(batch=100, run=500):
+                pass
+            for worker_id in tuple(self.workers):
+                self._end_session(worker_id)
+            self.run(self.store.free_claims(max_crashes=5))
+            self.start_worker()
+            for one in self.all:
+                self.set_state(one, "active")
+                self._finish(one)
+            self.every_event_is_in_exactly_one_place_at_each_listener()
+            assert self.run(self.connection.fetchval("SELECT count(*) FROM pgbus.deliveries")) == 0
+            assert self.run(self.connection.fetchval("SELECT count(*) FROM pgbus.dead_letters")) == 0
+        finally:
+            for session in self.workers.values():
+                session.terminate()
+
+    def _finish(self, one: Subscriber) -> None:
+        """Claim and handle until nothing is owed; what was given up is tried again."""
+        (worker_id,) = self.workers
+        handled: dict[str | None, int] = {}
+        for _ in range(10 * len(one.owed) + 10):
+            self.deal_with_dead_letters(one, "retry_dead_letters", 1000) if not handled else None
+            self.let_retries_be_due()
+            found = self.run(self._claim(self.store, one, worker_id, 100, 3, 100, True))
+            if not found:
+                return
+            self._check_claims(one, found, 100, 3, suspects=True)
+            for claim in found:
+                for event in claim.events:
+                    assert event.position is not None
+                    if one.lanes and event.key is not None:
+                        assert event.position > handled.get(event.key, 0), "events of one key came out of order"
+                        handled[event.key] = event.position
+                self._settle(Held(one, claim, worker_id), lambda: Done())
+        raise AssertionError("the work does not end")
+
+
+def test_no_event_is_lost_doubled_or_out_of_order_whatever_happens(database: str) -> None:
+    wires = Wires(database)
+    try:
+        machine = type("Machine", (DeliveryMachine,), {"wires": wires})
+        run_state_machine_as_test(machine, settings=PROFILE)
+    finally:
+        wires.close()

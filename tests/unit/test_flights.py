@@ -1,0 +1,103 @@
+"""Claims in a worker's hands, and the rows that settling them writes."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import uuid4
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pgbus.flights import ALONE, BLOCKED, RELEASED, Ending, Flight, settlement
+from pgbus.messages import EventMessage
+from pgbus.outcomes import DONE, Dead, Retry
+from pgbus.store import Claim
+
+endings = st.sampled_from([DONE, Retry(2.0, "again"), Dead("no", "trace"), RELEASED, BLOCKED, ALONE])
+
+
+def claim(size: int, *, id_: int = 1, attempt: int = 1, claimed_at: float = 1000.0) -> Claim:
+    events = [
+        EventMessage(topic="a.b", raw="{}", event_id=uuid4(), key=f"k{number}", position=100 * id_ + number)
+        for number in range(size)
+    ]
+    return Claim(
+        id=id_,
+        token=uuid4(),
+        attempt=attempt,
+        lane=3,
+        suspect=False,
+        fresh=True,
+        last=events[-1].position or 0,
+        claimed_at=claimed_at,
+        events=events,
+    )
+
+
+def settle(*flights: Flight) -> tuple[dict[str, Any], Any, list[float]]:
+    return settlement(flights, listener_id=7, worker="worker-1", blocking=False)
+
+
+def test_a_flight_lands_with_the_last_of_its_endings() -> None:
+    flight = Flight(claim(3), now=0)
+    assert [flight.end(index, DONE, started=0, duration=0) for index in (2, 0, 1)] == [False, False, True]
+
+
+def test_only_what_nobody_has_begun_is_released() -> None:
+    flight = Flight(claim(4), now=0)
+    flight.next = 2
+    assert flight.release_rest() == 2
+    assert flight.endings == [None, None, RELEASED, RELEASED]
+    assert flight.left == 2
+    assert flight.release_rest() == 0
+
+
+def test_releasing_what_runs_leaves_what_has_ended() -> None:
+    flight = Flight(claim(3), now=0)
+    flight.end(1, DONE, started=0, duration=0)
+    flight.release_running()
+    assert flight.endings == [RELEASED, DONE, RELEASED]
+    assert flight.left == 0
+
+
+def test_times_are_told_by_the_databases_clock() -> None:
+    flight = Flight(claim(1, claimed_at=1000.0), now=50.0)
+    flight.end(0, DONE, started=53.5, duration=0.25)
+    values, _, _ = settle(flight)
+    assert (values["done_started"], values["done_durations"]) == ([1003.5], [0.25])
+
+
+def test_a_retry_and_a_dead_letter_carry_what_the_statement_needs() -> None:
+    flight = Flight(claim(2, attempt=4), now=0)
+    flight.end(0, Retry(2.5, "again"), started=1, duration=0.5)
+    flight.end(1, Dead("no", "trace"), started=2, duration=0.5)
+    values, tally, delays = settle(flight)
+    assert values["other_outcomes"] == ["retry", "dead"]
+    assert values["other_delays"] == [2.5, None]
+    assert values["other_errors"] == ["again", "no"]
+    assert values["other_tracebacks"] == [None, "trace"]
+    assert values["other_attempts"] == [4, 4]
+    assert values["other_lanes"] == [3, 3]
+    assert values["other_keys"] == ["k0", "k1"]
+    assert (tally.done, tally.retried, tally.dead, delays) == (0, 1, 1, [2.5])
+
+
+@given(st.lists(st.lists(endings, min_size=1, max_size=6), min_size=1, max_size=5))
+def test_every_event_of_every_claim_is_settled_once(outcomes: list[list[Ending]]) -> None:
+    flights = []
+    for id_, row in enumerate(outcomes, 1):
+        flight = Flight(claim(len(row), id_=id_), now=0)
+        for index, ending in enumerate(row):
+            flight.end(index, ending, started=0, duration=0)
+        flights.append(flight)
+    values, tally, delays = settle(*flights)
+    everything = [ending for row in outcomes for ending in row]
+    positions = [event.position or 0 for flight in flights for event in flight.claim.events]
+    assert sorted(values["done_positions"] + values["other_positions"]) == sorted(positions)
+    assert values["delivery_ids"] == list(range(1, len(outcomes) + 1))
+    assert values["claim_tokens"] == [flight.claim.token for flight in flights]
+    assert tally.done == len(values["done_positions"]) == everything.count(DONE)
+    assert tally.retried == len(delays) == sum(isinstance(ending, Retry) for ending in everything)
+    assert tally.dead == sum(isinstance(ending, Dead) for ending in everything)
+    assert len({len(column) for name, column in values.items() if name.startswith("other_")}) == 1
+    assert len({len(column) for name, column in values.items() if name.startswith("done_")}) == 1
