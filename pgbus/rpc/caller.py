@@ -109,7 +109,9 @@ class Caller:
                     await self._open()
                 service = await self._find(procedure, since=started)
                 if not (service.is_served or wait):
-                    raise NoWorkerAvailable(f"{procedure}: {UNSERVED}; start one, or call with wait=True")
+                    raise NoWorkerAvailable(
+                        f"{procedure}: {UNSERVED}; start one, or call with wait=True", procedure=procedure
+                    )
                 if timeout is None:
                     timeout = service.timeout or self._config.rpc_timeout
                     scope.reschedule(started + timeout)
