@@ -39,6 +39,7 @@ CREATE TABLE pgbus.rpc_requests (
     autovacuum_vacuum_cost_delay = 0
 );
 CREATE INDEX rpc_requests_waiting ON pgbus.rpc_requests (procedure, requested_at) WHERE taken_at IS NULL;
+CREATE INDEX rpc_requests_deadline ON pgbus.rpc_requests USING brin (deadline) WITH (pages_per_range = 32);
 
 CREATE TABLE pgbus.rpc_responses (
     call_id         uuid        PRIMARY KEY,

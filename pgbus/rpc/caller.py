@@ -31,6 +31,7 @@ from pgbus.rpc.values import (
     join_ids,
     join_names,
     result_decoder,
+    split_ids,
     take_batch,
     to_error,
 )
@@ -108,7 +109,9 @@ class Caller:
                     await self._open()
                 service = await self._find(procedure, since=started)
                 if not (service.is_served or wait):
-                    raise NoWorkerAvailable(f"{procedure}: {UNSERVED}; start one, or call with wait=True")
+                    raise NoWorkerAvailable(
+                        f"{procedure}: {UNSERVED}; start one, or call with wait=True", procedure=procedure
+                    )
                 if timeout is None:
                     timeout = service.timeout or self._config.rpc_timeout
                     scope.reschedule(started + timeout)
@@ -239,10 +242,21 @@ class Caller:
             if service := self._lately(procedure, since=since):
                 return service
             seen_at = loop.time()
-            rows = await self._store.fetch("find_servers", procedures=[procedure], namespace=self._config.namespace)
+            try:
+                rows = await self._find_servers([procedure])
+            except Exception as error:
+                if not is_link_error(error):
+                    raise
+                try:  # the pool's connections may all have died of old; a new one tells whether the database lives
+                    rows = await self._find_servers([procedure])
+                except Exception as again:
+                    raise unreachable(self._config, again) from error
             is_served, timeout = (rows[0]["is_served"], rows[0]["timeout"]) if rows else (False, None)
             service = self._services[procedure] = Service(seen_at, is_served, timeout)
             return service
+
+    async def _find_servers(self, procedures: list[str]) -> list[Any]:
+        return await self._store.fetch("find_servers", procedures=procedures, namespace=self._config.namespace)
 
     def _lately(self, procedure: str, *, since: float) -> Service | None:
         service = self._services.get(procedure)
@@ -299,7 +313,7 @@ class Caller:
         return {row["call_id"] for row in rows}
 
     def _heard(self, payload: str) -> None:
-        self._expect(UUID(text) for text in payload.split(","))
+        self._expect(split_ids(payload))
 
     def _expect(self, call_ids: Iterable[UUID]) -> None:
         self._answered.update(call_ids)
@@ -340,8 +354,7 @@ class Caller:
 
     async def _withdraw_unserved(self, requests: list[Request]) -> None:
         procedures = list({request.procedure for request in requests})
-        rows = await self._store.fetch("find_servers", procedures=procedures, namespace=self._config.namespace)
-        served = {row["procedure"] for row in rows if row["is_served"]}
+        served = {row["procedure"] for row in await self._find_servers(procedures) if row["is_served"]}
         unserved = [request.call_id for request in requests if request.procedure not in served]
         if unserved:
             await self._withdraw(unserved, outcome="unserved", error=UNSERVED)

@@ -1,7 +1,7 @@
 """The server's side: takes requests while there is room, runs the procedures, and answers in batches.
 
 claimer   takes requests of the procedures that have room and may have work
-answerer  writes the responses that gathered while the last batch was on its way
+answerer  writes the responses
 """
 
 from __future__ import annotations
@@ -17,30 +17,25 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from uuid import UUID
 
-import asyncpg
-
 from pgbus.codec import encode
 from pgbus.config import Config
 from pgbus.errors import InvalidEventError, InvalidResult
 from pgbus.executor import caught
 from pgbus.procedures import Procedure
+from pgbus.rpc.answerer import LINK_PAUSE, LINK_PAUSE_LIMIT, Answerer
 from pgbus.rpc.values import (
     CallOutcome,
     ClaimedRequest,
     Response,
     answer,
     failure,
-    join_ids,
-    take_batch,
+    split_ids,
 )
 from pgbus.store import LINK_ERRORS, Store, is_link_error
 from pgbus.telemetry import CallEnded, CallStarted, Telemetry
 
 logger = logging.getLogger("pgbus")
 
-# Seconds between tries when the database does not answer.
-LINK_PAUSE = 0.2
-LINK_PAUSE_LIMIT = 5.0
 # Cancellations remembered of calls that are not ours, or not yet: one may overtake the claim's own rows.
 REMEMBERED_CANCELLATIONS = 1_000
 
@@ -66,13 +61,16 @@ class Running:
 class Desk:
     """The room of one procedure."""
 
-    __slots__ = ("busy", "may_have_work", "procedure", "slots")
+    __slots__ = ("busy", "may_have_work", "procedure", "slots", "threads")
 
     def __init__(self, procedure: Procedure, *, slots: int) -> None:
         self.procedure = procedure
         self.slots = slots
         self.busy = 0
         self.may_have_work = True
+        # Threads of its own, which start when they are needed: a procedure that blocks on a call to another one does
+        # not take the thread that its answer needs.
+        self.threads = None if procedure.is_async else ThreadPoolExecutor(slots, thread_name_prefix="pgbus-procedure")
 
     @property
     def room(self) -> int:
@@ -89,16 +87,13 @@ class Server:
         self._telemetry = telemetry
         self._desks: dict[str, Desk] = {}
         self._running: dict[UUID, Running] = {}
-        self._answers: list[Response] = []
-        self._callers: dict[UUID, str] = {}
         self._cancellations: deque[UUID] = deque(maxlen=REMEMBERED_CANCELLATIONS)
         self._worker_id: int | None = None
         self._work = asyncio.Event()
-        self._answering = asyncio.Event()
         self._idle = asyncio.Event()
+        self._answerer = Answerer(store, worker=config.process_name, written=self._idle.set)
         self._tasks: list[asyncio.Task[None]] = []
-        self._threads: ThreadPoolExecutor | None = None
-        self._wanted_threads = 0
+        self._in_doubt = False
 
     # ------------------------------------------------------------------------------------------------------ life
 
@@ -115,8 +110,9 @@ class Server:
                 self._desks[procedure.name] = Desk(procedure, slots=slots)
         await self._register(list(self._desks.values()), worker_id=worker_id, store=store)
         self._worker_id = worker_id
+        self._in_doubt = True
         if self._desks and not self._tasks:
-            loops = (self._claim_loop(), self._answer_loop())
+            loops = (self._claim_loop(), self._answerer.run())
             self._tasks = [asyncio.create_task(loop, name="pgbus calls") for loop in loops]
         self.wake()
 
@@ -136,8 +132,8 @@ class Server:
     def heard(self, payload: str) -> None:
         """What was notified: names of procedures that have work, none for any; or calls that were cancelled."""
         if payload.startswith("cancel "):
-            for text in payload[len("cancel ") :].split(","):
-                self._cancel(UUID(text))
+            for call_id in split_ids(payload.removeprefix("cancel ")):
+                self._cancel(call_id)
         else:
             self.wake(payload.split(",") if payload else None)
 
@@ -170,8 +166,9 @@ class Server:
         await self._wait_until_idle(LINK_PAUSE_LIMIT)
         answerer.cancel()
         await asyncio.wait([answerer])
-        if self._threads:
-            self._threads.shutdown(wait=False, cancel_futures=True)
+        for desk in self._desks.values():
+            if desk.threads:
+                desk.threads.shutdown(wait=False, cancel_futures=True)
 
     def abandon(self) -> None:
         """Do not wait for running calls any longer."""
@@ -181,7 +178,7 @@ class Server:
     async def _wait_until_idle(self, limit: float) -> None:
         try:
             async with asyncio.timeout(limit):
-                while self._running or self._callers:
+                while self._running or self._answerer.owed:
                     self._idle.clear()
                     await self._idle.wait()
         except TimeoutError:
@@ -199,15 +196,28 @@ class Server:
                 await self._work.wait()
                 continue
             try:
+                if self._in_doubt:
+                    await self._fail_unknown_claims(worker_id)
                 await self._claim(desks, worker_id)
                 pause = LINK_PAUSE
             except Exception as error:
                 if not is_link_error(error):
                     raise
+                self._in_doubt = True
                 for desk in desks:
                     desk.may_have_work = True
                 await asyncio.sleep(pause)
                 pause = min(LINK_PAUSE_LIMIT, pause * 2)
+
+    async def _fail_unknown_claims(self, worker_id: int) -> None:
+        """Give up what we may have taken without learning of it, as the link broke."""
+        await self._store.fetch(
+            "fail_unknown_claims",
+            worker_id=worker_id,
+            worker=self._config.process_name,
+            known=self._answerer.owed,
+        )
+        self._in_doubt = False
 
     async def _claim(self, desks: list[Desk], worker_id: int) -> None:
         rooms = [desk.room for desk in desks]
@@ -228,9 +238,9 @@ class Server:
             self._start(request, self._desks[request.procedure])
 
     def _start(self, request: ClaimedRequest, desk: Desk) -> None:
-        self._callers[request.call_id] = request.caller
+        self._answerer.owe(request.call_id, caller=request.caller)
         if request.call_id in self._cancellations:
-            self._respond(Response(request.call_id, "cancelled", error=ENDINGS["cancelled"]))
+            self._answerer.add(Response(request.call_id, "cancelled", error=ENDINGS["cancelled"]))
             return
         desk.busy += 1
         running = Running(request, desk.procedure, time.monotonic())
@@ -257,7 +267,7 @@ class Server:
         if not running.in_thread:
             self._release(desk)
         self._log(running, response)
-        self._respond(response)
+        self._answerer.add(response)
         duration = time.monotonic() - running.started
         self._telemetry.emit(CallEnded(running.procedure.name, call_id, response.outcome, duration))
 
@@ -280,19 +290,12 @@ class Server:
             value = procedure.handler(**arguments)
 
         context = contextvars.copy_context()
-        future = asyncio.get_running_loop().run_in_executor(self._thread_pool(), context.run, caught, work)
+        future = asyncio.get_running_loop().run_in_executor(desk.threads, context.run, caught, work)
         future.add_done_callback(lambda _: self._release(desk))
         error = await asyncio.shield(future)
         if error is not None:
             raise error
         return value
-
-    def _thread_pool(self) -> ThreadPoolExecutor:
-        # Threads of our own, as many as there is room: a handler that blocks on a call never waits for itself.
-        if self._threads is None:
-            size = sum(desk.slots for desk in self._desks.values() if not desk.procedure.is_async)
-            self._threads = ThreadPoolExecutor(size, thread_name_prefix="pgbus-procedure")
-        return self._threads
 
     def _encode(self, procedure: Procedure, value: object) -> str:
         try:
@@ -321,74 +324,6 @@ class Server:
             running.ending = ending
             running.task.cancel()
 
-    def _respond(self, response: Response) -> None:
-        self._answers.append(response)
-        self._answering.set()
-
     def _log(self, running: Running, response: Response) -> None:
         if response.outcome in ("failed", "invalid"):
             logger.warning("procedure %s failed: %s", running.procedure.name, response.traceback or response.error)
-
-    # ------------------------------------------------------------------------------------------------- answering
-
-    async def _answer_loop(self) -> None:
-        pause = LINK_PAUSE
-        while True:
-            if not self._answers:
-                self._answering.clear()
-                await self._answering.wait()
-                continue
-            batch = take_batch(self._answers)
-            try:
-                await self._answer(batch)
-                pause = LINK_PAUSE
-            except Exception as error:
-                self._answers[:0] = batch  # written again, a response is there once
-                if not is_link_error(error):
-                    raise
-                await asyncio.sleep(pause)
-                pause = min(LINK_PAUSE_LIMIT, pause * 2)
-
-    async def _answer(self, batch: list[Response]) -> None:
-        try:
-            await self._write(batch)
-        except asyncpg.PostgresError as error:
-            if is_link_error(error):
-                raise
-            if len(batch) > 1:  # one that the database refuses fails alone
-                for response in batch:
-                    await self._answer([response])
-                return
-            text = f"the database refused the result: {error}"
-            await self._write([Response(batch[0].call_id, "invalid", error=text)])
-        for response in batch:
-            self._callers.pop(response.call_id, None)
-        self._idle.set()
-
-    async def _write(self, batch: list[Response]) -> None:
-        channels, payloads = self._notifications(batch)
-        await self._store.fetch(
-            "answer_requests",
-            worker=self._config.process_name,
-            call_ids=[response.call_id for response in batch],
-            outcomes=[response.outcome for response in batch],
-            results=[response.result for response in batch],
-            error_types=[response.error_type for response in batch],
-            errors=[response.error for response in batch],
-            error_arguments=[response.error_arguments for response in batch],
-            tracebacks=[response.traceback for response in batch],
-            channels=channels,
-            payloads=payloads,
-        )
-
-    def _notifications(self, batch: list[Response]) -> tuple[list[str], list[str]]:
-        """One per caller, which says what was answered; more only for a large batch."""
-        by_caller: dict[str, list[UUID]] = {}
-        for response in batch:
-            by_caller.setdefault(self._callers[response.call_id], []).append(response.call_id)
-        pairs = [
-            (f"{self._store.namespace}_reply_{caller}", payload)
-            for caller, call_ids in by_caller.items()
-            for payload in join_ids(call_ids)
-        ]
-        return [channel for channel, _ in pairs], [payload for _, payload in pairs]

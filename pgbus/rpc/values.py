@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, TypeVar
@@ -109,6 +110,13 @@ def join_ids(call_ids: Iterable[UUID]) -> Iterator[str]:
     texts = [str(call_id) for call_id in call_ids]
     for start in range(0, len(texts), NOTIFIED_CALLS):
         yield ",".join(texts[start : start + NOTIFIED_CALLS])
+
+
+def split_ids(payload: str) -> Iterator[UUID]:
+    """The call ids of a notification. Anyone may notify: what is no id is passed over."""
+    for text in payload.split(","):
+        with contextlib.suppress(ValueError):
+            yield UUID(text)
 
 
 # ------------------------------------------------------------------------------------------------ what people pass

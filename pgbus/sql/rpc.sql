@@ -109,6 +109,16 @@ WHERE r.call_id = ANY (CAST(:call_ids AS uuid[]))
   AND NOT EXISTS (SELECT 1 FROM live AS l WHERE l.worker_id = r.worker_id)
 ON CONFLICT (call_id) DO NOTHING
 
+-- name: fail_unknown_claims
+-- Give up requests that a worker took according to us, but not to itself: the answer to its claim was lost.
+INSERT INTO pgbus.rpc_responses (call_id, outcome, error, worker)
+SELECT r.call_id, 'lost', 'the worker lost the database when it took the call', CAST(:worker AS text)
+FROM pgbus.rpc_requests AS r
+WHERE r.deadline > clock_timestamp()
+  AND r.worker_id = CAST(:worker_id AS integer)
+  AND r.call_id <> ALL (CAST(:known AS uuid[]))
+ON CONFLICT (call_id) DO NOTHING
+
 -- name: withdraw_requests
 -- Take requests off the queue that no server has taken yet; says which.
 WITH withdrawn AS (

@@ -13,8 +13,9 @@ import pytest
 
 import pgbus
 from pgbus import migrate
+from pgbus.embedded import EmbeddedPostgres
 from pgbus.errors import ConfigurationError, DuplicateProcedureName
-from pgbus.telemetry import CallEnded, CallStarted
+from pgbus.telemetry import CallEnded, CallStarted, SessionOpened
 from tests.support import eventually
 from tests.support.workers import Inbox, Watch, open_bus, running
 
@@ -669,10 +670,7 @@ async def test_calls_go_on_after_every_connection_was_cut(database: str, connect
         connection = await connect(database)
         async with running(server):
             assert await bus.call("maths.double", {"n": 1}) == 2
-            await connection.fetch(
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
-                "WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'"
-            )
+            await _cut_all_connections(connection)
             answers = await asyncio.gather(
                 *(bus.call("maths.double", {"n": n}, timeout=30, wait=True) for n in range(20))
             )
@@ -691,6 +689,54 @@ async def test_an_answer_whose_notification_was_lost_is_found(
         # Someone else's channel: nobody hears of the answers to the calls that are posted from now on.
         monkeypatch.setattr(bus._caller(), "_id", "0" * 16)
         assert await bus.call("maths.double", {"n": 2}, timeout=30) == 4
+
+
+async def test_a_claim_that_the_worker_never_learned_of_is_given_up(database: str, connect: Connect) -> None:
+    async with open_bus(database) as server, open_bus(database) as bus:
+        watch = Watch(server)
+
+        @server.procedure("maths.double")
+        async def double(n: int) -> int:
+            return 2 * n
+
+        connection = await connect(database)
+        async with running(server):
+            assert await bus.call("maths.double", {"n": 1}) == 2
+            # Taken in the name of the worker, which knows nothing of it: so a claim looks whose answer was lost.
+            await connection.execute(
+                """
+                CREATE FUNCTION take() RETURNS trigger LANGUAGE plpgsql AS $$
+                BEGIN
+                    NEW.taken_at := clock_timestamp();
+                    NEW.worker_id := (SELECT id FROM pgbus.workers);
+                    RETURN NEW;
+                END $$;
+                CREATE TRIGGER take BEFORE INSERT ON pgbus.rpc_requests FOR EACH ROW EXECUTE FUNCTION take();
+                """
+            )
+            call = asyncio.create_task(bus.call("maths.double", {"n": 1}, timeout=60))
+            await eventually(lambda: _has_state(connection, "maths.double", "running"))
+            await _cut_all_connections(connection)
+            await watch.first(SessionOpened, after=1)
+            with pytest.raises(pgbus.WorkerLost):
+                await call
+
+
+async def test_a_database_that_is_gone_is_said_to_be(own_server: EmbeddedPostgres) -> None:
+    migrate.upgrade(own_server.dsn())
+    async with open_bus(own_server.dsn()) as bus:
+        with pytest.raises(pgbus.NoWorkerAvailable):
+            await bus.call("a.b")
+        await asyncio.to_thread(own_server.stop)
+        with pytest.raises(pgbus.DatabaseUnreachableError):
+            await bus.call("a.b")
+
+
+async def _cut_all_connections(connection: asyncpg.Connection) -> None:
+    await connection.fetch(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+        "WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'"
+    )
 
 
 # ------------------------------------------------------------------------------------------------------------- history
@@ -733,6 +779,18 @@ async def test_calls_are_queryable_until_they_are_pruned(database: str, connect:
         )
         assert (await store.fetch_one("prune_calls", retention=60.0, batch=10))["calls"] == 1
         assert await state_of(connection, "maths.divide") == ["failed"]
+
+
+async def test_what_nobody_took_in_time_leaves_the_queue(bus: pgbus.Bus, database: str, connect: Connect) -> None:
+    connection = await connect(database)
+    with pytest.raises(pgbus.CallTimeout):
+        await bus.call("nobody.there", timeout=0.1, wait=True)
+    await eventually(lambda: _has_state(connection, "nobody.there", "expired"))
+    assert await connection.fetchval("SELECT count(*) FROM pgbus.rpc_responses") == 0
+    async with running(bus):  # its leader clears up
+        await eventually(lambda: connection.fetchval("SELECT count(*) FROM pgbus.rpc_responses"))
+    assert await connection.fetchval("SELECT taken_at IS NOT NULL AND worker_id IS NULL FROM pgbus.rpc_requests")
+    assert await state_of(connection, "nobody.there") == ["expired"]
 
 
 async def test_context_variables_of_calls_are_apart(bus: pgbus.Bus) -> None:

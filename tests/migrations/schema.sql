@@ -599,6 +599,8 @@ CREATE INDEX outbox_scheduled ON pgbus.outbox USING btree (deliver_at) WHERE (de
 
 CREATE INDEX outbox_scheduled_event ON pgbus.outbox USING btree (event_id) WHERE (deliver_at IS NOT NULL);
 
+CREATE INDEX rpc_requests_deadline ON pgbus.rpc_requests USING brin (deadline) WITH (pages_per_range='32');
+
 CREATE INDEX rpc_requests_waiting ON pgbus.rpc_requests USING btree (procedure, requested_at) WHERE (taken_at IS NULL);
 
 CREATE INDEX rpc_servers_worker ON pgbus.rpc_servers USING btree (worker_id);
