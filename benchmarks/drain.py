@@ -46,10 +46,10 @@ async def drain(dsn: str, *, stored_in: str) -> float:
         if stored_in == "log":
             async with running(bus) as worker:
                 await worker.ready.wait()
-                await connection.execute(f'UPDATE "{bus.config.namespace}".listeners SET state = \'paused\'')
+                await connection.execute(f"UPDATE \"{bus.config.namespace}\".listeners SET state = 'paused'")
                 await bus.publish_many([OrderPlaced(number) for number in range(EVENTS)])
                 await logged.wait()
-            await connection.execute(f'UPDATE "{bus.config.namespace}".listeners SET state = \'active\'')
+            await connection.execute(f"UPDATE \"{bus.config.namespace}\".listeners SET state = 'active'")
         else:
             async with running(bus) as worker:
                 await worker.ready.wait()

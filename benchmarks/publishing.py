@@ -8,7 +8,7 @@ import asyncpg
 import msgspec
 
 from benchmarks.support import RUNS, OrderPlaced, fresh_bus, median
-from pgbus.outbox import Limits, chunks, prepare
+from pgbus.outbox import Limits, OutboxRow, chunks, prepare
 
 EVENTS = 50_000
 TRANSACTIONS = 1_500
@@ -47,11 +47,12 @@ async def publish_many(dsn: str) -> None:
         await connection.execute("DROP TABLE bench_bare")
         await connection.close()
         print(
-            f"publish_many of {EVENTS:,}: {median(rates):,.0f} events/s, {median(ratios):.0%} of a bare INSERT; bar: 60%"
+            f"publish_many of {EVENTS:,}: {median(rates):,.0f} events/s, "
+            f"{median(ratios):.0%} of a bare INSERT; bar: 60%"
         )
 
 
-async def _bare(connection: asyncpg.Connection, rows: list) -> float:
+async def _bare(connection: asyncpg.Connection, rows: list[OutboxRow]) -> float:
     started = time.perf_counter()
     async with connection.transaction():
         for chunk in chunks(rows):

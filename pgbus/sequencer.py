@@ -39,8 +39,9 @@ class Floor:
     """An outbox id below which no row is left, and none can still become visible.
 
     Every transaction takes its xid before its outbox ids. So the ids that a look saw handed out belong to transactions
-    with lower xids than one that a later look takes for itself (`xid`). Once a snapshot's `xmin` has reached that, all of
-    them have ended, and what that look did not leave behind is gone. Lives in memory only: a restore cannot make it wrong.
+    with lower xids than one that a later look takes for itself (`xid`). Once a snapshot's `xmin` has reached that, all
+    of them have ended, and what that look did not leave behind is gone. It lives in memory only: a restore cannot make
+    it wrong.
     """
 
     def __init__(self) -> None:
@@ -121,11 +122,14 @@ class Sequencer:
             look = await self._look()
             if self._behind:
                 await self._backfill()
-            elif look.stopped_at is not None:
+            elif look.moved >= BATCH:
                 continue
             elif self._slot is None:
                 await self._arm()
-            elif not look.moved:
+            elif look.moved > 1 or self._woken.is_set():
+                await self._disarm()
+            else:
+                # Armed before this look: whatever it could not see yet will notify us.
                 await self._sleep(look)
 
     async def _take_over(self) -> None:
@@ -204,17 +208,14 @@ class Sequencer:
             pause = min(pause, self._held_pause)
         woken = await _wait(self._woken, pause)
         self._woken.clear()
-        if woken:
-            await self._disarm_if_busy()
-        elif self._held:
+        if not woken and self._held:
             await self._review_held_slots()
 
-    async def _disarm_if_busy(self) -> None:
-        """Stay armed for a lone event, which is quickest; under load let publishers commit without NOTIFY."""
-        look = await self._look()
-        if (look.moved > 1 or self._woken.is_set()) and self._slot is not None:
-            slot, self._slot = self._slot, None
-            await self._store.fetch("wake_up", namespace=self._store.namespace, slot=slot)
+    async def _disarm(self) -> None:
+        """Under load, let publishers commit without NOTIFY. For a lone event it is quickest to stay armed."""
+        slot, self._slot = self._slot, None
+        self._woken.clear()
+        await self._store.fetch("wake_up", namespace=self._store.namespace, slot=slot)
 
     async def _review_held_slots(self) -> None:
         held = await self._find_held_slots()

@@ -16,7 +16,7 @@ from pgbus.embedded import EmbeddedPostgres
 @database_options
 @click.option(
     "--datadir",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=click.Path(file_okay=False, writable=True, path_type=Path),
     help="Keep the data here; default: a temporary directory, gone when the command ends.",
 )
 @click.option(
@@ -34,9 +34,9 @@ def dev(*, datadir: Path | None, port: int | None, wants_schema: bool) -> None:
         dsn = server.dsn()
         if wants_schema:
             migrate.upgrade(dsn, namespace=namespace)
-        # Alone on stdout, so that a script can read it; no secret, the server is this user's own.
+        # Alone on stdout, so that a script can read it, and only there: with --port it holds a password.
         click.echo(dsn)
-        click.echo(f"PostgreSQL runs; in another shell: export PGBUS_DSN='{dsn}'. Ctrl-C stops it.", err=True)
+        click.echo("PostgreSQL runs; give its DSN to others as PGBUS_DSN. Ctrl-C stops it.", err=True)
         _wait_for_signal()
 
 

@@ -12,7 +12,8 @@ WITH known AS MATERIALIZED (
         CAST(:lanes AS smallint),
         CAST(CAST(:options AS text) AS jsonb),
         CAST(:service AS text),
-        CASE WHEN CAST(:start_at AS timestamptz) IS NULL THEN CAST(:start_position AS bigint)
+        CASE WHEN EXISTS (SELECT 1 FROM known) THEN NULL -- not used, and looking for `start_at` may walk the log
+             WHEN CAST(:start_at AS timestamptz) IS NULL THEN CAST(:start_position AS bigint)
              -- No such event yet: from the end of the log on, and not live, or else an event that the leader is
              -- sequencing at this moment would be missed.
              ELSE COALESCE(

@@ -71,7 +71,7 @@ class Stage:
         self.workers: list[WorkerProcess] = []
         self._logs = logs
         self._gate: asyncpg.Connection | None = None
-        self.connection: asyncpg.Connection = None
+        self._connection: asyncpg.Connection | None = None
 
     async def __aenter__(self) -> Self:
         await self.connect()
@@ -91,9 +91,14 @@ class Stage:
 
     async def connect(self) -> None:
         """Open the test's own connection, again after a crash of the server."""
-        if self.connection:
-            self.connection.terminate()
-        self.connection = await asyncpg.connect(self.dsn)
+        if self._connection:
+            self._connection.terminate()
+        self._connection = await asyncpg.connect(self.dsn)
+
+    @property
+    def connection(self) -> asyncpg.Connection:
+        assert self._connection is not None
+        return self._connection
 
     def print_logs(self) -> None:
         for worker in self.workers:
@@ -123,9 +128,9 @@ class Stage:
         self.workers.append(worker)
         return worker
 
-    async def start_idle(self, **settings: object) -> WorkerProcess:
+    async def start_idle(self) -> WorkerProcess:
         """A worker without listeners, which leads if nobody does; returns once it is registered."""
-        worker = await self.start(skip=ALL_LISTENERS, **settings)
+        worker = await self.start(skip=ALL_LISTENERS)
         await self.registered(worker)
         return worker
 
@@ -134,7 +139,7 @@ class Stage:
 
     async def leader_pid(self) -> int | None:
         """The process that leads now, by the lock and not by what a row says."""
-        return await self.connection.fetchval(
+        pid: int | None = await self.connection.fetchval(
             """
             SELECT w.pid
             FROM pg_locks AS lead
@@ -146,6 +151,7 @@ class Stage:
               AND life.classid::bigint = hashtext('pgbus.worker')::bigint & 4294967295
             """
         )
+        return pid
 
     # --------------------------------------------------------------------------------------------------------- gate
 

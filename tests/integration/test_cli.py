@@ -4,20 +4,24 @@ import asyncio
 import json
 import re
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 from click.testing import CliRunner, Result
 
 from pgbus import migrate
+from pgbus.cli import exits
 from pgbus.cli.main import pgbus as command
+from pgbus.config import Config
 from tests.conftest import Connect
 from tests.support.programs import program, run_program
 from tests.support.rows import Rows
 
+REFERENCE = Path(__file__).parents[2] / "docs" / "reference"
 NOWHERE = "postgresql://adam:s3cret@127.0.0.1:1/nothing"
 
 Invoke = Callable[..., Awaitable[Result]]
@@ -115,6 +119,39 @@ def test_every_command_has_help() -> None:
             result = CliRunner().invoke(command, [*arguments, "--help"])
             assert result.exit_code == 0
             assert "Usage: " in result.output
+
+
+def every_command(group: click.Group = command, path: str = "pgbus") -> Iterator[tuple[str, click.Command]]:
+    for name, one in group.commands.items():
+        yield f"{path} {name}", one
+        if isinstance(one, click.Group):
+            yield from every_command(one, f"{path} {name}")
+
+
+def test_the_reference_names_every_command_and_option() -> None:
+    text = (REFERENCE / "cli.md").read_text()
+    for path, one in every_command():
+        assert f"`{path}" in text, path
+        for parameter in one.params:
+            if isinstance(parameter, click.Option) and parameter.name != "help":
+                assert any(f"`{name}" in text for name in parameter.opts), f"{path} {parameter.opts}"
+
+
+def test_the_reference_names_every_exit_code() -> None:
+    text = (REFERENCE / "cli.md").read_text()
+    shown = CliRunner().invoke(command, ["--help"]).stdout
+    for code in (exits.FAILED, exits.USAGE, exits.SCHEMA, exits.UNREACHABLE, exits.BUG):
+        assert f"\n| {code} | " in text
+        assert re.search(rf"\b{code} \w", shown)
+
+
+def test_the_reference_names_every_setting_and_its_default() -> None:
+    text = (REFERENCE / "configuration.md").read_text()
+    for setting in Config().describe():
+        found = re.search(rf"^\| `{setting.name}` \| (.+?) \|", text, re.MULTILINE)
+        assert found, setting.name
+        if isinstance(setting.value, int | float):
+            assert found[1].split()[0] == f"{setting.value:.12g}", setting.name
 
 
 # -------------------------------------------------------------------------------------------------------------- config

@@ -454,3 +454,84 @@ async def test_the_commit_of_a_handler_waits_for_the_disk_as_the_server_is_set_t
         async with running(bus):
             await bus.publish({}, topic="a.b")
             assert await inbox.take(1) == ["on"]
+
+
+@KINDS
+@pytest.mark.parametrize("error", [SystemExit(3), asyncio.CancelledError(), KeyboardInterrupt()], ids=repr)
+async def test_errors_that_would_end_a_program_roll_back_and_are_retried(
+    database: str, connection: asyncpg.Connection, handler: Callable[..., Any], error: BaseException
+) -> None:
+    async with open_bus(database) as bus:
+        tried: Inbox[int] = Inbox()
+
+        def fail(event: dict[str, int], attempt: int) -> None:
+            tried.put(attempt)
+            if attempt < 3:
+                raise error
+
+        async def with_asyncpg(event: dict[str, int], own: asyncpg.Connection, context: pgbus.Context) -> None:
+            await own.execute(WRITE, event["n"])
+            fail(event, context.attempt)
+
+        async def with_session(event: dict[str, int], session: AsyncSession, context: pgbus.Context) -> None:
+            await session.execute(text(f"INSERT INTO ledger (n) VALUES ({event['n']})"))
+            fail(event, context.attempt)
+
+        def with_blocking(event: dict[str, int], session: Session, context: pgbus.Context) -> None:
+            session.execute(text(f"INSERT INTO ledger (n) VALUES ({event['n']})"))
+            fail(event, context.attempt)
+
+        handlers: dict[Any, Callable[..., Any]] = {
+            asyncpg_handler: with_asyncpg,
+            async_session_handler: with_session,
+            session_handler: with_blocking,
+        }
+        bus.listener("a.b", name="ledger", transactional=True, retry=QUICK_RETRY)(handlers[handler])
+        async with running(bus):
+            await bus.publish({"n": 1}, topic="a.b")
+            await until_idle(connection)
+    assert tried.items == [1, 2, 3]
+    assert await ledger(connection) == [1]
+
+
+async def test_a_timeout_rolls_back(database: str, connection: asyncpg.Connection) -> None:
+    async with open_bus(database) as bus:
+
+        @bus.listener("a.b", name="ledger", transactional=True, retry=QUICK_RETRY, timeout=0.2)
+        async def handle(event: dict[str, int], own: asyncpg.Connection, context: pgbus.Context) -> None:
+            await own.execute(WRITE, event["n"])
+            if context.attempt == 1:
+                await own.execute("SELECT pg_sleep(30)")
+
+        async with running(bus):
+            await bus.publish({"n": 1}, topic="a.b")
+            await until_idle(connection)
+    assert await ledger(connection) == [1]
+    assert await outcomes(connection) == [(1, "retry"), (2, "done")]
+
+
+async def test_a_plain_handler_past_its_timeout_still_commits_once_or_not_at_all(
+    database: str, connection: asyncpg.Connection
+) -> None:
+    async with open_bus(database) as bus:
+        started: Inbox[int] = Inbox()
+        go_on = threading.Event()
+        watch = Watch(bus)
+
+        @bus.listener("a.b", name="ledger", transactional=True, retry=QUICK_RETRY, timeout=0.05)
+        def handle(event: dict[str, int], session: Session, context: pgbus.Context) -> None:
+            session.execute(text(f"INSERT INTO ledger (n) VALUES ({event['n']})"))
+            started.put(context.attempt)
+            if context.attempt == 1 and event["n"] == 1:
+                assert go_on.wait(20)
+
+        async with running(bus):
+            await bus.publish({"n": 1}, topic="a.b")
+            await started.take(1)
+            await bus.publish({"n": 2}, topic="a.b")
+            await watch.until(lambda _: sum(seen.done for seen in watch.of(Settled)) == 1)
+            go_on.set()
+            await until_idle(connection)
+    assert await ledger(connection) == [1, 2]
+    done = await connection.fetchval("SELECT count(*) FROM pgbus.history WHERE outcome = 'done'")
+    assert done == 2

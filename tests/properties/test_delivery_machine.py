@@ -105,7 +105,7 @@ class Wires:
         self.leader = self.open()
         self.rival = self.open()
         self.publishers = [self.open() for _ in range(PUBLISHERS)]
-        # Where vacuum has made room, rows with the same instant may come in another order: no story would repeat itself.
+        # Where vacuum has made room, rows with the same instant change their order: a story would not repeat itself.
         for table in ("outbox", "deliveries"):
             self.run(self.leader.execute(f"ALTER TABLE pgbus.{table} SET (autovacuum_enabled = off)"))
 

@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+
+import asyncpg
+import psycopg
+import pytest
+
+from pgbus.store import ENGINE_SETTINGS, settings_sql
+from tests.plans.plan import Plans
+from tests.support import DatabaseServer
+
+EVENTS = 200_000
+DEAD = 100_000
+SECOND_PARTITION = 1_000_000_000
+
+# Listeners 1 to 3 hear everything, 4 is ordered. The last 10,000 events of the log are owed to 1 and 4, in runs
+# of 100; what lies before was delivered: rows that are dead, but cannot be removed while a snapshot is open.
+FILL = f"""
+SELECT pgbus.open_partition(1);
+INSERT INTO pgbus.listeners (listener_name, lanes)
+VALUES ('one', NULL), ('two', NULL), ('three', NULL), ('ordered', 16);
+INSERT INTO pgbus.subscriptions (listener_id, pattern, regex)
+SELECT n, 'shop.**', '^shop\\.([A-Za-z0-9_-]+\\.)*$' FROM generate_series(1, 4) AS n;
+INSERT INTO pgbus.events (position, event_id, topic, key, payload, published_at, logged_at)
+SELECT n, gen_random_uuid(), 'shop.sold', 'customer ' || n % 1000, jsonb_build_object('n', n),
+       now() - interval '1 day' + n * interval '100 ms', now() - interval '1 day' + n * interval '100 ms'
+FROM generate_series(1, {EVENTS}) AS n;
+INSERT INTO pgbus.events (position, event_id, topic, key, payload, published_at, logged_at)
+SELECT {SECOND_PARTITION} + n, gen_random_uuid(), 'shop.sold', NULL, '{{}}', now(), now()
+FROM generate_series(1, 1000) AS n;
+INSERT INTO pgbus.history (position, listener_id, attempt, outcome, started_at, duration, worker)
+SELECT n, 2, 1, 'done', now(), 0.01, 'w' FROM generate_series(1, {EVENTS}) AS n;
+"""
+CHURN = f"""
+INSERT INTO pgbus.outbox (topic, payload) SELECT 'shop.sold', '{{}}' FROM generate_series(1, {DEAD}) AS n;
+DELETE FROM pgbus.outbox;
+INSERT INTO pgbus.outbox (topic, payload) SELECT 'shop.sold', '{{}}' FROM generate_series(1, 3000) AS n;
+INSERT INTO pgbus.outbox (topic, payload, deliver_at)
+SELECT 'shop.sold', '{{}}', now() + n * interval '1 minute' FROM generate_series(1, 3000) AS n;
+INSERT INTO pgbus.deliveries (listener_id, first, last, events) SELECT 1, n, n, 1 FROM generate_series(1, {DEAD}) AS n;
+DELETE FROM pgbus.deliveries;
+INSERT INTO pgbus.deliveries (listener_id, first, last, events)
+SELECT 1, n, n + 99, 100 FROM generate_series({EVENTS - 9999}, {EVENTS}, 100) AS n;
+INSERT INTO pgbus.deliveries (listener_id, lane, first, last, events)
+SELECT 4, n / 100 % 16, n, n + 99, 100 FROM generate_series({EVENTS - 9999}, {EVENTS}, 100) AS n;
+"""
+
+
+@pytest.fixture(scope="module")
+def full_database(server: DatabaseServer, upgraded_template: str) -> Iterator[str]:
+    """A bus that has seen some traffic, while somebody holds a snapshot open."""
+    with (
+        server.temporary_database(template=upgraded_template) as dsn,
+        psycopg.connect(dsn) as holder,
+        psycopg.connect(dsn, autocommit=True) as connection,
+    ):
+        connection.execute(FILL)
+        holder.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        holder.execute("SELECT count(*) FROM pgbus.workers")
+        connection.execute(CHURN)
+        for table in ("outbox", "events", "history", "deliveries", "listeners", "subscriptions"):
+            connection.execute(f"ANALYZE pgbus.{table}")
+        yield dsn
+
+
+@pytest.fixture
+async def plans(full_database: str) -> AsyncIterator[Plans]:
+    """Plans of the named statements as the engine runs them; whatever they write is rolled back."""
+    connection = await asyncpg.connect(full_database)
+    await connection.execute(settings_sql(ENGINE_SETTINGS))
+    transaction = connection.transaction()
+    await transaction.start()
+    yield Plans(connection)
+    await transaction.rollback()
+    await connection.close()

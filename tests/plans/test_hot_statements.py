@@ -1,0 +1,229 @@
+"""The statements that run all day: their work is proportional to the batch, whatever lies around it.
+
+The bounds on pages and steps are a few times what is needed, and far below what any scan would take.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from uuid import uuid4
+
+from tests.plans.conftest import DEAD, EVENTS, SECOND_PARTITION
+from tests.plans.plan import Plan, Plans
+
+FIRST_OWED = EVENTS - 9_999
+DUE_FLOOR = 0.0
+
+
+async def claim(
+    plans: Plans, listener: int, *, limit: int, floor: int = FIRST_OWED, due_floor: float = DUE_FLOOR, piece: int = 100
+) -> Plan:
+    return await plans.explain(
+        "claim_deliveries",
+        listener_id=listener,
+        worker_id=1,
+        claim_token=uuid4(),
+        lanes=16 if listener == 4 else None,
+        floor=floor,
+        due_floor=due_floor,
+        rows=limit // 100 + 2,
+        limit=limit,
+        piece=piece,
+        lease=60.0,
+        suspects=False,
+        blocking=False,
+    )
+
+
+async def sequence(plans: Plans, *, batch: int, floor: int, base: int) -> Plan:
+    return await plans.explain(
+        "sequence_outbox",
+        floor=floor,
+        wants_xid=False,
+        due_floor=-math.inf,
+        base=SECOND_PARTITION + base,
+        batch=batch,
+        run=500,
+        tell_others=False,
+        work_channel="pgbus_work",
+    )
+
+
+async def hold_claims(plans: Plans, count: int, *, worker: int = 1) -> tuple[list[int], list[str]]:
+    """Claims of one event each."""
+    rows = await plans.connection.fetch(
+        """
+        INSERT INTO pgbus.deliveries (listener_id, first, last, events, claim_token, worker_id, lease_expires_at)
+        SELECT 3, n, n, 1, gen_random_uuid(), $2, now() + interval '1 minute' FROM generate_series(1, $1::integer) AS n
+        RETURNING id, claim_token
+        """,
+        count,
+        worker,
+    )
+    return [row["id"] for row in rows], [str(row["claim_token"]) for row in rows]
+
+
+def done(ids: Sequence[int], tokens: Sequence[str]) -> dict[str, object]:
+    size = len(ids)
+    others = ("deliveries", "positions", "attempts", "outcomes", "started", "durations", "lanes", "delays", "errors",
+              "tracebacks", "keys")  # fmt: skip
+    return {
+        "listener_id": 3,
+        "worker": "w",
+        "blocking": False,
+        "delivery_ids": list(ids),
+        "claim_tokens": list(tokens),
+        "done_deliveries": list(ids),
+        "done_positions": list(range(1, size + 1)),
+        "done_attempts": [1] * size,
+        "done_started": [0.0] * size,
+        "done_durations": [0.0] * size,
+        **{f"other_{name}": [] for name in others},
+    }
+
+
+async def test_claim_touches_what_it_claims_and_no_dead_row_below_its_floor(plans: Plans) -> None:
+    few = await claim(plans, 1, limit=10)
+    many = await claim(plans, 1, limit=1_000)
+    assert {"deliveries_ready", "events_p0_pkey"} <= many.indexes
+    assert few.pages < 200
+    assert many.pages < 800
+    assert few.steps < 500
+    assert many.steps < 15_000
+    # Without its floor it steps over every dead row: so they are there.
+    assert (await claim(plans, 1, limit=10, floor=0)).pages > few.pages + DEAD // 100
+
+
+async def test_claim_reads_only_the_partition_of_its_events(plans: Plans) -> None:
+    plan = await claim(plans, 1, limit=500)
+    assert "events_p0" in plan.relations
+    assert "events_p1" not in plan.relations
+
+
+async def test_claim_reads_the_head_of_each_lane_and_not_what_waits_behind(plans: Plans) -> None:
+    await plans.connection.execute(
+        """
+        INSERT INTO pgbus.deliveries (listener_id, lane, first, last, events, available_at)
+        SELECT 4, n % 16, n, n, 1, now() FROM generate_series(300001, 320000) AS n
+        """
+    )
+    plan = await claim(plans, 4, limit=1_000, piece=50)
+    assert "deliveries_lanes" in plan.indexes
+    assert plan.pages < 1_500
+    assert plan.steps < 10_000
+
+
+async def test_claim_finds_what_is_due_by_its_index_and_not_what_is_due_later(plans: Plans) -> None:
+    await plans.connection.execute(
+        f"""
+        INSERT INTO pgbus.deliveries (listener_id, first, last, events, available_at)
+        SELECT 2, n, n, 1, now() + interval '1 hour' FROM generate_series(1, {DEAD // 5}) AS n;
+        INSERT INTO pgbus.deliveries (listener_id, first, last, events, available_at)
+        SELECT 2, n, n, 1, now() FROM generate_series(1, 500) AS n
+        """
+    )
+    plan = await claim(plans, 2, limit=100)
+    assert "deliveries_due" in plan.indexes
+    assert plan.pages < 800
+    assert plan.steps < 2_000
+
+
+async def test_sequence_moves_a_batch_and_touches_no_dead_row_below_its_floor(plans: Plans) -> None:
+    few = await sequence(plans, batch=10, floor=DEAD, base=10_000)
+    many = await sequence(plans, batch=1_000, floor=DEAD, base=20_000)
+    assert {"outbox_pkey", "outbox_scheduled"} <= many.indexes
+    assert few.pages < 500
+    assert many.pages < 16_000
+    assert many.steps < 60_000
+    assert (await sequence(plans, batch=10, floor=0, base=30_000)).pages > few.pages + DEAD // 200
+
+
+async def test_settling_thousands_of_single_events_is_not_quadratic(plans: Plans) -> None:
+    ids, tokens = await hold_claims(plans, 2_000)
+    plan = await plans.explain("settle_deliveries", **done(ids, tokens))
+    assert "deliveries_pkey" in plan.indexes
+    assert plan.steps < 2_000 * 12
+    assert plan.pages < 2_000 * 25
+    assert all(node.loops <= 2_000 for node in plan.nodes)
+
+
+async def test_extending_leases_looks_each_claim_up_by_its_key(plans: Plans) -> None:
+    ids, tokens = await hold_claims(plans, 1_000)
+    plan = await plans.explain("extend_leases", delivery_ids=ids, claim_tokens=tokens, lease=60.0)
+    assert "deliveries_pkey" in plan.indexes
+    assert plan.steps < 10_000
+    assert plan.pages < 1_000 * 25
+
+
+async def test_freeing_and_finding_claims_looks_only_at_claims(plans: Plans) -> None:
+    await hold_claims(plans, 500)
+    await plans.connection.execute("SELECT pg_advisory_xact_lock(hashtext('pgbus.worker'), 1)")
+    free = await plans.explain("free_claims", namespace="pgbus", max_crashes=5, work_channel="pgbus_work")
+    own = await plans.explain("find_own_claims", worker_id=1)
+    for plan in (free, own):
+        assert "deliveries_claimed" in plan.indexes
+        assert plan.pages < 2_000
+        assert plan.steps < 5_000
+
+
+async def test_the_poll_for_lost_notifications_uses_the_indexes_of_what_can_be_claimed(plans: Plans) -> None:
+    plan = await plans.explain("find_ready_listeners", listener_ids=[1, 2, 3, 4])
+    assert plan.indexes <= {"deliveries_ready", "deliveries_due", "deliveries_lanes"}
+
+
+async def test_publishing_reads_nothing(plans: Plans) -> None:
+    values: dict[str, object] = {"event_id": uuid4(), "topic": "shop.sold", "payload": "{}"}
+    values |= dict.fromkeys(("ancestors", "key", "headers"))
+    await plans.explain("insert_event", **values)  # the first one of a session also reads the trigger's source
+    one = await plans.explain("insert_event", **values)
+    many = await plans.explain(
+        "insert_events",
+        event_ids=[str(uuid4()) for _ in range(1_000)],
+        topics=["shop.sold"] * 1_000,
+        ancestors=[],
+        keys=[],
+        payloads=["{}"] * 1_000,
+        headers=[],
+        deliver_ats=[],
+        delays=[],
+    )
+    assert one.relations == many.relations == set()
+    assert one.pages < 100
+    assert many.pages < 20 * 1_000
+
+
+async def test_a_listener_that_is_behind_gets_its_stretch_of_the_log(plans: Plans) -> None:
+    await plans.connection.execute("UPDATE pgbus.listeners SET cursor = 100000 WHERE id = 2")
+    plan = await plans.explain("backfill_listener", batch=500, run=100, work_channel="pgbus_work")
+    assert "events_p0_pkey" in plan.indexes
+    assert "events_p1" not in plan.relations
+    assert plan.pages < 2_000
+    assert plan.steps < 10_000
+
+
+async def test_a_listener_that_is_known_is_registered_again_without_a_look_at_the_log(plans: Plans) -> None:
+    values = {"lanes": None, "options": "{}", "service": "", "start_position": None, "start_at": datetime.now(UTC)}
+    plan = await plans.explain("register_listener", listener_name="one", **values)
+    assert not {relation for relation in plan.relations if relation.startswith("events")}
+
+
+async def test_looking_for_events_reads_few_of_the_log(plans: Plans) -> None:
+    # Operators' connections have the server's settings. To whom events are owed, they look up in all deliveries.
+    await plans.connection.execute("RESET ALL")
+    filters = dict.fromkeys(
+        ("before", "event_id", "key", "since", "until", "topic_regex", "condition", "variables", "owed_to")
+    )
+    some = await plans.connection.fetchrow("SELECT event_id, key FROM pgbus.events WHERE position = 150000")
+    assert some is not None
+    for wanted in (
+        {"after": 0, "newest_first": True},
+        {"after": 150_000, "newest_first": False},
+        {"after": 0, "newest_first": True, "event_id": some["event_id"]},
+        {"after": 0, "newest_first": True, "key": some["key"]},
+    ):
+        plan = await plans.carry_out("find_events", {"limit": 20, **filters, **wanted})
+        assert plan.scanned_whole <= {"deliveries"}
+        read = sum(node.rows + node.removed for node in plan.nodes if (node.relation or "").startswith("events_"))
+        assert read < 500, wanted
