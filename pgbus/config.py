@@ -106,7 +106,7 @@ class Config:
     batch_target: Annotated[
         float, _seconds("Work that an adaptive listener claims at once", minimum=0.01, maximum=60)
     ] = 1.0
-    listener_threads: Annotated[int, About("Threads for handlers that are plain functions", 1, 1000, "threads")] = 10
+    listener_threads: Annotated[int, About("Threads for each listener of a plain function", 1, 1000, "threads")] = 10
     partition_period: Annotated[float, _seconds("The leader opens a new partition of the log this often")] = 30 * DAY
     retention: Annotated[
         float | None, _seconds("How long the log and its history are kept; default: for ever", maximum=36_500 * DAY)

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from pgbus.outcomes import Dead, Done, Outcome, Retry
+from pgbus.outcomes import DONE, Dead, Done, Outcome, Retry
 from pgbus.store import Claim
 
 
@@ -57,6 +57,16 @@ class Flight:
         self.durations[index] = duration
         self.left -= 1
         return self.left == 0
+
+    def with_rest_done(self, *, started: float, duration: float) -> Flight:
+        """A copy in which every event without an ending is done: what a transaction settles that may yet fail."""
+        flight = Flight(self.claim, now=0.0)
+        flight.offset, flight.next, flight.left = self.offset, self.next, self.left
+        flight.endings, flight.started, flight.durations = list(self.endings), list(self.started), list(self.durations)
+        for index, ending in enumerate(flight.endings):
+            if ending is None:
+                flight.end(index, DONE, started=started, duration=duration)
+        return flight
 
     def release_rest(self) -> int:
         """Give back every event that nobody has started; how many there were."""

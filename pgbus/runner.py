@@ -40,6 +40,11 @@ LINK_PAUSE = 0.2
 LINK_PAUSE_LIMIT = 5.0
 
 
+def slots_of(listener: Listener, config: Config) -> int:
+    """How many events of a listener are handled at once; those of a plain function need a thread each."""
+    return listener.concurrency if listener.signature.is_async else min(listener.concurrency, config.listener_threads)
+
+
 class Runner:
     """Runs one listener; `start` it once it is registered, `stop` it to drain."""
 
@@ -63,7 +68,8 @@ class Runner:
         self._config = config
         self._telemetry = telemetry
         self._quarantine = quarantine
-        self._pace = Pace(concurrency=listener.concurrency, target=config.batch_target, batch_size=listener.batch_size)
+        self._slots = slots_of(listener, config)
+        self._pace = Pace(concurrency=self._slots, target=config.batch_target, batch_size=listener.batch_size)
         self._queue: deque[Flight] = deque()
         self._airborne: dict[int, Flight] = {}
         self._landed: list[Flight] = []
@@ -91,10 +97,6 @@ class Runner:
         """Begin to claim."""
         loops = [self._claim_loop(), self._settle_loop(), *(self._slot() for _ in range(self._slots))]
         self._tasks = [asyncio.create_task(loop, name=f"pgbus {self.listener.name}") for loop in loops]
-
-    @property
-    def _slots(self) -> int:
-        return self.listener.concurrency
 
     def wake(self) -> None:
         """Claim: there may be work."""
@@ -479,18 +481,19 @@ class Runner:
         def keys(flight: Flight) -> dict[str, object]:
             return {"delivery_id": flight.claim.id, "claim_token": flight.claim.token}
 
+        settled: list[Flight] = []
+        given_up = False
+
         def values() -> dict[str, Any]:
             duration = (time.monotonic() - started) / len(events)
-            for flight in flights:
-                for index, ending in enumerate(flight.endings):
-                    if ending is None:
-                        flight.endings[index] = DONE
-                        flight.started[index] = started + flight.offset
-                        flight.durations[index] = duration
-            settled, _, _ = settlement(
-                flights, listener_id=self.listener_id, worker=self._config.process_name, blocking=self.listener.blocks
+            settled[:] = [flight.with_rest_done(started=started, duration=duration) for flight in flights]
+            found, _, _ = settlement(
+                settled, listener_id=self.listener_id, worker=self._config.process_name, blocking=self.listener.blocks
             )
-            return settled
+            # Last: a thread that ran past its timeout is still here, and the flights have been ended otherwise by now.
+            if given_up:
+                raise ClaimLost
+            return found
 
         async def begin(executor: AsyncExecutor) -> None:
             for flight in flights:
@@ -510,7 +513,6 @@ class Runner:
             if len(executor.fetch(settle, values())) < len(flights):
                 raise ClaimLost
 
-        before = [list(flight.endings) for flight in flights]
         try:
             await self._executor.run_in_transaction(
                 body,
@@ -522,14 +524,13 @@ class Runner:
                 settle_sync=settle_sync,
             )
         except BaseException:
-            # Rolled back, or nobody knows: what the settlement assumed is void, and the token decides.
-            for flight, endings in zip(flights, before, strict=True):
-                flight.endings = endings
+            # Rolled back, or nobody knows; then the token decides.
+            given_up = True
             raise
-        for flight in flights:
+        for flight in settled:
             self._pace.saw_work(events=len(flight.durations), seconds=sum(flight.durations))
             self._let_go(flight)
-        self._tell(_tally(flights))
+        self._tell(_tally(settled))
         if self.listener.ordered:
             self.wake()  # the lane has become free
 

@@ -30,7 +30,7 @@ from pgbus.procedures import Procedure
 from pgbus.quarantine import Quarantine
 from pgbus.registry import Listener
 from pgbus.rpc.server import Server
-from pgbus.runner import Runner
+from pgbus.runner import Runner, slots_of
 from pgbus.sequencer import Sequencer
 from pgbus.store import ENGINE_SETTINGS, Registration, Store, create_pool, is_link_error, own_transaction
 from pgbus.telemetry import LeaderChanged, SessionLost, SessionOpened
@@ -63,6 +63,7 @@ class Worker:
         self._session: Session | None = None
         self._runners: dict[int, Runner] = {}
         self._server: Server | None = None
+        self._threads: list[ThreadPoolExecutor] = []
         self._quarantine = Quarantine()
         self._sequencer: Sequencer | None = None
         self._others = True
@@ -102,18 +103,18 @@ class Worker:
         size = self._config.pool_size
         engine_pool = await create_pool(self._config, size=size, settings=ENGINE_SETTINGS)
         handler_pool = await create_pool(self._config, size=self._connections_for_handlers(), for_users=True)
-        threads = ThreadPoolExecutor(self._config.listener_threads, thread_name_prefix="pgbus-handler")
         transactions = Transactions(
             self._config.dsn, pool=handler_pool, size=max(size, self._connections_for_handlers())
         )
         unwatch = self._bus.registry.watch(lambda _: self._added.set())
         unwatch_procedures = self._bus.registry.procedures.watch(lambda _: self._added.set())
         try:
-            await self._run(engine_pool, threads, transactions)
+            await self._run(engine_pool, transactions)
         finally:
             unwatch()
             unwatch_procedures()
-            threads.shutdown(wait=False, cancel_futures=True)
+            for threads in self._threads:
+                threads.shutdown(wait=False, cancel_futures=True)
             await transactions.close()
             await _close_pool(handler_pool)
             await _close_pool(engine_pool)
@@ -129,9 +130,9 @@ class Worker:
         needs = sum(listener.concurrency for listener in self._listeners() if listener.transactional)
         return max(self._config.pool_size, needs)
 
-    async def _run(self, pool: asyncpg.Pool, threads: ThreadPoolExecutor, transactions: Transactions) -> None:
+    async def _run(self, pool: asyncpg.Pool, transactions: Transactions) -> None:
         store = Store(pool, namespace=self._config.namespace)
-        self._engine = (pool, store, threads, transactions)
+        self._engine = (pool, store, transactions)
         self._server = Server(store, config=self._config, telemetry=self._telemetry, worker_id=self._claimant)
         session_task = asyncio.create_task(self._session_loop(), name="pgbus session")
         upkeep = asyncio.create_task(self._upkeep_loop(store), name="pgbus upkeep")
@@ -304,7 +305,7 @@ class Worker:
             self._sequencer.catch_up()
 
     async def _register(self, listener: Listener) -> Registration:
-        pool, _, _, _ = self._engine
+        pool, _, _ = self._engine
         wildcards = [pattern_regex(pattern) if is_wildcard(pattern) else None for pattern in listener.patterns]
         options = msgspec.json.encode(listener.options()).decode()
         async with own_transaction(pool) as connection:
@@ -325,7 +326,10 @@ class Worker:
         return registration
 
     def _make_runner(self, listener: Listener, listener_id: int) -> Runner:
-        _, store, threads, transactions = self._engine
+        _, store, transactions = self._engine
+        # Threads of its own: those of a listener whose functions hang are nobody else's.
+        threads = ThreadPoolExecutor(slots_of(listener, self._config), thread_name_prefix=f"pgbus {listener.name}")
+        self._threads.append(threads)
         executor = Executor(
             listener,
             threads=threads,

@@ -131,18 +131,6 @@ CROSS JOIN LATERAL (
     JOIN pgbus.events AS x ON x.position = p.position
 ) AS e
 
--- name: find_lanes_floor
--- The lowest position that an ordered listener is owed: no row below it can appear, for each comes from one that is there.
-SELECT min(h.first) AS floor
-FROM generate_series(0, CAST(:lanes AS integer) - 1) AS n (lane)
-CROSS JOIN LATERAL (
-    SELECT d.first
-    FROM pgbus.deliveries AS d
-    WHERE d.listener_id = CAST(:listener_id AS integer) AND d.lane = n.lane AND d.blocked_key IS NULL
-    ORDER BY d.first
-    LIMIT 1
-) AS h
-
 -- name: lock_delivery
 -- Hold a claimed delivery until the end of a transactional handler's transaction; no row: the claim is lost.
 SELECT d.id

@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
 import signal
+import socket
 from collections.abc import Awaitable, Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
@@ -474,3 +476,24 @@ async def test_dev_prints_the_dsn_of_an_upgraded_server_and_ends_with_sigterm(tm
         child.terminate()
         assert await child.wait() == 0
     assert (tmp_path / "data" / "PG_VERSION").exists()
+
+
+async def test_dev_listens_on_a_port_and_leaves_nothing_behind_after_ctrl_c(tmp_path: Path, connect: Connect) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    async with program("dev", "--port", str(port), "--no-migrate", cwd=tmp_path) as child:
+        assert child.stdout is not None
+        dsn = (await child.stdout.readline()).decode().strip()
+        assert f"@127.0.0.1:{port}/" in dsn
+        connection = await connect(dsn)
+        assert await connection.fetchval("SELECT to_regclass('pgbus.outbox')") is None
+        data = Path(await connection.fetchval("SELECT current_setting('data_directory')"))
+        server = int((data / "postmaster.pid").read_text().splitlines()[0])
+        await connection.close()
+        child.send_signal(signal.SIGINT)
+        assert await child.wait() == 0
+        assert child.stderr is not None
+        assert dsn not in (await child.stderr.read()).decode()
+    assert not data.exists()
+    with pytest.raises(ProcessLookupError):
+        os.kill(server, 0)

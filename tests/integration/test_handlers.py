@@ -161,6 +161,42 @@ async def test_plain_functions_run_at_once_up_to_the_concurrency(database: str) 
             assert sorted(await inbox.take(3)) == [0, 1, 2]
 
 
+async def test_plain_functions_that_hang_leave_other_listeners_their_threads(database: str) -> None:
+    async with open_bus(database, listener_threads=2) as bus:
+        inbox, hanging = Inbox[int](), Inbox[int]()
+        released = threading.Event()
+
+        @bus.listener("a.b", name="hanging")
+        def hang(event: dict[str, int]) -> None:
+            hanging.put(event["n"])
+            released.wait(30)
+
+        @bus.listener("c.d", name="other")
+        def handle(event: dict[str, int]) -> None:
+            inbox.put(event["n"])
+
+        async with running(bus):
+            await bus.publish_many([{"n": number} for number in range(10)], topic="a.b")
+            await hanging.take(2)
+            await bus.publish({"n": 1}, topic="c.d")
+            assert await inbox.take(1, timeout=3) == [1]
+            released.set()
+
+
+async def test_a_plain_function_that_waits_for_a_thread_does_not_time_out(database: str, connect: Connect) -> None:
+    connection = await connect(database)
+    async with open_bus(database, listener_threads=1) as bus:
+
+        @bus.listener("a.b", name="mail", concurrency=5, timeout=0.5, retry=1)
+        def handle(event: dict[str, int]) -> None:
+            time.sleep(0.15)  # a quarter of the timeout, and five of them one after the other
+
+        async with running(bus):
+            await bus.publish_many([{"n": number} for number in range(5)], topic="a.b")
+            await until_idle(connection)
+    assert await letters(connection) == []
+
+
 async def test_the_concurrency_is_never_exceeded(database: str) -> None:
     async with open_bus(database) as bus:
         now, most = 0, 0

@@ -47,6 +47,12 @@ def stuck(event: dict) -> None:
     print("stuck begins", flush=True)
     while not go.exists():
         time.sleep(0.01)
+
+@bus.listener("fragile.*", name="fragile", retry=1)
+async def fragile(event: dict) -> None:
+    if not go.exists():
+        raise ValueError("not yet")
+    print("fragile done", flush=True)
 """
 EMPTY = "import pgbus\nbus = pgbus.create()\n"
 
@@ -108,8 +114,8 @@ async def test_run_says_what_it_runs(run: Run) -> None:
         process = worker.child.pid
         shown = "\n".join(worker.err)
     assert re.search(rf"^pgbus      \d\S+, runs bus\nworker     \S+, process {process}\n", shown)
-    assert re.search(r"^namespace  pgbus\nservice    shop\nlisteners  mailer  orders\.\*\n", shown, re.MULTILINE)
-    assert re.search(r"^           stuck   slow\.thread$", shown, re.MULTILINE)
+    assert re.search(r"^namespace  pgbus\nservice    shop\nlisteners  mailer +orders\.\*\n", shown, re.MULTILINE)
+    assert re.search(r"^           stuck +slow\.thread$", shown, re.MULTILINE)
     assert "slow.async" not in shown
     assert "\x1b" not in shown
 
@@ -189,6 +195,61 @@ async def test_run_upgrades_first_if_told_and_says_nothing_of_it(
         assert "alembic" not in str(worker)
     connection = await connect(empty_database)
     assert await connection.fetchval("SELECT count(*) FROM pgbus.outbox") == 0
+
+
+# ------------------------------------------------------------------------------------------------------------ operating
+
+
+async def test_operators_pause_and_resume_a_running_listener(
+    run: Run, rows: Rows, tmp_path: Path, database: str
+) -> None:
+    def pgbus(*arguments: str) -> str:
+        done = run_program(*arguments, cwd=tmp_path, environ={"PGBUS_DSN": database})
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    async with run() as worker:
+        await worker.says("leading")
+        pgbus("listeners", "pause", "stock")
+        await publish(rows, "orders.placed")
+        await worker.says("mailer 1")
+        status = json.loads(pgbus("status", "--json"))
+        shown = {one["listener_name"]: (one["state"], one["lag_events"]) for one in status["listeners"]}
+        assert (shown["stock"], shown["mailer"][0]) == (("paused", 1), "active")
+        assert status["workers"][0]["pid"] == worker.child.pid
+        assert status["leader"] == status["workers"][0]["name"]
+        assert not [line for line in worker.out if line.startswith("stock")]
+        pgbus("listeners", "resume", "stock")
+        await worker.says("stock 1")
+
+
+async def test_operators_retry_a_dead_letter_of_a_running_listener(
+    run: Run, rows: Rows, tmp_path: Path, database: str
+) -> None:
+    environ = {"PGBUS_DSN": database}
+    async with run() as worker:
+        await worker.says("leading")
+        await publish(rows, "fragile.thing")
+        await worker.says("fragile gave up on event")
+        await eventually(lambda: rows.connection.fetchval("SELECT count(*) FROM pgbus.dead"))
+        shown = run_program("dead", "show", "1", cwd=tmp_path, environ=environ).stdout
+        assert "ValueError: not yet" in shown
+        (tmp_path / "go").touch()
+        assert run_program("dead", "retry", "1", cwd=tmp_path, environ=environ).stdout == "retried 1 dead letter\n"
+        await worker.says("fragile done")
+
+
+async def test_a_listener_that_was_reset_to_now_on_an_empty_log_hears_the_first_event(
+    run: Run, rows: Rows, tmp_path: Path, database: str
+) -> None:
+    await rows.listener("stock", "orders.placed")
+    reset = ("listeners", "reset", "stock", "--to", "now")
+    assert run_program(*reset, cwd=tmp_path, environ={"PGBUS_DSN": database}).returncode == 0
+    async with run() as worker:
+        await worker.says("leading")
+        await publish(rows, "orders.placed")
+        await worker.says("stock 1")
+    assert await rows.connection.fetchval("SELECT min(position) FROM pgbus.events") == 1
 
 
 # ------------------------------------------------------------------------------------------------------------- stopping

@@ -33,6 +33,7 @@ DUTY
 WAIT_FOR_ONE_SIGTERM = "while not signals: signal.pause()"
 WAIT_FOR_TWO_SIGTERMS = "while len(signals) < 2: signal.pause()"
 FAIL_ONCE = "sys.exit(0 if len(list(place.glob('*.started'))) > 1 else 70)"
+FAIL_THEN_UNREACHABLE = "sys.exit([70, 4, 0][len(list(place.glob('*.started'))) - 1])"
 END_WITH_STDIN = "sys.stdin.read(); (place / 'ended').touch()"
 
 
@@ -75,7 +76,13 @@ async def test_a_copy_that_died_is_started_again(tmp_path: Path) -> None:
     assert len(list(tmp_path.glob("*.started"))) == 2
 
 
-@pytest.mark.parametrize("code", [1, 2, 3])
+async def test_a_copy_that_once_worked_is_started_again_until_the_database_is_back(tmp_path: Path) -> None:
+    async with supervised(FAIL_THEN_UNREACHABLE, place=tmp_path, processes=1) as supervisor:
+        assert await supervisor.wait() == 0
+    assert len(list(tmp_path.glob("*.started"))) == 3
+
+
+@pytest.mark.parametrize("code", [1, 2, 3, 4])
 async def test_a_copy_that_only_a_person_can_help_stops_all(tmp_path: Path, code: int) -> None:
     first_fails = f"(place / 'first').exists() or ((place / 'first').touch(), sys.exit({code}))\n{WAIT_FOR_ONE_SIGTERM}"
     async with supervised(first_fails, place=tmp_path, processes=2) as supervisor:

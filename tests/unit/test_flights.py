@@ -60,6 +60,17 @@ def test_releasing_what_runs_leaves_what_has_ended() -> None:
     assert flight.left == 0
 
 
+def test_a_copy_with_the_rest_done_leaves_the_flight_as_it_was() -> None:
+    flight = Flight(claim(3), now=0)
+    flight.end(1, Dead("no"), started=1, duration=0.5)
+    copy = flight.with_rest_done(started=2, duration=0.25)
+    assert copy.endings == [DONE, Dead("no"), DONE]
+    assert copy.started == [1002, 1001, 1002]
+    assert copy.durations == [0.25, 0.5, 0.25]
+    assert flight.endings == [None, Dead("no"), None]
+    assert flight.left == 2
+
+
 def test_times_are_told_by_the_databases_clock() -> None:
     flight = Flight(claim(1, claimed_at=1000.0), now=50.0)
     flight.end(0, DONE, started=53.5, duration=0.25)

@@ -152,7 +152,7 @@ def _no_list(event: Animal) -> None: ...
         (_unresolved, "NoSuchName"),
         (7, "a function to call"),
     ],
-    ids=str,
+    ids=lambda value: getattr(value, "__name__", str(value)),
 )
 def test_a_handler_that_nothing_could_call_is_refused_by_name(handler: Any, message: str) -> None:
     with pytest.raises(pgbus.ConfigurationError, match=message):
