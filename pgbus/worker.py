@@ -165,7 +165,7 @@ class Worker:
     async def _run(self, pool: asyncpg.Pool, transactions: Transactions) -> None:
         store = Store(pool, namespace=self._config.namespace)
         self._engine = (pool, store, transactions)
-        self._server = Server(store, config=self._config, telemetry=self._telemetry)
+        self._server = Server(store, config=self._config, telemetry=self._telemetry, worker_id=self._claimant)
         session_task = asyncio.create_task(self._session_loop(), name="pgbus session")
         upkeep = asyncio.create_task(self._upkeep_loop(store), name="pgbus upkeep")
         stopping = asyncio.create_task(self._stopping.wait())
@@ -243,15 +243,11 @@ class Worker:
         for runner in self._runners.values():
             runner.look_at_everything()
         self.ready.set()
-        try:
-            while not session.lost.is_set():
-                if await self._try_to_lead(session):
-                    await self._lead(session)
-                await self._wait_for_leaderlessness()
-            raise _session_closed()
-        finally:
-            if self._server:
-                self._server.pause()
+        while not session.lost.is_set():
+            if await self._try_to_lead(session):
+                await self._lead(session)
+            await self._wait_for_leaderlessness()
+        raise _session_closed()
 
     async def _serve(self, store: Store) -> None:
         if self._server and (procedures := self._procedures()):

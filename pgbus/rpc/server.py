@@ -12,7 +12,7 @@ import contextvars
 import logging
 import time
 from collections import Counter, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from uuid import UUID
@@ -79,16 +79,19 @@ class Desk:
 
 
 class Server:
-    """Serves procedures in one worker."""
+    """Serves procedures in one worker.
 
-    def __init__(self, store: Store, *, config: Config, telemetry: Telemetry) -> None:
+    `worker_id` is 0 while the worker has no session: without it a worker counts as dead, and so would its calls.
+    """
+
+    def __init__(self, store: Store, *, config: Config, telemetry: Telemetry, worker_id: Callable[[], int]) -> None:
         self._store = store
         self._config = config
         self._telemetry = telemetry
         self._desks: dict[str, Desk] = {}
         self._running: dict[UUID, Running] = {}
         self._cancellations: deque[UUID] = deque(maxlen=REMEMBERED_CANCELLATIONS)
-        self._worker_id: int | None = None
+        self._worker_id = worker_id
         self._work = asyncio.Event()
         self._idle = asyncio.Event()
         self._answerer = Answerer(store, worker=config.process_name, written=self._idle.set)
@@ -109,7 +112,6 @@ class Server:
                 slots = procedure.concurrency or self._config.rpc_concurrency
                 self._desks[procedure.name] = Desk(procedure, slots=slots)
         await self._register(list(self._desks.values()), worker_id=worker_id, store=store)
-        self._worker_id = worker_id
         self._in_doubt = True
         if self._desks and not self._tasks:
             loops = (self._claim_loop(), self._answerer.run())
@@ -124,10 +126,6 @@ class Server:
             concurrencies=[desk.slots for desk in desks],
             timeouts=[desk.procedure.timeout for desk in desks],
         )
-
-    def pause(self) -> None:
-        """Take no calls until `serve`: without its session a worker counts as dead, and so would its calls."""
-        self._worker_id = None
 
     def heard(self, payload: str) -> None:
         """What was notified: names of procedures that have work, none for any; or calls that were cancelled."""
@@ -158,7 +156,7 @@ class Server:
         claimer, answerer = self._tasks
         with contextlib.suppress(*LINK_ERRORS):
             # From now on a caller who finds no other worker is told so at once.
-            await self._register([], worker_id=self._worker_id or 0, store=self._store)
+            await self._register([], worker_id=self._worker_id(), store=self._store)
         claimer.cancel()
         await asyncio.wait([claimer])
         await self._wait_until_idle(grace)
@@ -190,8 +188,8 @@ class Server:
         pause = LINK_PAUSE
         while True:
             desks = [desk for desk in self._desks.values() if desk.room > 0]
-            worker_id = self._worker_id
-            if not desks or worker_id is None:
+            worker_id = self._worker_id()
+            if not desks or not worker_id:
                 self._work.clear()
                 await self._work.wait()
                 continue
