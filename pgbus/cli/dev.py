@@ -27,8 +27,8 @@ from pgbus.embedded import EmbeddedPostgres
 )
 def dev(*, datadir: Path | None, port: int | None, wants_schema: bool) -> None:
     """Start an embedded PostgreSQL, print its DSN, and keep it until Ctrl-C or SIGTERM."""
-    # Ctrl-C interrupts as it always does; SIGTERM does the same from here on.
-    signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))
+    # As Ctrl-C does; not its own handler, for a shell lets commands in the background ignore Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     namespace = load_config().namespace
     with EmbeddedPostgres(datadir, port=port, listen=port is not None) as server:
         dsn = server.dsn()

@@ -20,7 +20,7 @@ from pgbus.cli import exits
 from pgbus.cli.main import pgbus as command
 from pgbus.config import Config
 from tests.conftest import Connect
-from tests.support.programs import program, run_program
+from tests.support.programs import PROGRAM, program, program_of, run_program
 from tests.support.rows import Rows
 
 REFERENCE = Path(__file__).parents[2] / "docs" / "reference"
@@ -497,3 +497,14 @@ async def test_dev_listens_on_a_port_and_leaves_nothing_behind_after_ctrl_c(tmp_
     assert not data.exists()
     with pytest.raises(ProcessLookupError):
         os.kill(server, 0)
+
+
+async def test_dev_in_the_background_of_a_script_ends_with_sigterm(tmp_path: Path) -> None:
+    # Without job control a shell has what it starts with `&` ignore SIGINT.
+    script = f"'{PROGRAM}' dev --no-migrate & echo $!; wait"
+    async with program_of("sh", "-c", script, cwd=tmp_path) as shell:
+        assert shell.stdout is not None
+        process = int(await shell.stdout.readline())
+        assert (await shell.stdout.readline()).startswith(b"postgresql://")
+        os.kill(process, signal.SIGTERM)
+        assert await asyncio.wait_for(shell.wait(), 30) == 0

@@ -9,7 +9,7 @@ import subprocess
 import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
 from tests.support.waiting import eventually
@@ -37,10 +37,10 @@ def run_program(*arguments: str, cwd: Path, environ: dict[str, str] | None = Non
 
 
 @asynccontextmanager
-async def program(*arguments: str, cwd: Path, environ: dict[str, str] | None = None) -> AsyncIterator[Process]:
-    """The program as a child with pipes, killed at the end if it still runs."""
+async def program_of(*command: str, cwd: Path, environ: dict[str, str] | None = None) -> AsyncIterator[Process]:
+    """A child with pipes, killed at the end if it still runs."""
     child = await asyncio.create_subprocess_exec(
-        PROGRAM, *arguments, cwd=cwd, env=program_environ(environ), stdin=DEVNULL, stdout=PIPE, stderr=PIPE
+        *command, cwd=cwd, env=program_environ(environ), stdin=DEVNULL, stdout=PIPE, stderr=PIPE
     )
     try:
         yield child
@@ -48,6 +48,11 @@ async def program(*arguments: str, cwd: Path, environ: dict[str, str] | None = N
         if child.returncode is None:
             child.kill()
         await child.communicate()
+
+
+def program(*arguments: str, cwd: Path, environ: dict[str, str] | None = None) -> AbstractAsyncContextManager[Process]:
+    """`pgbus` as such a child."""
+    return program_of(PROGRAM, *arguments, cwd=cwd, environ=environ)
 
 
 class Talking:
