@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import traceback as traceback_module
 from dataclasses import dataclass
+from types import TracebackType
 from typing import TypeAlias
 
 from pgbus import errors
@@ -105,8 +106,18 @@ def error_text(error: BaseException) -> str:
 
 def format_traceback(error: BaseException) -> str:
     """The traceback as a text that PostgreSQL stores, at most MAX_TRACEBACK_LENGTH characters of its end."""
+    trace = _handlers_part(error.__traceback__)
+    text = "".join(traceback_module.format_exception(type(error), error, trace))
     # The end of a traceback says most.
-    return _storable("".join(traceback_module.format_exception(error)))[-MAX_TRACEBACK_LENGTH:]
+    return _storable(text)[-MAX_TRACEBACK_LENGTH:]
+
+
+def _handlers_part(trace: TracebackType | None) -> TracebackType | None:
+    """The traceback from the handler on: how pgbus came to call it tells its author nothing."""
+    part = trace
+    while part is not None and part.tb_frame.f_globals.get("__name__", "").startswith("pgbus."):
+        part = part.tb_next
+    return part or trace
 
 
 def clip(text: str, length: int) -> str:

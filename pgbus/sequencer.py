@@ -26,8 +26,8 @@ CONTENDED_LOOKS = 20
 # Seconds between looks at slots that long transactions keep: the first, and the longest.
 HELD_PAUSE = 0.02
 HELD_PAUSE_LIMIT = 1.0
-# Seconds between scans of the scheduled events from their very beginning.
-BOTTOM_INTERVAL = 5.0
+# Seconds between scans of the scheduled events from their very beginning, while there is no time to sleep.
+BOTTOM_INTERVAL = 1.0
 # A server crash may take the end of the log with it. Positions that readers may have seen are not used again.
 POSITION_GAP = 100_000
 # Position 0 stays free: it says "the log is empty", and a cursor there "from the beginning".
@@ -183,6 +183,7 @@ class Sequencer:
             self._slot = row["slot"]
             self._contended = 0
             self._woken.clear()
+            self._bottom_at = 0.0
             return
         self._contended += 1
         if self._contended > CONTENDED_LOOKS:
@@ -208,6 +209,8 @@ class Sequencer:
             pause = min(pause, self._held_pause)
         woken = await _wait(self._woken, pause)
         self._woken.clear()
+        # No floor for the look before and after a sleep: an event may have been due before it was committed.
+        self._bottom_at = 0.0
         if not woken and self._held:
             await self._review_held_slots()
 

@@ -171,7 +171,7 @@ class Worker:
         stopping = asyncio.create_task(self._stopping.wait())
         try:
             await asyncio.wait([session_task, upkeep, stopping], return_when=asyncio.FIRST_COMPLETED)
-            await self._drain()
+            await self._drain(store)
         finally:
             stopping.cancel()
             upkeep.cancel()
@@ -182,10 +182,14 @@ class Worker:
             if not task.cancelled() and (error := task.exception()) is not None:
                 raise error
 
-    async def _drain(self) -> None:
+    async def _drain(self, store: Store) -> None:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + (0.0 if self._hurry.is_set() else self._config.grace)
         await asyncio.gather(*(runner.stop(grace=deadline - loop.time()) for runner in self._runners.values()))
+        # A claim whose answer was under way: while our lock is held, or else a leader would count it for a death.
+        with contextlib.suppress(OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            async with asyncio.timeout(2):
+                await self._return_forgotten_claims(store)
         if self._server:  # last: handlers that finish may call our own procedures
             grace = 0.0 if self._hurry.is_set() else deadline - loop.time()
             await self._server.stop(grace=max(0.0, grace))

@@ -61,7 +61,8 @@ async def test_a_transactional_handler_takes_effect_once_whatever_is_killed(stag
         await stage.wait_for("effects", min(goal, events))
         await worker.kill()
     await stage.start("effect")
-    await stage.wait_for("effects", events, timeout=60)
+    # What was in the hands of two that died is suspected, and handled one at a time.
+    await stage.wait_for("effects", events, timeout=60 + events / 20)
     await stage.settled()
 
     assert await stage.numbers("effects") == list(range(events))

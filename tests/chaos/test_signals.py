@@ -6,7 +6,7 @@ import signal
 
 import pytest
 
-from tests.chaos.stage import Stage
+from tests.chaos.stage import SOAK, Stage
 from tests.support import eventually
 
 both_signals = pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
@@ -73,3 +73,14 @@ async def test_a_worker_that_is_stopped_while_idle_ends_at_once_and_leaves_no_ro
     worker.signal(signal.SIGTERM)
     assert await worker.ended() == 0
     assert await stage.value("SELECT count(*) FROM pgbus.workers") == 0
+
+
+async def test_a_stopped_worker_leaves_no_claim_for_which_somebody_would_think_it_dead(stage: Stage) -> None:
+    """Also not the one whose answer was under way when it was told to stop."""
+    for round_number in range(4 * (SOAK or 1)):
+        worker = await stage.start("record")
+        await stage.publish("chaos.recorded", range(round_number * 3000, (round_number + 1) * 3000))
+        await stage.wait_for("handled", await stage.count("handled") + 200)
+        worker.signal(signal.SIGTERM)
+        assert await worker.ended() == 0
+        assert await stage.value("SELECT count(*) FROM pgbus.deliveries WHERE claim_token IS NOT NULL") == 0

@@ -560,6 +560,12 @@ async def test_a_timeout_error_of_the_handlers_own_is_not_taken_for_ours(databas
     assert {error for _, error, _ in await letters(connection)} == {"TimeoutError: the bank did not answer"}
 
 
+@pytest.fixture
+def unlogged(caplog: pytest.LogCaptureFixture) -> None:
+    """No log of what xdist could not send between its processes: lone surrogates."""
+    caplog.set_level(logging.CRITICAL + 1, logger="pgbus")
+
+
 class _Unspeakable(Exception):
     def __str__(self) -> str:
         raise RuntimeError("no words")
@@ -586,7 +592,7 @@ class _Unspeakable(Exception):
 )
 @pytest.mark.parametrize("plain", [False, True], ids=["async", "plain"])
 async def test_whatever_a_handler_raises_is_its_failure_and_not_the_workers(
-    database: str, connect: Connect, error: BaseException, plain: bool
+    database: str, connect: Connect, error: BaseException, plain: bool, unlogged: None
 ) -> None:
     connection = await connect(database)
     async with open_bus(database) as bus:
@@ -614,7 +620,9 @@ async def test_whatever_a_handler_raises_is_its_failure_and_not_the_workers(
 
 
 @pytest.mark.parametrize("reason", [None, 7, "\ud800\x00"], ids=["None", "a number", "what PostgreSQL cannot store"])
-async def test_any_reason_for_a_dead_letter_is_kept_as_text(database: str, connect: Connect, reason: Any) -> None:
+async def test_any_reason_for_a_dead_letter_is_kept_as_text(
+    database: str, connect: Connect, reason: Any, unlogged: None
+) -> None:
     connection = await connect(database)
     async with open_bus(database) as bus:
 

@@ -141,3 +141,24 @@ def test_without_jitter_delays_never_shrink(attempt: int) -> None:
 def test_a_policy_that_makes_no_sense_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(pgbus.ConfigurationError, match="retry"):
         RetryPolicy(**wrong)
+
+
+def test_the_traceback_of_a_dead_letter_begins_in_the_handler() -> None:
+    # Where pgbus itself is all there is, that is better than nothing; a handler's frame comes after ours.
+    frames: dict[str, object] = {"__name__": "pgbus.engine"}
+    exec("def call(handler):\n    handler()", frames)
+
+    def handler() -> None:
+        raise ValueError("no stock")
+
+    with pytest.raises(ValueError, match="no stock") as raised:
+        frames["call"](handler)  # type: ignore[operator]
+    error = raised.value
+    assert error.__traceback__ is not None
+    error.__traceback__ = error.__traceback__.tb_next  # this test called pgbus, which is not how it goes
+    outcome = decide(error, attempt=1, policy=RetryPolicy(max_attempts=1))
+
+    assert isinstance(outcome, Dead)
+    assert outcome.traceback is not None
+    assert "in handler" in outcome.traceback
+    assert "in call" not in outcome.traceback
