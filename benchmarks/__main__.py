@@ -6,10 +6,16 @@ import asyncio
 import logging
 import sys
 
-from benchmarks import drain, latency, memory, publishing
+from benchmarks import drain, latency, memory, publishing, rpc
 from benchmarks.support import server
 
-BENCHMARKS = {"publishing": publishing.main, "latency": latency.main, "drain": drain.main, "memory": memory.main}
+BENCHMARKS = {
+    "publishing": publishing.main,
+    "latency": latency.main,
+    "drain": drain.main,
+    "memory": memory.main,
+    "rpc": rpc.main,
+}
 
 
 def main() -> None:

@@ -7,6 +7,7 @@ import os
 import statistics
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
+from typing import Any
 from uuid import uuid4
 
 import asyncpg
@@ -44,7 +45,7 @@ def server() -> Iterator[str]:
 
 
 @asynccontextmanager
-async def fresh_bus(dsn: str, **settings: object) -> AsyncIterator[pgbus.Bus]:
+async def fresh_bus(dsn: str, **settings: Any) -> AsyncIterator[pgbus.Bus]:
     """A bus in a namespace of its own."""
     namespace = f"bench_{uuid4().hex[:8]}"
     migrate.upgrade(dsn, namespace=namespace)

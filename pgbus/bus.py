@@ -13,33 +13,62 @@ from uuid import UUID
 
 from pgbus import outbox
 from pgbus.adapters import async_executor, sync_executor
+from pgbus.api import BusClient, BusPath
 from pgbus.config import Config
-from pgbus.errors import CannotBlockHere
+from pgbus.errors import CannotBlockHere, ConfigurationError
 from pgbus.messages import EventMessage
 from pgbus.outbox import Limits, OutboxRow
 from pgbus.outcomes import RetryPolicy
 from pgbus.portal import Portal
+from pgbus.procedures import make_procedure
 from pgbus.publisher import Publisher
 from pgbus.registry import Listener, OnPoison, Registry, Start, make_listener
+from pgbus.rpc.caller import Caller
 from pgbus.sql import load
 from pgbus.telemetry import Telemetry
 
 T = TypeVar("T")
 H = TypeVar("H", bound=Callable[..., Any])
 
+# What a worker of a bus does: run listeners, and serve procedures.
+FEATURES = ("events", "rpcs")
+
 
 class Bus:
-    """An event bus in a PostgreSQL database. Make one with `pgbus.create()`; it connects when it is first used."""
+    """An event bus in a PostgreSQL database. Make one with `pgbus.create()`; it connects when it is first used.
 
-    def __init__(self, config: Config) -> None:
+    Any attribute that it does not have begins the path to an event or a procedure: `bus.auth.user_created`.
+    """
+
+    def __init__(self, config: Config, *, features: Sequence[str] = FEATURES) -> None:
         self.config = config
+        self.features = _checked_features(features)
         self.registry = Registry()
         self.telemetry = Telemetry()
         self._limits = Limits(max_payload=config.max_payload)
         self._statements = load(config.namespace)
         self._publishers: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Publisher] = weakref.WeakKeyDictionary()
+        self._callers: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Caller] = weakref.WeakKeyDictionary()
         self._portal: Portal | None = None
         self._portal_lock = threading.Lock()
+        self.client = BusClient(
+            registry=self.registry,
+            publish=self.publish,
+            publish_sync=self.publish_sync,
+            call=self.call,
+            call_sync=self.call_sync,
+            service_name=config.service_name,
+            taken_names=frozenset([*super().__dir__(), "client"]),
+        )
+
+    def __getattr__(self, word: str) -> BusPath:
+        client = self.__dict__.get("client")  # not there yet in a subclass's __init__, nor in a bare copy
+        if word.startswith("_") or client is None:
+            raise AttributeError(f"a bus has no attribute {word!r}")
+        return BusPath(client, (word,))
+
+    def __dir__(self) -> Iterable[str]:
+        return [*super().__dir__(), *self.client.api_registry.next_words(())]
 
     # ------------------------------------------------------------------------------------------------- listening
 
@@ -107,6 +136,66 @@ class Bus:
     def listeners(self) -> Sequence[Listener]:
         """The listeners declared so far."""
         return list(self.registry)
+
+    # --------------------------------------------------------------------------------------------------- calling
+
+    def procedure(self, name: str, *, concurrency: int | None = None, timeout: float | None = None) -> Callable[[H], H]:
+        """Decorator: serve the function to whoever calls `name`, which is `api.procedure`.
+
+        The function may be async, or plain (it then runs in a thread). It gets the arguments by name, decoded into its
+        annotations, and its result must fit its return annotation. A call runs at most once.
+
+        - `concurrency`: calls that a worker runs at once; default: the setting `rpc_concurrency`.
+        - `timeout`: seconds that a caller waits, and the function may run, when the call names no timeout; default:
+          the caller's setting `rpc_timeout`.
+
+        Raises ConfigurationError for what cannot work, and DuplicateProcedureName.
+        """
+
+        def declare(handler: H) -> H:
+            self.registry.procedures.add(make_procedure(name, handler, concurrency=concurrency, timeout=timeout))
+            return handler
+
+        return declare
+
+    async def call(
+        self,
+        procedure: str,
+        arguments: Mapping[str, object] | None = None,
+        *,
+        timeout: float | None = None,
+        returns: Any = Any,
+        wait: bool = False,
+    ) -> Any:
+        """Call a procedure on whatever worker serves it, and return its result, decoded into `returns`.
+
+        - `arguments`: by name; anything that an event's payload may hold.
+        - `timeout`: seconds; default: the procedure's own, else the setting `rpc_timeout`. A call that no worker has
+          begun by then is never executed; one that is running is cancelled.
+        - `returns`: a type that msgspec or pydantic decodes into; default: plain JSON values.
+        - `wait`: wait for a worker, until the timeout, when there is none.
+
+        Raises a CallError: NoWorkerAvailable, CallTimeout, WorkerLost, InvalidArguments, InvalidResult, CallCancelled;
+        RemoteError for what the procedure raised, or that very class if `registry.procedures.allow_errors` has it.
+        Cancelling the task that awaits takes the call back.
+        """
+        return await self._caller().call(procedure, arguments or {}, timeout=timeout, returns=returns, wait=wait)
+
+    def call_sync(
+        self,
+        procedure: str,
+        arguments: Mapping[str, object] | None = None,
+        *,
+        timeout: float | None = None,
+        returns: Any = Any,
+        wait: bool = False,
+    ) -> Any:
+        """`call` for code that blocks; raises CannotBlockHere on the thread of a running event loop."""
+
+        async def work() -> Any:
+            return await self.call(procedure, arguments, timeout=timeout, returns=returns, wait=wait)
+
+        return self._block(work, "call")
 
     # ------------------------------------------------------------------------------------------------ publishing
 
@@ -231,10 +320,8 @@ class Bus:
     # ------------------------------------------------------------------------------------------------------ life
 
     async def close(self) -> None:
-        """Close the connections that publishing opened; the bus may be used again, and then opens new ones."""
-        publisher = self._publishers.pop(asyncio.get_running_loop(), None)
-        if publisher:
-            await publisher.close()
+        """Close the connections that publishing and calling opened; the bus may be used again, and opens new ones."""
+        await self._close_here()
         portal, self._portal = self._portal, None
         if portal:
             await asyncio.to_thread(portal.close)
@@ -260,6 +347,13 @@ class Bus:
             publisher = self._publishers[loop] = Publisher(self.config)
         return publisher
 
+    def _caller(self) -> Caller:
+        loop = asyncio.get_running_loop()
+        caller = self._callers.get(loop)
+        if caller is None:
+            caller = self._callers[loop] = Caller(self.config, errors=self.registry.procedures.errors)
+        return caller
+
     def _block(self, work: Callable[[], Awaitable[T]], call: str) -> T:
         try:
             asyncio.get_running_loop()
@@ -272,13 +366,16 @@ class Bus:
             )
         with self._portal_lock:
             if self._portal is None:
-                self._portal = Portal(self._close_publisher)
+                self._portal = Portal(self._close_here)
             portal = self._portal
         return portal.call(work)
 
-    async def _close_publisher(self) -> None:
-        publisher = self._publishers.pop(asyncio.get_running_loop(), None)
-        if publisher:
+    async def _close_here(self) -> None:
+        """Close what belongs to the running loop."""
+        loop = asyncio.get_running_loop()
+        if caller := self._callers.pop(loop, None):
+            await caller.close()
+        if publisher := self._publishers.pop(loop, None):
             await publisher.close()
 
 
@@ -288,9 +385,19 @@ def _published(row: OutboxRow, event_id: UUID) -> EventMessage:
     return message
 
 
-def create(dsn: str | None = None, *, namespace: str | None = None, **settings: Any) -> Bus:
+def _checked_features(features: Sequence[str]) -> frozenset[str]:
+    if isinstance(features, str) or not set(features) <= set(FEATURES):
+        raise ConfigurationError(f"features is a list with any of {', '.join(map(repr, FEATURES))}, not {features!r}")
+    return frozenset(features)
+
+
+def create(
+    dsn: str | None = None, *, namespace: str | None = None, features: Sequence[str] = FEATURES, **settings: Any
+) -> Bus:
     """A bus. Every setting of `Config` may be given; else it comes from `PGBUS_*`, `pgbus.toml` or its default.
+
+    `features` is what its workers do: run listeners (`"events"`) and serve procedures (`"rpcs"`); default: both.
 
     Nothing is connected yet. Raises ConfigurationError for a setting that is unknown or wrong.
     """
-    return Bus(Config.load({"dsn": dsn, "namespace": namespace, **settings}))
+    return Bus(Config.load({"dsn": dsn, "namespace": namespace, **settings}), features=features)

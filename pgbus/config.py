@@ -112,6 +112,18 @@ class Config:
         float | None, _seconds("How long the log and its history are kept; default: for ever", maximum=36_500 * DAY)
     ] = None
     dedup_ttl: Annotated[float, _seconds("How long a dedup_key bars a second event")] = 7 * DAY
+    rpc_timeout: Annotated[
+        float,
+        _seconds("A call waits this long, if neither it nor the procedure says otherwise", minimum=0.001, maximum=DAY),
+    ] = 5.0
+    rpc_concurrency: Annotated[
+        int,
+        About("Calls of one procedure that a worker runs at once, if the procedure does not say", 1, 10_000, "calls"),
+    ] = 10
+    rpc_max_payload: Annotated[int, About("Largest arguments or result of a call", 1, 268_435_455, "bytes of JSON")] = (
+        67_108_864
+    )
+    rpc_retention: Annotated[float, _seconds("How long calls stay queryable after their deadline")] = 3600.0
     worker_ttl: Annotated[float, _seconds("How long a worker that is gone stays listed")] = 3600.0
     log_level: Annotated[LogLevel, About("What `pgbus run` logs: debug, info, warning, error or critical")] = "info"
     log_format: Annotated[LogFormat, About("How `pgbus run` logs: text or json")] = "text"

@@ -2,8 +2,18 @@
 
 PgbusError
 ├── ConfigurationError           a setting, a listener or an event class is wrong: raised at definition or start-up
-│   └── DuplicateListenerName    two listeners of one process share a name
+│   ├── DuplicateListenerName    two listeners of one process share a name
+│   ├── DuplicateProcedureName   two procedures of one process share a name
+│   ├── InvalidEventListener     a handler that cannot be called with the arguments of its event
+│   ├── InvalidName              an empty or private name of an event or a procedure
+│   ├── MisconfiguredApiOptions  an Api class without a proper `class Meta`
+│   ├── InvalidApiEventConfiguration   an Event or a Parameter that makes no sense
+│   └── InvalidApiRegistryEntry  something that cannot be registered as an API
 ├── InvalidEventError            an event was refused before it reached the database; `field` says which part
+│   └── InvalidEventArguments    fired with an argument too many, too few, or of the wrong type
+├── UnknownApi                   an event was fired whose API this process has not registered
+├── EventNotFound                the API has no such event
+├── InvalidParameters            positional arguments, where names are needed
 ├── TransactionAbortedError      the caller's transaction had failed already, so nothing can be published in it
 ├── ConnectionUnusableError      the connection given as `using` is closed, or of a kind that pgbus does not know
 ├── CannotBlockHere              a blocking call on the thread of a running event loop
@@ -14,6 +24,15 @@ PgbusError
 ├── ListenerRunningError         a listener is not removed while a worker runs it
 ├── UnhandledEventError          an event that a listener cannot decode or accept: dead-lettered at once
 ├── HandlerTimeoutError          a handler ran past its `timeout`
+├── CallError                    a call did not bring a result; `procedure` says of what
+│   ├── RemoteError              the procedure raised; `remote_type` and `remote_traceback` say what and where
+│   ├── NoAnswer                 no answer came, for whatever reason; Lightbus's name for it is LightbusTimeout
+│   │   ├── CallTimeout          none came within the timeout (also a TimeoutError)
+│   │   ├── WorkerLost           the worker that ran the call died or stopped before it answered
+│   │   └── NoWorkerAvailable    no live worker serves the procedure
+│   ├── InvalidArguments         the arguments cannot be sent, or do not fit the procedure
+│   ├── InvalidResult            the result cannot be sent, or does not fit what was promised or asked for
+│   └── CallCancelled            the call was called off: by someone else, or because the bus was closed
 └── EmbeddedPostgresError        no server binaries were found, or the server did not start
 """
 
@@ -42,6 +61,34 @@ class DuplicateListenerName(ConfigurationError):
         self.listener_name = listener_name
 
 
+class InvalidEventListener(ConfigurationError):
+    """Give the handler the parameters that the event has; one more, at the front, would take the EventMessage."""
+
+
+class InvalidName(ConfigurationError):
+    """Name an event or a procedure; names that begin with an underscore are private."""
+
+
+class MisconfiguredApiOptions(ConfigurationError):
+    """Give the Api class an inner `class Meta` with a dotted `name`, and a whole number as `version` if any."""
+
+
+class InvalidApiEventConfiguration(ConfigurationError):
+    """Correct the Event or Parameter that the message names."""
+
+
+class InvalidApiRegistryEntry(ConfigurationError):
+    """Register an instance of an Api subclass, under a name that is free and that the bus can reach as a path."""
+
+
+class DuplicateProcedureName(ConfigurationError):
+    """Give one of the two procedures another name: callers know a procedure by its name alone."""
+
+    def __init__(self, procedure: str) -> None:
+        super().__init__(f"two procedures are named {procedure!r}; callers know them by name, so rename one of them")
+        self.procedure = procedure
+
+
 class InvalidEventError(PgbusError, ValueError):
     """Correct the part of the event named by `field`; the caller's transaction was not touched."""
 
@@ -49,6 +96,36 @@ class InvalidEventError(PgbusError, ValueError):
         super().__init__(f"{field}: {reason}")
         self.field = field
         self.reason = reason
+
+
+class InvalidEventArguments(InvalidEventError):
+    """Fire the event with the arguments that its declaration names; `field` is the argument that is wrong."""
+
+
+class UnknownApi(PgbusError):
+    """Register the API first: only the service that registered an API fires its events."""
+
+    def __init__(self, api_name: str, registered: Sequence[str]) -> None:
+        super().__init__(
+            f"no API named {api_name!r} is registered here; only a service that has it registered fires its events: "
+            f"`bus.client.register_api(...)`. Registered are: {', '.join(registered) or 'none'}"
+        )
+        self.api_name = api_name
+
+
+class EventNotFound(PgbusError):
+    """Fire an event that the API declares, or declare this one in its class."""
+
+    def __init__(self, api_name: str, event_name: str, declared: Sequence[str]) -> None:
+        super().__init__(
+            f"API {api_name!r} has no event {event_name!r}; its events are: {', '.join(declared) or 'none'}"
+        )
+        self.api_name = api_name
+        self.event_name = event_name
+
+
+class InvalidParameters(PgbusError, TypeError):
+    """Pass every argument by its name: that is what other services know it by."""
 
 
 class TransactionAbortedError(PgbusError):
@@ -106,6 +183,56 @@ class UnhandledEventError(PgbusError):
 
 class HandlerTimeoutError(PgbusError):
     """Raise the listener's `timeout`, in seconds, or make the handler quicker."""
+
+
+class CallError(PgbusError):
+    """Base of what a call raises instead of returning a result."""
+
+    def __init__(self, message: str, *, procedure: str = "") -> None:
+        super().__init__(message)
+        self.procedure = procedure
+
+
+class RemoteError(CallError):
+    """See `remote_traceback` for where the procedure failed; it ran, and may have done part of its work."""
+
+    def __init__(self, message: str, *, procedure: str = "", remote_type: str = "", remote_traceback: str = "") -> None:
+        super().__init__(message, procedure=procedure)
+        self.remote_type = remote_type
+        self.remote_traceback = remote_traceback
+
+
+class NoAnswer(CallError):
+    """Tell the user to try later, or see why nobody answers: its subclasses say which of the reasons it is."""
+
+
+class CallTimeout(NoAnswer, TimeoutError):
+    """Raise the `timeout`, in seconds, or see why the workers are slow; the procedure may have run."""
+
+
+class WorkerLost(NoAnswer):
+    """Call again if the procedure may run twice: its worker is gone, and may have done the work or part of it."""
+
+
+class NoWorkerAvailable(NoAnswer):
+    """Start a worker that serves the procedure (`pgbus run`), or call with `wait=True`; the call was not executed."""
+
+
+class InvalidArguments(CallError, ValueError):
+    """Correct the arguments that the message names; the procedure did not run."""
+
+
+class InvalidResult(CallError, ValueError):
+    """Correct the procedure's result or its annotation, or the `returns` of the call; the procedure did run."""
+
+
+# The names under which programs written for Lightbus catch what a call raises.
+LightbusTimeout = NoAnswer
+LightbusWorkerError = RemoteError
+
+
+class CallCancelled(CallError):
+    """Call again; someone took the call back, or closed the bus while it was under way."""
 
 
 class EmbeddedPostgresError(PgbusError):

@@ -183,7 +183,7 @@ class Executor:
         """Run a plain function in a thread. One that runs past its timeout cannot be stopped, only given up on."""
         loop = asyncio.get_running_loop()
         context = contextvars.copy_context()
-        future = loop.run_in_executor(self._threads, context.run, _caught, work)
+        future = loop.run_in_executor(self._threads, context.run, caught, work)
         timeout = self._listener.timeout
         try:
             async with asyncio.timeout(timeout):
@@ -197,7 +197,8 @@ class Executor:
         return HandlerTimeoutError(f"the handler ran past its timeout of {timeout:g} seconds")
 
 
-def _caught(work: Callable[[], object]) -> BaseException | None:
+def caught(work: Callable[[], object]) -> BaseException | None:
+    """What `work` raised, if anything, as a value to return from a thread."""
     # A StopIteration cannot pass through a future, and a SystemExit must not end the worker.
     try:
         work()

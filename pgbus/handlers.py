@@ -54,12 +54,12 @@ def inspect_handler(handler: Handler, *, batch: bool) -> Signature:
     """The handler's signature; raises ConfigurationError for one that pgbus cannot call."""
     if not callable(handler):
         raise ConfigurationError(f"a listener needs a function to call, not {handler!r}")
-    hints = _type_hints(handler)
+    hints = type_hints(handler)
     found: dict[str, Any] = {}
     for parameter in inspect.signature(handler).parameters.values():
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             continue
-        role, value = _role(hints.get(parameter.name, parameter.annotation))
+        role, value = role_of(hints.get(parameter.name, parameter.annotation))
         if role in found:
             if parameter.default is not parameter.empty:
                 continue
@@ -73,7 +73,7 @@ def inspect_handler(handler: Handler, *, batch: bool) -> Signature:
     parameter, annotation = found["event"]
     connection = found.get("connection")
     return Signature(
-        is_async=_is_async(handler),
+        is_async=is_async(handler),
         event=_name(handler, parameter),
         event_type=_element_type(handler, annotation) if batch else annotation,
         context=_name(handler, found["context"][0]) if "context" in found else None,
@@ -98,11 +98,13 @@ def _name(handler: Handler, parameter: inspect.Parameter) -> str:
     return parameter.name
 
 
-def _is_async(handler: Handler) -> bool:
+def is_async(handler: Handler) -> bool:
+    """Whether calling it makes a coroutine."""
     return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(getattr(handler, "__call__", None))  # noqa: B004
 
 
-def _type_hints(handler: Handler) -> Mapping[str, Any]:
+def type_hints(handler: Handler) -> Mapping[str, Any]:
+    """Its annotations, resolved; raises ConfigurationError for one that cannot be."""
     target = handler
     while hasattr(target, "func"):
         target = target.func
@@ -117,7 +119,8 @@ def _type_hints(handler: Handler) -> Mapping[str, Any]:
         ) from error
 
 
-def _role(annotation: Any) -> tuple[str, Any]:
+def role_of(annotation: Any) -> tuple[str, Any]:
+    """What a parameter wants, by its annotation: `event`, `context` or `connection`; and its type or kind."""
     plain = typing.get_origin(annotation) or annotation
     if isinstance(plain, type):
         if issubclass(plain, ContextMarker):
@@ -149,7 +152,7 @@ class EventDecoder:
     """
 
     def __init__(self, event_type: Any, *, classes: Sequence[type] = ()) -> None:
-        members = tuple(_members(event_type)) if event_type is not None else ()
+        members = tuple(members_of(event_type)) if event_type is not None else ()
         self._message = event_type is EventMessage
         self._classes = tuple(
             member for member in (*members, *classes) if isinstance(member, type) and topic_of(member) is not None
@@ -191,10 +194,11 @@ class EventDecoder:
         raise UnhandledEventError(f"the handler takes events of {topics}, and not of {event.topic}")
 
 
-def _members(annotation: Any) -> Iterator[Any]:
+def members_of(annotation: Any) -> Iterator[Any]:
+    """The types that a union joins; of anything else, itself."""
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):
         for member in typing.get_args(annotation):
-            yield from _members(member)
+            yield from members_of(member)
     else:
         yield annotation
 

@@ -20,6 +20,10 @@ CHORES_INTERVAL = 60.0
 # An event is tried alone from the second death of its worker on; this many deaths make it a dead letter.
 MAX_CRASHES = 5
 PRUNE_BATCH = 10_000
+# Calls may come by the thousand each second, and must go as fast; in bites, so that the sequencer need not wait long.
+CALLS_INTERVAL = 10.0
+CALLS_BITE = 1_000
+CALLS_BITES = 20
 
 
 class Maintenance:
@@ -47,10 +51,12 @@ class Maintenance:
 
     async def run(self) -> None:
         """Keep house until cancelled, or until the session breaks."""
-        chores_at = 0.0
+        chores_at = calls_at = 0.0
         clock = asyncio.get_running_loop().time
         while True:
             await self._free_claims()
+            if clock() >= calls_at:
+                calls_at = clock() + (0.0 if await self._end_calls() else CALLS_INTERVAL)
             if clock() >= chores_at:
                 chores_at = clock() + CHORES_INTERVAL
                 await self.do_chores()
@@ -70,6 +76,21 @@ class Maintenance:
             logger.warning("took back %d claims of workers that died", freed)
             self._telemetry.emit(ClaimsFreed(freed))
             self._wake_listeners(listener_ids)
+
+    async def _end_calls(self) -> bool:
+        """Take calls that nobody served in time off the queue, and forget those that are past their retention.
+
+        Says whether there are more.
+        """
+        more = await self._in_bites("expire_requests")
+        return await self._in_bites("prune_calls", retention=self._config.rpc_retention) or more
+
+    async def _in_bites(self, statement: str, **values: object) -> bool:
+        for _ in range(CALLS_BITES):
+            row = await self._store.fetch_one(statement, batch=CALLS_BITE, **values)
+            if row["calls"] < CALLS_BITE:
+                return False
+        return True
 
     async def _turn_periods(self) -> None:
         """Have the next partition ready, and begin it when the first event of the current one is a period old."""

@@ -80,27 +80,32 @@ def decide(error: BaseException | None, *, attempt: int, policy: RetryPolicy) ->
         case None:
             return DONE
         case errors.Dead():
-            return Dead(error=_clip(error.reason, MAX_ERROR_LENGTH))
+            return Dead(error=clip(error.reason, MAX_ERROR_LENGTH))
         case errors.UnhandledEventError():
             return Dead(error=_describe(error))
         case _ if attempt >= policy.max_attempts:
-            return Dead(error=_describe(error), traceback=_traceback(error))
+            return Dead(error=_describe(error), traceback=format_traceback(error))
         case errors.Retry():
             delay = policy.delay(attempt) if error.after is None else min(MAX_DELAY, max(0.0, error.after))
-            return Retry(delay=delay, error=_clip(error.reason, MAX_ERROR_LENGTH))
+            return Retry(delay=delay, error=clip(error.reason, MAX_ERROR_LENGTH))
         case _:
             return Retry(delay=policy.delay(attempt), error=_describe(error))
 
 
 def _describe(error: BaseException) -> str:
+    return clip(f"{type(error).__name__}: {error_text(error)}", MAX_ERROR_LENGTH)
+
+
+def error_text(error: BaseException) -> str:
+    """What the error says."""
     try:
-        text = str(error)
+        return str(error)
     except Exception as failure:  # its __str__ is code of other people
-        text = f"(its text cannot be had: {type(failure).__name__})"
-    return _clip(f"{type(error).__name__}: {text}", MAX_ERROR_LENGTH)
+        return f"(its text cannot be had: {type(failure).__name__})"
 
 
-def _traceback(error: BaseException) -> str:
+def format_traceback(error: BaseException) -> str:
+    """The traceback as a text that PostgreSQL stores, at most MAX_TRACEBACK_LENGTH characters of its end."""
     trace = _handlers_part(error.__traceback__)
     text = "".join(traceback_module.format_exception(type(error), error, trace))
     # The end of a traceback says most.
@@ -115,7 +120,8 @@ def _handlers_part(trace: TracebackType | None) -> TracebackType | None:
     return part or trace
 
 
-def _clip(text: str, length: int) -> str:
+def clip(text: str, length: int) -> str:
+    """The text as one that PostgreSQL stores, at most `length` characters long."""
     text = _storable(text)
     return text if len(text) <= length else text[: length - 1] + "…"
 

@@ -1,4 +1,4 @@
-"""The listeners declared in this process, checked when they are declared."""
+"""The listeners declared in this process, checked when they are declared; its procedures are beside them."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from typing import Literal, TypeAlias
 
 from pgbus.codec import topic_of
 from pgbus.errors import ConfigurationError, DuplicateListenerName, InvalidEventError
-from pgbus.handlers import EventDecoder, Handler, Signature, default_name, describe, inspect_handler
+from pgbus.handlers import Decode, EventDecoder, Handler, Signature, default_name, describe, inspect_handler
 from pgbus.outcomes import RetryPolicy
+from pgbus.procedures import Procedures
 from pgbus.topics import check_pattern
 
 MAX_NAME_LENGTH = 255
@@ -29,7 +30,7 @@ class Listener:
     patterns: tuple[str, ...]
     handler: Handler
     signature: Signature
-    decode: EventDecoder = field(repr=False)
+    decode: Decode = field(repr=False)
     start: Start = "now"
     concurrency: int = 10
     batch_size: int | None = None
@@ -80,17 +81,53 @@ def make_listener(
     batch: bool,
 ) -> Listener:
     """A listener from what `Bus.listener` was given; raises ConfigurationError naming what is wrong."""
-    label = f"listener {name or describe(handler)!r}"
-    _check_numbers(label, concurrency=concurrency, batch_size=batch_size, timeout=timeout)
-    _check_start(label, start)
     signature = inspect_handler(handler, batch=batch)
-    _check_choices(label, signature, ordered=ordered, transactional=transactional, on_poison=on_poison, batch=batch)
-    return Listener(
-        name=_check_name(label, name if name is not None else default_name(handler)),
-        patterns=_patterns(label, events, signature),
-        handler=handler,
+    return build_listener(
+        handler,
+        _patterns(f"listener {name or describe(handler)!r}", events, signature),
         signature=signature,
         decode=EventDecoder(signature.event_type, classes=[event for event in events if isinstance(event, type)]),
+        name=name if name is not None else default_name(handler),
+        start=start,
+        concurrency=concurrency,
+        batch_size=batch_size,
+        ordered=ordered,
+        transactional=transactional,
+        retry=retry,
+        timeout=timeout,
+        on_poison=on_poison,
+        batch=batch,
+    )
+
+
+def build_listener(
+    handler: Handler,
+    patterns: tuple[str, ...],
+    *,
+    signature: Signature,
+    decode: Decode,
+    name: str,
+    start: Start = "now",
+    concurrency: int = 10,
+    batch_size: int | None = None,
+    ordered: bool = False,
+    transactional: bool = False,
+    retry: RetryPolicy | int = RetryPolicy(),  # noqa: B008 - immutable
+    timeout: float | None = None,
+    on_poison: OnPoison = "dead",
+    batch: bool = False,
+) -> Listener:
+    """A listener whose handler is called as `signature` says; raises ConfigurationError naming what is wrong."""
+    label = f"listener {name!r}"
+    _check_numbers(label, concurrency=concurrency, batch_size=batch_size, timeout=timeout)
+    _check_start(label, start)
+    _check_choices(label, signature, ordered=ordered, transactional=transactional, on_poison=on_poison, batch=batch)
+    return Listener(
+        name=_check_name(label, name),
+        patterns=patterns,
+        handler=handler,
+        signature=signature,
+        decode=decode,
         start=start,
         concurrency=concurrency,
         batch_size=batch_size,
@@ -179,7 +216,8 @@ class Registry:
 
     def __init__(self) -> None:
         self._listeners: dict[str, Listener] = {}
-        self._watchers: list[Callable[[Listener], None]] = []
+        self._watchers: list[Callable[[Listener], object]] = []
+        self.procedures = Procedures()
 
     def add(self, listener: Listener) -> None:
         """Add a listener, also to workers that run already; raises DuplicateListenerName."""
@@ -189,16 +227,19 @@ class Registry:
         for watcher in tuple(self._watchers):
             watcher(listener)
 
-    def watch(self, watcher: Callable[[Listener], None]) -> Callable[[], None]:
+    def watch(self, watcher: Callable[[Listener], object]) -> Callable[[], None]:
         """Call `watcher` with every listener that is added from now on; returns a function that ends it."""
         self._watchers.append(watcher)
         return lambda: self._watchers.remove(watcher)
 
     def select(self, *, only: Sequence[str] | None = None, skip: Sequence[str] | None = None) -> list[Listener]:
-        """The listeners named in `only` (default: all) but not in `skip`; raises ConfigurationError for a typo."""
+        """The listeners named in `only` (default: all) but not in `skip`; raises ConfigurationError for a typo.
+
+        The names may be those of procedures, too.
+        """
         for name in (*(only or ()), *(skip or ())):
-            if name not in self._listeners:
-                known = ", ".join(self._listeners) or "none"
+            if name not in self._listeners and name not in self.procedures:
+                known = ", ".join((*self._listeners, *(procedure.name for procedure in self.procedures))) or "none"
                 raise ConfigurationError(f"there is no listener named {name!r} here; declared are: {known}")
         return [
             listener

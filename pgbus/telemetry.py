@@ -9,6 +9,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
+from uuid import UUID
 
 logger = logging.getLogger("pgbus")
 
@@ -81,8 +82,36 @@ class ClaimsFreed:
     claims: int
 
 
+@dataclass(frozen=True, slots=True)
+class CallStarted:
+    """A call was taken by this worker, which runs the procedure."""
+
+    procedure: str
+    call_id: UUID
+
+
+@dataclass(frozen=True, slots=True)
+class CallEnded:
+    """A call that this worker ran has its response: `outcome` as in `rpc_calls`, `duration` in seconds."""
+
+    procedure: str
+    call_id: UUID
+    outcome: str
+    duration: float
+
+
 Happening: TypeAlias = (
-    SessionOpened | SessionLost | LeaderChanged | LeaderSlept | Sequenced | Claimed | Settled | ClaimsLost | ClaimsFreed
+    SessionOpened
+    | SessionLost
+    | LeaderChanged
+    | LeaderSlept
+    | Sequenced
+    | Claimed
+    | Settled
+    | ClaimsLost
+    | ClaimsFreed
+    | CallStarted
+    | CallEnded
 )
 Observer: TypeAlias = Callable[[Happening], None]
 

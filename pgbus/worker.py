@@ -26,8 +26,10 @@ from pgbus.errors import DatabaseUnreachableError
 from pgbus.executor import Executor
 from pgbus.maintenance import Maintenance
 from pgbus.notifier import Session
+from pgbus.procedures import Procedure
 from pgbus.quarantine import Quarantine
 from pgbus.registry import Listener
+from pgbus.rpc.server import Server
 from pgbus.runner import Runner, slots_of
 from pgbus.sequencer import Sequencer
 from pgbus.store import ENGINE_SETTINGS, Registration, Store, create_pool, is_link_error, own_transaction
@@ -46,12 +48,11 @@ RECONNECT_LIMIT = 5.0
 class Worker:
     """Runs a bus's listeners in this event loop.
 
-    `only` and `skip` are listener names; default: every listener, also those declared while it runs. A worker without
-    listeners still leads when nobody else does.
+    `only` and `skip` name listeners and procedures; default: all of them, also those declared while it runs. A worker
+    without any still leads when nobody else does.
     """
 
     def __init__(self, bus: Bus, *, only: Sequence[str] | None = None, skip: Sequence[str] | None = None) -> None:
-        bus.registry.select(only=only, skip=skip)  # refuses names that are not there
         self._bus = bus
         self._config = bus.config
         self._telemetry = bus.telemetry
@@ -60,6 +61,7 @@ class Worker:
         self._worker_id = 0
         self._session: Session | None = None
         self._runners: dict[int, Runner] = {}
+        self._server: Server | None = None
         self._threads: list[ThreadPoolExecutor] = []
         self._quarantine = Quarantine()
         self._sequencer: Sequencer | None = None
@@ -83,6 +85,8 @@ class Worker:
             self._hurry.set()
             for runner in self._runners.values():
                 runner.abandon()
+            if self._server:
+                self._server.abandon()
         self._stopping.set()
 
     async def stop(self) -> None:
@@ -92,29 +96,67 @@ class Worker:
         await self._stopped.wait()
 
     async def run(self) -> None:
-        """Work until stopped. A lost connection is opened again; raises SchemaVersionError for the wrong schema,
-        and DatabaseUnreachableError when the first connection fails.
+        """Work until stopped, once the functions of `bus.client.on_start` have run; what they raise comes through.
+
+        A lost connection is opened again; raises SchemaVersionError for the wrong schema, DatabaseUnreachableError
+        when the first connection fails, and ConfigurationError for a name in `only` or `skip` that is not there.
         """
+        try:
+            if await self._run_start_hooks():
+                await self._run_with_pools()
+        finally:
+            self._stopped.set()
+
+    async def _run_start_hooks(self) -> bool:
+        """Let the module declare its listeners; false when a stop was requested before it was done."""
+        hooks = asyncio.create_task(self._bus.client.run_start_hooks(), name="pgbus start hooks")
+        stopping = asyncio.create_task(self._stopping.wait())
+        try:
+            await asyncio.wait([hooks, stopping], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            stopping.cancel()
+            hooks.cancel()
+            await asyncio.wait([hooks, stopping])
+        if hooks.cancelled():
+            return False
+        hooks.result()
+        self._bus.registry.select(only=self._only, skip=self._skip)
+        return True
+
+    async def _run_with_pools(self) -> None:
         size = self._config.pool_size
         engine_pool = await create_pool(self._config, size=size, settings=ENGINE_SETTINGS)
         handler_pool = await create_pool(self._config, size=self._connections_for_handlers(), for_users=True)
         transactions = Transactions(
             self._config.dsn, pool=handler_pool, size=max(size, self._connections_for_handlers())
         )
-        unwatch = self._bus.registry.watch(lambda _: self._added.set())
+        loop = asyncio.get_running_loop()
+
+        def look_again(_: object) -> None:
+            loop.call_soon_threadsafe(self._added.set)  # what is declared while we run is declared in any thread
+
+        unwatch = self._bus.registry.watch(look_again)
+        unwatch_procedures = self._bus.registry.procedures.watch(look_again)
         try:
             await self._run(engine_pool, transactions)
         finally:
             unwatch()
+            unwatch_procedures()
             for threads in self._threads:
                 threads.shutdown(wait=False, cancel_futures=True)
             await transactions.close()
             await _close_pool(handler_pool)
             await _close_pool(engine_pool)
-            self._stopped.set()
 
     def _listeners(self) -> list[Listener]:
+        if "events" not in self._bus.features:
+            return []
         return self._bus.registry.select(only=self._only, skip=self._skip)
+
+    def _procedures(self) -> list[Procedure]:
+        if "rpcs" not in self._bus.features:
+            return []
+        return self._bus.registry.procedures.select(only=self._only, skip=self._skip)
 
     def _connections_for_handlers(self) -> int:
         needs = sum(listener.concurrency for listener in self._listeners() if listener.transactional)
@@ -123,6 +165,7 @@ class Worker:
     async def _run(self, pool: asyncpg.Pool, transactions: Transactions) -> None:
         store = Store(pool, namespace=self._config.namespace)
         self._engine = (pool, store, transactions)
+        self._server = Server(store, config=self._config, telemetry=self._telemetry, worker_id=self._claimant)
         session_task = asyncio.create_task(self._session_loop(), name="pgbus session")
         upkeep = asyncio.create_task(self._upkeep_loop(store), name="pgbus upkeep")
         stopping = asyncio.create_task(self._stopping.wait())
@@ -140,12 +183,16 @@ class Worker:
                 raise error
 
     async def _drain(self, store: Store) -> None:
-        grace = 0.0 if self._hurry.is_set() else self._config.grace
-        await asyncio.gather(*(runner.stop(grace=grace) for runner in self._runners.values()))
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + (0.0 if self._hurry.is_set() else self._config.grace)
+        await asyncio.gather(*(runner.stop(grace=deadline - loop.time()) for runner in self._runners.values()))
         # A claim whose answer was under way: while our lock is held, or else a leader would count it for a death.
         with contextlib.suppress(OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
             async with asyncio.timeout(2):
                 await self._return_forgotten_claims(store)
+        if self._server:  # last: handlers that finish may call our own procedures
+            grace = 0.0 if self._hurry.is_set() else deadline - loop.time()
+            await self._server.stop(grace=max(0.0, grace))
 
     async def _leave(self, store: Store) -> None:
         """Forget ourselves, and let the next leader know that there is none."""
@@ -184,6 +231,8 @@ class Worker:
     async def _open_session(self) -> Session:
         namespace = self._config.namespace
         channels = {f"{namespace}_work": self._heard_work, f"{namespace}_wake": self._heard_wake}
+        if self._server:
+            channels[f"{namespace}_calls"] = self._server.heard
         return await Session.open(self._config, channels=channels)
 
     async def _live(self, session: Session) -> None:
@@ -193,6 +242,7 @@ class Worker:
         await session.store.fetch("notify", channel=session.store.work_channel, payload="arrived")
         self._session = session
         await self._register_listeners()
+        await self._serve(session.store)
         self._telemetry.emit(SessionOpened(self._worker_id))
         for runner in self._runners.values():
             runner.look_at_everything()
@@ -202,6 +252,10 @@ class Worker:
                 await self._lead(session)
             await self._wait_for_leaderlessness()
         raise _session_closed()
+
+    async def _serve(self, store: Store) -> None:
+        if self._server and (procedures := self._procedures()):
+            await self._server.serve(procedures, worker_id=self._worker_id, store=store)
 
     async def _register_worker(self, session: Session) -> None:
         """Take our liveness lock: under the old id if it is still ours to have, so that our claims stay ours."""
@@ -380,6 +434,8 @@ class Worker:
                 if self._added.is_set():
                     self._added.clear()
                     await self._register_listeners()
+                    if self._session and not self._session.lost.is_set():
+                        await self._serve(store)
                 await self._return_forgotten_claims(store)
                 await self._poll(store)
             except Exception as error:
@@ -393,6 +449,8 @@ class Worker:
         for runner in self._runners.values():
             if error := runner.failure():
                 raise error
+        if self._server and (error := self._server.failure()):
+            raise error
 
     async def _extend_leases(self, store: Store) -> None:
         claims = [flight.claim for runner in self._runners.values() for flight in runner.flights]
@@ -423,6 +481,8 @@ class Worker:
         if self._runners:
             rows = await store.fetch("find_ready_listeners", listener_ids=list(self._runners))
             self._wake(row["id"] for row in rows)
+        if self._server:
+            self._server.wake()
 
 
 def _session_closed() -> asyncpg.PostgresConnectionError:

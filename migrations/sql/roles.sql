@@ -8,23 +8,25 @@ GRANT SELECT, INSERT, UPDATE ON pgbus.dedup_keys TO pgbus_publisher;
 GRANT SELECT ON pgbus.wake_slots, pgbus.alembic_version TO pgbus_publisher;
 GRANT EXECUTE ON FUNCTION pgbus.uuid7() TO pgbus_publisher;
 
--- Workers run everything, but what is in the log and in history cannot be changed by them, only grow.
+-- Workers run everything, and call procedures, but what is in the log and in history cannot be changed by them, only grow.
 GRANT USAGE ON SCHEMA pgbus TO pgbus_worker;
 GRANT SELECT, INSERT ON pgbus.events, pgbus.history TO pgbus_worker;
 GRANT SELECT, INSERT, UPDATE, DELETE
     ON pgbus.outbox, pgbus.dedup_keys, pgbus.listeners, pgbus.subscriptions, pgbus.deliveries, pgbus.dead_letters,
-       pgbus.workers
+       pgbus.workers, pgbus.rpc_servers, pgbus.rpc_requests, pgbus.rpc_responses
     TO pgbus_worker;
 GRANT SELECT
     ON pgbus.partitions, pgbus.alembic_version,
-       pgbus.event_history, pgbus.pending, pgbus.listener_lag, pgbus.dead, pgbus.scheduled
+       pgbus.event_history, pgbus.pending, pgbus.listener_lag, pgbus.dead, pgbus.scheduled, pgbus.rpc_calls
     TO pgbus_worker;
 GRANT SELECT, USAGE ON SEQUENCE pgbus.wake_slots TO pgbus_worker;
 GRANT EXECUTE ON FUNCTION pgbus.uuid7(), pgbus.open_partition(integer), pgbus.drop_partition(integer) TO pgbus_worker;
 
 -- Readers audit: the views, whose names and columns are stable.
 GRANT USAGE ON SCHEMA pgbus TO pgbus_reader;
-GRANT SELECT ON pgbus.event_history, pgbus.pending, pgbus.listener_lag, pgbus.dead, pgbus.scheduled TO pgbus_reader;
+GRANT SELECT
+    ON pgbus.event_history, pgbus.pending, pgbus.listener_lag, pgbus.dead, pgbus.scheduled, pgbus.rpc_calls
+    TO pgbus_reader;
 
 -- Admins may do everything but what only an owner may: to change the tables themselves.
 GRANT ALL ON SCHEMA pgbus TO pgbus_admin;

@@ -18,19 +18,29 @@ from pgbus.registry import Listener
 _log = logging.getLogger("pgbus")
 
 
-def announce(config: Config, listeners: Sequence[Listener], *, module: str, format: LogFormat) -> None:  # noqa: A002 - the word for it
-    """Tell which bus and listeners this process runs. Of several copies only the first tells it all to people."""
+def announce(
+    config: Config,
+    listeners: Sequence[Listener],
+    procedures: Sequence[str] = (),
+    *,
+    module: str,
+    format: LogFormat,  # noqa: A002 - the word for it
+) -> None:
+    """Tell which bus, listeners and procedures this process runs. Of several copies only the first tells people all."""
     if format == "json":
-        _log.info("started", extra=_facts(config, listeners, module=module))
+        _log.info("started", extra=_facts(config, listeners, procedures, module=module))
     elif copy_number() > 1:
         _log.info("%s runs the same, as process %d", config.process_name, os.getpid())
     else:
-        console(sys.stderr).print(Text("\n").join(_lines(config, listeners, module=module)), soft_wrap=True)
-    if not listeners:
+        lines = _lines(config, listeners, procedures, module=module)
+        console(sys.stderr).print(Text("\n").join(lines), soft_wrap=True)
+    if not listeners and not procedures:
         _log.warning("no listeners to run: this process only leads when no other does")
 
 
-def _facts(config: Config, listeners: Sequence[Listener], *, module: str) -> dict[str, object]:
+def _facts(
+    config: Config, listeners: Sequence[Listener], procedures: Sequence[str], *, module: str
+) -> dict[str, object]:
     return {
         "version": version("pgbus"),
         "bus": module,
@@ -40,10 +50,11 @@ def _facts(config: Config, listeners: Sequence[Listener], *, module: str) -> dic
         "namespace": config.namespace,
         "service": config.service_name,
         "listeners": {listener.name: listener.patterns for listener in listeners},
+        "procedures": list(procedures),
     }
 
 
-def _lines(config: Config, listeners: Sequence[Listener], *, module: str) -> Iterator[Text]:
+def _lines(config: Config, listeners: Sequence[Listener], procedures: Sequence[str], *, module: str) -> Iterator[Text]:
     yield _line("pgbus", f"{version('pgbus')}, runs {module}")
     yield _line("worker", f"{config.process_name}, process {os.getpid()}")
     yield _line("database", _database(config))
@@ -55,6 +66,8 @@ def _lines(config: Config, listeners: Sequence[Listener], *, module: str) -> Ite
         yield _line(heading, f"{listener.name:<{longest}}  ").append(", ".join(listener.patterns), style="dim")
     if not listeners:
         yield _line("listeners", "none")
+    for row, procedure in enumerate(procedures):
+        yield _line("" if row else "procedures", procedure)
 
 
 def _line(heading: str, value: str) -> Text:

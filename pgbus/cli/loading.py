@@ -18,6 +18,7 @@ from pgbus.errors import ConfigurationError
 def load_bus(target: str) -> pgbus.Bus:
     """The bus at MODULE or MODULE:BUS; ends the program with one line if there is none.
 
+    The module's `before_server_start` and `on_start` will be called when a worker starts.
     Raises ConfigurationError if that is what declaring a listener or an event class in there raised.
     """
     name, _, attribute = target.partition(":")
@@ -28,6 +29,7 @@ def load_bus(target: str) -> pgbus.Bus:
         fail(f"module {name!r} has no {wanted!r}; say `pgbus run {name}:BUS`, or assign `bus = pgbus.create()` in it")
     if not isinstance(bus, pgbus.Bus):
         fail(f"{wanted!r} in module {name!r} is of type {type(bus).__name__}, not a bus made by `pgbus.create()`")
+    bus.client.adopt_start_hooks(module)
     return bus
 
 

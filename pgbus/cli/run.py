@@ -78,11 +78,19 @@ def _command(*, only: tuple[str, ...], skip: tuple[str, ...], wants_upgrade: boo
 
 def _run_here(config: Config, *, only: tuple[str, ...], skip: tuple[str, ...], wants_upgrade: bool) -> None:
     bus = load_bus(config.module)
-    listeners = bus.registry.select(only=only or None, skip=skip)  # refuses names that are not there
+    if not bus.client.start_hooks:  # else they may yet declare what was asked for
+        bus.registry.select(only=only or None, skip=skip)  # refuses names that are not there
     if wants_upgrade:
         migrate.upgrade(bus.config.session_dsn, namespace=bus.config.namespace)
     asyncio.run(_check(bus))
-    announce(bus.config, listeners, module=config.module, format=config.log_format)
+
+    def say_what_runs() -> None:
+        listeners = bus.registry.select(only=only or None, skip=skip) if "events" in bus.features else []
+        served = bus.registry.procedures.select(only=only or None, skip=skip) if "rpcs" in bus.features else []
+        names = [procedure.name for procedure in served]
+        announce(bus.config, listeners, names, module=config.module, format=config.log_format)
+
+    bus.client.on_start(say_what_runs)  # the last of the functions that may declare listeners
     asyncio.run(_work(bus, only=only, skip=skip))
 
 

@@ -394,6 +394,82 @@ CREATE VIEW pgbus.pending AS
 
 COMMENT ON VIEW pgbus.pending IS 'Every run of events still owed to a listener, and where it is';
 
+CREATE TABLE pgbus.rpc_requests (
+    call_id uuid NOT NULL,
+    procedure text NOT NULL,
+    arguments json NOT NULL,
+    caller text NOT NULL,
+    caller_name text NOT NULL,
+    requested_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    deadline timestamp with time zone NOT NULL,
+    taken_at timestamp with time zone,
+    worker_id integer,
+    CONSTRAINT rpc_requests_procedure_is_short CHECK (((length(procedure) >= 1) AND (length(procedure) <= 255))),
+    CONSTRAINT rpc_requests_worker_took_it CHECK (((worker_id IS NULL) OR (taken_at IS NOT NULL)))
+)
+WITH (autovacuum_vacuum_scale_factor='0', autovacuum_vacuum_threshold='5000', autovacuum_vacuum_insert_scale_factor='0', autovacuum_vacuum_insert_threshold='100000', autovacuum_analyze_scale_factor='0', autovacuum_analyze_threshold='100000', autovacuum_vacuum_cost_delay='0');
+
+CREATE TABLE pgbus.rpc_responses (
+    call_id uuid NOT NULL,
+    outcome text NOT NULL,
+    result json,
+    error_type text,
+    error text,
+    error_arguments json,
+    traceback text,
+    worker text,
+    responded_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    CONSTRAINT rpc_responses_answer_is_whole CHECK ((((outcome = 'answered'::text) = (result IS NOT NULL)) AND ((outcome = 'answered'::text) = (error IS NULL)))),
+    CONSTRAINT rpc_responses_error_is_whole CHECK ((((outcome = 'failed'::text) = (error_type IS NOT NULL)) AND ((outcome = 'failed'::text) OR (error_arguments IS NULL)))),
+    CONSTRAINT rpc_responses_outcome_is_known CHECK ((outcome = ANY (ARRAY['answered'::text, 'failed'::text, 'refused'::text, 'invalid'::text, 'expired'::text, 'cancelled'::text, 'lost'::text, 'unserved'::text])))
+)
+WITH (autovacuum_vacuum_scale_factor='0', autovacuum_vacuum_threshold='5000', autovacuum_vacuum_insert_scale_factor='0', autovacuum_vacuum_insert_threshold='100000', autovacuum_analyze_scale_factor='0', autovacuum_analyze_threshold='100000', autovacuum_vacuum_cost_delay='0');
+
+CREATE VIEW pgbus.rpc_calls AS
+ SELECT r.call_id,
+    r.procedure,
+    r.arguments,
+    r.caller_name AS caller,
+    r.requested_at,
+    r.deadline,
+        CASE
+            WHEN (r.worker_id IS NOT NULL) THEN r.taken_at
+            ELSE NULL::timestamp with time zone
+        END AS started_at,
+    COALESCE(a.worker, w.name) AS worker,
+        CASE
+            WHEN (a.call_id IS NOT NULL) THEN a.outcome
+            WHEN ((r.deadline > clock_timestamp()) AND (r.worker_id IS NOT NULL)) THEN 'running'::text
+            WHEN (r.deadline > clock_timestamp()) THEN 'waiting'::text
+            WHEN (r.worker_id IS NOT NULL) THEN 'lost'::text
+            ELSE 'expired'::text
+        END AS state,
+    a.result,
+    a.error_type,
+    a.error,
+    a.traceback,
+    a.responded_at,
+        CASE
+            WHEN (r.worker_id IS NOT NULL) THEN (EXTRACT(epoch FROM (a.responded_at - r.taken_at)))::double precision
+            ELSE NULL::double precision
+        END AS duration
+   FROM ((pgbus.rpc_requests r
+     LEFT JOIN pgbus.rpc_responses a ON ((a.call_id = r.call_id)))
+     LEFT JOIN pgbus.workers w ON ((w.id = r.worker_id)));
+
+COMMENT ON VIEW pgbus.rpc_calls IS 'Every call that is not pruned yet, with its answer; duration is seconds in the server''s hands';
+
+CREATE TABLE pgbus.rpc_servers (
+    worker_id integer NOT NULL,
+    procedure text NOT NULL,
+    concurrency integer NOT NULL,
+    timeout double precision,
+    CONSTRAINT rpc_servers_numbers_are_positive CHECK (((concurrency > 0) AND (timeout > (0)::double precision))),
+    CONSTRAINT rpc_servers_procedure_is_short CHECK (((length(procedure) >= 1) AND (length(procedure) <= 255)))
+);
+
+COMMENT ON COLUMN pgbus.rpc_servers.timeout IS 'Seconds a caller waits who names no timeout; NULL: as the caller''s settings say';
+
 CREATE VIEW pgbus.scheduled AS
  SELECT event_id,
     topic,
@@ -465,6 +541,15 @@ ALTER TABLE ONLY pgbus.outbox
 ALTER TABLE ONLY pgbus.partitions
     ADD CONSTRAINT partitions_pkey PRIMARY KEY (number);
 
+ALTER TABLE ONLY pgbus.rpc_requests
+    ADD CONSTRAINT rpc_requests_pkey PRIMARY KEY (call_id);
+
+ALTER TABLE ONLY pgbus.rpc_responses
+    ADD CONSTRAINT rpc_responses_pkey PRIMARY KEY (call_id);
+
+ALTER TABLE ONLY pgbus.rpc_servers
+    ADD CONSTRAINT rpc_servers_pkey PRIMARY KEY (procedure, worker_id);
+
 ALTER TABLE ONLY pgbus.subscriptions
     ADD CONSTRAINT subscriptions_pkey PRIMARY KEY (listener_id, pattern);
 
@@ -515,6 +600,12 @@ CREATE INDEX outbox_scheduled ON pgbus.outbox USING btree (deliver_at) WHERE (de
 
 CREATE INDEX outbox_scheduled_event ON pgbus.outbox USING btree (event_id) WHERE (deliver_at IS NOT NULL);
 
+CREATE INDEX rpc_requests_deadline ON pgbus.rpc_requests USING brin (deadline) WITH (pages_per_range='32');
+
+CREATE INDEX rpc_requests_waiting ON pgbus.rpc_requests USING btree (procedure, requested_at) WHERE (taken_at IS NULL);
+
+CREATE INDEX rpc_servers_worker ON pgbus.rpc_servers USING btree (worker_id);
+
 ALTER INDEX pgbus.events_event_id ATTACH PARTITION pgbus.events_p0_event_id_idx;
 
 ALTER INDEX pgbus.events_key ATTACH PARTITION pgbus.events_p0_key_position_idx;
@@ -531,6 +622,9 @@ CREATE TRIGGER outbox_before_insert BEFORE INSERT ON pgbus.outbox FOR EACH STATE
 
 ALTER TABLE ONLY pgbus.dead_letters
     ADD CONSTRAINT dead_letters_listener_id_fkey FOREIGN KEY (listener_id) REFERENCES pgbus.listeners(id) ON DELETE CASCADE;
+
+ALTER TABLE ONLY pgbus.rpc_servers
+    ADD CONSTRAINT rpc_servers_worker_id_fkey FOREIGN KEY (worker_id) REFERENCES pgbus.workers(id) ON DELETE CASCADE;
 
 ALTER TABLE ONLY pgbus.subscriptions
     ADD CONSTRAINT subscriptions_listener_id_fkey FOREIGN KEY (listener_id) REFERENCES pgbus.listeners(id) ON DELETE CASCADE;

@@ -17,7 +17,7 @@ from tests.support import DatabaseServer
 Connect = Callable[[str], Awaitable[asyncpg.Connection]]
 
 VERBS = ("SELECT", "INSERT", "UPDATE", "DELETE")
-VIEWS = ("event_history", "pending", "listener_lag", "dead", "scheduled")
+VIEWS = ("event_history", "pending", "listener_lag", "dead", "scheduled", "rpc_calls")
 SIZE = 1_000_000_000
 
 

@@ -50,7 +50,7 @@ LANES = 2
 DEAD_LETTER_VERBS = ("retry_dead_letters", "discard_dead_letters")
 
 RESET = "TRUNCATE pgbus.outbox, pgbus.deliveries, pgbus.history, pgbus.dead_letters, pgbus.events, pgbus.listeners, \
-         pgbus.subscriptions, pgbus.workers RESTART IDENTITY"
+         pgbus.subscriptions, pgbus.workers RESTART IDENTITY CASCADE"
 
 # Every place where an event can be at a listener. What was released or retried is in `deliveries` again.
 PLACES = """

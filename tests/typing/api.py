@@ -173,6 +173,26 @@ async def work() -> None:
     stop_observing()
 
 
+class AuthApi(pgbus.Api):
+    user_created = pgbus.Event(parameters=("username", pgbus.Parameter("age", int | None)))
+    user_deleted = pgbus.Event(parameters=("username"))
+    anything = pgbus.Event(parameters=[pgbus.WildcardParameter()])
+
+    class Meta:
+        name = "auth"
+
+
+async def api_classes(connection: asyncpg.Connection) -> None:
+    bus.client.register_api(AuthApi())
+    assert_type(bus.auth, pgbus.BusPath)
+    assert_type(bus.auth.user_created.fire(username="adam", bus_options={"key": "adam"}), pgbus.EventMessage)
+    assert_type(await bus.auth.user_created.fire_async(username="adam", using=connection), pgbus.EventMessage)
+    bus.auth.user_created.listen(print, listener_name="print", on_error=pgbus.OnError.ACKNOWLEDGE_AND_LOG)
+    await bus.auth.user_created.listen_async(print)
+    assert_type(bus.auth.check_password(username="adam"), Any)
+    assert_type(await bus.auth.check_password.call_async(username="adam", bus_options={"timeout": 1.0}), Any)
+
+
 async def operate() -> None:
     async with Admin.connect(pgbus.Config.load({"dsn": "postgresql://localhost/shop"})) as admin:
         assert_type(await admin.status(), BusStatus)

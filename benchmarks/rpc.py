@@ -1,0 +1,92 @@
+"""Calls: one caller process and one server process; and many callers with ten servers, all answered."""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing.synchronize import Event
+
+import pgbus
+from benchmarks.support import RUNS, fresh_bus, median, quantile, running
+
+ARGUMENTS = {"username": "adam", "password": "secret"}
+IDLE_CALLS = 500
+SECONDS = 3.0
+
+
+def serve(dsn: str, namespace: str, ready: Event, stop: Event) -> None:
+    asyncio.run(_serve(pgbus.create(dsn, namespace=namespace), ready, stop))
+
+
+async def _serve(bus: pgbus.Bus, ready: Event, stop: Event) -> None:
+    @bus.procedure("auth.check_password", concurrency=50)
+    async def check_password(username: str, password: str) -> bool:
+        return (username, password) == ("adam", "secret")
+
+    async with running(bus) as worker:
+        await worker.ready.wait()
+        ready.set()
+        await asyncio.to_thread(stop.wait)
+
+
+@contextmanager
+def servers(dsn: str, namespace: str, *, count: int) -> Iterator[None]:
+    context = multiprocessing.get_context("spawn")
+    stop = context.Event()
+    started = [context.Event() for _ in range(count)]
+    processes = [context.Process(target=serve, args=(dsn, namespace, ready, stop)) for ready in started]
+    for process in processes:
+        process.start()
+    try:
+        for ready in started:
+            if not ready.wait(60):
+                raise SystemExit("a server did not start")
+        yield
+    finally:
+        stop.set()
+        for process in processes:
+            process.join(30)
+
+
+async def call(bus: pgbus.Bus) -> float:
+    started = time.perf_counter()
+    if await bus.call("auth.check_password", ARGUMENTS, timeout=30) is not True:
+        raise SystemExit("a wrong answer")
+    return 1000 * (time.perf_counter() - started)
+
+
+async def rate(bus: pgbus.Bus, *, callers: int) -> float:
+    started = time.perf_counter()
+
+    async def work() -> int:
+        calls = 0
+        while time.perf_counter() - started < SECONDS:
+            await call(bus)
+            calls += 1
+        return calls
+
+    calls = sum(await asyncio.gather(*(work() for _ in range(callers))))
+    return calls / (time.perf_counter() - started)
+
+
+async def answered(bus: pgbus.Bus, *, callers: int, calls: int) -> int:
+    async def work() -> int:
+        return len([await call(bus) for _ in range(calls)])
+
+    return sum(await asyncio.gather(*(work() for _ in range(callers))))
+
+
+async def main(dsn: str) -> None:
+    async with fresh_bus(dsn) as bus:
+        with servers(dsn, bus.config.namespace, count=1):
+            times = [await call(bus) for _ in range(IDLE_CALLS)][20:]
+            print(f"idle call: p50 {quantile(times, 0.5):.2f} ms, p99 {quantile(times, 0.99):.2f} ms; bar: p50 1.8 ms")
+            rates = [await rate(bus, callers=50) for _ in range(RUNS)]
+            print(f"50 callers: {median(rates):,.0f} calls/s ({min(rates):,.0f} to {max(rates):,.0f}); bar: 6,000")
+        with servers(dsn, bus.config.namespace, count=10):
+            started = time.perf_counter()
+            count = await answered(bus, callers=100, calls=20)
+            print(f"100 callers, 10 servers: {count} of 2000 answered in {time.perf_counter() - started:.2f} s")

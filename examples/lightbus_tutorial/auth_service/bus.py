@@ -1,0 +1,25 @@
+"""The service that speaks for `auth`: it alone fires the events of that API, and its workers serve its methods."""
+
+import pgbus
+from pgbus import Api, Event
+
+
+class AuthApi(Api):
+    user_created = Event(parameters=("username", "email"))
+    user_updated = Event(parameters=("username", "new_email"))
+    user_deleted = Event(parameters=("username"))
+
+    class Meta:
+        name = "auth"
+
+    def check_password(self, username: str, password: str) -> bool:
+        return username == "admin" and password == "secret"
+
+    def create_user(self, name: str, email: str) -> None:
+        print(f"creating {name}")
+        # Plain methods run in a thread, where what blocks is allowed.
+        bus.auth.user_created.fire(username=name, email=email)
+
+
+bus = pgbus.create(service_name="auth")
+bus.client.register_api(AuthApi())

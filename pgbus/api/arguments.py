@@ -1,0 +1,189 @@
+"""Handlers that take an event's arguments by name: `def handle(username, email)`, or `def handle(event, username)`.
+
+A first positional parameter that is none of the event's parameters takes the EventMessage. Which parameters an event
+has is known for certain only when one arrives, as its API may be another service's; so that is when it is decided.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import msgspec
+
+from pgbus.api.declarations import EMPTY, Event
+from pgbus.errors import ConfigurationError, InvalidEventListener, UnhandledEventError
+from pgbus.handlers import Handler, Signature, describe, is_async, members_of, role_of, type_hints
+from pgbus.messages import EventMessage
+
+Cast: TypeAlias = Callable[[Any], Any]
+
+_ARGUMENTS = "pgbus_arguments"
+_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+
+
+@dataclass(frozen=True, slots=True)
+class Arguments:
+    """What a handler is called with for one event."""
+
+    positional: Sequence[Any]
+    named: Mapping[str, Any]
+
+
+class NamedArguments:
+    """From a handler of this kind to the one that the engine calls: `signature`, `decode` and `call`.
+
+    `find_event` gives the declaration of a topic's event where this process has it: its defaults are filled in for
+    events that were fired before a parameter was there. Raises InvalidEventListener.
+    """
+
+    def __init__(self, handler: Handler, *, find_event: Callable[[str], Event | None]) -> None:
+        if not callable(handler):
+            raise InvalidEventListener(f"a listener needs a function to call, not {handler!r}")
+        self._handler = handler
+        self._name = describe(handler)
+        self._find_event = find_event
+        hints = _hints(handler)
+        parameters = list(inspect.signature(handler).parameters.values())
+        self.signature, parameters = _take_injected(handler, parameters, hints)
+        self._takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
+        self._takes_rest = any(parameter.kind is parameter.VAR_POSITIONAL for parameter in parameters)
+        self._parameters = {
+            parameter.name: parameter
+            for parameter in parameters
+            if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+        }
+        self._casts = {name: cast for name in self._parameters if (cast := _cast(hints.get(name, EMPTY)))}
+        self._first = next((one for one in self._parameters.values() if one.kind in _POSITIONAL), None)
+        self._first_hint = EMPTY if self._first is None else hints.get(self._first.name, EMPTY)
+        self._refuse_positional_only()
+
+    # ------------------------------------------------------------------------------------------------------- calling
+
+    def call(self, **given: Any) -> Any:
+        """Call the handler; the engine passes the Arguments, and a Context or a connection if it asks for them."""
+        arguments: Arguments = given.pop(_ARGUMENTS)
+        return self._handler(*arguments.positional, **arguments.named, **given)
+
+    def decode(self, message: EventMessage) -> Arguments:
+        """The arguments for an event; raises UnhandledEventError saying what does not fit."""
+        given = message.payload
+        if not isinstance(given, dict):
+            raise UnhandledEventError(
+                f"{message.topic}: the payload is no JSON object, so it holds no arguments for {self._name}"
+            )
+        if event := self._find_event(message.topic):
+            given = {**event.defaults(), **given}
+        if complaint := self._complaint(given):
+            raise UnhandledEventError(f"{self._name} cannot take {message.topic}: {complaint}")
+        named = {name: self._casted(message, name, value) for name, value in given.items()}
+        return Arguments((message,) if self._takes_message(given) else (), named)
+
+    def check(self, event: Event, *, topic: str) -> None:
+        """Raise InvalidEventListener if the handler cannot take the event."""
+        if complaint := self._complaint(event.parameters, complete=not event.accepts_any):
+            raise InvalidEventListener(f"{self._name} cannot listen to {topic}: {complaint}")
+
+    # ------------------------------------------------------------------------------------------------------- fitting
+
+    def _takes_message(self, names: Collection[str]) -> bool:
+        """Whether the first positional parameter wants the message, and not an argument of one of these names."""
+        if self._first is None:
+            return self._takes_rest
+        if EventMessage in members_of(self._first_hint) or self._first.kind is inspect.Parameter.POSITIONAL_ONLY:
+            return True
+        is_free = self._first.name not in names and self._first.default is EMPTY
+        return is_free and self._first_hint in (EMPTY, Any, object)
+
+    def _complaint(self, names: Collection[str], *, complete: bool = True) -> str | None:
+        """What is wrong with an event of these parameters; an incomplete list of them can only lack some."""
+        wanted = dict(self._parameters)
+        if self._takes_message(names) and self._first is not None:
+            wanted.pop(self._first.name)
+        missing = [name for name, one in wanted.items() if one.default is EMPTY and name not in names]
+        surplus = [name for name in names if name not in wanted and not self._takes_any]
+        if not surplus and not (missing and complete):
+            return None
+        parts = [f"the event has no {', '.join(map(repr, missing))}"] if missing and complete else []
+        if surplus:
+            parts.append(f"the handler has no parameter {', '.join(map(repr, surplus))}")
+        return f"{' and '.join(parts)} (event: {', '.join(names) or 'none'}; handler: {', '.join(wanted) or 'none'})"
+
+    def _casted(self, message: EventMessage, name: str, value: Any) -> Any:
+        cast = self._casts.get(name)
+        if cast is None or value is None:  # None is passed on, whatever the handler hopes for
+            return value
+        try:
+            return cast(value)
+        except Exception as error:  # constructors and validators run code of other people
+            raise UnhandledEventError(
+                f"{self._name} cannot take {message.topic}: its argument {name!r} does not fit: {error}"
+            ) from error
+
+    def _refuse_positional_only(self) -> None:
+        for parameter in self._parameters.values():
+            if parameter.kind is parameter.POSITIONAL_ONLY and parameter is not self._first:
+                raise InvalidEventListener(
+                    f"handler {self._name}: {parameter.name!r} is positional-only, but arguments come by name; "
+                    "move the '/'"
+                )
+
+
+def _hints(handler: Handler) -> Mapping[str, Any]:
+    try:
+        return type_hints(handler)
+    except ConfigurationError as error:
+        raise InvalidEventListener(str(error)) from error
+
+
+def _take_injected(
+    handler: Handler, parameters: Sequence[inspect.Parameter], hints: Mapping[str, Any]
+) -> tuple[Signature, list[inspect.Parameter]]:
+    """The signature for the engine, and the parameters that are left for the event."""
+    found: dict[str, tuple[str, Any]] = {}
+    rest: list[inspect.Parameter] = []
+    for parameter in parameters:
+        role, value = role_of(hints.get(parameter.name, EMPTY))
+        if role == "event" or role in found:
+            rest.append(parameter)
+        elif parameter.kind is parameter.POSITIONAL_ONLY:
+            raise InvalidEventListener(f"handler {describe(handler)}: {parameter.name!r} is positional-only")
+        else:
+            found[role] = (parameter.name, value)
+    context, (connection, kind) = found.get("context"), found.get("connection", (None, None))
+    signature = Signature(
+        is_async=is_async(handler),
+        event=_ARGUMENTS,
+        event_type=None,
+        context=context[0] if context else None,
+        connection=connection,
+        connection_kind=kind,
+    )
+    return signature, rest
+
+
+# -------------------------------------------------------------------------------------------------------------- casting
+
+
+def _cast(hint: Any) -> Cast | None:
+    """From JSON to the type of a hint, leniently ("1" is an int); None where there is nothing that can be done."""
+    if hint in (EMPTY, Any, object):
+        return None
+    try:
+        is_custom = isinstance(msgspec.inspect.type_info(hint), msgspec.inspect.CustomType)
+        msgspec.json.Decoder(hint, dec_hook=_custom)
+    except (TypeError, ValueError, NameError):
+        return None  # such as a union of classes: the handler gets the plain value
+    if is_custom and not (hasattr(hint, "__from_bus__") or hasattr(hint, "model_validate")):
+        return None
+    return lambda value: msgspec.convert(value, hint, strict=False, dec_hook=_custom)
+
+
+def _custom(kind: Any, value: Any) -> Any:
+    if hasattr(kind, "__from_bus__"):
+        return kind.__from_bus__(value)
+    if hasattr(kind, "model_validate"):
+        return kind.model_validate(value)
+    raise NotImplementedError(f"no value can be cast to {kind!r}: give the class a `__from_bus__` class method")

@@ -1,0 +1,331 @@
+"""The bus as its API classes see it: register APIs, fire their events, listen to anybody's."""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import inspect
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import datetime
+from types import ModuleType
+from typing import Any, TypeAlias
+
+from pgbus.api.arguments import NamedArguments
+from pgbus.api.declarations import Api
+from pgbus.api.registry import ApiRegistry
+from pgbus.errors import (
+    CannotBlockHere,
+    ConfigurationError,
+    DuplicateProcedureName,
+    InvalidEventListener,
+    InvalidName,
+)
+from pgbus.handlers import Handler, default_name
+from pgbus.messages import VERSION_HEADER, EventMessage
+from pgbus.procedures import make_procedure
+from pgbus.registry import Registry, build_listener
+
+Publish: TypeAlias = Callable[..., Awaitable[EventMessage]]
+PublishSync: TypeAlias = Callable[..., EventMessage]
+Call: TypeAlias = Callable[..., Awaitable[Any]]
+CallSync: TypeAlias = Callable[..., Any]
+StartHook: TypeAlias = Callable[..., object]
+
+CALL_OPTIONS = ("returns", "timeout", "wait")
+FIRE_OPTIONS = ("dedup_key", "delay", "deliver_at", "event_id", "headers", "key", "using")
+LISTEN_OPTIONS = (
+    "batch_size", "concurrency", "on_poison", "ordered", "retry", "since", "start", "timeout", "transactional",
+)  # fmt: skip
+# The functions of a bus module that are called when a worker starts.
+START_HOOKS = ("before_server_start", "on_start")
+
+
+class OnError(enum.Enum):
+    """What becomes of an event whose handler failed. Neither stops the worker, nor loses the event.
+
+    - SHUTDOWN: it is tried again, as the listener's `retry` option says, and then goes to the dead letters.
+    - ACKNOWLEDGE_AND_LOG: it is not tried again; the error is logged, and the event goes to the dead letters at once.
+    """
+
+    SHUTDOWN = "shutdown"
+    ACKNOWLEDGE_AND_LOG = "log"
+
+
+class BusClient:
+    """`bus.client`: what the paths of a bus (`bus.auth.user_created.fire(...)`) are made of.
+
+    Its methods take the names of APIs and events as texts, so they also reach one whose name no path can have.
+    """
+
+    def __init__(
+        self,
+        *,
+        registry: Registry,
+        publish: Publish,
+        publish_sync: PublishSync,
+        call: Call,
+        call_sync: CallSync,
+        service_name: str,
+        taken_names: frozenset[str],
+    ) -> None:
+        self.api_registry = ApiRegistry(taken_names=taken_names)
+        self._registry = registry
+        self._publish = publish
+        self._publish_sync = publish_sync
+        self._call = call
+        self._call_sync = call_sync
+        self._service_name = service_name
+        self._start_hooks: list[StartHook] = []
+
+    def register_api(self, api: Api) -> None:
+        """Speak for an API: this process may fire its events, and its workers serve its public methods as procedures.
+
+        Raises InvalidApiRegistryEntry, DuplicateProcedureName, and ConfigurationError for a method that nobody could
+        call.
+        """
+        made = [
+            make_procedure(f"{api.meta.name}.{name}", method, concurrency=None, timeout=None)
+            for name, method in self.api_registry.check(api).items()
+        ]
+        for procedure in made:
+            if procedure.name in self._registry.procedures:
+                raise DuplicateProcedureName(procedure.name)
+        self.api_registry.add(api)
+        for procedure in made:
+            self._registry.procedures.add(procedure)
+
+    # ------------------------------------------------------------------------------------------------------- calling
+
+    async def call_rpc_remote(
+        self,
+        api_name: str,
+        name: str,
+        kwargs: Mapping[str, object] | None = None,
+        options: Mapping[str, object] | None = None,
+    ) -> Any:
+        """Call the procedure `{api_name}.{name}` on whatever worker serves it, and return its result.
+
+        `options` are those of `Bus.call`: `timeout`, `returns`, `wait`. Raises what `Bus.call` does.
+        """
+        return await self._call(_full_name(api_name, name), kwargs, **_known(options, CALL_OPTIONS))
+
+    def call_rpc_sync(
+        self,
+        api_name: str,
+        name: str,
+        kwargs: Mapping[str, object] | None = None,
+        options: Mapping[str, object] | None = None,
+    ) -> Any:
+        """`call_rpc_remote` for code that blocks; raises CannotBlockHere on the thread of a running event loop."""
+        procedure, calling = _full_name(api_name, name), _known(options, CALL_OPTIONS)
+        _refuse_to_block(blocking="call", awaitable="call_async")
+        return self._call_sync(procedure, kwargs, **calling)
+
+    # ------------------------------------------------------------------------------------------------------- firing
+
+    async def fire_event(
+        self,
+        api_name: str,
+        name: str,
+        kwargs: Mapping[str, object] | None = None,
+        options: Mapping[str, object] | None = None,
+    ) -> EventMessage:
+        """Publish an event of a registered API under `{api_name}.{name}`, and return it with its id.
+
+        `options` are those of `Bus.publish`: `using`, `key`, `headers`, `deliver_at`, `delay`, `dedup_key`,
+        `event_id`. Raises UnknownApi, EventNotFound, InvalidName and InvalidEventArguments before anything is sent,
+        and what `Bus.publish` does.
+        """
+        payload, publishing = self._prepare(api_name, name, kwargs or {}, options)
+        return await self._publish(payload, **publishing)
+
+    def fire_event_sync(
+        self,
+        api_name: str,
+        name: str,
+        kwargs: Mapping[str, object] | None = None,
+        options: Mapping[str, object] | None = None,
+    ) -> EventMessage:
+        """`fire_event` for code that blocks; without `using` it raises CannotBlockHere where an event loop runs."""
+        payload, publishing = self._prepare(api_name, name, kwargs or {}, options)
+        if publishing.get("using") is None:
+            _refuse_to_block(blocking="fire", awaitable="fire_async")
+        return self._publish_sync(payload, **publishing)
+
+    def _prepare(
+        self, api_name: str, name: str, kwargs: Mapping[str, object], options: Mapping[str, object] | None
+    ) -> tuple[dict[str, object], dict[str, Any]]:
+        topic = _full_name(api_name, name)
+        api = self.api_registry.get(api_name)
+        payload = api.get_event(name).arguments(kwargs)
+        publishing = _known(options, FIRE_OPTIONS)
+        headers = publishing.get("headers") or {}
+        if isinstance(headers, Mapping):  # else publishing says what is wrong with them
+            publishing["headers"] = {VERSION_HEADER: str(api.meta.version), **headers}
+        publishing["topic"] = topic
+        return payload, publishing
+
+    # ----------------------------------------------------------------------------------------------------- listening
+
+    def listen_for_event(
+        self,
+        api_name: str,
+        name: str,
+        listener: Handler,
+        listener_name: str | None = None,
+        options: Mapping[str, object] | None = None,
+        on_error: OnError = OnError.SHUTDOWN,
+    ) -> None:
+        """`listen_for_events` for one event."""
+        self.listen_for_events([(api_name, name)], listener, listener_name, options, on_error)
+
+    def listen_for_events(
+        self,
+        events: Sequence[tuple[str, str]],
+        listener: Handler,
+        listener_name: str | None = None,
+        options: Mapping[str, object] | None = None,
+        on_error: OnError = OnError.SHUTDOWN,
+    ) -> None:
+        """Have a function called with the arguments of events, given as pairs of API and event name.
+
+        The event name `*` means every event of the API. A worker that runs already begins with the listener at once.
+
+        - `listener`: takes the event's arguments by name, cast to its annotations. A first positional parameter that
+          the event does not have gets the EventMessage; one annotated pgbus.Context, the Context.
+        - `listener_name`: the identity under which events are kept for it; with a `service_name` in the
+          configuration, `{service_name}-{listener_name}`. Default: the events' and the function's names.
+        - `options`: those of `Bus.listener`, beside `name` and `batch`; `concurrency` is 1 here unless given. `since`
+          is another way to say `start`: `"$"` is now, `"0"` the beginning, a `native_id` what follows it.
+
+        Raises InvalidEventListener, DuplicateListenerName, InvalidName and ConfigurationError.
+        """
+        topics = tuple(dict.fromkeys(_full_name(api_name, name) for api_name, name in events))
+        if not topics:
+            raise InvalidEventListener("there is nothing to listen to: name an event")
+        arguments = NamedArguments(listener, find_event=self.api_registry.event)
+        for topic in topics:
+            if event := self.api_registry.event(topic):
+                arguments.check(event, topic=topic)
+        self._registry.add(
+            build_listener(
+                arguments.call,
+                topics,
+                signature=arguments.signature,
+                decode=arguments.decode,
+                name=self._listener_name(listener_name, topics, listener),
+                **_listening(options, on_error),
+            )
+        )
+
+    def _listener_name(self, given: str | None, topics: Sequence[str], listener: Handler) -> str:
+        name = f"{','.join(topics)}:{default_name(listener)}" if given is None else given
+        if not name:
+            raise InvalidEventListener("an empty listener_name is no identity; leave it out or give one")
+        return f"{self._service_name}-{name}" if self._service_name else name
+
+    # ------------------------------------------------------------------------------------------------------ starting
+
+    def on_start(self, hook: StartHook | None = None) -> Any:
+        """Call a function when a worker starts, before its listeners do: `on_start(f)`, or `@bus.client.on_start()`.
+
+        It may be async, or plain (it then runs in a thread, where blocking calls are allowed), and gets the client if
+        it has a parameter for it. It runs once, however many workers of the bus start in this process.
+        """
+        if hook is None:
+            return self.on_start
+        if hook not in self._start_hooks:
+            self._start_hooks.append(hook)
+        return hook
+
+    @property
+    def start_hooks(self) -> Sequence[StartHook]:
+        """The functions that wait for a worker's start."""
+        return tuple(self._start_hooks)
+
+    def adopt_start_hooks(self, module: ModuleType) -> None:
+        """Call the functions `before_server_start` and `on_start` of a module, where it has them, on start."""
+        for name in START_HOOKS:
+            if callable(hook := getattr(module, name, None)):
+                self.on_start(hook)
+
+    async def run_start_hooks(self) -> None:
+        """Call the functions that wait for a start; what they raise comes through."""
+        while self._start_hooks:
+            await _run_hook(self._start_hooks.pop(0), self)
+
+
+def _refuse_to_block(*, blocking: str, awaitable: str) -> None:
+    """Raise CannotBlockHere on the thread of a running event loop."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return
+    raise CannotBlockHere(
+        f"`{blocking}` would block the event loop that runs on this thread; write `await ... .{awaitable}(...)`"
+    )
+
+
+async def _run_hook(hook: StartHook, client: BusClient) -> None:
+    positional, named = _hook_arguments(hook, client)
+    if inspect.iscoroutinefunction(hook):
+        await hook(*positional, **named)
+    else:
+        result = await asyncio.to_thread(hook, *positional, **named)
+        if inspect.isawaitable(result):
+            await result
+
+
+def _hook_arguments(hook: StartHook, client: BusClient) -> tuple[tuple[object, ...], dict[str, object]]:
+    """The client, in the way that the function takes it; nothing if it does not."""
+    parameters = tuple(inspect.signature(hook).parameters.values())
+    for one in parameters[:1]:
+        is_positional = one.kind not in (one.KEYWORD_ONLY, one.VAR_KEYWORD)
+        if is_positional and (one.default is one.empty or one.name == "client"):
+            return (client,), {}
+    if any(one.name == "client" or one.kind is one.VAR_KEYWORD for one in parameters):
+        return (), {"client": client}
+    return (), {}
+
+
+def _full_name(api_name: str, name: str) -> str:
+    if not name or name.startswith("_"):
+        raise InvalidName(f"{name!r} names nothing: names are not empty and do not begin with an underscore")
+    if not api_name:
+        raise InvalidName(f"{name!r} needs the name of its API before it: bus.api.{name}")
+    return f"{api_name}.{name}"
+
+
+def _known(options: Mapping[str, object] | None, names: Sequence[str]) -> dict[str, Any]:
+    for name in options or {}:
+        if name not in names:
+            raise ConfigurationError(f"there is no option {name!r} here; there are: {', '.join(names)}")
+    return dict(options or {})
+
+
+def _listening(options: Mapping[str, object] | None, on_error: OnError) -> dict[str, Any]:
+    """The options of `build_listener`."""
+    listening = {"concurrency": 1, **_known(options, LISTEN_OPTIONS)}
+    if "since" in listening:
+        listening["start"] = _start(listening.pop("since"))
+    if on_error is OnError.ACKNOWLEDGE_AND_LOG:
+        if "retry" in listening:
+            raise ConfigurationError("OnError.ACKNOWLEDGE_AND_LOG tries no event again: leave `retry` out")
+        listening["retry"] = 1
+    elif on_error is not OnError.SHUTDOWN:
+        raise ConfigurationError(f"on_error is OnError.SHUTDOWN or OnError.ACKNOWLEDGE_AND_LOG, not {on_error!r}")
+    return listening
+
+
+def _start(since: object) -> object:
+    match since:
+        case None | "$":
+            return "now"
+        case "0":
+            return "beginning"
+        case str() if since.isdecimal():
+            return int(since) + 1
+        case datetime():
+            return since
+        case _:
+            raise ConfigurationError(f"since is '$', '0', an event's native_id or an aware datetime, not {since!r}")

@@ -1,0 +1,128 @@
+"""`bus.auth.user_created`: attribute access that spells the name of an event or a procedure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from pgbus.api.client import BusClient, OnError
+from pgbus.errors import InvalidParameters
+from pgbus.handlers import Handler
+from pgbus.messages import EventMessage
+
+
+class BusPath:
+    """Words after `bus.`: the last one names an event or a procedure, those before it the API.
+
+    Nothing is looked up until it is fired or called, and anything may be listened to: the API may be another service's.
+    """
+
+    __slots__ = ("_client", "_words")
+
+    def __init__(self, client: BusClient, words: tuple[str, ...]) -> None:
+        self._client = client
+        self._words = words
+
+    # -------------------------------------------------------------------------------------------------------- events
+
+    def fire(
+        self, /, *args: object, using: object = None, bus_options: Mapping[str, object] | None = None, **kwargs: object
+    ) -> EventMessage:
+        """Fire the event with these arguments, durably at once, or in the transaction of `using`; for code that blocks.
+
+        - `using`: a psycopg Connection, or SQLAlchemy's Session or Connection.
+        - `bus_options`: `using`, `key`, `headers`, `deliver_at`, `delay`, `dedup_key`, `event_id`, as told at
+          `Bus.publish`.
+
+        Raises UnknownApi unless this service has registered the API; EventNotFound, InvalidEventArguments,
+        InvalidParameters; and CannotBlockHere on the thread of a running event loop, unless `using` is given.
+        """
+        self._refuse_positional(args)
+        return self._client.fire_event_sync(*self._split(), kwargs, _with_using(bus_options, using))
+
+    async def fire_async(
+        self, /, *args: object, using: object = None, bus_options: Mapping[str, object] | None = None, **kwargs: object
+    ) -> EventMessage:
+        """`fire` for async code; `using` is an asyncpg, psycopg or SQLAlchemy async connection or session."""
+        self._refuse_positional(args)
+        return await self._client.fire_event(*self._split(), kwargs, _with_using(bus_options, using))
+
+    def listen(
+        self,
+        listener: Handler,
+        *,
+        listener_name: str | None = None,
+        bus_options: Mapping[str, object] | None = None,
+        on_error: OnError = OnError.SHUTDOWN,
+    ) -> None:
+        """Have a function called with the event's arguments; see `BusClient.listen_for_events`."""
+        self._client.listen_for_event(*self._split(), listener, listener_name, bus_options, on_error)
+
+    async def listen_async(
+        self,
+        listener: Handler,
+        *,
+        listener_name: str | None = None,
+        bus_options: Mapping[str, object] | None = None,
+        on_error: OnError = OnError.SHUTDOWN,
+    ) -> None:
+        """`listen`, to be awaited; it waits for nothing, as the worker registers its listeners with the database."""
+        self.listen(listener, listener_name=listener_name, bus_options=bus_options, on_error=on_error)
+
+    # --------------------------------------------------------------------------------------------------------- calls
+
+    def __call__(self, /, *args: object, bus_options: Mapping[str, object] | None = None, **kwargs: object) -> Any:
+        """`call`."""
+        if len(self._words) == 1:
+            raise AttributeError(
+                f"a bus has no method {self._words[0]!r}; a procedure is called as `bus.api.procedure`"
+            )
+        return self.call(*args, bus_options=bus_options, **kwargs)
+
+    def call(self, /, *args: object, bus_options: Mapping[str, object] | None = None, **kwargs: object) -> Any:
+        """Call the procedure with these arguments, and return its result; for code that blocks.
+
+        `bus_options`: `timeout` in seconds, `returns`, a type for the result, and `wait`, for a worker where there is
+        none, as told at `Bus.call`. Raises InvalidParameters; CannotBlockHere on the thread of a running event loop;
+        and what `Bus.call` does.
+        """
+        self._refuse_positional(args)
+        return self._client.call_rpc_sync(*self._split(), kwargs, bus_options)
+
+    async def call_async(
+        self, /, *args: object, bus_options: Mapping[str, object] | None = None, **kwargs: object
+    ) -> Any:
+        """`call` for async code."""
+        self._refuse_positional(args)
+        return await self._client.call_rpc_remote(*self._split(), kwargs, bus_options)
+
+    # --------------------------------------------------------------------------------------------------------- words
+
+    def __getattr__(self, word: str) -> BusPath:
+        if word.startswith("_"):
+            raise AttributeError(f"{self!r} has no attribute {word!r}; private names are not on the bus")
+        return BusPath(self._client, (*self._words, word))
+
+    def __dir__(self) -> Iterable[str]:
+        return [*super().__dir__(), *self._client.api_registry.next_words(self._words)]
+
+    def __str__(self) -> str:
+        return ".".join(self._words)
+
+    def __repr__(self) -> str:
+        return f"<BusPath {self}>"
+
+    def _split(self) -> tuple[str, str]:
+        *api_words, name = self._words
+        return ".".join(api_words), name
+
+    def _refuse_positional(self, args: tuple[object, ...]) -> None:
+        if args:
+            raise InvalidParameters(
+                f"{self} takes its arguments by name, and not {args[0]!r} by position: write name={args[0]!r}"
+            )
+
+
+def _with_using(bus_options: Mapping[str, object] | None, using: object) -> Mapping[str, object]:
+    options = dict(bus_options or {})
+    return options if using is None else {**options, "using": using}

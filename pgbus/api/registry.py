@@ -1,0 +1,98 @@
+"""The APIs that this process speaks for."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from pgbus.api.declarations import Api, Event, event_names, procedures
+from pgbus.errors import EventNotFound, InvalidApiRegistryEntry, UnknownApi
+
+# What a BusPath has of its own, so that no word after the first one on a path can be it.
+PATH_METHODS = frozenset({"call", "call_async", "fire", "fire_async", "listen", "listen_async"})
+
+
+class ApiRegistry:
+    """The registered APIs of one bus, by name.
+
+    `taken_names` are what the first word of an API's name cannot be, as the bus has attributes of these names.
+    """
+
+    def __init__(self, *, taken_names: frozenset[str]) -> None:
+        self._taken_names = taken_names
+        self._apis: dict[str, Api] = {}
+
+    def add(self, api: Api) -> None:
+        """Register an API; raises InvalidApiRegistryEntry."""
+        self.check(api)
+        self._apis[api.meta.name] = api
+
+    def check(self, api: Api) -> dict[str, Callable[..., Any]]:
+        """The API's procedures by name; raises InvalidApiRegistryEntry if it cannot be registered."""
+        if isinstance(api, type):
+            raise InvalidApiRegistryEntry(f"{api.__qualname__} is a class; register an instance: {api.__qualname__}()")
+        if not isinstance(api, Api):
+            raise InvalidApiRegistryEntry(f"{api!r} is no API; derive its class from pgbus.Api")
+        if api.meta.name in self._apis:
+            raise InvalidApiRegistryEntry(f"an API named {api.meta.name!r} is registered already")
+        methods = procedures(api)
+        self._refuse_clashes(api, methods)
+        return methods
+
+    def get(self, name: str) -> Api:
+        """The API of that name; raises UnknownApi."""
+        if name not in self._apis:
+            raise UnknownApi(name, self.names())
+        return self._apis[name]
+
+    def event(self, topic: str) -> Event | None:
+        """The event that is fired under `topic`, if its API is registered and has it."""
+        api_name, _, name = topic.rpartition(".")
+        try:
+            return self._apis[api_name].get_event(name)
+        except (KeyError, EventNotFound):
+            return None
+
+    def names(self) -> list[str]:
+        """The names of the registered APIs."""
+        return list(self._apis)
+
+    def next_words(self, prefix: Sequence[str]) -> list[str]:
+        """What may follow the words of a path: a further word of an API's name, an event or a procedure."""
+        found: dict[str, None] = {}
+        for name, api in self._apis.items():
+            words = name.split(".")
+            if words == list(prefix):
+                found.update(dict.fromkeys([*event_names(api), *procedures(api)]))
+            elif words[: len(prefix)] == list(prefix):
+                found[words[len(prefix)]] = None
+        return list(found)
+
+    def _refuse_clashes(self, api: Api, methods: Mapping[str, Callable[..., Any]]) -> None:
+        first, *others = api.meta.name.split(".")
+        if first in self._taken_names:
+            raise InvalidApiRegistryEntry(
+                f"no API can be named {api.meta.name!r}: `bus.{first}` is something else; choose another name"
+            )
+        for name, method in methods.items():
+            if "bus_options" in inspect.signature(method).parameters:
+                raise InvalidApiRegistryEntry(
+                    f"procedure {api.meta.name}.{name}: no parameter can be named 'bus_options', as a call takes "
+                    "options of that name"
+                )
+        for word in (*others, *event_names(api), *methods):
+            if word in PATH_METHODS:
+                raise InvalidApiRegistryEntry(
+                    f"API {api.meta.name!r}: nothing in it can be named {word!r}, as `{word}` is a method of every "
+                    "path on the bus; choose another name"
+                )
+
+    def __iter__(self) -> Iterator[Api]:
+        return iter(tuple(self._apis.values()))
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._apis
+
+    def __len__(self) -> int:
+        return len(self._apis)

@@ -1,0 +1,105 @@
+"""Writes the responses of a server's calls, in batches: what gathers while one is on its way goes with the next."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from uuid import UUID
+
+import asyncpg
+
+from pgbus.rpc.values import Response, join_ids, take_batch
+from pgbus.store import Store, is_link_error
+
+# Seconds between tries when the database does not answer.
+LINK_PAUSE = 0.2
+LINK_PAUSE_LIMIT = 5.0
+
+
+class Answerer:
+    """The responses that a server owes. `worker` is its name in them; `written` is called after every batch."""
+
+    def __init__(self, store: Store, *, worker: str, written: Callable[[], None]) -> None:
+        self._store = store
+        self._worker = worker
+        self._written = written
+        self._responses: list[Response] = []
+        self._callers: dict[UUID, str] = {}
+        self._more = asyncio.Event()
+
+    def owe(self, call_id: UUID, *, caller: str) -> None:
+        """A call was taken, whose response is to be told to that caller."""
+        self._callers[call_id] = caller
+
+    @property
+    def owed(self) -> list[UUID]:
+        """The calls whose responses are not written yet."""
+        return list(self._callers)
+
+    def add(self, response: Response) -> None:
+        """Write this response to a call that is owed one."""
+        self._responses.append(response)
+        self._more.set()
+
+    async def run(self) -> None:
+        """Write responses until cancelled."""
+        pause = LINK_PAUSE
+        while True:
+            if not self._responses:
+                self._more.clear()
+                await self._more.wait()
+                continue
+            batch = take_batch(self._responses)
+            try:
+                await self._answer(batch)
+                pause = LINK_PAUSE
+            except Exception as error:
+                self._responses[:0] = batch  # written again, a response is there once
+                if not is_link_error(error):
+                    raise
+                await asyncio.sleep(pause)
+                pause = min(LINK_PAUSE_LIMIT, pause * 2)
+
+    async def _answer(self, batch: list[Response]) -> None:
+        try:
+            await self._write(batch)
+        except asyncpg.PostgresError as error:
+            if is_link_error(error):
+                raise
+            if len(batch) > 1:  # one that the database refuses fails alone
+                for response in batch:
+                    await self._answer([response])
+                return
+            text = f"the database refused the result: {error}"
+            await self._write([Response(batch[0].call_id, "invalid", error=text)])
+        for response in batch:
+            self._callers.pop(response.call_id, None)
+        self._written()
+
+    async def _write(self, batch: list[Response]) -> None:
+        channels, payloads = self._notifications(batch)
+        await self._store.fetch(
+            "answer_requests",
+            worker=self._worker,
+            call_ids=[response.call_id for response in batch],
+            outcomes=[response.outcome for response in batch],
+            results=[response.result for response in batch],
+            error_types=[response.error_type for response in batch],
+            errors=[response.error for response in batch],
+            error_arguments=[response.error_arguments for response in batch],
+            tracebacks=[response.traceback for response in batch],
+            channels=channels,
+            payloads=payloads,
+        )
+
+    def _notifications(self, batch: list[Response]) -> tuple[list[str], list[str]]:
+        """One per caller, which says what was answered; more only for a large batch."""
+        by_caller: dict[str, list[UUID]] = {}
+        for response in batch:
+            by_caller.setdefault(self._callers[response.call_id], []).append(response.call_id)
+        pairs = [
+            (f"{self._store.namespace}_reply_{caller}", payload)
+            for caller, call_ids in by_caller.items()
+            for payload in join_ids(call_ids)
+        ]
+        return [channel for channel, _ in pairs], [payload for _, payload in pairs]

@@ -1,0 +1,360 @@
+"""The caller's side: posts requests in batches, hears of responses on a channel of its own, and reads them in batches.
+
+poster   posts what gathered while the last batch was on its way, then takes back what was cancelled
+reader   reads the responses that were notified
+watcher  while calls are under way: are their servers alive? It also finds a response whose notification was lost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+from uuid import UUID
+
+import asyncpg
+from uuid_utils.compat import uuid7
+
+from pgbus.config import Config
+from pgbus.errors import CallCancelled, CallTimeout, ConfigurationError, DatabaseUnreachableError, NoWorkerAvailable
+from pgbus.migrate import check_async
+from pgbus.notifier import Session
+from pgbus.procedures import check_procedure_name
+from pgbus.rpc.values import (
+    Request,
+    Response,
+    decode_result,
+    encode_arguments,
+    join_ids,
+    join_names,
+    result_decoder,
+    split_ids,
+    take_batch,
+    to_error,
+)
+from pgbus.store import ENGINE_SETTINGS, Connection, Store, create_pool, is_link_error, unreachable
+
+logger = logging.getLogger("pgbus")
+
+POOL_SIZE = 2
+# Seconds. A call that is under way for longer than this is asked after as often.
+WATCH_INTERVAL = 0.5
+# For so long a procedure counts as served without another look; the watcher finds out soon if it is not.
+DIRECTORY_TTL = 1.0
+MAX_TIMEOUT = 86_400.0
+LINK_PAUSE = 0.1
+LINK_PAUSE_LIMIT = 2.0
+
+UNSERVED = "no live worker serves it"
+
+
+@dataclass(slots=True)
+class Call:
+    """A call under way."""
+
+    request: Request
+    response: asyncio.Future[Response]
+    wait: bool
+    posted: bool = False
+    watched: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """What the database knew of a procedure at loop time `seen_at`; `timeout` is the declared one, in seconds."""
+
+    seen_at: float
+    is_served: bool
+    timeout: float | None
+
+
+class Caller:
+    """Calls procedures from one event loop, over a session and a small pool of its own, opened by the first call."""
+
+    def __init__(self, config: Config, *, errors: Mapping[str, type[Exception]]) -> None:
+        self._config = config
+        self._errors = errors
+        self._id = secrets.token_hex(8)
+        self._pool: asyncpg.Pool | None = None
+        self._opening = asyncio.Lock()
+        self._looking = asyncio.Lock()
+        self._services: dict[str, Service] = {}
+        self._calls: dict[UUID, Call] = {}
+        self._unposted: list[Request] = []
+        self._cancelled: list[UUID] = []
+        self._answered: set[UUID] = set()
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+
+    async def call(
+        self, procedure: str, arguments: Mapping[str, object], *, timeout: float | None, returns: Any, wait: bool
+    ) -> Any:
+        """What `Bus.call` tells."""
+        check_procedure_name(procedure)
+        decode = result_decoder(returns)
+        if timeout is not None and not 0 < timeout <= MAX_TIMEOUT:
+            raise ConfigurationError(f"{procedure}: timeout is seconds, more than 0 and at most {MAX_TIMEOUT:g}")
+        text = encode_arguments(procedure, arguments, limit=self._config.rpc_max_payload)
+        return decode_result(procedure, await self._call(procedure, text, timeout=timeout, wait=wait), decode)
+
+    async def _call(self, procedure: str, arguments: str, *, timeout: float | None, wait: bool) -> str:
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        scope = asyncio.timeout(timeout)
+        try:
+            async with scope:
+                if self._pool is None:
+                    await self._open()
+                service = await self._find(procedure, since=started)
+                if not (service.is_served or wait):
+                    raise NoWorkerAvailable(
+                        f"{procedure}: {UNSERVED}; start one, or call with wait=True", procedure=procedure
+                    )
+                if timeout is None:
+                    timeout = service.timeout or self._config.rpc_timeout
+                    scope.reschedule(started + timeout)
+                request = Request(uuid7(), procedure, arguments, timeout)
+                response = await self._exchange(request, wait=wait, scope=scope)
+        except TimeoutError as error:
+            if not scope.expired():
+                raise
+            raise CallTimeout(
+                f"{procedure}: no answer within {timeout:g} seconds; it is not executed any more if it was not yet",
+                procedure=procedure,
+            ) from error
+        if response.result is None:
+            raise to_error(response, procedure=procedure, allowed=self._errors)
+        return response.result
+
+    async def _exchange(self, request: Request, *, wait: bool, scope: asyncio.Timeout) -> Response:
+        call = Call(request, asyncio.get_running_loop().create_future(), wait)
+        self._calls[request.call_id] = call
+        self._unposted.append(request)
+        self._keep("poster", self._post)
+        self._keep("watcher", self._watch)
+        try:
+            return await call.response
+        finally:
+            del self._calls[request.call_id]
+            if call.response.cancelled():
+                self._take_back(call, expired=scope.expired())
+
+    def _take_back(self, call: Call, *, expired: bool) -> None:
+        """Not wanted any more: drop it, or tell the servers; of its deadline they know themselves."""
+        if call.posted:
+            if expired:
+                return
+            self._cancelled.append(call.request.call_id)
+            self._keep("poster", self._post)
+        elif call.request in self._unposted:
+            self._unposted.remove(call.request)
+
+    async def close(self) -> None:
+        """Close the connections; calls that are under way raise CallCancelled."""
+        for call in self._calls.values():
+            if not call.response.done():
+                call.response.set_exception(CallCancelled("the bus was closed", procedure=call.request.procedure))
+        tasks = list(self._tasks.values())
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+        self._tasks.clear()
+        if self._pool:
+            await self._pool.close()
+            self._pool = None
+
+    # ------------------------------------------------------------------------------------------------- connections
+
+    async def _open(self) -> None:
+        async with self._opening:
+            if self._pool is not None:
+                return
+            pool = await create_pool(self._config, size=POOL_SIZE, settings=ENGINE_SETTINGS)
+            try:
+                async with pool.acquire() as connection:
+                    await check_async(cast("Connection", connection), namespace=self._config.namespace)
+                session = await self._open_session()
+            except BaseException as error:
+                pool.terminate()
+                if is_link_error(error) or isinstance(error, asyncpg.PostgresError):
+                    raise unreachable(self._config, error) from error
+                raise
+            self._store = Store(pool, namespace=self._config.namespace)
+            self._calls_channel = f"{self._config.namespace}_calls"
+            self._pool = pool
+            self._keep("session", lambda: self._keep_session(session))
+
+    async def _open_session(self) -> Session:
+        channel = f"{self._config.namespace}_reply_{self._id}"
+        return await Session.open(self._config, channels={channel: self._heard})
+
+    async def _keep_session(self, session: Session) -> None:
+        pause = LINK_PAUSE
+        while True:
+            try:
+                await session.lost.wait()
+            finally:
+                await session.close()
+            while session.lost.is_set():
+                await asyncio.sleep(pause)
+                pause = min(LINK_PAUSE_LIMIT, pause * 2)
+                try:
+                    session = await self._open_session()
+                except DatabaseUnreachableError:
+                    continue
+            pause = LINK_PAUSE
+            self._expect(self._calls)  # what was answered in between was notified to nobody
+
+    def _keep(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
+        """Have the task run, unless it does."""
+        task = self._tasks.get(name)
+        if task is None or task.done():
+            self._tasks[name] = asyncio.ensure_future(self._guard(work))
+
+    async def _guard(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Run it again while the link is down. Any other error is ours, or a privilege's: the calls get it."""
+        pause = LINK_PAUSE
+        while True:
+            try:
+                await work()
+            except Exception as error:
+                if is_link_error(error):
+                    await asyncio.sleep(pause)
+                    pause = min(LINK_PAUSE_LIMIT, pause * 2)
+                    continue
+                logger.exception("calls failed")
+                for call in self._calls.values():
+                    if not call.response.done():
+                        call.response.set_exception(error)
+            return
+
+    # ------------------------------------------------------------------------------------------------- the directory
+
+    async def _find(self, procedure: str, *, since: float) -> Service:
+        """Who serves it, as seen lately; nobody is believed only if seen since the call began."""
+        loop = asyncio.get_running_loop()
+        if service := self._lately(procedure, since=since):
+            return service
+        async with self._looking:
+            if service := self._lately(procedure, since=since):
+                return service
+            seen_at = loop.time()
+            try:
+                rows = await self._find_servers([procedure])
+            except Exception as error:
+                if not is_link_error(error):
+                    raise
+                try:  # the pool's connections may all have died of old; a new one tells whether the database lives
+                    rows = await self._find_servers([procedure])
+                except Exception as again:
+                    raise unreachable(self._config, again) from error
+            is_served, timeout = (rows[0]["is_served"], rows[0]["timeout"]) if rows else (False, None)
+            service = self._services[procedure] = Service(seen_at, is_served, timeout)
+            return service
+
+    async def _find_servers(self, procedures: list[str]) -> list[Any]:
+        return await self._store.fetch("find_servers", procedures=procedures, namespace=self._config.namespace)
+
+    def _lately(self, procedure: str, *, since: float) -> Service | None:
+        service = self._services.get(procedure)
+        if service is None:
+            return None
+        limit = asyncio.get_running_loop().time() - DIRECTORY_TTL if service.is_served else since
+        return service if service.seen_at >= limit else None
+
+    # ---------------------------------------------------------------------------------------------------- the tasks
+
+    async def _post(self) -> None:
+        while self._unposted or self._cancelled:
+            if self._unposted:
+                batch = [request for request in take_batch(self._unposted) if self._is_wanted(request)]
+                for request in batch:
+                    self._calls[request.call_id].posted = True
+                try:
+                    await self._post_batch(batch)
+                except Exception as error:
+                    if is_link_error(error):
+                        # Whether it got there is not known; posted again, a request is there once.
+                        self._unposted[:0] = batch
+                    raise
+            # After the requests: one that is to be taken back may have been among them.
+            if self._cancelled:
+                await self._withdraw_cancelled()
+
+    def _is_wanted(self, request: Request) -> bool:
+        call = self._calls.get(request.call_id)
+        return call is not None and not call.response.done()
+
+    async def _post_batch(self, batch: list[Request]) -> None:
+        await self._store.fetch(
+            "post_requests",
+            call_ids=[request.call_id for request in batch],
+            procedures=[request.procedure for request in batch],
+            arguments=[request.arguments for request in batch],
+            timeouts=[request.timeout for request in batch],
+            caller=self._id,
+            caller_name=self._config.process_name,
+            channel=self._calls_channel,
+            payload=join_names(request.procedure for request in batch),
+        )
+
+    async def _withdraw_cancelled(self) -> None:
+        call_ids = self._cancelled[:]
+        withdrawn = await self._withdraw(call_ids, outcome="cancelled", error="the caller took it back")
+        del self._cancelled[: len(call_ids)]
+        for payload in join_ids(call_id for call_id in call_ids if call_id not in withdrawn):
+            await self._store.fetch("notify", channel=self._calls_channel, payload=f"cancel {payload}")
+
+    async def _withdraw(self, call_ids: list[UUID], *, outcome: str, error: str) -> set[UUID]:
+        rows = await self._store.fetch("withdraw_requests", call_ids=call_ids, outcome=outcome, error=error)
+        return {row["call_id"] for row in rows}
+
+    def _heard(self, payload: str) -> None:
+        self._expect(split_ids(payload))
+
+    def _expect(self, call_ids: Iterable[UUID]) -> None:
+        self._answered.update(call_ids)
+        self._keep("reader", self._read)
+
+    async def _read(self) -> None:
+        while self._answered:
+            call_ids = [call_id for call_id in self._answered if call_id in self._calls]
+            self._answered.clear()
+            if call_ids:
+                try:
+                    await self._read_responses(call_ids)
+                except Exception:
+                    self._answered.update(call_ids)
+                    raise
+
+    async def _read_responses(self, call_ids: list[UUID]) -> None:
+        for row in await self._store.fetch("fetch_responses", call_ids=call_ids):
+            call = self._calls.get(row["call_id"])
+            if call and not call.response.done():
+                call.response.set_result(Response(**row))
+
+    async def _watch(self) -> None:
+        while self._calls:
+            await asyncio.sleep(WATCH_INTERVAL)
+            # Those that the last round saw already: most calls are over by then.
+            old = [call for call in self._calls.values() if call.watched]
+            for call in self._calls.values():
+                call.watched = call.posted
+            if old:
+                await self._look_after(old)
+
+    async def _look_after(self, calls: list[Call]) -> None:
+        call_ids = [call.request.call_id for call in calls]
+        await self._store.fetch("fail_lost_calls", call_ids=call_ids, namespace=self._config.namespace)
+        await self._withdraw_unserved([call.request for call in calls if not call.wait])
+        await self._read_responses(call_ids)
+
+    async def _withdraw_unserved(self, requests: list[Request]) -> None:
+        procedures = list({request.procedure for request in requests})
+        served = {row["procedure"] for row in await self._find_servers(procedures) if row["is_served"]}
+        unserved = [request.call_id for request in requests if request.procedure not in served]
+        if unserved:
+            await self._withdraw(unserved, outcome="unserved", error=UNSERVED)

@@ -1,0 +1,172 @@
+-- Calls: the caller posts requests and reads responses, servers claim and answer; every batch is one short transaction.
+
+-- name: register_procedures
+-- Say which procedures a worker serves: these, and no others.
+WITH gone AS (
+    DELETE FROM pgbus.rpc_servers AS s
+    WHERE s.worker_id = CAST(:worker_id AS integer) AND s.procedure <> ALL (CAST(:procedures AS text[]))
+)
+INSERT INTO pgbus.rpc_servers AS s (worker_id, procedure, concurrency, timeout)
+SELECT CAST(:worker_id AS integer), w.procedure, w.concurrency, w.timeout
+FROM unnest(
+    CAST(:procedures AS text[]), CAST(:concurrencies AS integer[]), CAST(:timeouts AS double precision[])
+) AS w (procedure, concurrency, timeout)
+ON CONFLICT (procedure, worker_id) DO UPDATE SET concurrency = excluded.concurrency, timeout = excluded.timeout
+
+-- name: find_servers
+-- Of these procedures, those that were ever registered: whether a live worker serves them, and their declared timeout.
+WITH live AS MATERIALIZED (
+    SELECT CAST(CAST(l.objid AS bigint) AS integer) AS worker_id
+    FROM pg_locks AS l
+    WHERE l.locktype = 'advisory'
+      AND l.database = (SELECT d.oid FROM pg_database AS d WHERE d.datname = current_database())
+      AND CAST(l.classid AS bigint) = (CAST(hashtext(CAST(:namespace AS text) || '.worker') AS bigint) & 4294967295)
+      AND l.objsubid = 2
+      AND l.granted
+)
+SELECT DISTINCT ON (s.procedure) s.procedure, l.worker_id IS NOT NULL AS is_served, s.timeout
+FROM pgbus.rpc_servers AS s
+LEFT JOIN live AS l ON l.worker_id = s.worker_id
+WHERE s.procedure = ANY (CAST(:procedures AS text[]))
+ORDER BY s.procedure, l.worker_id IS NOT NULL DESC, s.worker_id DESC
+
+-- name: post_requests
+-- Insert requests, and wake the servers. Posted again after the link broke, a request is there once.
+WITH posted AS (
+    INSERT INTO pgbus.rpc_requests (call_id, procedure, arguments, caller, caller_name, deadline)
+    SELECT x.call_id, x.procedure, CAST(x.arguments AS json), CAST(:caller AS text), CAST(:caller_name AS text),
+           clock_timestamp() + x.timeout * INTERVAL '1 second'
+    FROM unnest(
+        CAST(:call_ids AS uuid[]), CAST(:procedures AS text[]), CAST(:arguments AS text[]),
+        CAST(:timeouts AS double precision[])
+    ) AS x (call_id, procedure, arguments, timeout)
+    ON CONFLICT (call_id) DO NOTHING
+)
+SELECT pg_notify(CAST(:channel AS text), CAST(:payload AS text))
+
+-- name: claim_requests
+-- Take the oldest waiting requests of each procedure, as many as there is room for, unless their deadline has passed.
+WITH due AS MATERIALIZED (
+    SELECT oldest.call_id
+    FROM unnest(CAST(:procedures AS text[]), CAST(:rooms AS integer[])) AS p (procedure, room)
+    CROSS JOIN LATERAL (
+        SELECT r.call_id
+        FROM pgbus.rpc_requests AS r
+        WHERE r.procedure = p.procedure AND r.taken_at IS NULL AND r.deadline > clock_timestamp()
+        ORDER BY r.requested_at
+        LIMIT p.room
+        FOR UPDATE SKIP LOCKED
+    ) AS oldest
+)
+UPDATE pgbus.rpc_requests AS r
+SET taken_at = clock_timestamp(), worker_id = CAST(:worker_id AS integer)
+FROM due AS d
+WHERE r.call_id = d.call_id
+RETURNING r.call_id, r.procedure, CAST(r.arguments AS text) AS arguments, r.caller,
+          CAST(extract(epoch FROM r.deadline - clock_timestamp()) AS double precision) AS seconds_left
+
+-- name: answer_requests
+-- Write responses and tell the callers. A call that was given a response already keeps that one.
+WITH answered AS (
+    INSERT INTO pgbus.rpc_responses
+        (call_id, outcome, result, error_type, error, error_arguments, traceback, worker)
+    SELECT x.call_id, x.outcome, CAST(x.result AS json), x.error_type, x.error, CAST(x.error_arguments AS json),
+           x.traceback, CAST(:worker AS text)
+    FROM unnest(
+        CAST(:call_ids AS uuid[]), CAST(:outcomes AS text[]), CAST(:results AS text[]), CAST(:error_types AS text[]),
+        CAST(:errors AS text[]), CAST(:error_arguments AS text[]), CAST(:tracebacks AS text[])
+    ) AS x (call_id, outcome, result, error_type, error, error_arguments, traceback)
+    ON CONFLICT (call_id) DO NOTHING
+)
+SELECT pg_notify(n.channel, n.payload)
+FROM unnest(CAST(:channels AS text[]), CAST(:payloads AS text[])) AS n (channel, payload)
+
+-- name: fetch_responses
+-- The responses that there are to these calls.
+SELECT a.call_id, a.outcome, CAST(a.result AS text) AS result, a.error_type, a.error,
+       CAST(a.error_arguments AS text) AS error_arguments, a.traceback, a.worker
+FROM pgbus.rpc_responses AS a
+WHERE a.call_id = ANY (CAST(:call_ids AS uuid[]))
+
+-- name: fail_lost_calls
+-- Of these calls, give up those in the hands of a worker that is dead. One that answered before it went has its response
+-- in place, even if this statement's snapshot does not show it yet.
+WITH live AS MATERIALIZED (
+    SELECT CAST(CAST(l.objid AS bigint) AS integer) AS worker_id
+    FROM pg_locks AS l
+    WHERE l.locktype = 'advisory'
+      AND l.database = (SELECT d.oid FROM pg_database AS d WHERE d.datname = current_database())
+      AND CAST(l.classid AS bigint) = (CAST(hashtext(CAST(:namespace AS text) || '.worker') AS bigint) & 4294967295)
+      AND l.objsubid = 2
+      AND l.granted
+)
+INSERT INTO pgbus.rpc_responses (call_id, outcome, error, worker)
+SELECT r.call_id, 'lost', 'the worker died before it answered', w.name
+FROM pgbus.rpc_requests AS r
+LEFT JOIN pgbus.workers AS w ON w.id = r.worker_id
+WHERE r.call_id = ANY (CAST(:call_ids AS uuid[]))
+  AND r.worker_id IS NOT NULL
+  AND NOT EXISTS (SELECT 1 FROM live AS l WHERE l.worker_id = r.worker_id)
+ON CONFLICT (call_id) DO NOTHING
+
+-- name: fail_unknown_claims
+-- Give up requests that a worker took according to us, but not to itself: the answer to its claim was lost.
+INSERT INTO pgbus.rpc_responses (call_id, outcome, error, worker)
+SELECT r.call_id, 'lost', 'the worker lost the database when it took the call', CAST(:worker AS text)
+FROM pgbus.rpc_requests AS r
+WHERE r.deadline > clock_timestamp()
+  AND r.worker_id = CAST(:worker_id AS integer)
+  AND r.call_id <> ALL (CAST(:known AS uuid[]))
+ON CONFLICT (call_id) DO NOTHING
+
+-- name: withdraw_requests
+-- Take requests off the queue that no server has taken yet; says which.
+WITH withdrawn AS (
+    UPDATE pgbus.rpc_requests AS r
+    SET taken_at = clock_timestamp()
+    WHERE r.call_id = ANY (CAST(:call_ids AS uuid[])) AND r.taken_at IS NULL
+    RETURNING r.call_id
+)
+INSERT INTO pgbus.rpc_responses (call_id, outcome, error)
+SELECT w.call_id, CAST(:outcome AS text), CAST(:error AS text) FROM withdrawn AS w
+ON CONFLICT (call_id) DO NOTHING
+RETURNING call_id
+
+-- name: expire_requests
+-- Take requests off the queue whose deadline has passed.
+WITH late AS MATERIALIZED (
+    SELECT r.call_id
+    FROM pgbus.rpc_requests AS r
+    WHERE r.taken_at IS NULL AND r.deadline <= clock_timestamp()
+    LIMIT CAST(:batch AS bigint)
+    FOR UPDATE SKIP LOCKED
+), taken AS (
+    UPDATE pgbus.rpc_requests AS r SET taken_at = clock_timestamp() FROM late AS l WHERE r.call_id = l.call_id
+    RETURNING r.call_id
+), noted AS (
+    INSERT INTO pgbus.rpc_responses (call_id, outcome, error)
+    SELECT t.call_id, 'expired', 'no server took the call before its deadline' FROM taken AS t
+    ON CONFLICT (call_id) DO NOTHING
+)
+SELECT count(*) AS calls FROM taken
+
+-- name: prune_calls
+-- Forget calls whose deadline passed longer than `retention` seconds ago. A call's id tells the time by its caller's
+-- clock, which bounds the scan; the deadline, by ours, decides.
+WITH old AS (
+    DELETE FROM pgbus.rpc_requests AS r
+    WHERE r.call_id IN (
+        SELECT x.call_id
+        FROM pgbus.rpc_requests AS x
+        WHERE x.call_id < CAST(
+                  lpad(to_hex(CAST((extract(epoch FROM clock_timestamp()) - CAST(:retention AS double precision)) * 1000
+                                   AS bigint)), 12, '0') || '00000000000000000000' AS uuid)
+          AND x.deadline < clock_timestamp() - CAST(:retention AS double precision) * INTERVAL '1 second'
+        ORDER BY x.call_id
+        LIMIT CAST(:batch AS bigint)
+    )
+    RETURNING r.call_id
+), answers AS (
+    DELETE FROM pgbus.rpc_responses AS a USING old AS o WHERE a.call_id = o.call_id
+)
+SELECT count(*) AS calls FROM old

@@ -1,0 +1,413 @@
+"""Services as they are written in their own directories, run as processes: `pgbus run` beside a `bus.py`."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from tests.conftest import Connect
+from tests.support import eventually
+
+PROGRAM = str(Path(sys.executable).with_name("pgbus"))
+ROOT = Path(__file__).parents[2]
+TUTORIAL = ROOT / "examples" / "lightbus_tutorial"
+
+AUTH_SERVICE = """
+import pgbus
+from pgbus import Api, Event
+
+
+class AuthApi(Api):
+    user_created = Event(parameters=('username', 'email'))
+    user_updated = Event(parameters=('username', 'new_email'))
+    user_deleted = Event(parameters=('username'))
+
+    class Meta:
+        name = 'auth'
+
+
+bus = pgbus.create()
+bus.client.register_api(AuthApi())
+"""
+
+HANDLERS = """
+import pgbus
+
+bus = pgbus.create()
+user_db = {}
+
+
+def handle_created(username, email):
+    user_db[username] = email
+    print(user_db)
+
+
+def handle_updated(username, email):
+    user_db[username] = email
+    print(user_db)
+
+
+def handle_deleted(username):
+    user_db.pop(username)
+    print(user_db)
+
+"""
+
+WITHOUT_NAMES = """
+def before_server_start():
+    bus.auth.user_created.listen(handle_created)
+    bus.auth.user_updated.listen(handle_updated)
+    bus.auth.user_deleted.listen(handle_deleted)
+"""
+
+WITH_NAMES = """
+def before_server_start():
+    bus.auth.user_created.listen(
+        handle_created,
+        listener_name="user_created"
+    )
+    bus.auth.user_updated.listen(
+        handle_updated,
+        listener_name="user_updated"
+    )
+    bus.auth.user_deleted.listen(
+        handle_deleted,
+        listener_name="user_deleted"
+    )
+"""
+
+AWAITED = """
+async def before_server_start():
+    await bus.auth.user_created.listen_async(
+        handle_created,
+        listener_name="user_created"
+    )
+    await bus.auth.user_updated.listen_async(handle_updated, listener_name="user_updated")
+    await bus.auth.user_deleted.listen_async(handle_deleted, listener_name="user_deleted")
+"""
+
+
+class Services:
+    """Services in directories of their own, on one database."""
+
+    def __init__(self, directory: Path, dsn: str, connection: asyncpg.Connection) -> None:
+        self.directory = directory
+        self.connection = connection
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("PGBUS_", "PG"))}
+        self.environ = {**kept, "PGBUS_DSN": dsn, "PYTHONUNBUFFERED": "1"}
+
+    def write(self, service: str, source: str) -> Path:
+        directory = self.directory / service
+        directory.mkdir(exist_ok=True)
+        (directory / "bus.py").write_text(textwrap.dedent(source))
+        return directory
+
+    def execute(self, cwd: Path, code: str) -> subprocess.CompletedProcess[str]:
+        """Run code of a service that is no worker."""
+        return subprocess.run(
+            [sys.executable, "-c", textwrap.dedent(code)],
+            cwd=cwd,
+            env=self.environ,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    def copy(self, example: str) -> Path:
+        """An example's service, in a directory of its own."""
+        return Path(shutil.copytree(TUTORIAL / example, self.directory / example))
+
+    def run(self, cwd: Path, script: str) -> str:
+        """Run a script beside a `bus.py`; its output."""
+        done = self.execute(cwd, (cwd / script).read_text())
+        assert (done.returncode, done.stderr) == (0, "")
+        return done.stdout
+
+    @asynccontextmanager
+    async def worker(self, cwd: Path, *, listeners: int = 0) -> AsyncIterator[Process]:
+        """`pgbus run`, with so many listeners registered; Ctrl-C ends it with exit code 0."""
+        with (cwd / "log").open("w") as log:
+            child = await asyncio.create_subprocess_exec(
+                PROGRAM, "run", cwd=cwd, env=self.environ, stdout=PIPE, stderr=log
+            )
+        try:
+            await eventually(lambda: self._runs(child, listeners), 20)
+            yield child
+            child.send_signal(signal.SIGINT)
+            assert await child.wait() == 0
+        except BaseException as error:
+            error.add_note((cwd / "log").read_text())
+            raise
+        finally:
+            if child.returncode is None:
+                child.kill()
+            await child.communicate()
+
+    async def _runs(self, child: Process, count: int) -> bool:
+        assert child.returncode is None
+        running = await self.connection.fetchval("SELECT count(*) FROM pgbus.workers")
+        listening = await self.connection.fetchval("SELECT count(*) FROM pgbus.listeners")
+        return bool(running) and listening >= count
+
+    async def dead_errors(self) -> list[str]:
+        return [row["error"] for row in await self.connection.fetch("SELECT error FROM pgbus.dead_letters")]
+
+
+@pytest.fixture
+async def services(tmp_path: Path, database: str, connect: Connect) -> Services:
+    return Services(tmp_path, database, await connect(database))
+
+
+async def line(child: Process) -> str:
+    assert child.stdout is not None
+    async with asyncio.timeout(20):
+        return (await child.stdout.readline()).decode().strip()
+
+
+# ------------------------------------------------------------------------------------------ the events page, as written
+
+
+FIRE = """
+from bus import bus
+bus.auth.user_created.fire(username='adam', email='adam@example.com')
+"""
+
+FIRE_ASYNC = """
+import asyncio
+from bus import bus
+
+async def main():
+    await bus.auth.user_deleted.fire_async(username='adam')
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("listening", [WITHOUT_NAMES, WITH_NAMES, AWAITED])
+async def test_one_service_hears_the_events_that_another_one_fires(services: Services, listening: str) -> None:
+    auth = services.write("auth_service", AUTH_SERVICE)
+    other = services.write("other_service", HANDLERS + listening)
+    async with services.worker(other, listeners=3) as worker:
+        done = services.execute(auth, FIRE)
+        assert done.returncode == 0, done.stderr
+        assert await line(worker) == "{'adam': 'adam@example.com'}"
+        done = services.execute(auth, FIRE_ASYNC)
+        assert done.returncode == 0, done.stderr
+        assert await line(worker) == "{}"
+    assert await services.dead_errors() == []
+
+
+async def test_a_handler_whose_parameters_are_not_those_of_its_event_is_told_so(services: Services) -> None:
+    auth = services.write("auth_service", AUTH_SERVICE)
+    other = services.write("other_service", HANDLERS + WITH_NAMES)
+    async with services.worker(other, listeners=3) as worker:
+        services.execute(auth, "from bus import bus; bus.auth.user_updated.fire(username='adam', new_email='a')")
+        errors = await eventually(services.dead_errors)
+        services.execute(auth, FIRE)
+        assert await line(worker) == "{'adam': 'adam@example.com'}"
+    [error] = errors
+    assert "bus.handle_updated cannot take auth.user_updated" in error
+    assert "the event has no 'email' and the handler has no parameter 'new_email'" in error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        ("username='adam', password='adam@example.com'", "InvalidEventArguments: password: "),
+        ("username='adam'", "InvalidEventArguments: email: "),
+        ("'adam', 'adam@example.com'", "InvalidParameters: "),
+    ],
+)
+async def test_firing_with_wrong_arguments_fails_naming_them(services: Services, arguments: str, reason: str) -> None:
+    auth = services.write("auth_service", AUTH_SERVICE)
+    done = services.execute(auth, f"from bus import bus; bus.auth.user_created.fire({arguments})")
+    assert done.returncode == 1
+    assert reason in done.stderr
+
+
+async def test_a_service_fires_no_events_of_an_api_that_is_not_its_own(services: Services) -> None:
+    other = services.write("other_service", HANDLERS + WITH_NAMES)
+    done = services.execute(other, FIRE)
+    assert done.returncode == 1
+    assert "UnknownApi: no API named 'auth' is registered here" in done.stderr
+
+
+# ---------------------------------------------------------------------------------------------------------------- calls
+
+QUICK_START = AUTH_SERVICE.replace(
+    "    class Meta:",
+    """
+    def check_password(self, username, password):
+        return username == 'admin' and password == 'secret'
+
+    def create_user(self, name, email):
+        print(f"created {name} {email}")
+
+    class Meta:""",
+)
+
+
+async def test_another_service_calls_a_procedure_and_gets_its_answer(services: Services) -> None:
+    auth = services.write("auth_service", QUICK_START)
+    another = services.write("another_service", "import pgbus\nbus = pgbus.create()\n")
+    code = """
+    from bus import bus
+    for password in ('secret', 'wrong'):
+        print(bus.auth.check_password(username='admin', password=password))
+    """
+    async with services.worker(auth):
+        done = services.execute(another, code)
+    assert (done.stdout.split(), done.stderr) == (["True", "False"], "")
+    log = (auth / "log").read_text()
+    assert re.search(r"procedures +auth\.check_password\n +auth\.create_user\n", log)
+    assert "no listeners to run" not in log
+
+
+async def test_a_handler_calls_another_service_for_each_event(services: Services) -> None:
+    auth = services.write("auth_service", QUICK_START)
+    customers = services.write(
+        "customers_service",
+        """
+        import pgbus
+
+        class CustomersApi(pgbus.Api):
+            new_customer = pgbus.Event(parameters=('customer_name', 'email'))
+
+            class Meta:
+                name = 'customers'
+
+        bus = pgbus.create()
+        bus.client.register_api(CustomersApi())
+
+        def create_user_for_customer(event_message,
+                                     customer_name, email):
+            bus.auth.create_user(
+                name=customer_name,
+                email=email
+            )
+
+        # Setup our listeners on startup
+        def on_start():
+            # Create a new user for each new customer
+            bus.customers.new_customer.listen(create_user_for_customer, listener_name="create_user_for_customer")
+        """,
+    )
+    async with services.worker(auth) as worker, services.worker(customers, listeners=1):
+        services.execute(
+            customers, "from bus import bus; bus.customers.new_customer.fire(customer_name='A', email='a')"
+        )
+        assert await line(worker) == "created A a"
+
+
+# ----------------------------------------------------------------------------------------------------- the worker alone
+
+
+async def test_a_worker_of_a_bus_and_nothing_else_waits_until_it_is_stopped(services: Services) -> None:
+    async with services.worker(services.write("empty", "import pgbus\nbus = pgbus.create()\n")):
+        pass
+
+
+async def test_a_start_hook_that_is_decorated_and_named_on_start_runs_once(services: Services) -> None:
+    directory = services.write(
+        "another_service",
+        """
+        import pgbus
+
+        bus = pgbus.create()
+
+        def handle_new_user(event, username, email):
+            print(f"{event.canonical_name}: {username} {email}")
+
+        @bus.client.on_start()
+        def on_start(client):
+            bus.auth.user_created.listen(handle_new_user, listener_name="print_on_new_registration")
+            print("started", type(client).__name__)
+        """,
+    )
+    auth = services.write("auth_service", AUTH_SERVICE)
+    async with services.worker(directory, listeners=1) as worker:
+        assert await line(worker) == "started BusClient"
+        services.execute(auth, FIRE)
+        assert await line(worker) == "auth.user_created: adam adam@example.com"
+
+
+@pytest.mark.parametrize(
+    ("source", "code", "said"),
+    [
+        (None, 1, "there is no module 'bus'"),
+        ("x = 1", 1, "module 'bus' has no 'bus'"),
+        ("import pgbus\nbus = pgbus.create()\ndef on_start(): bus.a.b.listen(1)\n", 2, "a listener needs a function"),
+        ("import pgbus\nbus = pgbus.create()\ndef on_start(): raise ValueError('no')\n", 70, "ValueError: no"),
+    ],
+)
+async def test_a_service_that_cannot_start_says_why_and_fails(
+    services: Services, source: str | None, code: int, said: str
+) -> None:
+    directory = services.write("broken", source or "")
+    if source is None:
+        (directory / "bus.py").unlink()
+    done = subprocess.run(
+        [PROGRAM, "run"], cwd=directory, env=services.environ, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == code, done.stderr
+    assert said in done.stderr
+
+
+async def test_an_event_survives_a_process_that_is_killed_right_after_its_commit(services: Services) -> None:
+    auth = services.write("auth_service", AUTH_SERVICE)
+    code = """
+    import os, signal
+    import psycopg
+    from bus import bus
+
+    connection = psycopg.connect(os.environ["PGBUS_DSN"])
+    bus.auth.user_created.fire(username='rolled back', email='x', using=connection)
+    connection.rollback()
+    bus.auth.user_created.fire(username='committed', email='x', using=connection)
+    connection.commit()
+    os.kill(os.getpid(), signal.SIGKILL)
+    """
+    other = services.write(
+        "other_service",
+        HANDLERS + "bus.auth.user_created.listen(handle_created, listener_name='a', bus_options={'since': '0'})\n",
+    )
+    assert services.execute(auth, code).returncode == -signal.SIGKILL
+    async with services.worker(other, listeners=1) as worker:
+        assert await line(worker) == "{'committed': 'x'}"
+
+
+# --------------------------------------------------------------------------------------------------------- the examples
+
+
+async def test_the_tutorial_runs(services: Services) -> None:
+    auth, other, customers = (services.copy(name) for name in ("auth_service", "other_service", "customers_service"))
+    async with (
+        services.worker(auth) as auth_worker,
+        services.worker(other, listeners=3) as other_worker,
+        services.worker(customers, listeners=4),
+    ):
+        services.run(auth, "fire.py")
+        said = sorted([await line(other_worker) for _ in range(3)])
+        assert [text.partition(":")[0] for text in said] == [
+            "created",
+            "deleted, as auth.user_deleted says",
+            "updated",
+        ]
+        assert services.run(other, "check_password.py").split() == ["secret:", "True", "guess:", "False"]
+        services.run(customers, "sign_up.py")
+        assert await line(auth_worker) == "creating eve"
+        assert "'eve': 'eve@example.com'" in await line(other_worker)
