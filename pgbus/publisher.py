@@ -6,18 +6,21 @@ While one INSERT is on its way, further events gather for the next; each publish
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from typing import cast
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, cast
 from uuid import UUID
 
 import asyncpg
+from asyncpg.pool import PoolConnectionProxy
 
 from pgbus.adapters import async_executor
 from pgbus.config import Config
+from pgbus.errors import ConnectionUnusableError
 from pgbus.migrate import check_async
 from pgbus.outbox import OutboxRow, chunks, insert, published_ids
 from pgbus.sql import load
-from pgbus.store import Connection, create_pool, is_link_error, unreachable
+from pgbus.store import Connection, borrow, create_pool, is_link_error, unreachable
 
 POOL_SIZE = 2
 
@@ -43,17 +46,15 @@ class Publisher:
 
     async def publish_all(self, rows: Sequence[OutboxRow]) -> list[UUID]:
         """Insert rows in one transaction."""
-        pool = await self._open()
         ids: list[UUID] = []
-        async with pool.acquire() as connection, connection.transaction():
+        async with self._connection() as connection, connection.transaction():
             for chunk in chunks(rows):
                 ids += await self._insert(connection, chunk)
         return ids
 
     async def execute(self, name: str, values: dict[str, object]) -> Sequence[Sequence[object]]:
         """Run one named statement in a transaction of its own."""
-        pool = await self._open()
-        async with pool.acquire() as connection:
+        async with self._connection() as connection:
             return await async_executor(connection).fetch(self._statements[name], values)
 
     async def close(self) -> None:
@@ -64,12 +65,27 @@ class Publisher:
             await self._pool.close()
             self._pool = None
 
+    @asynccontextmanager
+    async def _connection(self) -> AsyncIterator[PoolConnectionProxy[Any]]:
+        pool = await self._open()
+        try:
+            async with borrow(pool) as connection:
+                yield connection
+        except Exception as error:
+            if isinstance(error, ConnectionUnusableError) or is_link_error(error):
+                reason = (
+                    f"the connection was lost ({error}); whether the event was published is not known, so publish it "
+                    "again, under a dedup_key if twice would be wrong"
+                )
+                raise unreachable(self._config, reason) from error
+            raise
+
     async def _open(self) -> asyncpg.Pool:
         async with self._opening:
             if self._pool is None:
                 pool = await create_pool(self._config, size=POOL_SIZE)
                 try:
-                    async with pool.acquire() as connection:
+                    async with borrow(pool) as connection:
                         await check_async(cast("Connection", connection), namespace=self._config.namespace)
                 except BaseException as error:
                     pool.terminate()
@@ -95,8 +111,7 @@ class Publisher:
     async def _insert_in_chunks(self, rows: Sequence[OutboxRow]) -> list[UUID]:
         if not rows:
             return []
-        pool = await self._open()
-        async with pool.acquire() as connection:
+        async with self._connection() as connection:
             stretches = list(chunks(rows))
             if len(stretches) == 1:
                 return await self._insert(connection, stretches[0])
@@ -112,7 +127,7 @@ class Publisher:
         for row, future in waiting:
             if future.done():
                 continue
-            if len(waiting) == 1 or not isinstance(error, asyncpg.PostgresError) or is_link_error(error):
+            if len(waiting) == 1 or not isinstance(error, asyncpg.PostgresError):
                 future.set_exception(error)
                 continue
             try:

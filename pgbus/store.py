@@ -15,6 +15,7 @@ from typing import Any, Protocol, TypeAlias
 from uuid import UUID
 
 import asyncpg
+from asyncpg.pool import PoolConnectionProxy
 
 from pgbus.config import Config, hide_password
 from pgbus.errors import DatabaseUnreachableError
@@ -109,7 +110,7 @@ async def _keep_settings(connection: Connection) -> None:
     """Leave the connection as it is: every use of it ends its own transaction."""
 
 
-def unreachable(config: Config, error: BaseException) -> DatabaseUnreachableError:
+def unreachable(config: Config, error: BaseException | str) -> DatabaseUnreachableError:
     """The error for people, without the password."""
     target = "the database of the PG* variables" if config.dsn is None else hide_password(config.dsn)
     return DatabaseUnreachableError(target, str(error) or type(error).__name__)
@@ -355,8 +356,32 @@ def _claims(records: Sequence[Any], *, token: UUID, blocking: bool) -> list[Clai
 @asynccontextmanager
 async def own_transaction(pool: asyncpg.Pool) -> AsyncIterator[Runner]:
     """A transaction on a connection of the pool."""
-    async with pool.acquire() as connection, connection.transaction():
+    async with borrow(pool) as connection, connection.transaction():
         yield connection
+
+
+@asynccontextmanager
+async def borrow(pool: asyncpg.Pool) -> AsyncIterator[PoolConnectionProxy[Any]]:
+    """A connection of the pool, which does not get it back when its link broke: it may not have noticed yet."""
+    async with pool.acquire() as connection:
+        try:
+            yield connection
+        except BaseException as error:
+            if is_link_error(error):
+                connection.terminate()
+            raise
+
+
+class Pooled:
+    """A pool as a Runner: each statement on whatever connection is free."""
+
+    def __init__(self, pool: asyncpg.Pool) -> None:
+        self._pool = pool
+
+    async def fetch(self, query: str, *args: Any) -> list[Any]:
+        """Run one statement."""
+        async with borrow(self._pool) as connection:
+            return await connection.fetch(query, *args)
 
 
 def is_link_error(error: BaseException) -> bool:

@@ -32,7 +32,7 @@ from pgbus.registry import Listener
 from pgbus.rpc.server import Server
 from pgbus.runner import Runner, slots_of
 from pgbus.sequencer import Sequencer
-from pgbus.store import ENGINE_SETTINGS, Registration, Store, create_pool, is_link_error, own_transaction
+from pgbus.store import ENGINE_SETTINGS, Pooled, Registration, Store, create_pool, is_link_error, own_transaction
 from pgbus.telemetry import LeaderChanged, SessionLost, SessionOpened
 from pgbus.topics import is_wildcard, pattern_regex
 
@@ -163,7 +163,7 @@ class Worker:
         return max(self._config.pool_size, needs)
 
     async def _run(self, pool: asyncpg.Pool, transactions: Transactions) -> None:
-        store = Store(pool, namespace=self._config.namespace)
+        store = Store(Pooled(pool), namespace=self._config.namespace)
         self._engine = (pool, store, transactions)
         self._server = Server(store, config=self._config, telemetry=self._telemetry, worker_id=self._claimant)
         session_task = asyncio.create_task(self._session_loop(), name="pgbus session")

@@ -35,7 +35,7 @@ from pgbus.rpc.values import (
     take_batch,
     to_error,
 )
-from pgbus.store import ENGINE_SETTINGS, Connection, Store, create_pool, is_link_error, unreachable
+from pgbus.store import ENGINE_SETTINGS, Connection, Pooled, Store, borrow, create_pool, is_link_error, unreachable
 
 logger = logging.getLogger("pgbus")
 
@@ -174,7 +174,7 @@ class Caller:
                 return
             pool = await create_pool(self._config, size=POOL_SIZE, settings=ENGINE_SETTINGS)
             try:
-                async with pool.acquire() as connection:
+                async with borrow(pool) as connection:
                     await check_async(cast("Connection", connection), namespace=self._config.namespace)
                 session = await self._open_session()
             except BaseException as error:
@@ -182,7 +182,7 @@ class Caller:
                 if is_link_error(error) or isinstance(error, asyncpg.PostgresError):
                     raise unreachable(self._config, error) from error
                 raise
-            self._store = Store(pool, namespace=self._config.namespace)
+            self._store = Store(Pooled(pool), namespace=self._config.namespace)
             self._calls_channel = f"{self._config.namespace}_calls"
             self._pool = pool
             self._keep("session", lambda: self._keep_session(session))
