@@ -82,7 +82,7 @@ SELECT (SELECT count(*) FROM numbered) AS moved,
        -- An xid that is higher than any given out before. A snapshot's xmax would not do: it is one more than the
        -- highest xid that has *ended*, and a publisher that still runs may well lie above that.
        CASE WHEN CAST(:wants_xid AS boolean) THEN CAST(CAST(pg_current_xact_id() AS text) AS bigint) END AS xid,
-       COALESCE(pg_sequence_last_value(CAST(pg_get_serial_sequence('pgbus.outbox', 'id') AS regclass)), 0) AS last_id,
+       COALESCE(pg_sequence_last_value(CAST('pgbus.outbox_id_seq' AS regclass)), 0) AS last_id,
        CAST(extract(epoch FROM now()) AS double precision) AS looked_at,
        (SELECT CAST(extract(epoch FROM min(o.deliver_at) - now()) AS double precision)
         FROM pgbus.outbox AS o
