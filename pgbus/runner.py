@@ -55,6 +55,7 @@ class Runner:
         listener_id: int,
         worker_id: Callable[[], int],
         store: Store,
+        nearest_store: Callable[[], Store],
         executor: Executor,
         config: Config,
         telemetry: Telemetry,
@@ -64,6 +65,7 @@ class Runner:
         self.listener_id = listener_id
         self._worker_id = worker_id
         self._store = store
+        self._nearest_store = nearest_store
         self._executor = executor
         self._config = config
         self._telemetry = telemetry
@@ -234,7 +236,9 @@ class Runner:
         self._take_off(claims, events, now=sent_at)
 
     async def _send_claim(self, wanted: int, *, token: UUID, rows: int, suspects: bool) -> list[Claim]:
-        return await self._store.claim_deliveries(
+        # An idle listener wants its first event soon; one that has claims in hand must not keep the leader waiting.
+        store = self._store if self._airborne else self._nearest_store()
+        return await store.claim_deliveries(
             token=token,
             listener_id=self.listener_id,
             worker_id=self._worker_id(),

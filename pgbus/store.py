@@ -18,7 +18,7 @@ import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
 from pgbus.config import Config, hide_password
-from pgbus.errors import DatabaseUnreachableError
+from pgbus.errors import ConnectionUnusableError, DatabaseUnreachableError
 from pgbus.messages import EventMessage
 from pgbus.sql import Statement, load
 
@@ -367,7 +367,7 @@ async def borrow(pool: asyncpg.Pool) -> AsyncIterator[PoolConnectionProxy[Any]]:
         try:
             yield connection
         except BaseException as error:
-            if is_link_error(error):
+            if is_link_error(error) or isinstance(error, ConnectionUnusableError):
                 connection.terminate()
             raise
 

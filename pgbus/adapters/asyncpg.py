@@ -26,6 +26,9 @@ class AsyncpgExecutor:
             rows: list[Any] = await self._connection.fetch(statement.asyncpg, *statement.arguments(values))
         except asyncpg.InFailedSQLTransactionError as error:
             raise transaction_aborted(error) from error
+        except asyncpg.InternalClientError as error:
+            # The server closed it, and the driver is half way through noticing that.
+            raise connection_closed(error) from error
         except (asyncpg.InterfaceError, asyncpg.PostgresConnectionError, OSError) as error:
             if self._is_closed():
                 raise connection_closed(error) from error
