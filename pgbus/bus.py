@@ -239,7 +239,7 @@ class Bus:
             return _published(row, await self._publisher().publish(row))
         statement, values = outbox.insert([row], self._statements, dedup_ttl=self.config.dedup_ttl)
         returned = await async_executor(using).fetch(statement, values)
-        return _published(row, outbox.published_ids([row], returned)[0]) if returned else row.message()
+        return _published(row, outbox.published_ids([row], returned)[0])
 
     def publish_sync(
         self,

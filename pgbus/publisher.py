@@ -45,12 +45,15 @@ class Publisher:
         return await future
 
     async def publish_all(self, rows: Sequence[OutboxRow]) -> list[UUID]:
-        """Insert rows in one transaction."""
-        ids: list[UUID] = []
-        async with self._connection() as connection, connection.transaction():
-            for chunk in chunks(rows):
-                ids += await self._insert(connection, chunk)
-        return ids
+        """Insert rows in one transaction; for each, the id of the event that it stands for."""
+        if not rows:
+            return []
+        async with self._connection() as connection:
+            stretches = list(chunks(rows))
+            if len(stretches) == 1:  # a statement is a transaction of its own
+                return await self._insert(connection, stretches[0])
+            async with connection.transaction():
+                return [event_id for chunk in stretches for event_id in await self._insert(connection, chunk)]
 
     async def execute(self, name: str, values: dict[str, object]) -> Sequence[Sequence[object]]:
         """Run one named statement in a transaction of its own."""
@@ -100,23 +103,13 @@ class Publisher:
             batch, self._pending = self._pending, []
             waiting = [(row, future) for row, future in batch if not future.done()]
             try:
-                ids = await self._insert_in_chunks([row for row, _ in waiting])
+                ids = await self.publish_all([row for row, _ in waiting])
             except Exception as error:
                 await self._fail(waiting, error)
             else:
                 for (_, future), event_id in zip(waiting, ids, strict=True):
                     if not future.done():
                         future.set_result(event_id)
-
-    async def _insert_in_chunks(self, rows: Sequence[OutboxRow]) -> list[UUID]:
-        if not rows:
-            return []
-        async with self._connection() as connection:
-            stretches = list(chunks(rows))
-            if len(stretches) == 1:
-                return await self._insert(connection, stretches[0])
-            async with connection.transaction():
-                return [event_id for chunk in stretches for event_id in await self._insert(connection, chunk)]
 
     async def _insert(self, connection: object, rows: Sequence[OutboxRow]) -> list[UUID]:
         statement, values = insert(rows, self._statements, dedup_ttl=self._config.dedup_ttl)
@@ -131,6 +124,6 @@ class Publisher:
                 future.set_exception(error)
                 continue
             try:
-                future.set_result((await self._insert_in_chunks([row]))[0])
+                future.set_result((await self.publish_all([row]))[0])
             except Exception as own:
                 future.set_exception(own)

@@ -203,7 +203,7 @@ class Sequencer:
         return {row["slot"] for row in rows}
 
     async def _sleep(self, look: Sequencing) -> None:
-        self._telemetry.emit(LeaderSlept(armed=True))
+        self._telemetry.emit(LeaderSlept())
         pause = min(self._poll_interval, math.inf if look.next_due is None else look.next_due)
         if self._held:
             pause = min(pause, self._held_pause)

@@ -65,7 +65,7 @@ def settings_sql(settings: Mapping[str, str]) -> str:
     return "; ".join(f"SET {name} = '{value}'" for name, value in settings.items())
 
 
-async def connect(config: Config, *, settings: Mapping[str, str] = ENGINE_SETTINGS) -> Connection:
+async def connect(config: Config) -> Connection:
     """A session of one's own; raises DatabaseUnreachableError when there is none to be had."""
     try:
         connection: Connection = await asyncpg.connect(
@@ -74,7 +74,7 @@ async def connect(config: Config, *, settings: Mapping[str, str] = ENGINE_SETTIN
     except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
         raise unreachable(config, error) from error
     # The server, too, should notice within half a minute that our host has vanished: then our locks are free.
-    await connection.execute(settings_sql({**settings, **_KEEPALIVES}))
+    await connection.execute(settings_sql({**ENGINE_SETTINGS, **_KEEPALIVES}))
     return connection
 
 
@@ -174,7 +174,6 @@ class Store:
         self._runner = runner
         self._statements = load(namespace)
         self.namespace = namespace
-        self.wake_channel = f"{namespace}_wake"
         self.work_channel = f"{namespace}_work"
 
     def statement(self, name: str) -> Statement:

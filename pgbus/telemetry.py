@@ -39,8 +39,6 @@ class LeaderChanged:
 class LeaderSlept:
     """The outbox is empty, and publishers will notify."""
 
-    armed: bool
-
 
 @dataclass(frozen=True, slots=True)
 class Sequenced:
