@@ -21,30 +21,34 @@ from tests.support.rows import Rows
 NOWHERE = "postgresql://adam:s3cret@127.0.0.1:1/nothing"
 
 SHOP = """
-import asyncio, os, pathlib, time
+import asyncio, os, pathlib, sys, time
 import pgbus
 
 bus = pgbus.create(service_name="shop")
 go = pathlib.Path("go")
 
+def say(line):
+    sys.stdout.write(line + "\\n")  # one write: those of two threads would interleave otherwise
+    sys.stdout.flush()
+
 @bus.listener("orders.*", name="mailer")
 async def mailer(event: dict) -> None:
-    print("mailer", event["n"], "in", os.getpid(), flush=True)
+    say(f"mailer {event['n']} in {os.getpid()}")
 
 @bus.listener("orders.placed", name="stock", concurrency=1)
 def stock(event: dict) -> None:
-    print("stock", event["n"], flush=True)
+    say(f"stock {event['n']}")
 
 @bus.listener("slow.async", name="slow")
 async def slow(event: dict) -> None:
-    print("slow begins", flush=True)
+    say("slow begins")
     while not go.exists():
         await asyncio.sleep(0.01)
-    print("slow ends", flush=True)
+    say("slow ends")
 
 @bus.listener("slow.thread", name="stuck")
 def stuck(event: dict) -> None:
-    print("stuck begins", flush=True)
+    say("stuck begins")
     while not go.exists():
         time.sleep(0.01)
 
@@ -52,7 +56,7 @@ def stuck(event: dict) -> None:
 async def fragile(event: dict) -> None:
     if not go.exists():
         raise ValueError("not yet")
-    print("fragile done", flush=True)
+    say("fragile done")
 """
 EMPTY = "import pgbus\nbus = pgbus.create()\n"
 
