@@ -12,7 +12,7 @@ from pgbus.api import (
 )
 from pgbus.bus import Bus, create
 from pgbus.codec import event
-from pgbus.config import Config
+from pgbus.config import ApiConfig, Config
 from pgbus.errors import (
     CallCancelled,
     CallError,
@@ -41,6 +41,7 @@ from pgbus.errors import (
     NoAnswer,
     NoWorkerAvailable,
     PgbusError,
+    PublishTimeout,
     RemoteError,
     Retry,
     SchemaVersionError,
@@ -55,6 +56,7 @@ from pgbus.outcomes import RetryPolicy
 
 __all__ = [
     "Api",
+    "ApiConfig",
     "ApiOptions",
     "Bus",
     "BusClient",
@@ -92,6 +94,7 @@ __all__ = [
     "OnError",
     "Parameter",
     "PgbusError",
+    "PublishTimeout",
     "RemoteError",
     "Retry",
     "RetryPolicy",

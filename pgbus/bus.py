@@ -15,7 +15,7 @@ from pgbus import outbox
 from pgbus.adapters import async_executor, sync_executor
 from pgbus.api import BusClient, BusPath
 from pgbus.config import Config
-from pgbus.errors import CannotBlockHere, ConfigurationError
+from pgbus.errors import CannotBlockHere, ConfigurationError, PublishTimeout
 from pgbus.messages import EventMessage
 from pgbus.outbox import Limits, OutboxRow
 from pgbus.outcomes import RetryPolicy
@@ -57,7 +57,7 @@ class Bus:
             publish_sync=self.publish_sync,
             call=self.call,
             call_sync=self.call_sync,
-            service_name=config.service_name,
+            config=config,
             taken_names=frozenset([*super().__dir__(), "client"]),
         )
 
@@ -253,10 +253,12 @@ class Bus:
         delay: float | None = None,
         dedup_key: str | None = None,
         event_id: UUID | str | None = None,
+        timeout: float | None = None,
     ) -> EventMessage:
         """`publish` for code that blocks; `using` is a psycopg Connection, or SQLAlchemy's Session or Connection.
 
-        Without `using` it raises CannotBlockHere on the thread of a running event loop.
+        Without `using` it raises CannotBlockHere on the thread of a running event loop, and PublishTimeout if it is
+        not done after `timeout` seconds; default: it waits for as long as it takes.
         """
         row = outbox.prepare(
             event,
@@ -270,10 +272,20 @@ class Bus:
             limits=self._limits,
         )
         if using is None:
-            return _published(row, self._block(lambda: self._publisher().publish(row), "publish"))
+            return _published(row, self._block(lambda: self._publish_within(timeout, row), "publish"))
         statement, values = outbox.insert([row], self._statements, dedup_ttl=self.config.dedup_ttl)
         returned = sync_executor(using).fetch(statement, values)
         return _published(row, outbox.published_ids([row], returned)[0])
+
+    async def _publish_within(self, timeout: float | None, row: OutboxRow) -> UUID:
+        scope = asyncio.timeout(timeout)
+        try:
+            async with scope:
+                return await self._publisher().publish(row)
+        except TimeoutError as error:
+            if not scope.expired():
+                raise
+            raise PublishTimeout(row.topic, timeout or 0.0) from error
 
     async def publish_many(
         self, events: Iterable[object], *, topic: str | None = None, using: object = None
@@ -396,7 +408,8 @@ def create(
 ) -> Bus:
     """A bus. Every setting of `Config` may be given; else it comes from `PGBUS_*`, `pgbus.toml` or its default.
 
-    `features` is what its workers do: run listeners (`"events"`) and serve procedures (`"rpcs"`); default: both.
+    - `features`: what its workers do: run listeners (`"events"`) and serve procedures (`"rpcs"`); default: both.
+    - `apis`: settings by API name, as in a file: `{"default": {"cast_values": False}, "auth": {"rpc_timeout": 1}}`.
 
     Nothing is connected yet. Raises ConfigurationError for a setting that is unknown or wrong.
     """
