@@ -8,7 +8,7 @@ import weakref
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 from uuid import UUID
 
 from pgbus import outbox
@@ -34,6 +34,20 @@ H = TypeVar("H", bound=Callable[..., Any])
 FEATURES = ("events", "rpcs")
 
 
+class StandIn(Protocol):
+    """Takes what leaves a bus in place of the database, while a test has the bus mocked; called from any thread."""
+
+    caller: Caller
+
+    def insert(self, rows: Sequence[OutboxRow]) -> list[UUID]:
+        """For each row, the id of the event that stands for it."""
+        ...
+
+    def cancel(self, event_id: UUID | str) -> bool:
+        """Whether there was such a scheduled event."""
+        ...
+
+
 class Bus:
     """An event bus in a PostgreSQL database. Make one with `pgbus.create()`; it connects when it is first used.
 
@@ -49,6 +63,7 @@ class Bus:
         self._statements = load(config.namespace)
         self._publishers: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Publisher] = weakref.WeakKeyDictionary()
         self._callers: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Caller] = weakref.WeakKeyDictionary()
+        self._stand_in: StandIn | None = None
         self._portal: Portal | None = None
         self._portal_lock = threading.Lock()
         self.client = BusClient(
@@ -235,11 +250,7 @@ class Bus:
             event_id=event_id,
             limits=self._limits,
         )
-        if using is None:
-            return _published(row, await self._publisher().publish(row))
-        statement, values = outbox.insert([row], self._statements, dedup_ttl=self.config.dedup_ttl)
-        returned = await async_executor(using).fetch(statement, values)
-        return _published(row, outbox.published_ids([row], returned)[0])
+        return _published(row, (await self._insert([row], using))[0])
 
     def publish_sync(
         self,
@@ -271,53 +282,26 @@ class Bus:
             event_id=event_id,
             limits=self._limits,
         )
-        if using is None:
-            return _published(row, self._block(lambda: self._publish_within(timeout, row), "publish"))
-        statement, values = outbox.insert([row], self._statements, dedup_ttl=self.config.dedup_ttl)
-        returned = sync_executor(using).fetch(statement, values)
-        return _published(row, outbox.published_ids([row], returned)[0])
-
-    async def _publish_within(self, timeout: float | None, row: OutboxRow) -> UUID:
-        scope = asyncio.timeout(timeout)
-        try:
-            async with scope:
-                return await self._publisher().publish(row)
-        except TimeoutError as error:
-            if not scope.expired():
-                raise
-            raise PublishTimeout(row.topic, timeout or 0.0) from error
+        return _published(row, self._insert_sync([row], using, "publish", timeout=timeout)[0])
 
     async def publish_many(
         self, events: Iterable[object], *, topic: str | None = None, using: object = None
     ) -> list[UUID]:
         """Publish events in bulk, in one transaction, a few thousand per statement; returns their ids in order."""
-        rows = outbox.prepare_many(events, topic=topic, limits=self._limits)
-        if using is None:
-            return await self._publisher().publish_all(rows)
-        executor = async_executor(using)
-        ids: list[UUID] = []
-        for chunk in outbox.chunks(rows):
-            statement, values = outbox.insert(chunk, self._statements, dedup_ttl=self.config.dedup_ttl)
-            ids += outbox.published_ids(chunk, await executor.fetch(statement, values))
-        return ids
+        return await self._insert(outbox.prepare_many(events, topic=topic, limits=self._limits), using)
 
     def publish_many_sync(
         self, events: Iterable[object], *, topic: str | None = None, using: object = None
     ) -> list[UUID]:
         """`publish_many` for code that blocks."""
         rows = outbox.prepare_many(events, topic=topic, limits=self._limits)
-        if using is None:
-            return self._block(lambda: self._publisher().publish_all(rows), "publish_many")
-        executor = sync_executor(using)
-        ids: list[UUID] = []
-        for chunk in outbox.chunks(rows):
-            statement, values = outbox.insert(chunk, self._statements, dedup_ttl=self.config.dedup_ttl)
-            ids += outbox.published_ids(chunk, executor.fetch(statement, values))
-        return ids
+        return self._insert_sync(rows, using, "publish_many")
 
     async def cancel(self, event_id: UUID | str, *, using: object = None) -> bool:
         """Take back a scheduled event that is not yet due; false when there is none such."""
         statement, values = outbox.cancel(event_id, self._statements)
+        if self._stand_in:
+            return self._stand_in.cancel(event_id)
         if using is None:
             return bool(await self._publisher().execute(statement.name, values))
         return bool(await async_executor(using).fetch(statement, values))
@@ -325,9 +309,49 @@ class Bus:
     def cancel_sync(self, event_id: UUID | str, *, using: object = None) -> bool:
         """`cancel` for code that blocks."""
         statement, values = outbox.cancel(event_id, self._statements)
+        if self._stand_in:
+            return self._stand_in.cancel(event_id)
         if using is None:
             return bool(self._block(lambda: self._publisher().execute(statement.name, values), "cancel"))
         return bool(sync_executor(using).fetch(statement, values))
+
+    async def _insert(self, rows: Sequence[OutboxRow], using: object) -> list[UUID]:
+        """Where events leave; for each row, the id of the event that stands for it."""
+        if self._stand_in:
+            return self._stand_in.insert(rows)
+        if using is None:
+            publisher = self._publisher()
+            return [await publisher.publish(rows[0])] if len(rows) == 1 else await publisher.publish_all(rows)
+        executor = async_executor(using)
+        ids: list[UUID] = []
+        for chunk in outbox.chunks(rows):
+            statement, values = outbox.insert(chunk, self._statements, dedup_ttl=self.config.dedup_ttl)
+            ids += outbox.published_ids(chunk, await executor.fetch(statement, values))
+        return ids
+
+    def _insert_sync(
+        self, rows: Sequence[OutboxRow], using: object, call: str, *, timeout: float | None = None
+    ) -> list[UUID]:
+        if using is None:
+            return self._block(lambda: self._insert_within(timeout, rows), call)
+        if self._stand_in:
+            return self._stand_in.insert(rows)
+        executor = sync_executor(using)
+        ids: list[UUID] = []
+        for chunk in outbox.chunks(rows):
+            statement, values = outbox.insert(chunk, self._statements, dedup_ttl=self.config.dedup_ttl)
+            ids += outbox.published_ids(chunk, executor.fetch(statement, values))
+        return ids
+
+    async def _insert_within(self, timeout: float | None, rows: Sequence[OutboxRow]) -> list[UUID]:
+        scope = asyncio.timeout(timeout)
+        try:
+            async with scope:
+                return await self._insert(rows, None)
+        except TimeoutError as error:
+            if not scope.expired():
+                raise
+            raise PublishTimeout(rows[0].topic, timeout or 0.0) from error
 
     # ------------------------------------------------------------------------------------------------------ life
 
@@ -360,6 +384,8 @@ class Bus:
         return publisher
 
     def _caller(self) -> Caller:
+        if self._stand_in:
+            return self._stand_in.caller
         loop = asyncio.get_running_loop()
         caller = self._callers.get(loop)
         if caller is None:
