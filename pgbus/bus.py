@@ -14,6 +14,7 @@ from uuid import UUID
 from pgbus import outbox
 from pgbus.adapters import async_executor, sync_executor
 from pgbus.api import BusClient, BusPath
+from pgbus.api.life import Engine, RunnableWorker
 from pgbus.config import Config
 from pgbus.errors import CannotBlockHere, ConfigurationError, PublishTimeout
 from pgbus.messages import EventMessage
@@ -74,6 +75,9 @@ class Bus:
             call_sync=self.call_sync,
             config=config,
             taken_names=frozenset([*super().__dir__(), "client"]),
+            engine=Engine(
+                make_worker=self._make_worker, connect=self._connect, close=self.close, close_sync=self.close_sync
+            ),
         )
 
     def __getattr__(self, word: str) -> BusPath:
@@ -376,6 +380,15 @@ class Bus:
     ) -> None:
         await self.close()
 
+    def _make_worker(self) -> RunnableWorker:
+        from pgbus.worker import Worker  # the engine, which those do without who only publish
+
+        return Worker(self)
+
+    async def _connect(self) -> None:
+        if not self._stand_in:
+            await self._publisher().connect()
+
     def _publisher(self) -> Publisher:
         loop = asyncio.get_running_loop()
         publisher = self._publishers.get(loop)
@@ -430,12 +443,20 @@ def _checked_features(features: Sequence[str]) -> frozenset[str]:
 
 
 def create(
-    dsn: str | None = None, *, namespace: str | None = None, features: Sequence[str] = FEATURES, **settings: Any
+    dsn: str | None = None,
+    *,
+    namespace: str | None = None,
+    features: Sequence[str] = FEATURES,
+    flask: bool = False,  # noqa: ARG001 - it asks for what is always so
+    **settings: Any,
 ) -> Bus:
     """A bus. Every setting of `Config` may be given; else it comes from `PGBUS_*`, `pgbus.toml` or its default.
 
     - `features`: what its workers do: run listeners (`"events"`) and serve procedures (`"rpcs"`); default: both.
     - `apis`: settings by API name, as in a file: `{"default": {"cast_values": False}, "auth": {"rpc_timeout": 1}}`.
+
+    `flask`, of programs written for Lightbus, asks not to connect in the parent process of Flask's reloader. No bus
+    connects, or starts a thread, before it is used; so it makes no difference.
 
     Nothing is connected yet. Raises ConfigurationError for a setting that is unknown or wrong.
     """

@@ -5,6 +5,7 @@ PgbusError
 │   ├── DuplicateListenerName    two listeners of one process share a name
 │   ├── DuplicateProcedureName   two procedures of one process share a name
 │   ├── InvalidEventListener     a handler that cannot be called with the arguments of its event
+│   │   └── NothingToListenFor   a listener of no event at all
 │   ├── InvalidName              an empty or private name of an event or a procedure
 │   ├── MisconfiguredApiOptions  an Api class without a proper `class Meta`
 │   ├── InvalidApiEventConfiguration   an Event or a Parameter that makes no sense
@@ -64,6 +65,10 @@ class DuplicateListenerName(ConfigurationError):
 
 class InvalidEventListener(ConfigurationError):
     """Give the handler the parameters that the event has; one more, at the front, would take the EventMessage."""
+
+
+class NothingToListenFor(InvalidEventListener):
+    """Name an event that the listener is to be called with."""
 
 
 class InvalidName(ConfigurationError):
@@ -238,7 +243,8 @@ class InvalidResult(CallError, ValueError):
     """Correct the procedure's result or its annotation, or the `returns` of the call; the procedure did run."""
 
 
-# The names under which programs written for Lightbus catch what a call raises.
+# The names under which programs written for Lightbus catch these.
+LightbusException = PgbusError
 LightbusTimeout = NoAnswer
 LightbusWorkerError = RemoteError
 
