@@ -12,7 +12,7 @@ from pgbus.api import (
 )
 from pgbus.bus import Bus, create
 from pgbus.codec import event
-from pgbus.config import Config
+from pgbus.config import ApiConfig, Config
 from pgbus.errors import (
     CallCancelled,
     CallError,
@@ -43,6 +43,7 @@ from pgbus.errors import (
     NothingToListenFor,
     NoWorkerAvailable,
     PgbusError,
+    PublishTimeout,
     RemoteError,
     Retry,
     SchemaVersionError,
@@ -57,6 +58,7 @@ from pgbus.outcomes import RetryPolicy
 
 __all__ = [
     "Api",
+    "ApiConfig",
     "ApiOptions",
     "Bus",
     "BusClient",
@@ -96,6 +98,7 @@ __all__ = [
     "OnError",
     "Parameter",
     "PgbusError",
+    "PublishTimeout",
     "RemoteError",
     "Retry",
     "RetryPolicy",

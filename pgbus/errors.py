@@ -17,6 +17,7 @@ PgbusError
 ├── InvalidParameters            positional arguments, where names are needed
 ├── TransactionAbortedError      the caller's transaction had failed already, so nothing can be published in it
 ├── ConnectionUnusableError      the connection given as `using` is closed, or of a kind that pgbus does not know
+├── PublishTimeout               the database took too long for a blocking `fire` (also a TimeoutError)
 ├── CannotBlockHere              a blocking call on the thread of a running event loop
 ├── SchemaVersionError           the database was never upgraded, or is older or newer than the code
 ├── DatabaseUnreachableError     the database does not answer, or does not let us in
@@ -139,6 +140,17 @@ class TransactionAbortedError(PgbusError):
 
 class ConnectionUnusableError(PgbusError):
     """Pass an open connection or session of a supported driver as `using`, or none at all."""
+
+
+class PublishTimeout(PgbusError, TimeoutError):
+    """Publish again, under a `dedup_key` if twice would be wrong: whether the event was published is not known."""
+
+    def __init__(self, topic: str, timeout: float) -> None:
+        super().__init__(
+            f"{topic}: the database did not confirm the event within {timeout:g} seconds; whether it was published is "
+            "not known, so publish it again, under a dedup_key if twice would be wrong"
+        )
+        self.topic = topic
 
 
 class CannotBlockHere(PgbusError):

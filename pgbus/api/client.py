@@ -14,6 +14,7 @@ from pgbus.api.arguments import NamedArguments
 from pgbus.api.declarations import Api
 from pgbus.api.life import Engine, Life, refuse_to_block
 from pgbus.api.registry import ApiRegistry
+from pgbus.config import Config
 from pgbus.errors import (
     ConfigurationError,
     DuplicateProcedureName,
@@ -66,7 +67,7 @@ class BusClient(Life):
         publish_sync: PublishSync,
         call: Call,
         call_sync: CallSync,
-        service_name: str,
+        config: Config,
         taken_names: frozenset[str],
         engine: Engine,
     ) -> None:
@@ -77,7 +78,7 @@ class BusClient(Life):
         self._publish_sync = publish_sync
         self._call = call
         self._call_sync = call_sync
-        self._service_name = service_name
+        self._config = config
         self._start_hooks: list[StartHook] = []
 
     def register_api(self, api: Api) -> None:
@@ -149,10 +150,14 @@ class BusClient(Life):
         kwargs: Mapping[str, object] | None = None,
         options: Mapping[str, object] | None = None,
     ) -> EventMessage:
-        """`fire_event` for code that blocks; without `using` it raises CannotBlockHere where an event loop runs."""
+        """`fire_event` for code that blocks; without `using` it raises CannotBlockHere where an event loop runs.
+
+        It raises PublishTimeout when the database takes longer than the API's `event_fire_timeout`.
+        """
         payload, publishing = self._prepare(api_name, name, kwargs or {}, options)
         if publishing.get("using") is None:
             refuse_to_block(blocking="fire", awaitable="fire_async")
+            publishing["timeout"] = self._config.api(api_name).event_fire_timeout
         return self._publish_sync(payload, **publishing)
 
     def _prepare(
@@ -225,7 +230,8 @@ class BusClient(Life):
         name = f"{','.join(topics)}:{default_name(listener)}" if given is None else given
         if not name:
             raise InvalidEventListener("an empty listener_name is no identity; leave it out or give one")
-        return f"{self._service_name}-{name}" if self._service_name else name
+        service_name = self._config.service_name
+        return f"{service_name}-{name}" if service_name else name
 
     # ------------------------------------------------------------------------------------------------------ starting
 
