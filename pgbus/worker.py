@@ -102,10 +102,12 @@ class Worker:
         A lost connection is opened again; raises SchemaVersionError for the wrong schema, DatabaseUnreachableError
         when the first connection fails, and ConfigurationError for a name in `only` or `skip` that is not there.
         """
+        self._bus.client.note_start(self)
         try:
             if await self._run_start_hooks():
                 await self._run_with_pools()
         finally:
+            self._bus.client.note_end(self)
             self._stopped.set()
 
     async def _run_start_hooks(self) -> bool:
