@@ -12,7 +12,7 @@ from pgbus.api import (
 )
 from pgbus.bus import Bus, create
 from pgbus.codec import event
-from pgbus.config import Config
+from pgbus.config import ApiConfig, Config
 from pgbus.errors import (
     CallCancelled,
     CallError,
@@ -35,12 +35,15 @@ from pgbus.errors import (
     InvalidName,
     InvalidParameters,
     InvalidResult,
+    LightbusException,
     LightbusTimeout,
     LightbusWorkerError,
     MisconfiguredApiOptions,
     NoAnswer,
+    NothingToListenFor,
     NoWorkerAvailable,
     PgbusError,
+    PublishTimeout,
     RemoteError,
     Retry,
     SchemaVersionError,
@@ -56,6 +59,7 @@ from pgbus.outcomes import RetryPolicy
 
 __all__ = [
     "Api",
+    "ApiConfig",
     "ApiOptions",
     "Bus",
     "BusClient",
@@ -85,14 +89,17 @@ __all__ = [
     "InvalidName",
     "InvalidParameters",
     "InvalidResult",
+    "LightbusException",
     "LightbusTimeout",
     "LightbusWorkerError",
     "MisconfiguredApiOptions",
     "NoAnswer",
     "NoWorkerAvailable",
+    "NothingToListenFor",
     "OnError",
     "Parameter",
     "PgbusError",
+    "PublishTimeout",
     "RemoteError",
     "Retry",
     "RetryPolicy",

@@ -14,8 +14,9 @@ from uuid import UUID
 from pgbus import outbox
 from pgbus.adapters import async_executor, sync_executor
 from pgbus.api import BusClient, BusPath
+from pgbus.api.life import Engine, RunnableWorker
 from pgbus.config import Config
-from pgbus.errors import CannotBlockHere, ConfigurationError
+from pgbus.errors import CannotBlockHere, ConfigurationError, PublishTimeout
 from pgbus.messages import EventMessage
 from pgbus.outbox import Limits, OutboxRow
 from pgbus.outcomes import RetryPolicy
@@ -75,8 +76,11 @@ class Bus:
             publish_sync=self.publish_sync,
             call=self.call,
             call_sync=self.call_sync,
-            service_name=config.service_name,
+            config=config,
             taken_names=frozenset([*super().__dir__(), "client"]),
+            engine=Engine(
+                make_worker=self._make_worker, connect=self._connect, close=self.close, close_sync=self.close_sync
+            ),
         )
 
     def __getattr__(self, word: str) -> BusPath:
@@ -267,10 +271,12 @@ class Bus:
         delay: float | None = None,
         dedup_key: str | None = None,
         event_id: UUID | str | None = None,
+        timeout: float | None = None,
     ) -> EventMessage:
         """`publish` for code that blocks; `using` is a psycopg Connection, or SQLAlchemy's Session or Connection.
 
-        Without `using` it raises CannotBlockHere on the thread of a running event loop.
+        Without `using` it raises CannotBlockHere on the thread of a running event loop, and PublishTimeout if it is
+        not done after `timeout` seconds; default: it waits for as long as it takes.
         """
         row = outbox.prepare(
             event,
@@ -283,7 +289,7 @@ class Bus:
             event_id=event_id,
             limits=self._limits,
         )
-        return _published(row, self._insert_sync([row], using, "publish")[0])
+        return _published(row, self._insert_sync([row], using, "publish", timeout=timeout)[0])
 
     async def publish_many(
         self, events: Iterable[object], *, topic: str | None = None, using: object = None
@@ -330,9 +336,11 @@ class Bus:
             ids += outbox.published_ids(chunk, await executor.fetch(statement, values))
         return ids
 
-    def _insert_sync(self, rows: Sequence[OutboxRow], using: object, call: str) -> list[UUID]:
+    def _insert_sync(
+        self, rows: Sequence[OutboxRow], using: object, call: str, *, timeout: float | None = None
+    ) -> list[UUID]:
         if using is None:
-            return self._block(lambda: self._insert(rows, None), call)
+            return self._block(lambda: self._insert_within(timeout, rows), call)
         if self._stand_in:
             return self._stand_in.insert(rows)
         executor = sync_executor(using)
@@ -341,6 +349,16 @@ class Bus:
             statement, values = outbox.insert(chunk, self._statements, dedup_ttl=self.config.dedup_ttl)
             ids += outbox.published_ids(chunk, executor.fetch(statement, values))
         return ids
+
+    async def _insert_within(self, timeout: float | None, rows: Sequence[OutboxRow]) -> list[UUID]:
+        scope = asyncio.timeout(timeout)
+        try:
+            async with scope:
+                return await self._insert(rows, None)
+        except TimeoutError as error:
+            if not scope.expired():
+                raise
+            raise PublishTimeout(rows[0].topic, timeout or 0.0) from error
 
     # ------------------------------------------------------------------------------------------------------ life
 
@@ -364,6 +382,15 @@ class Bus:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
+
+    def _make_worker(self) -> RunnableWorker:
+        from pgbus.worker import Worker  # the engine, which those do without who only publish
+
+        return Worker(self)
+
+    async def _connect(self) -> None:
+        if not self._stand_in:
+            await self._publisher().connect()
 
     def _publisher(self) -> Publisher:
         loop = asyncio.get_running_loop()
@@ -419,11 +446,20 @@ def _checked_features(features: Sequence[str]) -> frozenset[str]:
 
 
 def create(
-    dsn: str | None = None, *, namespace: str | None = None, features: Sequence[str] = FEATURES, **settings: Any
+    dsn: str | None = None,
+    *,
+    namespace: str | None = None,
+    features: Sequence[str] = FEATURES,
+    flask: bool = False,  # noqa: ARG001 - it asks for what is always so
+    **settings: Any,
 ) -> Bus:
     """A bus. Every setting of `Config` may be given; else it comes from `PGBUS_*`, `pgbus.toml` or its default.
 
-    `features` is what its workers do: run listeners (`"events"`) and serve procedures (`"rpcs"`); default: both.
+    - `features`: what its workers do: run listeners (`"events"`) and serve procedures (`"rpcs"`); default: both.
+    - `apis`: settings by API name, as in a file: `{"default": {"cast_values": False}, "auth": {"rpc_timeout": 1}}`.
+
+    `flask`, of programs written for Lightbus, asks not to connect in the parent process of Flask's reloader. No bus
+    connects, or starts a thread, before it is used; so it makes no difference.
 
     Nothing is connected yet. Raises ConfigurationError for a setting that is unknown or wrong.
     """

@@ -5,6 +5,7 @@ PgbusError
 │   ├── DuplicateListenerName    two listeners of one process share a name
 │   ├── DuplicateProcedureName   two procedures of one process share a name
 │   ├── InvalidEventListener     a handler that cannot be called with the arguments of its event
+│   │   └── NothingToListenFor   a listener of no event at all
 │   ├── InvalidName              an empty or private name of an event or a procedure
 │   ├── MisconfiguredApiOptions  an Api class without a proper `class Meta`
 │   ├── InvalidApiEventConfiguration   an Event or a Parameter that makes no sense
@@ -16,6 +17,7 @@ PgbusError
 ├── InvalidParameters            positional arguments, where names are needed
 ├── TransactionAbortedError      the caller's transaction had failed already, so nothing can be published in it
 ├── ConnectionUnusableError      the connection given as `using` is closed, or of a kind that pgbus does not know
+├── PublishTimeout               the database took too long for a blocking `fire` (also a TimeoutError)
 ├── CannotBlockHere              a blocking call on the thread of a running event loop
 ├── SchemaVersionError           the database was never upgraded, or is older or newer than the code
 ├── DatabaseUnreachableError     the database does not answer, or does not let us in
@@ -63,6 +65,10 @@ class DuplicateListenerName(ConfigurationError):
 
 class InvalidEventListener(ConfigurationError):
     """Give the handler the parameters that the event has; one more, at the front, would take the EventMessage."""
+
+
+class NothingToListenFor(InvalidEventListener):
+    """Name an event that the listener is to be called with."""
 
 
 class InvalidName(ConfigurationError):
@@ -134,6 +140,17 @@ class TransactionAbortedError(PgbusError):
 
 class ConnectionUnusableError(PgbusError):
     """Pass an open connection or session of a supported driver as `using`, or none at all."""
+
+
+class PublishTimeout(PgbusError, TimeoutError):
+    """Publish again, under a `dedup_key` if twice would be wrong: whether the event was published is not known."""
+
+    def __init__(self, topic: str, timeout: float) -> None:
+        super().__init__(
+            f"{topic}: the database did not confirm the event within {timeout:g} seconds; whether it was published is "
+            "not known, so publish it again, under a dedup_key if twice would be wrong"
+        )
+        self.topic = topic
 
 
 class CannotBlockHere(PgbusError):
@@ -226,7 +243,8 @@ class InvalidResult(CallError, ValueError):
     """Correct the procedure's result or its annotation, or the `returns` of the call; the procedure did run."""
 
 
-# The names under which programs written for Lightbus catch what a call raises.
+# The names under which programs written for Lightbus catch these.
+LightbusException = PgbusError
 LightbusTimeout = NoAnswer
 LightbusWorkerError = RemoteError
 

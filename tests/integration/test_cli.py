@@ -152,7 +152,9 @@ def test_the_reference_names_every_setting_and_its_default() -> None:
     for setting in Config().describe():
         found = re.search(rf"^\| `{setting.name}` \| (.+?) \|", text, re.MULTILINE)
         assert found, setting.name
-        if isinstance(setting.value, int | float):
+        if isinstance(setting.value, bool):
+            assert found[1] == str(setting.value).lower(), setting.name
+        elif isinstance(setting.value, int | float):
             assert found[1].split()[0] == f"{setting.value:.12g}", setting.name
 
 
