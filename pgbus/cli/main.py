@@ -8,6 +8,7 @@ from importlib.metadata import version
 
 import rich_click as click
 
+from pgbus.cli.call import call
 from pgbus.cli.config import show_config
 from pgbus.cli.db import db
 from pgbus.cli.dead import dead
@@ -35,7 +36,7 @@ def pgbus() -> None:
     """
 
 
-for command in (run, dev, db, publish, status, events, dead, listeners, show_config):
+for command in (run, dev, db, publish, call, status, events, dead, listeners, show_config):
     pgbus.add_command(command)
 
 
