@@ -39,7 +39,10 @@ FEATURES = ("events", "rpcs")
 class StandIn(Protocol):
     """Takes what leaves a bus in place of the database, while a test has the bus mocked; called from any thread."""
 
-    caller: Caller
+    @property
+    def caller(self) -> Caller:
+        """What calls go through."""
+        ...
 
     def insert(self, rows: Sequence[OutboxRow]) -> list[UUID]:
         """For each row, the id of the event that stands for it."""

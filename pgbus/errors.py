@@ -280,3 +280,7 @@ class Dead(Exception):
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
         self.reason = str(reason)
+
+
+class SuddenDeathException(Exception):
+    """Raised by a procedure in a test, it is to the caller as if the worker had died: WorkerLost."""
