@@ -9,7 +9,8 @@ PgbusError
 │   ├── InvalidName              an empty or private name of an event or a procedure
 │   ├── MisconfiguredApiOptions  an Api class without a proper `class Meta`
 │   ├── InvalidApiEventConfiguration   an Event or a Parameter that makes no sense
-│   └── InvalidApiRegistryEntry  something that cannot be registered as an API
+│   ├── InvalidApiRegistryEntry  something that cannot be registered as an API
+│   └── UnexpectedConfigurationFormat   a configuration file that is no table of settings
 ├── InvalidEventError            an event was refused before it reached the database; `field` says which part
 │   └── InvalidEventArguments    fired with an argument too many, too few, or of the wrong type
 ├── FailedToImportBusModule      the module that holds the bus is not there, or raised while it was imported
@@ -95,6 +96,10 @@ class DuplicateProcedureName(ConfigurationError):
     def __init__(self, procedure: str) -> None:
         super().__init__(f"two procedures are named {procedure!r}; callers know them by name, so rename one of them")
         self.procedure = procedure
+
+
+class UnexpectedConfigurationFormat(ConfigurationError):
+    """Write a table of settings, names and values, at the top of the configuration file."""
 
 
 class InvalidEventError(PgbusError, ValueError):
