@@ -7,6 +7,7 @@ import threading
 import weakref
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import datetime
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, TypeVar
 from uuid import UUID
@@ -454,12 +455,17 @@ def create(
     dsn: str | None = None,
     *,
     namespace: str | None = None,
+    config: Config | Mapping[str, object] | None = None,
+    config_file: str | Path | None = None,
     features: Sequence[str] = FEATURES,
     flask: bool = False,  # noqa: ARG001 - it asks for what is always so
     **settings: Any,
 ) -> Bus:
-    """A bus. Every setting of `Config` may be given; else it comes from `PGBUS_*`, `pgbus.toml` or its default.
+    """A bus. Every setting of `Config` may be given; else it comes from `PGBUS_*`, a file or its default.
 
+    - `config`: a Config, which has all settings; or a mapping that stands for a file, and then no file is read.
+    - `config_file`: TOML, YAML or JSON; default: what `PGBUS_CONFIG` names, else `pgbus.toml`, `pgbus.yaml` or
+      `pgbus.yml` in the working directory, else the table `[tool.pgbus]` of `pyproject.toml`.
     - `features`: what its workers do: run listeners (`"events"`) and serve procedures (`"rpcs"`); default: both.
     - `apis`: settings by API name, as in a file: `{"default": {"cast_values": False}, "auth": {"rpc_timeout": 1}}`.
 
@@ -468,4 +474,14 @@ def create(
 
     Nothing is connected yet. Raises ConfigurationError for a setting that is unknown or wrong.
     """
-    return Bus(Config.load({"dsn": dsn, "namespace": namespace, **settings}), features=features)
+    given = {"dsn": dsn, "namespace": namespace, **settings}
+    return Bus(_config(config, config_file, given), features=features)
+
+
+def _config(config: Config | Mapping[str, object] | None, file: str | Path | None, given: dict[str, object]) -> Config:
+    if not isinstance(config, Config):
+        return Config.load(given, file=file, table=config)
+    others = [name for name, value in {**given, "config_file": file}.items() if value is not None]
+    if others:
+        raise ConfigurationError(f"a Config has all settings: leave out {', '.join(others)}, or give a mapping instead")
+    return config
