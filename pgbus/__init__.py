@@ -50,7 +50,7 @@ from pgbus.errors import (
     WorkerLost,
 )
 from pgbus.executor import Context
-from pgbus.messages import EventMessage
+from pgbus.messages import EventMessage, ResultMessage, RpcMessage
 from pgbus.outcomes import RetryPolicy
 
 __all__ = [
@@ -93,8 +93,10 @@ __all__ = [
     "Parameter",
     "PgbusError",
     "RemoteError",
+    "ResultMessage",
     "Retry",
     "RetryPolicy",
+    "RpcMessage",
     "SchemaVersionError",
     "TransactionAbortedError",
     "UnhandledEventError",
