@@ -7,6 +7,7 @@ import threading
 import weakref
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import datetime
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, TypeVar
 from uuid import UUID
@@ -14,9 +15,9 @@ from uuid import UUID
 from pgbus import hooked, outbox
 from pgbus.adapters import async_executor, sync_executor
 from pgbus.api import BusClient, BusPath
+from pgbus.api.life import Engine, RunnableWorker
 from pgbus.config import Config
-from pgbus.errors import CannotBlockHere, ConfigurationError
-from pgbus.hooks import is_loop_running
+from pgbus.errors import CannotBlockHere, ConfigurationError, PublishTimeout
 from pgbus.messages import EventMessage, OpenEvent
 from pgbus.outbox import Limits, OutboxRow
 from pgbus.outcomes import RetryPolicy
@@ -27,6 +28,7 @@ from pgbus.registry import Listener, OnPoison, Registry, Start, make_listener
 from pgbus.rpc.caller import Caller
 from pgbus.sql import load
 from pgbus.telemetry import Telemetry
+from pgbus.threads import is_loop_running
 
 T = TypeVar("T")
 H = TypeVar("H", bound=Callable[..., Any])
@@ -38,7 +40,10 @@ FEATURES = ("events", "rpcs")
 class StandIn(Protocol):
     """Takes what leaves a bus in place of the database, while a test has the bus mocked; called from any thread."""
 
-    caller: Caller
+    @property
+    def caller(self) -> Caller:
+        """What calls go through."""
+        ...
 
     def insert(self, rows: Sequence[OutboxRow]) -> list[UUID]:
         """For each row, the id of the event that stands for it."""
@@ -73,8 +78,11 @@ class Bus:
             publish_sync=self.publish_sync,
             call=self.call,
             call_sync=self.call_sync,
-            service_name=config.service_name,
+            config=config,
             taken_names=frozenset([*super().__dir__(), "client"]),
+            engine=Engine(
+                make_worker=self._make_worker, connect=self._connect, close=self.close, close_sync=self.close_sync
+            ),
         )
         self._hooks = self.client.hook_registry
 
@@ -284,10 +292,12 @@ class Bus:
         delay: float | None = None,
         dedup_key: str | None = None,
         event_id: UUID | str | None = None,
+        timeout: float | None = None,
     ) -> EventMessage:
         """`publish` for code that blocks; `using` is a psycopg Connection, or SQLAlchemy's Session or Connection.
 
-        Without `using` it raises CannotBlockHere on the thread of a running event loop.
+        Without `using` it raises CannotBlockHere on the thread of a running event loop, and PublishTimeout if it is
+        not done after `timeout` seconds; default: it waits for as long as it takes.
         """
         row = outbox.prepare(
             event,
@@ -301,8 +311,8 @@ class Bus:
             limits=self._limits,
         )
         if self._hooks.on_sending:
-            return self._send_sync([row], using, "publish")[0]
-        return _published(row, self._insert_sync([row], using, "publish")[0])
+            return self._send_sync([row], using, "publish", timeout=timeout)[0]
+        return _published(row, self._insert_sync([row], using, "publish", timeout=timeout)[0])
 
     async def publish_many(
         self, events: Iterable[object], *, topic: str | None = None, using: object = None
@@ -344,14 +354,16 @@ class Bus:
         """`_insert` between hooks; the events as they were sent."""
         return await hooked.send(self._hooks, rows, lambda rows: self._insert(rows, using), limits=self._limits)
 
-    def _send_sync(self, rows: Sequence[OutboxRow], using: object, call: str) -> list[OpenEvent]:
+    def _send_sync(
+        self, rows: Sequence[OutboxRow], using: object, call: str, *, timeout: float | None = None
+    ) -> list[OpenEvent]:
         if using is None:
             _refuse_to_block(call)
         for moment in (self._hooks.before_event_sent, self._hooks.after_event_sent):
             moment.check_here(call)
 
         def insert(rows: Sequence[OutboxRow]) -> list[UUID]:
-            return self._insert_sync(rows, using, call)
+            return self._insert_sync(rows, using, call, timeout=timeout)
 
         return hooked.send_here(self._hooks, rows, insert, limits=self._limits, block=self._through_portal)
 
@@ -369,9 +381,11 @@ class Bus:
             ids += outbox.published_ids(chunk, await executor.fetch(statement, values))
         return ids
 
-    def _insert_sync(self, rows: Sequence[OutboxRow], using: object, call: str) -> list[UUID]:
+    def _insert_sync(
+        self, rows: Sequence[OutboxRow], using: object, call: str, *, timeout: float | None = None
+    ) -> list[UUID]:
         if using is None:
-            return self._block(lambda: self._insert(rows, None), call)
+            return self._block(lambda: self._insert_within(timeout, rows), call)
         if self._stand_in:
             return self._stand_in.insert(rows)
         executor = sync_executor(using)
@@ -380,6 +394,16 @@ class Bus:
             statement, values = outbox.insert(chunk, self._statements, dedup_ttl=self.config.dedup_ttl)
             ids += outbox.published_ids(chunk, executor.fetch(statement, values))
         return ids
+
+    async def _insert_within(self, timeout: float | None, rows: Sequence[OutboxRow]) -> list[UUID]:
+        scope = asyncio.timeout(timeout)
+        try:
+            async with scope:
+                return await self._insert(rows, None)
+        except TimeoutError as error:
+            if not scope.expired():
+                raise
+            raise PublishTimeout(rows[0].topic, timeout or 0.0) from error
 
     # ------------------------------------------------------------------------------------------------------ life
 
@@ -405,6 +429,15 @@ class Bus:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
+
+    def _make_worker(self) -> RunnableWorker:
+        from pgbus.worker import Worker  # the engine, which those do without who only publish
+
+        return Worker(self)
+
+    async def _connect(self) -> None:
+        if not self._stand_in:
+            await self._publisher().connect()
 
     def _publisher(self) -> Publisher:
         loop = asyncio.get_running_loop()
@@ -464,12 +497,36 @@ def _checked_features(features: Sequence[str]) -> frozenset[str]:
 
 
 def create(
-    dsn: str | None = None, *, namespace: str | None = None, features: Sequence[str] = FEATURES, **settings: Any
+    dsn: str | None = None,
+    *,
+    namespace: str | None = None,
+    config: Config | Mapping[str, object] | None = None,
+    config_file: str | Path | None = None,
+    features: Sequence[str] = FEATURES,
+    flask: bool = False,  # noqa: ARG001 - it asks for what is always so
+    **settings: Any,
 ) -> Bus:
-    """A bus. Every setting of `Config` may be given; else it comes from `PGBUS_*`, `pgbus.toml` or its default.
+    """A bus. Every setting of `Config` may be given; else it comes from `PGBUS_*`, a file or its default.
 
-    `features` is what its workers do: run listeners (`"events"`) and serve procedures (`"rpcs"`); default: both.
+    - `config`: a Config, which has all settings; or a mapping that stands for a file, and then no file is read.
+    - `config_file`: TOML, YAML or JSON; default: what `PGBUS_CONFIG` names, else `pgbus.toml`, `pgbus.yaml` or
+      `pgbus.yml` in the working directory, else the table `[tool.pgbus]` of `pyproject.toml`.
+    - `features`: what its workers do: run listeners (`"events"`) and serve procedures (`"rpcs"`); default: both.
+    - `apis`: settings by API name, as in a file: `{"default": {"cast_values": False}, "auth": {"rpc_timeout": 1}}`.
+
+    `flask`, of programs written for Lightbus, asks not to connect in the parent process of Flask's reloader. No bus
+    connects, or starts a thread, before it is used; so it makes no difference.
 
     Nothing is connected yet. Raises ConfigurationError for a setting that is unknown or wrong.
     """
-    return Bus(Config.load({"dsn": dsn, "namespace": namespace, **settings}), features=features)
+    given = {"dsn": dsn, "namespace": namespace, **settings}
+    return Bus(_config(config, config_file, given), features=features)
+
+
+def _config(config: Config | Mapping[str, object] | None, file: str | Path | None, given: dict[str, object]) -> Config:
+    if not isinstance(config, Config):
+        return Config.load(given, file=file, table=config)
+    others = [name for name, value in {**given, "config_file": file}.items() if value is not None]
+    if others:
+        raise ConfigurationError(f"a Config has all settings: leave out {', '.join(others)}, or give a mapping instead")
+    return config

@@ -5,10 +5,12 @@ PgbusError
 │   ├── DuplicateListenerName    two listeners of one process share a name
 │   ├── DuplicateProcedureName   two procedures of one process share a name
 │   ├── InvalidEventListener     a handler that cannot be called with the arguments of its event
+│   │   └── NothingToListenFor   a listener of no event at all
 │   ├── InvalidName              an empty or private name of an event or a procedure
 │   ├── MisconfiguredApiOptions  an Api class without a proper `class Meta`
 │   ├── InvalidApiEventConfiguration   an Event or a Parameter that makes no sense
-│   └── InvalidApiRegistryEntry  something that cannot be registered as an API
+│   ├── InvalidApiRegistryEntry  something that cannot be registered as an API
+│   └── UnexpectedConfigurationFormat   a configuration file that is no table of settings
 ├── InvalidEventError            an event was refused before it reached the database; `field` says which part
 │   └── InvalidEventArguments    fired with an argument too many, too few, or of the wrong type
 ├── UnknownApi                   an event was fired whose API this process has not registered
@@ -16,6 +18,7 @@ PgbusError
 ├── InvalidParameters            positional arguments, where names are needed
 ├── TransactionAbortedError      the caller's transaction had failed already, so nothing can be published in it
 ├── ConnectionUnusableError      the connection given as `using` is closed, or of a kind that pgbus does not know
+├── PublishTimeout               the database took too long for a blocking `fire` (also a TimeoutError)
 ├── CannotBlockHere              a blocking call on the thread of a running event loop
 ├── SchemaVersionError           the database was never upgraded, or is older or newer than the code
 ├── DatabaseUnreachableError     the database does not answer, or does not let us in
@@ -65,6 +68,10 @@ class InvalidEventListener(ConfigurationError):
     """Give the handler the parameters that the event has; one more, at the front, would take the EventMessage."""
 
 
+class NothingToListenFor(InvalidEventListener):
+    """Name an event that the listener is to be called with."""
+
+
 class InvalidName(ConfigurationError):
     """Name an event or a procedure; names that begin with an underscore are private."""
 
@@ -87,6 +94,10 @@ class DuplicateProcedureName(ConfigurationError):
     def __init__(self, procedure: str) -> None:
         super().__init__(f"two procedures are named {procedure!r}; callers know them by name, so rename one of them")
         self.procedure = procedure
+
+
+class UnexpectedConfigurationFormat(ConfigurationError):
+    """Write a table of settings, names and values, at the top of the configuration file."""
 
 
 class InvalidEventError(PgbusError, ValueError):
@@ -134,6 +145,17 @@ class TransactionAbortedError(PgbusError):
 
 class ConnectionUnusableError(PgbusError):
     """Pass an open connection or session of a supported driver as `using`, or none at all."""
+
+
+class PublishTimeout(PgbusError, TimeoutError):
+    """Publish again, under a `dedup_key` if twice would be wrong: whether the event was published is not known."""
+
+    def __init__(self, topic: str, timeout: float) -> None:
+        super().__init__(
+            f"{topic}: the database did not confirm the event within {timeout:g} seconds; whether it was published is "
+            "not known, so publish it again, under a dedup_key if twice would be wrong"
+        )
+        self.topic = topic
 
 
 class CannotBlockHere(PgbusError):
@@ -226,7 +248,8 @@ class InvalidResult(CallError, ValueError):
     """Correct the procedure's result or its annotation, or the `returns` of the call; the procedure did run."""
 
 
-# The names under which programs written for Lightbus catch what a call raises.
+# The names under which programs written for Lightbus catch these.
+LightbusException = PgbusError
 LightbusTimeout = NoAnswer
 LightbusWorkerError = RemoteError
 
@@ -257,3 +280,7 @@ class Dead(Exception):
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
         self.reason = str(reason)
+
+
+class SuddenDeathException(Exception):
+    """Raised by a procedure in a test, it is to the caller as if the worker had died: WorkerLost."""

@@ -5,7 +5,6 @@ How a hook is called is decided when it is registered. Where nobody registered o
 
 from __future__ import annotations
 
-import asyncio
 import contextvars
 import enum
 import inspect
@@ -171,7 +170,7 @@ class Moment:
     def check_here(self, sending: str) -> None:
         """Raise CannotBlockHere if `run_here` could not run an async hook, as this thread runs an event loop."""
         for hook in self._hooks:
-            if hook.is_async and is_loop_running():
+            if hook.is_async and threads.is_loop_running():
                 raise CannotBlockHere(
                     f"{sending}_sync would have to wait for the async {self.name} hook {describe(hook.function)} on "
                     f"the thread of a running event loop: await {sending}, or make the hook a plain function"
@@ -279,12 +278,3 @@ class Hooks:
     def close(self) -> None:
         """Let the threads of plain hooks end."""
         self._threads.close()
-
-
-def is_loop_running() -> bool:
-    """Whether this thread runs an event loop."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return False
-    return True

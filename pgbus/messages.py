@@ -64,6 +64,9 @@ class EventMessage(msgspec.Struct, kw_only=True, eq=False):
         """API and event, joined by a dot: the topic."""
         return self.topic
 
+    def __str__(self) -> str:
+        return f"{self.topic}({', '.join(f'{name}={value!r}' for name, value in self.kwargs.items())})"
+
     @property
     def kwargs(self) -> dict[str, Any]:
         """The arguments that the event was fired with; empty when the payload is no JSON object."""

@@ -60,6 +60,10 @@ class Publisher:
         async with self._connection() as connection:
             return await async_executor(connection).fetch(self._statements[name], values)
 
+    async def connect(self) -> None:
+        """Open the pool now; raises DatabaseUnreachableError, and SchemaVersionError."""
+        await self._open()
+
     async def close(self) -> None:
         """Publish what is pending, and close the pool."""
         if self._flusher:

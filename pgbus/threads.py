@@ -38,3 +38,12 @@ def _attempt(work: Callable[[], T]) -> Attempt[T]:
         return Attempt(work(), None)
     except BaseException as error:
         return Attempt(None, error)
+
+
+def is_loop_running() -> bool:
+    """Whether this thread runs an event loop, which nothing may block."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True

@@ -6,6 +6,8 @@ GRANT USAGE ON SCHEMA pgbus TO pgbus_publisher;
 GRANT INSERT, SELECT (event_id) ON pgbus.outbox TO pgbus_publisher;
 GRANT SELECT, INSERT, UPDATE ON pgbus.dedup_keys TO pgbus_publisher;
 GRANT SELECT ON pgbus.wake_slots, pgbus.alembic_version TO pgbus_publisher;
+-- They say what their events look like, and learn what others said.
+GRANT SELECT, INSERT, UPDATE ON pgbus.schemas TO pgbus_publisher;
 GRANT EXECUTE ON FUNCTION pgbus.uuid7() TO pgbus_publisher;
 
 -- Workers run everything, and call procedures, but what is in the log and in history cannot be changed by them, only grow.
@@ -13,11 +15,12 @@ GRANT USAGE ON SCHEMA pgbus TO pgbus_worker;
 GRANT SELECT, INSERT ON pgbus.events, pgbus.history TO pgbus_worker;
 GRANT SELECT, INSERT, UPDATE, DELETE
     ON pgbus.outbox, pgbus.dedup_keys, pgbus.listeners, pgbus.subscriptions, pgbus.deliveries, pgbus.dead_letters,
-       pgbus.workers, pgbus.rpc_servers, pgbus.rpc_requests, pgbus.rpc_responses
+       pgbus.workers, pgbus.rpc_servers, pgbus.rpc_requests, pgbus.rpc_responses, pgbus.schemas, pgbus.worker_schemas
     TO pgbus_worker;
 GRANT SELECT
     ON pgbus.partitions, pgbus.alembic_version,
-       pgbus.event_history, pgbus.pending, pgbus.listener_lag, pgbus.dead, pgbus.scheduled, pgbus.rpc_calls
+       pgbus.event_history, pgbus.pending, pgbus.listener_lag, pgbus.dead, pgbus.scheduled, pgbus.rpc_calls,
+       pgbus.schema_versions, pgbus.live_workers
     TO pgbus_worker;
 GRANT SELECT, USAGE ON SEQUENCE pgbus.wake_slots TO pgbus_worker;
 GRANT EXECUTE ON FUNCTION pgbus.uuid7(), pgbus.open_partition(integer), pgbus.drop_partition(integer) TO pgbus_worker;
@@ -25,7 +28,8 @@ GRANT EXECUTE ON FUNCTION pgbus.uuid7(), pgbus.open_partition(integer), pgbus.dr
 -- Readers audit: the views, whose names and columns are stable.
 GRANT USAGE ON SCHEMA pgbus TO pgbus_reader;
 GRANT SELECT
-    ON pgbus.event_history, pgbus.pending, pgbus.listener_lag, pgbus.dead, pgbus.scheduled, pgbus.rpc_calls
+    ON pgbus.event_history, pgbus.pending, pgbus.listener_lag, pgbus.dead, pgbus.scheduled, pgbus.rpc_calls,
+       pgbus.schema_versions, pgbus.live_workers
     TO pgbus_reader;
 
 -- Admins may do everything but what only an owner may: to change the tables themselves.

@@ -11,16 +11,18 @@ from typing import Any, TypeAlias
 from pgbus.api.arguments import NamedArguments
 from pgbus.api.declarations import Api
 from pgbus.api.hooks import HookDecorators
+from pgbus.api.life import Engine, Life, refuse_to_block
 from pgbus.api.registry import ApiRegistry
+from pgbus.config import Config
 from pgbus.errors import (
-    CannotBlockHere,
     ConfigurationError,
     DuplicateProcedureName,
     InvalidEventListener,
     InvalidName,
+    NothingToListenFor,
 )
 from pgbus.handlers import Handler, default_name
-from pgbus.hooks import Hooks, is_loop_running
+from pgbus.hooks import Hooks
 from pgbus.messages import VERSION_HEADER, EventMessage
 from pgbus.procedures import make_procedure
 from pgbus.registry import Registry, build_listener
@@ -50,7 +52,7 @@ class OnError(enum.Enum):
     ACKNOWLEDGE_AND_LOG = "log"
 
 
-class BusClient(HookDecorators):
+class BusClient(HookDecorators, Life):
     """`bus.client`: what the paths of a bus (`bus.auth.user_created.fire(...)`) are made of.
 
     Its methods take the names of APIs and events as texts, so they also reach one whose name no path can have.
@@ -64,16 +66,18 @@ class BusClient(HookDecorators):
         publish_sync: PublishSync,
         call: Call,
         call_sync: CallSync,
-        service_name: str,
+        config: Config,
         taken_names: frozenset[str],
+        engine: Engine,
     ) -> None:
+        super().__init__(engine)
         self.api_registry = ApiRegistry(taken_names=taken_names)
         self._registry = registry
         self._publish = publish
         self._publish_sync = publish_sync
         self._call = call
         self._call_sync = call_sync
-        self._service_name = service_name
+        self._config = config
         self.hook_registry = Hooks(self)
 
     def register_api(self, api: Api) -> None:
@@ -117,7 +121,7 @@ class BusClient(HookDecorators):
     ) -> Any:
         """`call_rpc_remote` for code that blocks; raises CannotBlockHere on the thread of a running event loop."""
         procedure, calling = _full_name(api_name, name), _known(options, CALL_OPTIONS)
-        _refuse_to_block(blocking="call", awaitable="call_async")
+        refuse_to_block(blocking="call", awaitable="call_async")
         return self._call_sync(procedure, kwargs, **calling)
 
     # ------------------------------------------------------------------------------------------------------- firing
@@ -145,10 +149,14 @@ class BusClient(HookDecorators):
         kwargs: Mapping[str, object] | None = None,
         options: Mapping[str, object] | None = None,
     ) -> EventMessage:
-        """`fire_event` for code that blocks; without `using` it raises CannotBlockHere where an event loop runs."""
+        """`fire_event` for code that blocks; without `using` it raises CannotBlockHere where an event loop runs.
+
+        It raises PublishTimeout when the database takes longer than the API's `event_fire_timeout`.
+        """
         payload, publishing = self._prepare(api_name, name, kwargs or {}, options)
         if publishing.get("using") is None:
-            _refuse_to_block(blocking="fire", awaitable="fire_async")
+            refuse_to_block(blocking="fire", awaitable="fire_async")
+            publishing["timeout"] = self._config.api(api_name).event_fire_timeout
         return self._publish_sync(payload, **publishing)
 
     def _prepare(
@@ -197,11 +205,11 @@ class BusClient(HookDecorators):
         - `options`: those of `Bus.listener`, beside `name` and `batch`; `concurrency` is 1 here unless given. `since`
           is another way to say `start`: `"$"` is now, `"0"` the beginning, a `native_id` what follows it.
 
-        Raises InvalidEventListener, DuplicateListenerName, InvalidName and ConfigurationError.
+        Raises InvalidEventListener, NothingToListenFor, DuplicateListenerName, InvalidName and ConfigurationError.
         """
         topics = tuple(dict.fromkeys(_full_name(api_name, name) for api_name, name in events))
         if not topics:
-            raise InvalidEventListener("there is nothing to listen to: name an event")
+            raise NothingToListenFor("there is nothing to listen to: name an event")
         arguments = NamedArguments(listener, find_event=self.api_registry.event)
         for topic in topics:
             if event := self.api_registry.event(topic):
@@ -221,7 +229,8 @@ class BusClient(HookDecorators):
         name = f"{','.join(topics)}:{default_name(listener)}" if given is None else given
         if not name:
             raise InvalidEventListener("an empty listener_name is no identity; leave it out or give one")
-        return f"{self._service_name}-{name}" if self._service_name else name
+        service_name = self._config.service_name
+        return f"{service_name}-{name}" if service_name else name
 
     # ------------------------------------------------------------------------------------------------------ starting
 
@@ -235,14 +244,6 @@ class BusClient(HookDecorators):
         for name in START_HOOKS:
             if callable(hook := getattr(module, name, None)):
                 self.on_start(hook)
-
-
-def _refuse_to_block(*, blocking: str, awaitable: str) -> None:
-    """Raise CannotBlockHere on the thread of a running event loop."""
-    if is_loop_running():
-        raise CannotBlockHere(
-            f"`{blocking}` would block the event loop that runs on this thread; write `await ... .{awaitable}(...)`"
-        )
 
 
 def _full_name(api_name: str, name: str) -> str:

@@ -58,6 +58,18 @@ class ApiRegistry:
         """The names of the registered APIs."""
         return list(self._apis)
 
+    def all(self) -> list[Api]:
+        """The registered APIs."""
+        return list(self)
+
+    def public(self) -> list[Api]:
+        """Those that are meant for other services."""
+        return [api for api in self if not api.meta.internal]
+
+    def internal(self) -> list[Api]:
+        """Those whose Meta says `internal = True`."""
+        return [api for api in self if api.meta.internal]
+
     def next_words(self, prefix: Sequence[str]) -> list[str]:
         """What may follow the words of a path: a further word of an API's name, an event or a procedure."""
         found: dict[str, None] = {}

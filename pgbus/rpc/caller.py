@@ -121,7 +121,7 @@ class Caller:
                         f"{procedure}: {UNSERVED}; start one, or call with wait=True", procedure=procedure
                     )
                 if timeout is None:
-                    timeout = service.timeout or self._config.rpc_timeout
+                    timeout = service.timeout or self._default_timeout(procedure)
                     scope.reschedule(started + timeout)
                 request = Request(call_id, procedure, arguments, timeout)
                 response = await self._exchange(request, wait=wait, scope=scope)
@@ -135,6 +135,10 @@ class Caller:
         if response.result is None:
             raise to_error(response, procedure=procedure, allowed=self._errors)
         return response.result
+
+    def _default_timeout(self, procedure: str) -> float:
+        api_name, _, _ = procedure.rpartition(".")
+        return self._config.api(api_name).rpc_timeout or self._config.rpc_timeout
 
     async def _exchange(self, request: Request, *, wait: bool, scope: asyncio.Timeout) -> Response:
         call = Call(request, asyncio.get_running_loop().create_future(), wait)

@@ -326,6 +326,39 @@ ALTER TABLE pgbus.listeners ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
     CACHE 1
 );
 
+CREATE TABLE pgbus.workers (
+    id integer NOT NULL,
+    name text NOT NULL,
+    service text DEFAULT ''::text NOT NULL,
+    host text NOT NULL,
+    pid integer NOT NULL,
+    version text NOT NULL,
+    listeners text[] DEFAULT '{}'::text[] NOT NULL,
+    started_at timestamp with time zone DEFAULT now() NOT NULL,
+    last_seen_at timestamp with time zone DEFAULT now() NOT NULL,
+    leading_since timestamp with time zone
+);
+
+CREATE VIEW pgbus.live_workers AS
+ SELECT w.id,
+    w.name,
+    w.service,
+    w.host,
+    w.pid,
+    w.version,
+    w.listeners,
+    w.started_at,
+    w.last_seen_at,
+    w.leading_since
+   FROM (((pgbus.workers w
+     JOIN pg_class c ON ((c.oid = w.tableoid)))
+     JOIN pg_namespace n ON ((n.oid = c.relnamespace)))
+     JOIN pg_locks l ON (((l.locktype = 'advisory'::text) AND (l.database = ( SELECT d.oid
+           FROM pg_database d
+          WHERE (d.datname = current_database()))) AND ((l.classid)::bigint = ((hashtext(((n.nspname)::text || '.worker'::text)))::bigint & '4294967295'::bigint)) AND ((l.objid)::bigint = w.id) AND (l.objsubid = 2) AND l.granted)));
+
+COMMENT ON VIEW pgbus.live_workers IS 'The workers that live at this moment';
+
 CREATE TABLE pgbus.outbox (
     id bigint NOT NULL,
     event_id uuid DEFAULT pgbus.uuid7() NOT NULL,
@@ -355,19 +388,6 @@ CREATE TABLE pgbus.partitions (
     number integer NOT NULL,
     opened_at timestamp with time zone DEFAULT now() NOT NULL,
     CONSTRAINT partitions_number_is_not_negative CHECK ((number >= 0))
-);
-
-CREATE TABLE pgbus.workers (
-    id integer NOT NULL,
-    name text NOT NULL,
-    service text DEFAULT ''::text NOT NULL,
-    host text NOT NULL,
-    pid integer NOT NULL,
-    version text NOT NULL,
-    listeners text[] DEFAULT '{}'::text[] NOT NULL,
-    started_at timestamp with time zone DEFAULT now() NOT NULL,
-    last_seen_at timestamp with time zone DEFAULT now() NOT NULL,
-    leading_since timestamp with time zone
 );
 
 CREATE VIEW pgbus.pending AS
@@ -483,6 +503,69 @@ CREATE VIEW pgbus.scheduled AS
 
 COMMENT ON VIEW pgbus.scheduled IS 'Events that wait for their deliver_at';
 
+CREATE TABLE pgbus.schemas (
+    id integer NOT NULL,
+    kind text NOT NULL,
+    name text NOT NULL,
+    service text DEFAULT ''::text NOT NULL,
+    version integer NOT NULL,
+    schema jsonb NOT NULL,
+    hash text NOT NULL,
+    first_seen_at timestamp with time zone DEFAULT now() NOT NULL,
+    last_seen_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT schemas_kind_is_known CHECK ((kind = ANY (ARRAY['event'::text, 'procedure'::text, 'listener'::text]))),
+    CONSTRAINT schemas_name_is_short CHECK (((length(name) >= 1) AND (length(name) <= 255))),
+    CONSTRAINT schemas_schema_is_whole CHECK (
+CASE kind
+    WHEN 'event'::text THEN (schema ? 'parameters'::text)
+    WHEN 'procedure'::text THEN (schema ?& ARRAY['parameters'::text, 'response'::text])
+    ELSE (schema ? 'events'::text)
+END),
+    CONSTRAINT schemas_seen_in_order CHECK ((first_seen_at <= last_seen_at)),
+    CONSTRAINT schemas_version_is_positive CHECK ((version > 0))
+);
+
+COMMENT ON COLUMN pgbus.schemas.hash IS 'SHA-256 of the schema, as hexadecimal digits';
+
+CREATE TABLE pgbus.worker_schemas (
+    worker_id integer NOT NULL,
+    schema_id integer NOT NULL
+);
+
+CREATE VIEW pgbus.schema_versions AS
+ SELECT s.id,
+    s.kind,
+    s.name,
+        CASE
+            WHEN (s.kind <> 'listener'::text) THEN COALESCE("substring"(s.name, '^(.*)[.]'::text), ''::text)
+            ELSE NULL::text
+        END AS api,
+    s.service,
+    s.version,
+    s.schema,
+    s.hash,
+    s.first_seen_at,
+    s.last_seen_at,
+    (live.workers IS NOT NULL) AS is_live,
+    COALESCE(live.workers, '{}'::text[]) AS workers
+   FROM (pgbus.schemas s
+     LEFT JOIN ( SELECT x.schema_id,
+            array_agg(w.name ORDER BY w.name) AS workers
+           FROM (pgbus.worker_schemas x
+             JOIN pgbus.live_workers w ON ((w.id = x.worker_id)))
+          GROUP BY x.schema_id) live ON ((live.schema_id = s.id)));
+
+COMMENT ON VIEW pgbus.schema_versions IS 'Every version of every schema, and the live workers that speak it';
+
+ALTER TABLE pgbus.schemas ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME pgbus.schemas_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
 CREATE TABLE pgbus.subscriptions (
     listener_id integer NOT NULL,
     pattern text NOT NULL,
@@ -550,8 +633,20 @@ ALTER TABLE ONLY pgbus.rpc_responses
 ALTER TABLE ONLY pgbus.rpc_servers
     ADD CONSTRAINT rpc_servers_pkey PRIMARY KEY (procedure, worker_id);
 
+ALTER TABLE ONLY pgbus.schemas
+    ADD CONSTRAINT schemas_kind_name_service_hash_key UNIQUE (kind, name, service, hash);
+
+ALTER TABLE ONLY pgbus.schemas
+    ADD CONSTRAINT schemas_kind_name_service_version_key UNIQUE (kind, name, service, version);
+
+ALTER TABLE ONLY pgbus.schemas
+    ADD CONSTRAINT schemas_pkey PRIMARY KEY (id);
+
 ALTER TABLE ONLY pgbus.subscriptions
     ADD CONSTRAINT subscriptions_pkey PRIMARY KEY (listener_id, pattern);
+
+ALTER TABLE ONLY pgbus.worker_schemas
+    ADD CONSTRAINT worker_schemas_pkey PRIMARY KEY (worker_id, schema_id);
 
 ALTER TABLE ONLY pgbus.workers
     ADD CONSTRAINT workers_pkey PRIMARY KEY (id);
@@ -606,6 +701,8 @@ CREATE INDEX rpc_requests_waiting ON pgbus.rpc_requests USING btree (procedure, 
 
 CREATE INDEX rpc_servers_worker ON pgbus.rpc_servers USING btree (worker_id);
 
+CREATE INDEX worker_schemas_schema ON pgbus.worker_schemas USING btree (schema_id);
+
 ALTER INDEX pgbus.events_event_id ATTACH PARTITION pgbus.events_p0_event_id_idx;
 
 ALTER INDEX pgbus.events_key ATTACH PARTITION pgbus.events_p0_key_position_idx;
@@ -628,3 +725,9 @@ ALTER TABLE ONLY pgbus.rpc_servers
 
 ALTER TABLE ONLY pgbus.subscriptions
     ADD CONSTRAINT subscriptions_listener_id_fkey FOREIGN KEY (listener_id) REFERENCES pgbus.listeners(id) ON DELETE CASCADE;
+
+ALTER TABLE ONLY pgbus.worker_schemas
+    ADD CONSTRAINT worker_schemas_schema_id_fkey FOREIGN KEY (schema_id) REFERENCES pgbus.schemas(id) ON DELETE CASCADE;
+
+ALTER TABLE ONLY pgbus.worker_schemas
+    ADD CONSTRAINT worker_schemas_worker_id_fkey FOREIGN KEY (worker_id) REFERENCES pgbus.workers(id) ON DELETE CASCADE;

@@ -17,7 +17,9 @@ from tests.support import DatabaseServer
 Connect = Callable[[str], Awaitable[asyncpg.Connection]]
 
 VERBS = ("SELECT", "INSERT", "UPDATE", "DELETE")
-VIEWS = ("event_history", "pending", "listener_lag", "dead", "scheduled", "rpc_calls")
+VIEWS = (
+    "event_history", "pending", "listener_lag", "dead", "scheduled", "rpc_calls", "schema_versions", "live_workers",
+)  # fmt: skip
 SIZE = 1_000_000_000
 
 
@@ -156,6 +158,7 @@ async def test_a_publisher_reads_and_changes_nothing(bus: Bus) -> None:
         "outbox": ("INSERT",),
         "dedup_keys": ("SELECT", "INSERT", "UPDATE"),
         "alembic_version": ("SELECT",),
+        "schemas": ("SELECT", "INSERT", "UPDATE"),
     }
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pgbus.config import Config, hide_password
+from pgbus.config import ApiConfig, Config, hide_password
 from pgbus.errors import ConfigurationError
 
 DSN = "postgresql://adam:s3cret@db.example.com:5433/shop"
@@ -158,3 +158,114 @@ def test_describe_says_what_a_setting_means_and_its_limits() -> None:
 def test_source_of_an_unknown_setting_is_an_error() -> None:
     with pytest.raises(ConfigurationError, match="did you mean 'lease'"):
         Config().source("leas")
+
+
+# ---------------------------------------------------------------------------------------------------------------- apis
+
+BUILT_IN = ApiConfig()
+
+
+def test_every_api_has_the_built_in_settings_when_none_are_given(tmp_path: Path) -> None:
+    config = load(tmp_path)
+    assert config.api("auth") == BUILT_IN
+    built_in = ApiConfig(
+        rpc_timeout=None,
+        event_fire_timeout=5.0,
+        validate_outgoing=True,
+        validate_incoming=True,
+        strict_validation=False,
+        cast_values=True,
+    )
+    assert built_in == BUILT_IN
+
+
+def test_an_api_takes_each_setting_from_its_own_table_then_from_default_then_built_in(tmp_path: Path) -> None:
+    (tmp_path / "pgbus.toml").write_text(
+        """
+        [apis.default]
+        rpc_timeout = 2
+        cast_values = false
+        [apis.auth]
+        rpc_timeout = 9.5
+        [apis."support.case"]
+        strict_validation = true
+        """
+    )
+    config = load(tmp_path)
+    assert config.api("auth") == replace(BUILT_IN, rpc_timeout=9.5, cast_values=False)
+    assert config.api("support.case") == replace(BUILT_IN, rpc_timeout=2, cast_values=False, strict_validation=True)
+    assert config.api("support") == config.api("default") == replace(BUILT_IN, rpc_timeout=2, cast_values=False)
+
+
+def test_arguments_and_the_file_are_merged_setting_by_setting(tmp_path: Path) -> None:
+    (tmp_path / "pgbus.toml").write_text("[apis.auth]\nrpc_timeout = 9\nstrict_validation = true\n")
+    config = load(tmp_path, apis={"auth": {"rpc_timeout": 1}, "default": {"event_fire_timeout": 3}})
+    assert config.api("auth") == replace(BUILT_IN, rpc_timeout=1, strict_validation=True, event_fire_timeout=3)
+
+
+def test_an_api_config_as_an_argument_says_all_of_an_api(tmp_path: Path) -> None:
+    config = load(tmp_path, apis={"default": {"rpc_timeout": 1}, "auth": ApiConfig(cast_values=False)})
+    assert config.api("auth") == ApiConfig(cast_values=False)
+
+
+@pytest.mark.parametrize(
+    ("validate", "outgoing", "incoming"),
+    [
+        (True, True, True),
+        (False, False, False),
+        ({"outgoing": False}, False, True),
+        ({"incoming": False}, True, False),
+        ({}, True, True),
+    ],
+)
+def test_validation_is_switched_for_both_directions_or_for_one(
+    tmp_path: Path, validate: object, outgoing: bool, incoming: bool
+) -> None:
+    api = load(tmp_path, apis={"auth": {"validate": validate}}).api("auth")
+    assert (api.validate_outgoing, api.validate_incoming) == (outgoing, incoming)
+
+
+@pytest.mark.parametrize(
+    ("apis", "message"),
+    [
+        ({"auth": {"rpc_timout": 1}}, r"^apis\.auth: there is no setting 'rpc_timout'; did you mean 'rpc_ti"),
+        ({"auth": {"validate_incoming": True}}, r"apis\.auth: there is no setting 'validate_incoming'; did you mean"),
+        (
+            {"auth": {"validate": {"outgo": True}}},
+            r"apis\.auth\.validate: there is no setting 'outgo'; did you mean 'outg",
+        ),
+        ({"auth": {"validate": 1}}, r"^apis\.auth\.validate: must be true, false, or a table of `outgoing` and `inco"),
+        ({"auth": {"validate": {"outgoing": 1}}}, r"^apis\.auth\.validate\.outgoing: must be true or false$"),
+        ({"auth": {"rpc_timeout": 0}}, r"^apis\.auth\.rpc_timeout: must be between 0\.001 and 86400 seconds, not 0$"),
+        ({"auth": {"cast_values": "no"}}, r"^apis\.auth\.cast_values: must be true or false$"),
+        ({"auth": True}, r"^apis\.auth: must be a table of settings by name$"),
+        ([], r"^apis: must be a table of settings by name$"),
+        ({"support": {"case": {"rpc_timeout": 1}}}, r'^apis\.support\.case: .* quote a dotted name: "support\.case"$'),
+        ({"auth.*": {"rpc_timeout": 1}}, r"^apis\.auth\.\*: no API can have this name: "),
+    ],
+)
+def test_wrong_settings_of_an_api_are_refused(tmp_path: Path, apis: object, message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        load(tmp_path, apis=apis)
+
+
+def test_describe_says_where_each_setting_of_an_api_came_from(tmp_path: Path) -> None:
+    (tmp_path / "pgbus.toml").write_text(
+        "[apis.default]\nvalidate = {outgoing = false}\n[apis.auth]\nrpc_timeout = 9\n[plugins.greeting]\nname = 'x'\n"
+    )
+    config = load(tmp_path, apis={"auth": {"cast_values": False}})
+    rows = {row.name: (row.value, row.source) for row in config.describe()}
+    assert rows["apis.default.rpc_timeout"] == (None, "default")
+    assert rows["apis.default.validate.outgoing"] == (False, "pgbus.toml")
+    assert rows["apis.auth.validate.outgoing"] == (False, "apis.default")
+    assert rows["apis.auth.rpc_timeout"] == (9, "pgbus.toml")
+    assert rows["apis.auth.cast_values"] == (False, "argument")
+    assert rows["plugins.greeting.name"] == ("x", "pgbus.toml")
+
+
+def test_plugins_are_merged_option_by_option(tmp_path: Path) -> None:
+    (tmp_path / "pgbus.toml").write_text("[plugins.greeting]\nenabled = true\ngreeting = 'Hi'\n[plugins.other]\n")
+    config = load(tmp_path, plugins={"greeting": {"greeting": "Hello"}})
+    assert config.plugins == {"greeting": {"enabled": True, "greeting": "Hello"}, "other": {}}
+    with pytest.raises(ConfigurationError, match=r"^plugins\.greeting: must be a table"):
+        load(tmp_path, plugins={"greeting": True})

@@ -1,0 +1,70 @@
+-- Schemas: what each service said that its events, procedures and listeners look like, and since when.
+--
+--   a worker starts, or a process fires its first event --> publish: a new row, or last_seen_at of the one that is there
+
+-- `version` counts the changes of one service's declaration: 1, 2, 3, ... A declaration that comes back, say after a
+-- deploy was rolled back, is seen again under its old version. Rows are kept when their service stops.
+-- `schema` holds JSON Schemas (2020-12), and by kind, `name` is
+--   event:     a topic,          {"parameters": ...} of the events that the service fires
+--   procedure: its full name,    {"parameters": ..., "response": ...}
+--   listener:  a listener_name,  {"events": {<topic or pattern>: ...}}, the payloads that its handler takes
+CREATE TABLE pgbus.schemas (
+    id            integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    kind          text        NOT NULL,
+    name          text        NOT NULL,
+    service       text        NOT NULL DEFAULT '',
+    version       integer     NOT NULL,
+    schema        jsonb       NOT NULL,
+    hash          text        NOT NULL,
+    first_seen_at timestamptz NOT NULL DEFAULT now(),
+    last_seen_at  timestamptz NOT NULL DEFAULT now(),
+    UNIQUE (kind, name, service, version),
+    UNIQUE (kind, name, service, hash),
+    CONSTRAINT schemas_kind_is_known CHECK (kind IN ('event', 'procedure', 'listener')),
+    CONSTRAINT schemas_name_is_short CHECK (length(name) BETWEEN 1 AND 255),
+    CONSTRAINT schemas_version_is_positive CHECK (version > 0),
+    CONSTRAINT schemas_schema_is_whole CHECK (CASE kind
+        WHEN 'event' THEN schema ? 'parameters'
+        WHEN 'procedure' THEN schema ?& ARRAY['parameters', 'response']
+        ELSE schema ? 'events' END),
+    CONSTRAINT schemas_seen_in_order CHECK (first_seen_at <= last_seen_at)
+);
+COMMENT ON COLUMN pgbus.schemas.hash IS 'SHA-256 of the schema, as hexadecimal digits';
+
+-- Which version each worker speaks. Its last_seen_at moves on while a worker is there.
+CREATE TABLE pgbus.worker_schemas (
+    worker_id integer NOT NULL REFERENCES pgbus.workers (id) ON DELETE CASCADE,
+    schema_id integer NOT NULL REFERENCES pgbus.schemas (id) ON DELETE CASCADE,
+    PRIMARY KEY (worker_id, schema_id)
+);
+CREATE INDEX worker_schemas_schema ON pgbus.worker_schemas (schema_id);
+
+-- The lock (hashtext('<namespace>.worker'), id) says that a worker lives; its row may outlive it for a while.
+CREATE VIEW pgbus.live_workers AS
+SELECT w.id, w.name, w.service, w.host, w.pid, w.version, w.listeners, w.started_at, w.last_seen_at, w.leading_since
+FROM pgbus.workers AS w
+JOIN pg_class AS c ON c.oid = w.tableoid
+JOIN pg_namespace AS n ON n.oid = c.relnamespace
+JOIN pg_locks AS l
+    ON l.locktype = 'advisory'
+   AND l.database = (SELECT d.oid FROM pg_database AS d WHERE d.datname = current_database())
+   AND CAST(l.classid AS bigint) = (CAST(hashtext(n.nspname || '.worker') AS bigint) & 4294967295)
+   AND CAST(l.objid AS bigint) = w.id
+   AND l.objsubid = 2
+   AND l.granted;
+COMMENT ON VIEW pgbus.live_workers IS 'The workers that live at this moment';
+
+CREATE VIEW pgbus.schema_versions AS
+SELECT s.id, s.kind, s.name,
+       CASE WHEN s.kind <> 'listener' THEN COALESCE(substring(s.name FROM '^(.*)[.]'), '') END AS api,
+       s.service, s.version, s.schema, s.hash, s.first_seen_at, s.last_seen_at,
+       live.workers IS NOT NULL AS is_live,
+       COALESCE(live.workers, '{}') AS workers
+FROM pgbus.schemas AS s
+LEFT JOIN (
+    SELECT x.schema_id, array_agg(w.name ORDER BY w.name) AS workers
+    FROM pgbus.worker_schemas AS x
+    JOIN pgbus.live_workers AS w ON w.id = x.worker_id
+    GROUP BY x.schema_id
+) AS live ON live.schema_id = s.id;
+COMMENT ON VIEW pgbus.schema_versions IS 'Every version of every schema, and the live workers that speak it';

@@ -1,0 +1,156 @@
+"""A worker in a program of one's own: what `pgbus run` does, as methods of `bus.client`."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import threading
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from pgbus.errors import CannotBlockHere, ConfigurationError
+from pgbus.threads import is_loop_running
+
+logger = logging.getLogger("pgbus")
+
+
+class RunnableWorker(Protocol):
+    """What a `pgbus.worker.Worker` is to those who start and stop it."""
+
+    ready: asyncio.Event
+
+    async def run(self) -> None:
+        """Work until stopped."""
+
+    def request_stop(self) -> None:
+        """Stop; the second time, without letting handlers finish."""
+
+    async def stop(self) -> None:
+        """Request a stop, unless that was done, and wait for the end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """What a bus gives its client to bring it to life and to an end."""
+
+    make_worker: Callable[[], RunnableWorker]
+    connect: Callable[[], Awaitable[None]]
+    close: Callable[[], Awaitable[None]]
+    close_sync: Callable[[], None]
+
+
+class Life:
+    """The part of `bus.client` that starts and stops things."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._own: tuple[RunnableWorker, asyncio.Task[None]] | None = None
+        # Every worker of the bus in this process, also one that `pgbus run` has started.
+        self._workers: dict[RunnableWorker, asyncio.AbstractEventLoop] = {}
+
+    # ------------------------------------------------------------------------------------------------------- workers
+
+    def run_forever(self) -> int:
+        """Run a worker until SIGTERM, Ctrl-C or `request_shutdown()`, and return an exit code, for code that blocks.
+
+        The code is 0, or 1 after an error that ended the worker, which is logged. The signals are heard where this is
+        called on the main thread. Raises CannotBlockHere on the thread of a running event loop.
+        """
+        refuse_to_block(blocking="run_forever", awaitable="start_worker")
+        try:
+            asyncio.run(self._run_until_told())
+        except Exception:
+            logger.exception("the worker failed")
+            return 1
+        return 0
+
+    async def start_worker(self) -> None:
+        """Start a worker in the running event loop, and return once its listeners and procedures are at work.
+
+        Raises what the start hooks do, SchemaVersionError, DatabaseUnreachableError; and ConfigurationError if this
+        was called before and the worker still runs.
+        """
+        if self._own and not self._own[1].done():
+            raise ConfigurationError("this bus has a worker here already; await `bus.client.stop_worker()` first")
+        worker = self._engine.make_worker()
+        task = asyncio.create_task(worker.run(), name="pgbus worker")
+        ready = asyncio.create_task(worker.ready.wait())
+        self._own = worker, task
+        self.note_start(worker)  # before it has begun: from here on a signal must not be lost
+        try:
+            await asyncio.wait([task, ready], return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:
+            await worker.stop()
+            raise
+        finally:
+            ready.cancel()
+        if task.done():
+            await task
+
+    async def stop_worker(self) -> None:
+        """End what `start_worker` has started: running handlers finish within the grace period, in seconds.
+
+        Raises what had ended the worker before, if it was an error. Does nothing where there is no worker.
+        """
+        if self._own:
+            (worker, task), self._own = self._own, None
+            await worker.stop()
+            await task
+
+    async def raise_errors(self) -> None:
+        """Wait for the end of what `start_worker` has started, and raise the error that ended it, if one did."""
+        if self._own:
+            await asyncio.shield(self._own[1])
+
+    def request_shutdown(self) -> None:
+        """Have the workers of this bus in this process stop, as SIGTERM does; from any thread, also in a handler.
+
+        Running handlers finish within the grace period; the second time, nothing is waited for.
+        """
+        for worker, loop in tuple(self._workers.items()):
+            loop.call_soon_threadsafe(worker.request_stop)
+
+    def note_start(self, worker: RunnableWorker) -> None:
+        """Know of a worker that runs in the running event loop."""
+        self._workers[worker] = asyncio.get_running_loop()
+
+    def note_end(self, worker: RunnableWorker) -> None:
+        """Forget a worker that has ended."""
+        self._workers.pop(worker, None)
+
+    async def _run_until_told(self) -> None:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                asyncio.get_running_loop().add_signal_handler(number, self.request_shutdown)
+        try:
+            await self.start_worker()
+            await self.raise_errors()
+        finally:
+            await self.close_async()
+
+    # --------------------------------------------------------------------------------------------------- connections
+
+    async def lazy_load_now(self) -> None:
+        """Connect now, and not when the bus is first used.
+
+        Raises DatabaseUnreachableError, and SchemaVersionError for a database that `pgbus db upgrade` has to prepare.
+        """
+        await self._engine.connect()
+
+    def close(self) -> None:
+        """Close the connections of code that blocks. They are opened again if need be, so this may be done twice."""
+        self._engine.close_sync()
+
+    async def close_async(self) -> None:
+        """Close the connections of the running event loop, and those of code that blocks."""
+        await self._engine.close()
+
+
+def refuse_to_block(*, blocking: str, awaitable: str) -> None:
+    """Raise CannotBlockHere on the thread of a running event loop."""
+    if is_loop_running():
+        raise CannotBlockHere(
+            f"`{blocking}` would block the event loop that runs on this thread; write `await ... .{awaitable}(...)`"
+        )

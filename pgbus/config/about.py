@@ -1,0 +1,134 @@
+"""Settings as annotated fields of a class: what each means, which values it allows, and the check."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import msgspec
+
+from pgbus.config.files import FromVariables
+from pgbus.errors import ConfigurationError
+
+DAY = 86_400.0
+
+_KIND_NAMES = {str: "a text", int: "a whole number", float: "a number", bool: "true or false"}
+
+_TRANSPORT = "events travel through the database of `dsn`; what a listener claims at once is its `batch_size`"
+# What Lightbus's files say, and what becomes of it here.
+OF_LIGHTBUS = {
+    "bus": "write `log_level` at the top of the file; what else Lightbus has in `bus` needs no setting",
+    "event_transport": _TRANSPORT,
+    "rpc_transport": "calls travel through the database of `dsn`",
+    "result_transport": "results travel through the database of `dsn`",
+    "event_listener_setup_timeout": "leave it out; it has no meaning",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """What a setting means, and its limits: of the number, or of the length of the text."""
+
+    help: str
+    minimum: float = -math.inf
+    maximum: float = math.inf
+    unit: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.help} ({self.limits})" if self.limits else self.help
+
+    @property
+    def limits(self) -> str:
+        """The limits in words; empty without any."""
+        match math.isfinite(self.minimum), math.isfinite(self.maximum):
+            case True, True:
+                text = f"between {self.minimum:.12g} and {self.maximum:.12g}"
+            case True, False:
+                text = f"at least {self.minimum:.12g}"
+            case False, True:
+                text = f"at most {self.maximum:.12g}"
+            case _:
+                return ""
+        return f"{text} {self.unit}".rstrip()
+
+
+def seconds(help: str, *, minimum: float = 1, maximum: float = 3650 * DAY) -> About:  # noqa: A002 - as in About
+    """About a duration."""
+    return About(help, minimum, maximum, "seconds")
+
+
+@functools.cache
+def kinds(cls: type) -> Mapping[str, Any]:
+    """The type of each setting of a class, in the order of their declaration."""
+    return {name: hint.__origin__ for name, hint in _annotated(cls).items()}
+
+
+@functools.cache
+def about(cls: type, name: str) -> About:
+    """What the class says about a setting."""
+    found: About = _annotated(cls)[name].__metadata__[0]
+    return found
+
+
+@functools.cache
+def _annotated(cls: type) -> Mapping[str, Any]:
+    hints = get_type_hints(cls, include_extras=True)
+    return {name: hint for name, hint in hints.items() if isinstance(getattr(hint, "__metadata__", (0,))[0], About)}
+
+
+def checked(cls: type, name: str, value: object, *, label: str, source: str) -> object:
+    """The value of a setting of a class, in its type, which may be read from a text that came from a variable.
+
+    Raises ConfigurationError, which says what is allowed and does not quote a text, for it may be a secret.
+    """
+    kind, limits = kinds(cls)[name], about(cls, name)
+    if kind is int and isinstance(value, float) and value.is_integer():
+        value = int(value)  # 5.0 is a whole number, as JSON Schema has it
+    try:
+        value = msgspec.convert(value, kind, strict=not isinstance(value, FromVariables))
+    except msgspec.ValidationError:
+        raise refusal(label, source, f"must be {expected(kind, limits)}") from None
+    size = len(value) if isinstance(value, str) else value
+    # The chained form refuses NaN, which compares false with everything.
+    if isinstance(size, int | float) and not limits.minimum <= size <= limits.maximum:
+        raise refusal(label, source, f"must be {limits.limits}, not {size:.12g}")
+    return value
+
+
+def expected(kind: Any, limits: About) -> str:
+    """What a value of this kind looks like."""
+    if get_origin(kind) is Literal:
+        return "one of " + ", ".join(get_args(kind))
+    wanted = next(part for part in (kind, *get_args(kind)) if part in _KIND_NAMES)
+    return f"{_KIND_NAMES[wanted]} {limits.limits}".rstrip()
+
+
+def check_name(name: str, names: Iterable[str], *, where: str) -> None:
+    """Raise ConfigurationError for a name that is none of these, with the one that it resembles."""
+    known = list(names)
+    if name in known:
+        return
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = OF_LIGHTBUS.get(name) or (f"did you mean {close[0]!r}?" if close else "`pgbus config` lists what there is")
+    raise ConfigurationError(f"{where}: there is no setting {name!r}; {hint}")
+
+
+def mapping(value: object, label: str, source: str) -> Mapping[str, object]:
+    """The value, if it is a table of settings by name; else raises ConfigurationError."""
+    if not isinstance(value, Mapping) or not all(isinstance(name, str) for name in value):
+        raise refusal(label, source, "must be a table of settings by name")
+    return value
+
+
+def refusal(label: str, source: str, reason: str) -> ConfigurationError:
+    """The error for a value, which names the setting and where the value came from."""
+    return ConfigurationError(f"{place(label, source)}: {reason}")
+
+
+def place(label: str, source: str) -> str:
+    """A setting, and where its value came from if that is no argument."""
+    return label if source == "argument" else f"{label} ({source})"

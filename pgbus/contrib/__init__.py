@@ -1,0 +1,1 @@
+"""What other frameworks need, each in a module of its own that imports the framework."""
