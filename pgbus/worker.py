@@ -118,9 +118,7 @@ class Worker:
 
     async def _run_start_hooks(self) -> bool:
         """Let the module declare its listeners; false when a stop was requested before it was done."""
-        hooks = asyncio.create_task(
-            self._bus.client.hook_registry.before_worker_start.run_once(), name="pgbus start hooks"
-        )
+        hooks = asyncio.create_task(self._bus.client.run_start_hooks(), name="pgbus start hooks")
         stopping = asyncio.create_task(self._stopping.wait())
         try:
             await asyncio.wait([hooks, stopping], return_when=asyncio.FIRST_COMPLETED)

@@ -245,6 +245,10 @@ class BusClient(HookDecorators, Life):
             if callable(hook := getattr(module, name, None)):
                 self.on_start(hook)
 
+    async def run_start_hooks(self) -> None:
+        """Call the functions that wait for a start, each once; what they raise comes through."""
+        await self.hook_registry.before_worker_start.run_once()
+
 
 def _full_name(api_name: str, name: str) -> str:
     if not name or name.startswith("_"):
