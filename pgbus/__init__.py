@@ -25,6 +25,7 @@ from pgbus.errors import (
     DuplicateListenerName,
     DuplicateProcedureName,
     EventNotFound,
+    FailedToImportBusModule,
     HandlerTimeoutError,
     InvalidApiEventConfiguration,
     InvalidApiRegistryEntry,
@@ -40,6 +41,7 @@ from pgbus.errors import (
     LightbusWorkerError,
     MisconfiguredApiOptions,
     NoAnswer,
+    NoBusFoundInBusModule,
     NothingToListenFor,
     NoWorkerAvailable,
     PgbusError,
@@ -47,13 +49,16 @@ from pgbus.errors import (
     RemoteError,
     Retry,
     SchemaVersionError,
+    SuddenDeathException,
     TransactionAbortedError,
+    UnexpectedConfigurationFormat,
     UnhandledEventError,
     UnknownApi,
     WorkerLost,
 )
 from pgbus.executor import Context
 from pgbus.messages import EventMessage
+from pgbus.modules import get_bus, import_bus_module
 from pgbus.outcomes import RetryPolicy
 
 __all__ = [
@@ -78,6 +83,7 @@ __all__ = [
     "Event",
     "EventMessage",
     "EventNotFound",
+    "FailedToImportBusModule",
     "HandlerTimeoutError",
     "InvalidApiEventConfiguration",
     "InvalidApiRegistryEntry",
@@ -93,6 +99,7 @@ __all__ = [
     "LightbusWorkerError",
     "MisconfiguredApiOptions",
     "NoAnswer",
+    "NoBusFoundInBusModule",
     "NoWorkerAvailable",
     "NothingToListenFor",
     "OnError",
@@ -103,11 +110,15 @@ __all__ = [
     "Retry",
     "RetryPolicy",
     "SchemaVersionError",
+    "SuddenDeathException",
     "TransactionAbortedError",
+    "UnexpectedConfigurationFormat",
     "UnhandledEventError",
     "UnknownApi",
     "WildcardParameter",
     "WorkerLost",
     "create",
     "event",
+    "get_bus",
+    "import_bus_module",
 ]

@@ -9,9 +9,12 @@ PgbusError
 │   ├── InvalidName              an empty or private name of an event or a procedure
 │   ├── MisconfiguredApiOptions  an Api class without a proper `class Meta`
 │   ├── InvalidApiEventConfiguration   an Event or a Parameter that makes no sense
-│   └── InvalidApiRegistryEntry  something that cannot be registered as an API
+│   ├── InvalidApiRegistryEntry  something that cannot be registered as an API
+│   └── UnexpectedConfigurationFormat   a configuration file that is no table of settings
 ├── InvalidEventError            an event was refused before it reached the database; `field` says which part
 │   └── InvalidEventArguments    fired with an argument too many, too few, or of the wrong type
+├── FailedToImportBusModule      the module that holds the bus is not there, or raised while it was imported
+│   └── NoBusFoundInBusModule    it has no bus of that name
 ├── UnknownApi                   an event was fired whose API this process has not registered
 ├── EventNotFound                the API has no such event
 ├── InvalidParameters            positional arguments, where names are needed
@@ -95,6 +98,10 @@ class DuplicateProcedureName(ConfigurationError):
         self.procedure = procedure
 
 
+class UnexpectedConfigurationFormat(ConfigurationError):
+    """Write a table of settings, names and values, at the top of the configuration file."""
+
+
 class InvalidEventError(PgbusError, ValueError):
     """Correct the part of the event named by `field`; the caller's transaction was not touched."""
 
@@ -106,6 +113,14 @@ class InvalidEventError(PgbusError, ValueError):
 
 class InvalidEventArguments(InvalidEventError):
     """Fire the event with the arguments that its declaration names; `field` is the argument that is wrong."""
+
+
+class FailedToImportBusModule(PgbusError):
+    """Name a module that can be imported; if it raised, that is the `__cause__`."""
+
+
+class NoBusFoundInBusModule(FailedToImportBusModule):
+    """Assign `bus = pgbus.create()` in the module, or name the bus that it has: MODULE:BUS."""
 
 
 class UnknownApi(PgbusError):
@@ -275,3 +290,7 @@ class Dead(Exception):
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
         self.reason = str(reason)
+
+
+class SuddenDeathException(Exception):
+    """Raised by a procedure in a test, it is to the caller as if the worker had died: WorkerLost."""
