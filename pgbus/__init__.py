@@ -60,6 +60,7 @@ from pgbus.executor import Context
 from pgbus.messages import EventMessage, ResultMessage, RpcMessage
 from pgbus.modules import get_bus, import_bus_module
 from pgbus.outcomes import RetryPolicy
+from pgbus.plugins import Plugin
 
 __all__ = [
     "Api",
@@ -105,6 +106,7 @@ __all__ = [
     "OnError",
     "Parameter",
     "PgbusError",
+    "Plugin",
     "PublishTimeout",
     "RemoteError",
     "ResultMessage",

@@ -71,9 +71,7 @@ def _import(name: str, point: EntryPoint) -> type[Plugin]:
 
 def _make(name: str, point: EntryPoint, config: Config) -> Plugin:
     cls = _import(name, point)
-    options = read_options(
-        options_of(name, cls), config.plugins[name], label=f"plugins.{name}", sources=config.sources
-    )
+    options = read_options(options_of(name, cls), config.plugins[name], label=f"plugins.{name}", sources=config.sources)
     try:
         plugin = cls.from_config(config=config, **options)
     except ConfigurationError:

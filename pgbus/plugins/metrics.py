@@ -25,7 +25,7 @@ _CALL = (*_WHO, Parameter("id", str), Parameter("api_name", str), Parameter("pro
 
 
 class MetricsApi(Api):
-    """What the processes of a bus tell of their events and calls; `event_id` and `id` are those of the event or call."""
+    """What processes tell of their events and calls; `event_id` and `id` are those of the event and of the call."""
 
     event_fired = Event(parameters=_EVENT)
     event_received = Event(parameters=_EVENT)
@@ -35,7 +35,7 @@ class MetricsApi(Api):
     rpc_response_sent = Event(parameters=(*_CALL, Parameter("result")))
     rpc_response_received = Event(parameters=_CALL)
 
-    class Meta:
+    class Meta:  # noqa: D106 - as every API has
         name = "internal.metrics"
         internal = True
 

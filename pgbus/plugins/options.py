@@ -88,7 +88,9 @@ def _hints(plugin_name: str, function: Callable[..., Any]) -> Mapping[str, Any]:
     try:
         # Of the options alone: what `config` is annotated with may be imported for type checkers only.
         wanted = {name: hint for name, hint in function.__annotations__.items() if name not in ("config", "return")}
-        return get_type_hints(SimpleNamespace(__annotations__=wanted), globalns=function.__globals__)
+        return get_type_hints(
+            SimpleNamespace(__annotations__=wanted), globalns=function.__globals__, include_extras=True
+        )
     except NameError as error:
         raise ConfigurationError(f"plugin {plugin_name!r}: an annotation of from_config is unknown: {error}") from None
 
@@ -97,7 +99,7 @@ def _read(value: object, kind: Any, *, label: str, source: str) -> Any:
     try:
         return msgspec.convert(value, kind, strict=not _has_variables(value), dec_hook=_made)
     except (msgspec.ValidationError, TypeError) as error:
-        raise refusal(label, source, str(error)) from None
+        raise refusal(label, source, f"does not fit: {error}") from None
 
 
 def _made(kind: type, value: object) -> object:

@@ -11,10 +11,12 @@ import socket
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from typing import Annotated
+
+import msgspec
 
 from pgbus.api import Api, BusClient, Event, Parameter
 from pgbus.config import Config
-from pgbus.errors import ConfigurationError
 from pgbus.plugins.base import Plugin
 from pgbus.plugins.metrics import MetricsApi
 
@@ -44,7 +46,7 @@ class StateApi(Api):
         parameters=(Parameter("service_name", str), Parameter("process_name", str), Parameter("timestamp", datetime))
     )
 
-    class Meta:
+    class Meta:  # noqa: D106 - as every API has
         name = "internal.state"
         internal = True
 
@@ -60,13 +62,17 @@ class StatePlugin(Plugin):
         self._telling: asyncio.Task[None] | None = None
 
     @classmethod
-    def from_config(cls, *, config: Config, ping_enabled: bool = True, ping_interval: float = 60.0) -> StatePlugin:
+    def from_config(
+        cls,
+        *,
+        config: Config,
+        ping_enabled: bool = True,
+        ping_interval: Annotated[float, msgspec.Meta(ge=0.1, le=86_400)] = 60.0,
+    ) -> StatePlugin:
         """Options: whether to ping, and every how many seconds."""
-        if not 0.1 <= ping_interval <= 86_400:
-            raise ConfigurationError("plugins.internal_state.ping_interval: must be between 0.1 and 86400 seconds")
         return cls(config=config, ping_enabled=ping_enabled, ping_interval=ping_interval)
 
-    def before_worker_start(self, client: BusClient) -> None:
+    async def before_worker_start(self, client: BusClient) -> None:
         """Begin to tell once all that is to be called on start was called: it may declare APIs and listeners."""
         client.before_worker_start(self._begin)
 
