@@ -24,6 +24,7 @@ from pgbus.errors import (
     Dead,
     DuplicateListenerName,
     DuplicateProcedureName,
+    DuplicateScheduleName,
     EventNotFound,
     HandlerTimeoutError,
     InvalidApiEventConfiguration,
@@ -35,6 +36,7 @@ from pgbus.errors import (
     InvalidName,
     InvalidParameters,
     InvalidResult,
+    InvalidSchedule,
     LightbusException,
     LightbusTimeout,
     LightbusWorkerError,
@@ -47,14 +49,18 @@ from pgbus.errors import (
     RemoteError,
     Retry,
     SchemaVersionError,
+    SuddenDeathException,
     TransactionAbortedError,
+    UnexpectedConfigurationFormat,
     UnhandledEventError,
     UnknownApi,
+    UnsupportedUse,
     WorkerLost,
 )
 from pgbus.executor import Context
 from pgbus.messages import EventMessage
 from pgbus.outcomes import RetryPolicy
+from pgbus.schedules import TaskContext
 
 __all__ = [
     "Api",
@@ -75,6 +81,7 @@ __all__ = [
     "Dead",
     "DuplicateListenerName",
     "DuplicateProcedureName",
+    "DuplicateScheduleName",
     "Event",
     "EventMessage",
     "EventNotFound",
@@ -88,6 +95,7 @@ __all__ = [
     "InvalidName",
     "InvalidParameters",
     "InvalidResult",
+    "InvalidSchedule",
     "LightbusException",
     "LightbusTimeout",
     "LightbusWorkerError",
@@ -103,9 +111,13 @@ __all__ = [
     "Retry",
     "RetryPolicy",
     "SchemaVersionError",
+    "SuddenDeathException",
+    "TaskContext",
     "TransactionAbortedError",
+    "UnexpectedConfigurationFormat",
     "UnhandledEventError",
     "UnknownApi",
+    "UnsupportedUse",
     "WildcardParameter",
     "WorkerLost",
     "create",

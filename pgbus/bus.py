@@ -7,6 +7,7 @@ import threading
 import weakref
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import datetime
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, TypeVar
 from uuid import UUID
@@ -17,6 +18,7 @@ from pgbus.api import BusClient, BusPath
 from pgbus.api.life import Engine, RunnableWorker
 from pgbus.config import Config
 from pgbus.errors import CannotBlockHere, ConfigurationError, PublishTimeout
+from pgbus.features import check_features, read_features
 from pgbus.messages import EventMessage
 from pgbus.outbox import Limits, OutboxRow
 from pgbus.outcomes import RetryPolicy
@@ -31,14 +33,14 @@ from pgbus.telemetry import Telemetry
 T = TypeVar("T")
 H = TypeVar("H", bound=Callable[..., Any])
 
-# What a worker of a bus does: run listeners, and serve procedures.
-FEATURES = ("events", "rpcs")
-
 
 class StandIn(Protocol):
     """Takes what leaves a bus in place of the database, while a test has the bus mocked; called from any thread."""
 
-    caller: Caller
+    @property
+    def caller(self) -> Caller:
+        """What calls go through."""
+        ...
 
     def insert(self, rows: Sequence[OutboxRow]) -> list[UUID]:
         """For each row, the id of the event that stands for it."""
@@ -55,10 +57,10 @@ class Bus:
     Any attribute that it does not have begins the path to an event or a procedure: `bus.auth.user_created`.
     """
 
-    def __init__(self, config: Config, *, features: Sequence[str] = FEATURES) -> None:
+    def __init__(self, config: Config, *, features: Iterable[str] | None = None) -> None:
         self.config = config
-        self.features = _checked_features(features)
         self.registry = Registry()
+        self.registry.features = read_features(config.features) if features is None else check_features(features)
         self.telemetry = Telemetry()
         self._limits = Limits(max_payload=config.max_payload)
         self._statements = load(config.namespace)
@@ -88,6 +90,11 @@ class Bus:
 
     def __dir__(self) -> Iterable[str]:
         return [*super().__dir__(), *self.client.api_registry.next_words(())]
+
+    @property
+    def features(self) -> frozenset[str]:
+        """What its workers do: any of `events`, `rpcs` and `tasks`; `bus.client.set_features` changes it."""
+        return self.registry.features
 
     # ------------------------------------------------------------------------------------------------- listening
 
@@ -436,23 +443,23 @@ def _published(row: OutboxRow, event_id: UUID) -> EventMessage:
     return message
 
 
-def _checked_features(features: Sequence[str]) -> frozenset[str]:
-    if isinstance(features, str) or not set(features) <= set(FEATURES):
-        raise ConfigurationError(f"features is a list with any of {', '.join(map(repr, FEATURES))}, not {features!r}")
-    return frozenset(features)
-
-
 def create(
     dsn: str | None = None,
     *,
     namespace: str | None = None,
-    features: Sequence[str] = FEATURES,
+    config: Config | Mapping[str, object] | None = None,
+    config_file: str | Path | None = None,
+    features: Iterable[str] | None = None,
     flask: bool = False,  # noqa: ARG001 - it asks for what is always so
     **settings: Any,
 ) -> Bus:
-    """A bus. Every setting of `Config` may be given; else it comes from `PGBUS_*`, `pgbus.toml` or its default.
+    """A bus. Every setting of `Config` may be given; else it comes from `PGBUS_*`, a file or its default.
 
-    - `features`: what its workers do: run listeners (`"events"`) and serve procedures (`"rpcs"`); default: both.
+    - `config`: a Config, which has all settings; or a mapping that stands for a file, and then no file is read.
+    - `config_file`: TOML, YAML or JSON; default: what `PGBUS_CONFIG` names, else `pgbus.toml`, `pgbus.yaml` or
+      `pgbus.yml` in the working directory, else the table `[tool.pgbus]` of `pyproject.toml`.
+    - `features`: what its workers do: run listeners (`"events"`), serve procedures (`"rpcs"`) and run what is on a
+      schedule or in the background (`"tasks"`); default: the setting of that name, which is all of it.
     - `apis`: settings by API name, as in a file: `{"default": {"cast_values": False}, "auth": {"rpc_timeout": 1}}`.
 
     `flask`, of programs written for Lightbus, asks not to connect in the parent process of Flask's reloader. No bus
@@ -460,4 +467,14 @@ def create(
 
     Nothing is connected yet. Raises ConfigurationError for a setting that is unknown or wrong.
     """
-    return Bus(Config.load({"dsn": dsn, "namespace": namespace, **settings}), features=features)
+    given = {"dsn": dsn, "namespace": namespace, **settings}
+    return Bus(_config(config, config_file, given), features=features)
+
+
+def _config(config: Config | Mapping[str, object] | None, file: str | Path | None, given: dict[str, object]) -> Config:
+    if not isinstance(config, Config):
+        return Config.load(given, file=file, table=config)
+    others = [name for name, value in {**given, "config_file": file}.items() if value is not None]
+    if others:
+        raise ConfigurationError(f"a Config has all settings: leave out {', '.join(others)}, or give a mapping instead")
+    return config

@@ -12,7 +12,8 @@ PgbusError
 │   ├── InvalidApiRegistryEntry  something that cannot be registered as an API
 │   ├── InvalidSchedule          an interval, a cron expression or a task that makes no sense
 │   ├── DuplicateScheduleName    two schedules of one process share a name
-│   └── UnsupportedUse           a feature that there is not
+│   ├── UnsupportedUse           a feature that there is not
+│   └── UnexpectedConfigurationFormat   a configuration file that is no table of settings
 ├── InvalidEventError            an event was refused before it reached the database; `field` says which part
 │   └── InvalidEventArguments    fired with an argument too many, too few, or of the wrong type
 ├── UnknownApi                   an event was fired whose API this process has not registered
@@ -117,6 +118,10 @@ class DuplicateScheduleName(ConfigurationError):
 
 class UnsupportedUse(ConfigurationError):
     """Name features that there are: 'events', 'rpcs', 'tasks'."""
+
+
+class UnexpectedConfigurationFormat(ConfigurationError):
+    """Write a table of settings, names and values, at the top of the configuration file."""
 
 
 class InvalidEventError(PgbusError, ValueError):
@@ -317,3 +322,7 @@ class Dead(Exception):
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
         self.reason = str(reason)
+
+
+class SuddenDeathException(Exception):
+    """Raised by a procedure in a test, it is to the caller as if the worker had died: WorkerLost."""

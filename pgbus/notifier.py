@@ -46,11 +46,6 @@ class Session:
         """The connection, for whoever needs more than statements while nobody else uses the session."""
         return self._connection
 
-    @property
-    def is_free(self) -> bool:
-        """Whether no statement runs on it at this moment."""
-        return not (self._busy.locked() or self._connection.is_closed())
-
     async def fetch(self, query: str, *args: Any) -> list[Any]:
         """Run one statement."""
         async with self._busy:

@@ -242,11 +242,12 @@ class Registry:
     def select(self, *, only: Sequence[str] | None = None, skip: Sequence[str] | None = None) -> list[Listener]:
         """The listeners named in `only` (default: all) but not in `skip`; raises ConfigurationError for a typo.
 
-        The names may be those of procedures, too.
+        The names may be those of procedures and tasks, too.
         """
+        names = [*self._listeners, *(procedure.name for procedure in self.procedures), *self.schedules.names]
         for name in (*(only or ()), *(skip or ())):
-            if name not in self._listeners and name not in self.procedures:
-                known = ", ".join((*self._listeners, *(procedure.name for procedure in self.procedures))) or "none"
+            if name not in names:
+                known = ", ".join(names) or "none"
                 raise ConfigurationError(f"there is no listener named {name!r} here; declared are: {known}")
         return [
             listener

@@ -55,7 +55,6 @@ class Runner:
         listener_id: int,
         worker_id: Callable[[], int],
         store: Store,
-        nearest_store: Callable[[], Store],
         executor: Executor,
         config: Config,
         telemetry: Telemetry,
@@ -65,7 +64,6 @@ class Runner:
         self.listener_id = listener_id
         self._worker_id = worker_id
         self._store = store
-        self._nearest_store = nearest_store
         self._executor = executor
         self._config = config
         self._telemetry = telemetry
@@ -88,6 +86,7 @@ class Runner:
         self._bottom_at = 0.0
         self._look_for_suspects = True
         self._claiming: UUID | None = None
+        self._offered: UUID | None = None
         self._retries: list[float] = []
         self._retry_timer: asyncio.TimerHandle | None = None
         self._tasks: list[asyncio.Task[None]] = []
@@ -110,10 +109,24 @@ class Runner:
         self._bottom_at = 0.0
         self.wake()
 
+    def offer(self, token: UUID) -> bool:
+        """Whether this listener is idle; then the sequencer may claim its next event for it, under this token."""
+        busy = self._may_have_work or self._airborne or self._claiming or self._draining or self.listener.ordered
+        self._offered = None if busy else token
+        return not busy
+
+    def hand_over(self, claim: Claim | None, *, sent_at: float) -> None:
+        """What came of the offer. Once we drain it is left alone, and returned with other forgotten claims."""
+        self._offered = None
+        if claim and not self._draining:
+            self._telemetry.emit(Claimed(self.listener.name, 1))
+            self._pace.saw_claim(events=1, rows=1)
+            self._take_off([claim], 1, now=sent_at)
+
     @property
     def tokens(self) -> set[UUID]:
-        """The tokens of the claims in hand, and of the one that may be under way."""
-        under_way = set() if self._claiming is None else {self._claiming}
+        """The tokens of the claims in hand, and of those that may be under way."""
+        under_way = {token for token in (self._claiming, self._offered) if token}
         return under_way | {flight.claim.token for flight in self._airborne.values()}
 
     @property
@@ -236,9 +249,7 @@ class Runner:
         self._take_off(claims, events, now=sent_at)
 
     async def _send_claim(self, wanted: int, *, token: UUID, rows: int, suspects: bool) -> list[Claim]:
-        # An idle listener wants its first event soon; one that has claims in hand must not keep the leader waiting.
-        store = self._store if self._airborne else self._nearest_store()
-        return await store.claim_deliveries(
+        return await self._store.claim_deliveries(
             token=token,
             listener_id=self.listener_id,
             worker_id=self._worker_id(),

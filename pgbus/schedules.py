@@ -129,11 +129,6 @@ class Background:
         taken, self.awaitable = self.awaitable, None
         return taken
 
-    def close(self) -> None:
-        """Have an awaitable that nobody is going to run not complain of that."""
-        if (taken := self.take()) and inspect.iscoroutine(taken):
-            taken.close()
-
 
 def make_background(given: object, *, name: str, client: object) -> Background:
     """A background task from a coroutine, another awaitable, or a function; raises ConfigurationError."""
@@ -178,6 +173,17 @@ class Schedules:
     ) -> list[Background]:
         """The background tasks named in `only` (default: all) but not in `skip`."""
         return [one for one in self._background if _is_wanted(one.name, only, skip)]
+
+    def describe(self, *, only: Sequence[str] | None = None, skip: Sequence[str] | None = None) -> dict[str, str]:
+        """When each of those runs, by name."""
+        on_schedule = {one.name: str(one.rule) for one in self.select(only=only, skip=skip)}
+        return on_schedule | {one.name: "in the background" for one in self.select_background(only=only, skip=skip)}
+
+    def close_background(self) -> None:
+        """Have coroutines that nobody is going to run not complain of that."""
+        for one in self._background:
+            if (taken := one.take()) and inspect.iscoroutine(taken):
+                taken.close()
 
     @property
     def names(self) -> list[str]:

@@ -12,9 +12,11 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Protocol
+from uuid import UUID, uuid4
 
-from pgbus.store import Sequencing, Store
+from pgbus.store import Claim, Sequencing, Store
 from pgbus.telemetry import LeaderSlept, Sequenced, Telemetry
 
 # Rows per statement, and events per run.
@@ -68,8 +70,21 @@ class Floor:
         self._last_id = look.last_id
 
 
+class Neighbours(Protocol):
+    """The listeners of the leader's own process: it wakes them itself, and hands them an event that comes alone."""
+
+    def wake(self, listener_ids: Iterable[int]) -> None:
+        """They have something to claim."""
+
+    def offer(self, token: UUID) -> tuple[int, Sequence[int]]:
+        """The worker's id, and the listeners that are idle: a claim under this token may be made for each of them."""
+
+    def hand_over(self, claims: Mapping[int, Claim], *, sent_at: float) -> None:
+        """What came of the offer, by listener id; called after each offer. `sent_at`: monotonic seconds."""
+
+
 class Sequencer:
-    """Sequences on the session that leads. `wake_listeners` is called with the ids of listeners that have new work."""
+    """Sequences on the session that leads."""
 
     def __init__(
         self,
@@ -77,13 +92,15 @@ class Sequencer:
         *,
         telemetry: Telemetry,
         poll_interval: float,
-        wake_listeners: Callable[[Iterable[int]], None],
+        lease: float,
+        neighbours: Neighbours,
         has_others: Callable[[], bool],
     ) -> None:
         self._store = store
         self._telemetry = telemetry
         self._poll_interval = poll_interval
-        self._wake_listeners = wake_listeners
+        self._lease = lease
+        self._neighbours = neighbours
         self._has_others = has_others
         self._woken = asyncio.Event()
         self._floor = Floor()
@@ -149,22 +166,38 @@ class Sequencer:
             self._roll_over = False
         if (now := time.monotonic()) >= self._bottom_at:
             self._due_floor, self._bottom_at = -math.inf, now + BOTTOM_INTERVAL
-        look = await self._store.sequence_outbox(
-            floor=self._floor.value,
-            wants_xid=self._floor.wants_xid,
-            due_floor=self._due_floor,
-            base=self._base,
-            batch=BATCH,
-            run=RUN,
-            tell_others=self._has_others(),
-        )
+        look = await self._sequence()
         self._base += look.moved
         self._floor.observe(look)
         if look.moved < BATCH:
             self._due_floor = look.looked_at
         if look.moved:
             self._telemetry.emit(Sequenced(look.moved))
-            self._wake_listeners(look.listener_ids)
+            self._neighbours.wake(look.listener_ids)
+        return look
+
+    async def _sequence(self) -> Sequencing:
+        """One look. An event that comes alone is claimed for our idle listeners at once: that saves a round trip."""
+        token, sent_at = uuid4(), time.monotonic()
+        worker_id, idle = self._neighbours.offer(token)
+        handed: Mapping[int, Claim] = {}
+        try:
+            look = await self._store.sequence_outbox(
+                floor=self._floor.value,
+                wants_xid=self._floor.wants_xid,
+                due_floor=self._due_floor,
+                base=self._base,
+                batch=BATCH,
+                run=RUN,
+                tell_others=self._has_others(),
+                idle_listener_ids=idle,
+                token=token,
+                worker_id=worker_id,
+                lease=self._lease,
+            )
+            handed = look.handed
+        finally:
+            self._neighbours.hand_over(handed, sent_at=sent_at)
         return look
 
     async def _backfill(self) -> None:
@@ -172,7 +205,7 @@ class Sequencer:
         if listener_id is None:
             self._behind = False
         else:
-            self._wake_listeners([listener_id])
+            self._neighbours.wake([listener_id])
 
     # ------------------------------------------------------------------------------------------------------- sleeping
 

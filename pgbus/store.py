@@ -140,7 +140,7 @@ class Sequencing:
     """What one call of `sequence_outbox` did and saw.
 
     `stopped_at` is the last outbox id it took when there may be more, else None. `next_due` is in seconds from then;
-    None: nothing is scheduled.
+    None: nothing is scheduled. `listener_ids` have something to claim; `handed` were given a claim, by listener id.
     """
 
     moved: int
@@ -151,6 +151,7 @@ class Sequencing:
     last_id: int
     looked_at: float
     next_due: float | None
+    handed: Mapping[int, Claim]
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,9 +193,24 @@ class Store:
     # The leader's.
 
     async def sequence_outbox(
-        self, *, floor: int, wants_xid: bool, due_floor: float, base: int, batch: int, run: int, tell_others: bool
+        self,
+        *,
+        floor: int,
+        wants_xid: bool,
+        due_floor: float,
+        base: int,
+        batch: int,
+        run: int,
+        tell_others: bool,
+        idle_listener_ids: Sequence[int],
+        token: UUID,
+        worker_id: int,
+        lease: float,
     ) -> Sequencing:
-        """Move up to `batch` rows (and as many scheduled ones that are due) into the log from position `base` on."""
+        """Move up to `batch` rows (and as many scheduled ones that are due) into the log from position `base` on.
+
+        A lone event is claimed at once for those of the idle listeners that hear it.
+        """
         row = await self.fetch_one(
             "sequence_outbox",
             floor=floor,
@@ -205,6 +221,10 @@ class Store:
             run=run,
             tell_others=tell_others,
             work_channel=self.work_channel,
+            idle_listener_ids=idle_listener_ids,
+            claim_token=token,
+            worker_id=worker_id,
+            lease=lease,
         )
         return Sequencing(
             moved=row["moved"],
@@ -215,6 +235,7 @@ class Store:
             last_id=row["last_id"],
             looked_at=row["looked_at"],
             next_due=row["next_due"],
+            handed=_handed(row, token=token) if row["handed_ids"] else {},
         )
 
     async def backfill_listener(self, *, batch: int, run: int) -> int | None:
@@ -319,6 +340,28 @@ class Store:
             added=tuple(change["pattern"] for change in changes if change["change"] == "added"),
             removed=tuple(change["pattern"] for change in changes if change["change"] == "removed"),
         )
+
+
+def _handed(row: Any, *, token: UUID) -> dict[int, Claim]:
+    """The claims that `sequence_outbox` made of its lone event; each listener gets an event of its own."""
+    return {
+        listener_id: Claim(id_, token, 1, None, False, True, row["position"], row["looked_at"], [_event(row)])
+        for id_, listener_id in zip(row["handed_ids"], row["handed_to"], strict=True)
+    }
+
+
+def _event(row: Any) -> EventMessage:
+    return EventMessage(
+        topic=row["topic"],
+        raw=row["payload"],
+        event_id=row["event_id"],
+        key=row["key"],
+        raw_headers=row["headers"],
+        ancestors=row["ancestors"],
+        published_at=row["published_at"],
+        deliver_at=row["deliver_at"],
+        position=row["position"],
+    )
 
 
 def _claims(records: Sequence[Any], *, token: UUID, blocking: bool) -> list[Claim]:

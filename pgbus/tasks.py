@@ -345,9 +345,8 @@ class Tasks:
         """Run it to its end; a function that fails is called again, after a pause that grows."""
         if task := background.task:
             await self._keep_up(background.name, task)
-        elif awaitable := background.take():
-            if error := await _outcome_of(awaitable):
-                logger.error("background task %s failed, and is not started again", background.name, exc_info=error)
+        elif (awaitable := background.take()) and (error := await _outcome_of(awaitable)):
+            logger.error("background task %s failed, and is not started again", background.name, exc_info=error)
 
     async def _keep_up(self, name: str, task: Task) -> None:
         pause = RESTART_PAUSE
@@ -366,11 +365,7 @@ class Tasks:
 async def _attempt(task: Task, context: TaskContext | None) -> BaseException | None:
     """Call a task, a plain function in a thread of its own; what it raised, were it a SystemExit."""
     if task.is_async:
-        try:
-            coroutine = task.call(context)
-        except BaseException as error:
-            return error
-        return await _outcome_of(coroutine)
+        return await _outcome_of(task.call(context))
     result: object = None
 
     def work() -> None:

@@ -11,10 +11,11 @@ import logging
 import os
 import random
 import socket
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from importlib.metadata import version
+from uuid import UUID
 
 import asyncpg
 import msgspec
@@ -32,7 +33,8 @@ from pgbus.registry import Listener
 from pgbus.rpc.server import Server
 from pgbus.runner import Runner, slots_of
 from pgbus.sequencer import Sequencer
-from pgbus.store import ENGINE_SETTINGS, Pooled, Registration, Store, create_pool, is_link_error, own_transaction
+from pgbus.store import ENGINE_SETTINGS, Claim, Pooled, Registration, Store, create_pool, is_link_error, own_transaction
+from pgbus.tasks import Tasks
 from pgbus.telemetry import LeaderChanged, SessionLost, SessionOpened
 from pgbus.topics import is_wildcard, pattern_regex
 
@@ -62,6 +64,7 @@ class Worker:
         self._session: Session | None = None
         self._runners: dict[int, Runner] = {}
         self._server: Server | None = None
+        self._tasks: Tasks | None = None
         self._threads: list[ThreadPoolExecutor] = []
         self._quarantine = Quarantine()
         self._sequencer: Sequencer | None = None
@@ -87,6 +90,8 @@ class Worker:
                 runner.abandon()
             if self._server:
                 self._server.abandon()
+            if self._tasks:
+                self._tasks.abandon()
         self._stopping.set()
 
     async def stop(self) -> None:
@@ -139,11 +144,13 @@ class Worker:
 
         unwatch = self._bus.registry.watch(look_again)
         unwatch_procedures = self._bus.registry.procedures.watch(look_again)
+        unwatch_schedules = self._bus.registry.schedules.watch(look_again)
         try:
             await self._run(engine_pool, transactions)
         finally:
             unwatch()
             unwatch_procedures()
+            unwatch_schedules()
             for threads in self._threads:
                 threads.shutdown(wait=False, cancel_futures=True)
             await transactions.close()
@@ -168,6 +175,7 @@ class Worker:
         store = Store(Pooled(pool), namespace=self._config.namespace)
         self._engine = (pool, store, transactions)
         self._server = Server(store, config=self._config, telemetry=self._telemetry, worker_id=self._claimant)
+        self._tasks = Tasks(store, config=self._config, telemetry=self._telemetry, worker_id=self._claimant)
         session_task = asyncio.create_task(self._session_loop(), name="pgbus session")
         upkeep = asyncio.create_task(self._upkeep_loop(store), name="pgbus upkeep")
         stopping = asyncio.create_task(self._stopping.wait())
@@ -187,11 +195,13 @@ class Worker:
     async def _drain(self, store: Store) -> None:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + (0.0 if self._hurry.is_set() else self._config.grace)
-        await asyncio.gather(*(runner.stop(grace=deadline - loop.time()) for runner in self._runners.values()))
-        # A claim whose answer was under way: while our lock is held, or else a leader would count it for a death.
+        parts: list[Runner | Tasks] = [*self._runners.values(), *([self._tasks] if self._tasks else [])]
+        await asyncio.gather(*(part.stop(grace=deadline - loop.time()) for part in parts))
+        # A claim whose answer was under way: while our lock is held, or else a leader would count it for a death; and
+        # on the session, behind a look of the sequencer that may be claiming for us.
         with contextlib.suppress(OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
             async with asyncio.timeout(2):
-                await self._return_forgotten_claims(store)
+                await self._return_forgotten_claims(self._session.store if self._session else store)
         if self._server:  # last: handlers that finish may call our own procedures
             grace = 0.0 if self._hurry.is_set() else deadline - loop.time()
             await self._server.stop(grace=max(0.0, grace))
@@ -258,6 +268,15 @@ class Worker:
     async def _serve(self, store: Store) -> None:
         if self._server and (procedures := self._procedures()):
             await self._server.serve(procedures, worker_id=self._worker_id, store=store)
+        await self._start_tasks()
+
+    async def _start_tasks(self) -> None:
+        schedules = self._bus.registry.schedules
+        if "tasks" not in self._bus.features:
+            schedules.close_background()
+        elif self._tasks:
+            background = schedules.select_background(only=self._only, skip=self._skip)
+            await self._tasks.start(schedules.select(only=self._only, skip=self._skip), background)
 
     async def _register_worker(self, session: Session) -> None:
         """Take our liveness lock: under the old id if it is still ours to have, so that our claims stay ours."""
@@ -297,7 +316,8 @@ class Worker:
             session.store,
             telemetry=self._telemetry,
             poll_interval=self._config.poll_interval,
-            wake_listeners=self._wake,
+            lease=self._config.lease,
+            neighbours=self,
             has_others=lambda: self._others,
         )
         maintenance = Maintenance(
@@ -305,7 +325,7 @@ class Worker:
             config=self._config,
             telemetry=self._telemetry,
             worker_id=self._worker_id,
-            wake_listeners=self._wake,
+            wake_listeners=self.wake,
             partition=lambda: self._sequencer.partition if self._sequencer else 0,
             begin_period=self._sequencer.begin_period,
         )
@@ -380,18 +400,11 @@ class Worker:
             listener_id=listener_id,
             worker_id=self._claimant,
             store=store,
-            nearest_store=self._nearest_store,
             executor=executor,
             config=self._config,
             telemetry=self._telemetry,
             quarantine=self._quarantine,
         )
-
-    def _nearest_store(self) -> Store:
-        """The quickest way to claim: right after sequencing, the leader's session, for its backend is awake."""
-        _, store, _ = self._engine
-        session = self._session
-        return session.store if self.leads and session is not None and session.is_free else store
 
     def _claimant(self) -> int:
         """The id to claim under; 0 while our session is away, and with it the lock that says we live.
@@ -402,10 +415,23 @@ class Worker:
 
     # ------------------------------------------------------------------------------------------------ waking
 
-    def _wake(self, listener_ids: Iterable[int]) -> None:
+    def wake(self, listener_ids: Iterable[int]) -> None:
+        """Have these listeners claim."""
         for listener_id in listener_ids:
             if runner := self._runners.get(listener_id):
                 runner.wake()
+
+    def offer(self, token: UUID) -> tuple[int, Sequence[int]]:
+        """Our id, and the listeners that are idle: the sequencer may claim an event for each of them."""
+        worker_id = self._claimant()
+        if not worker_id:
+            return 0, []
+        return worker_id, [id_ for id_, runner in self._runners.items() if runner.offer(token)]
+
+    def hand_over(self, claims: Mapping[int, Claim], *, sent_at: float) -> None:
+        """Give the idle listeners what the sequencer claimed for them, in answer to the last offer."""
+        for listener_id, runner in self._runners.items():
+            runner.hand_over(claims.get(listener_id), sent_at=sent_at)
 
     def _heard_wake(self, payload: str) -> None:  # noqa: ARG002 - the wake carries nothing
         if self._sequencer:
@@ -421,8 +447,10 @@ class Worker:
                 runner.look_at_everything()
             if self._sequencer:
                 self._sequencer.catch_up()
+            if self._tasks:
+                self._tasks.wake()
         else:
-            self._wake(int(part) for part in payload.split(",") if part.isdigit())
+            self.wake(int(part) for part in payload.split(",") if part.isdigit())
 
     # ------------------------------------------------------------------------------------------------ upkeep
 
@@ -458,8 +486,9 @@ class Worker:
         for runner in self._runners.values():
             if error := runner.failure():
                 raise error
-        if self._server and (error := self._server.failure()):
-            raise error
+        for part in (self._server, self._tasks):
+            if part and (error := part.failure()):
+                raise error
 
     async def _extend_leases(self, store: Store) -> None:
         claims = [flight.claim for runner in self._runners.values() for flight in runner.flights]
@@ -489,7 +518,7 @@ class Worker:
     async def _poll(self, store: Store) -> None:
         if self._runners:
             rows = await store.fetch("find_ready_listeners", listener_ids=list(self._runners))
-            self._wake(row["id"] for row in rows)
+            self.wake(row["id"] for row in rows)
         if self._server:
             self._server.wake()
 

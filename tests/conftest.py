@@ -1,6 +1,7 @@
 """Fixtures: one server for a test run (one for each xdist worker), and a fresh database for every test."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
 
 import asyncpg
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import settings
 from pgbus.embedded import EmbeddedPostgres, find_binaries
 from pgbus.errors import EmbeddedPostgresError
 from tests.support import DatabaseServer, find_server
+from tests.support.services import Services
 
 # A shared machine makes single examples slow now and then; pytest's own timeout catches what hangs.
 settings.register_profile("pgbus", deadline=None)
@@ -64,6 +66,12 @@ async def connect() -> AsyncIterator[Connect]:
     yield open_connection
     for connection in opened:
         connection.terminate()
+
+
+@pytest.fixture
+async def services(tmp_path: Path, database: str, connect: Connect) -> Services:
+    """Services that run as processes, on a fresh database."""
+    return Services(tmp_path, database, await connect(database))
 
 
 @pytest.fixture

@@ -130,7 +130,7 @@ def _rule(schedule: object, timezone: str | None) -> Rule:
 
 
 def _name_of(given: Any) -> str:
-    if inspect.iscoroutine(given):
+    if inspect.iscoroutine(given) and given.cr_frame:
         return f"{given.cr_frame.f_globals['__name__']}.{given.__qualname__}".replace(".<locals>", "")
     if inspect.isawaitable(given):
         return type(given).__qualname__

@@ -21,6 +21,7 @@ from pgbus.errors import (
     InvalidResult,
     NoWorkerAvailable,
     RemoteError,
+    SuddenDeathException,
     UnhandledEventError,
     WorkerLost,
 )
@@ -166,6 +167,8 @@ def failure(call_id: UUID, error: BaseException) -> Response:
             return Response(call_id, "refused", error=text)
         case InvalidResult():
             return Response(call_id, "invalid", error=text)
+        case SuddenDeathException():
+            return Response(call_id, "lost", error=f"the procedure played dead: {text}")
     return Response(
         call_id,
         "failed",

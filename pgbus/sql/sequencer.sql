@@ -3,6 +3,7 @@
 
 -- name: sequence_outbox
 -- Move committed outbox rows into the log, and write the runs that are owed to each listener whose subscription matches.
+-- A lone event is handed over: its run is written as claimed for those of the leader's own listeners that are idle.
 WITH bound AS MATERIALIZED (
     SELECT max(o.id) AS id, count(*) AS rows
     FROM (
@@ -62,16 +63,30 @@ WITH bound AS MATERIALIZED (
     SELECT o.listener_id, o.lane, o.position,
            (row_number() OVER (PARTITION BY o.listener_id, o.lane ORDER BY o.position) - 1) / CAST(:run AS integer) AS run
     FROM owed AS o
+), idle AS MATERIALIZED (
+    SELECT l.id AS listener_id,
+           CAST(:claim_token AS uuid) AS claim_token,
+           CAST(:worker_id AS integer) AS worker_id,
+           now() + CAST(:lease AS double precision) * INTERVAL '1 second' AS lease_expires_at
+    FROM unnest(CAST(:idle_listener_ids AS integer[])) AS i (listener_id)
+    JOIN pgbus.listeners AS l ON l.id = i.listener_id
+    WHERE l.state = 'active' AND l.lanes IS NULL AND (SELECT count(*) FROM numbered) = 1
 ), delivered AS (
-    INSERT INTO pgbus.deliveries (listener_id, lane, first, last, events, positions)
+    INSERT INTO pgbus.deliveries
+        (listener_id, lane, first, last, events, positions, claim_token, worker_id, lease_expires_at)
     SELECT p.listener_id, p.lane, min(p.position), max(p.position), count(*),
-           CASE WHEN count(*) < max(p.position) - min(p.position) + 1 THEN array_agg(p.position ORDER BY p.position) END
+           CASE WHEN count(*) < max(p.position) - min(p.position) + 1 THEN array_agg(p.position ORDER BY p.position) END,
+           i.claim_token, i.worker_id, i.lease_expires_at
     FROM placed AS p
-    GROUP BY p.listener_id, p.lane, p.run
+    LEFT JOIN idle AS i ON i.listener_id = p.listener_id
+    GROUP BY p.listener_id, p.lane, p.run, i.claim_token, i.worker_id, i.lease_expires_at
     ORDER BY min(p.position)
-    RETURNING listener_id
+    RETURNING id, listener_id, claim_token
 ), woken AS MATERIALIZED (
-    SELECT array_agg(DISTINCT d.listener_id) AS listener_ids FROM delivered AS d
+    SELECT array_agg(DISTINCT d.listener_id) FILTER (WHERE d.claim_token IS NULL) AS listener_ids,
+           array_agg(d.id ORDER BY d.id) FILTER (WHERE d.claim_token IS NOT NULL) AS handed_ids,
+           array_agg(d.listener_id ORDER BY d.id) FILTER (WHERE d.claim_token IS NOT NULL) AS handed_to
+    FROM delivered AS d
 )
 SELECT (SELECT count(*) FROM numbered) AS moved,
        (SELECT CASE WHEN b.rows = CAST(:batch AS bigint) THEN b.id END FROM bound AS b) AS stopped_at,
@@ -86,8 +101,11 @@ SELECT (SELECT count(*) FROM numbered) AS moved,
        CAST(extract(epoch FROM now()) AS double precision) AS looked_at,
        (SELECT CAST(extract(epoch FROM min(o.deliver_at) - now()) AS double precision)
         FROM pgbus.outbox AS o
-        WHERE o.deliver_at > now()) AS next_due
+        WHERE o.deliver_at > now()) AS next_due,
+       w.handed_ids, w.handed_to,
+       n.position, n.event_id, n.topic, n.ancestors, n.key, n.payload, n.headers, n.published_at, n.deliver_at
 FROM woken AS w
+LEFT JOIN numbered AS n ON w.handed_ids IS NOT NULL
 
 -- name: backfill_listener
 -- Give a listener that is not live yet the next stretch of the log; its cursor becomes NULL, live, at the end of the log.

@@ -2,28 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
-import os
 import re
-import shutil
 import signal
 import subprocess
-import sys
-import textwrap
-from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from pathlib import Path
 
-import asyncpg
 import pytest
 
-from tests.conftest import Connect
 from tests.support import eventually
-
-PROGRAM = str(Path(sys.executable).with_name("pgbus"))
-ROOT = Path(__file__).parents[2]
-TUTORIAL = ROOT / "examples" / "lightbus_tutorial"
+from tests.support.programs import PROGRAM, program_environ
+from tests.support.services import Services
 
 AUTH_SERVICE = """
 import pgbus
@@ -100,84 +87,6 @@ async def before_server_start():
 """
 
 
-class Services:
-    """Services in directories of their own, on one database."""
-
-    def __init__(self, directory: Path, dsn: str, connection: asyncpg.Connection) -> None:
-        self.directory = directory
-        self.connection = connection
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(("PGBUS_", "PG"))}
-        self.environ = {**kept, "PGBUS_DSN": dsn, "PYTHONUNBUFFERED": "1"}
-
-    def write(self, service: str, source: str) -> Path:
-        directory = self.directory / service
-        directory.mkdir(exist_ok=True)
-        (directory / "bus.py").write_text(textwrap.dedent(source))
-        return directory
-
-    def execute(self, cwd: Path, code: str) -> subprocess.CompletedProcess[str]:
-        """Run code of a service that is no worker."""
-        return subprocess.run(
-            [sys.executable, "-c", textwrap.dedent(code)],
-            cwd=cwd,
-            env=self.environ,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-
-    def copy(self, example: str) -> Path:
-        """An example's service, in a directory of its own."""
-        return Path(shutil.copytree(TUTORIAL / example, self.directory / example))
-
-    def run(self, cwd: Path, script: str) -> str:
-        """Run a script beside a `bus.py`; its output."""
-        done = self.execute(cwd, (cwd / script).read_text())
-        assert (done.returncode, done.stderr) == (0, "")
-        return done.stdout
-
-    @asynccontextmanager
-    async def worker(self, cwd: Path, *, listeners: int = 0) -> AsyncIterator[Process]:
-        """`pgbus run`, with so many listeners registered; Ctrl-C ends it with exit code 0."""
-        with (cwd / "log").open("w") as log:
-            child = await asyncio.create_subprocess_exec(
-                PROGRAM, "run", cwd=cwd, env=self.environ, stdout=PIPE, stderr=log
-            )
-        try:
-            await eventually(lambda: self._runs(child, listeners), 20)
-            yield child
-            child.send_signal(signal.SIGINT)
-            assert await child.wait() == 0
-        except BaseException as error:
-            error.add_note((cwd / "log").read_text())
-            raise
-        finally:
-            if child.returncode is None:
-                child.kill()
-            await child.communicate()
-
-    async def _runs(self, child: Process, count: int) -> bool:
-        assert child.returncode is None
-        running = await self.connection.fetchval("SELECT count(*) FROM pgbus.workers")
-        listening = await self.connection.fetchval("SELECT count(*) FROM pgbus.listeners")
-        return bool(running) and listening >= count
-
-    async def dead_errors(self) -> list[str]:
-        return [row["error"] for row in await self.connection.fetch("SELECT error FROM pgbus.dead_letters")]
-
-
-@pytest.fixture
-async def services(tmp_path: Path, database: str, connect: Connect) -> Services:
-    return Services(tmp_path, database, await connect(database))
-
-
-async def line(child: Process) -> str:
-    assert child.stdout is not None
-    async with asyncio.timeout(20):
-        return (await child.stdout.readline()).decode().strip()
-
-
 # ------------------------------------------------------------------------------------------ the events page, as written
 
 
@@ -201,24 +110,24 @@ asyncio.run(main())
 async def test_one_service_hears_the_events_that_another_one_fires(services: Services, listening: str) -> None:
     auth = services.write("auth_service", AUTH_SERVICE)
     other = services.write("other_service", HANDLERS + listening)
-    async with services.worker(other, listeners=3) as worker:
+    async with services.worker(other) as worker:
         done = services.execute(auth, FIRE)
         assert done.returncode == 0, done.stderr
-        assert await line(worker) == "{'adam': 'adam@example.com'}"
+        assert await worker.line() == "{'adam': 'adam@example.com'}"
         done = services.execute(auth, FIRE_ASYNC)
         assert done.returncode == 0, done.stderr
-        assert await line(worker) == "{}"
+        assert await worker.line() == "{}"
     assert await services.dead_errors() == []
 
 
 async def test_a_handler_whose_parameters_are_not_those_of_its_event_is_told_so(services: Services) -> None:
     auth = services.write("auth_service", AUTH_SERVICE)
     other = services.write("other_service", HANDLERS + WITH_NAMES)
-    async with services.worker(other, listeners=3) as worker:
+    async with services.worker(other) as worker:
         services.execute(auth, "from bus import bus; bus.auth.user_updated.fire(username='adam', new_email='a')")
         errors = await eventually(services.dead_errors)
         services.execute(auth, FIRE)
-        assert await line(worker) == "{'adam': 'adam@example.com'}"
+        assert await worker.line() == "{'adam': 'adam@example.com'}"
     [error] = errors
     assert "bus.handle_updated cannot take auth.user_updated" in error
     assert "the event has no 'email' and the handler has no parameter 'new_email'" in error
@@ -269,10 +178,10 @@ async def test_another_service_calls_a_procedure_and_gets_its_answer(services: S
     for password in ('secret', 'wrong'):
         print(bus.auth.check_password(username='admin', password=password))
     """
-    async with services.worker(auth):
+    async with services.worker(auth) as worker:
         done = services.execute(another, code)
     assert (done.stdout.split(), done.stderr) == (["True", "False"], "")
-    log = (auth / "log").read_text()
+    log = "\n".join(worker.err) + "\n"
     assert re.search(r"procedures +auth\.check_password\n +auth\.create_user\n", log)
     assert "no listeners to run" not in log
 
@@ -306,11 +215,11 @@ async def test_a_handler_calls_another_service_for_each_event(services: Services
             bus.customers.new_customer.listen(create_user_for_customer, listener_name="create_user_for_customer")
         """,
     )
-    async with services.worker(auth) as worker, services.worker(customers, listeners=1):
+    async with services.worker(auth) as worker, services.worker(customers):
         services.execute(
             customers, "from bus import bus; bus.customers.new_customer.fire(customer_name='A', email='a')"
         )
-        assert await line(worker) == "created A a"
+        assert await worker.line() == "created A a"
 
 
 # ----------------------------------------------------------------------------------------------------- the worker alone
@@ -339,10 +248,10 @@ async def test_a_start_hook_that_is_decorated_and_named_on_start_runs_once(servi
         """,
     )
     auth = services.write("auth_service", AUTH_SERVICE)
-    async with services.worker(directory, listeners=1) as worker:
-        assert await line(worker) == "started BusClient"
+    async with services.worker(directory) as worker:
+        assert await worker.line() == "started BusClient"
         services.execute(auth, FIRE)
-        assert await line(worker) == "auth.user_created: adam adam@example.com"
+        assert await worker.line() == "auth.user_created: adam adam@example.com"
 
 
 @pytest.mark.parametrize(
@@ -361,7 +270,13 @@ async def test_a_service_that_cannot_start_says_why_and_fails(
     if source is None:
         (directory / "bus.py").unlink()
     done = subprocess.run(
-        [PROGRAM, "run"], cwd=directory, env=services.environ, capture_output=True, text=True, timeout=60, check=False
+        [PROGRAM, "run"],
+        cwd=directory,
+        env=program_environ(services.environ),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
     assert done.returncode == code, done.stderr
     assert said in done.stderr
@@ -386,8 +301,8 @@ async def test_an_event_survives_a_process_that_is_killed_right_after_its_commit
         HANDLERS + "bus.auth.user_created.listen(handle_created, listener_name='a', bus_options={'since': '0'})\n",
     )
     assert services.execute(auth, code).returncode == -signal.SIGKILL
-    async with services.worker(other, listeners=1) as worker:
-        assert await line(worker) == "{'committed': 'x'}"
+    async with services.worker(other) as worker:
+        assert await worker.line() == "{'committed': 'x'}"
 
 
 # --------------------------------------------------------------------------------------------------------- the examples
@@ -397,11 +312,11 @@ async def test_the_tutorial_runs(services: Services) -> None:
     auth, other, customers = (services.copy(name) for name in ("auth_service", "other_service", "customers_service"))
     async with (
         services.worker(auth) as auth_worker,
-        services.worker(other, listeners=3) as other_worker,
-        services.worker(customers, listeners=4),
+        services.worker(other) as other_worker,
+        services.worker(customers),
     ):
         services.run(auth, "fire.py")
-        said = sorted([await line(other_worker) for _ in range(3)])
+        said = sorted([await other_worker.line() for _ in range(3)])
         assert [text.partition(":")[0] for text in said] == [
             "created",
             "deleted, as auth.user_deleted says",
@@ -409,5 +324,5 @@ async def test_the_tutorial_runs(services: Services) -> None:
         ]
         assert services.run(other, "check_password.py").split() == ["secret:", "True", "guess:", "False"]
         services.run(customers, "sign_up.py")
-        assert await line(auth_worker) == "creating eve"
-        assert "'eve': 'eve@example.com'" in await line(other_worker)
+        assert await auth_worker.line() == "creating eve"
+        assert "'eve': 'eve@example.com'" in await other_worker.line()

@@ -180,6 +180,23 @@ async def test_config_as_json_says_what_each_setting_means(invoke: Invoke) -> No
     assert "s3cret" not in str(settings)
 
 
+async def test_config_takes_a_named_file_and_shows_apis(invoke: Invoke, working_directory: Path) -> None:
+    (working_directory / "pgbus.toml").write_text("lease = 90\n")
+    (working_directory / "other.yaml").write_text("lease: 80\napis: {auth: {cast_values: false}}\n")
+    result = await invoke("config", "--config", "other.yaml", dsn=NOWHERE)
+    shown = {line.split()[0]: line.split()[1:] for line in result.stdout.splitlines()}
+    assert shown["lease"] == ["80", "other.yaml"]
+    assert shown["apis.auth.cast_values"] == ["false", "other.yaml"]
+    assert shown["apis.default.cast_values"] == ["true", "default"]
+
+
+async def test_config_schema_is_printed_or_written(invoke: Invoke, working_directory: Path) -> None:
+    printed = (await invoke("config", "schema", dsn=NOWHERE)).stdout
+    await invoke("config", "schema", "--out", "schema.json", dsn=NOWHERE)
+    assert (working_directory / "schema.json").read_text() == printed
+    assert json.loads(printed)["properties"]["lease"]["default"] == 60.0
+
+
 async def test_the_dsn_may_stand_before_or_after_the_command(invoke: Invoke, database: str) -> None:
     assert (await invoke("status", "--dsn", database, dsn=NOWHERE)).exit_code == 0
     assert (await invoke("--dsn", database, "status", dsn=NOWHERE)).exit_code == 0

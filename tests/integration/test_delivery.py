@@ -615,3 +615,44 @@ async def test_run_ends_with_an_error_where_the_schema_is_missing(empty_database
         with pytest.raises(pgbus.SchemaVersionError, match="upgrade"):
             async with asyncio.timeout(10):
                 await Worker(bus).run()
+
+
+async def test_a_lone_event_goes_to_an_idle_listener_without_a_claim_of_its_own(
+    database: str, connect: Connect
+) -> None:
+    connection = await connect(database)
+    async with open_bus(database) as bus:
+        mail, ledger = collect(bus, name="mail"), collect(bus, name="ledger")
+        watch = Watch(bus)
+        async with running(bus):
+            await watch.first(LeaderSlept)
+            # To claim is to update: from now on nobody can.
+            await connection.execute(
+                "CREATE FUNCTION pgbus.no() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'; "
+                "CREATE TRIGGER no BEFORE UPDATE ON pgbus.deliveries FOR EACH ROW EXECUTE FUNCTION pgbus.no()"
+            )
+            await publish(bus, 1)
+            assert (await mail.take(1), await ledger.take(1)) == ([1], [1])
+            await until_idle(connection)
+
+
+async def test_an_event_that_is_handed_over_while_the_worker_drains_is_released_and_no_death_is_counted(
+    database: str, connect: Connect
+) -> None:
+    connection, guard = await connect(database), await connect(database)
+    async with open_bus(database) as bus:
+        mail = collect(bus, name="mail")
+        watch = Watch(bus)
+        async with running(bus) as worker:
+            await watch.first(LeaderSlept)
+            async with guard.transaction():
+                await guard.execute("LOCK TABLE pgbus.deliveries IN SHARE MODE")
+                await publish(bus, 1)
+                await eventually(lambda: connection.fetch("SELECT FROM pg_locks WHERE NOT granted"))
+                worker.request_stop()
+                await eventually(lambda: all(runner._draining for runner in worker._runners.values()))
+        assert mail.items == []
+        [owed] = await connection.fetch("SELECT claim_token, available_at <= now(), crashes FROM pgbus.deliveries")
+        assert tuple(owed) == (None, True, 0)
+        async with running(bus):
+            assert await mail.take(1) == [1]

@@ -46,7 +46,7 @@ class Bench:
     async def sequence(self, **values: Any) -> Sequencing:
         defaults = {
             "floor": 0, "wants_xid": False, "due_floor": float("-inf"), "base": 1, "batch": 100, "run": 10,
-            "tell_others": False,
+            "tell_others": False, "idle_listener_ids": [], "token": uuid4(), "worker_id": 1, "lease": LEASE,
         }  # fmt: skip
         return await self.store.sequence_outbox(**{**defaults, **values})
 
@@ -211,6 +211,44 @@ async def test_sequencing_takes_no_xid_unless_it_is_asked_to(bench: Bench) -> No
     look = await bench.sequence(wants_xid=True)
     assert look.xid is not None
     assert look.xid >= look.xmin
+
+
+async def test_sequencing_claims_a_lone_event_for_the_idle_listeners_that_hear_it(bench: Bench) -> None:
+    idle = await bench.rows.listener("idle", "a.*")
+    too = await bench.rows.listener("idle too", "a.b")
+    deaf = await bench.rows.listener("deaf", "b.b")
+    busy = await bench.rows.listener("busy", "a.*")
+    await bench.outbox("a.b", key="k")
+    token = uuid4()
+    look = await bench.sequence(idle_listener_ids=[idle, too, deaf], token=token, worker_id=7)
+    assert look.listener_ids == [busy], "the others have nothing left to claim"
+    assert sorted(look.handed) == sorted([idle, too])
+    assert await bench.fetch(
+        "SELECT listener_id, claim_token, worker_id, lease_expires_at > now() FROM pgbus.deliveries ORDER BY 1"
+    ) == [(idle, token, 7, True), (too, token, 7, True), (busy, None, None, None)]
+    [claimed] = await bench.claim(busy)
+    for listener_id, claim in look.handed.items():
+        assert claim.events[0] is not look.handed[idle + too - listener_id].events[0], "a handler may change its own"
+        assert repr(claim.events) == repr(claimed.events)
+        assert (claim.token, claim.attempt, claim.suspect, claim.fresh) == (token, 1, False, True)
+        assert await bench.settle(listener_id, [claim], DONE) == 1
+    assert await bench.fetch("SELECT listener_id FROM pgbus.history ORDER BY 1") == [(idle,), (too,)]
+
+
+async def test_sequencing_claims_nothing_for_an_idle_listener_that_is_paused_or_ordered(bench: Bench) -> None:
+    paused = await bench.rows.listener("paused", "a.b", state="paused")
+    ordered = await bench.rows.listener("ordered", "a.b", lanes=4)
+    await bench.outbox("a.b")
+    look = await bench.sequence(idle_listener_ids=[paused, ordered])
+    assert look.handed == {}
+    assert await bench.fetch("SELECT claim_token FROM pgbus.deliveries") == [(None,), (None,)]
+
+
+async def test_sequencing_claims_none_of_several_events(bench: Bench) -> None:
+    idle = await bench.rows.listener("idle", "a.b")
+    await bench.outbox("a.b", "a.b")
+    look = await bench.sequence(idle_listener_ids=[idle])
+    assert (look.listener_ids, look.handed) == ([idle], {})
 
 
 async def test_sequencing_notifies_others_only_if_there_are_any(bench: Bench, other: Bench) -> None:

@@ -48,6 +48,10 @@ async def sequence(plans: Plans, *, batch: int, floor: int, base: int) -> Plan:
         run=500,
         tell_others=False,
         work_channel="pgbus_work",
+        idle_listener_ids=[1, 2, 3],
+        claim_token="00000000-0000-7000-8000-000000000001",
+        worker_id=1,
+        lease=60.0,
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 import os
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 from uuid import UUID, uuid4
@@ -31,7 +31,7 @@ from hypothesis.stateful import (
 from pgbus.flights import BLOCKED, RELEASED, Ending, Flight, settlement
 from pgbus.outcomes import DONE, Dead, Done, Retry
 from pgbus.sequencer import Floor
-from pgbus.store import ENGINE_SETTINGS, Claim, Store, settings_sql
+from pgbus.store import ENGINE_SETTINGS, Claim, Sequencing, Store, settings_sql
 
 T = TypeVar("T")
 SOAK = int(os.environ.get("PGBUS_SOAK", "0"))
@@ -196,7 +196,22 @@ class DeliveryMachine(RuleBasedStateMachine):
     def sequence(self, batch: int, run: int) -> None:
         self._sequence(batch, run)
 
+    @precondition(lambda self: self.workers)
+    @rule(target=claims, data=st.data(), batch=st.sampled_from([1, 100]))
+    def sequence_for_idle_listeners(self, data: st.DataObject, batch: int) -> Any:
+        """A lone event comes back as claimed."""
+        worker_id = data.draw(st.sampled_from(sorted(self.workers)))
+        idle = [one for one in self.all if data.draw(st.booleans())]
+        look = self._look(batch, 500, idle=idle, worker_id=worker_id)
+        assert look.moved == 1 or not look.handed
+        for one in idle:
+            self._check_claims(one, [claim] if (claim := look.handed.get(one.id)) else [], 1, 1, suspects=False)
+        return multiple(*(Held(one, look.handed[one.id], worker_id) for one in idle if one.id in look.handed))
+
     def _sequence(self, batch: int, run: int) -> int:
+        return self._look(batch, run).moved
+
+    def _look(self, batch: int, run: int, *, idle: Sequence[Subscriber] = (), worker_id: int = 0) -> Sequencing:
         waiting = len(self.committed - set(self.logged.values()))
         look = self.run(
             self.store.sequence_outbox(
@@ -207,6 +222,10 @@ class DeliveryMachine(RuleBasedStateMachine):
                 batch=batch,
                 run=run,
                 tell_others=False,
+                idle_listener_ids=[one.id for one in idle],
+                token=uuid4(),
+                worker_id=worker_id,
+                lease=60.0,
             )
         )
         self.floor.observe(look)
@@ -225,7 +244,7 @@ class DeliveryMachine(RuleBasedStateMachine):
             for one in self.all:
                 if self.topic_of[row["n"]] in one.topics:
                     one.owed.add(row["position"])
-        return look.moved
+        return look
 
     @rule(batch=st.sampled_from([1, 3, 100]), run=st.sampled_from([1, 500]))
     def backfill(self, batch: int, run: int) -> None:

@@ -97,6 +97,7 @@ class Model:
                 last_id=last_id or 0,
                 looked_at=0.0,
                 next_due=None,
+                handed={},
             )
         )
         self.check()
