@@ -25,6 +25,7 @@ from pgbus.errors import (
     DuplicateListenerName,
     DuplicateProcedureName,
     EventNotFound,
+    FailedToImportBusModule,
     HandlerTimeoutError,
     InvalidApiEventConfiguration,
     InvalidApiRegistryEntry,
@@ -40,6 +41,7 @@ from pgbus.errors import (
     LightbusWorkerError,
     MisconfiguredApiOptions,
     NoAnswer,
+    NoBusFoundInBusModule,
     NothingToListenFor,
     NoWorkerAvailable,
     PgbusError,
@@ -56,6 +58,7 @@ from pgbus.errors import (
 )
 from pgbus.executor import Context
 from pgbus.messages import EventMessage
+from pgbus.modules import get_bus, import_bus_module
 from pgbus.outcomes import RetryPolicy
 
 __all__ = [
@@ -80,6 +83,7 @@ __all__ = [
     "Event",
     "EventMessage",
     "EventNotFound",
+    "FailedToImportBusModule",
     "HandlerTimeoutError",
     "InvalidApiEventConfiguration",
     "InvalidApiRegistryEntry",
@@ -95,6 +99,7 @@ __all__ = [
     "LightbusWorkerError",
     "MisconfiguredApiOptions",
     "NoAnswer",
+    "NoBusFoundInBusModule",
     "NoWorkerAvailable",
     "NothingToListenFor",
     "OnError",
@@ -114,4 +119,6 @@ __all__ = [
     "WorkerLost",
     "create",
     "event",
+    "get_bus",
+    "import_bus_module",
 ]

@@ -13,7 +13,7 @@ from typing import Any, Protocol, TypeVar
 from uuid import UUID
 
 from pgbus import outbox
-from pgbus.adapters import async_executor, sync_executor
+from pgbus.adapters import AsyncExecutor, async_executor, sync_executor
 from pgbus.api import BusClient, BusPath
 from pgbus.api.life import Engine, RunnableWorker
 from pgbus.config import Config
@@ -69,6 +69,7 @@ class Bus:
         self._publishers: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Publisher] = weakref.WeakKeyDictionary()
         self._callers: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Caller] = weakref.WeakKeyDictionary()
         self._stand_in: StandIn | None = None
+        self._joined: AsyncExecutor | None = None  # a test's transaction, which publishing without `using` joins
         self._portal: Portal | None = None
         self._portal_lock = threading.Lock()
         self.client = BusClient(
@@ -310,9 +311,9 @@ class Bus:
         statement, values = outbox.cancel(event_id, self._statements)
         if self._stand_in:
             return self._stand_in.cancel(event_id)
-        if using is None:
-            return bool(await self._publisher().execute(statement.name, values))
-        return bool(await async_executor(using).fetch(statement, values))
+        if executor := self._executor(using):
+            return bool(await executor.fetch(statement, values))
+        return bool(await self._publisher().execute(statement.name, values))
 
     def cancel_sync(self, event_id: UUID | str, *, using: object = None) -> bool:
         """`cancel` for code that blocks."""
@@ -320,22 +321,26 @@ class Bus:
         if self._stand_in:
             return self._stand_in.cancel(event_id)
         if using is None:
-            return bool(self._block(lambda: self._publisher().execute(statement.name, values), "cancel"))
+            return bool(self._block(lambda: self.cancel(event_id), "cancel"))
         return bool(sync_executor(using).fetch(statement, values))
 
     async def _insert(self, rows: Sequence[OutboxRow], using: object) -> list[UUID]:
         """Where events leave; for each row, the id of the event that stands for it."""
         if self._stand_in:
             return self._stand_in.insert(rows)
-        if using is None:
+        executor = self._executor(using)
+        if executor is None:
             publisher = self._publisher()
             return [await publisher.publish(rows[0])] if len(rows) == 1 else await publisher.publish_all(rows)
-        executor = async_executor(using)
         ids: list[UUID] = []
         for chunk in outbox.chunks(rows):
             statement, values = outbox.insert(chunk, self._statements, dedup_ttl=self.config.dedup_ttl)
             ids += outbox.published_ids(chunk, await executor.fetch(statement, values))
         return ids
+
+    def _executor(self, using: object) -> AsyncExecutor | None:
+        """What runs statements in the transaction of `using`; None for a transaction of our own."""
+        return self._joined if using is None else async_executor(using)
 
     def _insert_sync(
         self, rows: Sequence[OutboxRow], using: object, call: str, *, timeout: float | None = None

@@ -13,6 +13,8 @@ PgbusError
 │   └── UnexpectedConfigurationFormat   a configuration file that is no table of settings
 ├── InvalidEventError            an event was refused before it reached the database; `field` says which part
 │   └── InvalidEventArguments    fired with an argument too many, too few, or of the wrong type
+├── FailedToImportBusModule      the module that holds the bus is not there, or raised while it was imported
+│   └── NoBusFoundInBusModule    it has no bus of that name
 ├── UnknownApi                   an event was fired whose API this process has not registered
 ├── EventNotFound                the API has no such event
 ├── SchemaNotFound               no schema is known of that API, event or procedure
@@ -114,6 +116,14 @@ class InvalidEventError(PgbusError, ValueError):
 
 class InvalidEventArguments(InvalidEventError):
     """Fire the event with the arguments that its declaration names; `field` is the argument that is wrong."""
+
+
+class FailedToImportBusModule(PgbusError):
+    """Name a module that can be imported; if it raised, that is the `__cause__`."""
+
+
+class NoBusFoundInBusModule(FailedToImportBusModule):
+    """Assign `bus = pgbus.create()` in the module, or name the bus that it has: MODULE:BUS."""
 
 
 class UnknownApi(PgbusError):
