@@ -25,6 +25,7 @@ from pgbus.errors import (
     DuplicateListenerName,
     DuplicateProcedureName,
     EventNotFound,
+    FailedToImportBusModule,
     HandlerTimeoutError,
     InvalidApiEventConfiguration,
     InvalidApiRegistryEntry,
@@ -40,6 +41,7 @@ from pgbus.errors import (
     LightbusWorkerError,
     MisconfiguredApiOptions,
     NoAnswer,
+    NoBusFoundInBusModule,
     NothingToListenFor,
     NoWorkerAvailable,
     PgbusError,
@@ -49,12 +51,14 @@ from pgbus.errors import (
     SchemaVersionError,
     SuddenDeathException,
     TransactionAbortedError,
+    UnexpectedConfigurationFormat,
     UnhandledEventError,
     UnknownApi,
     WorkerLost,
 )
 from pgbus.executor import Context
 from pgbus.messages import EventMessage
+from pgbus.modules import get_bus, import_bus_module
 from pgbus.outcomes import RetryPolicy
 
 __all__ = [
@@ -79,6 +83,7 @@ __all__ = [
     "Event",
     "EventMessage",
     "EventNotFound",
+    "FailedToImportBusModule",
     "HandlerTimeoutError",
     "InvalidApiEventConfiguration",
     "InvalidApiRegistryEntry",
@@ -94,6 +99,7 @@ __all__ = [
     "LightbusWorkerError",
     "MisconfiguredApiOptions",
     "NoAnswer",
+    "NoBusFoundInBusModule",
     "NoWorkerAvailable",
     "NothingToListenFor",
     "OnError",
@@ -106,10 +112,13 @@ __all__ = [
     "SchemaVersionError",
     "SuddenDeathException",
     "TransactionAbortedError",
+    "UnexpectedConfigurationFormat",
     "UnhandledEventError",
     "UnknownApi",
     "WildcardParameter",
     "WorkerLost",
     "create",
     "event",
+    "get_bus",
+    "import_bus_module",
 ]

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import inspect
 import sys
-import types
 import typing
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+from pgbus.annotations import EMPTY, members_of
 from pgbus.codec import decoder, topic_of
 from pgbus.errors import ConfigurationError, UnhandledEventError
 from pgbus.messages import EventMessage
@@ -119,6 +119,18 @@ def type_hints(handler: Handler) -> Mapping[str, Any]:
         ) from error
 
 
+def resolved_signature(handler: Handler) -> inspect.Signature:
+    """Its signature, with annotations that are types and not texts; raises ConfigurationError as `type_hints` does."""
+    hints = type_hints(handler)
+    signature = inspect.signature(handler)
+    return signature.replace(
+        parameters=[
+            parameter.replace(annotation=hints.get(name, EMPTY)) for name, parameter in signature.parameters.items()
+        ],
+        return_annotation=hints.get("return", EMPTY),
+    )
+
+
 def role_of(annotation: Any) -> tuple[str, Any]:
     """What a parameter wants, by its annotation: `event`, `context` or `connection`; and its type or kind."""
     plain = typing.get_origin(annotation) or annotation
@@ -192,15 +204,6 @@ class EventDecoder:
                 return decoder(known[topic])
         topics = ", ".join(sorted(topic for topic in known if topic))
         raise UnhandledEventError(f"the handler takes events of {topics}, and not of {event.topic}")
-
-
-def members_of(annotation: Any) -> Iterator[Any]:
-    """The types that a union joins; of anything else, itself."""
-    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
-        for member in typing.get_args(annotation):
-            yield from members_of(member)
-    else:
-        yield annotation
 
 
 def _family(cls: type) -> Iterator[type]:

@@ -13,6 +13,7 @@ from typing import Any, Union
 
 import msgspec
 
+from pgbus.annotations import EMPTY, declared_type
 from pgbus.codec import decoder
 from pgbus.errors import (
     ConfigurationError,
@@ -22,7 +23,7 @@ from pgbus.errors import (
     InvalidResult,
     UnhandledEventError,
 )
-from pgbus.handlers import Handler, describe, is_async, type_hints
+from pgbus.handlers import Handler, describe, is_async, resolved_signature
 from pgbus.topics import check_topic
 
 
@@ -33,6 +34,8 @@ class Procedure:
     name: str
     handler: Handler
     is_async: bool
+    signature: inspect.Signature = field(repr=False)
+    """Its parameters and what it returns, annotations resolved; `annotations.declared_type` says a parameter's type."""
     decode: Arguments = field(repr=False)
     check: Result = field(repr=False)
     concurrency: int | None = None
@@ -48,13 +51,14 @@ def make_procedure(name: str, handler: Handler, *, concurrency: int | None, time
         raise ConfigurationError(f"procedure {name!r}: concurrency is a number of calls, at least 1")
     if timeout is not None and not 0 < timeout < math.inf:
         raise ConfigurationError(f"procedure {name!r}: timeout is seconds, more than 0")
-    hints = type_hints(handler)
+    signature = resolved_signature(handler)
     return Procedure(
         name=name,
         handler=handler,
         is_async=is_async(handler),
-        decode=Arguments(name, handler, hints),
-        check=Result(name, hints),
+        signature=signature,
+        decode=Arguments(name, handler, signature),
+        check=Result(name, signature),
         concurrency=concurrency,
         timeout=timeout,
     )
@@ -76,15 +80,15 @@ class Arguments:
     A parameter that the caller leaves out is left to the function's own default.
     """
 
-    def __init__(self, procedure: str, handler: Handler, hints: Any) -> None:
+    def __init__(self, procedure: str, handler: Handler, signature: inspect.Signature) -> None:
         self._procedure = procedure
         self._takes_more = False
         fields = []
-        for parameter in inspect.signature(handler).parameters.values():
+        for parameter in signature.parameters.values():
             if parameter.kind is parameter.VAR_KEYWORD:
                 self._takes_more = True
             elif parameter.kind is not parameter.VAR_POSITIONAL:
-                fields.append(_field(procedure, handler, parameter, hints.get(parameter.name, Any)))
+                fields.append(_field(procedure, handler, parameter))
         self._names = tuple(name for name, *_ in fields)
         # Its name is what messages show.
         struct = msgspec.defstruct(
@@ -106,7 +110,8 @@ class Arguments:
         return arguments
 
 
-def _field(procedure: str, handler: Handler, parameter: inspect.Parameter, annotation: Any) -> tuple[Any, ...]:
+def _field(procedure: str, handler: Handler, parameter: inspect.Parameter) -> tuple[Any, ...]:
+    annotation = declared_type(parameter)
     if parameter.kind is parameter.POSITIONAL_ONLY:
         raise ConfigurationError(
             f"procedure {procedure!r} ({describe(handler)}): {parameter.name!r} is positional-only; drop the '/'"
@@ -126,11 +131,11 @@ def _field(procedure: str, handler: Handler, parameter: inspect.Parameter, annot
 class Result:
     """Checks that a result, as JSON text, fits the return annotation; without one, everything does."""
 
-    def __init__(self, procedure: str, hints: Any) -> None:
+    def __init__(self, procedure: str, signature: inspect.Signature) -> None:
         self._procedure = procedure
-        annotation = hints.get("return", Any)
+        annotation = signature.return_annotation
         try:
-            self._decode = None if annotation is Any else decoder(annotation)
+            self._decode = None if annotation in (EMPTY, Any) else decoder(annotation)
         except ConfigurationError as error:
             raise ConfigurationError(
                 f"procedure {procedure!r} returns {annotation!r}, which nothing can be decoded into: {error.__cause__}"

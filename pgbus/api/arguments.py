@@ -13,9 +13,10 @@ from typing import Any, TypeAlias
 
 import msgspec
 
-from pgbus.api.declarations import EMPTY, Event
+from pgbus.annotations import EMPTY, members_of
+from pgbus.api.declarations import Event
 from pgbus.errors import ConfigurationError, InvalidEventListener, UnhandledEventError
-from pgbus.handlers import Handler, Signature, describe, is_async, members_of, role_of, type_hints
+from pgbus.handlers import Handler, Signature, describe, is_async, role_of, type_hints
 from pgbus.messages import EventMessage
 
 Cast: TypeAlias = Callable[[Any], Any]

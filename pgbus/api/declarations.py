@@ -11,6 +11,7 @@ import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
+from pgbus.annotations import EMPTY, declared_type, members_of
 from pgbus.codec import decoder, encode
 from pgbus.errors import (
     ConfigurationError,
@@ -21,10 +22,7 @@ from pgbus.errors import (
     MisconfiguredApiOptions,
     UnhandledEventError,
 )
-from pgbus.handlers import members_of
 from pgbus.topics import check_topic
-
-EMPTY = inspect.Parameter.empty
 
 # What `fire` and `call` take for themselves.
 OPTION_NAMES = frozenset({"bus_options", "using"})
@@ -35,7 +33,8 @@ _NO_LIMIT = 1 << 40  # bytes; the payload as a whole has one
 class Parameter:
     """A parameter of an event, of a name and perhaps a type and a default.
 
-    - `annotation`: what `fire` accepts, as JSON: any type that events can be decoded into.
+    - `annotation`: what `fire` accepts, as JSON: any type that events can be decoded into; without one, the type of
+      the default.
     - `default`: taken when the event is fired without the parameter. A parameter that may be None and has no default
       is None then; any other is required.
 
@@ -52,7 +51,7 @@ class Parameter:
         self.name = name
         self.annotation = annotation
         self.default = None if default is EMPTY and type(None) in members_of(annotation) else default
-        self._decode = _decoder(name, annotation)
+        self._decode = _decoder(name, declared_type(self))
 
     @property
     def is_required(self) -> bool:
@@ -81,7 +80,7 @@ class WildcardParameter:
 
 
 def _decoder(name: str, annotation: Any) -> Callable[[str], Any] | None:
-    if annotation is EMPTY:
+    if annotation is Any:
         return None
     try:
         return decoder(annotation)

@@ -1,0 +1,204 @@
+"""What annotations say: the type of a parameter, and the fields of a class.
+
+Values are checked and cast, and schemas are made, by what is decided here, so that nobody is told a different truth.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import types
+import typing
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
+from enum import Enum
+from types import NoneType
+from typing import Annotated, Any, Literal, NewType, NotRequired, Protocol, Required, TypeAlias, TypeVar, Union
+from uuid import UUID
+
+import msgspec
+
+EMPTY = inspect.Parameter.empty
+
+Kind: TypeAlias = Literal["named tuple", "dataclass", "attrs class", "Struct", "TypedDict"]
+
+# What a default alone says of its parameter: its type, if that is one of these, or an Enum.
+_TELLING = frozenset(
+    (bool, int, float, complex, str, bytes, list, dict, tuple, set, Decimal, UUID, datetime, date, time, timedelta)
+)
+
+
+class Declared(Protocol):
+    """A parameter: of an event, or of a function whose annotations were resolved."""
+
+    @property
+    def annotation(self) -> Any: ...  # noqa: D102 - as in inspect.Parameter
+    @property
+    def default(self) -> Any: ...  # noqa: D102
+
+
+def declared_type(parameter: Declared) -> Any:
+    """The type of a parameter: its annotation, or None where that is its default; without one, its default's type.
+
+    `Any` where neither says anything.
+    """
+    annotation, default = parameter.annotation, parameter.default
+    if annotation is not EMPTY:
+        return Union[annotation, None] if default is None else annotation  # noqa: UP007 - holds any annotation
+    return type(default) if type(default) in _TELLING or isinstance(default, Enum) else Any
+
+
+# ------------------------------------------------------------------------------------------------------------ spellings
+
+
+def bare(hint: Any) -> Any:
+    """The type without what makes no difference to a value: NewType, aliases, type variables, `Annotated`, `Required`.
+
+    `Annotated` stays where msgspec's constraints are, as they do make one.
+    """
+    while True:
+        origin = typing.get_origin(hint)
+        if origin in (Required, NotRequired):
+            hint = typing.get_args(hint)[0]
+        elif origin is Annotated and not any(isinstance(extra, msgspec.Meta) for extra in hint.__metadata__):
+            hint = hint.__origin__
+        elif isinstance(hint, NewType):
+            hint = hint.__supertype__
+        elif isinstance(hint, TypeVar):
+            hint = Any if hint.__bound__ is None else hint.__bound__
+        elif type(hint).__name__ == "TypeAliasType":  # `type X = ...` of Python 3.12
+            hint = hint.__value__
+        elif hint in (EMPTY, object):
+            return Any
+        else:
+            return NoneType if hint is None else hint
+
+
+def members_of(hint: Any) -> Iterator[Any]:
+    """The types that a union joins; of anything else, itself."""
+    if typing.get_origin(hint) in (Union, types.UnionType):
+        for member in typing.get_args(hint):
+            yield from members_of(member)
+    else:
+        yield hint
+
+
+def class_of(hint: Any) -> type | None:
+    """The class that the type is, or is a parametrised form of; None for what is none, as a union."""
+    origin = typing.get_origin(hint) or hint
+    if origin is Annotated:
+        return class_of(hint.__origin__)
+    return origin if isinstance(origin, type) else None
+
+
+# -------------------------------------------------------------------------------------------------------------- classes
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """A field of a class: `name` in Python, `key` in JSON, and the keyword of the constructor, None without one."""
+
+    name: str
+    key: str
+    keyword: str | None
+    hint: Any
+    is_required: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What a class with fields is made of."""
+
+    cls: type
+    kind: Kind
+    fields: tuple[Field, ...]
+
+
+def is_named_tuple(cls: object) -> bool:
+    """Whether it is a class of typing.NamedTuple or collections.namedtuple."""
+    return isinstance(cls, type) and issubclass(cls, tuple) and hasattr(cls, "_fields")
+
+
+def is_pydantic(cls: object) -> bool:
+    """Whether it is a pydantic model."""
+    return isinstance(cls, type) and hasattr(cls, "model_validate_json")
+
+
+def kind_of(cls: type) -> Kind | None:
+    """What kind of class with fields it is, if any."""
+    if is_named_tuple(cls):
+        return "named tuple"
+    if issubclass(cls, msgspec.Struct):
+        return "Struct"
+    if typing.is_typeddict(cls):
+        return "TypedDict"
+    if dataclasses.is_dataclass(cls):
+        return "dataclass"
+    return "attrs class" if hasattr(cls, "__attrs_attrs__") else None
+
+
+def shape_of(hint: Any) -> Shape | None:
+    """The fields of a named tuple, dataclass, attrs class, Struct or TypedDict, or of a parametrised generic one.
+
+    Raises NameError for an annotation that cannot be resolved.
+    """
+    cls = class_of(hint)
+    kind = kind_of(cls) if cls else None
+    if cls is None or kind is None:
+        return None
+    hints = typing.get_type_hints(cls, include_extras=True)
+    given = dict(zip(getattr(cls, "__parameters__", ()), typing.get_args(hint), strict=False))
+    fields = _FIELDS[kind](cls, {name: _filled(hint, given) for name, hint in hints.items()})
+    return Shape(cls, kind, tuple(fields))
+
+
+def _filled(hint: Any, given: Mapping[Any, Any]) -> Any:
+    """The type with the type variables filled in that are given."""
+    if isinstance(hint, TypeVar):
+        return given.get(hint, hint)
+    free = getattr(hint, "__parameters__", ()) if typing.get_origin(hint) else ()
+    return hint[tuple(given.get(variable, variable) for variable in free)] if given and free else hint
+
+
+def _of_named_tuple(cls: Any, hints: Mapping[str, Any]) -> Iterator[Field]:
+    for name in cls._fields:
+        yield Field(name, name, name, hints.get(name, Any), name not in cls._field_defaults)
+
+
+def _of_dataclass(cls: Any, hints: Mapping[str, Any]) -> Iterator[Field]:
+    for field in dataclasses.fields(cls):
+        has_default = field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
+        keyword = field.name if field.init else None
+        yield Field(field.name, field.name, keyword, hints.get(field.name, Any), field.init and not has_default)
+
+
+def _of_attrs(cls: Any, hints: Mapping[str, Any]) -> Iterator[Field]:
+    for attribute in cls.__attrs_attrs__:
+        has_default = type(attribute.default).__name__ != "_Nothing"
+        keyword = (attribute.alias or attribute.name.lstrip("_")) if attribute.init else None
+        hint = hints.get(attribute.name, Any)
+        yield Field(attribute.name, attribute.name, keyword, hint, attribute.init and not has_default)
+
+
+def _of_struct(cls: Any, hints: Mapping[str, Any]) -> Iterator[Field]:
+    for field in msgspec.structs.fields(cls):
+        yield Field(field.name, field.encode_name, field.name, hints.get(field.name, Any), field.required)
+
+
+def _of_typed_dict(cls: Any, hints: Mapping[str, Any]) -> Iterator[Field]:
+    for name, hint in hints.items():
+        # `__required_keys__` does not know what a text says, and annotations may all be texts.
+        marks = {typing.get_origin(hint), *(typing.get_origin(part) for part in typing.get_args(hint))}
+        required = Required in marks or (NotRequired not in marks and name in cls.__required_keys__)
+        yield Field(name, name, name, hint, required)
+
+
+_FIELDS: Mapping[Kind, Callable[[Any, Mapping[str, Any]], Iterator[Field]]] = {
+    "named tuple": _of_named_tuple,
+    "dataclass": _of_dataclass,
+    "attrs class": _of_attrs,
+    "Struct": _of_struct,
+    "TypedDict": _of_typed_dict,
+}
