@@ -26,6 +26,7 @@ from pgbus.errors import (
     DuplicateProcedureName,
     DuplicateScheduleName,
     EventNotFound,
+    FailedToImportBusModule,
     HandlerTimeoutError,
     InvalidApiEventConfiguration,
     InvalidApiRegistryEntry,
@@ -42,6 +43,7 @@ from pgbus.errors import (
     LightbusWorkerError,
     MisconfiguredApiOptions,
     NoAnswer,
+    NoBusFoundInBusModule,
     NothingToListenFor,
     NoWorkerAvailable,
     PgbusError,
@@ -58,7 +60,8 @@ from pgbus.errors import (
     WorkerLost,
 )
 from pgbus.executor import Context
-from pgbus.messages import EventMessage
+from pgbus.messages import EventMessage, ResultMessage, RpcMessage
+from pgbus.modules import get_bus, import_bus_module
 from pgbus.outcomes import RetryPolicy
 from pgbus.schedules import TaskContext
 
@@ -85,6 +88,7 @@ __all__ = [
     "Event",
     "EventMessage",
     "EventNotFound",
+    "FailedToImportBusModule",
     "HandlerTimeoutError",
     "InvalidApiEventConfiguration",
     "InvalidApiRegistryEntry",
@@ -101,6 +105,7 @@ __all__ = [
     "LightbusWorkerError",
     "MisconfiguredApiOptions",
     "NoAnswer",
+    "NoBusFoundInBusModule",
     "NoWorkerAvailable",
     "NothingToListenFor",
     "OnError",
@@ -108,8 +113,10 @@ __all__ = [
     "PgbusError",
     "PublishTimeout",
     "RemoteError",
+    "ResultMessage",
     "Retry",
     "RetryPolicy",
+    "RpcMessage",
     "SchemaVersionError",
     "SuddenDeathException",
     "TaskContext",
@@ -122,4 +129,6 @@ __all__ = [
     "WorkerLost",
     "create",
     "event",
+    "get_bus",
+    "import_bus_module",
 ]

@@ -16,8 +16,13 @@ PgbusError
 │   └── UnexpectedConfigurationFormat   a configuration file that is no table of settings
 ├── InvalidEventError            an event was refused before it reached the database; `field` says which part
 │   └── InvalidEventArguments    fired with an argument too many, too few, or of the wrong type
+├── FailedToImportBusModule      the module that holds the bus is not there, or raised while it was imported
+│   └── NoBusFoundInBusModule    it has no bus of that name
 ├── UnknownApi                   an event was fired whose API this process has not registered
 ├── EventNotFound                the API has no such event
+├── SchemaNotFound               no schema is known of that API, event or procedure
+├── InvalidSchema                a file or a stored document holds no schemas
+├── RemoteSchemasNotLoaded       stored schemas were asked for where loading them would block an event loop
 ├── InvalidParameters            positional arguments, where names are needed
 ├── TransactionAbortedError      the caller's transaction had failed already, so nothing can be published in it
 ├── ConnectionUnusableError      the connection given as `using` is closed, or of a kind that pgbus does not know
@@ -137,6 +142,14 @@ class InvalidEventArguments(InvalidEventError):
     """Fire the event with the arguments that its declaration names; `field` is the argument that is wrong."""
 
 
+class FailedToImportBusModule(PgbusError):
+    """Name a module that can be imported; if it raised, that is the `__cause__`."""
+
+
+class NoBusFoundInBusModule(FailedToImportBusModule):
+    """Assign `bus = pgbus.create()` in the module, or name the bus that it has: MODULE:BUS."""
+
+
 class UnknownApi(PgbusError):
     """Register the API first: only the service that registered an API fires its events."""
 
@@ -157,6 +170,18 @@ class EventNotFound(PgbusError):
         )
         self.api_name = api_name
         self.event_name = event_name
+
+
+class SchemaNotFound(PgbusError, LookupError):
+    """Start a worker of the service that declares it, or load a file; `pgbus schema dump` shows what is known."""
+
+
+class InvalidSchema(PgbusError, ValueError):
+    """Give a file that `pgbus schema dump` wrote, or a directory of them."""
+
+
+class RemoteSchemasNotLoaded(PgbusError):
+    """Await `bus.schema.ensure_loaded_from_bus()` first: here, reading them from the database would block the loop."""
 
 
 class InvalidParameters(PgbusError, TypeError):

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import contextvars
 import logging
 import time
 import traceback
@@ -20,10 +19,10 @@ from uuid import UUID, uuid4
 
 from pgbus.config import Config
 from pgbus.errors import InvalidSchedule
-from pgbus.executor import caught
 from pgbus.schedules import Background, Schedule, Task, TaskContext
 from pgbus.store import Store, is_link_error
 from pgbus.telemetry import TaskEnded, TaskStarted, Telemetry
+from pgbus.threads import start
 from pgbus.timetable import Rule, Turn, parse_rule, take_turn
 
 logger = logging.getLogger("pgbus")
@@ -366,17 +365,11 @@ async def _attempt(task: Task, context: TaskContext | None) -> BaseException | N
     """Call a task, a plain function in a thread of its own; what it raised, were it a SystemExit."""
     if task.is_async:
         return await _outcome_of(task.call(context))
-    result: object = None
-
-    def work() -> None:
-        nonlocal result
-        result = task.call(context)
-
     threads = ThreadPoolExecutor(1, thread_name_prefix="pgbus-task")
-    future = asyncio.get_running_loop().run_in_executor(threads, contextvars.copy_context().run, caught, work)
+    future = start(threads, lambda: task.call(context))
     threads.shutdown(wait=False)  # its one thread ends with the function
-    error = await asyncio.shield(future)
-    return await _outcome_of(result) if error is None and asyncio.iscoroutine(result) else error
+    attempt = await asyncio.shield(future)
+    return await _outcome_of(attempt.value) if asyncio.iscoroutine(attempt.value) else attempt.error
 
 
 async def _outcome_of(awaitable: Any) -> BaseException | None:

@@ -8,6 +8,7 @@ from importlib.metadata import version
 
 import rich_click as click
 
+from pgbus.cli.call import call
 from pgbus.cli.config import config
 from pgbus.cli.db import db
 from pgbus.cli.dead import dead
@@ -31,11 +32,11 @@ def pgbus() -> None:
     [tool.pgbus]), then defaults; `pgbus config` shows them.
 
     Exit codes: 0 done, 1 failed or not found, 2 usage or configuration, 3 the database's schema does not fit,
-    4 the database cannot be reached, 70 a bug.
+    4 the database cannot be reached, 70 a bug; `pgbus call` has more.
     """
 
 
-for command in (run, dev, db, publish, status, events, dead, listeners, config):
+for command in (run, dev, db, publish, call, status, events, dead, listeners, config):
     pgbus.add_command(command)
 
 

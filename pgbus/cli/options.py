@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import sys
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
+import msgspec
 import rich_click as click
 from click import get_current_context
 
@@ -94,6 +96,14 @@ def read_pattern(text: str) -> str:
         return check_pattern(text)
     except InvalidEventError as error:
         raise click.BadParameter(error.reason) from None
+
+
+def read_json(text: str) -> object:
+    """A JSON value from its text, or from stdin if that is `-`."""
+    try:
+        return msgspec.json.decode(sys.stdin.read() if text == "-" else text)
+    except msgspec.DecodeError as error:
+        raise click.BadParameter(f"not JSON: {error}") from None
 
 
 def read_condition(text: str) -> Condition:

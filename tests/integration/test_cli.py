@@ -6,7 +6,7 @@ import os
 import re
 import signal
 import socket
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -20,30 +20,12 @@ from pgbus.cli import exits
 from pgbus.cli.main import pgbus as command
 from pgbus.config import Config
 from tests.conftest import Connect
+from tests.integration.conftest import Invoke
 from tests.support.programs import PROGRAM, program, program_of, run_program
 from tests.support.rows import Rows
 
 REFERENCE = Path(__file__).parents[2] / "docs" / "reference"
 NOWHERE = "postgresql://adam:s3cret@127.0.0.1:1/nothing"
-
-Invoke = Callable[..., Awaitable[Result]]
-
-
-@pytest.fixture
-def working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-@pytest.fixture
-def invoke(database: str, working_directory: Path) -> Invoke:
-    """Run a command in a thread of this process, against a fresh database unless it says otherwise."""
-
-    async def run(*arguments: str, dsn: str | None = database, text: str | None = None) -> Result:
-        environ = {"PGBUS_DSN": dsn, "COLUMNS": "160"}
-        return await asyncio.to_thread(CliRunner().invoke, command, arguments, input=text, env=environ)
-
-    return run
 
 
 @pytest.fixture

@@ -1,16 +1,18 @@
 """Schedules in workers on a real database."""
 
 import asyncio
+import itertools
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 import asyncpg
 import pytest
 
 import pgbus
-from pgbus.telemetry import TaskEnded, TaskStarted
+from pgbus.telemetry import Happening, TaskEnded, TaskStarted
 from tests.support import eventually
 from tests.support.workers import PATIENCE, Inbox, Watch, open_bus, running
 
@@ -74,7 +76,7 @@ async def test_an_interval_runs_again_and_again_at_its_distance_and_is_in_the_hi
     assert all(row["worker"] == bus.config.process_name for row in found)
     assert all(row["due_at"] <= row["started_at"] <= row["finished_at"] for row in found)
     # Either on the beat, or, when this machine was slow, an interval after a late start.
-    for before, after in zip(found, found[1:], strict=False):
+    for before, after in itertools.pairwise(found):
         assert after["due_at"] - before["due_at"] >= timedelta(milliseconds=150)
 
 
@@ -138,7 +140,7 @@ async def test_three_workers_run_each_interval_once(database: str, connection: a
         await started.take(8)
     found = await runs(connection)
     assert len(found) == len(started.items) == len(set(started.items))
-    for before, after in zip(found, found[1:], strict=False):
+    for before, after in itertools.pairwise(found):
         assert before["finished_at"] <= after["started_at"]
         assert after["due_at"] - before["due_at"] >= timedelta(milliseconds=200)
     assert all(row["outcome"] == "done" for row in found)
@@ -205,7 +207,7 @@ async def test_an_exception_is_kept_in_the_history_and_stops_nothing(
     names = ("async task", "plain task", "cancelled task")
     async with running(bus) as worker:
         for name in names:
-            await watch.until(lambda _, name=name: sum(e.schedule_name == name for e in watch.of(TaskEnded)) >= 2)
+            await watch.until(partial(_ended_twice, name))
         assert worker.ready.is_set()
     for name, error in zip(names, ("ValueError: no such luck", "SystemExit: 3", "CancelledError"), strict=True):
         row = (await runs(connection, name))[0]
@@ -213,6 +215,10 @@ async def test_an_exception_is_kept_in_the_history_and_stops_nothing(
         assert error in row["error"]
         assert "Traceback" in row["error"]
         assert f"schedule {name}: the task failed" in caplog.text
+
+
+def _ended_twice(name: str, happenings: list[Happening]) -> bool:
+    return sum(isinstance(one, TaskEnded) and one.schedule_name == name for one in happenings) >= 2
 
 
 async def test_a_task_that_is_declared_while_the_worker_runs_starts_at_once(bus: pgbus.Bus) -> None:
