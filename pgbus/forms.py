@@ -7,6 +7,7 @@ Most values hold neither: that is found out by their classes, and then they are 
 from __future__ import annotations
 
 import copy
+import marshal
 import typing
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
@@ -43,6 +44,7 @@ class Form:
 
 
 _forms: dict[type, Form | None] = {}
+_UNKNOWN = Form(False, tuple, tuple)
 
 
 def in_form(value: object) -> object:
@@ -50,27 +52,42 @@ def in_form(value: object) -> object:
 
     What `__to_bus__` raises comes through; so does a RecursionError, for what nests too deeply.
     """
-    form = _form_of(type(value))
-    return value if form is None or not _takes_other_form(form, value) else form.make(value)
+    form = _forms.get(type(value), _UNKNOWN)
+    if form is None or (form is _UNKNOWN and (form := _form_of(type(value))) is None):
+        return value
+    return form.make(value) if form.is_other or _holds_other_form(form.parts(value)) else value
 
 
-def _takes_other_form(form: Form, value: object) -> bool:
-    """Whether the value or a part of it does. No recursion: a value may nest deeply, or hold itself."""
-    if form.is_other:
-        return True
-    unseen, seen = [(form, value)], set()
-    while unseen:
-        form, whole = unseen.pop()
-        if id(whole) in seen:
-            continue
-        seen.add(id(whole))
-        parts = form.parts(whole)
-        # By their classes, which are few: a long list of plain values costs little.
-        forms = {kind: found for kind in set(map(type, parts)) if (found := _form_of(kind)) is not None}
-        if any(found.is_other for found in forms.values()):
-            return True
-        if forms:
-            unseen.extend((forms[type(part)], part) for part in parts if type(part) in forms)
+def _holds_other_form(parts: Collection[Any]) -> bool:
+    for part in parts:
+        if _forms.get(type(part), _UNKNOWN) is not None:
+            return not _is_plain_all_through(parts) and _is_other_form_in(parts)
+    return False
+
+
+def _is_plain_all_through(parts: Collection[Any]) -> bool:
+    """A quick look: marshal takes lists, dicts, texts, numbers and so on, of these very classes, and nothing else."""
+    try:
+        marshal.dumps(list(parts))
+    except ValueError:
+        return False
+    return True
+
+
+def _is_other_form_in(parts: Collection[Any]) -> bool:
+    """The thorough look. No recursion: a value may nest deeply, or hold itself."""
+    seen: set[int] = set()
+    unseen = [parts]
+    for some in unseen:  # it grows meanwhile
+        for part in some:
+            form = _form_of(type(part))
+            if form is None:
+                continue
+            if form.is_other:
+                return True
+            if id(part) not in seen:
+                seen.add(id(part))
+                unseen.append(form.parts(part))
     return False
 
 
@@ -80,16 +97,16 @@ def _made(value: Any) -> object:
 
 
 def _form_of(cls: type) -> Form | None:
-    try:
-        return _forms[cls]
-    except KeyError:
+    form = _forms.get(cls, _UNKNOWN)
+    if form is _UNKNOWN:
         if len(_forms) >= _REMEMBERED:
             _forms.clear()
-        form = _forms[cls] = _new_form(cls)
-        return form
+        form = _forms[cls] = _new_form(cls, frozenset())
+    return form
 
 
-def _new_form(cls: type) -> Form | None:
+def _new_form(cls: type, within: frozenset[type]) -> Form | None:
+    """The form of a class; `within` are the classes of whose fields it is one."""
     if cls in _SCALARS:
         return None
     if hasattr(cls, "__to_bus__"):
@@ -105,7 +122,7 @@ def _new_form(cls: type) -> Form | None:
         return None if is_plain else Form(True, _no_parts, lambda member: _made(member.value))
     if issubclass(cls, Mapping):
         return Form(True, _no_parts, lambda value: _make_dict(dict(value)))
-    return None if is_pydantic(cls) or kind_of(cls) is None else _form_of_fields(cls)
+    return None if is_pydantic(cls) or kind_of(cls) is None else _form_of_fields(cls, within | {cls})
 
 
 def _no_parts(_: object) -> Collection[Any]:
@@ -131,13 +148,13 @@ def _make_list(value: Iterable[Any]) -> object:
 # -------------------------------------------------------------------------------------------------- classes with fields
 
 
-def _form_of_fields(cls: Any) -> Form | None:
+def _form_of_fields(cls: Any, within: frozenset[type]) -> Form | None:
     attributes = getattr(cls, "__attrs_attrs__", ())
     if any(attribute.name.startswith("_") for attribute in attributes):
         # msgspec leaves private attributes out of what it writes, and asks for them when it reads.
         names = [attribute.name for attribute in attributes]
         return Form(True, _no_parts, lambda value: {name: _made(getattr(value, name)) for name in names})
-    names = _open_fields(cls)
+    names = _open_fields(cls, within)
     if not names:
         return None
 
@@ -147,29 +164,33 @@ def _form_of_fields(cls: Any) -> Form | None:
     return Form(False, parts, lambda value: _with_parts_made(value, names))
 
 
-def _open_fields(cls: Any) -> list[str]:
+def _open_fields(cls: Any, within: frozenset[type]) -> list[str]:
     """The names of the fields that may hold something of another form, by their annotations."""
     try:
         shape = shape_of(cls)
     except (NameError, TypeError):  # annotations that only a type checker can resolve
         return [field.name for field in getattr(cls, "__dataclass_fields__", {}).values()]
-    return [field.name for field in shape.fields if not _is_plain(field.hint)] if shape else []
+    return [field.name for field in shape.fields if not _is_plain(field.hint, within)] if shape else []
 
 
-def _is_plain(hint: Any) -> bool:
-    """Whether no value of the type takes another form. Of a class with fields, a subclass may."""
+def _is_plain(hint: Any, within: frozenset[type]) -> bool:
+    """Whether no value of the type takes another form, nor anything in it. Not said of a class that holds itself."""
     hint = bare(hint)
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is None:
-        is_enum = isinstance(hint, type) and issubclass(hint, Enum)
-        return hint in _SCALARS or (is_enum and _form_of(hint) is None)
+        return hint in _SCALARS or (
+            isinstance(hint, type)
+            and (issubclass(hint, Enum) or kind_of(hint) is not None)
+            and hint not in within
+            and _new_form(hint, within) is None
+        )
     if origin is Literal:
         return True
     if origin is Annotated:
-        return _is_plain(arguments[0])
+        return _is_plain(arguments[0], within)
     if len(members := tuple(members_of(hint))) > 1:
-        return all(map(_is_plain, members))
-    return origin in _CONTAINERS and all(one is Ellipsis or _is_plain(one) for one in arguments)
+        return all(_is_plain(member, within) for member in members)
+    return origin in _CONTAINERS and all(one is Ellipsis or _is_plain(one, within) for one in arguments)
 
 
 def _with_parts_made(value: Any, names: Iterable[str]) -> object:
