@@ -7,12 +7,13 @@ import threading
 import weakref
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import datetime
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, TypeVar
 from uuid import UUID
 
 from pgbus import outbox
-from pgbus.adapters import async_executor, sync_executor
+from pgbus.adapters import AsyncExecutor, async_executor, sync_executor
 from pgbus.api import BusClient, BusPath
 from pgbus.api.life import Engine, RunnableWorker
 from pgbus.config import Config
@@ -68,6 +69,7 @@ class Bus:
         self._publishers: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Publisher] = weakref.WeakKeyDictionary()
         self._callers: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Caller] = weakref.WeakKeyDictionary()
         self._stand_in: StandIn | None = None
+        self._joined: AsyncExecutor | None = None  # a test's transaction, which publishing without `using` joins
         self._portal: Portal | None = None
         self._portal_lock = threading.Lock()
         self.client = BusClient(
@@ -309,9 +311,9 @@ class Bus:
         statement, values = outbox.cancel(event_id, self._statements)
         if self._stand_in:
             return self._stand_in.cancel(event_id)
-        if using is None:
-            return bool(await self._publisher().execute(statement.name, values))
-        return bool(await async_executor(using).fetch(statement, values))
+        if executor := self._executor(using):
+            return bool(await executor.fetch(statement, values))
+        return bool(await self._publisher().execute(statement.name, values))
 
     def cancel_sync(self, event_id: UUID | str, *, using: object = None) -> bool:
         """`cancel` for code that blocks."""
@@ -319,22 +321,26 @@ class Bus:
         if self._stand_in:
             return self._stand_in.cancel(event_id)
         if using is None:
-            return bool(self._block(lambda: self._publisher().execute(statement.name, values), "cancel"))
+            return bool(self._block(lambda: self.cancel(event_id), "cancel"))
         return bool(sync_executor(using).fetch(statement, values))
 
     async def _insert(self, rows: Sequence[OutboxRow], using: object) -> list[UUID]:
         """Where events leave; for each row, the id of the event that stands for it."""
         if self._stand_in:
             return self._stand_in.insert(rows)
-        if using is None:
+        executor = self._executor(using)
+        if executor is None:
             publisher = self._publisher()
             return [await publisher.publish(rows[0])] if len(rows) == 1 else await publisher.publish_all(rows)
-        executor = async_executor(using)
         ids: list[UUID] = []
         for chunk in outbox.chunks(rows):
             statement, values = outbox.insert(chunk, self._statements, dedup_ttl=self.config.dedup_ttl)
             ids += outbox.published_ids(chunk, await executor.fetch(statement, values))
         return ids
+
+    def _executor(self, using: object) -> AsyncExecutor | None:
+        """What runs statements in the transaction of `using`; None for a transaction of our own."""
+        return self._joined if using is None else async_executor(using)
 
     def _insert_sync(
         self, rows: Sequence[OutboxRow], using: object, call: str, *, timeout: float | None = None
@@ -449,12 +455,17 @@ def create(
     dsn: str | None = None,
     *,
     namespace: str | None = None,
+    config: Config | Mapping[str, object] | None = None,
+    config_file: str | Path | None = None,
     features: Sequence[str] = FEATURES,
     flask: bool = False,  # noqa: ARG001 - it asks for what is always so
     **settings: Any,
 ) -> Bus:
-    """A bus. Every setting of `Config` may be given; else it comes from `PGBUS_*`, `pgbus.toml` or its default.
+    """A bus. Every setting of `Config` may be given; else it comes from `PGBUS_*`, a file or its default.
 
+    - `config`: a Config, which has all settings; or a mapping that stands for a file, and then no file is read.
+    - `config_file`: TOML, YAML or JSON; default: what `PGBUS_CONFIG` names, else `pgbus.toml`, `pgbus.yaml` or
+      `pgbus.yml` in the working directory, else the table `[tool.pgbus]` of `pyproject.toml`.
     - `features`: what its workers do: run listeners (`"events"`) and serve procedures (`"rpcs"`); default: both.
     - `apis`: settings by API name, as in a file: `{"default": {"cast_values": False}, "auth": {"rpc_timeout": 1}}`.
 
@@ -463,4 +474,14 @@ def create(
 
     Nothing is connected yet. Raises ConfigurationError for a setting that is unknown or wrong.
     """
-    return Bus(Config.load({"dsn": dsn, "namespace": namespace, **settings}), features=features)
+    given = {"dsn": dsn, "namespace": namespace, **settings}
+    return Bus(_config(config, config_file, given), features=features)
+
+
+def _config(config: Config | Mapping[str, object] | None, file: str | Path | None, given: dict[str, object]) -> Config:
+    if not isinstance(config, Config):
+        return Config.load(given, file=file, table=config)
+    others = [name for name, value in {**given, "config_file": file}.items() if value is not None]
+    if others:
+        raise ConfigurationError(f"a Config has all settings: leave out {', '.join(others)}, or give a mapping instead")
+    return config

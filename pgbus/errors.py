@@ -9,13 +9,19 @@ PgbusError
 │   ├── InvalidName              an empty or private name of an event or a procedure
 │   ├── MisconfiguredApiOptions  an Api class without a proper `class Meta`
 │   ├── InvalidApiEventConfiguration   an Event or a Parameter that makes no sense
-│   └── InvalidApiRegistryEntry  something that cannot be registered as an API
+│   ├── InvalidApiRegistryEntry  something that cannot be registered as an API
+│   └── UnexpectedConfigurationFormat   a configuration file that is no table of settings
 ├── InvalidEventError            an event was refused before it reached the database; `field` says which part
 │   ├── InvalidEventArguments    fired with an argument too many, too few, or of the wrong type (a ValidationError)
 │   └── DeformError              something cannot be put into JSON
 ├── ValidationError              what was sent or received is not of the declared type; each kind of it stands elsewhere
+├── FailedToImportBusModule      the module that holds the bus is not there, or raised while it was imported
+│   └── NoBusFoundInBusModule    it has no bus of that name
 ├── UnknownApi                   an event was fired whose API this process has not registered
 ├── EventNotFound                the API has no such event
+├── SchemaNotFound               no schema is known of that API, event or procedure
+├── InvalidSchema                a file or a stored document holds no schemas
+├── RemoteSchemasNotLoaded       stored schemas were asked for where loading them would block an event loop
 ├── InvalidParameters            positional arguments, where names are needed
 ├── TransactionAbortedError      the caller's transaction had failed already, so nothing can be published in it
 ├── ConnectionUnusableError      the connection given as `using` is closed, or of a kind that pgbus does not know
@@ -98,6 +104,10 @@ class DuplicateProcedureName(ConfigurationError):
         self.procedure = procedure
 
 
+class UnexpectedConfigurationFormat(ConfigurationError):
+    """Write a table of settings, names and values, at the top of the configuration file."""
+
+
 class InvalidEventError(PgbusError, ValueError):
     """Correct the part of the event named by `field`; the caller's transaction was not touched."""
 
@@ -117,6 +127,14 @@ class InvalidEventArguments(InvalidEventError, ValidationError):
 
 class DeformError(InvalidEventError):
     """Send a value that has a JSON form, or give its class a `__to_bus__`; nothing was sent."""
+
+
+class FailedToImportBusModule(PgbusError):
+    """Name a module that can be imported; if it raised, that is the `__cause__`."""
+
+
+class NoBusFoundInBusModule(FailedToImportBusModule):
+    """Assign `bus = pgbus.create()` in the module, or name the bus that it has: MODULE:BUS."""
 
 
 class UnknownApi(PgbusError):
@@ -139,6 +157,18 @@ class EventNotFound(PgbusError):
         )
         self.api_name = api_name
         self.event_name = event_name
+
+
+class SchemaNotFound(PgbusError, LookupError):
+    """Start a worker of the service that declares it, or load a file; `pgbus schema dump` shows what is known."""
+
+
+class InvalidSchema(PgbusError, ValueError):
+    """Give a file that `pgbus schema dump` wrote, or a directory of them."""
+
+
+class RemoteSchemasNotLoaded(PgbusError):
+    """Await `bus.schema.ensure_loaded_from_bus()` first: here, reading them from the database would block the loop."""
 
 
 class InvalidParameters(PgbusError, TypeError):

@@ -15,7 +15,7 @@ from pgbus.errors import InvalidEventError
 MAX_TOPIC_LENGTH = 255
 
 _WORD = "[A-Za-z0-9_-]+"
-_TOPIC = re.compile(rf"{_WORD}(?:\.{_WORD})*", re.ASCII)
+TOPIC = re.compile(rf"{_WORD}(?:\.{_WORD})*", re.ASCII)
 _PATTERN_WORD = re.compile(rf"{_WORD}|\*|\*\*", re.ASCII)
 
 
@@ -24,7 +24,7 @@ def check_topic(topic: str) -> str:
     """Return `topic`, or raise InvalidEventError saying what a topic looks like."""
     if len(topic) > MAX_TOPIC_LENGTH:
         raise InvalidEventError("topic", f"at most {MAX_TOPIC_LENGTH} characters are allowed, this has {len(topic)}")
-    if not _TOPIC.fullmatch(topic):
+    if not TOPIC.fullmatch(topic):
         raise InvalidEventError(
             "topic",
             f"{topic!r} is not a topic: words of letters, digits, '_' and '-' joined by dots, as in 'orders.placed'",

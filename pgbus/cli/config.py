@@ -1,21 +1,42 @@
-"""`pgbus config`: each setting and where it came from."""
+"""`pgbus config`: each setting and where it came from; and the schema of the file."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
 import rich_click as click
 from rich.text import Text
 
 from pgbus.cli.options import database_options, json_option, load_config
 from pgbus.cli.output import console, print_json, table
-from pgbus.config import Setting
+from pgbus.config import Setting, file_schema
 
 
-@click.command("config")
+@click.group("config", invoke_without_command=True)
 @database_options
 @json_option
-def show_config(as_json: bool) -> None:
+@click.pass_context
+def config(context: click.Context, as_json: bool) -> None:
     """Show each setting and where it came from; passwords are hidden. With --json also what it means."""
-    settings = load_config().describe()
+    if context.invoked_subcommand is None:
+        _show(load_config().describe(), as_json=as_json)
+
+
+@config.command("schema")
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Write it to this file.")
+def schema(out: Path | None) -> None:
+    """Print a JSON Schema of the configuration file, for editors and CI; plugins that are installed are in it."""
+    text = msgspec.json.format(msgspec.json.encode(file_schema({})), indent=2).decode()
+    if out is None:
+        click.echo(text)
+    else:
+        out.write_text(f"{text}\n", encoding="utf-8")
+        click.echo(f"schema of the configuration file written to {out}", err=True)
+
+
+def _show(settings: Sequence[Setting], *, as_json: bool) -> None:
     if as_json:
         for setting in settings:
             print_json(setting)
@@ -29,6 +50,8 @@ def show_config(as_json: bool) -> None:
 def _value(setting: Setting) -> Text:
     if setting.value is None or setting.value == "":
         return Text("-", style="dim")
+    if isinstance(setting.value, bool):
+        return Text(str(setting.value).lower())
     return Text(f"{setting.value:.12g}" if isinstance(setting.value, float) else str(setting.value))
 
 

@@ -7,12 +7,26 @@ from typing import NoReturn
 import rich_click as click
 from click import get_current_context
 
-from pgbus.errors import ConfigurationError, DatabaseUnreachableError, PgbusError, SchemaVersionError
+from pgbus.errors import (
+    CallTimeout,
+    ConfigurationError,
+    DatabaseUnreachableError,
+    InvalidArguments,
+    NoWorkerAvailable,
+    PgbusError,
+    RemoteError,
+    SchemaVersionError,
+    WorkerLost,
+)
 
 FAILED = 1
 USAGE = 2
 SCHEMA = 3
 UNREACHABLE = 4
+REMOTE = 5  # these four are kinds of a call that brought no result
+UNSERVED = 6
+TIMEOUT = 7
+LOST = 8
 BUG = 70  # EX_SOFTWARE; 1 is what Python itself would use, and scripts should be able to tell
 
 
@@ -39,7 +53,15 @@ def _code(error: PgbusError) -> int:
             return SCHEMA
         case DatabaseUnreachableError():
             return UNREACHABLE
-        case ConfigurationError():
+        case ConfigurationError() | InvalidArguments():
             return USAGE
+        case RemoteError():
+            return REMOTE
+        case NoWorkerAvailable():
+            return UNSERVED
+        case CallTimeout():
+            return TIMEOUT
+        case WorkerLost():
+            return LOST
         case _:
             return FAILED

@@ -8,7 +8,8 @@ from importlib.metadata import version
 
 import rich_click as click
 
-from pgbus.cli.config import show_config
+from pgbus.cli.call import call
+from pgbus.cli.config import config
 from pgbus.cli.db import db
 from pgbus.cli.dead import dead
 from pgbus.cli.dev import dev
@@ -27,15 +28,15 @@ from pgbus.cli.status import status
 def pgbus() -> None:
     """An event bus in the PostgreSQL that you already have.
 
-    Settings come from options, then PGBUS_* variables, then pgbus.toml or [tool.pgbus], then defaults; `pgbus config`
-    shows them.
+    Settings come from options, then PGBUS_* variables, then a file (--config, or else pgbus.toml, pgbus.yaml or
+    [tool.pgbus]), then defaults; `pgbus config` shows them.
 
     Exit codes: 0 done, 1 failed or not found, 2 usage or configuration, 3 the database's schema does not fit,
-    4 the database cannot be reached, 70 a bug.
+    4 the database cannot be reached, 70 a bug; `pgbus call` has more.
     """
 
 
-for command in (run, dev, db, publish, status, events, dead, listeners, show_config):
+for command in (run, dev, db, publish, call, status, events, dead, listeners, config):
     pgbus.add_command(command)
 
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
+import sys
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any, TypeVar
 
+import msgspec
 import rich_click as click
 from click import get_current_context
 
@@ -23,9 +27,16 @@ _AGO = re.compile(r"(\d+(?:\.\d+)?)\s*([smhdw])(?:\s+ago)?")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
+_OPTIONS = {
+    "config": "Configuration file.",
+    "namespace": "Schema of the bus.",
+    "dsn": "Database, as postgresql://...",
+}
+
+
 def database_options(command: _Command) -> _Command:
-    """`--dsn` and `--namespace`, before the command's name or after it; `load_config` reads them."""
-    for name, help in (("namespace", "Schema of the bus."), ("dsn", "Database, as postgresql://...")):  # noqa: A001
+    """`--dsn`, `--namespace` and `--config`, before the command's name or after it; `load_config` reads them."""
+    for name, help in _OPTIONS.items():  # noqa: A001
         command = click.option(f"--{name}", help=help, callback=_remember, expose_value=False)(command)
     return command
 
@@ -38,7 +49,18 @@ def _remember(context: click.Context, parameter: click.Parameter, value: str | N
 
 def load_config(**arguments: object) -> Config:
     """The configuration, with the given arguments and the options that `database_options` remembers."""
-    return Config.load({**get_current_context().ensure_object(dict), **arguments})
+    remembered = dict(get_current_context().ensure_object(dict))
+    file = remembered.pop("config", None)
+    return Config.load({**remembered, **arguments}, file=file)
+
+
+def pass_on(**arguments: object) -> None:
+    """Show options to a module's `pgbus.create()` and to child processes: as variables, for a DSN is a secret."""
+    for name, value in {**get_current_context().ensure_object(dict), **arguments}.items():
+        if value is not None:
+            # As they were given: a placeholder in a name is each process's own. A child may be elsewhere.
+            text = str(Path(str(value)).absolute()) if name == "config" else str(value)
+            os.environ[f"PGBUS_{name.upper()}"] = text
 
 
 def with_admin(action: Callable[[Admin], Awaitable[_T]]) -> _T:
@@ -74,6 +96,14 @@ def read_pattern(text: str) -> str:
         return check_pattern(text)
     except InvalidEventError as error:
         raise click.BadParameter(error.reason) from None
+
+
+def read_json(text: str) -> object:
+    """A JSON value from its text, or from stdin if that is `-`."""
+    try:
+        return msgspec.json.decode(sys.stdin.read() if text == "-" else text)
+    except msgspec.DecodeError as error:
+        raise click.BadParameter(f"not JSON: {error}") from None
 
 
 def read_condition(text: str) -> Condition:

@@ -3,25 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from datetime import datetime
 
-import msgspec
 import rich_click as click
 
 import pgbus
-from pgbus.cli.options import database_options, json_option, load_config, read_instant
+from pgbus.cli.options import database_options, json_option, load_config, read_instant, read_json
 from pgbus.cli.output import event_fields, print_json
 from pgbus.config import Config
 from pgbus.messages import EventMessage
-
-
-def read_json(text: str) -> object:
-    """A JSON value from its text, or from stdin if that is `-`."""
-    try:
-        return msgspec.json.decode(sys.stdin.read() if text == "-" else text)
-    except msgspec.DecodeError as error:
-        raise click.BadParameter(f"not JSON: {error}") from None
 
 
 def read_header(text: str) -> tuple[str, str]:

@@ -17,7 +17,7 @@ _log = logging.getLogger("pgbus.reload")
 
 
 def run_reloading(command: Sequence[str]) -> None:
-    """Run `command` until Ctrl-C or SIGTERM, anew after each change to a .py or .toml file.
+    """Run `command` until Ctrl-C or SIGTERM, anew after each change to a source or configuration file.
 
     A copy that ended by itself, by a syntax error say, is started again by the next change.
     """
@@ -40,7 +40,7 @@ async def _reload(command: Sequence[str]) -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop)
-    sources = watchfiles.PythonFilter(extra_extensions=(".toml",))
+    sources = watchfiles.PythonFilter(extra_extensions=(".toml", ".yaml", ".yml"))
     async for changes in watchfiles.awatch(Path.cwd(), watch_filter=sources, stop_event=stopping):
         _log.info("restarting for %s", ", ".join(sorted({Path(path).name for _, path in changes})))
         _terminate(child)

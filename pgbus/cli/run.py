@@ -17,7 +17,7 @@ from pgbus import migrate
 from pgbus.admin import Admin
 from pgbus.cli.banner import announce
 from pgbus.cli.loading import load_bus
-from pgbus.cli.options import database_options, load_config
+from pgbus.cli.options import database_options, load_config, pass_on
 from pgbus.cli.reloading import run_reloading
 from pgbus.cli.supervisor import supervise, watch_supervisor
 from pgbus.config import Config, LogFormat, LogLevel
@@ -34,6 +34,8 @@ _LINGER = 1.0  # seconds
 @click.option("--skip", metavar="NAME", multiple=True, help="Do not run this listener. May be given again.")
 @click.option("--reload", "wants_reload", is_flag=True, help="Restart when a source file changes.")
 @click.option("--migrate", "wants_upgrade", is_flag=True, help="Upgrade the database's schema first.")
+@click.option("--service-name", help="Service that the process belongs to; may have {placeholders}.")
+@click.option("--process-name", help="Name of the process; may have {placeholders}. Default: {hostname}-{pid}.")
 @click.option("--log-level", type=click.Choice(get_args(LogLevel)), help="What to log; default: info.")
 @click.option("--log-format", type=click.Choice(get_args(LogFormat)), help="How to log; default: text.")
 def run(
@@ -44,6 +46,8 @@ def run(
     skip: tuple[str, ...],
     wants_reload: bool,
     wants_upgrade: bool,
+    service_name: str | None,
+    process_name: str | None,
     log_level: str | None,
     log_format: str | None,
 ) -> None:
@@ -52,8 +56,15 @@ def run(
     MODULE is imported from the working directory (default: PGBUS_MODULE, or `bus`); BUS is the bus's name in it
     (default: `bus`).
     """
-    config = load_config(module=module, log_level=log_level, log_format=log_format)
-    _pass_on(config)
+    arguments = {
+        "module": module,
+        "service_name": service_name,
+        "process_name": process_name,
+        "log_level": log_level,
+        "log_format": log_format,
+    }
+    config = load_config(**arguments)
+    pass_on(**arguments)
     configure_logging(level=config.log_level, format=config.log_format)
     command = _command(only=only, skip=skip, wants_upgrade=wants_upgrade)
     if wants_reload:
@@ -62,13 +73,6 @@ def run(
         get_current_context().exit(supervise(command, processes=processes))
     else:
         _run_here(config, only=only, skip=skip, wants_upgrade=wants_upgrade)
-
-
-def _pass_on(config: Config) -> None:
-    """Show options to the module's `pgbus.create()` and to our copies: as variables, for a DSN is a secret."""
-    for row in config.describe():
-        if row.source == "argument":
-            os.environ[f"PGBUS_{row.name.upper()}"] = str(getattr(config, row.name))
 
 
 def _command(*, only: tuple[str, ...], skip: tuple[str, ...], wants_upgrade: bool) -> list[str]:

@@ -11,11 +11,22 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 
+from pgbus.config.files import FromVariables
 from pgbus.errors import ConfigurationError
 
 DAY = 86_400.0
 
 _KIND_NAMES = {str: "a text", int: "a whole number", float: "a number", bool: "true or false"}
+
+_TRANSPORT = "events travel through the database of `dsn`; what a listener claims at once is its `batch_size`"
+# What Lightbus's files say, and what becomes of it here.
+OF_LIGHTBUS = {
+    "bus": "write `log_level` at the top of the file; what else Lightbus has in `bus` needs no setting",
+    "event_transport": _TRANSPORT,
+    "rpc_transport": "calls travel through the database of `dsn`",
+    "result_transport": "results travel through the database of `dsn`",
+    "event_listener_setup_timeout": "leave it out; it has no meaning",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,14 +80,16 @@ def _annotated(cls: type) -> Mapping[str, Any]:
     return {name: hint for name, hint in hints.items() if isinstance(getattr(hint, "__metadata__", (0,))[0], About)}
 
 
-def checked(cls: type, name: str, value: object, *, label: str, source: str, is_text: bool = False) -> object:
-    """The value of a setting of a class, in its type; `is_text`: it may have to be read from a text.
+def checked(cls: type, name: str, value: object, *, label: str, source: str) -> object:
+    """The value of a setting of a class, in its type, which may be read from a text that came from a variable.
 
     Raises ConfigurationError, which says what is allowed and does not quote a text, for it may be a secret.
     """
     kind, limits = kinds(cls)[name], about(cls, name)
+    if kind is int and isinstance(value, float) and value.is_integer():
+        value = int(value)  # 5.0 is a whole number, as JSON Schema has it
     try:
-        value = msgspec.convert(value, kind, strict=not is_text)
+        value = msgspec.convert(value, kind, strict=not isinstance(value, FromVariables))
     except msgspec.ValidationError:
         raise refusal(label, source, f"must be {expected(kind, limits)}") from None
     size = len(value) if isinstance(value, str) else value
@@ -100,7 +113,7 @@ def check_name(name: str, names: Iterable[str], *, where: str) -> None:
     if name in known:
         return
     close = difflib.get_close_matches(name, known, n=1)
-    hint = f"did you mean {close[0]!r}?" if close else "`pgbus config` lists what there is"
+    hint = OF_LIGHTBUS.get(name) or (f"did you mean {close[0]!r}?" if close else "`pgbus config` lists what there is")
     raise ConfigurationError(f"{where}: there is no setting {name!r}; {hint}")
 
 

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from pgbus.config.about import DAY, About, check_name, checked, kinds, mapping, place, refusal, seconds
+from pgbus.config.about import DAY, OF_LIGHTBUS, About, check_name, checked, kinds, mapping, place, refusal, seconds
+from pgbus.config.files import FromVariables
 from pgbus.errors import InvalidEventError
 from pgbus.topics import check_topic
 
@@ -74,7 +75,7 @@ def _fields(settings: object, label: str, source: str) -> Iterator[tuple[str, ob
         if name == "validate":
             yield from _directions(value, f"{label}.validate", source)
             continue
-        if name not in names and isinstance(value, Mapping):
+        if name not in names and isinstance(value, Mapping) and name not in OF_LIGHTBUS:
             raise refusal(
                 f"{label}.{name}",
                 source,
@@ -85,7 +86,7 @@ def _fields(settings: object, label: str, source: str) -> Iterator[tuple[str, ob
 
 
 def _directions(value: object, label: str, source: str) -> Iterator[tuple[str, object]]:
-    if isinstance(value, bool):
+    if isinstance(value, bool | FromVariables):
         value = {"outgoing": value, "incoming": value}
     if not isinstance(value, Mapping):
         raise refusal(label, source, "must be true, false, or a table of `outgoing` and `incoming`")

@@ -1,26 +1,171 @@
-"""The configuration file of a process."""
+"""Configuration files: which one counts, what it says, and the variables that its texts refer to."""
 
 from __future__ import annotations
 
+import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pgbus.errors import ConfigurationError
+import yaml
+
+from pgbus.errors import ConfigurationError, UnexpectedConfigurationFormat
+
+# The names looked for in the working directory.
+NAMES = ("pgbus.toml", "pgbus.yaml", "pgbus.yml")
+PYPROJECT = "pyproject.toml"
+PYPROJECT_TABLE = "[tool.pgbus]"
+
+# ${NAME} is a variable's value; $${ is how to write ${ itself.
+VARIABLE_NAME = "[A-Za-z_][A-Za-z0-9_]*"
+_REFERENCE = re.compile(r"\$(\$?)\{([^}]*)\}")
 
 
-def read_table(directory: Path) -> tuple[Mapping[str, object], str]:
-    """What the directory's file says, and the name of that source."""
-    if (path := directory / "pgbus.toml").is_file():
-        return _read_toml(path), "pgbus.toml"
-    if (path := directory / "pyproject.toml").is_file():
-        return _read_toml(path).get("tool", {}).get("pgbus", {}), "[tool.pgbus]"
-    return {}, "pgbus.toml"
+@dataclass(frozen=True, slots=True)
+class File:
+    """What a file says, and how to name it."""
+
+    table: Mapping[str, object]
+    source: str
 
 
-def _read_toml(path: Path) -> dict[str, Any]:
+class FromVariables(str):
+    """A text that variables were put into: it is read like a variable itself, so "5" may be a number."""
+
+    __slots__ = ()
+
+
+def find_file(directory: Path, *, environ: Mapping[str, str]) -> File:
+    """The file that counts in a directory: one of `NAMES`, else pyproject.toml; an empty one where there is none.
+
+    Raises ConfigurationError if there are two.
+    """
+    match [name for name in NAMES if (directory / name).is_file()]:
+        case [name]:
+            return read_file(directory / name, source=name, environ=environ)
+        case []:
+            path = directory / PYPROJECT
+            return read_file(path, source=PYPROJECT, environ=environ) if path.is_file() else File({}, "no file")
+        case names:
+            raise ConfigurationError(f"there are {' and '.join(names)} here; keep one, for only one can count")
+
+
+def read_file(path: Path, *, source: str, environ: Mapping[str, str]) -> File:
+    """What a file says, with the values of the variables that it refers to.
+
+    Raises ConfigurationError if it cannot be read, and UnexpectedConfigurationFormat if it is no table of settings.
+    """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise ConfigurationError(f"{path.name} cannot be read: {error}") from None
+        content = _reader(path, source)(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigurationError(f"{source} cannot be read: {error.strerror}") from None
+    except yaml.YAMLError as error:
+        raise ConfigurationError(f"{source} cannot be read: {_complaint(error)}") from None
+    except ValueError as error:
+        raise ConfigurationError(f"{source} cannot be read: {error}") from None
+    if path.name == PYPROJECT:
+        content, source = (
+            _tool_table(content),
+            PYPROJECT_TABLE if source == PYPROJECT else f"{source} {PYPROJECT_TABLE}",
+        )
+    return File(fill(checked_root(content, source), environ, source=source), source)
+
+
+def checked_root(content: object, source: str) -> Mapping[str, object]:
+    """The content, if it is a table with texts as keys; else raises UnexpectedConfigurationFormat."""
+    if not isinstance(content, Mapping):
+        raise UnexpectedConfigurationFormat(f"{source}: settings are a table of names and values, not {_kind(content)}")
+    for name in content:
+        if not isinstance(name, str):
+            raise UnexpectedConfigurationFormat(f"{source}: {name!r} names no setting; names are texts")
+    return content
+
+
+def fill(table: Mapping[str, object], environ: Mapping[str, str], *, source: str) -> dict[str, object]:
+    """The table with `${NAME}` in its texts replaced; raises ConfigurationError for a variable that is not set."""
+    return {name: _filled(value, environ, f"{name} ({source})") for name, value in table.items()}
+
+
+def _filled(value: object, environ: Mapping[str, str], place: str) -> object:
+    match value:
+        case str():
+            return _filled_text(value, environ, place)
+        case Mapping():
+            return {name: _filled(one, environ, f"{name} in {place}") for name, one in value.items()}
+        case list():
+            return [_filled(one, environ, place) for one in value]
+        case _:
+            return value
+
+
+def _filled_text(text: str, environ: Mapping[str, str], place: str) -> str:
+    is_filled = False
+
+    def replacement(found: re.Match[str]) -> str:
+        nonlocal is_filled
+        escape, name = found.groups()
+        if escape:
+            return found[0][1:]
+        if not re.fullmatch(VARIABLE_NAME, name):
+            raise ConfigurationError(f"{place}: {found[0]} refers to no variable; to write it as it is: ${found[0]}")
+        if name not in environ:
+            raise ConfigurationError(f"{place}: the variable {name} is not set")
+        is_filled = True
+        return environ[name]
+
+    filled = _REFERENCE.sub(replacement, text)
+    return FromVariables(filled) if is_filled else filled
+
+
+# ------------------------------------------------------------------------------------------------------------- formats
+
+
+def _reader(path: Path, source: str) -> Callable[[str], object]:
+    match path.suffix.lower():
+        case ".toml":
+            return tomllib.loads
+        case ".yaml" | ".yml" | ".json":  # JSON is YAML
+            return _load_yaml
+        case _:
+            raise ConfigurationError(f"{source}: a configuration file is named *.toml, *.yaml, *.yml or *.json")
+
+
+def _load_yaml(text: str) -> object:
+    content = yaml.load(text, _Loader)  # noqa: S506 - a safe loader
+    return {} if content is None else content
+
+
+class _Loader(yaml.SafeLoader):
+    """The safe loader, which would take the last of two equal keys; here that is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if key.tag != "tag:yaml.org,2002:merge":  # `<<`, whose keys yield to our own
+                name = key.value if isinstance(key, yaml.ScalarNode) else None
+                if name in seen:
+                    raise yaml.MarkedYAMLError(
+                        problem=f"there are two {name!r} in one table", problem_mark=key.start_mark
+                    )
+                seen.add(name)
+        return super().construct_mapping(node, deep=deep)
+
+
+def _complaint(error: yaml.YAMLError) -> str:
+    """What is wrong, and where. The error's own text would quote the file, in which there may be passwords."""
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
+        mark = error.problem_mark
+        return f"{error.problem} (line {mark.line + 1}, column {mark.column + 1})"
+    return type(error).__name__
+
+
+def _tool_table(content: object) -> object:
+    for name in ("tool", "pgbus"):
+        content = content.get(name, {}) if isinstance(content, Mapping) else content
+    return content
+
+
+def _kind(content: object) -> str:
+    return "a list" if isinstance(content, list) else f"a value of type {type(content).__name__}"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import socket
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,22 +11,21 @@ from typing import Annotated, Any, Literal
 
 from pgbus.config.about import DAY, About, about, check_name, checked, kinds, mapping, refusal, seconds
 from pgbus.config.apis import BUILT_IN, DEFAULT, SPELLINGS, ApiConfig, read_apis, resolve
-from pgbus.config.files import read_table
+from pgbus.config.files import File, FromVariables, checked_root, fill, find_file, read_file
+from pgbus.config.names import expand
 from pgbus.errors import ConfigurationError
 
 MAX_NAMESPACE_LENGTH = 40
+CONFIG_VARIABLE = "PGBUS_CONFIG"
 
-_NAMESPACE = re.compile(r"(?!pg_)[a-z_][a-z0-9_]*", re.ASCII)
-_DSN_SCHEME = re.compile(r"postgres(ql)?://")
+NAMESPACE = re.compile(r"(?!pg_)[a-z_][a-z0-9_]*", re.ASCII)
+DSN_SCHEME = re.compile(r"postgres(ql)?://")
+_NAMES = frozenset({"service_name", "process_name"})
 _SECRETS = frozenset({"dsn", "direct_dsn"})
 _TABLES = ("apis", "plugins")
 
 LogLevel = Literal["debug", "info", "warning", "error", "critical"]
 LogFormat = Literal["text", "json"]
-
-
-def _process_name() -> str:
-    return f"{socket.gethostname()}-{os.getpid()}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -47,16 +45,18 @@ class Config:
     namespace: Annotated[str, About("PostgreSQL schema that holds the bus", 1, MAX_NAMESPACE_LENGTH, "characters")] = (
         "pgbus"
     )
-    service_name: Annotated[str, About("Service that this process belongs to", 0, 255, "characters")] = ""
+    service_name: Annotated[
+        str, About("Service that this process belongs to; may have placeholders", 0, 255, "characters")
+    ] = ""
     process_name: Annotated[
-        str, About("Name of this process in history; default: host name and process id", 1, 255, "characters")
-    ] = field(default_factory=_process_name)
+        str, About("Name of this process in history; may have placeholders", 1, 255, "characters")
+    ] = "{hostname}-{pid}"
     module: Annotated[str, About("What `pgbus run` imports: MODULE, or MODULE:ATTRIBUTE of the bus")] = "bus"
     max_payload: Annotated[int, About("Largest payload that may be published", 1, 268_435_455, "bytes of JSON")] = (
         1_048_576
     )
     pool_size: Annotated[
-        int, About("Pooled connections, beside the one session connection", 1, 1000, "connections")
+        int, About("Pooled connections, beside the session, and the leader's", 1, 1000, "connections")
     ] = 5
     lease: Annotated[float, seconds("A claim outlives a worker that vanished by this long", maximum=DAY)] = 60.0
     poll_interval: Annotated[
@@ -96,11 +96,12 @@ class Config:
 
     def __post_init__(self) -> None:
         for name in kinds(Config):
+            value = self._expanded(name) if name in _NAMES else getattr(self, name)
             source = self.sources.get(name, "argument")
-            object.__setattr__(self, name, checked(Config, name, getattr(self, name), label=name, source=source))
+            object.__setattr__(self, name, checked(Config, name, value, label=name, source=source))
         self._check_dsn("dsn", self.dsn)
         self._check_dsn("direct_dsn", self.direct_dsn)
-        if not _NAMESPACE.fullmatch(self.namespace):
+        if not NAMESPACE.fullmatch(self.namespace):
             raise self._error(
                 "namespace",
                 f"{self.namespace!r} is not a namespace: letters a-z, digits and '_', a digit not first, and not "
@@ -114,18 +115,24 @@ class Config:
         *,
         environ: Mapping[str, str] | None = None,
         directory: Path | None = None,
+        file: str | Path | None = None,
+        table: Mapping[str, object] | None = None,
     ) -> Config:
-        """Merge `arguments`, then `PGBUS_*` in `environ`, then a file in `directory`, then defaults.
+        """Merge `arguments`, then `PGBUS_*` in `environ`, then a file, then defaults.
 
-        The file is `pgbus.toml`, else the table `[tool.pgbus]` of `pyproject.toml`. An argument that is None and a
-        variable that is empty count as not given; `apis` and `plugins` are merged setting by setting. Defaults: the
-        process's environment and its working directory.
-        Raises ConfigurationError for an unknown key (with the close match) and for a value that is not allowed.
+        The file is `file`, else what `PGBUS_CONFIG` names, else what `directory` has of `pgbus.toml`, `pgbus.yaml` and
+        `pgbus.yml`, else the table `[tool.pgbus]` of `pyproject.toml`; or `table` stands for it, and no file is read.
+        An argument that is None and a variable that is empty count as not given; `apis` and `plugins` are merged
+        setting by setting. Defaults: the process's environment and its working directory.
+
+        Raises ConfigurationError for an unknown key (with the close match) and for a value that is not allowed, and
+        UnexpectedConfigurationFormat for a file that is no table.
         """
+        environ = os.environ if environ is None else environ
         merged = _Merged()
-        merged.add_table(*read_table(directory or Path.cwd()))
-        merged.add_environment(os.environ if environ is None else environ)
-        merged.add_table({name: one for name, one in (arguments or {}).items() if one is not None}, "argument")
+        merged.add_file(_file(environ, directory=directory, file=file, table=table))
+        merged.add_environment(environ)
+        merged.add_arguments(arguments or {})
         merged.note_inheritance()
         return cls(**merged.values, apis=resolve(merged.apis), plugins=merged.plugins, sources=merged.sources)
 
@@ -160,7 +167,8 @@ class Config:
     def _describe_plugins(self) -> Iterator[Setting]:
         for plugin_name, options in self.plugins.items():
             for name, value in options.items():
-                yield self._setting(f"plugins.{plugin_name}.{name}", value, "Option of a plugin")
+                shown = "***" if isinstance(value, FromVariables) else value  # it may well be a secret
+                yield self._setting(f"plugins.{plugin_name}.{name}", shown, "Option of a plugin")
 
     def _setting(self, name: str, value: object, meaning: str) -> Setting:
         return Setting(name=name, value=value, source=self.source(name), meaning=meaning)
@@ -178,8 +186,15 @@ class Config:
     def __repr__(self) -> str:
         return f"Config({', '.join(f'{row.name}={row.value!r}' for row in self.describe())})"
 
+    def _expanded(self, name: str) -> object:
+        value = getattr(self, name)
+        try:
+            return expand(value) if isinstance(value, str) else value
+        except ValueError as error:
+            raise self._error(name, str(error)) from None
+
     def _check_dsn(self, name: str, dsn: str | None) -> None:
-        if dsn is not None and not _DSN_SCHEME.match(dsn):
+        if dsn is not None and not DSN_SCHEME.match(dsn):
             raise self._error(name, "must look like postgresql://user:password@host:port/database")
 
     def _error(self, name: str, reason: str) -> ConfigurationError:
@@ -203,6 +218,22 @@ def hide_password(dsn: str) -> str:
     return re.sub(r"(password\s*=\s*)('(?:[^'\\]|\\.)*'|[^\s&#]+)", r"\1***", dsn, flags=re.IGNORECASE)
 
 
+def _file(
+    environ: Mapping[str, str],
+    *,
+    directory: Path | None,
+    file: str | Path | None,
+    table: Mapping[str, object] | None,
+) -> File:
+    if table is not None:
+        if file is not None:
+            raise ConfigurationError("give a configuration or a file with one, not both")
+        return File(fill(checked_root(table, "config"), environ, source="config"), "config")
+    if named := file or environ.get(CONFIG_VARIABLE):
+        return read_file(Path(named), source=str(named), environ=environ)
+    return find_file(directory or Path.cwd(), environ=environ)
+
+
 class _Merged:
     """What the sources say, merged: what is added later wins, and `apis` and `plugins` setting by setting."""
 
@@ -212,17 +243,10 @@ class _Merged:
         self.plugins: dict[str, dict[str, object]] = {}
         self.sources: dict[str, str] = {}
 
-    def add_table(self, table: Mapping[str, object], source: str) -> None:
-        """Add a file's content, or arguments."""
-        for name, value in table.items():
-            if name == "apis":
-                self._add_apis(value, source)
-            elif name == "plugins":
-                self._add_plugins(value, source)
-            else:
-                check_name(name, [*kinds(Config), *_TABLES], where="arguments" if source == "argument" else source)
-                self.values[name] = value
-                self.sources[name] = source
+    def add_file(self, file: File) -> None:
+        """Add what a file says."""
+        for name, value in file.table.items():
+            self._add(name, value, source=file.source, where=file.source)
 
     def add_environment(self, environ: Mapping[str, str]) -> None:
         """Add variables."""
@@ -230,8 +254,24 @@ class _Merged:
         for name in kinds(Config):
             variable = f"PGBUS_{name.upper()}"
             if text := environ.get(variable):
-                self.values[name] = checked(Config, name, text, label=name, source=variable, is_text=True)
-                self.sources[name] = variable
+                self._add(name, FromVariables(text), source=variable, where=variable)
+
+    def add_arguments(self, arguments: Mapping[str, object]) -> None:
+        """Add arguments."""
+        for name, value in arguments.items():
+            if value is not None:
+                self._add(name, value, source="argument", where="arguments")
+
+    def _add(self, name: str, value: object, *, source: str, where: str) -> None:
+        match name:
+            case "apis":
+                self._add_apis(value, source)
+            case "plugins":
+                self._add_plugins(value, source)
+            case _:
+                check_name(name, [*kinds(Config), *_TABLES], where=where)
+                self.values[name] = value
+                self.sources[name] = source
 
     def note_inheritance(self) -> None:
         """Say of what an API takes from the default one that it does; once all is added."""

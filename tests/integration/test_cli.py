@@ -6,7 +6,7 @@ import os
 import re
 import signal
 import socket
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -20,30 +20,12 @@ from pgbus.cli import exits
 from pgbus.cli.main import pgbus as command
 from pgbus.config import Config
 from tests.conftest import Connect
+from tests.integration.conftest import Invoke
 from tests.support.programs import PROGRAM, program, program_of, run_program
 from tests.support.rows import Rows
 
 REFERENCE = Path(__file__).parents[2] / "docs" / "reference"
 NOWHERE = "postgresql://adam:s3cret@127.0.0.1:1/nothing"
-
-Invoke = Callable[..., Awaitable[Result]]
-
-
-@pytest.fixture
-def working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-@pytest.fixture
-def invoke(database: str, working_directory: Path) -> Invoke:
-    """Run a command in a thread of this process, against a fresh database unless it says otherwise."""
-
-    async def run(*arguments: str, dsn: str | None = database, text: str | None = None) -> Result:
-        environ = {"PGBUS_DSN": dsn, "COLUMNS": "160"}
-        return await asyncio.to_thread(CliRunner().invoke, command, arguments, input=text, env=environ)
-
-    return run
 
 
 @pytest.fixture
@@ -178,6 +160,23 @@ async def test_config_as_json_says_what_each_setting_means(invoke: Invoke) -> No
     assert settings["grace"]["value"] == 30.0
     assert "SIGTERM" in str(settings["grace"]["meaning"])
     assert "s3cret" not in str(settings)
+
+
+async def test_config_takes_a_named_file_and_shows_apis(invoke: Invoke, working_directory: Path) -> None:
+    (working_directory / "pgbus.toml").write_text("lease = 90\n")
+    (working_directory / "other.yaml").write_text("lease: 80\napis: {auth: {cast_values: false}}\n")
+    result = await invoke("config", "--config", "other.yaml", dsn=NOWHERE)
+    shown = {line.split()[0]: line.split()[1:] for line in result.stdout.splitlines()}
+    assert shown["lease"] == ["80", "other.yaml"]
+    assert shown["apis.auth.cast_values"] == ["false", "other.yaml"]
+    assert shown["apis.default.cast_values"] == ["true", "default"]
+
+
+async def test_config_schema_is_printed_or_written(invoke: Invoke, working_directory: Path) -> None:
+    printed = (await invoke("config", "schema", dsn=NOWHERE)).stdout
+    await invoke("config", "schema", "--out", "schema.json", dsn=NOWHERE)
+    assert (working_directory / "schema.json").read_text() == printed
+    assert json.loads(printed)["properties"]["lease"]["default"] == 60.0
 
 
 async def test_the_dsn_may_stand_before_or_after_the_command(invoke: Invoke, database: str) -> None:

@@ -374,12 +374,16 @@ async def test_run_on_a_database_of_another_version_is_exit_code_3(
 @pytest.mark.parametrize(
     ("source", "arguments", "message"),
     [
-        (None, (), r"there is no module 'bus' in .*; say `pgbus run MODULE:BUS` or set PGBUS_MODULE"),
+        (None, (), r"there is no module 'bus' in .*; name another one: MODULE:BUS, or PGBUS_MODULE"),
         (None, ("shop.bus",), r"there is no module 'shop\.bus' in .*"),
         (EMPTY, ("bus.other",), r"there is no module 'bus\.other' in .*"),
         (EMPTY, ("bus.py",), r"'bus\.py' is not the name of a module, such as `bus` or `shop\.bus`"),
         (EMPTY, ("./bus",), r"'\./bus' is not the name of a module.*"),
-        ("", (), r"module 'bus' has no 'bus'; say `pgbus run bus:BUS`, or assign `bus = pgbus\.create\(\)` in it"),
+        (
+            "",
+            (),
+            r"module 'bus' has no 'bus'; name the bus, as in `bus:BUS`, or assign `bus = pgbus\.create\(\)` in it",
+        ),
         ("bus = 1", ("bus:other",), r"module 'bus' has no 'other'.*"),
         ("bus = 1", (), r"'bus' in module 'bus' is of type int, not a bus made by `pgbus\.create\(\)`"),
     ],

@@ -1,0 +1,78 @@
+"""`pgbus call`: one procedure, from the shell."""
+
+from __future__ import annotations
+
+import asyncio
+
+import msgspec
+import rich_click as click
+
+import pgbus
+from pgbus.cli.options import database_options, load_config, read_json
+from pgbus.config import Config
+from pgbus.errors import RemoteError
+
+
+def read_argument(text: str) -> tuple[str, object]:
+    """An argument from NAME=VALUE; the value is JSON, or else a text as it stands."""
+    name, equals, value = text.partition("=")
+    if not (name and equals):
+        raise click.BadParameter(f"{text!r} is not NAME=VALUE")
+    try:
+        return name, msgspec.json.decode(value)
+    except msgspec.DecodeError:
+        return name, value
+
+
+@click.command()
+@click.argument("procedure", metavar="API.PROCEDURE")
+@database_options
+@click.option(
+    "--arg",
+    "-a",
+    "named",
+    type=read_argument,
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="An argument; VALUE is JSON if it can be read as such, else a text. May be given again.",
+)
+@click.option("--json", "given", type=read_json, metavar="JSON", help="All arguments as one object; `-` reads stdin.")
+@click.option("--timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="Wait so long.")
+@click.option("--wait", is_flag=True, help="Wait for a worker, until the timeout, where there is none.")
+def call(
+    *, procedure: str, named: tuple[tuple[str, object], ...], given: object, timeout: float | None, wait: bool
+) -> None:
+    """Call API.PROCEDURE on a worker that serves it, and print its result as JSON.
+
+    Exit codes: 0 it returned, 2 the arguments do not fit, 5 it raised, 6 no live worker serves it, 7 no answer in
+    time, 8 its worker died before it answered.
+    """
+    arguments = _arguments(given, named)
+    config = load_config()
+
+    async def call_it() -> msgspec.Raw:
+        async with _create_bus(config) as bus:
+            result: msgspec.Raw = await bus.call(procedure, arguments, timeout=timeout, wait=wait, returns=msgspec.Raw)
+            return result
+
+    try:
+        result = asyncio.run(call_it())
+    except RemoteError as error:
+        click.echo(error.remote_traceback.rstrip(), err=True)
+        raise
+    click.echo(bytes(result))
+
+
+def _arguments(given: object, named: tuple[tuple[str, object], ...]) -> dict[str, object]:
+    arguments = {} if given is None else given
+    if not isinstance(arguments, dict):
+        raise click.UsageError('--json takes one object, as in \'{"username": "adam"}\'')
+    for name, value in named:
+        if name in arguments:
+            raise click.UsageError(f"the argument {name!r} is given twice")
+        arguments[name] = value
+    return arguments
+
+
+def _create_bus(config: Config) -> pgbus.Bus:
+    return pgbus.create(config.dsn, namespace=config.namespace)

@@ -1,0 +1,64 @@
+"""Bus modules: the Python module that makes a service's bus, imported by its name."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from types import ModuleType
+
+from pgbus.bus import Bus
+from pgbus.config import Config
+from pgbus.errors import ConfigurationError, FailedToImportBusModule, NoBusFoundInBusModule
+
+
+def import_bus_module(name: str | None = None) -> ModuleType:
+    """Import a bus module; default: the setting `module`, which is `PGBUS_MODULE`, or else `bus`.
+
+    Both `shop.events` and `shop.events:my_bus` name the module `shop.events`, which is looked for where Python looks
+    for modules. Raises FailedToImportBusModule (what the module raised is its `__cause__`), and ConfigurationError if
+    a listener, a procedure or an event class is declared wrongly in it.
+    """
+    return _import(_target(name)[0])
+
+
+def get_bus(module: str | None = None) -> Bus:
+    """The bus of a bus module: its attribute `bus`, or the one that is named, as in `shop.events:my_bus`.
+
+    Imports the module as `import_bus_module` does. Raises NoBusFoundInBusModule too.
+    """
+    name, attribute = _target(module)
+    bus = getattr(_import(name), attribute, None)
+    if bus is None:
+        raise NoBusFoundInBusModule(
+            f"module {name!r} has no {attribute!r}; name the bus, as in `{name}:BUS`, or assign "
+            f"`{attribute} = pgbus.create()` in it"
+        )
+    if not isinstance(bus, Bus):
+        raise NoBusFoundInBusModule(
+            f"{attribute!r} in module {name!r} is of type {type(bus).__name__}, not a bus made by `pgbus.create()`"
+        )
+    return bus
+
+
+def _target(text: str | None) -> tuple[str, str]:
+    """The names of the module and of the bus in it."""
+    name, _, attribute = (text or Config.load().module).partition(":")
+    return name, attribute or "bus"
+
+
+def _import(name: str) -> ModuleType:
+    if name.endswith(".py") or not all(part.isidentifier() for part in name.split(".")):
+        raise FailedToImportBusModule(f"{name!r} is not the name of a module, such as `bus` or `shop.bus`")
+    try:
+        return importlib.import_module(name)
+    except ConfigurationError:
+        raise
+    except ModuleNotFoundError as error:
+        if f"{name}.".startswith(f"{error.name}."):
+            raise FailedToImportBusModule(
+                f"there is no module {name!r} in {Path.cwd()}, nor elsewhere on Python's path; name another one: "
+                "MODULE:BUS, or PGBUS_MODULE"
+            ) from None
+        raise FailedToImportBusModule(f"module {name!r} cannot be imported: {error}") from error
+    except Exception as error:
+        raise FailedToImportBusModule(f"module {name!r} cannot be imported: {type(error).__name__}: {error}") from error

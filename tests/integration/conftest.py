@@ -1,0 +1,32 @@
+"""The command line, run in this process."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from pgbus.cli.main import pgbus as command
+
+Invoke = Callable[..., Coroutine[Any, Any, Result]]
+
+
+@pytest.fixture
+def working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def invoke(database: str, working_directory: Path) -> Invoke:
+    """Run a command in a thread of this process, against a fresh database unless it says otherwise."""
+
+    async def run(*arguments: str, dsn: str | None = database, text: str | None = None) -> Result:
+        environ = {"PGBUS_DSN": dsn, "COLUMNS": "160"}
+        return await asyncio.to_thread(CliRunner().invoke, command, arguments, input=text, env=environ)
+
+    return run

@@ -1,0 +1,141 @@
+"""`pgbus call`, with a worker that answers."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+import pgbus
+from pgbus.cli import exits
+from tests.conftest import Connect
+from tests.integration.conftest import Invoke
+from tests.support import eventually
+from tests.support.workers import open_bus, running
+
+
+@pytest.fixture
+async def bus(database: str) -> AsyncIterator[pgbus.Bus]:
+    """A bus with a running worker."""
+    async with open_bus(database) as opened:
+
+        @opened.procedure("auth.check_password")
+        async def check_password(username: str, password: str) -> bool:
+            return (username, password) == ("admin", "secret")
+
+        @opened.procedure("auth.echo")
+        async def echo(**arguments: Any) -> Any:
+            return arguments
+
+        @opened.procedure("auth.fail")
+        def fail() -> None:
+            raise ValueError("no such user")
+
+        @opened.procedure("auth.hang")
+        async def hang() -> None:
+            await asyncio.Event().wait()
+
+        @opened.procedure("auth.lie")
+        async def lie() -> int:
+            return "no number"  # type: ignore[return-value]
+
+        async with running(opened):
+            yield opened
+
+
+async def test_call_prints_the_result_as_json(invoke: Invoke, bus: pgbus.Bus) -> None:
+    for password, answer in (("secret", "true"), ("wrong", "false")):
+        result = await invoke("call", "auth.check_password", "--arg", "username=admin", "--arg", f"password={password}")
+        assert (result.exit_code, result.stdout, result.stderr) == (0, f"{answer}\n", "")
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("7", 7),
+        ("1.50", 1.5),
+        ("true", True),
+        ("null", None),
+        ('["a", 1]', ["a", 1]),
+        ('"7"', "7"),
+        ("7a", "7a"),
+        ("", ""),
+        ("x=y", "x=y"),
+        ("grün", "grün"),
+        ("NaN", "NaN"),
+    ],
+)
+async def test_the_value_of_an_argument_is_json_or_else_a_text(
+    invoke: Invoke, bus: pgbus.Bus, text: str, value: object
+) -> None:
+    result = await invoke("call", "auth.echo", "--arg", f"it={text}")
+    assert json.loads(result.stdout) == {"it": value}
+
+
+async def test_arguments_may_come_as_one_object_also_from_stdin(invoke: Invoke, bus: pgbus.Bus) -> None:
+    result = await invoke("call", "auth.echo", "--json", '{"a": {"b": [1]}}', "--arg", "c=2")
+    assert json.loads(result.stdout) == {"a": {"b": [1]}, "c": 2}
+    result = await invoke("call", "auth.echo", "--json", "-", text='{"a": 1}')
+    assert json.loads(result.stdout) == {"a": 1}
+
+
+async def test_a_large_result_arrives_whole(invoke: Invoke, bus: pgbus.Bus) -> None:
+    text = "x" * 3_000_000
+    result = await invoke("call", "auth.echo", "--json", "-", text=json.dumps({"it": text}))
+    assert json.loads(result.stdout) == {"it": text}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("auth.check_password",), exits.USAGE, "pgbus: the arguments do not fit auth.check_password: .*username"),
+        (("auth.check_password", "--arg", "username=1", "--arg", "password=a"), exits.USAGE, "pgbus: the arguments do"),
+        (("auth.nothing",), exits.UNSERVED, "pgbus: auth.nothing: no live worker serves it"),
+        (("auth.nothing", "--wait", "--timeout", "0.2"), exits.TIMEOUT, "pgbus: auth.nothing: no answer within 0.2 s"),
+        (("auth.hang", "--timeout", "0.2"), exits.TIMEOUT, "pgbus: auth.hang: no answer within 0.2 seconds"),
+        (("auth.fail",), exits.REMOTE, "pgbus: auth.fail raised builtins.ValueError: no such user"),
+        (("auth.lie",), exits.FAILED, "pgbus: .*auth.lie"),
+        (("nothing",), exits.USAGE, "pgbus: procedure 'nothing': name it by its API and itself"),
+        (("auth.echo", "--json", "[1]"), exits.USAGE, ".*--json takes one object"),
+        (("auth.echo", "--json", "{"), exits.USAGE, ".*not JSON"),
+        (("auth.echo", "--arg", "a"), exits.USAGE, ".*'a' is not NAME=VALUE"),
+        (("auth.echo", "--arg", "a=1", "--arg", "a=2"), exits.USAGE, ".*'a' is given twice"),
+        (("auth.echo", "--timeout", "0"), exits.USAGE, ".*timeout"),
+    ],
+)
+async def test_a_call_without_a_result_has_an_exit_code_for_each_reason(
+    invoke: Invoke, bus: pgbus.Bus, arguments: tuple[str, ...], code: int, message: str
+) -> None:
+    result = await invoke("call", *arguments)
+    assert (result.exit_code, result.stdout) == (code, ""), result.output
+    assert re.search(message, result.stderr, re.DOTALL), result.stderr
+
+
+async def test_a_remote_error_shows_where_the_procedure_failed(invoke: Invoke, bus: pgbus.Bus) -> None:
+    result = await invoke("call", "auth.fail")
+    assert result.stderr.startswith("Traceback (most recent call last):\n")
+    assert 'raise ValueError("no such user")' in result.stderr
+    assert result.stderr.splitlines()[-1].startswith("pgbus: auth.fail raised builtins.ValueError: no such user")
+
+
+async def test_a_call_that_waits_is_answered_by_a_worker_that_comes_later(
+    invoke: Invoke, database: str, connect: Connect
+) -> None:
+    async with open_bus(database) as late:
+
+        @late.procedure("late.answer")
+        async def answer() -> int:
+            return 42
+
+        async def is_posted() -> bool:
+            return bool(await watcher.fetchval("SELECT count(*) FROM pgbus.rpc_calls"))
+
+        watcher = await connect(database)
+        asked = asyncio.create_task(invoke("call", "late.answer", "--wait", "--timeout", "60"))
+        await eventually(is_posted, 30)
+        async with running(late):
+            assert (await asked).stdout == "42\n"
