@@ -221,6 +221,7 @@ class BusClient(Life):
                 topics,
                 signature=arguments.signature,
                 decode=arguments.decode,
+                reads=arguments.reads,
                 name=self._listener_name(listener_name, topics, listener),
                 **_listening(options, on_error),
             )

@@ -54,6 +54,12 @@ class ApiRegistry:
         except (KeyError, EventNotFound):
             return None
 
+    def events(self) -> Iterator[tuple[str, Event]]:
+        """Every event of the registered APIs, with the topic under which it is fired."""
+        for name, api in self._apis.items():
+            for event in event_names(api):
+                yield f"{name}.{event}", api.get_event(event)
+
     def names(self) -> list[str]:
         """The names of the registered APIs."""
         return list(self._apis)
