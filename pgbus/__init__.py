@@ -57,7 +57,7 @@ from pgbus.errors import (
     WorkerLost,
 )
 from pgbus.executor import Context
-from pgbus.messages import EventMessage
+from pgbus.messages import EventMessage, ResultMessage, RpcMessage
 from pgbus.modules import get_bus, import_bus_module
 from pgbus.outcomes import RetryPolicy
 
@@ -107,8 +107,10 @@ __all__ = [
     "PgbusError",
     "PublishTimeout",
     "RemoteError",
+    "ResultMessage",
     "Retry",
     "RetryPolicy",
+    "RpcMessage",
     "SchemaVersionError",
     "SuddenDeathException",
     "TransactionAbortedError",

@@ -53,6 +53,7 @@ LEAD_INTERVAL = 1.0
 TOUCH_INTERVAL = 10.0
 RECONNECT_PAUSE = 0.1
 RECONNECT_LIMIT = 5.0
+HURRIED_HOOKS = 2.0
 
 
 class Worker:
@@ -108,13 +109,18 @@ class Worker:
     async def run(self) -> None:
         """Work until stopped, once the functions of `bus.client.on_start` have run; what they raise comes through.
 
+        Those of `bus.client.on_stop` run when it has stopped.
+
         A lost connection is opened again; raises SchemaVersionError for the wrong schema, DatabaseUnreachableError
         when the first connection fails, and ConfigurationError for a name in `only` or `skip` that is not there.
         """
         self._bus.client.note_start(self)
         try:
             if await self._run_start_hooks():
-                await self._run_with_pools()
+                try:
+                    await self._run_with_pools()
+                finally:
+                    await self._run_stop_hooks()
         finally:
             self._bus.client.note_end(self)
             self._stopped.set()
@@ -134,6 +140,19 @@ class Worker:
         hooks.result()
         self._bus.registry.select(only=self._only, skip=self._skip)
         return True
+
+    async def _run_stop_hooks(self) -> None:
+        """Give them the grace period, too, unless a stop in a hurry was requested, or is while they run."""
+        limit = HURRIED_HOOKS if self._hurry.is_set() else self._config.grace
+        self._hurry.clear()
+        hooks = asyncio.create_task(self._bus.client.hook_registry.after_worker_stopped.run_all())
+        hurry = asyncio.create_task(self._hurry.wait())
+        await asyncio.wait([hooks, hurry], timeout=limit, return_when=asyncio.FIRST_COMPLETED)
+        if not hooks.done():
+            logger.warning("on_stop hooks still ran after %g seconds, or a second signal; they are left", limit)
+        hooks.cancel()
+        hurry.cancel()
+        await asyncio.wait([hooks, hurry])
 
     async def _run_with_pools(self) -> None:
         size = self._config.pool_size
