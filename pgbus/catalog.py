@@ -86,7 +86,8 @@ class Apis(Protocol):
 class Block(Protocol):
     """Waits for async work in code that blocks; raises CannotBlockHere on the thread of a running event loop."""
 
-    def __call__(self, work: Callable[[], Awaitable[T]], call: str, /) -> T: ...
+    def __call__(self, work: Callable[[], Awaitable[T]], call: str, /) -> T:  # noqa: D102 - told above
+        ...
 
 
 class Catalog:
@@ -115,7 +116,7 @@ class Catalog:
     @property
     def api_names(self) -> list[str]:
         """The names of the APIs that are known."""
-        return sorted({split_name(name)[0] for _, name in self._names()})
+        return sorted({api for _, name in self._names() if (api := split_name(name)[0])})
 
     @property
     def events(self) -> list[tuple[str, str]]:
@@ -132,7 +133,7 @@ class Catalog:
         found = self._documents().get(api_name)
         if found is None:
             raise SchemaNotFound(
-                f"no schema is known of API {api_name!r}; known are: {', '.join(filter(None, self.api_names)) or 'none'}"
+                f"no schema is known of API {api_name!r}; known are: {', '.join(self.api_names) or 'none'}"
             )
         return found
 
@@ -150,18 +151,17 @@ class Catalog:
 
     def _get(self, kinds: Sequence[Kind], api_name: str, name: str) -> Schema:
         full_name = _join(api_name, name)
-        for kind in kinds:
-            if (found := self._find(kind, full_name)) is not None:
-                return found
+        # The database is asked last: it may have to be read first.
+        for look in (self._find_here, lambda kind, name: self._loaded().get((kind, name))):
+            for kind in kinds:
+                if (found := look(kind, full_name)) is not None:
+                    return found
         what = " or ".join(kinds)
         raise SchemaNotFound(f"no schema is known of {what} {full_name!r}; `pgbus schema dump` shows what is stored")
 
-    def _find(self, kind: Kind, name: str) -> Schema | None:
-        if (declared := self._declared(kind, name)) is not None:
-            return declared.schema
-        if (found := self._files.get((kind, name))) is not None:
-            return found
-        return self._loaded().get((kind, name))
+    def _find_here(self, kind: Kind, name: str) -> Schema | None:
+        declared = self._declared(kind, name)
+        return self._files.get((kind, name)) if declared is None else declared.schema
 
     def _names(self) -> set[Key]:
         declared = {(one.kind, one.name) for one in self.declare() if one.kind != "listener"}
@@ -186,17 +186,17 @@ class Catalog:
         schema = self.get_rpc_schema(api_name, name)["response"]
         _validate(schema, response, subject=f"the result of {_join(api_name, name)}")
 
-    async def check_call(self, procedure: str, arguments: str) -> None:
+    async def check_call(self, procedure: str, arguments: str, *, run: Run) -> None:
         """Check the arguments of a call, as JSON text, to a procedure that another service serves.
 
-        Raises ValidationError; and with `strict_validation` UnknownApi or SchemaNotFound for what no schema is known of.
+        Raises ValidationError; with `strict_validation` UnknownApi or SchemaNotFound where no schema is known.
         """
         api_name, name = split_name(procedure)
         settings = self._config.api(api_name)
         if not settings.validate_outgoing or procedure in self._registry.procedures or api_name in self._apis:
             return
         if self._stored is None or self._is_stale:
-            await self._load_for_check()
+            await self._load_for_check(run)
         try:
             check = self._checks[procedure]
         except KeyError:
@@ -207,9 +207,9 @@ class Catalog:
         elif settings.strict_validation:
             self._refuse_unknown(api_name, name)
 
-    async def _load_for_check(self) -> None:
+    async def _load_for_check(self, run: Run) -> None:
         try:
-            await self.ensure_loaded_from_bus()
+            await self.load(run)
         except asyncpg.PostgresError as error:  # such as a role that may call and not read schemas
             if is_link_error(error):
                 raise
@@ -272,24 +272,25 @@ class Catalog:
     async def load(self, run: Run) -> None:
         """`load_from_bus` through somebody's connection."""
         self._is_stale = False  # before the look: what changes from now on is told once more
-        rows = await run("load_schemas", {})
+        try:
+            rows = await run("load_schemas", {})
+        except BaseException:
+            self._is_stale = True
+            raise
         self._replace({(kind, name): msgspec.json.decode(text) for kind, name, text in rows})
 
-    def drop(self) -> None:
-        """What was read holds no more; called on an event loop, it is read again soon."""
+    def drop(self, run: Run | None = None) -> None:
+        """What was read holds no more, and is read again soon, by `run` if that is given; called on an event loop."""
         self._is_stale = True
         if self._stored is not None and (self._reading is None or self._reading.done()):
-            self._reading = asyncio.get_running_loop().create_task(self._read_again(), name="pgbus schemas")
+            reading = self._read_again(run or self._run)
+            self._reading = asyncio.get_running_loop().create_task(reading, name="pgbus schemas")
 
-    def heard(self, payload: str) -> None:  # noqa: ARG002 - it tells that something changed, not what
-        """A notification came."""
-        self.drop()
-
-    async def _read_again(self) -> None:
+    async def _read_again(self, run: Run) -> None:
         try:
-            await self.ensure_loaded_from_bus()
+            while self._is_stale:
+                await self.load(run)
         except Exception as error:  # whoever needs them next tries again
-            self._is_stale = True
             logger.info("schemas changed, and could not be read again yet: %s", error)
 
     def _replace(self, stored: dict[Key, Schema]) -> None:

@@ -17,6 +17,7 @@ PgbusError
 │   └── NoBusFoundInBusModule    it has no bus of that name
 ├── UnknownApi                   an event was fired whose API this process has not registered
 ├── EventNotFound                the API has no such event
+├── ValidationError              a value does not fit the schema, or the annotation, that it has to
 ├── SchemaNotFound               no schema is known of that API, event or procedure
 ├── InvalidSchema                a file or a stored document holds no schemas
 ├── RemoteSchemasNotLoaded       stored schemas were asked for where loading them would block an event loop
@@ -146,6 +147,10 @@ class EventNotFound(PgbusError):
         )
         self.api_name = api_name
         self.event_name = event_name
+
+
+class ValidationError(PgbusError, ValueError):
+    """Correct the value that the message names, or the schema or annotation that it has to fit."""
 
 
 class SchemaNotFound(PgbusError, LookupError):

@@ -13,6 +13,7 @@ from pgbus.api.declarations import Api
 from pgbus.api.hooks import HookDecorators
 from pgbus.api.life import Engine, Life, refuse_to_block
 from pgbus.api.registry import ApiRegistry
+from pgbus.catalog import Block, Catalog, Run
 from pgbus.config import Config
 from pgbus.errors import (
     ConfigurationError,
@@ -69,6 +70,8 @@ class BusClient(HookDecorators, Life):
         config: Config,
         taken_names: frozenset[str],
         engine: Engine,
+        run: Run,
+        block: Block,
     ) -> None:
         super().__init__(engine)
         self.api_registry = ApiRegistry(taken_names=taken_names)
@@ -79,6 +82,7 @@ class BusClient(HookDecorators, Life):
         self._call_sync = call_sync
         self._config = config
         self.hook_registry = Hooks(self)
+        self.schema = Catalog(config=config, registry=registry, apis=self.api_registry, run=run, block=block)
 
     def register_api(self, api: Api) -> None:
         """Speak for an API: this process may fire its events, and its workers serve its public methods as procedures.

@@ -10,7 +10,12 @@ from pgbus.api.declarations import Api, Event, event_names, procedures
 from pgbus.errors import EventNotFound, InvalidApiRegistryEntry, UnknownApi
 
 # What a BusPath has of its own, so that no word after the first one on a path can be it.
-PATH_METHODS = frozenset({"call", "call_async", "fire", "fire_async", "listen", "listen_async"})
+PATH_METHODS = frozenset(
+    {
+        "call", "call_async", "fire", "fire_async", "listen", "listen_async", "parameter_schema", "response_schema",
+        "validate_parameters", "validate_response",
+    }
+)  # fmt: skip
 
 
 class ApiRegistry:
