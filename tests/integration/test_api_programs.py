@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import signal
 import subprocess
 
 import pytest
@@ -225,11 +224,6 @@ async def test_a_handler_calls_another_service_for_each_event(services: Services
 # ----------------------------------------------------------------------------------------------------- the worker alone
 
 
-async def test_a_worker_of_a_bus_and_nothing_else_waits_until_it_is_stopped(services: Services) -> None:
-    async with services.worker(services.write("empty", "import pgbus\nbus = pgbus.create()\n")):
-        pass
-
-
 async def test_a_start_hook_that_is_decorated_and_named_on_start_runs_once(services: Services) -> None:
     directory = services.write(
         "another_service",
@@ -280,29 +274,6 @@ async def test_a_service_that_cannot_start_says_why_and_fails(
     )
     assert done.returncode == code, done.stderr
     assert said in done.stderr
-
-
-async def test_an_event_survives_a_process_that_is_killed_right_after_its_commit(services: Services) -> None:
-    auth = services.write("auth_service", AUTH_SERVICE)
-    code = """
-    import os, signal
-    import psycopg
-    from bus import bus
-
-    connection = psycopg.connect(os.environ["PGBUS_DSN"])
-    bus.auth.user_created.fire(username='rolled back', email='x', using=connection)
-    connection.rollback()
-    bus.auth.user_created.fire(username='committed', email='x', using=connection)
-    connection.commit()
-    os.kill(os.getpid(), signal.SIGKILL)
-    """
-    other = services.write(
-        "other_service",
-        HANDLERS + "bus.auth.user_created.listen(handle_created, listener_name='a', bus_options={'since': '0'})\n",
-    )
-    assert services.execute(auth, code).returncode == -signal.SIGKILL
-    async with services.worker(other) as worker:
-        assert await worker.line() == "{'committed': 'x'}"
 
 
 # --------------------------------------------------------------------------------------------------------- the examples

@@ -66,9 +66,13 @@ class Services:
         """An example's service, in a directory of its own."""
         return Path(shutil.copytree(TUTORIAL / example, self.directory / example))
 
-    def python(self, cwd: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    def python(self, cwd: Path, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
         """Run a program of a service that is no worker."""
-        return self._program(sys.executable, *arguments, cwd=cwd)
+        return self._program(sys.executable, *arguments, cwd=cwd, stdin=stdin)
+
+    def command(self, cwd: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run a command of pgbus to its end."""
+        return self._program(PROGRAM, *arguments, cwd=cwd)
 
     def execute(self, cwd: Path, code: str) -> subprocess.CompletedProcess[str]:
         """Run code of a service that is no worker."""
@@ -84,7 +88,7 @@ class Services:
 
     def pgbus(self, cwd: Path, *arguments: str) -> str:
         """Run a command of pgbus, which has to succeed; its output."""
-        return self._succeeding(self._program(PROGRAM, *arguments, cwd=cwd))
+        return self._succeeding(self.command(cwd, *arguments))
 
     @asynccontextmanager
     async def worker(self, cwd: Path, *options: str, **environ: str) -> AsyncIterator[Service]:
@@ -110,6 +114,7 @@ class Services:
             finally:
                 if child.returncode is None:
                     child.kill()
+                    await child.wait()
                 await listening
 
     async def _works(self, service: Service) -> bool:
@@ -132,9 +137,10 @@ class Services:
         """Why events were given up."""
         return [row["error"] for row in await self.connection.fetch("SELECT error FROM pgbus.dead_letters")]
 
-    def _program(self, *command: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    def _program(self, *command: str, cwd: Path, stdin: str = "") -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             command,
+            input=stdin,
             cwd=cwd,
             env=program_environ(self.environ),
             capture_output=True,

@@ -1,0 +1,50 @@
+-- For tests of those who use pgbus: what a transaction has published that will be rolled back, and what became of events.
+
+-- name: find_transaction
+-- Which transaction this is: another one for each statement where none was begun.
+SELECT CAST(pg_current_xact_id() AS text) AS xid
+
+-- name: take_own_events
+-- Take out of the outbox what this transaction has published, and nobody else can see, and is due.
+--
+-- Of all rows that can be seen, only those of our own transaction and its savepoints have an xmin that is in progress.
+-- An xmin is the lower half of such an xid; the upper half is taken from our own.
+WITH ours AS MATERIALIZED (
+    SELECT CAST(CAST(pg_current_xact_id() AS text) AS bigint) >> 32 << 32 AS epoch
+), taken AS (
+    DELETE FROM pgbus.outbox AS o
+    USING ours
+    WHERE (o.deliver_at IS NULL OR o.deliver_at <= clock_timestamp())
+      AND pg_xact_status(CAST(CAST(ours.epoch + CAST(CAST(o.xmin AS text) AS bigint) AS text) AS xid8)) = 'in progress'
+    RETURNING o.id, o.event_id, o.topic, o.ancestors, o.key, CAST(o.payload AS text) AS payload,
+              CAST(o.headers AS text) AS headers, o.published_at, o.deliver_at
+)
+SELECT t.id, t.event_id, t.topic, t.ancestors, t.key, t.payload, t.headers, t.published_at, t.deliver_at
+FROM taken AS t
+ORDER BY t.id
+
+-- name: count_unsettled
+-- How much is due, and is yet to be settled by one of these listeners; and the instant of the look.
+SELECT (SELECT count(*) FROM pgbus.outbox AS o WHERE o.deliver_at IS NULL OR o.deliver_at <= clock_timestamp())
+     + (SELECT count(*)
+        FROM pgbus.listeners AS l
+        WHERE l.listener_name = ANY (CAST(:listener_names AS text[])) AND l.cursor IS NOT NULL)
+     + (SELECT count(*)
+        FROM pgbus.deliveries AS d
+        JOIN pgbus.listeners AS l ON l.id = d.listener_id
+        WHERE l.listener_name = ANY (CAST(:listener_names AS text[]))
+          AND l.state = 'active'
+          AND d.blocked_key IS NULL
+          AND (d.claim_token IS NOT NULL OR d.available_at IS NULL OR d.available_at <= clock_timestamp())) AS unsettled,
+       clock_timestamp() AS looked_at
+
+-- name: find_attempts
+-- The attempts of these listeners that began after an instant, and their events.
+SELECT l.listener_name, h.attempt, h.outcome, h.error,
+       e.position, e.event_id, e.topic, e.ancestors, e.key, e.payload, e.headers, e.published_at, e.deliver_at
+FROM pgbus.history AS h
+JOIN pgbus.listeners AS l ON l.id = h.listener_id
+JOIN pgbus.events AS e ON e.position = h.position
+WHERE h.started_at >= CAST(:since AS timestamptz)
+  AND l.listener_name = ANY (CAST(:listener_names AS text[]))
+ORDER BY h.started_at, h.position

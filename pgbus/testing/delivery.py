@@ -1,0 +1,99 @@
+"""`deliver_now`: run the listeners of what a test has published, and return when they are through."""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Callable
+from concurrent.futures import Executor as Threads
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from typing import Any, TypeVar
+
+from pgbus.api.life import refuse_to_block
+from pgbus.bus import Bus
+from pgbus.testing.attempts import Attempt
+from pgbus.testing.rehearsal import Rehearsal
+from pgbus.testing.settling import settle
+from pgbus.testing.transactions import AsyncJoin, JoinedTransactions, SyncJoin
+
+T = TypeVar("T")
+
+PATIENCE = 30.0
+
+
+async def deliver_now(
+    bus: Bus, *, using: object = None, raise_errors: bool = True, timeout: float = PATIENCE
+) -> list[Attempt]:
+    """Run the bus's listeners on what was published, and on what they publish, until nothing is left.
+
+    - `using`: an open connection or session (asyncpg, psycopg's or SQLAlchemy's async ones): what its transaction has
+      published is delivered in it, though it is not committed. Whatever the bus publishes meanwhile joins it, and
+      transactional handlers write in it. Rolled back, nothing is left of it all. Default: a worker delivers what was
+      committed.
+    - `raise_errors`: what a handler raises comes through at once; if false, failed events are tried again as the
+      listener's policy says, without its delays, and the attempts tell of it.
+    - `timeout`: seconds that a worker gets.
+
+    Events that are scheduled for later stay where they are. Returns every attempt, in order. Raises
+    ConnectionUnusableError where `using` is in no transaction, or cannot give a handler the connection that it takes;
+    and TimeoutError.
+    """
+    if using is None:
+        return await settle(bus, raise_errors=raise_errors, timeout=timeout)
+    threads = ThreadPoolExecutor(1, thread_name_prefix="pgbus test")
+    try:
+        return await _rehearse(bus, AsyncJoin(using), using, threads, raise_errors=raise_errors)
+    finally:
+        threads.shutdown(wait=False, cancel_futures=True)
+
+
+def deliver_now_sync(
+    bus: Bus, *, using: object = None, raise_errors: bool = True, timeout: float = PATIENCE
+) -> list[Attempt]:
+    """`deliver_now` for code that blocks; `using` is a psycopg Connection, or SQLAlchemy's Session or Connection.
+
+    With `using`, plain handlers run on the calling thread, where the connections that belong to it can be had; async
+    ones on the bus's own event loop. Raises CannotBlockHere on the thread of a running event loop.
+    """
+    refuse_to_block(blocking="deliver_now_sync", awaitable="deliver_now")
+    if using is None:
+        return bus._block(lambda: settle(bus, raise_errors=raise_errors, timeout=timeout), "deliver_now")
+    desk = ThisThread()
+    join = SyncJoin(using)
+    return desk.serve(
+        lambda: bus._block(lambda: _rehearse(bus, join, using, desk, raise_errors=raise_errors), "deliver_now")
+    )
+
+
+async def _rehearse(
+    bus: Bus, join: AsyncJoin | SyncJoin, using: object, threads: Threads, *, raise_errors: bool
+) -> list[Attempt]:
+    transactions = JoinedTransactions(using)
+    return await Rehearsal(bus, join=join, transactions=transactions, threads=threads, raise_errors=raise_errors).run()
+
+
+class ThisThread(Threads):
+    """Runs what is submitted to it on the thread that serves."""
+
+    def __init__(self) -> None:
+        self._work: queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = queue.SimpleQueue()
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Have it run by `serve`."""
+        future: Future[Any] = Future()
+        self._work.put((future, partial(fn, *args, **kwargs)))
+        return future
+
+    def serve(self, blocking: Callable[[], T]) -> T:
+        """Run what is submitted, until `blocking`, in a thread of its own, is through; its result."""
+        with ThreadPoolExecutor(1, thread_name_prefix="pgbus test") as waiting:
+            result = waiting.submit(blocking)
+            result.add_done_callback(lambda _: self._work.put(None))
+            while item := self._work.get():
+                future, work = item
+                if future.set_running_or_notify_cancel():
+                    try:
+                        future.set_result(work())
+                    except BaseException as error:
+                        future.set_exception(error)
+            return result.result()

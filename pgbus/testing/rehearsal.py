@@ -1,0 +1,177 @@
+"""Delivery inside a transaction that is still open: what it has published goes to the listeners, and nowhere else.
+
+Nothing is written but what handlers write. Routing, decoding, calling and judging are the engine's own; claims, leases
+and delays are not needed, as nobody else sees these events.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from concurrent.futures import Executor as Threads
+
+from pgbus.adapters import AsyncExecutor
+from pgbus.bus import Bus
+from pgbus.errors import ConnectionUnusableError, UnhandledEventError
+from pgbus.executor import Executor
+from pgbus.messages import EventMessage
+from pgbus.outcomes import Dead, Retry, decide
+from pgbus.registry import Listener
+from pgbus.sql import load
+from pgbus.testing.attempts import Attempt, message_of
+from pgbus.testing.transactions import JoinedTransactions
+from pgbus.topics import matches
+
+BATCH_SIZE = 500
+
+
+class Rehearsal:
+    """One delivery. `join` runs statements in the transaction; plain handlers run in `threads`."""
+
+    def __init__(
+        self, bus: Bus, *, join: AsyncExecutor, transactions: JoinedTransactions, threads: Threads, raise_errors: bool
+    ) -> None:
+        self._bus = bus
+        self._join = join
+        self._transactions = transactions
+        self._threads = threads
+        self._raise_errors = raise_errors
+        self._statements = load(bus.config.namespace)
+        self._attempts: list[Attempt] = []
+        self._barred: set[tuple[str, str]] = set()
+
+    async def run(self) -> list[Attempt]:
+        """Deliver until nothing is left, while what the bus publishes joins the transaction."""
+        await self._check_transaction()
+        outer, self._bus._joined = self._bus._joined, self._join
+        try:
+            await self._bus.client.run_start_hooks()
+            while events := await self._take():
+                for listener in self._listeners():
+                    await self._deliver(listener, [event for event in events if _hears(listener, event)])
+        finally:
+            self._bus._joined = outer
+        return self._attempts
+
+    async def _check_transaction(self) -> None:
+        ids = [(await self._join.fetch(self._statements["find_transaction"], {}))[0][0] for _ in range(2)]
+        if ids[0] != ids[1]:
+            raise ConnectionUnusableError(
+                "the connection is in no transaction, so what it publishes is committed at once; begin one, or deliver "
+                "without `using`"
+            )
+
+    async def _take(self) -> list[EventMessage]:
+        return [message_of(row) for row in await self._join.fetch(self._statements["take_own_events"], {})]
+
+    def _listeners(self) -> Sequence[Listener]:
+        return self._bus.listeners if "events" in self._bus.features else []
+
+    # ------------------------------------------------------------------------------------------------------ attempts
+
+    async def _deliver(self, listener: Listener, events: Sequence[EventMessage]) -> None:
+        if not events:
+            return
+        self._transactions.check(listener)
+        if not listener.batch:
+            for event in events:
+                await self._deliver_alone(listener, event)
+            return
+        fit = [event for event in events if await self._fits(listener, event)]
+        size = listener.batch_size or BATCH_SIZE
+        for start in range(0, len(fit), size):
+            await self._deliver_together(listener, fit[start : start + size])
+
+    async def _deliver_together(self, listener: Listener, events: Sequence[EventMessage]) -> None:
+        """All in one call; if that fails, each alone, so that one cannot fail all."""
+        if len(events) > 1 and await self._try(listener, events, 1) is None:
+            for event in events:
+                self._judge(listener, event, 1, None)
+            return
+        for event in events:
+            await self._deliver_alone(listener, event)
+
+    async def _deliver_alone(self, listener: Listener, event: EventMessage) -> None:
+        """Attempt after attempt, as often as the listener's policy has it, without its delays."""
+        if event.key is not None and (listener.name, event.key) in self._barred:
+            self._attempts.append(Attempt(listener.name, event, 1, "blocked"))
+            return
+        attempt = 1
+        while self._judge(listener, event, attempt, await self._try(listener, [event], attempt)):
+            attempt += 1
+
+    async def _fits(self, listener: Listener, event: EventMessage) -> bool:
+        """Whether the event is one for a batch; one that cannot be decoded would fail all the others."""
+        try:
+            listener.decode(event)
+        except UnhandledEventError as error:
+            if self._raise_errors:
+                raise
+            self._judge(listener, event, 1, error)
+            return False
+        return True
+
+    async def _try(self, listener: Listener, events: Sequence[EventMessage], attempt: int) -> BaseException | None:
+        """Call the handler; what it raised is returned, or raised if the test wants that."""
+        try:
+            await self._call(listener, events, attempt)
+        except asyncio.CancelledError as cancelled:
+            task = asyncio.current_task()
+            if self._raise_errors or (task and task.cancelling()):
+                raise
+            return cancelled
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # even a SystemExit is the handler's failure
+            if self._raise_errors:
+                raise
+            return error
+        return None
+
+    async def _call(self, listener: Listener, events: Sequence[EventMessage], attempt: int) -> None:
+        executor = Executor(
+            listener,
+            threads=self._threads,
+            transactions=self._transactions,
+            publish=self._bus.publish,
+            publish_sync=self._bus.publish_sync,
+        )
+        if not (listener.batch or listener.transactional):
+            await executor.run(events[0], attempt)
+            return
+        bodies = [listener.decode(event) for event in events]
+        if not listener.transactional:
+            await executor.run_batch(bodies, events, attempt)
+            return
+        await executor.run_in_transaction(
+            bodies if listener.batch else bodies[0],
+            events,
+            attempt,
+            begin=_do_nothing,
+            settle=_do_nothing,
+            begin_sync=lambda _: None,
+            settle_sync=lambda _: None,
+        )
+
+    def _judge(self, listener: Listener, event: EventMessage, attempt: int, error: BaseException | None) -> bool:
+        """Note what follows from an attempt; whether there is to be another one."""
+        match decide(error, attempt=attempt, policy=listener.retry):
+            case Retry(error=text):
+                self._attempts.append(Attempt(listener.name, event, attempt, "retry", text))
+                return True
+            case Dead(error=text):
+                self._attempts.append(Attempt(listener.name, event, attempt, "dead", text))
+                if listener.blocks and event.key is not None:
+                    self._barred.add((listener.name, event.key))
+            case _:
+                self._attempts.append(Attempt(listener.name, event, attempt, "done"))
+        return False
+
+
+def _hears(listener: Listener, event: EventMessage) -> bool:
+    topics = (event.topic, *(event.ancestors or ()))
+    return any(matches(pattern, topic) for pattern in listener.patterns for topic in topics)
+
+
+async def _do_nothing(_: AsyncExecutor) -> None:
+    """There is no claim to lock or to settle."""
