@@ -19,6 +19,7 @@ from pgbus.codec import ancestors_of, event_classes
 from pgbus.config import Config
 from pgbus.errors import (
     CannotBlockHere,
+    InvalidArguments,
     InvalidEventError,
     RemoteSchemasNotLoaded,
     SchemaNotFound,
@@ -189,7 +190,7 @@ class Catalog:
     async def check_call(self, procedure: str, arguments: str, *, run: Run) -> None:
         """Check the arguments of a call, as JSON text, to a procedure that another service serves.
 
-        Raises ValidationError; with `strict_validation` UnknownApi or SchemaNotFound where no schema is known.
+        Raises InvalidArguments; with `strict_validation` UnknownApi or SchemaNotFound where no schema is known.
         """
         api_name, name = split_name(procedure)
         settings = self._config.api(api_name)
@@ -203,7 +204,9 @@ class Catalog:
             check = self._checks[procedure] = self._make_check(procedure)
         if check is not None:
             if complaint := check(msgspec.json.decode(arguments)):
-                raise ValidationError(f"the arguments of {procedure} do not fit its schema: {complaint}")
+                raise InvalidArguments(
+                    f"the arguments of {procedure} do not fit its schema: {complaint}", procedure=procedure
+                )
         elif settings.strict_validation:
             self._refuse_unknown(api_name, name)
 
