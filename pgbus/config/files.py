@@ -88,6 +88,17 @@ def fill(table: Mapping[str, object], environ: Mapping[str, str], *, source: str
     return {name: _filled(value, environ, f"{name} ({source})") for name, value in table.items()}
 
 
+def has_variables(value: object) -> bool:
+    """Whether variables were put into the value, or into anything in it."""
+    match value:
+        case Mapping():
+            return any(map(has_variables, value.values()))
+        case list():
+            return any(map(has_variables, value))
+        case _:
+            return isinstance(value, FromVariables)
+
+
 def _filled(value: object, environ: Mapping[str, str], place: str) -> object:
     match value:
         case str():
