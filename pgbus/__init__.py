@@ -22,6 +22,7 @@ from pgbus.errors import (
     ConnectionUnusableError,
     DatabaseUnreachableError,
     Dead,
+    DeformError,
     DuplicateListenerName,
     DuplicateProcedureName,
     EventNotFound,
@@ -54,10 +55,12 @@ from pgbus.errors import (
     UnexpectedConfigurationFormat,
     UnhandledEventError,
     UnknownApi,
+    UnsendableArguments,
+    ValidationError,
     WorkerLost,
 )
 from pgbus.executor import Context
-from pgbus.messages import EventMessage
+from pgbus.messages import EventMessage, ResultMessage, RpcMessage
 from pgbus.modules import get_bus, import_bus_module
 from pgbus.outcomes import RetryPolicy
 
@@ -78,6 +81,7 @@ __all__ = [
     "Context",
     "DatabaseUnreachableError",
     "Dead",
+    "DeformError",
     "DuplicateListenerName",
     "DuplicateProcedureName",
     "Event",
@@ -107,14 +111,18 @@ __all__ = [
     "PgbusError",
     "PublishTimeout",
     "RemoteError",
+    "ResultMessage",
     "Retry",
     "RetryPolicy",
+    "RpcMessage",
     "SchemaVersionError",
     "SuddenDeathException",
     "TransactionAbortedError",
     "UnexpectedConfigurationFormat",
     "UnhandledEventError",
     "UnknownApi",
+    "UnsendableArguments",
+    "ValidationError",
     "WildcardParameter",
     "WorkerLost",
     "create",

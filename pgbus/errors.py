@@ -12,11 +12,16 @@ PgbusError
 │   ├── InvalidApiRegistryEntry  something that cannot be registered as an API
 │   └── UnexpectedConfigurationFormat   a configuration file that is no table of settings
 ├── InvalidEventError            an event was refused before it reached the database; `field` says which part
-│   └── InvalidEventArguments    fired with an argument too many, too few, or of the wrong type
+│   ├── InvalidEventArguments    fired with an argument too many, too few, or of the wrong type (a ValidationError)
+│   └── DeformError              something cannot be put into JSON
+├── ValidationError              what was sent or received is not of the declared type; each kind of it stands elsewhere
 ├── FailedToImportBusModule      the module that holds the bus is not there, or raised while it was imported
 │   └── NoBusFoundInBusModule    it has no bus of that name
 ├── UnknownApi                   an event was fired whose API this process has not registered
 ├── EventNotFound                the API has no such event
+├── SchemaNotFound               no schema is known of that API, event or procedure
+├── InvalidSchema                a file or a stored document holds no schemas
+├── RemoteSchemasNotLoaded       stored schemas were asked for where loading them would block an event loop
 ├── InvalidParameters            positional arguments, where names are needed
 ├── TransactionAbortedError      the caller's transaction had failed already, so nothing can be published in it
 ├── ConnectionUnusableError      the connection given as `using` is closed, or of a kind that pgbus does not know
@@ -35,8 +40,9 @@ PgbusError
 │   │   ├── CallTimeout          none came within the timeout (also a TimeoutError)
 │   │   ├── WorkerLost           the worker that ran the call died or stopped before it answered
 │   │   └── NoWorkerAvailable    no live worker serves the procedure
-│   ├── InvalidArguments         the arguments cannot be sent, or do not fit the procedure
-│   ├── InvalidResult            the result cannot be sent, or does not fit what was promised or asked for
+│   ├── InvalidArguments         the arguments cannot be sent, or do not fit the procedure (a ValidationError)
+│   │   └── UnsendableArguments  something in them cannot be put into JSON (a DeformError)
+│   ├── InvalidResult            the result cannot be sent, or is not what was promised or asked for (a ValidationError)
 │   └── CallCancelled            the call was called off: by someone else, or because the bus was closed
 └── EmbeddedPostgresError        no server binaries were found, or the server did not start
 """
@@ -111,8 +117,16 @@ class InvalidEventError(PgbusError, ValueError):
         self.reason = reason
 
 
-class InvalidEventArguments(InvalidEventError):
+class ValidationError(PgbusError):
+    """Correct the value that the message names, or its declaration; `validate` of the API turns the checks off."""
+
+
+class InvalidEventArguments(InvalidEventError, ValidationError):
     """Fire the event with the arguments that its declaration names; `field` is the argument that is wrong."""
+
+
+class DeformError(InvalidEventError):
+    """Send a value that has a JSON form, or give its class a `__to_bus__`; nothing was sent."""
 
 
 class FailedToImportBusModule(PgbusError):
@@ -143,6 +157,18 @@ class EventNotFound(PgbusError):
         )
         self.api_name = api_name
         self.event_name = event_name
+
+
+class SchemaNotFound(PgbusError, LookupError):
+    """Start a worker of the service that declares it, or load a file; `pgbus schema dump` shows what is known."""
+
+
+class InvalidSchema(PgbusError, ValueError):
+    """Give a file that `pgbus schema dump` wrote, or a directory of them."""
+
+
+class RemoteSchemasNotLoaded(PgbusError):
+    """Await `bus.schema.ensure_loaded_from_bus()` first: here, reading them from the database would block the loop."""
 
 
 class InvalidParameters(PgbusError, TypeError):
@@ -250,11 +276,21 @@ class NoWorkerAvailable(NoAnswer):
     """Start a worker that serves the procedure (`pgbus run`), or call with `wait=True`; the call was not executed."""
 
 
-class InvalidArguments(CallError, ValueError):
+class InvalidArguments(CallError, ValidationError, ValueError):
     """Correct the arguments that the message names; the procedure did not run."""
 
 
-class InvalidResult(CallError, ValueError):
+class UnsendableArguments(InvalidArguments, DeformError):
+    """Send a value that has a JSON form, or give its class a `__to_bus__`; nothing was sent."""
+
+    def __init__(self, field: str, reason: str, *, procedure: str) -> None:
+        Exception.__init__(self, f"the arguments of {procedure} cannot be sent: {field}: {reason}")
+        self.field = field
+        self.reason = reason
+        self.procedure = procedure
+
+
+class InvalidResult(CallError, ValidationError, ValueError):
     """Correct the procedure's result or its annotation, or the `returns` of the call; the procedure did run."""
 
 

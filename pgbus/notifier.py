@@ -46,6 +46,11 @@ class Session:
         """The connection, for whoever needs more than statements while nobody else uses the session."""
         return self._connection
 
+    @property
+    def backend_pid(self) -> int:
+        """The process id of the server's side of it."""
+        return self._connection.get_server_pid()
+
     async def fetch(self, query: str, *args: Any) -> list[Any]:
         """Run one statement."""
         async with self._busy:

@@ -40,6 +40,7 @@ ENGINE_SETTINGS = {
 
 # What says that the link to the database is broken, and not that the statement is wrong.
 LINK_ERRORS: tuple[type[BaseException], ...] = (
+    DatabaseUnreachableError,
     OSError,
     TimeoutError,
     asyncpg.InterfaceError,
@@ -74,7 +75,11 @@ async def connect(config: Config) -> Connection:
     except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
         raise unreachable(config, error) from error
     # The server, too, should notice within half a minute that our host has vanished: then our locks are free.
-    await connection.execute(settings_sql({**ENGINE_SETTINGS, **_KEEPALIVES}))
+    try:
+        await connection.execute(settings_sql({**ENGINE_SETTINGS, **_KEEPALIVES}))
+    except BaseException:
+        connection.terminate()
+        raise
     return connection
 
 
@@ -429,3 +434,8 @@ class Pooled:
 def is_link_error(error: BaseException) -> bool:
     """Whether it was the connection that failed, so that the same statement may well succeed on another."""
     return isinstance(error, LINK_ERRORS) and not isinstance(error, asyncio.CancelledError)
+
+
+def session_closed() -> asyncpg.PostgresConnectionError:
+    """What ends the work that needs a session, once that is lost."""
+    return asyncpg.ConnectionDoesNotExistError("the session was closed")

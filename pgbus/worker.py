@@ -23,18 +23,27 @@ import msgspec
 from pgbus import migrate
 from pgbus.adapters.transactions import Transactions
 from pgbus.bus import Bus
-from pgbus.errors import DatabaseUnreachableError
 from pgbus.executor import Executor
-from pgbus.maintenance import Maintenance
+from pgbus.leader import Leader
 from pgbus.notifier import Session
 from pgbus.procedures import Procedure
 from pgbus.quarantine import Quarantine
 from pgbus.registry import Listener
 from pgbus.rpc.server import Server
 from pgbus.runner import Runner, slots_of
-from pgbus.sequencer import Sequencer
-from pgbus.store import ENGINE_SETTINGS, Claim, Pooled, Registration, Store, create_pool, is_link_error, own_transaction
-from pgbus.telemetry import LeaderChanged, SessionLost, SessionOpened
+from pgbus.stall import StallWatch
+from pgbus.store import (
+    ENGINE_SETTINGS,
+    Claim,
+    Pooled,
+    Registration,
+    Store,
+    create_pool,
+    is_link_error,
+    own_transaction,
+    session_closed,
+)
+from pgbus.telemetry import SessionLost, SessionOpened
 from pgbus.topics import is_wildcard, pattern_regex
 
 logger = logging.getLogger("pgbus")
@@ -44,6 +53,7 @@ LEAD_INTERVAL = 1.0
 TOUCH_INTERVAL = 10.0
 RECONNECT_PAUSE = 0.1
 RECONNECT_LIMIT = 5.0
+HURRIED_HOOKS = 2.0
 
 
 class Worker:
@@ -65,8 +75,8 @@ class Worker:
         self._server: Server | None = None
         self._threads: list[ThreadPoolExecutor] = []
         self._quarantine = Quarantine()
-        self._sequencer: Sequencer | None = None
         self._others = True
+        self._leader = Leader(bus.config, telemetry=bus.telemetry, neighbours=self, has_others=lambda: self._others)
         self._stopping = asyncio.Event()
         self._hurry = asyncio.Event()
         self._leaderless = asyncio.Event()
@@ -78,7 +88,7 @@ class Worker:
     @property
     def leads(self) -> bool:
         """Whether this worker is the leader now."""
-        return self._sequencer is not None
+        return self._leader.leads
 
     def request_stop(self) -> None:
         """Stop: the first time, let running handlers finish within the grace period; the second time, do not."""
@@ -99,13 +109,18 @@ class Worker:
     async def run(self) -> None:
         """Work until stopped, once the functions of `bus.client.on_start` have run; what they raise comes through.
 
+        Those of `bus.client.on_stop` run when it has stopped.
+
         A lost connection is opened again; raises SchemaVersionError for the wrong schema, DatabaseUnreachableError
         when the first connection fails, and ConfigurationError for a name in `only` or `skip` that is not there.
         """
         self._bus.client.note_start(self)
         try:
             if await self._run_start_hooks():
-                await self._run_with_pools()
+                try:
+                    await self._run_with_pools()
+                finally:
+                    await self._run_stop_hooks()
         finally:
             self._bus.client.note_end(self)
             self._stopped.set()
@@ -125,6 +140,19 @@ class Worker:
         hooks.result()
         self._bus.registry.select(only=self._only, skip=self._skip)
         return True
+
+    async def _run_stop_hooks(self) -> None:
+        """Give them the grace period, too, unless a stop in a hurry was requested, or is while they run."""
+        limit = HURRIED_HOOKS if self._hurry.is_set() else self._config.grace
+        self._hurry.clear()
+        hooks = asyncio.create_task(self._bus.client.hook_registry.after_worker_stopped.run_all())
+        hurry = asyncio.create_task(self._hurry.wait())
+        await asyncio.wait([hooks, hurry], timeout=limit, return_when=asyncio.FIRST_COMPLETED)
+        if not hooks.done():
+            logger.warning("on_stop hooks still ran after %g seconds, or a second signal; they are left", limit)
+        hooks.cancel()
+        hurry.cancel()
+        await asyncio.wait([hooks, hurry])
 
     async def _run_with_pools(self) -> None:
         size = self._config.pool_size
@@ -172,10 +200,12 @@ class Worker:
         session_task = asyncio.create_task(self._session_loop(), name="pgbus session")
         upkeep = asyncio.create_task(self._upkeep_loop(store), name="pgbus upkeep")
         stopping = asyncio.create_task(self._stopping.wait())
+        stall_watch = StallWatch(on_stall=self._leader.resign)
         try:
             await asyncio.wait([session_task, upkeep, stopping], return_when=asyncio.FIRST_COMPLETED)
             await self._drain(store)
         finally:
+            stall_watch.stop()
             stopping.cancel()
             upkeep.cancel()
             session_task.cancel()
@@ -189,11 +219,11 @@ class Worker:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + (0.0 if self._hurry.is_set() else self._config.grace)
         await asyncio.gather(*(runner.stop(grace=deadline - loop.time()) for runner in self._runners.values()))
-        # A claim whose answer was under way: while our lock is held, or else a leader would count it for a death; and
-        # on the session, behind a look of the sequencer that may be claiming for us.
+        # A claim whose answer was under way: while our lock is held, or else a leader would count it for a death. If we
+        # lead, after a look of the sequencer that may be claiming for us.
         with contextlib.suppress(OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
             async with asyncio.timeout(2):
-                await self._return_forgotten_claims(self._session.store if self._session else store)
+                await self._return_forgotten_claims(self._leader.store or store)
         if self._server:  # last: handlers that finish may call our own procedures
             grace = 0.0 if self._hurry.is_set() else deadline - loop.time()
             await self._server.stop(grace=max(0.0, grace))
@@ -224,7 +254,7 @@ class Worker:
                     pause = RECONNECT_PAUSE
                     await self._live(session)
             except Exception as error:
-                if not opened_before or not (is_link_error(error) or isinstance(error, DatabaseUnreachableError)):
+                if not opened_before or not is_link_error(error):
                     raise
                 if pause == RECONNECT_PAUSE:
                     logger.warning("lost the database, trying to get it back: %s", error)
@@ -234,7 +264,7 @@ class Worker:
 
     async def _open_session(self) -> Session:
         namespace = self._config.namespace
-        channels = {f"{namespace}_work": self._heard_work, f"{namespace}_wake": self._heard_wake}
+        channels = {f"{namespace}_work": self._heard_work}
         if self._server:
             channels[f"{namespace}_calls"] = self._server.heard
         return await Session.open(self._config, channels=channels)
@@ -252,10 +282,10 @@ class Worker:
             runner.look_at_everything()
         self.ready.set()
         while not session.lost.is_set():
-            if await self._try_to_lead(session):
+            if await self._is_leaderless(session):
                 await self._lead(session)
             await self._wait_for_leaderlessness()
-        raise _session_closed()
+        raise session_closed()
 
     async def _serve(self, store: Store) -> None:
         if self._server and (procedures := self._procedures()):
@@ -282,9 +312,9 @@ class Worker:
         row = await session.store.fetch_one("lock_worker", namespace=self._config.namespace, worker_id=worker_id)
         return bool(row["locked"])
 
-    async def _try_to_lead(self, session: Session) -> bool:
-        row = await session.store.fetch_one("try_lead", namespace=self._config.namespace)
-        return bool(row["leads"])
+    async def _is_leaderless(self, session: Session) -> bool:
+        row = await session.store.fetch_one("is_leaderless", namespace=self._config.namespace)
+        return bool(row["leaderless"])
 
     async def _wait_for_leaderlessness(self) -> None:
         self._leaderless.clear()
@@ -293,43 +323,19 @@ class Worker:
                 await self._leaderless.wait()
 
     async def _lead(self, session: Session) -> None:
-        """Lead until the session breaks: PostgreSQL frees the leader's lock with it."""
-        await session.store.fetch("note_leader", worker_id=self._worker_id)
-        self._sequencer = Sequencer(
-            session.store,
-            telemetry=self._telemetry,
-            poll_interval=self._config.poll_interval,
-            lease=self._config.lease,
-            neighbours=self,
-            has_others=lambda: self._others,
-        )
-        maintenance = Maintenance(
-            session.store,
-            config=self._config,
-            telemetry=self._telemetry,
-            worker_id=self._worker_id,
-            wake_listeners=self.wake,
-            partition=lambda: self._sequencer.partition if self._sequencer else 0,
-            begin_period=self._sequencer.begin_period,
-        )
-        logger.info("leading")
-        self._telemetry.emit(LeaderChanged(leads=True))
-        duties = [asyncio.create_task(self._sequencer.run()), asyncio.create_task(maintenance.run())]
-        duties.append(asyncio.create_task(self._end_with(session)))
+        """Lead until the leader's session breaks, or ours."""
+        leading = asyncio.create_task(self._leader.lead(self._worker_id), name="pgbus leader")
+        lost = asyncio.create_task(session.lost.wait())
         try:
-            done, _ = await asyncio.wait(duties, return_when=asyncio.FIRST_COMPLETED)
-            for duty in done:
-                duty.result()
+            await asyncio.wait([leading, lost], return_when=asyncio.FIRST_COMPLETED)
         finally:
-            self._sequencer = None
-            for duty in duties:
-                duty.cancel()
-            await asyncio.wait(duties)
-            self._telemetry.emit(LeaderChanged(leads=False))
-
-    async def _end_with(self, session: Session) -> None:
-        await session.lost.wait()
-        raise _session_closed()
+            leading.cancel()
+            lost.cancel()
+            await asyncio.wait([leading, lost])
+        if not leading.cancelled() and (error := leading.exception()):
+            if not is_link_error(error):
+                raise error
+            logger.info("no longer leading: %s", error)
 
     # ------------------------------------------------------------------------------------------------ the listeners
 
@@ -342,8 +348,7 @@ class Worker:
             runner = self._make_runner(listener, registration.id)
             self._runners[registration.id] = runner
             runner.start()
-        if self._sequencer:
-            self._sequencer.catch_up()
+        self._leader.catch_up()
 
     async def _register(self, listener: Listener) -> Registration:
         pool, _, _ = self._engine
@@ -416,10 +421,6 @@ class Worker:
         for listener_id, runner in self._runners.items():
             runner.hand_over(claims.get(listener_id), sent_at=sent_at)
 
-    def _heard_wake(self, payload: str) -> None:  # noqa: ARG002 - the wake carries nothing
-        if self._sequencer:
-            self._sequencer.wake()
-
     def _heard_work(self, payload: str) -> None:
         if payload == "leaderless":
             self._leaderless.set()
@@ -428,8 +429,7 @@ class Worker:
         elif payload == "reload":
             for runner in self._runners.values():
                 runner.look_at_everything()
-            if self._sequencer:
-                self._sequencer.catch_up()
+            self._leader.catch_up()
         else:
             self.wake(int(part) for part in payload.split(",") if part.isdigit())
 
@@ -501,10 +501,6 @@ class Worker:
             self.wake(row["id"] for row in rows)
         if self._server:
             self._server.wake()
-
-
-def _session_closed() -> asyncpg.PostgresConnectionError:
-    return asyncpg.ConnectionDoesNotExistError("the session was closed")
 
 
 def _start_position(listener: Listener) -> int | None:

@@ -17,6 +17,8 @@ CREATE TABLE pgbus.schemas (
     schema        jsonb       NOT NULL,
     hash          text        NOT NULL,
     first_seen_at timestamptz NOT NULL DEFAULT now(),
+    -- When a process last began with it: the newest of all versions is the one that holds.
+    published_at  timestamptz NOT NULL DEFAULT now(),
     last_seen_at  timestamptz NOT NULL DEFAULT now(),
     UNIQUE (kind, name, service, version),
     UNIQUE (kind, name, service, hash),
@@ -27,7 +29,7 @@ CREATE TABLE pgbus.schemas (
         WHEN 'event' THEN schema ? 'parameters'
         WHEN 'procedure' THEN schema ?& ARRAY['parameters', 'response']
         ELSE schema ? 'events' END),
-    CONSTRAINT schemas_seen_in_order CHECK (first_seen_at <= last_seen_at)
+    CONSTRAINT schemas_seen_in_order CHECK (first_seen_at <= published_at AND published_at <= last_seen_at)
 );
 COMMENT ON COLUMN pgbus.schemas.hash IS 'SHA-256 of the schema, as hexadecimal digits';
 
@@ -57,7 +59,7 @@ COMMENT ON VIEW pgbus.live_workers IS 'The workers that live at this moment';
 CREATE VIEW pgbus.schema_versions AS
 SELECT s.id, s.kind, s.name,
        CASE WHEN s.kind <> 'listener' THEN COALESCE(substring(s.name FROM '^(.*)[.]'), '') END AS api,
-       s.service, s.version, s.schema, s.hash, s.first_seen_at, s.last_seen_at,
+       s.service, s.version, s.schema, s.hash, s.first_seen_at, s.published_at, s.last_seen_at,
        live.workers IS NOT NULL AS is_live,
        COALESCE(live.workers, '{}') AS workers
 FROM pgbus.schemas AS s

@@ -56,7 +56,7 @@ class Config:
         1_048_576
     )
     pool_size: Annotated[
-        int, About("Pooled connections, beside the one session connection", 1, 1000, "connections")
+        int, About("Pooled connections, beside the session, and the leader's", 1, 1000, "connections")
     ] = 5
     lease: Annotated[float, seconds("A claim outlives a worker that vanished by this long", maximum=DAY)] = 60.0
     poll_interval: Annotated[

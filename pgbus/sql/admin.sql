@@ -11,7 +11,7 @@ SELECT count(*) FILTER (WHERE o.deliver_at IS NULL OR o.deliver_at <= now()) AS 
 FROM pgbus.outbox AS o
 
 -- name: list_workers
--- Every worker, whether it lives (its advisory lock is held), and whether it leads.
+-- Every worker, whether it lives (its advisory lock is held), and whether it leads: it said so last, and someone does.
 WITH held AS (
     SELECT k.classid, k.objid, k.pid
     FROM pg_locks AS k
@@ -22,13 +22,15 @@ WITH held AS (
 )
 SELECT w.id, w.name, w.service, w.host, w.pid, w.version, w.listeners, w.started_at, w.last_seen_at,
        own.pid IS NOT NULL AS live,
-       leader.pid IS NOT NULL AND w.leading_since IS NOT NULL AS leading,
+       own.pid IS NOT NULL
+           AND w.leading_since IS NOT NULL
+           AND EXISTS (
+               SELECT 1 FROM held AS l
+               WHERE l.classid = CAST(hashtext(CAST(:namespace AS text) || '.leader') AS oid)) AS leading,
        w.leading_since
 FROM pgbus.workers AS w
 LEFT JOIN held AS own
     ON own.classid = CAST(hashtext(CAST(:namespace AS text) || '.worker') AS oid) AND own.objid = CAST(w.id AS oid)
-LEFT JOIN held AS leader
-    ON leader.classid = CAST(hashtext(CAST(:namespace AS text) || '.leader') AS oid) AND leader.pid = own.pid
 ORDER BY w.id
 
 -- name: list_listeners

@@ -194,6 +194,22 @@ WHERE l.locktype = 'advisory'
 -- Become the leader if nobody is; true if this session leads now.
 SELECT pg_try_advisory_lock(hashtext(CAST(:namespace AS text) || '.leader'), 1) AS leads
 
+-- name: is_leaderless
+-- Whether nobody leads. A try that gets the lock gives it back: it is for the session that will lead.
+SELECT CASE WHEN pg_try_advisory_lock(hashtext(CAST(:namespace AS text) || '.leader'), 1)
+            THEN pg_advisory_unlock(hashtext(CAST(:namespace AS text) || '.leader'), 1)
+            ELSE false END AS leaderless
+
+-- name: end_leader
+-- End the session with this backend, if it leads.
+SELECT pg_terminate_backend(l.pid)
+FROM pg_locks AS l
+WHERE l.locktype = 'advisory'
+  AND l.database = (SELECT d.oid FROM pg_database AS d WHERE d.datname = current_database())
+  AND CAST(l.classid AS bigint) = (CAST(hashtext(CAST(:namespace AS text) || '.leader') AS bigint) & 4294967295)
+  AND l.objsubid = 2
+  AND l.pid = CAST(:pid AS integer)
+
 -- name: note_leader
 -- Show who leads since when.
 UPDATE pgbus.workers AS w

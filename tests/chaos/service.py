@@ -70,6 +70,13 @@ def threaded(event: dict[str, int]) -> None:
         connection.execute("INSERT INTO handled (n, pid) VALUES (%s, %s)", (event["n"], PID))
 
 
+@bus.listener("chaos.hanging", name="hanging", start="beginning")
+async def hanging(event: dict[str, int]) -> None:
+    await note("started", event["n"])
+    pass_gate_blocking()  # what an async handler must not do
+    await note("handled", event["n"])
+
+
 @bus.listener("chaos.effect", name="effect", start="beginning", transactional=True)
 async def effect(event: dict[str, int], connection: asyncpg.Connection) -> None:
     await connection.execute("INSERT INTO effects (n, pid) VALUES ($1, $2)", event["n"], PID)

@@ -138,17 +138,17 @@ class Stage:
         await eventually(lambda: self.value("SELECT id FROM pgbus.workers WHERE pid = $1", worker.pid), 20)
 
     async def leader_pid(self) -> int | None:
-        """The process that leads now, by the lock and not by what a row says."""
+        """The process that leads now: it said so last, and the leader's lock is held."""
         pid: int | None = await self.connection.fetchval(
             """
             SELECT w.pid
-            FROM pg_locks AS lead
-            JOIN pg_locks AS life ON life.pid = lead.pid
-            JOIN pgbus.workers AS w ON w.id = life.objid::bigint
-            WHERE lead.locktype = 'advisory' AND life.locktype = 'advisory'
-              AND lead.database = (SELECT oid FROM pg_database WHERE datname = current_database())
-              AND lead.classid::bigint = hashtext('pgbus.leader')::bigint & 4294967295
-              AND life.classid::bigint = hashtext('pgbus.worker')::bigint & 4294967295
+            FROM pgbus.workers AS w
+            WHERE w.leading_since IS NOT NULL
+              AND EXISTS (
+                SELECT FROM pg_locks AS l
+                WHERE l.locktype = 'advisory' AND l.granted
+                  AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+                  AND l.classid::bigint = hashtext('pgbus.leader')::bigint & 4294967295)
             """
         )
         return pid
@@ -218,7 +218,7 @@ class Stage:
 
 
 ALL_LISTENERS = (
-    "record", "gated", "threaded", "effect", "ordered", "poisoned", "bystander", "blocking",
+    "record", "gated", "hanging", "threaded", "effect", "ordered", "poisoned", "bystander", "blocking",
 )  # fmt: skip
 
 

@@ -619,7 +619,7 @@ async def test_a_start_hook_is_called_once_and_gets_the_client_if_it_takes_it(
 
 
 async def test_what_a_start_hook_raises_ends_the_worker(bus: pgbus.Bus) -> None:
-    @bus.client.on_start()  # type: ignore[untyped-decorator]
+    @bus.client.on_start()
     def on_start() -> None:
         raise ValueError("not today")
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import functools
+from collections.abc import Awaitable, Callable
 
 import asyncpg
 import pytest
@@ -37,7 +39,7 @@ async def test_floors_rise_while_someone_holds_a_snapshot(database: str, connect
             last_id = await connection.fetchval("SELECT last_value FROM pgbus.outbox_id_seq")
             last = await connection.fetchval("SELECT max(position) FROM pgbus.events")
             [runner] = worker._runners.values()
-            sequencer = worker._sequencer
+            sequencer = worker._leader._sequencer
             assert sequencer
             assert last_id - 5 <= sequencer._floor.value <= last_id + 1
             assert last - 5 <= runner._floor <= last + 1
@@ -61,7 +63,7 @@ async def test_the_floor_stays_below_a_publisher_that_is_still_open(database: st
             for number in range(30):
                 await publish(bus, number)
                 await inbox.take(number + 1)
-            sequencer = worker._sequencer
+            sequencer = worker._leader._sequencer
             assert sequencer
             assert sequencer._floor.value <= slow_id
             await transaction.commit()
@@ -173,14 +175,29 @@ async def kill_session(connection: asyncpg.Connection, *, leader: bool) -> None:
     """End the session of the worker that leads, or of the one that does not."""
     killed = await connection.fetchval(
         """
-        SELECT count(pg_terminate_backend(w.pid, 5000))
-        FROM pg_locks AS w
-        WHERE w.locktype = 'advisory' AND w.objsubid = 2
-          AND w.database = (SELECT oid FROM pg_database WHERE datname = current_database())
-          AND w.classid = hashtext('pgbus.worker')::oid
-          AND $1 = EXISTS (SELECT FROM pg_locks AS l WHERE l.pid = w.pid AND l.classid = hashtext('pgbus.leader')::oid)
+        SELECT count(pg_terminate_backend(l.pid, 5000))
+        FROM pg_locks AS l
+        JOIN pgbus.workers AS w ON w.id = l.objid::bigint
+        WHERE l.locktype = 'advisory' AND l.objsubid = 2
+          AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+          AND l.classid = hashtext('pgbus.worker')::oid
+          AND $1 = (w.leading_since IS NOT NULL)
         """,
         leader,
+    )
+    assert killed == 1
+
+
+async def end_leading(connection: asyncpg.Connection) -> None:
+    """End the session with which a worker leads, and leave it the other one."""
+    killed = await connection.fetchval(
+        """
+        SELECT count(pg_terminate_backend(l.pid, 5000))
+        FROM pg_locks AS l
+        WHERE l.locktype = 'advisory' AND l.objsubid = 2
+          AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+          AND l.classid = hashtext('pgbus.leader')::oid
+        """
     )
     assert killed == 1
 
@@ -217,7 +234,10 @@ async def test_a_worker_whose_session_is_killed_says_so_once_comes_back_and_noth
             assert [seen.leads for seen in victim.of(LeaderChanged)][:2] == [True, False]
 
 
-async def test_a_leader_alone_that_loses_its_session_leads_again(database: str, connect: Connect) -> None:
+@pytest.mark.parametrize("end", [end_leading, functools.partial(kill_session, leader=True)], ids=["leading", "both"])
+async def test_a_leader_alone_that_loses_its_session_leads_again(
+    database: str, connect: Connect, end: Callable[[asyncpg.Connection], Awaitable[None]]
+) -> None:
     connection = await connect(database)
     async with open_bus(database) as bus:
         inbox: Inbox[int] = Inbox()
@@ -230,7 +250,7 @@ async def test_a_leader_alone_that_loses_its_session_leads_again(database: str, 
         async with running(bus):
             for number in range(3):
                 await watch.first(LeaderSlept)
-                await kill_session(connection, leader=True)
+                await end(connection)
                 await publish(bus, number)
                 assert await inbox.until(lambda numbers, n=number: n in numbers, timeout=10)  # type: ignore[misc]
                 await watch.first(LeaderChanged, after=2 * number + 2)
@@ -255,7 +275,9 @@ async def test_events_of_a_key_keep_their_order_through_a_change_of_the_leader(d
             async with running(second):
                 for number in range(60):
                     await second.publish({"n": number}, topic="orders.placed", key="k")
-                    if number == 30:
+                    if number == 20:
+                        await end_leading(connection)
+                    if number == 40:
                         await kill_session(connection, leader=True)
                 await inbox.until(lambda numbers: 59 in numbers, timeout=20)
     # At least once: what was in flight may come twice, but never behind what follows it.

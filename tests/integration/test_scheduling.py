@@ -197,7 +197,7 @@ async def test_after_a_period_the_next_event_and_its_history_go_into_the_next_pa
             numbers.put(event["n"])
 
         async with running(bus) as worker:
-            await eventually(lambda: (leader := worker._sequencer) and (leader._roll_over or leader.partition == 1))
+            await eventually(lambda: (one := worker._leader._sequencer) and (one._roll_over or one.partition == 1))
             await bus.publish({"n": 1}, topic="a.b")
             await bus.publish({"n": 2}, topic="a.b")
             await numbers.take(2)

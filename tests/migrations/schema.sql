@@ -512,6 +512,7 @@ CREATE TABLE pgbus.schemas (
     schema jsonb NOT NULL,
     hash text NOT NULL,
     first_seen_at timestamp with time zone DEFAULT now() NOT NULL,
+    published_at timestamp with time zone DEFAULT now() NOT NULL,
     last_seen_at timestamp with time zone DEFAULT now() NOT NULL,
     CONSTRAINT schemas_kind_is_known CHECK ((kind = ANY (ARRAY['event'::text, 'procedure'::text, 'listener'::text]))),
     CONSTRAINT schemas_name_is_short CHECK (((length(name) >= 1) AND (length(name) <= 255))),
@@ -521,7 +522,7 @@ CASE kind
     WHEN 'procedure'::text THEN (schema ?& ARRAY['parameters'::text, 'response'::text])
     ELSE (schema ? 'events'::text)
 END),
-    CONSTRAINT schemas_seen_in_order CHECK ((first_seen_at <= last_seen_at)),
+    CONSTRAINT schemas_seen_in_order CHECK (((first_seen_at <= published_at) AND (published_at <= last_seen_at))),
     CONSTRAINT schemas_version_is_positive CHECK ((version > 0))
 );
 
@@ -545,6 +546,7 @@ CREATE VIEW pgbus.schema_versions AS
     s.schema,
     s.hash,
     s.first_seen_at,
+    s.published_at,
     s.last_seen_at,
     (live.workers IS NOT NULL) AS is_live,
     COALESCE(live.workers, '{}'::text[]) AS workers

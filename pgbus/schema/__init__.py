@@ -1,0 +1,25 @@
+"""JSON Schemas of events and procedures: made from types, compared, and written as documents and as stubs."""
+
+from pgbus.schema.compare import find_breaks
+from pgbus.schema.compatibility import Break, Change, find_broken, find_changes
+from pgbus.schema.documents import Declaration, Documents, Stored
+from pgbus.schema.generate import Field, Fields, Schema, parameters_schema, payload_schema, type_schema
+from pgbus.schema.stubs import make_stubs
+
+__all__ = [
+    "Break",
+    "Change",
+    "Declaration",
+    "Documents",
+    "Field",
+    "Fields",
+    "Schema",
+    "Stored",
+    "find_breaks",
+    "find_broken",
+    "find_changes",
+    "make_stubs",
+    "parameters_schema",
+    "payload_schema",
+    "type_schema",
+]

@@ -1,0 +1,248 @@
+"""What a change of code would break: declarations compared with what live listeners read and what callers were told.
+
+An event is written by the new code and read by the listeners there are; the arguments of a call are written by callers
+who know the old parameters, and its result is read by them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from pgbus.schema.compare import find_breaks, says_nothing
+from pgbus.schema.documents import Declaration, Stored, split_name
+from pgbus.schema.generate import Schema
+from pgbus.topics import matches
+
+_LONG_AGO = datetime.min.replace(tzinfo=UTC)
+
+# Stands for listeners of whom only the events that they get are known.
+ANY_LISTENER = Stored(kind="listener", name="*", schema={"events": {"**": {}}})
+
+
+@dataclass(frozen=True, slots=True)
+class Break:
+    """Something that code would break: at `name`, an event or procedure, for `whom`, for these reasons."""
+
+    kind: Literal["event", "procedure"]
+    name: str
+    whom: str
+    reasons: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.name} would break {self.whom}: {'; '.join(self.reasons)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """How the code's declaration differs from the version stored last; `details` has a line per field."""
+
+    kind: str
+    name: str
+    change: Literal["added", "removed", "changed"]
+    details: tuple[str, ...] = ()
+
+
+def in_use(stored: Iterable[Stored]) -> list[Stored]:
+    """The versions that count: those of live workers, and of each service the one seen last."""
+    kept = [one for one in stored if one.is_registered]
+    last: dict[tuple[str, str, str], Stored] = {}
+    for one in kept:
+        key = (one.kind, one.name, one.service)
+        if key not in last or _recency(one) > _recency(last[key]):
+            last[key] = one
+    return [one for one in kept if one.is_live or one is last[one.kind, one.name, one.service]]
+
+
+def latest(stored: Iterable[Stored]) -> list[Stored]:
+    """Of each event, procedure and listener, the version seen last, whatever its service."""
+    found: dict[tuple[str, str], Stored] = {}
+    for one in sorted(stored, key=_recency):
+        found[one.kind, one.name] = one
+    return list(found.values())
+
+
+def _recency(one: Stored) -> tuple[bool, datetime, int]:
+    return one.is_live, one.last_seen_at or _LONG_AGO, one.version
+
+
+# -------------------------------------------------------------------------------------------------------------- breaks
+
+
+def find_broken(declared: Sequence[Declaration], stored: Iterable[Stored], *, service: str = "") -> list[Break]:
+    """What code with these declarations would break of what is stored and in use.
+
+    `service` is the code's: a procedure that it served and declares no more is one that callers will miss.
+    """
+    known = in_use(stored)
+    return [
+        *(found for one in declared if one.kind == "event" for found in _event_breaks(one, known)),
+        *(found for one in declared if one.kind == "procedure" for found in _procedure_breaks(one, known)),
+        *_missing_procedures(declared, known, service=service),
+    ]
+
+
+def _event_breaks(event: Declaration, known: Sequence[Stored]) -> Iterator[Break]:
+    written = event.schema["parameters"]
+    before = [one for one in known if one.kind == "event" and one.name == event.name]
+    for listener in known:
+        if listener.kind != "listener" or (read := _read_by(listener, (event.name, *event.ancestors))) is None:
+            continue
+        # Of one that takes anything all that is known is what it gets.
+        readers = [_opened(one.schema["parameters"]) for one in before] if says_nothing(read) else [read]
+        reasons = _unique(reason for reader in readers for reason in find_breaks(written, reader, fills_defaults=True))
+        if reasons:
+            yield Break("event", event.name, _listener_words(listener), reasons)
+
+
+def _read_by(listener: Stored, topics: Sequence[str]) -> Schema | None:
+    """What the listener takes of an event with these topics, its own first; None if it does not hear it."""
+    events: dict[str, Schema] = listener.schema["events"]
+    for topic in topics:
+        if topic in events:
+            return events[topic]
+    for topic in topics:
+        for pattern, schema in events.items():
+            if matches(pattern, topic):
+                return schema
+    return None
+
+
+def _opened(schema: Schema) -> Schema:
+    """What is sent so far, as a reader who passes over what else there is."""
+    return {name: value for name, value in schema.items() if name != "additionalProperties"}
+
+
+def _listener_words(listener: Stored) -> str:
+    if listener is ANY_LISTENER:
+        return "its listeners"
+    service = f" of service {listener.service}" if listener.service else ""
+    return f"listener {listener.name}{service}"
+
+
+def _procedure_breaks(procedure: Declaration, known: Sequence[Stored]) -> Iterator[Break]:
+    for old in known:
+        if old.kind != "procedure" or old.name != procedure.name or old.schema == procedure.schema:
+            continue
+        new = procedure.schema
+        reasons = _unique(
+            [
+                *find_breaks(old.schema["parameters"], new["parameters"], fills_defaults=False),
+                *(
+                    f"in the result, {reason}"
+                    for reason in find_breaks(new["response"], old.schema["response"], fills_defaults=True)
+                ),
+            ]
+        )
+        if reasons:
+            yield Break("procedure", procedure.name, f"callers that know its version {old.version}", reasons)
+
+
+def _missing_procedures(declared: Sequence[Declaration], known: Sequence[Stored], *, service: str) -> Iterator[Break]:
+    served = {one.name for one in declared if one.kind == "procedure"}
+    apis = {split_name(one.name)[0] for one in declared if one.kind != "listener"}
+    missed = dict.fromkeys(
+        one.name
+        for one in known
+        if one.kind == "procedure"
+        and one.name not in served
+        and (split_name(one.name)[0] in apis or (service and one.service == service))
+    )
+    for name in missed:
+        yield Break("procedure", name, "its callers", ("it is not served any more",))
+
+
+def _unique(reasons: Iterable[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(reasons))
+
+
+# -------------------------------------------------------------------------------------------------------------- changes
+
+
+def find_changes(declared: Sequence[Declaration], stored: Iterable[Stored], *, service: str = "") -> list[Change]:
+    """How the code differs from what is stored: of the code's own service, and of the APIs that it declares."""
+    apis = {split_name(one.name)[0] for one in declared if one.kind != "listener"}
+    names = {(one.kind, one.name) for one in declared}
+    before = {
+        (one.kind, one.name): one
+        for one in latest(one for one in stored if one.is_registered)
+        if (one.kind, one.name) in names
+        or one.service == service
+        or (one.kind != "listener" and split_name(one.name)[0] in apis)
+    }
+    changes = [
+        *(_change(one, before.get((one.kind, one.name))) for one in declared),
+        *(Change(kind, name, "removed") for kind, name in before if (kind, name) not in names),
+    ]
+    return [change for change in changes if change is not None]
+
+
+def _change(new: Declaration, old: Stored | None) -> Change | None:
+    if old is None:
+        return Change(new.kind, new.name, "added")
+    if old.schema == new.schema:
+        return None
+    return Change(new.kind, new.name, "changed", tuple(_differences(old.schema, new.schema)))
+
+
+def _differences(old: Schema, new: Schema) -> Iterator[str]:
+    """A line for each field that came, went, or is another one now."""
+    if "events" in new:
+        for topic in {**old["events"], **new["events"]}:
+            yield from _part_differences(old["events"].get(topic), new["events"].get(topic), f"{topic} ")
+        return
+    yield from _part_differences(old["parameters"], new["parameters"], "")
+    if "response" in new and old["response"] != new["response"]:
+        yield f"~ response: {outline(old['response'])} -> {outline(new['response'])}"
+
+
+def _part_differences(old: Schema | None, new: Schema | None, place: str) -> Iterator[str]:
+    if old is None or new is None:
+        yield f"{'+' if old is None else '-'} {place}".rstrip()
+        return
+    before, after = old.get("properties", {}), new.get("properties", {})
+    required = old.get("required", []), new.get("required", [])
+    found = False
+    for name in {**before, **after}:
+        was, now = (
+            f"{outline(fields[name])}{'' if name in needed else ', optional'}" if name in fields else None
+            for fields, needed in zip((before, after), required, strict=True)
+        )
+        if was != now:
+            found = True
+            yield _line(f"{place}{name}", was, now)
+    if not found and old != new:
+        yield f"~ {place}{_rest(old, new)}"
+
+
+def _line(name: str, was: str | None, now: str | None) -> str:
+    if was is None:
+        return f"+ {name}: {now}"
+    return f"- {name}: {was}" if now is None else f"~ {name}: {was} -> {now}"
+
+
+def _rest(old: Schema, new: Schema) -> str:
+    changed = [name for name in {**old, **new} if old.get(name) != new.get(name)]
+    return f"{', '.join('definitions' if name == '$defs' else name for name in changed)} changed"
+
+
+def outline(part: Any) -> str:
+    """A schema in a few words, for people."""
+    if not isinstance(part, dict) or says_nothing(part):
+        return "any"
+    if "$ref" in part:
+        return str(part["$ref"]).rsplit("/", 1)[-1]
+    if "enum" in part:
+        return " | ".join(map(repr, part["enum"]))
+    if choices := part.get("anyOf") or part.get("oneOf"):
+        return " | ".join(outline(one) for one in choices)
+    kind = part.get("type", "any")
+    if kind == "array":
+        items = part.get("prefixItems")
+        inner = ", ".join(map(outline, items)) if items else outline(part.get("items"))
+        return f"array[{inner}]"
+    if kind == "object" and "title" in part:
+        return str(part["title"])
+    return str(part.get("format", kind))

@@ -1,0 +1,144 @@
+"""What a service declares, what is stored of it, and both as documents: a JSON object of APIs, in files or streams.
+
+{"auth": {"events": {"user_created": {"parameters": ...}},
+          "rpcs": {"check_password": {"parameters": ..., "response": ...}}}}
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import IO, Any, Literal, TypeAlias
+
+import msgspec
+
+from pgbus.errors import InvalidSchema
+from pgbus.schema.generate import Schema
+
+Kind: TypeAlias = Literal["event", "procedure", "listener"]
+Documents: TypeAlias = dict[str, dict[str, dict[str, Schema]]]
+
+_SECTIONS: Mapping[str, Kind] = {"events": "event", "rpcs": "procedure"}
+_PARTS: Mapping[str, tuple[str, ...]] = {"event": ("parameters",), "procedure": ("parameters", "response")}
+# The file of what has no API, as its topic is a single word.
+_NAMELESS = "_"
+
+
+@dataclass(frozen=True, slots=True)
+class Declaration:
+    """What code says of one event, procedure or listener; `ancestors` are topics that the event also counts as."""
+
+    kind: Kind
+    name: str
+    schema: Schema
+    ancestors: tuple[str, ...] = ()
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 of the schema, whatever the order of its keys."""
+        return hashlib.sha256(msgspec.json.encode(self.schema, order="sorted")).hexdigest()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stored:
+    """One version of a schema as it was published; `is_live`: by a worker that is there now.
+
+    `is_registered` is true unless it is of a listener that was removed.
+    """
+
+    kind: Kind
+    name: str
+    schema: Schema
+    service: str = ""
+    version: int = 1
+    is_live: bool = True
+    is_registered: bool = True
+    first_seen_at: datetime | None = None
+    last_seen_at: datetime | None = None
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """The API of a topic or procedure, which may be empty, and the name within it."""
+    api, _, rest = name.rpartition(".")
+    return api, rest
+
+
+def to_documents(items: Iterable[Declaration | Stored]) -> Documents:
+    """The events and procedures among the items, by API; of two with one name, the later one."""
+    sections = {kind: section for section, kind in _SECTIONS.items()}
+    documents: Documents = {}
+    for item in items:
+        if item.kind == "listener":
+            continue
+        api, name = split_name(item.name)
+        documents.setdefault(api, {"events": {}, "rpcs": {}})[sections[item.kind]][name] = item.schema
+    return {api: documents[api] for api in sorted(documents)}
+
+
+def from_documents(documents: object, *, source: str) -> Iterator[Declaration]:
+    """The declarations that a document holds; raises InvalidSchema naming what is wrong in `source`."""
+    for api, sections in _mapping(documents, f"{source} holds no JSON object of APIs").items():
+        for section, entries in _mapping(sections, f"{source}: API {api!r} is no JSON object").items():
+            kind = _SECTIONS.get(section)
+            if kind is None:
+                raise InvalidSchema(f"{source}: API {api!r} has {section!r}; there are 'events' and 'rpcs'")
+            for name, schema in _mapping(entries, f"{source}: {section} of API {api!r} are no JSON object").items():
+                full_name = f"{api}.{name}" if api else name
+                found = _mapping(schema, f"{source}: {full_name} is no JSON object")
+                if missing := [part for part in _PARTS[kind] if part not in found]:
+                    raise InvalidSchema(f"{source}: {full_name} has no {' and no '.join(map(repr, missing))}")
+                yield Declaration(kind, full_name, dict(found))
+
+
+def _mapping(value: object, complaint: str) -> Mapping[str, Any]:
+    if not isinstance(value, dict):
+        raise InvalidSchema(complaint)
+    return value
+
+
+# ----------------------------------------------------------------------------------------------------------- files
+
+
+def read_documents(source: str | Path | IO[str] | IO[bytes]) -> list[Declaration]:
+    """Read a file, the `*.json` of a directory, or an open file; raises InvalidSchema."""
+    if not isinstance(source, str | Path):
+        name = str(getattr(source, "name", "the stream"))
+        return list(from_documents(_decode(source.read(), name), source=name))
+    path = Path(source)
+    files = sorted(path.glob("*.json")) if path.is_dir() else [path]
+    if not files:
+        raise InvalidSchema(f"there is no *.json in {path}")
+    return [one for file in files for one in from_documents(_decode(_read(file), str(file)), source=str(file))]
+
+
+def write_documents(documents: Documents, destination: str | Path) -> None:
+    """Write one file, or one `<api>.json` for each API if the destination is a directory or ends in a slash."""
+    path = Path(destination)
+    if path.is_dir() or str(destination).endswith("/"):
+        path.mkdir(parents=True, exist_ok=True)
+        for api, sections in documents.items():
+            (path / f"{api or _NAMELESS}.json").write_bytes(encode_documents({api: sections}))
+    else:
+        path.write_bytes(encode_documents(documents))
+
+
+def encode_documents(documents: Documents) -> bytes:
+    """As JSON for people: indented, keys in order, so that two dumps compare line by line."""
+    return msgspec.json.format(msgspec.json.encode(documents, order="sorted"), indent=2) + b"\n"
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InvalidSchema(f"cannot read {path}: {error.strerror}") from error
+
+
+def _decode(text: str | bytes, source: str) -> object:
+    try:
+        return msgspec.json.decode(text)
+    except msgspec.DecodeError as error:
+        raise InvalidSchema(f"{source} is no JSON: {error}") from error

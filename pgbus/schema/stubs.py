@@ -1,0 +1,260 @@
+"""A `.pyi` stub of a bus module, so that editors and type checkers know what is at `bus.auth.check_password(`."""
+
+from __future__ import annotations
+
+import keyword
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pgbus.schema.documents import Declaration, Stored, split_name
+from pgbus.schema.generate import Schema
+
+_HEADER = """\
+# Written by `pgbus schema stubs`; write it anew when an API changes.
+from collections.abc import Callable, Mapping
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
+from typing import Any, Literal, NotRequired, TypedDict
+from uuid import UUID
+
+import pgbus
+"""
+
+# What a caller may pass where the schema says this format, beside the text itself.
+_FORMATS = {
+    "date-time": "datetime",
+    "date": "date",
+    "time": "time",
+    "duration": "timedelta",
+    "uuid": "UUID",
+    "decimal": "Decimal",
+}
+_TYPES = {"string": "str", "integer": "int", "number": "float", "boolean": "bool", "null": "None"}
+
+
+@dataclass(slots=True)
+class _Node:
+    """What is at one path: further words, an event, a procedure, or several of these."""
+
+    words: dict[str, _Node] = field(default_factory=dict)
+    event: Schema | None = None
+    procedure: Schema | None = None
+
+
+def make_stubs(items: Iterable[Declaration | Stored], *, bus_name: str = "bus") -> str:
+    """The text of a stub for a module whose bus is `bus_name`; what cannot be written as a path is left out."""
+    root = _tree(items)
+    writer = _Writer()
+    words = writer.words(root, ())
+    lines = [
+        _HEADER,
+        *writer.classes,
+        "class Bus(pgbus.Bus):",
+        *(words or ["    ..."]),
+        "",
+        f"{bus_name}: Bus",
+        "",
+        "def __getattr__(name: str) -> Any: ...",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _tree(items: Iterable[Declaration | Stored]) -> _Node:
+    root = _Node()
+    for item in items:
+        words = item.name.split(".")
+        api, _ = split_name(item.name)
+        if item.kind == "listener" or not api or not all(_is_attribute(word) for word in words):
+            continue
+        node = root
+        for word in words:
+            node = node.words.setdefault(word, _Node())
+        if item.kind == "event":
+            node.event = item.schema
+        else:
+            node.procedure = item.schema
+    return root
+
+
+def _is_attribute(word: str) -> bool:
+    return word.isidentifier() and not keyword.iskeyword(word) and not word.startswith("_")
+
+
+class _Writer:
+    def __init__(self) -> None:
+        self.classes: list[str] = []
+        self._taken: set[str] = set()
+
+    def words(self, node: _Node, path: tuple[str, ...]) -> list[str]:
+        """The properties of a class for what may follow the path; their own classes are written first."""
+        lines = []
+        for word, child in sorted(node.words.items()):
+            name = self._class(child, (*path, word))
+            lines += ["    @property", f"    def {word}(self) -> {name}: ..."]
+        return lines
+
+    def _class(self, node: _Node, path: tuple[str, ...]) -> str:
+        inner = self.words(node, path)
+        name = self._free("_" + "".join(_camel(word) for word in path))
+        body = [*self._event(node.event, name), *self._procedure(node.procedure, name), *inner]
+        # Not BusPath, whose methods take anything.
+        self.classes += [f"class {name}:", *(body or ["    ..."]), ""]
+        return name
+
+    # ------------------------------------------------------------------------------------------------------ methods
+
+    def _event(self, schema: Schema | None, owner: str) -> list[str]:
+        if schema is None:
+            return []
+        arguments = self._arguments(schema["parameters"], owner)
+        options = "self, *, using: object = None, bus_options: Mapping[str, object] | None = None"
+        listening = (
+            "self, listener: Callable[..., Any], *, listener_name: str | None = None, "
+            "bus_options: Mapping[str, object] | None = None, on_error: pgbus.OnError = ..."
+        )
+        return [
+            f"    def fire({options}{arguments}) -> pgbus.EventMessage: ...",
+            f"    async def fire_async({options}{arguments}) -> pgbus.EventMessage: ...",
+            f"    def listen({listening}) -> None: ...",
+            f"    async def listen_async({listening}) -> None: ...",
+            *_schema_members(is_procedure=False),
+        ]
+
+    def _procedure(self, schema: Schema | None, owner: str) -> list[str]:
+        if schema is None:
+            return []
+        arguments = self._arguments(schema["parameters"], owner)
+        response = schema["response"]
+        result = self._type(response, _Names(response, f"{owner}Result"), is_result=True)
+        signature = f"(self, *, bus_options: Mapping[str, object] | None = None{arguments}) -> {result}: ..."
+        return [
+            f"    def __call__{signature}",
+            f"    def call{signature}",
+            f"    async def call_async{signature}",
+            *_schema_members(is_procedure=True),
+        ]
+
+    def _arguments(self, schema: Schema, owner: str) -> str:
+        names = _Names(schema, owner)
+        required = schema.get("required", ())
+        parts = [
+            f", {name}: {self._type(part, names)}{'' if name in required else ' = ...'}"
+            for name, part in schema.get("properties", {}).items()
+            if _is_attribute(name)
+        ]
+        if schema.get("additionalProperties") is not False:
+            parts.append(", **others: object")
+        return "".join(parts)
+
+    # -------------------------------------------------------------------------------------------------------- types
+
+    def _type(self, part: Any, names: _Names, *, is_result: bool = False) -> str:
+        """The Python type of a schema; a result is plain JSON, and an argument may be what becomes it."""
+        if not isinstance(part, dict):
+            return "Any"
+        if reference := part.get("$ref"):
+            return self._referenced(str(reference).rsplit("/", 1)[-1], names, is_result=is_result)
+        if "enum" in part or "const" in part:
+            return _literal(part["enum"] if "enum" in part else [part["const"]])
+        if options := part.get("anyOf") or part.get("oneOf"):
+            return _union([self._type(option, names, is_result=is_result) for option in options])
+        kind = part.get("type")
+        if isinstance(kind, list):
+            return _union([self._type({**part, "type": one}, names, is_result=is_result) for one in kind])
+        if kind == "array":
+            return self._array(part, names, is_result=is_result)
+        if kind == "object":
+            return self._object(part, names, is_result=is_result)
+        found = _TYPES.get(kind, "Any") if isinstance(kind, str) else "Any"
+        if is_result or found != "str":
+            return found
+        if part.get("contentEncoding") == "base64":
+            return "bytes | str"
+        other = _FORMATS.get(part.get("format", ""))
+        return f"{other} | str" if other else "str"
+
+    def _array(self, part: Schema, names: _Names, *, is_result: bool) -> str:
+        prefix = part.get("prefixItems")
+        if prefix and part.get("maxItems") == len(prefix) and not is_result:
+            return f"tuple[{', '.join(self._type(one, names) for one in prefix)}] | list[Any]"
+        items = "Any" if prefix else self._type(part.get("items", True), names, is_result=is_result)
+        return f"list[{items}]" if is_result else f"list[{items}] | tuple[{items}, ...] | set[{items}]"
+
+    def _object(self, part: Schema, names: _Names, *, is_result: bool) -> str:
+        if "properties" in part:
+            name = self._free(f"{names.owner}{_camel(str(part.get('title') or 'Object'))}")
+            return self._typed_dict(name, part, names, is_result=is_result)
+        values = self._type(part.get("additionalProperties", True), names, is_result=is_result)
+        return f"dict[str, {values}]"
+
+    def _referenced(self, definition: str, names: _Names, *, is_result: bool) -> str:
+        if definition in names.written:
+            return names.written[definition]
+        part = names.definitions.get(definition, {})
+        if "properties" not in part:
+            names.written[definition] = "Any"  # should it hold itself
+            names.written[definition] = self._type(part, names, is_result=is_result)
+            return names.written[definition]
+        name = self._free(f"{names.owner}{_camel(definition)}")
+        names.written[definition] = name
+        return self._typed_dict(name, part, names, is_result=is_result)
+
+    def _typed_dict(self, name: str, part: Schema, names: _Names, *, is_result: bool) -> str:
+        required = part.get("required", ())
+        items = []
+        for key, value in part["properties"].items():
+            found = self._type(value, names, is_result=is_result)
+            is_there = key in required or (is_result and isinstance(value, Mapping) and "default" in value)
+            items.append(f"    {key!r}: {found if is_there else f'NotRequired[{found}]'},")
+        self.classes += [f"{name} = TypedDict({name!r}, {{", *items, "})", ""]
+        return name
+
+    def _free(self, name: str) -> str:
+        candidate, number = name, 1
+        while candidate in self._taken:
+            number += 1
+            candidate = f"{name}{number}"
+        self._taken.add(candidate)
+        return candidate
+
+
+class _Names:
+    """The definitions of one schema, and the types that were written for them."""
+
+    def __init__(self, schema: Schema, owner: str) -> None:
+        self.definitions: Mapping[str, Any] = schema.get("$defs", {})
+        self.owner = owner
+        self.written: dict[str, str] = {}
+
+
+def _schema_members(*, is_procedure: bool) -> list[str]:
+    lines = [
+        "    @property",
+        "    def parameter_schema(self) -> dict[str, Any]: ...",
+        "    def validate_parameters(self, parameters: Mapping[str, object]) -> None: ...",
+    ]
+    if is_procedure:
+        lines += [
+            "    @property",
+            "    def response_schema(self) -> dict[str, Any]: ...",
+            "    def validate_response(self, response: object) -> None: ...",
+        ]
+    return lines
+
+
+def _literal(values: Sequence[Any]) -> str:
+    # Literal takes no floats and nothing that is made of parts.
+    if values and all(value is None or isinstance(value, str | int) for value in values):
+        return f"Literal[{', '.join(map(repr, values))}]"
+    return "Any"
+
+
+def _union(options: Sequence[str]) -> str:
+    unique = dict.fromkeys(options)
+    return "Any" if "Any" in unique else " | ".join(unique)
+
+
+def _camel(word: str) -> str:
+    return "".join(part[:1].upper() + part[1:] for part in re.split(r"[^0-9A-Za-z]+", word) if part)

@@ -1,0 +1,95 @@
+-- Schemas: what services say of their events, procedures and listeners.
+
+-- name: publish_schemas
+-- Say what a service speaks, and which worker does, if it is one. Returns the rows that are there: of a schema that another
+-- process is publishing at this moment there may be none yet, so publish again until all are there.
+-- One at a time: the next version is counted on from the last, and rows are locked.
+WITH alone AS MATERIALIZED (
+    SELECT pg_advisory_xact_lock(hashtext(CAST(:channel AS text)))
+), wanted AS MATERIALIZED (
+    SELECT w.kind, w.name, w.schema, w.hash
+    FROM alone
+    CROSS JOIN unnest(
+        CAST(:kinds AS text[]), CAST(:names AS text[]), CAST(:schemas AS text[]), CAST(:hashes AS text[])
+    ) AS w (kind, name, schema, hash)
+), known AS MATERIALIZED (
+    SELECT s.id, s.kind, s.name, s.hash
+    FROM wanted AS w
+    JOIN pgbus.schemas AS s
+        ON s.kind = w.kind AND s.name = w.name AND s.hash = w.hash AND s.service = CAST(:service AS text)
+    ORDER BY s.id
+    FOR UPDATE OF s
+), seen AS (
+    UPDATE pgbus.schemas AS s
+    SET published_at = now(), last_seen_at = now()
+    FROM known AS k
+    WHERE s.id = k.id
+), added AS (
+    INSERT INTO pgbus.schemas AS s (kind, name, service, version, schema, hash)
+    SELECT w.kind, w.name, CAST(:service AS text),
+           COALESCE((SELECT max(o.version) FROM pgbus.schemas AS o
+                     WHERE o.kind = w.kind AND o.name = w.name AND o.service = CAST(:service AS text)), 0) + 1,
+           CAST(w.schema AS jsonb), w.hash
+    FROM wanted AS w
+    WHERE NOT EXISTS (SELECT 1 FROM known AS k WHERE k.kind = w.kind AND k.name = w.name)
+    ON CONFLICT DO NOTHING
+    RETURNING s.id, s.kind, s.name, s.version
+), spoken AS (
+    INSERT INTO pgbus.worker_schemas AS x (worker_id, schema_id)
+    SELECT CAST(:worker_id AS integer), h.id
+    FROM (SELECT k.id FROM known AS k UNION ALL SELECT a.id FROM added AS a) AS h
+    WHERE CAST(:worker_id AS integer) IS NOT NULL
+    ON CONFLICT (worker_id, schema_id) DO NOTHING
+), told AS MATERIALIZED (
+    -- Others keep what they read until it changes: a new version, or an old one that comes back.
+    SELECT pg_notify(CAST(:channel AS text), '') AS done
+    WHERE EXISTS (SELECT 1 FROM added)
+       OR EXISTS (SELECT 1
+                  FROM known AS k
+                  JOIN pgbus.schemas AS s ON s.id = k.id
+                  JOIN pgbus.schemas AS o ON o.kind = k.kind AND o.name = k.name AND o.published_at > s.published_at)
+)
+SELECT found.kind, found.name, found.version, found.is_new, (SELECT count(*) FROM told) AS told
+FROM (
+    SELECT a.kind, a.name, a.version, TRUE AS is_new FROM added AS a
+    UNION ALL
+    SELECT s.kind, s.name, s.version, FALSE FROM known AS k JOIN pgbus.schemas AS s ON s.id = k.id
+) AS found
+
+-- name: forget_schemas
+-- Say that a worker no longer speaks any but these.
+DELETE FROM pgbus.worker_schemas AS x
+USING pgbus.schemas AS s
+WHERE x.worker_id = CAST(:worker_id AS integer)
+  AND s.id = x.schema_id
+  AND s.hash <> ALL (CAST(:hashes AS text[]))
+
+-- name: touch_schemas
+-- Say that what a worker speaks was seen; those that others say it of at this moment are left to them.
+UPDATE pgbus.schemas AS s
+SET last_seen_at = now()
+FROM (
+    SELECT o.id
+    FROM pgbus.worker_schemas AS x
+    JOIN pgbus.schemas AS o ON o.id = x.schema_id
+    WHERE x.worker_id = CAST(:worker_id AS integer)
+      AND o.last_seen_at < now() - CAST(:age AS double precision) * INTERVAL '1 second'
+    FOR UPDATE OF o SKIP LOCKED
+) AS old
+WHERE s.id = old.id
+
+-- name: load_schemas
+-- Of every event and procedure, the version that holds: the one that a process began with last.
+SELECT DISTINCT ON (s.kind, s.name) s.kind, s.name, CAST(s.schema AS text) AS schema
+FROM pgbus.schemas AS s
+WHERE s.kind <> 'listener'
+ORDER BY s.kind, s.name, s.published_at DESC, s.version DESC
+
+-- name: list_schemas
+-- Every version of every schema; a listener's is out of use when nobody keeps events for the listener.
+SELECT v.kind, v.name, v.service, v.version, CAST(v.schema AS text) AS schema, v.is_live, v.workers,
+       v.kind <> 'listener' OR EXISTS (SELECT 1 FROM pgbus.listeners AS l WHERE l.listener_name = v.name)
+           AS is_registered,
+       v.first_seen_at, v.published_at, v.last_seen_at
+FROM pgbus.schema_versions AS v
+ORDER BY v.kind, v.name, v.service, v.version

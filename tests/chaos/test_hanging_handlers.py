@@ -1,0 +1,29 @@
+"""An async handler that blocks its event loop: its own process waits for it, and nobody else does."""
+
+from tests.chaos.stage import Stage
+from tests.support import eventually
+
+
+async def test_a_handler_that_hangs_in_the_leader_delays_no_other_process(stage: Stage) -> None:
+    await stage.close_gate()
+    hanging = await stage.start("hanging")
+    await eventually(stage.leader_pid, 20)
+    other = await stage.start("record")
+    await stage.registered(other)
+    assert await stage.leader_pid() == hanging.pid
+    await stage.publish("chaos.hanging", [100])
+    await stage.wait_for("started", 1)
+    await stage.publish("chaos.recorded", range(10))
+    await stage.wait_for("handled", 10, timeout=30)
+    assert await stage.leader_pid() == other.pid
+
+    # Its claim is still its own: the handler ends, once, and the worker goes on.
+    await stage.open_gate()
+    await stage.wait_for("handled", 11)
+    await stage.settled()
+    assert hanging.lives
+    assert await stage.value("SELECT count(*) FROM started") == 1
+    assert "the event loop hangs" in hanging.log
+    assert "pass_gate_blocking" in hanging.log
+    await stage.publish("chaos.hanging", [101])
+    await stage.wait_for("handled", 12)
