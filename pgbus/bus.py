@@ -18,6 +18,7 @@ from pgbus.api import BusClient, BusPath
 from pgbus.api.life import Engine, RunnableWorker
 from pgbus.config import Config
 from pgbus.errors import CannotBlockHere, ConfigurationError, PublishTimeout
+from pgbus.features import check_features, read_features
 from pgbus.messages import EventMessage, OpenEvent
 from pgbus.outbox import Limits, OutboxRow
 from pgbus.outcomes import RetryPolicy
@@ -32,9 +33,6 @@ from pgbus.threads import is_loop_running
 
 T = TypeVar("T")
 H = TypeVar("H", bound=Callable[..., Any])
-
-# What a worker of a bus does: run listeners, and serve procedures.
-FEATURES = ("events", "rpcs")
 
 
 class StandIn(Protocol):
@@ -60,10 +58,10 @@ class Bus:
     Any attribute that it does not have begins the path to an event or a procedure: `bus.auth.user_created`.
     """
 
-    def __init__(self, config: Config, *, features: Sequence[str] = FEATURES) -> None:
+    def __init__(self, config: Config, *, features: Iterable[str] | None = None) -> None:
         self.config = config
-        self.features = _checked_features(features)
         self.registry = Registry()
+        self.registry.features = read_features(config.features) if features is None else check_features(features)
         self.telemetry = Telemetry()
         self._limits = Limits(max_payload=config.max_payload)
         self._statements = load(config.namespace)
@@ -95,6 +93,11 @@ class Bus:
 
     def __dir__(self) -> Iterable[str]:
         return [*super().__dir__(), *self.client.api_registry.next_words(())]
+
+    @property
+    def features(self) -> frozenset[str]:
+        """What its workers do: any of `events`, `rpcs` and `tasks`; `bus.client.set_features` changes it."""
+        return self.registry.features
 
     # ------------------------------------------------------------------------------------------------- listening
 
@@ -495,19 +498,13 @@ def _refuse_to_block(call: str) -> None:
         )
 
 
-def _checked_features(features: Sequence[str]) -> frozenset[str]:
-    if isinstance(features, str) or not set(features) <= set(FEATURES):
-        raise ConfigurationError(f"features is a list with any of {', '.join(map(repr, FEATURES))}, not {features!r}")
-    return frozenset(features)
-
-
 def create(
     dsn: str | None = None,
     *,
     namespace: str | None = None,
     config: Config | Mapping[str, object] | None = None,
     config_file: str | Path | None = None,
-    features: Sequence[str] = FEATURES,
+    features: Iterable[str] | None = None,
     flask: bool = False,  # noqa: ARG001 - it asks for what is always so
     **settings: Any,
 ) -> Bus:
@@ -516,7 +513,8 @@ def create(
     - `config`: a Config, which has all settings; or a mapping that stands for a file, and then no file is read.
     - `config_file`: TOML, YAML or JSON; default: what `PGBUS_CONFIG` names, else `pgbus.toml`, `pgbus.yaml` or
       `pgbus.yml` in the working directory, else the table `[tool.pgbus]` of `pyproject.toml`.
-    - `features`: what its workers do: run listeners (`"events"`) and serve procedures (`"rpcs"`); default: both.
+    - `features`: what its workers do: run listeners (`"events"`), serve procedures (`"rpcs"`) and run what is on a
+      schedule or in the background (`"tasks"`); default: the setting of that name, which is all of it.
     - `apis`: settings by API name, as in a file: `{"default": {"cast_values": False}, "auth": {"rpc_timeout": 1}}`.
 
     `flask`, of programs written for Lightbus, asks not to connect in the parent process of Flask's reloader. No bus

@@ -43,6 +43,7 @@ from pgbus.store import (
     own_transaction,
     session_closed,
 )
+from pgbus.tasks import Tasks
 from pgbus.telemetry import SessionLost, SessionOpened
 from pgbus.topics import is_wildcard, pattern_regex
 
@@ -73,6 +74,7 @@ class Worker:
         self._session: Session | None = None
         self._runners: dict[int, Runner] = {}
         self._server: Server | None = None
+        self._tasks: Tasks | None = None
         self._threads: list[ThreadPoolExecutor] = []
         self._quarantine = Quarantine()
         self._others = True
@@ -98,6 +100,8 @@ class Worker:
                 runner.abandon()
             if self._server:
                 self._server.abandon()
+            if self._tasks:
+                self._tasks.abandon()
         self._stopping.set()
 
     async def stop(self) -> None:
@@ -168,11 +172,13 @@ class Worker:
 
         unwatch = self._bus.registry.watch(look_again)
         unwatch_procedures = self._bus.registry.procedures.watch(look_again)
+        unwatch_schedules = self._bus.registry.schedules.watch(look_again)
         try:
             await self._run(engine_pool, transactions)
         finally:
             unwatch()
             unwatch_procedures()
+            unwatch_schedules()
             for threads in self._threads:
                 threads.shutdown(wait=False, cancel_futures=True)
             await transactions.close()
@@ -197,6 +203,7 @@ class Worker:
         store = Store(Pooled(pool), namespace=self._config.namespace)
         self._engine = (pool, store, transactions)
         self._server = Server(store, config=self._config, telemetry=self._telemetry, worker_id=self._claimant)
+        self._tasks = Tasks(store, config=self._config, telemetry=self._telemetry, worker_id=self._claimant)
         session_task = asyncio.create_task(self._session_loop(), name="pgbus session")
         upkeep = asyncio.create_task(self._upkeep_loop(store), name="pgbus upkeep")
         stopping = asyncio.create_task(self._stopping.wait())
@@ -218,7 +225,8 @@ class Worker:
     async def _drain(self, store: Store) -> None:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + (0.0 if self._hurry.is_set() else self._config.grace)
-        await asyncio.gather(*(runner.stop(grace=deadline - loop.time()) for runner in self._runners.values()))
+        parts: list[Runner | Tasks] = [*self._runners.values(), *([self._tasks] if self._tasks else [])]
+        await asyncio.gather(*(part.stop(grace=deadline - loop.time()) for part in parts))
         # A claim whose answer was under way: while our lock is held, or else a leader would count it for a death. If we
         # lead, after a look of the sequencer that may be claiming for us.
         with contextlib.suppress(OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
@@ -290,6 +298,15 @@ class Worker:
     async def _serve(self, store: Store) -> None:
         if self._server and (procedures := self._procedures()):
             await self._server.serve(procedures, worker_id=self._worker_id, store=store)
+        await self._start_tasks()
+
+    async def _start_tasks(self) -> None:
+        schedules = self._bus.registry.schedules
+        if "tasks" not in self._bus.features:
+            schedules.close_background()
+        elif self._tasks:
+            background = schedules.select_background(only=self._only, skip=self._skip)
+            await self._tasks.start(schedules.select(only=self._only, skip=self._skip), background)
 
     async def _register_worker(self, session: Session) -> None:
         """Take our liveness lock: under the old id if it is still ours to have, so that our claims stay ours."""
@@ -430,6 +447,8 @@ class Worker:
             for runner in self._runners.values():
                 runner.look_at_everything()
             self._leader.catch_up()
+            if self._tasks:
+                self._tasks.wake()
         else:
             self.wake(int(part) for part in payload.split(",") if part.isdigit())
 
@@ -467,8 +486,9 @@ class Worker:
         for runner in self._runners.values():
             if error := runner.failure():
                 raise error
-        if self._server and (error := self._server.failure()):
-            raise error
+        for part in (self._server, self._tasks):
+            if part and (error := part.failure()):
+                raise error
 
     async def _extend_leases(self, store: Store) -> None:
         claims = [flight.claim for runner in self._runners.values() for flight in runner.flights]

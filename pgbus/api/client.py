@@ -13,6 +13,7 @@ from pgbus.api.declarations import Api
 from pgbus.api.hooks import HookDecorators
 from pgbus.api.life import Engine, Life, refuse_to_block
 from pgbus.api.registry import ApiRegistry
+from pgbus.api.tasks import Tasking
 from pgbus.config import Config
 from pgbus.errors import (
     ConfigurationError,
@@ -52,7 +53,7 @@ class OnError(enum.Enum):
     ACKNOWLEDGE_AND_LOG = "log"
 
 
-class BusClient(HookDecorators, Life):
+class BusClient(HookDecorators, Life, Tasking):
     """`bus.client`: what the paths of a bus (`bus.auth.user_created.fire(...)`) are made of.
 
     Its methods take the names of APIs and events as texts, so they also reach one whose name no path can have.
@@ -70,14 +71,13 @@ class BusClient(HookDecorators, Life):
         taken_names: frozenset[str],
         engine: Engine,
     ) -> None:
-        super().__init__(engine)
+        Life.__init__(self, engine)
+        Tasking.__init__(self, registry, config)
         self.api_registry = ApiRegistry(taken_names=taken_names)
-        self._registry = registry
         self._publish = publish
         self._publish_sync = publish_sync
         self._call = call
         self._call_sync = call_sync
-        self._config = config
         self.hook_registry = Hooks(self)
 
     def register_api(self, api: Api) -> None:
