@@ -573,6 +573,29 @@ async def test_a_worker_s_failures_are_collected_and_retried_without_delay(bus: 
     assert {one.error for one in attempts} == {None, "ValueError: first", "not yet", "ValueError: never"}
 
 
+async def test_a_handler_that_runs_past_its_own_timeout_fails_the_test(bus: pgbus.Bus) -> None:
+    @bus.listener("n", name="slow", timeout=0.01)
+    async def slow(number: int) -> None:
+        await asyncio.Event().wait()
+
+    await bus.publish(1, topic="n")
+    with pytest.raises(AssertionError, match=r"slow failed on n: HandlerTimeoutError: .* its timeout of 0\.01 seconds"):
+        await deliver_now(bus)
+
+
+async def test_no_tasks_run_while_events_are_delivered(bus: pgbus.Bus) -> None:
+    @bus.client.every(seconds=1, also_run_immediately=True)
+    async def tick() -> None:
+        raise AssertionError("it is none of the listeners")
+
+    @bus.listener("n", name="hears")
+    async def hears(number: int) -> None:
+        pass
+
+    await bus.publish(1, topic="n")
+    assert len(await deliver_now(bus)) == 1
+
+
 async def test_a_hanging_handler_is_given_up_after_the_timeout(bus: pgbus.Bus) -> None:
     @bus.listener("n", name="hangs")
     async def hangs(number: int) -> None:
