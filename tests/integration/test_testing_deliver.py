@@ -326,6 +326,28 @@ async def test_api_classes_are_delivered_too(bus: pgbus.Bus, connection: asyncpg
     assert [one.listener_name for one in attempts] == ["greet"]
 
 
+async def test_plugins_are_not_told_of_a_start_that_has_no_end(database: str, connection: asyncpg.Connection) -> None:
+    class Greeting(pgbus.Plugin):
+        async def before_worker_start(self) -> None:
+            raise AssertionError("no worker starts")
+
+        async def before_event_sent(self, event_message: EventMessage) -> None:
+            event_message.payload = "hello"
+
+    async with open_bus(database, plugins=[Greeting()]) as bus:
+
+        @bus.client.on_start()
+        def declare() -> None:
+            @bus.listener("greeting", name="greets")
+            def greet(text: str) -> None:
+                pass
+
+        async with connection.transaction():
+            await bus.publish("", topic="greeting", using=connection)
+            (attempt,) = await deliver_now(bus, using=connection)
+    assert (attempt.listener_name, attempt.event.payload) == ("greets", "hello")
+
+
 async def test_without_a_transaction_it_says_so(bus: pgbus.Bus, connection: asyncpg.Connection) -> None:
     with pytest.raises(pgbus.ConnectionUnusableError, match="in no transaction"):
         await deliver_now(bus, using=connection)
