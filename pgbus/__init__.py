@@ -25,6 +25,7 @@ from pgbus.errors import (
     DeformError,
     DuplicateListenerName,
     DuplicateProcedureName,
+    DuplicateScheduleName,
     EventNotFound,
     FailedToImportBusModule,
     HandlerTimeoutError,
@@ -37,6 +38,7 @@ from pgbus.errors import (
     InvalidName,
     InvalidParameters,
     InvalidResult,
+    InvalidSchedule,
     LightbusException,
     LightbusTimeout,
     LightbusWorkerError,
@@ -56,6 +58,7 @@ from pgbus.errors import (
     UnhandledEventError,
     UnknownApi,
     UnsendableArguments,
+    UnsupportedUse,
     ValidationError,
     WorkerLost,
 )
@@ -63,6 +66,8 @@ from pgbus.executor import Context
 from pgbus.messages import EventMessage, ResultMessage, RpcMessage
 from pgbus.modules import get_bus, import_bus_module
 from pgbus.outcomes import RetryPolicy
+from pgbus.plugins import Plugin
+from pgbus.schedules import TaskContext
 
 __all__ = [
     "Api",
@@ -84,6 +89,7 @@ __all__ = [
     "DeformError",
     "DuplicateListenerName",
     "DuplicateProcedureName",
+    "DuplicateScheduleName",
     "Event",
     "EventMessage",
     "EventNotFound",
@@ -98,6 +104,7 @@ __all__ = [
     "InvalidName",
     "InvalidParameters",
     "InvalidResult",
+    "InvalidSchedule",
     "LightbusException",
     "LightbusTimeout",
     "LightbusWorkerError",
@@ -109,6 +116,7 @@ __all__ = [
     "OnError",
     "Parameter",
     "PgbusError",
+    "Plugin",
     "PublishTimeout",
     "RemoteError",
     "ResultMessage",
@@ -117,11 +125,13 @@ __all__ = [
     "RpcMessage",
     "SchemaVersionError",
     "SuddenDeathException",
+    "TaskContext",
     "TransactionAbortedError",
     "UnexpectedConfigurationFormat",
     "UnhandledEventError",
     "UnknownApi",
     "UnsendableArguments",
+    "UnsupportedUse",
     "ValidationError",
     "WildcardParameter",
     "WorkerLost",

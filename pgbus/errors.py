@@ -10,6 +10,9 @@ PgbusError
 │   ├── MisconfiguredApiOptions  an Api class without a proper `class Meta`
 │   ├── InvalidApiEventConfiguration   an Event or a Parameter that makes no sense
 │   ├── InvalidApiRegistryEntry  something that cannot be registered as an API
+│   ├── InvalidSchedule          an interval, a cron expression or a task that makes no sense
+│   ├── DuplicateScheduleName    two schedules of one process share a name
+│   ├── UnsupportedUse           a feature that there is not
 │   └── UnexpectedConfigurationFormat   a configuration file that is no table of settings
 ├── InvalidEventError            an event was refused before it reached the database; `field` says which part
 │   ├── InvalidEventArguments    fired with an argument too many, too few, or of the wrong type (a ValidationError)
@@ -32,6 +35,8 @@ PgbusError
 ├── PrivilegeError               the database user may not do what was asked for
 ├── UnknownListenerError         an operator named a listener that is not registered
 ├── ListenerRunningError         a listener is not removed while a worker runs it
+├── UnknownScheduleError         an operator named a schedule that is not registered
+├── ScheduleInUseError           what was asked for cannot be done while a schedule runs, rests or is declared
 ├── UnhandledEventError          an event that a listener cannot decode or accept: dead-lettered at once
 ├── HandlerTimeoutError          a handler ran past its `timeout`
 ├── CallError                    a call did not bring a result; `procedure` says of what
@@ -102,6 +107,25 @@ class DuplicateProcedureName(ConfigurationError):
     def __init__(self, procedure: str) -> None:
         super().__init__(f"two procedures are named {procedure!r}; callers know them by name, so rename one of them")
         self.procedure = procedure
+
+
+class InvalidSchedule(ConfigurationError, ValueError):
+    """Correct the interval, the field of the cron expression, or the task's parameters that the message names."""
+
+
+class DuplicateScheduleName(ConfigurationError):
+    """Give one of the two schedules another `name`: the fleet knows a schedule by its name alone."""
+
+    def __init__(self, schedule_name: str) -> None:
+        super().__init__(
+            f"two schedules are named {schedule_name!r}; the name is what all workers know a schedule by, so give one "
+            "of them another `name`"
+        )
+        self.schedule_name = schedule_name
+
+
+class UnsupportedUse(ConfigurationError):
+    """Name features that there are: 'events', 'rpcs', 'tasks'."""
 
 
 class UnexpectedConfigurationFormat(ConfigurationError):
@@ -243,6 +267,24 @@ class ListenerRunningError(PgbusError):
         )
         self.listener_name = listener_name
         self.workers = tuple(workers)
+
+
+class UnknownScheduleError(PgbusError):
+    """Name a registered schedule: `pgbus schedules list` shows them; `close` has the names that look like this one."""
+
+    def __init__(self, schedule_name: str, close: Sequence[str]) -> None:
+        hint = f"did you mean {', '.join(map(repr, close))}?" if close else "`pgbus schedules list` shows what there is"
+        super().__init__(f"there is no schedule {schedule_name!r}; {hint}")
+        self.schedule_name = schedule_name
+        self.close = tuple(close)
+
+
+class ScheduleInUseError(PgbusError):
+    """Wait for the run to end, resume the schedule, or deploy the workers without it, as the message says."""
+
+    def __init__(self, schedule_name: str, reason: str) -> None:
+        super().__init__(f"{schedule_name!r} {reason}")
+        self.schedule_name = schedule_name
 
 
 class UnhandledEventError(PgbusError):
