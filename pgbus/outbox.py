@@ -12,7 +12,8 @@ from typing import Any
 from uuid import UUID
 
 import msgspec
-from uuid_utils.compat import uuid7
+import uuid_utils
+from asyncpg.pgproto import pgproto
 
 from pgbus import codec
 from pgbus.errors import InvalidEventError
@@ -92,7 +93,7 @@ def prepare(
     if deliver_at is not None and delay is not None:
         raise InvalidEventError("delay", "give either deliver_at or delay, not both")
     return OutboxRow(
-        event_id=uuid7() if event_id is None else _check_event_id(event_id),
+        event_id=_new_event_id() if event_id is None else _check_event_id(event_id),
         topic=_topic(kind) if topic is None else _check_topic(topic),
         payload=codec.encode(event, limit=limits.max_payload),
         ancestors=codec.ancestors_of(kind),
@@ -120,9 +121,16 @@ def prepare_many(events: Iterable[object], *, topic: str | None = None, limits: 
             kind = type(event)
             name, ancestors = given or _topic(kind), codec.ancestors_of(kind)
         rows.append(
-            OutboxRow(event_id=uuid7(), topic=name, payload=encode(event, limit=max_payload), ancestors=ancestors)
+            OutboxRow(
+                event_id=_new_event_id(), topic=name, payload=encode(event, limit=max_payload), ancestors=ancestors
+            )
         )
     return rows
+
+
+def _new_event_id() -> UUID:
+    """A UUIDv7, in the driver's kind of UUID: that is made, and sent, in a third of the time."""
+    return pgproto.UUID(uuid_utils.uuid7().bytes)
 
 
 def _topic(kind: type) -> str:
