@@ -12,15 +12,17 @@ from types import TracebackType
 from typing import Any, Protocol, TypeVar
 from uuid import UUID
 
-from pgbus import outbox
+from pgbus import hooked, outbox
 from pgbus.adapters import AsyncExecutor, async_executor, sync_executor
 from pgbus.api import BusClient, BusPath
 from pgbus.api.life import Engine, RunnableWorker
 from pgbus.config import Config
 from pgbus.errors import CannotBlockHere, ConfigurationError, PublishTimeout
-from pgbus.messages import EventMessage
+from pgbus.features import check_features, read_features
+from pgbus.messages import EventMessage, OpenEvent
 from pgbus.outbox import Limits, OutboxRow
 from pgbus.outcomes import RetryPolicy
+from pgbus.plugins import Plugin, in_order, load_plugins
 from pgbus.portal import Portal
 from pgbus.procedures import make_procedure
 from pgbus.publisher import Publisher
@@ -28,12 +30,10 @@ from pgbus.registry import Listener, OnPoison, Registry, Start, make_listener
 from pgbus.rpc.caller import Caller
 from pgbus.sql import load
 from pgbus.telemetry import Telemetry
+from pgbus.threads import is_loop_running
 
 T = TypeVar("T")
 H = TypeVar("H", bound=Callable[..., Any])
-
-# What a worker of a bus does: run listeners, and serve procedures.
-FEATURES = ("events", "rpcs")
 
 
 class StandIn(Protocol):
@@ -59,10 +59,13 @@ class Bus:
     Any attribute that it does not have begins the path to an event or a procedure: `bus.auth.user_created`.
     """
 
-    def __init__(self, config: Config, *, features: Sequence[str] = FEATURES) -> None:
+    def __init__(
+        self, config: Config, *, features: Iterable[str] | None = None, plugins: Iterable[Plugin] = ()
+    ) -> None:
         self.config = config
-        self.features = _checked_features(features)
+        self.plugins = in_order(plugins)
         self.registry = Registry()
+        self.registry.features = read_features(config.features) if features is None else check_features(features)
         self.telemetry = Telemetry()
         self._limits = Limits(max_payload=config.max_payload)
         self._statements = load(config.namespace)
@@ -84,6 +87,14 @@ class Bus:
                 make_worker=self._make_worker, connect=self._connect, close=self.close, close_sync=self.close_sync
             ),
         )
+        self._hooks = self.client.hook_registry
+        for plugin in self.plugins:
+            self._add(plugin)
+
+    def _add(self, plugin: Plugin) -> None:
+        for api in plugin.apis:
+            self.client.register_api(api)
+        self._hooks.add_plugin(plugin)
 
     def __getattr__(self, word: str) -> BusPath:
         client = self.__dict__.get("client")  # not there yet in a subclass's __init__, nor in a bare copy
@@ -93,6 +104,11 @@ class Bus:
 
     def __dir__(self) -> Iterable[str]:
         return [*super().__dir__(), *self.client.api_registry.next_words(())]
+
+    @property
+    def features(self) -> frozenset[str]:
+        """What its workers do: any of `events`, `rpcs` and `tasks`; `bus.client.set_features` changes it."""
+        return self.registry.features
 
     # ------------------------------------------------------------------------------------------------- listening
 
@@ -203,7 +219,16 @@ class Bus:
         RemoteError for what the procedure raised, or that very class if `registry.procedures.allow_errors` has it.
         Cancelling the task that awaits takes the call back.
         """
-        return await self._caller().call(procedure, arguments or {}, timeout=timeout, returns=returns, wait=wait)
+        options: dict[str, Any] = {"timeout": timeout, "returns": returns, "wait": wait}
+        if not self._hooks.on_calling:
+            return await self._caller().call(procedure, arguments or {}, **options)
+        message = hooked.rpc_message(procedure, arguments or {})
+        options["call_id"] = UUID(message.id)
+
+        async def work() -> Any:
+            return await self._caller().call(procedure, message.kwargs, **options)
+
+        return await hooked.exchange(self._hooks.before_rpc_call, self._hooks.after_rpc_call, message, work)
 
     def call_sync(
         self,
@@ -215,11 +240,18 @@ class Bus:
         wait: bool = False,
     ) -> Any:
         """`call` for code that blocks; raises CannotBlockHere on the thread of a running event loop."""
+        options: dict[str, Any] = {"timeout": timeout, "returns": returns, "wait": wait}
+        _refuse_to_block("call")
+        if not self._hooks.on_calling:
+            return self._through_portal(lambda: self._caller().call(procedure, arguments or {}, **options))
+        message = hooked.rpc_message(procedure, arguments or {})
+        options["call_id"] = UUID(message.id)
 
-        async def work() -> Any:
-            return await self.call(procedure, arguments, timeout=timeout, returns=returns, wait=wait)
+        def work() -> Any:
+            return self._through_portal(lambda: self._caller().call(procedure, message.kwargs, **options))
 
-        return self._block(work, "call")
+        before, after = self._hooks.before_rpc_call, self._hooks.after_rpc_call
+        return hooked.exchange_here(before, after, message, work, block=self._through_portal)
 
     # ------------------------------------------------------------------------------------------------ publishing
 
@@ -259,6 +291,8 @@ class Bus:
             event_id=event_id,
             limits=self._limits,
         )
+        if self._hooks.on_sending:
+            return (await self._send([row], using))[0]
         return _published(row, (await self._insert([row], using))[0])
 
     def publish_sync(
@@ -291,19 +325,26 @@ class Bus:
             event_id=event_id,
             limits=self._limits,
         )
+        if self._hooks.on_sending:
+            return self._send_sync([row], using, "publish", timeout=timeout)[0]
         return _published(row, self._insert_sync([row], using, "publish", timeout=timeout)[0])
 
     async def publish_many(
         self, events: Iterable[object], *, topic: str | None = None, using: object = None
     ) -> list[UUID]:
         """Publish events in bulk, in one transaction, a few thousand per statement; returns their ids in order."""
-        return await self._insert(outbox.prepare_many(events, topic=topic, limits=self._limits), using)
+        rows = outbox.prepare_many(events, topic=topic, limits=self._limits)
+        if self._hooks.on_sending:
+            return [message.event_id for message in await self._send(rows, using)]
+        return await self._insert(rows, using)
 
     def publish_many_sync(
         self, events: Iterable[object], *, topic: str | None = None, using: object = None
     ) -> list[UUID]:
         """`publish_many` for code that blocks."""
         rows = outbox.prepare_many(events, topic=topic, limits=self._limits)
+        if self._hooks.on_sending:
+            return [message.event_id for message in self._send_sync(rows, using, "publish_many")]
         return self._insert_sync(rows, using, "publish_many")
 
     async def cancel(self, event_id: UUID | str, *, using: object = None) -> bool:
@@ -323,6 +364,23 @@ class Bus:
         if using is None:
             return bool(self._block(lambda: self.cancel(event_id), "cancel"))
         return bool(sync_executor(using).fetch(statement, values))
+
+    async def _send(self, rows: Sequence[OutboxRow], using: object) -> list[OpenEvent]:
+        """`_insert` between hooks; the events as they were sent."""
+        return await hooked.send(self._hooks, rows, lambda rows: self._insert(rows, using), limits=self._limits)
+
+    def _send_sync(
+        self, rows: Sequence[OutboxRow], using: object, call: str, *, timeout: float | None = None
+    ) -> list[OpenEvent]:
+        if using is None:
+            _refuse_to_block(call)
+        for moment in (self._hooks.before_event_sent, self._hooks.after_event_sent):
+            moment.check_here(call)
+
+        def insert(rows: Sequence[OutboxRow]) -> list[UUID]:
+            return self._insert_sync(rows, using, call, timeout=timeout)
+
+        return hooked.send_here(self._hooks, rows, insert, limits=self._limits, block=self._through_portal)
 
     async def _insert(self, rows: Sequence[OutboxRow], using: object) -> list[UUID]:
         """Where events leave; for each row, the id of the event that stands for it."""
@@ -374,12 +432,14 @@ class Bus:
         portal, self._portal = self._portal, None
         if portal:
             await asyncio.to_thread(portal.close)
+        self._hooks.close()
 
     def close_sync(self) -> None:
         """`close` for code that blocks."""
         portal, self._portal = self._portal, None
         if portal:
             portal.close()
+        self._hooks.close()
 
     async def __aenter__(self) -> Bus:
         return self
@@ -415,15 +475,10 @@ class Bus:
         return caller
 
     def _block(self, work: Callable[[], Awaitable[T]], call: str) -> T:
-        try:
-            asyncio.get_running_loop()
-        except RuntimeError:
-            pass
-        else:
-            raise CannotBlockHere(
-                f"{call}_sync would block the event loop that runs on this thread; await {call}, or pass `using` a "
-                "blocking connection"
-            )
+        _refuse_to_block(call)
+        return self._through_portal(work)
+
+    def _through_portal(self, work: Callable[[], Awaitable[T]]) -> T:
         with self._portal_lock:
             if self._portal is None:
                 self._portal = Portal(self._close_here)
@@ -445,10 +500,13 @@ def _published(row: OutboxRow, event_id: UUID) -> EventMessage:
     return message
 
 
-def _checked_features(features: Sequence[str]) -> frozenset[str]:
-    if isinstance(features, str) or not set(features) <= set(FEATURES):
-        raise ConfigurationError(f"features is a list with any of {', '.join(map(repr, FEATURES))}, not {features!r}")
-    return frozenset(features)
+def _refuse_to_block(call: str) -> None:
+    """Raise CannotBlockHere on the thread of a running event loop."""
+    if is_loop_running():
+        raise CannotBlockHere(
+            f"{call}_sync would block the event loop that runs on this thread; await {call}, or pass `using` a "
+            "blocking connection"
+        )
 
 
 def create(
@@ -457,7 +515,8 @@ def create(
     namespace: str | None = None,
     config: Config | Mapping[str, object] | None = None,
     config_file: str | Path | None = None,
-    features: Sequence[str] = FEATURES,
+    features: Iterable[str] | None = None,
+    plugins: Iterable[Plugin] | None = None,
     flask: bool = False,  # noqa: ARG001 - it asks for what is always so
     **settings: Any,
 ) -> Bus:
@@ -466,7 +525,9 @@ def create(
     - `config`: a Config, which has all settings; or a mapping that stands for a file, and then no file is read.
     - `config_file`: TOML, YAML or JSON; default: what `PGBUS_CONFIG` names, else `pgbus.toml`, `pgbus.yaml` or
       `pgbus.yml` in the working directory, else the table `[tool.pgbus]` of `pyproject.toml`.
-    - `features`: what its workers do: run listeners (`"events"`) and serve procedures (`"rpcs"`); default: both.
+    - `features`: what its workers do: run listeners (`"events"`), serve procedures (`"rpcs"`) and run what is on a
+      schedule or in the background (`"tasks"`); default: the setting of that name, which is all of it.
+    - `plugins`: these, and no others; default: those that are installed and enabled in the configuration.
     - `apis`: settings by API name, as in a file: `{"default": {"cast_values": False}, "auth": {"rpc_timeout": 1}}`.
 
     `flask`, of programs written for Lightbus, asks not to connect in the parent process of Flask's reloader. No bus
@@ -474,8 +535,9 @@ def create(
 
     Nothing is connected yet. Raises ConfigurationError for a setting that is unknown or wrong.
     """
-    given = {"dsn": dsn, "namespace": namespace, **settings}
-    return Bus(_config(config, config_file, given), features=features)
+    settings |= {"dsn": dsn, "namespace": namespace}
+    loaded = _config(config, config_file, settings)
+    return Bus(loaded, features=features, plugins=load_plugins(loaded) if plugins is None else plugins)
 
 
 def _config(config: Config | Mapping[str, object] | None, file: str | Path | None, given: dict[str, object]) -> Config:

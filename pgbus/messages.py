@@ -1,4 +1,4 @@
-"""What travels: the event as it is published, stored and handed to handlers."""
+"""What travels: the event as it is published, stored and handed to handlers; calls and results as hooks see them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 from uuid import UUID
 
 import msgspec
+from uuid_utils.compat import uuid7
 
 VERSION_HEADER = "api_version"
 
@@ -33,10 +34,18 @@ class EventMessage(msgspec.Struct, kw_only=True, eq=False):
         """The payload, decoded from JSON into dicts, lists, strings, numbers, booleans and None."""
         return msgspec.json.decode(self.raw)
 
+    @payload.setter
+    def payload(self, value: Any) -> None:
+        self.raw = msgspec.json.encode(value).decode()
+
     @property
-    def headers(self) -> Mapping[str, str]:
+    def headers(self) -> dict[str, str]:
         """The headers; empty when the publisher gave none."""
         return msgspec.json.decode(self.raw_headers, type=dict[str, str]) if self.raw_headers else {}
+
+    @headers.setter
+    def headers(self, value: Mapping[str, str]) -> None:
+        self.raw_headers = msgspec.json.encode(dict(value)).decode()
 
     # ------------------------------------------------------------------------- as an event of an API: `api.event`
 
@@ -64,6 +73,10 @@ class EventMessage(msgspec.Struct, kw_only=True, eq=False):
         payload = self.payload
         return payload if isinstance(payload, dict) else {}
 
+    @kwargs.setter
+    def kwargs(self, value: Mapping[str, Any]) -> None:
+        self.payload = dict(value)
+
     @property
     def id(self) -> str:
         """`event_id` as text."""
@@ -79,3 +92,99 @@ class EventMessage(msgspec.Struct, kw_only=True, eq=False):
         """Version of the API when the event was fired (its `Meta.version`); 1 for an event of no API."""
         text = self.headers.get(VERSION_HEADER, "")
         return int(text) if text.isdecimal() else 1
+
+
+class OpenEvent(EventMessage, kw_only=True, eq=False, dict=True):
+    """An event while hooks have it: also what they change in place in its payload and headers is kept.
+
+    It is as before to whoever looks at `raw` and `raw_headers`, until it is closed again.
+    """
+
+    @classmethod
+    def of(cls, event: EventMessage) -> OpenEvent:
+        """A copy of the event, open."""
+        return cls(**{name: getattr(event, name) for name in event.__struct_fields__})
+
+    @property
+    def payload(self) -> Any:
+        """The payload: decoded once, and then whatever became of it."""
+        if "payload" not in self.__dict__:
+            self.__dict__["payload"] = msgspec.json.decode(self.raw)
+        return self.__dict__["payload"]
+
+    @payload.setter
+    def payload(self, value: Any) -> None:
+        self.__dict__["payload"] = value
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The headers, in the same way."""
+        if "headers" not in self.__dict__:
+            self.__dict__["headers"] = super().headers
+        return self.__dict__["headers"]  # type: ignore[no-any-return]
+
+    @headers.setter
+    def headers(self, value: Mapping[str, str]) -> None:
+        self.__dict__["headers"] = value
+
+    @property
+    def has_new_payload(self) -> bool:
+        """Whether the payload is not what it was."""
+        return "payload" in self.__dict__ and _differ(self.payload, msgspec.json.decode(self.raw))
+
+    @property
+    def has_new_headers(self) -> bool:
+        """Whether the headers are not what they were."""
+        return "headers" in self.__dict__ and _differ(self.headers, super().headers)
+
+    def close(self, *, raw: str, raw_headers: str | None) -> None:
+        """Be an event with this payload and these headers, whatever hooks did to them."""
+        self.raw = raw
+        self.raw_headers = raw_headers
+        self.__dict__.pop("payload", None)
+        self.__dict__.pop("headers", None)
+
+
+def _differ(one: object, other: object) -> bool:
+    try:
+        return msgspec.json.encode(one) != msgspec.json.encode(other)  # as JSON: to Python, 1 is True
+    except Exception:  # what only `codec.encode` knows, or can refuse
+        return True
+
+
+class RpcMessage(msgspec.Struct, kw_only=True, eq=False):
+    """A call, as hooks see it before it is sent, and before it is executed.
+
+    `kwargs` are the arguments by name: as the caller gave them, or as they arrived, which is plain JSON.
+    """
+
+    api_name: str
+    procedure_name: str
+    kwargs: dict[str, Any] = {}
+    id: str = msgspec.field(default_factory=lambda: str(uuid7()))
+
+    @property
+    def canonical_name(self) -> str:
+        """API and procedure, joined by a dot: what the procedure is called by."""
+        return f"{self.api_name}.{self.procedure_name}"
+
+
+class ResultMessage(msgspec.Struct, kw_only=True, eq=False):
+    """What came of a call, as hooks see it: on the worker after its execution, and where the call was made.
+
+    `result` is what the procedure returned; where `error` is true, the `repr` of what was raised, and `trace` is the
+    traceback. `rpc_message_id` is the `id` of the call.
+    """
+
+    api_name: str
+    procedure_name: str
+    rpc_message_id: str
+    result: Any = None
+    error: bool = False
+    trace: str | None = None
+    id: str = msgspec.field(default_factory=lambda: str(uuid7()))
+
+    @property
+    def canonical_name(self) -> str:
+        """API and procedure, joined by a dot: what the procedure is called by."""
+        return f"{self.api_name}.{self.procedure_name}"

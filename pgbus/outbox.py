@@ -17,7 +17,7 @@ from asyncpg.pgproto import pgproto
 
 from pgbus import codec
 from pgbus.errors import InvalidEventError
-from pgbus.messages import EventMessage
+from pgbus.messages import EventMessage, OpenEvent
 from pgbus.sql import Statement
 from pgbus.topics import check_topic
 
@@ -131,6 +131,21 @@ def prepare_many(events: Iterable[object], *, topic: str | None = None, limits: 
 def _new_event_id() -> UUID:
     """A UUIDv7, in the driver's kind of UUID: that is made, and sent, in a third of the time."""
     return pgproto.UUID(uuid_utils.uuid7().bytes)
+
+
+def revise(row: OutboxRow, message: OpenEvent, *, limits: Limits) -> OutboxRow:
+    """The row with the payload, headers and key that its message has now; raises InvalidEventError as `prepare` does.
+
+    The message is closed: it is what the row is.
+    """
+    payload, headers = row.payload, row.headers
+    if message.has_new_payload:
+        payload = codec.encode(message.payload, limit=limits.max_payload)
+    if message.has_new_headers:
+        headers = _encode_headers(message.headers) if message.headers else None
+    key = None if message.key is None else _check_key("key", message.key)
+    message.close(raw=payload, raw_headers=headers)
+    return msgspec.structs.replace(row, payload=payload, headers=headers, key=key)
 
 
 def _topic(kind: type) -> str:

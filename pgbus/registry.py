@@ -1,4 +1,4 @@
-"""The listeners declared in this process, checked when they are declared; its procedures are beside them."""
+"""The listeners declared in this process, checked when they are declared; its procedures and tasks are beside them."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from typing import Literal, TypeAlias
 
 from pgbus.codec import topic_of
 from pgbus.errors import ConfigurationError, DuplicateListenerName, InvalidEventError
+from pgbus.features import FEATURES
 from pgbus.handlers import Decode, EventDecoder, Handler, Signature, default_name, describe, inspect_handler
 from pgbus.outcomes import RetryPolicy
 from pgbus.procedures import Procedures
+from pgbus.schedules import Schedules
 from pgbus.topics import check_pattern
 
 MAX_NAME_LENGTH = 255
@@ -208,6 +210,8 @@ def _check_choices(
 def _check_name(label: str, name: str) -> str:
     if not 1 <= len(name) <= MAX_NAME_LENGTH or "\x00" in name:
         raise ConfigurationError(f"{label}: a listener_name has between 1 and {MAX_NAME_LENGTH} characters")
+    if name in FEATURES:
+        raise ConfigurationError(f"{label}: that is the name of a feature; `pgbus run --skip {name}` would mean both")
     return name
 
 
@@ -218,6 +222,9 @@ class Registry:
         self._listeners: dict[str, Listener] = {}
         self._watchers: list[Callable[[Listener], object]] = []
         self.procedures = Procedures()
+        self.schedules = Schedules()
+        self.features = frozenset(FEATURES)
+        """What workers do."""
 
     def add(self, listener: Listener) -> None:
         """Add a listener, also to workers that run already; raises DuplicateListenerName."""
@@ -235,11 +242,12 @@ class Registry:
     def select(self, *, only: Sequence[str] | None = None, skip: Sequence[str] | None = None) -> list[Listener]:
         """The listeners named in `only` (default: all) but not in `skip`; raises ConfigurationError for a typo.
 
-        The names may be those of procedures, too.
+        The names may be those of procedures and tasks, too.
         """
+        names = [*self._listeners, *(procedure.name for procedure in self.procedures), *self.schedules.names]
         for name in (*(only or ()), *(skip or ())):
-            if name not in self._listeners and name not in self.procedures:
-                known = ", ".join((*self._listeners, *(procedure.name for procedure in self.procedures))) or "none"
+            if name not in names:
+                known = ", ".join(names) or "none"
                 raise ConfigurationError(f"there is no listener named {name!r} here; declared are: {known}")
         return [
             listener

@@ -26,6 +26,7 @@ from pgbus.bus import Bus
 from pgbus.executor import Executor
 from pgbus.leader import Leader
 from pgbus.notifier import Session
+from pgbus.plugins import tell_plugins
 from pgbus.procedures import Procedure
 from pgbus.quarantine import Quarantine
 from pgbus.registry import Listener
@@ -43,6 +44,7 @@ from pgbus.store import (
     own_transaction,
     session_closed,
 )
+from pgbus.tasks import Tasks
 from pgbus.telemetry import SessionLost, SessionOpened
 from pgbus.topics import is_wildcard, pattern_regex
 
@@ -53,6 +55,7 @@ LEAD_INTERVAL = 1.0
 TOUCH_INTERVAL = 10.0
 RECONNECT_PAUSE = 0.1
 RECONNECT_LIMIT = 5.0
+HURRIED_HOOKS = 2.0
 
 
 class Worker:
@@ -72,6 +75,7 @@ class Worker:
         self._session: Session | None = None
         self._runners: dict[int, Runner] = {}
         self._server: Server | None = None
+        self._tasks: Tasks | None = None
         self._threads: list[ThreadPoolExecutor] = []
         self._quarantine = Quarantine()
         self._others = True
@@ -97,6 +101,8 @@ class Worker:
                 runner.abandon()
             if self._server:
                 self._server.abandon()
+            if self._tasks:
+                self._tasks.abandon()
         self._stopping.set()
 
     async def stop(self) -> None:
@@ -108,13 +114,21 @@ class Worker:
     async def run(self) -> None:
         """Work until stopped, once the functions of `bus.client.on_start` have run; what they raise comes through.
 
+        Those of `bus.client.on_stop` run when it has stopped.
+
         A lost connection is opened again; raises SchemaVersionError for the wrong schema, DatabaseUnreachableError
         when the first connection fails, and ConfigurationError for a name in `only` or `skip` that is not there.
         """
         self._bus.client.note_start(self)
         try:
             if await self._run_start_hooks():
-                await self._run_with_pools()
+                try:
+                    await self._run_with_pools()
+                finally:
+                    await self._run_stop_hooks()
+        except Exception as error:
+            await tell_plugins(self._bus.plugins, error)
+            raise
         finally:
             self._bus.client.note_end(self)
             self._stopped.set()
@@ -135,6 +149,19 @@ class Worker:
         self._bus.registry.select(only=self._only, skip=self._skip)
         return True
 
+    async def _run_stop_hooks(self) -> None:
+        """Give them the grace period, too, unless a stop in a hurry was requested, or is while they run."""
+        limit = HURRIED_HOOKS if self._hurry.is_set() else self._config.grace
+        self._hurry.clear()
+        hooks = asyncio.create_task(self._bus.client.hook_registry.after_worker_stopped.run_all())
+        hurry = asyncio.create_task(self._hurry.wait())
+        await asyncio.wait([hooks, hurry], timeout=limit, return_when=asyncio.FIRST_COMPLETED)
+        if not hooks.done():
+            logger.warning("on_stop hooks still ran after %g seconds, or a second signal; they are left", limit)
+        hooks.cancel()
+        hurry.cancel()
+        await asyncio.wait([hooks, hurry])
+
     async def _run_with_pools(self) -> None:
         size = self._config.pool_size
         engine_pool = await create_pool(self._config, size=size, settings=ENGINE_SETTINGS)
@@ -149,11 +176,13 @@ class Worker:
 
         unwatch = self._bus.registry.watch(look_again)
         unwatch_procedures = self._bus.registry.procedures.watch(look_again)
+        unwatch_schedules = self._bus.registry.schedules.watch(look_again)
         try:
             await self._run(engine_pool, transactions)
         finally:
             unwatch()
             unwatch_procedures()
+            unwatch_schedules()
             for threads in self._threads:
                 threads.shutdown(wait=False, cancel_futures=True)
             await transactions.close()
@@ -178,6 +207,7 @@ class Worker:
         store = Store(Pooled(pool), namespace=self._config.namespace)
         self._engine = (pool, store, transactions)
         self._server = Server(store, config=self._config, telemetry=self._telemetry, worker_id=self._claimant)
+        self._tasks = Tasks(store, config=self._config, telemetry=self._telemetry, worker_id=self._claimant)
         session_task = asyncio.create_task(self._session_loop(), name="pgbus session")
         upkeep = asyncio.create_task(self._upkeep_loop(store), name="pgbus upkeep")
         stopping = asyncio.create_task(self._stopping.wait())
@@ -199,7 +229,8 @@ class Worker:
     async def _drain(self, store: Store) -> None:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + (0.0 if self._hurry.is_set() else self._config.grace)
-        await asyncio.gather(*(runner.stop(grace=deadline - loop.time()) for runner in self._runners.values()))
+        parts: list[Runner | Tasks] = [*self._runners.values(), *([self._tasks] if self._tasks else [])]
+        await asyncio.gather(*(part.stop(grace=deadline - loop.time()) for part in parts))
         # A claim whose answer was under way: while our lock is held, or else a leader would count it for a death. If we
         # lead, after a look of the sequencer that may be claiming for us.
         with contextlib.suppress(OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
@@ -271,6 +302,15 @@ class Worker:
     async def _serve(self, store: Store) -> None:
         if self._server and (procedures := self._procedures()):
             await self._server.serve(procedures, worker_id=self._worker_id, store=store)
+        await self._start_tasks()
+
+    async def _start_tasks(self) -> None:
+        schedules = self._bus.registry.schedules
+        if "tasks" not in self._bus.features:
+            schedules.close_background()
+        elif self._tasks:
+            background = schedules.select_background(only=self._only, skip=self._skip)
+            await self._tasks.start(schedules.select(only=self._only, skip=self._skip), background)
 
     async def _register_worker(self, session: Session) -> None:
         """Take our liveness lock: under the old id if it is still ours to have, so that our claims stay ours."""
@@ -411,6 +451,8 @@ class Worker:
             for runner in self._runners.values():
                 runner.look_at_everything()
             self._leader.catch_up()
+            if self._tasks:
+                self._tasks.wake()
         else:
             self.wake(int(part) for part in payload.split(",") if part.isdigit())
 
@@ -448,8 +490,9 @@ class Worker:
         for runner in self._runners.values():
             if error := runner.failure():
                 raise error
-        if self._server and (error := self._server.failure()):
-            raise error
+        for part in (self._server, self._tasks):
+            if part and (error := part.failure()):
+                raise error
 
     async def _extend_leases(self, store: Store) -> None:
         claims = [flight.claim for runner in self._runners.values() for flight in runner.flights]

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import enum
-import inspect
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
 from types import ModuleType
@@ -12,8 +10,10 @@ from typing import Any, TypeAlias
 
 from pgbus.api.arguments import NamedArguments
 from pgbus.api.declarations import Api
+from pgbus.api.hooks import HookDecorators
 from pgbus.api.life import Engine, Life, refuse_to_block
 from pgbus.api.registry import ApiRegistry
+from pgbus.api.tasks import Tasking
 from pgbus.config import Config
 from pgbus.errors import (
     ConfigurationError,
@@ -23,6 +23,7 @@ from pgbus.errors import (
     NothingToListenFor,
 )
 from pgbus.handlers import Handler, default_name
+from pgbus.hooks import Hooks
 from pgbus.messages import VERSION_HEADER, EventMessage
 from pgbus.procedures import make_procedure
 from pgbus.registry import Registry, build_listener
@@ -31,7 +32,6 @@ Publish: TypeAlias = Callable[..., Awaitable[EventMessage]]
 PublishSync: TypeAlias = Callable[..., EventMessage]
 Call: TypeAlias = Callable[..., Awaitable[Any]]
 CallSync: TypeAlias = Callable[..., Any]
-StartHook: TypeAlias = Callable[..., object]
 
 CALL_OPTIONS = ("returns", "timeout", "wait")
 FIRE_OPTIONS = ("dedup_key", "delay", "deliver_at", "event_id", "headers", "key", "using")
@@ -53,7 +53,7 @@ class OnError(enum.Enum):
     ACKNOWLEDGE_AND_LOG = "log"
 
 
-class BusClient(Life):
+class BusClient(HookDecorators, Life, Tasking):
     """`bus.client`: what the paths of a bus (`bus.auth.user_created.fire(...)`) are made of.
 
     Its methods take the names of APIs and events as texts, so they also reach one whose name no path can have.
@@ -71,15 +71,14 @@ class BusClient(Life):
         taken_names: frozenset[str],
         engine: Engine,
     ) -> None:
-        super().__init__(engine)
+        Life.__init__(self, engine)
+        Tasking.__init__(self, registry, config)
         self.api_registry = ApiRegistry(taken_names=taken_names)
-        self._registry = registry
         self._publish = publish
         self._publish_sync = publish_sync
         self._call = call
         self._call_sync = call_sync
-        self._config = config
-        self._start_hooks: list[StartHook] = []
+        self.hook_registry = Hooks(self)
 
     def register_api(self, api: Api) -> None:
         """Speak for an API: this process may fire its events, and its workers serve its public methods as procedures.
@@ -233,24 +232,17 @@ class BusClient(Life):
         service_name = self._config.service_name
         return f"{service_name}-{name}" if service_name else name
 
+    @property
+    def topics(self) -> list[str]:
+        """The topics and patterns that the listeners of this process hear."""
+        return list(dict.fromkeys(pattern for listener in self._registry for pattern in listener.patterns))
+
     # ------------------------------------------------------------------------------------------------------ starting
 
-    def on_start(self, hook: StartHook | None = None) -> Any:
-        """Call a function when a worker starts, before its listeners do: `on_start(f)`, or `@bus.client.on_start()`.
-
-        It may be async, or plain (it then runs in a thread, where blocking calls are allowed), and gets the client if
-        it has a parameter for it. It runs once, however many workers of the bus start in this process.
-        """
-        if hook is None:
-            return self.on_start
-        if hook not in self._start_hooks:
-            self._start_hooks.append(hook)
-        return hook
-
     @property
-    def start_hooks(self) -> Sequence[StartHook]:
+    def start_hooks(self) -> Sequence[Callable[..., object]]:
         """The functions that wait for a worker's start."""
-        return tuple(self._start_hooks)
+        return tuple(self.hook_registry.before_worker_start)
 
     def adopt_start_hooks(self, module: ModuleType) -> None:
         """Call the functions `before_server_start` and `on_start` of a module, where it has them, on start."""
@@ -259,31 +251,8 @@ class BusClient(Life):
                 self.on_start(hook)
 
     async def run_start_hooks(self) -> None:
-        """Call the functions that wait for a start; what they raise comes through."""
-        while self._start_hooks:
-            await _run_hook(self._start_hooks.pop(0), self)
-
-
-async def _run_hook(hook: StartHook, client: BusClient) -> None:
-    positional, named = _hook_arguments(hook, client)
-    if inspect.iscoroutinefunction(hook):
-        await hook(*positional, **named)
-    else:
-        result = await asyncio.to_thread(hook, *positional, **named)
-        if inspect.isawaitable(result):
-            await result
-
-
-def _hook_arguments(hook: StartHook, client: BusClient) -> tuple[tuple[object, ...], dict[str, object]]:
-    """The client, in the way that the function takes it; nothing if it does not."""
-    parameters = tuple(inspect.signature(hook).parameters.values())
-    for one in parameters[:1]:
-        is_positional = one.kind not in (one.KEYWORD_ONLY, one.VAR_KEYWORD)
-        if is_positional and (one.default is one.empty or one.name == "client"):
-            return (client,), {}
-    if any(one.name == "client" or one.kind is one.VAR_KEYWORD for one in parameters):
-        return (), {"client": client}
-    return (), {}
+        """Call the functions that wait for a start, each once; what they raise comes through."""
+        await self.hook_registry.before_worker_start.run_once()
 
 
 def _full_name(api_name: str, name: str) -> str:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from pgbus.errors import CannotBlockHere, ConfigurationError
+from pgbus.threads import is_loop_running
 
 logger = logging.getLogger("pgbus")
 
@@ -149,10 +150,7 @@ class Life:
 
 def refuse_to_block(*, blocking: str, awaitable: str) -> None:
     """Raise CannotBlockHere on the thread of a running event loop."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return
-    raise CannotBlockHere(
-        f"`{blocking}` would block the event loop that runs on this thread; write `await ... .{awaitable}(...)`"
-    )
+    if is_loop_running():
+        raise CannotBlockHere(
+            f"`{blocking}` would block the event loop that runs on this thread; write `await ... .{awaitable}(...)`"
+        )

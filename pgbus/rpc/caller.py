@@ -89,17 +89,25 @@ class Caller:
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
     async def call(
-        self, procedure: str, arguments: Mapping[str, object], *, timeout: float | None, returns: Any, wait: bool
+        self,
+        procedure: str,
+        arguments: Mapping[str, object],
+        *,
+        timeout: float | None,
+        returns: Any,
+        wait: bool,
+        call_id: UUID | None = None,
     ) -> Any:
-        """What `Bus.call` tells."""
+        """What `Bus.call` tells; `call_id` is a new UUIDv7 unless given."""
         check_procedure_name(procedure)
         decode = result_decoder(returns)
         if timeout is not None and not 0 < timeout <= MAX_TIMEOUT:
             raise ConfigurationError(f"{procedure}: timeout is seconds, more than 0 and at most {MAX_TIMEOUT:g}")
         text = encode_arguments(procedure, arguments, limit=self._config.rpc_max_payload)
-        return decode_result(procedure, await self._call(procedure, text, timeout=timeout, wait=wait), decode)
+        result = await self._call(procedure, text, timeout=timeout, wait=wait, call_id=call_id or uuid7())
+        return decode_result(procedure, result, decode)
 
-    async def _call(self, procedure: str, arguments: str, *, timeout: float | None, wait: bool) -> str:
+    async def _call(self, procedure: str, arguments: str, *, timeout: float | None, wait: bool, call_id: UUID) -> str:
         loop = asyncio.get_running_loop()
         started = loop.time()
         scope = asyncio.timeout(timeout)
@@ -115,7 +123,7 @@ class Caller:
                 if timeout is None:
                     timeout = service.timeout or self._default_timeout(procedure)
                     scope.reschedule(started + timeout)
-                request = Request(uuid7(), procedure, arguments, timeout)
+                request = Request(call_id, procedure, arguments, timeout)
                 response = await self._exchange(request, wait=wait, scope=scope)
         except TimeoutError as error:
             if not scope.expired():

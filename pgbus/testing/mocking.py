@@ -25,26 +25,12 @@ import msgspec
 from pgbus.bus import Bus, StandIn
 from pgbus.codec import encode
 from pgbus.errors import CallError
-from pgbus.messages import EventMessage
+from pgbus.messages import EventMessage, RpcMessage
 from pgbus.outbox import OutboxRow
 from pgbus.rpc.caller import Caller
 from pgbus.rpc.values import Response, failure, to_error
 
 T = TypeVar("T", bound=Callable[..., Any])
-
-
-@dataclass(frozen=True, slots=True)
-class RpcMessage:
-    """A call that was made while the bus was mocked."""
-
-    api_name: str
-    procedure_name: str
-    kwargs: dict[str, Any]
-
-    @property
-    def canonical_name(self) -> str:
-        """API and procedure, joined by a dot."""
-        return f"{self.api_name}.{self.procedure_name}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,14 +145,15 @@ class MockResult:
         with self._lock:
             self._events.append(row.message())
 
-    def record_call(self, procedure: str, arguments: str) -> Answer:
+    def record_call(self, procedure: str, arguments: str, *, call_id: UUID) -> Answer:
         """Take a call that would be posted; raises AssertionError for one that is not mocked."""
         answer = self._answers.get(procedure)
         if answer is None and self._require_mocking:
             _refuse(f"procedure {procedure!r} was called", f"mock_rpc_call({procedure!r}, result=...)")
         api_name, _, name = procedure.rpartition(".")
+        kwargs = msgspec.json.decode(arguments)
         with self._lock:
-            self._calls.append(RpcMessage(api_name, name, msgspec.json.decode(arguments)))
+            self._calls.append(RpcMessage(api_name=api_name, procedure_name=name, kwargs=kwargs, id=str(call_id)))
         return answer or Answer(is_default=True)
 
 
@@ -215,11 +202,11 @@ class MockedCaller(Caller):
         self._procedures = bus.registry.procedures
         self._result = result
 
-    async def _call(self, procedure: str, arguments: str, *, timeout: float | None, wait: bool) -> str:  # noqa: ARG002 - as it is called
+    async def _call(self, procedure: str, arguments: str, *, call_id: UUID, **_: object) -> str:
         declared = self._procedures.get(procedure)
         if declared:
             declared.decode(arguments)
-        answer = self._result.record_call(procedure, arguments)
+        answer = self._result.record_call(procedure, arguments, call_id=call_id)
         if answer.error:
             raise self._error(procedure, answer)
         result = encode(answer.result, limit=self._config.rpc_max_payload)

@@ -1,0 +1,110 @@
+"""What is sent and executed between hooks: events on their way out, calls on both sides.
+
+Each has a form for code that blocks, whose plain hooks run in the caller's own thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeAlias
+from uuid import UUID
+
+from pgbus.errors import RemoteError
+from pgbus.hooks import Block, Hooks, Moment
+from pgbus.messages import OpenEvent, ResultMessage, RpcMessage
+from pgbus.outbox import Limits, OutboxRow, revise
+from pgbus.outcomes import format_traceback
+
+Insert: TypeAlias = Callable[[Sequence[OutboxRow]], Awaitable[list[UUID]]]
+InsertHere: TypeAlias = Callable[[Sequence[OutboxRow]], list[UUID]]
+
+
+# --------------------------------------------------------------------------------------------------------------- events
+
+
+async def send(hooks: Hooks, rows: Sequence[OutboxRow], insert: Insert, *, limits: Limits) -> list[OpenEvent]:
+    """Insert what the hooks before it have made of the rows; the events as they were sent."""
+    messages = [OpenEvent.of(row.message()) for row in rows]
+    for message in messages:
+        await hooks.before_event_sent.run(event_message=message)
+    ids = await insert(_revised(rows, messages, limits))
+    for message in _sent(messages, ids):
+        await hooks.after_event_sent.run(event_message=message)
+    return messages
+
+
+def send_here(
+    hooks: Hooks, rows: Sequence[OutboxRow], insert: InsertHere, *, limits: Limits, block: Block
+) -> list[OpenEvent]:
+    """`send` for code that blocks."""
+    messages = [OpenEvent.of(row.message()) for row in rows]
+    for message in messages:
+        hooks.before_event_sent.run_here(block, event_message=message)
+    ids = insert(_revised(rows, messages, limits))
+    for message in _sent(messages, ids):
+        hooks.after_event_sent.run_here(block, event_message=message)
+    return messages
+
+
+def _revised(rows: Sequence[OutboxRow], messages: Sequence[OpenEvent], limits: Limits) -> list[OutboxRow]:
+    return [revise(row, message, limits=limits) for row, message in zip(rows, messages, strict=True)]
+
+
+def _sent(messages: Sequence[OpenEvent], ids: Sequence[UUID]) -> Iterator[OpenEvent]:
+    for message, event_id in zip(messages, ids, strict=True):
+        message.event_id = event_id
+        yield message
+
+
+# ---------------------------------------------------------------------------------------------------------------- calls
+
+
+def rpc_message(procedure: str, arguments: Mapping[str, object]) -> RpcMessage:
+    """The message of a new call."""
+    api_name, _, name = procedure.rpartition(".")
+    return RpcMessage(api_name=api_name, procedure_name=name, kwargs=dict(arguments))
+
+
+async def exchange(before: Moment, after: Moment, message: RpcMessage, work: Callable[[], Awaitable[Any]]) -> Any:
+    """Do the work of a call; its result, as the hooks after it have left it. They are also called when it failed."""
+    await before.run(rpc_message=message)
+    try:
+        result = await work()
+    except GeneratorExit:  # the event loop is gone
+        raise
+    except BaseException as error:
+        await after.run(rpc_message=message, result_message=_failed(message, error))
+        raise
+    outcome = _succeeded(message, result)
+    await after.run(rpc_message=message, result_message=outcome)
+    return outcome.result
+
+
+def exchange_here(before: Moment, after: Moment, message: RpcMessage, work: Callable[[], Any], *, block: Block) -> Any:
+    """`exchange` for code that blocks."""
+    before.run_here(block, rpc_message=message)
+    try:
+        result = work()
+    except BaseException as error:
+        after.run_here(block, rpc_message=message, result_message=_failed(message, error))
+        raise
+    outcome = _succeeded(message, result)
+    after.run_here(block, rpc_message=message, result_message=outcome)
+    return outcome.result
+
+
+def _succeeded(message: RpcMessage, result: Any) -> ResultMessage:
+    return ResultMessage(
+        api_name=message.api_name, procedure_name=message.procedure_name, rpc_message_id=message.id, result=result
+    )
+
+
+def _failed(message: RpcMessage, error: BaseException) -> ResultMessage:
+    return ResultMessage(
+        api_name=message.api_name,
+        procedure_name=message.procedure_name,
+        rpc_message_id=message.id,
+        result=repr(error),
+        error=True,
+        trace=error.remote_traceback if isinstance(error, RemoteError) else format_traceback(error),
+    )

@@ -1,0 +1,280 @@
+"""Hooks: functions called before and after events and calls are sent and executed, and around a worker's life.
+
+How a hook is called is decided when it is registered. Where nobody registered one, a moment is an `if` on its path.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import enum
+import inspect
+import logging
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, TypeAlias, TypeVar, overload
+
+from pgbus import threads
+from pgbus.errors import CannotBlockHere, ConfigurationError
+from pgbus.handlers import describe, is_async
+
+H = TypeVar("H", bound=Callable[..., Any])
+Block: TypeAlias = Callable[[Callable[[], Awaitable[object]]], object]
+
+logger = logging.getLogger("pgbus")
+
+# Plain hooks that run at once, at each depth (see HookThreads).
+THREADS = 10
+
+_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+
+
+class Place(enum.IntEnum):
+    """Where a hook stands among those of its moment; in one place, the order is that of registration."""
+
+    BEFORE_PLUGINS = 0
+    PLUGIN = 1
+    LAST = 2
+
+
+# How many plain hooks, each in a thread, have led to where we are.
+_depth: contextvars.ContextVar[int] = contextvars.ContextVar("pgbus_hook_depth", default=0)
+
+
+@dataclass(frozen=True, slots=True)
+class Hook:
+    """A registered function, and what it is called with: the client by position, and what of `names` by name."""
+
+    function: Callable[..., Any]
+    is_async: bool
+    takes_client: bool
+    names: tuple[str, ...]
+    place: Place
+
+    def bind(self, offered: Mapping[str, object]) -> Callable[[], Any]:
+        """The call, with those of the offered arguments that the function takes."""
+        positional = (offered["client"],) if self.takes_client else ()
+        named = {name: offered[name] for name in self.names}
+        return lambda: self.function(*positional, **named)
+
+
+class HookThreads:
+    """The threads of plain hooks, started when they are needed.
+
+    A plain hook may publish or call, and so wait for the hooks of that: those run a depth further down, in threads of
+    their own, or else ten such hooks would hold all the threads while they wait for one.
+    """
+
+    def __init__(self) -> None:
+        self._pools: dict[int, ThreadPoolExecutor] = {}
+
+    async def run(self, work: Callable[[], Any]) -> Any:
+        """Run a plain function in a thread."""
+        depth = _depth.get()
+        pool = self._pools.get(depth)
+        if pool is None:  # another loop's thread may be as far: then the first of the two counts
+            pool = self._pools.setdefault(depth, ThreadPoolExecutor(THREADS, thread_name_prefix="pgbus-hook"))
+        token = _depth.set(depth + 1)
+        try:
+            running = threads.start(pool, work)
+        finally:
+            _depth.reset(token)
+        return (await running).result()
+
+    def close(self) -> None:
+        """Let idle threads end; new ones start when a hook needs one."""
+        pools, self._pools = self._pools, {}
+        for pool in pools.values():
+            pool.shutdown(wait=False)
+
+
+class Moment:
+    """One of the things that hooks are for, and the hooks that were registered for it, in the order of their calls.
+
+    `arguments` are the names of what they are offered, the client first.
+    """
+
+    def __init__(self, name: str, arguments: Sequence[str], *, client: object, hook_threads: HookThreads) -> None:
+        self.name = name
+        self._arguments = ("client", *arguments)
+        self._client = client
+        self._threads = hook_threads
+        self._hooks: list[Hook] = []
+
+    def __bool__(self) -> bool:
+        return bool(self._hooks)
+
+    def __iter__(self) -> Iterator[Callable[..., Any]]:
+        return iter([hook.function for hook in self._hooks])
+
+    @overload
+    def register(self, hook: None = None, *, before_plugins: bool = False) -> Callable[[H], H]: ...
+    @overload
+    def register(self, hook: H, *, before_plugins: bool = False) -> H: ...
+    def register(self, hook: H | None = None, *, before_plugins: bool = False) -> H | Callable[[H], H]:
+        """Have a function called at this moment; without one, a decorator that does. It may be async, or plain.
+
+        It gets those of the moment's arguments, by name, that it has parameters for. Registered twice, it is called
+        once. `before_plugins`: before the plugins' hooks, and not after them.
+        Raises ConfigurationError for what cannot be called with that.
+        """
+        place = Place.BEFORE_PLUGINS if before_plugins else Place.LAST
+
+        def register(function: H) -> H:
+            self.add(function, place=place)
+            return function
+
+        return register if hook is None else register(hook)
+
+    def add(self, function: Callable[..., Any], *, place: Place) -> None:
+        """`register`, at any place."""
+        if any(hook.function == function for hook in self._hooks):
+            return
+        hook = self._inspect(function, place)
+        # A new list: whoever is going through the old one is not disturbed.
+        self._hooks = sorted([*self._hooks, hook], key=lambda one: one.place)
+
+    # ------------------------------------------------------------------------------------------------------- calling
+
+    async def run(self, **messages: object) -> None:
+        """Call the hooks, one after the other: plain ones in threads. What one raises comes through."""
+        offered = {"client": self._client, **messages}
+        for hook in self._hooks:
+            await self._call(hook, offered)
+
+    async def run_once(self) -> None:
+        """Call the hooks, also those that one of them registers, and forget each before its call."""
+        while self._hooks:
+            hook, *self._hooks = self._hooks
+            await self._call(hook, {"client": self._client})
+
+    async def run_all(self, **messages: object) -> None:
+        """Call the hooks, each of them whatever the others raise, which is logged."""
+        offered = {"client": self._client, **messages}
+        for hook in self._hooks:
+            try:
+                await self._call(hook, offered)
+            except (Exception, SystemExit):
+                logger.exception("the %s hook %s failed", self.name, describe(hook.function))
+
+    def run_here(self, block: Block, **messages: object) -> None:
+        """Call the hooks in this thread, which may block: plain ones here, async ones through `block`."""
+        offered = {"client": self._client, **messages}
+        for hook in self._hooks:
+            call = hook.bind(offered)
+            if hook.is_async:
+                block(call)
+            elif inspect.isawaitable(result := call()):
+                block(lambda result=result: result)  # type: ignore[misc]
+
+    def check_here(self, sending: str) -> None:
+        """Raise CannotBlockHere if `run_here` could not run an async hook, as this thread runs an event loop."""
+        for hook in self._hooks:
+            if hook.is_async and threads.is_loop_running():
+                raise CannotBlockHere(
+                    f"{sending}_sync would have to wait for the async {self.name} hook {describe(hook.function)} on "
+                    f"the thread of a running event loop: await {sending}, or make the hook a plain function"
+                )
+
+    async def _call(self, hook: Hook, offered: Mapping[str, object]) -> None:
+        call = hook.bind(offered)
+        result = call() if hook.is_async else await self._threads.run(call)
+        if inspect.isawaitable(result):
+            await result
+
+    # ---------------------------------------------------------------------------------------------------- inspecting
+
+    def _inspect(self, function: Callable[..., Any], place: Place) -> Hook:
+        if not callable(function):
+            raise ConfigurationError(f"{self.name} needs a function to call, not {function!r}")
+        if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+            raise ConfigurationError(f"the {self.name} hook {describe(function)} is a generator; a hook does not yield")
+        try:
+            parameters = list(inspect.signature(function).parameters.values())
+        except ValueError as error:
+            raise ConfigurationError(f"{self.name}: {error}; wrap it in a function of your own") from None
+        takes_client = self._takes_client(parameters)
+        named = parameters[1:] if takes_client and parameters[0].kind in _POSITIONAL else parameters
+        return Hook(
+            function=function,
+            is_async=is_async(function),
+            takes_client=takes_client,
+            names=self._names(function, named, taken=("client",) if takes_client else ()),
+            place=place,
+        )
+
+    def _takes_client(self, parameters: Sequence[inspect.Parameter]) -> bool:
+        """Whether the first parameter gets the client, whatever it is called: where nothing else is offered."""
+        if self._arguments != ("client",) or not parameters:
+            return False
+        first = parameters[0]
+        if first.kind not in (*_POSITIONAL, first.VAR_POSITIONAL):
+            return False
+        return first.default is first.empty or first.name == "client"
+
+    def _names(
+        self, function: Callable[..., Any], parameters: Sequence[inspect.Parameter], *, taken: Sequence[str]
+    ) -> tuple[str, ...]:
+        offered = [name for name in self._arguments if name not in taken]
+        for one in parameters:
+            by_name = one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY) and one.name in offered
+            if not by_name and one.default is one.empty and one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD):
+                raise ConfigurationError(
+                    f"the {self.name} hook {describe(function)} has a parameter {one.name!r} that nothing is passed "
+                    f"for; a hook gets, by name, what it has parameters for of: {', '.join(self._arguments)}"
+                )
+        if any(one.kind is one.VAR_KEYWORD for one in parameters):
+            return tuple(offered)
+        return tuple(one.name for one in parameters if one.kind not in _NOT_BY_NAME and one.name in offered)
+
+
+_NOT_BY_NAME = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+
+
+class Hooks:
+    """The hooks of one bus, by moment; each moment's name is an attribute."""
+
+    def __init__(self, client: object) -> None:
+        self._threads = HookThreads()
+
+        def moment(name: str, *arguments: str) -> Moment:
+            return Moment(name, arguments, client=client, hook_threads=self._threads)
+
+        self.before_worker_start = moment("before_worker_start")
+        self.after_worker_stopped = moment("after_worker_stopped")
+        self.before_event_sent = moment("before_event_sent", "event_message")
+        self.after_event_sent = moment("after_event_sent", "event_message")
+        self.before_event_execution = moment("before_event_execution", "event_message")
+        self.after_event_execution = moment("after_event_execution", "event_message")
+        self.before_rpc_call = moment("before_rpc_call", "rpc_message")
+        self.after_rpc_call = moment("after_rpc_call", "rpc_message", "result_message")
+        self.before_rpc_execution = moment("before_rpc_execution", "rpc_message")
+        self.after_rpc_execution = moment("after_rpc_execution", "rpc_message", "result_message")
+        self.moments: Mapping[str, Moment] = {
+            name: value for name, value in vars(self).items() if isinstance(value, Moment)
+        }
+
+    @property
+    def on_sending(self) -> bool:
+        """Whether anything is to be called when an event is sent."""
+        return bool(self.before_event_sent or self.after_event_sent)
+
+    @property
+    def on_calling(self) -> bool:
+        """Whether anything is to be called when a call is made."""
+        return bool(self.before_rpc_call or self.after_rpc_call)
+
+    @property
+    def on_serving(self) -> bool:
+        """Whether anything is to be called when a call is executed."""
+        return bool(self.before_rpc_execution or self.after_rpc_execution)
+
+    def add_plugin(self, plugin: object) -> None:
+        """Register those of a plugin's methods that are named like a moment; plugins added earlier go first."""
+        for name, moment in self.moments.items():
+            if (method := getattr(plugin, name, None)) is not None:
+                moment.add(method, place=Place.PLUGIN)
+
+    def close(self) -> None:
+        """Let the threads of plain hooks end."""
+        self._threads.close()
