@@ -67,7 +67,9 @@ class Bus:
         self.registry = Registry()
         self.registry.features = read_features(config.features) if features is None else check_features(features)
         self.telemetry = Telemetry()
-        self._limits = Limits(max_payload=config.max_payload)
+        self._limits = Limits(
+            max_payload=config.max_payload, is_checked=lambda api_name: config.api(api_name).validate_outgoing
+        )
         self._statements = load(config.namespace)
         self._publishers: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Publisher] = weakref.WeakKeyDictionary()
         self._callers: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Caller] = weakref.WeakKeyDictionary()
@@ -82,11 +84,14 @@ class Bus:
             call=self.call,
             call_sync=self.call_sync,
             config=config,
-            taken_names=frozenset([*super().__dir__(), "client"]),
+            taken_names=frozenset([*super().__dir__(), "client", "schema"]),
             engine=Engine(
                 make_worker=self._make_worker, connect=self._connect, close=self.close, close_sync=self.close_sync
             ),
+            run=self._run_statement,
+            block=self._block,
         )
+        self.schema = self.client.schema
         self._hooks = self.client.hook_registry
         for plugin in self.plugins:
             self._add(plugin)
@@ -193,7 +198,10 @@ class Bus:
         """
 
         def declare(handler: H) -> H:
-            self.registry.procedures.add(make_procedure(name, handler, concurrency=concurrency, timeout=timeout))
+            settings = self.config.api(name.rpartition(".")[0])
+            self.registry.procedures.add(
+                make_procedure(name, handler, concurrency=concurrency, timeout=timeout, settings=settings)
+            )
             return handler
 
         return declare
@@ -212,7 +220,8 @@ class Bus:
         - `arguments`: by name; anything that an event's payload may hold.
         - `timeout`: seconds; default: the procedure's own, else the setting `rpc_timeout`. A call that no worker has
           begun by then is never executed; one that is running is cancelled.
-        - `returns`: a type that msgspec or pydantic decodes into; default: plain JSON values.
+        - `returns`: the type of the result; default: the procedure's return annotation, if this process has it, else
+          plain JSON values.
         - `wait`: wait for a worker, until the timeout, when there is none.
 
         Raises a CallError: NoWorkerAvailable, CallTimeout, WorkerLost, InvalidArguments, InvalidResult, CallCancelled;
@@ -458,11 +467,15 @@ class Bus:
         if not self._stand_in:
             await self._publisher().connect()
 
+    async def _run_statement(self, name: str, values: dict[str, object]) -> Sequence[Sequence[Any]]:
+        """Run a named statement, but none while a test has the bus mocked."""
+        return [] if self._stand_in else await self._publisher().execute(name, values)
+
     def _publisher(self) -> Publisher:
         loop = asyncio.get_running_loop()
         publisher = self._publishers.get(loop)
         if publisher is None:
-            publisher = self._publishers[loop] = Publisher(self.config)
+            publisher = self._publishers[loop] = Publisher(self.config, on_open=self.schema.announce)
         return publisher
 
     def _caller(self) -> Caller:
@@ -471,7 +484,7 @@ class Bus:
         loop = asyncio.get_running_loop()
         caller = self._callers.get(loop)
         if caller is None:
-            caller = self._callers[loop] = Caller(self.config, errors=self.registry.procedures.errors)
+            caller = self._callers[loop] = Caller(self.config, procedures=self.registry.procedures, schemas=self.schema)
         return caller
 
     def _block(self, work: Callable[[], Awaitable[T]], call: str) -> T:
