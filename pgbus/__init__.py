@@ -60,6 +60,7 @@ from pgbus.executor import Context
 from pgbus.messages import EventMessage, ResultMessage, RpcMessage
 from pgbus.modules import get_bus, import_bus_module
 from pgbus.outcomes import RetryPolicy
+from pgbus.rpc.context import CallContext
 
 __all__ = [
     "Api",
@@ -69,6 +70,7 @@ __all__ = [
     "BusClient",
     "BusPath",
     "CallCancelled",
+    "CallContext",
     "CallError",
     "CallTimeout",
     "CannotBlockHere",

@@ -1,4 +1,4 @@
-"""The listeners declared in this process, checked when they are declared; its procedures are beside them."""
+"""The listeners declared in this process, checked when they are declared; procedures and middleware are beside them."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Literal, TypeAlias
 from pgbus.codec import topic_of
 from pgbus.errors import ConfigurationError, DuplicateListenerName, InvalidEventError
 from pgbus.handlers import Decode, EventDecoder, Handler, Signature, default_name, describe, inspect_handler
+from pgbus.middleware import Middleware
 from pgbus.outcomes import RetryPolicy
 from pgbus.procedures import Procedures
 from pgbus.topics import check_pattern
@@ -218,6 +219,7 @@ class Registry:
         self._listeners: dict[str, Listener] = {}
         self._watchers: list[Callable[[Listener], object]] = []
         self.procedures = Procedures()
+        self.middleware = Middleware()
 
     def add(self, listener: Listener) -> None:
         """Add a listener, also to workers that run already; raises DuplicateListenerName."""
