@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?= python3
 STAMP := $(VENV)/.installed
-SOURCES = $(wildcard pgbus tests examples benchmarks migrations)
+SOURCES = $(wildcard pgbus pytest_pgbus.py tests examples benchmarks migrations)
 PYTEST_ARGS ?=
 
 .DEFAULT_GOAL := help

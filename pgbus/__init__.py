@@ -22,8 +22,10 @@ from pgbus.errors import (
     ConnectionUnusableError,
     DatabaseUnreachableError,
     Dead,
+    DeformError,
     DuplicateListenerName,
     DuplicateProcedureName,
+    DuplicateScheduleName,
     EventNotFound,
     FailedToImportBusModule,
     HandlerTimeoutError,
@@ -36,6 +38,7 @@ from pgbus.errors import (
     InvalidName,
     InvalidParameters,
     InvalidResult,
+    InvalidSchedule,
     LightbusException,
     LightbusTimeout,
     LightbusWorkerError,
@@ -54,13 +57,18 @@ from pgbus.errors import (
     UnexpectedConfigurationFormat,
     UnhandledEventError,
     UnknownApi,
+    UnsendableArguments,
+    UnsupportedUse,
+    ValidationError,
     WorkerLost,
 )
 from pgbus.executor import Context
 from pgbus.messages import EventMessage, ResultMessage, RpcMessage
 from pgbus.modules import get_bus, import_bus_module
 from pgbus.outcomes import RetryPolicy
+from pgbus.plugins import Plugin
 from pgbus.rpc.context import CallContext
+from pgbus.schedules import TaskContext
 
 __all__ = [
     "Api",
@@ -80,8 +88,10 @@ __all__ = [
     "Context",
     "DatabaseUnreachableError",
     "Dead",
+    "DeformError",
     "DuplicateListenerName",
     "DuplicateProcedureName",
+    "DuplicateScheduleName",
     "Event",
     "EventMessage",
     "EventNotFound",
@@ -96,6 +106,7 @@ __all__ = [
     "InvalidName",
     "InvalidParameters",
     "InvalidResult",
+    "InvalidSchedule",
     "LightbusException",
     "LightbusTimeout",
     "LightbusWorkerError",
@@ -107,6 +118,7 @@ __all__ = [
     "OnError",
     "Parameter",
     "PgbusError",
+    "Plugin",
     "PublishTimeout",
     "RemoteError",
     "ResultMessage",
@@ -115,10 +127,14 @@ __all__ = [
     "RpcMessage",
     "SchemaVersionError",
     "SuddenDeathException",
+    "TaskContext",
     "TransactionAbortedError",
     "UnexpectedConfigurationFormat",
     "UnhandledEventError",
     "UnknownApi",
+    "UnsendableArguments",
+    "UnsupportedUse",
+    "ValidationError",
     "WildcardParameter",
     "WorkerLost",
     "create",

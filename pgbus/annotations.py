@@ -90,7 +90,7 @@ def class_of(hint: Any) -> type | None:
     origin = typing.get_origin(hint) or hint
     if origin is Annotated:
         return class_of(hint.__origin__)
-    return origin if isinstance(origin, type) else None
+    return origin if isinstance(origin, type) and origin is not types.UnionType else None
 
 
 # -------------------------------------------------------------------------------------------------------------- classes

@@ -20,9 +20,11 @@ from pgbus.api import BusClient, BusPath
 from pgbus.api.life import Engine, RunnableWorker
 from pgbus.config import Config
 from pgbus.errors import CannotBlockHere, ConfigurationError, PublishTimeout
+from pgbus.features import check_features, read_features
 from pgbus.messages import EventMessage, OpenEvent
 from pgbus.outbox import Limits, OutboxRow
 from pgbus.outcomes import RetryPolicy
+from pgbus.plugins import Plugin, in_order, load_plugins
 from pgbus.portal import Portal
 from pgbus.procedures import make_procedure
 from pgbus.publisher import Publisher
@@ -34,9 +36,6 @@ from pgbus.threads import is_loop_running
 
 T = TypeVar("T")
 H = TypeVar("H", bound=Callable[..., Any])
-
-# What a worker of a bus does: run listeners, and serve procedures.
-FEATURES = ("events", "rpcs")
 
 
 class StandIn(Protocol):
@@ -62,10 +61,13 @@ class Bus:
     Any attribute that it does not have begins the path to an event or a procedure: `bus.auth.user_created`.
     """
 
-    def __init__(self, config: Config, *, features: Sequence[str] = FEATURES) -> None:
+    def __init__(
+        self, config: Config, *, features: Iterable[str] | None = None, plugins: Iterable[Plugin] = ()
+    ) -> None:
         self.config = config
-        self.features = _checked_features(features)
+        self.plugins = in_order(plugins)
         self.registry = Registry()
+        self.registry.features = read_features(config.features) if features is None else check_features(features)
         self.telemetry = Telemetry()
         self._limits = Limits(max_payload=config.max_payload)
         self._statements = load(config.namespace)
@@ -82,12 +84,22 @@ class Bus:
             call=self.call,
             call_sync=self.call_sync,
             config=config,
-            taken_names=frozenset([*super().__dir__(), "client"]),
+            taken_names=frozenset([*super().__dir__(), "client", "schema"]),
             engine=Engine(
                 make_worker=self._make_worker, connect=self._connect, close=self.close, close_sync=self.close_sync
             ),
+            run=self._run_statement,
+            block=self._block,
         )
+        self.schema = self.client.schema
         self._hooks = self.client.hook_registry
+        for plugin in self.plugins:
+            self._add(plugin)
+
+    def _add(self, plugin: Plugin) -> None:
+        for api in plugin.apis:
+            self.client.register_api(api)
+        self._hooks.add_plugin(plugin)
 
     def __getattr__(self, word: str) -> BusPath:
         client = self.__dict__.get("client")  # not there yet in a subclass's __init__, nor in a bare copy
@@ -97,6 +109,11 @@ class Bus:
 
     def __dir__(self) -> Iterable[str]:
         return [*super().__dir__(), *self.client.api_registry.next_words(())]
+
+    @property
+    def features(self) -> frozenset[str]:
+        """What its workers do: any of `events`, `rpcs` and `tasks`; `bus.client.set_features` changes it."""
+        return self.registry.features
 
     # ------------------------------------------------------------------------------------------------- listening
 
@@ -464,11 +481,15 @@ class Bus:
         if not self._stand_in:
             await self._publisher().connect()
 
+    async def _run_statement(self, name: str, values: dict[str, object]) -> Sequence[Sequence[Any]]:
+        """Run a named statement, but none while a test has the bus mocked."""
+        return [] if self._stand_in else await self._publisher().execute(name, values)
+
     def _publisher(self) -> Publisher:
         loop = asyncio.get_running_loop()
         publisher = self._publishers.get(loop)
         if publisher is None:
-            publisher = self._publishers[loop] = Publisher(self.config)
+            publisher = self._publishers[loop] = Publisher(self.config, on_open=self.schema.announce)
         return publisher
 
     def _caller(self) -> Caller:
@@ -477,7 +498,9 @@ class Bus:
         loop = asyncio.get_running_loop()
         caller = self._callers.get(loop)
         if caller is None:
-            caller = self._callers[loop] = Caller(self.config, errors=self.registry.procedures.errors)
+            caller = self._callers[loop] = Caller(
+                self.config, errors=self.registry.procedures.errors, schemas=self.schema
+            )
         return caller
 
     def _block(self, work: Callable[[], Awaitable[T]], call: str) -> T:
@@ -515,19 +538,14 @@ def _refuse_to_block(call: str) -> None:
         )
 
 
-def _checked_features(features: Sequence[str]) -> frozenset[str]:
-    if isinstance(features, str) or not set(features) <= set(FEATURES):
-        raise ConfigurationError(f"features is a list with any of {', '.join(map(repr, FEATURES))}, not {features!r}")
-    return frozenset(features)
-
-
 def create(
     dsn: str | None = None,
     *,
     namespace: str | None = None,
     config: Config | Mapping[str, object] | None = None,
     config_file: str | Path | None = None,
-    features: Sequence[str] = FEATURES,
+    features: Iterable[str] | None = None,
+    plugins: Iterable[Plugin] | None = None,
     flask: bool = False,  # noqa: ARG001 - it asks for what is always so
     **settings: Any,
 ) -> Bus:
@@ -536,7 +554,9 @@ def create(
     - `config`: a Config, which has all settings; or a mapping that stands for a file, and then no file is read.
     - `config_file`: TOML, YAML or JSON; default: what `PGBUS_CONFIG` names, else `pgbus.toml`, `pgbus.yaml` or
       `pgbus.yml` in the working directory, else the table `[tool.pgbus]` of `pyproject.toml`.
-    - `features`: what its workers do: run listeners (`"events"`) and serve procedures (`"rpcs"`); default: both.
+    - `features`: what its workers do: run listeners (`"events"`), serve procedures (`"rpcs"`) and run what is on a
+      schedule or in the background (`"tasks"`); default: the setting of that name, which is all of it.
+    - `plugins`: these, and no others; default: those that are installed and enabled in the configuration.
     - `apis`: settings by API name, as in a file: `{"default": {"cast_values": False}, "auth": {"rpc_timeout": 1}}`.
 
     `flask`, of programs written for Lightbus, asks not to connect in the parent process of Flask's reloader. No bus
@@ -544,8 +564,9 @@ def create(
 
     Nothing is connected yet. Raises ConfigurationError for a setting that is unknown or wrong.
     """
-    given = {"dsn": dsn, "namespace": namespace, **settings}
-    return Bus(_config(config, config_file, given), features=features)
+    settings |= {"dsn": dsn, "namespace": namespace}
+    loaded = _config(config, config_file, settings)
+    return Bus(loaded, features=features, plugins=load_plugins(loaded) if plugins is None else plugins)
 
 
 def _config(config: Config | Mapping[str, object] | None, file: str | Path | None, given: dict[str, object]) -> Config:

@@ -1,16 +1,19 @@
 """Event types: the topic that a class carries, and payloads from Python to JSON text and back.
 
-msgspec does the work. What it lets through and PostgreSQL or the next reader would not take (NaN, NUL characters,
-datetimes without a time zone) is refused here, before any SQL; the text tells cheaply whether to look closer.
+msgspec does the work, with `forms` and `casting` for what it does otherwise. What it lets through and PostgreSQL or the
+next reader would not take (NaN, NUL characters, datetimes without a time zone) is refused here, before any SQL; the
+text tells cheaply whether to look closer.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import enum
 import math
 import re
 import reprlib
+import weakref
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from functools import lru_cache
@@ -19,12 +22,18 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from pgbus.errors import ConfigurationError, InvalidEventError, UnhandledEventError
+from pgbus.annotations import is_named_tuple, is_pydantic
+from pgbus.casting import explain, parser, step_to
+from pgbus.errors import ConfigurationError, DeformError, InvalidEventError, UnhandledEventError
+from pgbus.forms import in_form
 from pgbus.topics import check_topic
 
 T = TypeVar("T")
 
 _TOPIC_ATTRIBUTE = "__pgbus_topic__"
+
+# By topic, as long as anybody holds them; of two with one topic, the later.
+_event_classes: weakref.WeakValueDictionary[str, type] = weakref.WeakValueDictionary()
 
 # How a datetime without a time zone ends in JSON text; others have `Z` or an offset before the quote.
 _LOOKS_NAIVE = re.compile(r'T\d\d:\d\d:\d\d(?:\.\d+)?"', re.ASCII)
@@ -57,6 +66,7 @@ def event(topic: str) -> Callable[[type[T]], type[T]]:
                 "if a decorator makes it one, write @event above that decorator"
             )
         setattr(cls, _TOPIC_ATTRIBUTE, topic)
+        _event_classes[topic] = cls
         return cls
 
     return declare
@@ -66,6 +76,11 @@ def topic_of(cls: type) -> str | None:
     """The topic that `@event` gave to this very class; None for any other class, subclasses included."""
     topic: str | None = cls.__dict__.get(_TOPIC_ATTRIBUTE)
     return topic
+
+
+def event_classes() -> dict[str, type]:
+    """The event classes of this process, by topic."""
+    return dict(_event_classes)
 
 
 @lru_cache(maxsize=4096)
@@ -80,12 +95,8 @@ def _has_fields(cls: object) -> bool:
         dataclasses.is_dataclass(cls)
         or issubclass(cls, msgspec.Struct)
         or "__attrs_attrs__" in cls.__dict__  # not a subclass that attrs has not seen: msgspec does not know it
-        or _is_pydantic(cls)
+        or is_pydantic(cls)
     )
-
-
-def _is_pydantic(cls: object) -> bool:
-    return isinstance(cls, type) and hasattr(cls, "model_validate_json")
 
 
 # ------------------------------------------------------------------------------------------------------------- encoding
@@ -94,15 +105,18 @@ def _is_pydantic(cls: object) -> bool:
 def encode(value: object, *, limit: int, field: str = "payload") -> str:
     """`value` as JSON text of at most `limit` bytes in UTF-8.
 
-    Takes what msgspec does (dataclasses, Structs, attrs classes, TypedDicts, NamedTuples, dicts, lists, sets, UUIDs,
-    dates, ...; sets become arrays), pydantic models, and subclasses of str, int, float and datetime.
-    Raises InvalidEventError, with `field` and the way to the culprit, for anything else, and for NaN and infinities,
-    NUL characters, lone surrogates and datetimes without a time zone.
+    Takes what msgspec does (dataclasses, Structs, attrs classes, TypedDicts, dicts, lists, sets, UUIDs, dates, ...;
+    sets become arrays), named tuples as objects, pydantic models, subclasses of str, int, float and datetime, complex
+    numbers, and whatever has a `__to_bus__`.
+    Raises DeformError, with `field` and the way to the culprit, for anything else, and for NaN and infinities, NUL
+    characters, lone surrogates and datetimes without a time zone; and InvalidEventError for what is too large.
     """
     try:
-        encoded = _encode(value)
+        formed = in_form(value)
+        encoded = _encode(formed)
     except Exception as error:  # hooks and models run code of other people
-        raise InvalidEventError(field, _why_not_json(value, error)) from error
+        raise DeformError(field, _why_not_json(value, error)) from error
+    value = formed
     if len(encoded) > limit:
         raise InvalidEventError(field, f"{len(encoded)} bytes of JSON are too many; the limit is {limit} bytes")
     text = encoded.decode()
@@ -110,7 +124,7 @@ def encode(value: object, *, limit: int, field: str = "payload") -> str:
         _refuse(value, field, _is_not_finite, "is NaN or infinite, which JSON cannot say; publish None or a text")
     if "\\u0000" in text and _NUL.search(text):
         where = _find(value, _holds_nul) or "a text"
-        raise InvalidEventError(field, f"{where} holds a NUL character, which PostgreSQL cannot store")
+        raise DeformError(field, f"{where} holds a NUL character, which PostgreSQL cannot store")
     if "T" in text and _LOOKS_NAIVE.search(text):
         _refuse(value, field, _is_naive, "is a datetime without a time zone; use an aware one, as datetime.now(UTC)")
     return text
@@ -118,11 +132,13 @@ def encode(value: object, *, limit: int, field: str = "payload") -> str:
 
 def _plain(value: object) -> object:
     """What msgspec encodes in place of a value that it does not know."""
-    if _is_pydantic(type(value)):
+    if is_pydantic(type(value)):
         # By alias, as that is how the model reads them back, and how its JSON Schema names them.
         return msgspec.Raw(value.model_dump_json(by_alias=True).encode())  # type: ignore[attr-defined] # pydantic
     if isinstance(value, datetime):
         return value.isoformat()
+    if isinstance(value, complex):
+        return str(value)
     for base in (str, int, float):
         if isinstance(value, base):
             return base(value)
@@ -130,7 +146,7 @@ def _plain(value: object) -> object:
 
 
 def _fields_of_model(value: object) -> object:
-    if _is_pydantic(type(value)):
+    if is_pydantic(type(value)):
         return value.model_dump()  # type: ignore[attr-defined] # pydantic
     raise NotImplementedError
 
@@ -162,7 +178,7 @@ def _is_naive(value: object) -> bool:
 def _refuse(value: object, field: str, condition: Callable[[object], bool], reason: str) -> None:
     where = _find(value, condition)
     if where is not None:
-        raise InvalidEventError(field, f"{where} {reason}")
+        raise DeformError(field, f"{where} {reason}")
 
 
 def _find(value: object, condition: Callable[[object], bool]) -> str | None:
@@ -182,10 +198,15 @@ def _where(steps: str) -> str:
 
 def _parts(value: object) -> Iterator[tuple[str, object]]:
     """What `value` is directly made of, each with the step that leads to it."""
-    if isinstance(value, dict):
+    if hasattr(type(value), "__to_bus__"):
+        with contextlib.suppress(Exception):  # it raises when it is told of as the culprit itself
+            yield "", value.__to_bus__()  # type: ignore[attr-defined] # looked for
+    elif is_named_tuple(type(value)):
+        yield from _parts(value._asdict())  # type: ignore[attr-defined] # a named tuple
+    elif isinstance(value, dict):
         for key, part in value.items():
             yield f" key {reprlib.repr(key)}", key
-            yield _step(key), part
+            yield step_to(key), part
     elif isinstance(value, (list, tuple, set, frozenset)):
         for index, part in enumerate(value):
             yield f"[{index}]", part
@@ -193,15 +214,11 @@ def _parts(value: object) -> Iterator[tuple[str, object]]:
         yield "", value.value
     elif isinstance(value, (str, int, float, datetime, NoneType)):
         return
-    elif _is_pydantic(type(value)):
+    elif is_pydantic(type(value)):
         yield "", value.model_dump()  # type: ignore[attr-defined] # pydantic
     else:
         for name in _field_names(type(value)):
             yield f".{name}", getattr(value, name, None)
-
-
-def _step(key: object) -> str:
-    return f".{key}" if isinstance(key, str) and key.isidentifier() and len(key) < 64 else f"[{reprlib.repr(key)}]"
 
 
 def _field_names(cls: Any) -> list[str]:
@@ -234,10 +251,10 @@ def _culprit(value: object, error: Exception) -> tuple[str, object, Exception]:
     """The innermost part that cannot be encoded by itself either: the way to it, the part, and its error."""
     steps = ""
     # Of a pydantic model the fields say little: it encodes types that msgspec does not know.
-    while not _is_pydantic(type(value)):
+    while not is_pydantic(type(value)):
         for step, part in _parts(value):
             try:
-                _encode(part)
+                _encode(in_form(part))
             except Exception as cause:
                 steps, value, error = steps + step, part, cause
                 break
@@ -251,37 +268,31 @@ def _culprit(value: object, error: Exception) -> tuple[str, object, Exception]:
 
 @lru_cache(maxsize=1024)
 def decoder(event_type: Any) -> Callable[[str], Any]:
-    """A function from JSON text to a value of `event_type`: any type that msgspec decodes into, or a pydantic model.
+    """A function from JSON text to a value of `event_type`, as `casting` tells; no text is taken for a number.
 
     The function raises UnhandledEventError when the text does not fit the type. Raises ConfigurationError for a type
     into which nothing can be decoded.
     """
-    parse = _parser(event_type)
+    try:
+        parse = parser(event_type)
+    except (TypeError, NameError, ValueError) as error:
+        raise ConfigurationError(f"events cannot be decoded into {event_type!r}: {error}") from error
     name = event_type.__qualname__ if isinstance(event_type, type) else str(event_type)
 
     def decode(text: str) -> Any:
         try:
             return parse(text)
         except Exception as error:  # constructors and validators run code of other people
-            raise UnhandledEventError(f"the payload does not fit {name}: {error}") from error
+            raise UnhandledEventError(f"the payload does not fit {name}: {misfit(error)}") from error
 
     return decode
 
 
-def _parser(event_type: Any) -> Any:
-    if _is_pydantic(event_type):
-        return event_type.model_validate_json
-    if isinstance(event_type, type) and (validator := event_type.__dict__.get("__pydantic_validator__")):
-        return validator.validate_json  # a pydantic dataclass: its fields may be of types that only pydantic knows
-    try:
-        if isinstance(msgspec.inspect.type_info(event_type), msgspec.inspect.CustomType):
-            raise TypeError("it is not a dataclass, Struct, attrs class, pydantic model, TypedDict or plain type")
-        return msgspec.json.Decoder(event_type, dec_hook=_from_plain).decode
-    except (TypeError, NameError, ValueError) as error:
-        raise ConfigurationError(f"events cannot be decoded into {event_type!r}: {error}") from error
+def misfit(error: BaseException, name: str = "") -> str:
+    """What is wrong with a value that did not fit its type, after the way to the part: `user.city: Expected ...`.
 
-
-def _from_plain(event_type: Any, value: object) -> object:
-    if _is_pydantic(event_type):
-        return event_type.model_validate_json(msgspec.json.encode(value))
-    raise NotImplementedError(f"{event_type!r} is not a type that msgspec or pydantic knows")
+    `name` is that of the value.
+    """
+    reason, place = explain(error)
+    where = f"{name}{place}".lstrip(".")
+    return f"{where}: {reason}" if where else reason

@@ -10,9 +10,14 @@ PgbusError
 │   ├── MisconfiguredApiOptions  an Api class without a proper `class Meta`
 │   ├── InvalidApiEventConfiguration   an Event or a Parameter that makes no sense
 │   ├── InvalidApiRegistryEntry  something that cannot be registered as an API
+│   ├── InvalidSchedule          an interval, a cron expression or a task that makes no sense
+│   ├── DuplicateScheduleName    two schedules of one process share a name
+│   ├── UnsupportedUse           a feature that there is not
 │   └── UnexpectedConfigurationFormat   a configuration file that is no table of settings
 ├── InvalidEventError            an event was refused before it reached the database; `field` says which part
-│   └── InvalidEventArguments    fired with an argument too many, too few, or of the wrong type
+│   ├── InvalidEventArguments    fired with an argument too many, too few, or of the wrong type (a ValidationError)
+│   └── DeformError              something cannot be put into JSON
+├── ValidationError              what was sent or received is not of the declared type; each kind of it stands elsewhere
 ├── FailedToImportBusModule      the module that holds the bus is not there, or raised while it was imported
 │   └── NoBusFoundInBusModule    it has no bus of that name
 ├── UnknownApi                   an event was fired whose API this process has not registered
@@ -30,6 +35,8 @@ PgbusError
 ├── PrivilegeError               the database user may not do what was asked for
 ├── UnknownListenerError         an operator named a listener that is not registered
 ├── ListenerRunningError         a listener is not removed while a worker runs it
+├── UnknownScheduleError         an operator named a schedule that is not registered
+├── ScheduleInUseError           what was asked for cannot be done while a schedule runs, rests or is declared
 ├── UnhandledEventError          an event that a listener cannot decode or accept: dead-lettered at once
 ├── HandlerTimeoutError          a handler ran past its `timeout`
 ├── CallError                    a call did not bring a result; `procedure` says of what
@@ -38,8 +45,9 @@ PgbusError
 │   │   ├── CallTimeout          none came within the timeout (also a TimeoutError)
 │   │   ├── WorkerLost           the worker that ran the call died or stopped before it answered
 │   │   └── NoWorkerAvailable    no live worker serves the procedure
-│   ├── InvalidArguments         the arguments cannot be sent, or do not fit the procedure
-│   ├── InvalidResult            the result cannot be sent, or does not fit what was promised or asked for
+│   ├── InvalidArguments         the arguments cannot be sent, or do not fit the procedure (a ValidationError)
+│   │   └── UnsendableArguments  something in them cannot be put into JSON (a DeformError)
+│   ├── InvalidResult            the result cannot be sent, or is not what was promised or asked for (a ValidationError)
 │   └── CallCancelled            the call was called off: by someone else, or because the bus was closed
 └── EmbeddedPostgresError        no server binaries were found, or the server did not start
 """
@@ -101,6 +109,25 @@ class DuplicateProcedureName(ConfigurationError):
         self.procedure = procedure
 
 
+class InvalidSchedule(ConfigurationError, ValueError):
+    """Correct the interval, the field of the cron expression, or the task's parameters that the message names."""
+
+
+class DuplicateScheduleName(ConfigurationError):
+    """Give one of the two schedules another `name`: the fleet knows a schedule by its name alone."""
+
+    def __init__(self, schedule_name: str) -> None:
+        super().__init__(
+            f"two schedules are named {schedule_name!r}; the name is what all workers know a schedule by, so give one "
+            "of them another `name`"
+        )
+        self.schedule_name = schedule_name
+
+
+class UnsupportedUse(ConfigurationError):
+    """Name features that there are: 'events', 'rpcs', 'tasks'."""
+
+
 class UnexpectedConfigurationFormat(ConfigurationError):
     """Write a table of settings, names and values, at the top of the configuration file."""
 
@@ -114,8 +141,16 @@ class InvalidEventError(PgbusError, ValueError):
         self.reason = reason
 
 
-class InvalidEventArguments(InvalidEventError):
+class ValidationError(PgbusError):
+    """Correct the value that the message names, or its declaration; `validate` of the API turns the checks off."""
+
+
+class InvalidEventArguments(InvalidEventError, ValidationError):
     """Fire the event with the arguments that its declaration names; `field` is the argument that is wrong."""
+
+
+class DeformError(InvalidEventError):
+    """Send a value that has a JSON form, or give its class a `__to_bus__`; nothing was sent."""
 
 
 class FailedToImportBusModule(PgbusError):
@@ -224,6 +259,24 @@ class ListenerRunningError(PgbusError):
         self.workers = tuple(workers)
 
 
+class UnknownScheduleError(PgbusError):
+    """Name a registered schedule: `pgbus schedules list` shows them; `close` has the names that look like this one."""
+
+    def __init__(self, schedule_name: str, close: Sequence[str]) -> None:
+        hint = f"did you mean {', '.join(map(repr, close))}?" if close else "`pgbus schedules list` shows what there is"
+        super().__init__(f"there is no schedule {schedule_name!r}; {hint}")
+        self.schedule_name = schedule_name
+        self.close = tuple(close)
+
+
+class ScheduleInUseError(PgbusError):
+    """Wait for the run to end, resume the schedule, or deploy the workers without it, as the message says."""
+
+    def __init__(self, schedule_name: str, reason: str) -> None:
+        super().__init__(f"{schedule_name!r} {reason}")
+        self.schedule_name = schedule_name
+
+
 class UnhandledEventError(PgbusError):
     """The event does not fit the listener: fix the handler, then retry the dead letter."""
 
@@ -265,11 +318,21 @@ class NoWorkerAvailable(NoAnswer):
     """Start a worker that serves the procedure (`pgbus run`), or call with `wait=True`; the call was not executed."""
 
 
-class InvalidArguments(CallError, ValueError):
+class InvalidArguments(CallError, ValidationError, ValueError):
     """Correct the arguments that the message names; the procedure did not run."""
 
 
-class InvalidResult(CallError, ValueError):
+class UnsendableArguments(InvalidArguments, DeformError):
+    """Send a value that has a JSON form, or give its class a `__to_bus__`; nothing was sent."""
+
+    def __init__(self, field: str, reason: str, *, procedure: str) -> None:
+        Exception.__init__(self, f"the arguments of {procedure} cannot be sent: {field}: {reason}")
+        self.field = field
+        self.reason = reason
+        self.procedure = procedure
+
+
+class InvalidResult(CallError, ValidationError, ValueError):
     """Correct the procedure's result or its annotation, or the `returns` of the call; the procedure did run."""
 
 

@@ -1,4 +1,4 @@
-"""The listeners declared in this process, checked when they are declared; procedures and middleware are beside them."""
+"""The listeners declared in this process, checked when they are declared, and beside them all else that is."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from pgbus.codec import topic_of
 from pgbus.errors import ConfigurationError, DuplicateListenerName, InvalidEventError
+from pgbus.features import FEATURES
 from pgbus.handlers import Decode, EventDecoder, Handler, Signature, default_name, describe, inspect_handler
 from pgbus.middleware import Middleware
 from pgbus.outcomes import RetryPolicy
 from pgbus.procedures import Procedures
+from pgbus.schedules import Schedules
 from pgbus.topics import check_pattern
 
 MAX_NAME_LENGTH = 255
@@ -21,6 +23,8 @@ LANES = 64
 
 Start: TypeAlias = Literal["now", "beginning"] | datetime | int
 OnPoison: TypeAlias = Literal["dead", "block"]
+# What a listener takes of the events of a topic or pattern: a type, or Fields.
+Reads: TypeAlias = Callable[[str], Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +36,7 @@ class Listener:
     handler: Handler
     signature: Signature
     decode: Decode = field(repr=False)
+    reads: Reads = field(repr=False)
     start: Start = "now"
     concurrency: int = 10
     batch_size: int | None = None
@@ -83,11 +88,13 @@ def make_listener(
 ) -> Listener:
     """A listener from what `Bus.listener` was given; raises ConfigurationError naming what is wrong."""
     signature = inspect_handler(handler, batch=batch)
+    decode = EventDecoder(signature.event_type, classes=[event for event in events if isinstance(event, type)])
     return build_listener(
         handler,
         _patterns(f"listener {name or describe(handler)!r}", events, signature),
         signature=signature,
-        decode=EventDecoder(signature.event_type, classes=[event for event in events if isinstance(event, type)]),
+        decode=decode,
+        reads=decode.reads,
         name=name if name is not None else default_name(handler),
         start=start,
         concurrency=concurrency,
@@ -107,6 +114,7 @@ def build_listener(
     *,
     signature: Signature,
     decode: Decode,
+    reads: Reads,
     name: str,
     start: Start = "now",
     concurrency: int = 10,
@@ -129,6 +137,7 @@ def build_listener(
         handler=handler,
         signature=signature,
         decode=decode,
+        reads=reads,
         start=start,
         concurrency=concurrency,
         batch_size=batch_size,
@@ -209,6 +218,8 @@ def _check_choices(
 def _check_name(label: str, name: str) -> str:
     if not 1 <= len(name) <= MAX_NAME_LENGTH or "\x00" in name:
         raise ConfigurationError(f"{label}: a listener_name has between 1 and {MAX_NAME_LENGTH} characters")
+    if name in FEATURES:
+        raise ConfigurationError(f"{label}: that is the name of a feature; `pgbus run --skip {name}` would mean both")
     return name
 
 
@@ -220,6 +231,9 @@ class Registry:
         self._watchers: list[Callable[[Listener], object]] = []
         self.procedures = Procedures()
         self.middleware = Middleware()
+        self.schedules = Schedules()
+        self.features = frozenset(FEATURES)
+        """What workers do."""
 
     def add(self, listener: Listener) -> None:
         """Add a listener, also to workers that run already; raises DuplicateListenerName."""
@@ -237,11 +251,12 @@ class Registry:
     def select(self, *, only: Sequence[str] | None = None, skip: Sequence[str] | None = None) -> list[Listener]:
         """The listeners named in `only` (default: all) but not in `skip`; raises ConfigurationError for a typo.
 
-        The names may be those of procedures, too.
+        The names may be those of procedures and tasks, too.
         """
+        names = [*self._listeners, *(procedure.name for procedure in self.procedures), *self.schedules.names]
         for name in (*(only or ()), *(skip or ())):
-            if name not in self._listeners and name not in self.procedures:
-                known = ", ".join((*self._listeners, *(procedure.name for procedure in self.procedures))) or "none"
+            if name not in names:
+                known = ", ".join(names) or "none"
                 raise ConfigurationError(f"there is no listener named {name!r} here; declared are: {known}")
         return [
             listener

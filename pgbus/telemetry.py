@@ -98,6 +98,24 @@ class CallEnded:
     duration: float
 
 
+@dataclass(frozen=True, slots=True)
+class TaskStarted:
+    """A run of a schedule was claimed by this worker, which calls the function."""
+
+    schedule_name: str
+    run_id: UUID
+
+
+@dataclass(frozen=True, slots=True)
+class TaskEnded:
+    """What became of a run that this worker claimed: `outcome` as in `schedule_history`, `duration` in seconds."""
+
+    schedule_name: str
+    run_id: UUID
+    outcome: str
+    duration: float
+
+
 Happening: TypeAlias = (
     SessionOpened
     | SessionLost
@@ -110,6 +128,8 @@ Happening: TypeAlias = (
     | ClaimsFreed
     | CallStarted
     | CallEnded
+    | TaskStarted
+    | TaskEnded
 )
 Observer: TypeAlias = Callable[[Happening], None]
 

@@ -14,7 +14,9 @@ import socket
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
+from functools import partial
 from importlib.metadata import version
+from typing import Any
 from uuid import UUID
 
 import asyncpg
@@ -23,9 +25,11 @@ import msgspec
 from pgbus import migrate
 from pgbus.adapters.transactions import Transactions
 from pgbus.bus import Bus
+from pgbus.catalog import SEEN_INTERVAL
 from pgbus.executor import Executor
 from pgbus.leader import Leader
 from pgbus.notifier import Session
+from pgbus.plugins import tell_plugins
 from pgbus.procedures import Procedure
 from pgbus.quarantine import Quarantine
 from pgbus.registry import Listener
@@ -43,6 +47,7 @@ from pgbus.store import (
     own_transaction,
     session_closed,
 )
+from pgbus.tasks import Tasks
 from pgbus.telemetry import SessionLost, SessionOpened
 from pgbus.topics import is_wildcard, pattern_regex
 
@@ -73,6 +78,7 @@ class Worker:
         self._session: Session | None = None
         self._runners: dict[int, Runner] = {}
         self._server: Server | None = None
+        self._tasks: Tasks | None = None
         self._threads: list[ThreadPoolExecutor] = []
         self._quarantine = Quarantine()
         self._others = True
@@ -98,6 +104,8 @@ class Worker:
                 runner.abandon()
             if self._server:
                 self._server.abandon()
+            if self._tasks:
+                self._tasks.abandon()
         self._stopping.set()
 
     async def stop(self) -> None:
@@ -121,6 +129,9 @@ class Worker:
                     await self._run_with_pools()
                 finally:
                     await self._run_stop_hooks()
+        except Exception as error:
+            await tell_plugins(self._bus.plugins, error)
+            raise
         finally:
             self._bus.client.note_end(self)
             self._stopped.set()
@@ -168,11 +179,13 @@ class Worker:
 
         unwatch = self._bus.registry.watch(look_again)
         unwatch_procedures = self._bus.registry.procedures.watch(look_again)
+        unwatch_schedules = self._bus.registry.schedules.watch(look_again)
         try:
             await self._run(engine_pool, transactions)
         finally:
             unwatch()
             unwatch_procedures()
+            unwatch_schedules()
             for threads in self._threads:
                 threads.shutdown(wait=False, cancel_futures=True)
             await transactions.close()
@@ -204,6 +217,7 @@ class Worker:
             middleware=self._bus.registry.middleware,
             worker_id=self._claimant,
         )
+        self._tasks = Tasks(store, config=self._config, telemetry=self._telemetry, worker_id=self._claimant)
         session_task = asyncio.create_task(self._session_loop(), name="pgbus session")
         upkeep = asyncio.create_task(self._upkeep_loop(store), name="pgbus upkeep")
         stopping = asyncio.create_task(self._stopping.wait())
@@ -225,7 +239,8 @@ class Worker:
     async def _drain(self, store: Store) -> None:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + (0.0 if self._hurry.is_set() else self._config.grace)
-        await asyncio.gather(*(runner.stop(grace=deadline - loop.time()) for runner in self._runners.values()))
+        parts: list[Runner | Tasks] = [*self._runners.values(), *([self._tasks] if self._tasks else [])]
+        await asyncio.gather(*(part.stop(grace=deadline - loop.time()) for part in parts))
         # A claim whose answer was under way: while our lock is held, or else a leader would count it for a death. If we
         # lead, after a look of the sequencer that may be claiming for us.
         with contextlib.suppress(OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
@@ -241,6 +256,7 @@ class Worker:
             return
         with contextlib.suppress(OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
             async with asyncio.timeout(2):
+                await store.fetch("touch_schemas", worker_id=self._worker_id, age=0.0)
                 await store.fetch("remove_worker", worker_id=self._worker_id)
                 await store.fetch("notify", channel=store.work_channel, payload="leaderless")
 
@@ -271,7 +287,7 @@ class Worker:
 
     async def _open_session(self) -> Session:
         namespace = self._config.namespace
-        channels = {f"{namespace}_work": self._heard_work}
+        channels = {f"{namespace}_work": self._heard_work, f"{namespace}_schemas": self._heard_schemas}
         if self._server:
             channels[f"{namespace}_calls"] = self._server.heard
         return await Session.open(self._config, channels=channels)
@@ -284,6 +300,7 @@ class Worker:
         self._session = session
         await self._register_listeners()
         await self._serve(session.store)
+        await self._publish_schemas(session.store)
         self._telemetry.emit(SessionOpened(self._worker_id))
         for runner in self._runners.values():
             runner.look_at_everything()
@@ -297,6 +314,32 @@ class Worker:
     async def _serve(self, store: Store) -> None:
         if self._server and (procedures := self._procedures()):
             await self._server.serve(procedures, worker_id=self._worker_id, store=store)
+        await self._start_tasks()
+
+    async def _start_tasks(self) -> None:
+        schedules = self._bus.registry.schedules
+        if "tasks" not in self._bus.features:
+            schedules.close_background()
+        elif self._tasks:
+            background = schedules.select_background(only=self._only, skip=self._skip)
+            await self._tasks.start(schedules.select(only=self._only, skip=self._skip), background)
+
+    async def _publish_schemas(self, store: Store) -> None:
+        """Say what we speak, and learn what others do. A worker that may not goes on without."""
+        schemas = self._bus.schema
+        declared = schemas.declare(procedures=self._procedures(), listeners=self._listeners())
+        run = partial(_run, store)
+        try:
+            await schemas.publish(declared, run=run, worker_id=self._worker_id)
+            await schemas.load(run)
+        except asyncpg.PostgresError as error:
+            if is_link_error(error):
+                raise
+            logger.warning("schemas are neither stored nor known here: %s", error)
+
+    def _heard_schemas(self, payload: str) -> None:  # noqa: ARG002 - it tells that something changed, not what
+        if session := self._session:
+            self._bus.schema.drop(partial(_run, session.store))
 
     async def _register_worker(self, session: Session) -> None:
         """Take our liveness lock: under the old id if it is still ours to have, so that our claims stay ours."""
@@ -439,6 +482,8 @@ class Worker:
             for runner in self._runners.values():
                 runner.look_at_everything()
             self._leader.catch_up()
+            if self._tasks:
+                self._tasks.wake()
         else:
             self.wake(int(part) for part in payload.split(",") if part.isdigit())
 
@@ -463,6 +508,7 @@ class Worker:
                     await self._register_listeners()
                     if self._session and not self._session.lost.is_set():
                         await self._serve(store)
+                        await self._publish_schemas(store)
                 await self._return_forgotten_claims(store)
                 await self._poll(store)
             except Exception as error:
@@ -476,8 +522,9 @@ class Worker:
         for runner in self._runners.values():
             if error := runner.failure():
                 raise error
-        if self._server and (error := self._server.failure()):
-            raise error
+        for part in (self._server, self._tasks):
+            if part and (error := part.failure()):
+                raise error
 
     async def _extend_leases(self, store: Store) -> None:
         claims = [flight.claim for runner in self._runners.values() for flight in runner.flights]
@@ -501,6 +548,7 @@ class Worker:
             listener_ids=list(self._runners),
             listeners=[runner.listener.name for runner in self._runners.values()],
         )
+        await store.fetch("touch_schemas", worker_id=self._worker_id, age=SEEN_INTERVAL)
         row = await store.fetch_one("count_other_workers", namespace=self._config.namespace, worker_id=self._worker_id)
         self._others = row["others"] > 0
 
@@ -510,6 +558,10 @@ class Worker:
             self.wake(row["id"] for row in rows)
         if self._server:
             self._server.wake()
+
+
+async def _run(store: Store, name: str, values: dict[str, object]) -> Sequence[Sequence[Any]]:
+    return await store.fetch(name, **values)
 
 
 def _start_position(listener: Listener) -> int | None:

@@ -9,7 +9,7 @@ from hypothesis import settings
 
 from pgbus.embedded import EmbeddedPostgres, find_binaries
 from pgbus.errors import EmbeddedPostgresError
-from tests.support import DatabaseServer, find_server
+from pgbus.testing.databases import DatabaseServer, find_server, upgraded
 from tests.support.services import Services
 
 # A shared machine makes single examples slow now and then; pytest's own timeout catches what hangs.
@@ -36,14 +36,8 @@ def empty_database(server: DatabaseServer) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def upgraded_template(server: DatabaseServer) -> Iterator[str]:
     """Name of a database that was upgraded once, to clone others from; nobody may connect to it."""
-    from pgbus import migrate
-
-    name = server.create_database()
-    try:
-        migrate.upgrade(server.dsn_of(name), namespace="pgbus")
+    with upgraded(server) as name:
         yield name
-    finally:
-        server.drop_database(name)
 
 
 @pytest.fixture

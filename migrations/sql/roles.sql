@@ -15,12 +15,13 @@ GRANT USAGE ON SCHEMA pgbus TO pgbus_worker;
 GRANT SELECT, INSERT ON pgbus.events, pgbus.history TO pgbus_worker;
 GRANT SELECT, INSERT, UPDATE, DELETE
     ON pgbus.outbox, pgbus.dedup_keys, pgbus.listeners, pgbus.subscriptions, pgbus.deliveries, pgbus.dead_letters,
-       pgbus.workers, pgbus.rpc_servers, pgbus.rpc_requests, pgbus.rpc_responses, pgbus.schemas, pgbus.worker_schemas
+       pgbus.workers, pgbus.rpc_servers, pgbus.rpc_requests, pgbus.rpc_responses, pgbus.schemas, pgbus.worker_schemas,
+       pgbus.schedules, pgbus.schedule_runs
     TO pgbus_worker;
 GRANT SELECT
     ON pgbus.partitions, pgbus.alembic_version,
        pgbus.event_history, pgbus.pending, pgbus.listener_lag, pgbus.dead, pgbus.scheduled, pgbus.rpc_calls,
-       pgbus.schema_versions, pgbus.live_workers
+       pgbus.schema_versions, pgbus.live_workers, pgbus.timetable, pgbus.schedule_history
     TO pgbus_worker;
 GRANT SELECT, USAGE ON SEQUENCE pgbus.wake_slots TO pgbus_worker;
 GRANT EXECUTE ON FUNCTION pgbus.uuid7(), pgbus.open_partition(integer), pgbus.drop_partition(integer) TO pgbus_worker;
@@ -29,7 +30,7 @@ GRANT EXECUTE ON FUNCTION pgbus.uuid7(), pgbus.open_partition(integer), pgbus.dr
 GRANT USAGE ON SCHEMA pgbus TO pgbus_reader;
 GRANT SELECT
     ON pgbus.event_history, pgbus.pending, pgbus.listener_lag, pgbus.dead, pgbus.scheduled, pgbus.rpc_calls,
-       pgbus.schema_versions, pgbus.live_workers
+       pgbus.schema_versions, pgbus.live_workers, pgbus.timetable, pgbus.schedule_history
     TO pgbus_reader;
 
 -- Admins may do everything but what only an owner may: to change the tables themselves.

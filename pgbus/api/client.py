@@ -13,6 +13,8 @@ from pgbus.api.declarations import Api
 from pgbus.api.hooks import HookDecorators
 from pgbus.api.life import Engine, Life, refuse_to_block
 from pgbus.api.registry import ApiRegistry
+from pgbus.api.tasks import Tasking
+from pgbus.catalog import Block, Catalog, Run
 from pgbus.config import Config
 from pgbus.errors import (
     ConfigurationError,
@@ -52,7 +54,7 @@ class OnError(enum.Enum):
     ACKNOWLEDGE_AND_LOG = "log"
 
 
-class BusClient(HookDecorators, Life):
+class BusClient(HookDecorators, Life, Tasking):
     """`bus.client`: what the paths of a bus (`bus.auth.user_created.fire(...)`) are made of.
 
     Its methods take the names of APIs and events as texts, so they also reach one whose name no path can have.
@@ -69,16 +71,18 @@ class BusClient(HookDecorators, Life):
         config: Config,
         taken_names: frozenset[str],
         engine: Engine,
+        run: Run,
+        block: Block,
     ) -> None:
-        super().__init__(engine)
+        Life.__init__(self, engine)
+        Tasking.__init__(self, registry, config)
         self.api_registry = ApiRegistry(taken_names=taken_names)
-        self._registry = registry
         self._publish = publish
         self._publish_sync = publish_sync
         self._call = call
         self._call_sync = call_sync
-        self._config = config
         self.hook_registry = Hooks(self)
+        self.schema = Catalog(config=config, registry=registry, apis=self.api_registry, run=run, block=block)
 
     def register_api(self, api: Api) -> None:
         """Speak for an API: this process may fire its events, and its workers serve its public methods as procedures.
@@ -220,6 +224,7 @@ class BusClient(HookDecorators, Life):
                 topics,
                 signature=arguments.signature,
                 decode=arguments.decode,
+                reads=arguments.reads,
                 name=self._listener_name(listener_name, topics, listener),
                 **_listening(options, on_error),
             )
@@ -231,6 +236,11 @@ class BusClient(HookDecorators, Life):
             raise InvalidEventListener("an empty listener_name is no identity; leave it out or give one")
         service_name = self._config.service_name
         return f"{service_name}-{name}" if service_name else name
+
+    @property
+    def topics(self) -> list[str]:
+        """The topics and patterns that the listeners of this process hear."""
+        return list(dict.fromkeys(pattern for listener in self._registry for pattern in listener.patterns))
 
     # ------------------------------------------------------------------------------------------------------ starting
 

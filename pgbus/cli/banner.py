@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 
 from rich.text import Text
@@ -22,24 +22,26 @@ def announce(
     config: Config,
     listeners: Sequence[Listener],
     procedures: Sequence[str] = (),
+    tasks: Mapping[str, str] | None = None,
     *,
     module: str,
     format: LogFormat,  # noqa: A002 - the word for it
 ) -> None:
-    """Tell which bus, listeners and procedures this process runs. Of several copies only the first tells people all."""
+    """Tell which bus, listeners, procedures and tasks this process runs. Of several copies only the first tells all."""
+    tasks = tasks or {}
     if format == "json":
-        _log.info("started", extra=_facts(config, listeners, procedures, module=module))
+        _log.info("started", extra=_facts(config, listeners, procedures, tasks, module=module))
     elif copy_number() > 1:
         _log.info("%s runs the same, as process %d", config.process_name, os.getpid())
     else:
-        lines = _lines(config, listeners, procedures, module=module)
+        lines = _lines(config, listeners, procedures, tasks, module=module)
         console(sys.stderr).print(Text("\n").join(lines), soft_wrap=True)
-    if not listeners and not procedures:
+    if not listeners and not procedures and not tasks:
         _log.warning("no listeners to run: this process only leads when no other does")
 
 
 def _facts(
-    config: Config, listeners: Sequence[Listener], procedures: Sequence[str], *, module: str
+    config: Config, listeners: Sequence[Listener], procedures: Sequence[str], tasks: Mapping[str, str], *, module: str
 ) -> dict[str, object]:
     return {
         "version": version("pgbus"),
@@ -51,10 +53,13 @@ def _facts(
         "service": config.service_name,
         "listeners": {listener.name: listener.patterns for listener in listeners},
         "procedures": list(procedures),
+        "tasks": dict(tasks),
     }
 
 
-def _lines(config: Config, listeners: Sequence[Listener], procedures: Sequence[str], *, module: str) -> Iterator[Text]:
+def _lines(
+    config: Config, listeners: Sequence[Listener], procedures: Sequence[str], tasks: Mapping[str, str], *, module: str
+) -> Iterator[Text]:
     yield _line("pgbus", f"{version('pgbus')}, runs {module}")
     yield _line("worker", f"{config.process_name}, process {os.getpid()}")
     yield _line("database", _database(config))
@@ -68,6 +73,9 @@ def _lines(config: Config, listeners: Sequence[Listener], procedures: Sequence[s
         yield _line("listeners", "none")
     for row, procedure in enumerate(procedures):
         yield _line("" if row else "procedures", procedure)
+    longest = max(map(len, tasks), default=0)
+    for row, (name, rule) in enumerate(tasks.items()):
+        yield _line("" if row else "tasks", f"{name:<{longest}}  ").append(rule, style="dim")
 
 
 def _line(heading: str, value: str) -> Text:

@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+from dataclasses import dataclass
 from typing import get_args
 
 import rich_click as click
@@ -21,6 +22,7 @@ from pgbus.cli.options import database_options, load_config, pass_on
 from pgbus.cli.reloading import run_reloading
 from pgbus.cli.supervisor import supervise, watch_supervisor
 from pgbus.config import Config, LogFormat, LogLevel
+from pgbus.features import FEATURES, read_features
 from pgbus.logs import configure_logging
 
 _LINGER = 1.0  # seconds
@@ -30,8 +32,20 @@ _LINGER = 1.0  # seconds
 @click.argument("module", required=False, metavar="[MODULE[:BUS]]")
 @database_options
 @click.option("--processes", type=click.IntRange(min=1), default=1, show_default=True, help="Run so many workers.")
-@click.option("--listener", "only", metavar="NAME", multiple=True, help="Run only this listener. May be given again.")
-@click.option("--skip", metavar="NAME", multiple=True, help="Do not run this listener. May be given again.")
+@click.option(
+    "--listener",
+    "only",
+    metavar="NAME",
+    multiple=True,
+    help="Run only this listener, procedure or task. May be given again.",
+)
+@click.option("--only", "features", metavar="FEATURES", multiple=True, help="Do only this: events, rpcs, tasks.")
+@click.option(
+    "--skip",
+    metavar="NAME",
+    multiple=True,
+    help="Do not run this listener, procedure or task; or do not do this: events, rpcs, tasks. May be given again.",
+)
 @click.option("--reload", "wants_reload", is_flag=True, help="Restart when a source file changes.")
 @click.option("--migrate", "wants_upgrade", is_flag=True, help="Upgrade the database's schema first.")
 @click.option("--service-name", help="Service that the process belongs to; may have {placeholders}.")
@@ -43,6 +57,7 @@ def run(
     module: str | None,
     processes: int,
     only: tuple[str, ...],
+    features: tuple[str, ...],
     skip: tuple[str, ...],
     wants_reload: bool,
     wants_upgrade: bool,
@@ -66,22 +81,51 @@ def run(
     config = load_config(**arguments)
     pass_on(**arguments)
     configure_logging(level=config.log_level, format=config.log_format)
-    command = _command(only=only, skip=skip, wants_upgrade=wants_upgrade)
+    choice = Choice.read(features, skip)
+    command = _command(only=only, features=features, skip=skip, wants_upgrade=wants_upgrade)
     if wants_reload:
         run_reloading([*command, "--processes", str(processes)])
     elif processes > 1:
         get_current_context().exit(supervise(command, processes=processes))
     else:
-        _run_here(config, only=only, skip=skip, wants_upgrade=wants_upgrade)
+        _run_here(config, choice, only=only, wants_upgrade=wants_upgrade)
 
 
-def _command(*, only: tuple[str, ...], skip: tuple[str, ...], wants_upgrade: bool) -> list[str]:
-    listeners = [f"--listener={name}" for name in only] + [f"--skip={name}" for name in skip]
-    return [sys.executable, "-m", "pgbus.cli", "run", *listeners, *(["--migrate"] if wants_upgrade else [])]
+def _command(
+    *, only: tuple[str, ...], features: tuple[str, ...], skip: tuple[str, ...], wants_upgrade: bool
+) -> list[str]:
+    options = [f"--listener={name}" for name in only] + [f"--skip={name}" for name in skip]
+    options += [f"--only={names}" for names in features] + (["--migrate"] if wants_upgrade else [])
+    return [sys.executable, "-m", "pgbus.cli", "run", *options]
 
 
-def _run_here(config: Config, *, only: tuple[str, ...], skip: tuple[str, ...], wants_upgrade: bool) -> None:
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What `--only` and `--skip` say: features, if `--only` names any; features to leave out; names to leave out."""
+
+    features: frozenset[str] | None
+    without: frozenset[str]
+    skip: tuple[str, ...]
+
+    @classmethod
+    def read(cls, only: tuple[str, ...], skip: tuple[str, ...]) -> Choice:
+        """Read the options; of `--skip`, a feature's name is a feature. Raises UnsupportedUse."""
+        lists = [names for names in skip if {name.strip() for name in names.split(",")} <= set(FEATURES)]
+        return cls(
+            features=read_features(",".join(only)) if only else None,
+            without=read_features(",".join(lists)),
+            skip=tuple(name for name in skip if name not in lists),
+        )
+
+    def apply(self, bus: pgbus.Bus) -> None:
+        """Have the bus's workers do that; what its module says holds where the options say nothing."""
+        bus.client.set_features((bus.features if self.features is None else self.features) - self.without)
+
+
+def _run_here(config: Config, choice: Choice, *, only: tuple[str, ...], wants_upgrade: bool) -> None:
     bus = load_bus(config.module)
+    choice.apply(bus)
+    skip = choice.skip
     if not bus.client.start_hooks:  # else they may yet declare what was asked for
         bus.registry.select(only=only or None, skip=skip)  # refuses names that are not there
     if wants_upgrade:
@@ -92,7 +136,8 @@ def _run_here(config: Config, *, only: tuple[str, ...], skip: tuple[str, ...], w
         listeners = bus.registry.select(only=only or None, skip=skip) if "events" in bus.features else []
         served = bus.registry.procedures.select(only=only or None, skip=skip) if "rpcs" in bus.features else []
         names = [procedure.name for procedure in served]
-        announce(bus.config, listeners, names, module=config.module, format=config.log_format)
+        tasks = bus.registry.schedules.describe(only=only or None, skip=skip) if "tasks" in bus.features else {}
+        announce(bus.config, listeners, names, tasks, module=config.module, format=config.log_format)
 
     bus.client.on_start(say_what_runs)  # the last of the functions that may declare listeners
     asyncio.run(_work(bus, only=only, skip=skip))

@@ -9,11 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pgbus.config.about import DAY, About, about, check_name, checked, kinds, mapping, refusal, seconds
+from pgbus.config.about import DAY, About, about, check_name, checked, kinds, mapping, place, refusal, seconds
 from pgbus.config.apis import BUILT_IN, DEFAULT, SPELLINGS, ApiConfig, read_apis, resolve
 from pgbus.config.files import File, FromVariables, checked_root, fill, find_file, read_file
 from pgbus.config.names import expand
-from pgbus.errors import ConfigurationError
+from pgbus.errors import ConfigurationError, UnsupportedUse
+from pgbus.features import FEATURES, read_features
 
 MAX_NAMESPACE_LENGTH = 40
 CONFIG_VARIABLE = "PGBUS_CONFIG"
@@ -85,6 +86,10 @@ class Config:
     )
     rpc_retention: Annotated[float, seconds("How long calls stay queryable after their deadline")] = 3600.0
     worker_ttl: Annotated[float, seconds("How long a worker that is gone stays listed")] = 3600.0
+    schedule_retention: Annotated[float, seconds("How long the runs of schedules stay queryable")] = 30 * DAY
+    features: Annotated[str, About("What workers do: any of events, rpcs and tasks, with commas between them")] = (
+        ",".join(FEATURES)
+    )
     log_level: Annotated[LogLevel, About("What `pgbus run` logs: debug, info, warning, error or critical")] = "info"
     log_format: Annotated[LogFormat, About("How `pgbus run` logs: text or json")] = "text"
 
@@ -101,6 +106,7 @@ class Config:
             object.__setattr__(self, name, checked(Config, name, value, label=name, source=source))
         self._check_dsn("dsn", self.dsn)
         self._check_dsn("direct_dsn", self.direct_dsn)
+        self._check_features()
         if not NAMESPACE.fullmatch(self.namespace):
             raise self._error(
                 "namespace",
@@ -192,6 +198,12 @@ class Config:
             return expand(value) if isinstance(value, str) else value
         except ValueError as error:
             raise self._error(name, str(error)) from None
+
+    def _check_features(self) -> None:
+        try:
+            read_features(self.features)
+        except UnsupportedUse as error:
+            raise UnsupportedUse(f"{place('features', self.sources.get('features', 'argument'))}: {error}") from None
 
     def _check_dsn(self, name: str, dsn: str | None) -> None:
         if dsn is not None and not DSN_SCHEME.match(dsn):

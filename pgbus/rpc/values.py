@@ -16,6 +16,7 @@ from pgbus.errors import (
     CallError,
     CallTimeout,
     ConfigurationError,
+    DeformError,
     InvalidArguments,
     InvalidEventError,
     InvalidResult,
@@ -23,6 +24,7 @@ from pgbus.errors import (
     RemoteError,
     SuddenDeathException,
     UnhandledEventError,
+    UnsendableArguments,
     WorkerLost,
 )
 from pgbus.outcomes import MAX_ERROR_LENGTH, clip, error_text, format_traceback
@@ -124,9 +126,11 @@ def split_ids(payload: str) -> Iterator[UUID]:
 
 
 def encode_arguments(procedure: str, arguments: Mapping[str, object], *, limit: int) -> str:
-    """The arguments as JSON text of at most `limit` bytes; raises InvalidArguments."""
+    """The arguments as JSON text of at most `limit` bytes; raises UnsendableArguments, or InvalidArguments."""
     try:
         return encode(dict(arguments), limit=limit, field="arguments")
+    except DeformError as error:
+        raise UnsendableArguments(error.field, error.reason, procedure=procedure) from error
     except InvalidEventError as error:
         raise InvalidArguments(
             f"the arguments of {procedure} cannot be sent: {error.reason}", procedure=procedure

@@ -1,7 +1,8 @@
 """For the tests of those who use pgbus: a mock of the bus, and listeners that run when the test says so."""
 
 from pgbus.testing.attempts import Attempt
+from pgbus.testing.buses import BusUnderTest
 from pgbus.testing.delivery import deliver_now, deliver_now_sync
 from pgbus.testing.mocking import BusMocker, MockResult, bus_mocker
 
-__all__ = ["Attempt", "BusMocker", "MockResult", "bus_mocker", "deliver_now", "deliver_now_sync"]
+__all__ = ["Attempt", "BusMocker", "BusUnderTest", "MockResult", "bus_mocker", "deliver_now", "deliver_now_sync"]

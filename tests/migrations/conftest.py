@@ -11,9 +11,9 @@ import pytest
 
 from pgbus.embedded import EmbeddedPostgres, find_binaries
 from pgbus.errors import EmbeddedPostgresError
+from pgbus.testing.databases import FAST_SETTINGS
 from tests.migrations.golden import dump_schema, major_version
 from tests.support import DatabaseServer
-from tests.support.databases import FAST_SETTINGS
 
 Dump = Callable[[str], str]
 

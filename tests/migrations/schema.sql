@@ -490,6 +490,36 @@ CREATE TABLE pgbus.rpc_servers (
 
 COMMENT ON COLUMN pgbus.rpc_servers.timeout IS 'Seconds a caller waits who names no timeout; NULL: as the caller''s settings say';
 
+CREATE TABLE pgbus.schedule_runs (
+    run_id uuid NOT NULL,
+    schedule_name text NOT NULL,
+    due_at timestamp with time zone NOT NULL,
+    attempt integer NOT NULL,
+    worker text NOT NULL,
+    started_at timestamp with time zone NOT NULL,
+    finished_at timestamp with time zone,
+    outcome text,
+    error text,
+    CONSTRAINT schedule_runs_end_is_whole CHECK (((outcome IS NULL) = (finished_at IS NULL))),
+    CONSTRAINT schedule_runs_failure_says_why CHECK (((outcome <> 'failed'::text) OR (error IS NOT NULL))),
+    CONSTRAINT schedule_runs_outcome_is_known CHECK ((outcome = ANY (ARRAY['done'::text, 'failed'::text, 'skipped'::text, 'lost'::text, 'cancelled'::text])))
+);
+
+CREATE VIEW pgbus.schedule_history AS
+ SELECT run_id,
+    schedule_name,
+    due_at,
+    attempt,
+    worker,
+    started_at,
+    finished_at,
+    (EXTRACT(epoch FROM (finished_at - started_at)))::double precision AS duration,
+    COALESCE(outcome, 'running'::text) AS outcome,
+    error
+   FROM pgbus.schedule_runs r;
+
+COMMENT ON VIEW pgbus.schedule_history IS 'Every run of every schedule that is not pruned yet; duration is in seconds';
+
 CREATE VIEW pgbus.scheduled AS
  SELECT event_id,
     topic,
@@ -502,6 +532,37 @@ CREATE VIEW pgbus.scheduled AS
   WHERE (deliver_at IS NOT NULL);
 
 COMMENT ON VIEW pgbus.scheduled IS 'Events that wait for their deliver_at';
+
+CREATE TABLE pgbus.schedules (
+    id integer NOT NULL,
+    schedule_name text NOT NULL,
+    rule text NOT NULL,
+    missed text DEFAULT 'once'::text NOT NULL,
+    state text DEFAULT 'active'::text NOT NULL,
+    service text DEFAULT ''::text NOT NULL,
+    next_run_at timestamp with time zone,
+    attempt integer DEFAULT 0 NOT NULL,
+    claim_token uuid,
+    worker_id integer,
+    lease_expires_at timestamp with time zone,
+    registered_at timestamp with time zone DEFAULT now() NOT NULL,
+    last_seen_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT schedules_attempt_counts CHECK ((attempt >= 0)),
+    CONSTRAINT schedules_claim_is_of_a_run CHECK (((claim_token IS NULL) OR (next_run_at IS NOT NULL))),
+    CONSTRAINT schedules_claim_is_whole CHECK ((((claim_token IS NULL) = (worker_id IS NULL)) AND ((claim_token IS NULL) = (lease_expires_at IS NULL)))),
+    CONSTRAINT schedules_missed_is_known CHECK ((missed = ANY (ARRAY['once'::text, 'skip'::text, 'all'::text]))),
+    CONSTRAINT schedules_name_is_short CHECK (((length(schedule_name) >= 1) AND (length(schedule_name) <= 255))),
+    CONSTRAINT schedules_state_is_known CHECK ((state = ANY (ARRAY['active'::text, 'paused'::text])))
+);
+
+ALTER TABLE pgbus.schedules ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME pgbus.schedules_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
 
 CREATE TABLE pgbus.schemas (
     id integer NOT NULL,
@@ -574,6 +635,40 @@ CREATE TABLE pgbus.subscriptions (
     regex text
 );
 
+CREATE VIEW pgbus.timetable AS
+ SELECT s.schedule_name,
+    s.rule,
+    s.missed,
+    s.state,
+    s.service,
+        CASE
+            WHEN (s.claim_token IS NULL) THEN s.next_run_at
+            ELSE NULL::timestamp with time zone
+        END AS next_run_at,
+    (s.claim_token IS NOT NULL) AS running,
+        CASE
+            WHEN (s.claim_token IS NOT NULL) THEN newest.worker
+            ELSE NULL::text
+        END AS running_on,
+    newest.started_at AS last_started_at,
+    newest.outcome AS last_outcome,
+    newest.duration AS last_duration,
+    newest.error AS last_error,
+    s.registered_at,
+    s.last_seen_at
+   FROM (pgbus.schedules s
+     LEFT JOIN LATERAL ( SELECT h.worker,
+            h.started_at,
+            h.outcome,
+            h.duration,
+            h.error
+           FROM pgbus.schedule_history h
+          WHERE (h.schedule_name = s.schedule_name)
+          ORDER BY h.started_at DESC
+         LIMIT 1) newest ON (true));
+
+COMMENT ON VIEW pgbus.timetable IS 'Every schedule: when it is due next, and what became of its newest run';
+
 CREATE SEQUENCE pgbus.wake_slots
     AS integer
     START WITH 1
@@ -634,6 +729,15 @@ ALTER TABLE ONLY pgbus.rpc_responses
 
 ALTER TABLE ONLY pgbus.rpc_servers
     ADD CONSTRAINT rpc_servers_pkey PRIMARY KEY (procedure, worker_id);
+
+ALTER TABLE ONLY pgbus.schedule_runs
+    ADD CONSTRAINT schedule_runs_pkey PRIMARY KEY (run_id);
+
+ALTER TABLE ONLY pgbus.schedules
+    ADD CONSTRAINT schedules_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY pgbus.schedules
+    ADD CONSTRAINT schedules_schedule_name_key UNIQUE (schedule_name);
 
 ALTER TABLE ONLY pgbus.schemas
     ADD CONSTRAINT schemas_kind_name_service_hash_key UNIQUE (kind, name, service, hash);
@@ -702,6 +806,10 @@ CREATE INDEX rpc_requests_deadline ON pgbus.rpc_requests USING brin (deadline) W
 CREATE INDEX rpc_requests_waiting ON pgbus.rpc_requests USING btree (procedure, requested_at) WHERE (taken_at IS NULL);
 
 CREATE INDEX rpc_servers_worker ON pgbus.rpc_servers USING btree (worker_id);
+
+CREATE INDEX schedule_runs_age ON pgbus.schedule_runs USING btree (started_at);
+
+CREATE INDEX schedule_runs_newest ON pgbus.schedule_runs USING btree (schedule_name, started_at);
 
 CREATE INDEX worker_schemas_schema ON pgbus.worker_schemas USING btree (schema_id);
 

@@ -19,6 +19,7 @@ Connect = Callable[[str], Awaitable[asyncpg.Connection]]
 VERBS = ("SELECT", "INSERT", "UPDATE", "DELETE")
 VIEWS = (
     "event_history", "pending", "listener_lag", "dead", "scheduled", "rpc_calls", "schema_versions", "live_workers",
+    "timetable", "schedule_history",
 )  # fmt: skip
 SIZE = 1_000_000_000
 

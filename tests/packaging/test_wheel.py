@@ -46,7 +46,7 @@ def test_the_wheel_holds_the_package_its_types_its_sql_and_its_migrations(wheel:
     assert "pgbus/migrations/sql/0001_spine_upgrade.sql" in names
     (metadata,) = (name for name in names if name.endswith(".dist-info/METADATA"))
     assert "# pgbus" in zipfile.ZipFile(wheel).read(metadata).decode()
-    assert {name.split("/")[0] for name in names} == {"pgbus", metadata.split("/")[0]}
+    assert {name.split("/")[0] for name in names} == {"pgbus", "pytest_pgbus.py", metadata.split("/")[0]}
 
 
 async def test_an_installed_pgbus_upgrades_a_database_and_runs_the_example_of_the_readme(

@@ -190,7 +190,7 @@ def test_plain_values_are_encoded() -> None:
 
     assert coded({"a": [1, 2.5, None, True, "x"]}) == '{"a":[1,2.5,null,true,"x"]}'
     assert coded(Typed(name="Tom")) == '{"name":"Tom"}'
-    assert coded(Point(1, 2)) == "[1,2]"
+    assert coded(Point(1, 2)) == '{"x":1,"y":2}'
     assert coded({1}) == "[1]"
     assert coded([Color.RED, UUID(int=1), Decimal("1.50"), date(2026, 1, 2), time(3, 4), timedelta(1), b"a"]) == (
         '["red","00000000-0000-0000-0000-000000000001","1.50","2026-01-02","03:04:00","P1D","YQ=="]'

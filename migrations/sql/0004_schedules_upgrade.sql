@@ -1,0 +1,75 @@
+-- Schedules: tasks that run again and again, each time once in the whole fleet. What flows where:
+--
+--   a worker that declares the task --claim_schedules--> its function runs --finish_schedule_run--> the next run is due
+--
+-- One row is one schedule, and it has one claim: so its runs never overlap. While it is claimed, next_run_at is when
+-- the run in hand was due; a worker that dies leaves it as it was, and the next one begins the same run again.
+
+-- `rule` is `every 60 s`, `every 1 to 3 s` or `0 3 * * * in Europe/Berlin`, as the code said that registered last.
+-- `next_run_at` is NULL when the next worker that declares the schedule has to work it out, by the rule, from then on.
+-- `attempt` counts how often the run that is due was begun.
+CREATE TABLE pgbus.schedules (
+    id               integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    schedule_name    text        NOT NULL UNIQUE,
+    rule             text        NOT NULL,
+    missed           text        NOT NULL DEFAULT 'once',
+    state            text        NOT NULL DEFAULT 'active',
+    service          text        NOT NULL DEFAULT '',
+    next_run_at      timestamptz,
+    attempt          integer     NOT NULL DEFAULT 0,
+    claim_token      uuid,
+    worker_id        integer,
+    lease_expires_at timestamptz,
+    registered_at    timestamptz NOT NULL DEFAULT now(),
+    last_seen_at     timestamptz NOT NULL DEFAULT now(),
+    CONSTRAINT schedules_name_is_short CHECK (length(schedule_name) BETWEEN 1 AND 255),
+    CONSTRAINT schedules_missed_is_known CHECK (missed IN ('once', 'skip', 'all')),
+    CONSTRAINT schedules_state_is_known CHECK (state IN ('active', 'paused')),
+    CONSTRAINT schedules_attempt_counts CHECK (attempt >= 0),
+    CONSTRAINT schedules_claim_is_whole CHECK (
+        (claim_token IS NULL) = (worker_id IS NULL) AND (claim_token IS NULL) = (lease_expires_at IS NULL)),
+    CONSTRAINT schedules_claim_is_of_a_run CHECK (claim_token IS NULL OR next_run_at IS NOT NULL)
+);
+
+-- Every run, by its claim token. A run that broke off was begun again in a row of its own, with the next `attempt`.
+CREATE TABLE pgbus.schedule_runs (
+    run_id        uuid        PRIMARY KEY,
+    schedule_name text        NOT NULL,
+    due_at        timestamptz NOT NULL,
+    attempt       integer     NOT NULL,
+    worker        text        NOT NULL,
+    started_at    timestamptz NOT NULL,
+    finished_at   timestamptz,
+    outcome       text,
+    error         text,
+    CONSTRAINT schedule_runs_outcome_is_known CHECK (outcome IN ('done', 'failed', 'skipped', 'lost', 'cancelled')),
+    CONSTRAINT schedule_runs_end_is_whole CHECK ((outcome IS NULL) = (finished_at IS NULL)),
+    CONSTRAINT schedule_runs_failure_says_why CHECK (outcome <> 'failed' OR error IS NOT NULL)
+);
+CREATE INDEX schedule_runs_newest ON pgbus.schedule_runs (schedule_name, started_at);
+CREATE INDEX schedule_runs_age ON pgbus.schedule_runs (started_at);
+
+CREATE VIEW pgbus.schedule_history AS
+SELECT r.run_id, r.schedule_name, r.due_at, r.attempt, r.worker, r.started_at, r.finished_at,
+       CAST(extract(epoch FROM r.finished_at - r.started_at) AS double precision) AS duration,
+       COALESCE(r.outcome, 'running') AS outcome, r.error
+FROM pgbus.schedule_runs AS r;
+COMMENT ON VIEW pgbus.schedule_history IS 'Every run of every schedule that is not pruned yet; duration is in seconds';
+
+CREATE VIEW pgbus.timetable AS
+SELECT s.schedule_name, s.rule, s.missed, s.state, s.service,
+       CASE WHEN s.claim_token IS NULL THEN s.next_run_at END AS next_run_at,
+       s.claim_token IS NOT NULL AS running,
+       CASE WHEN s.claim_token IS NOT NULL THEN newest.worker END AS running_on,
+       newest.started_at AS last_started_at, newest.outcome AS last_outcome, newest.duration AS last_duration,
+       newest.error AS last_error,
+       s.registered_at, s.last_seen_at
+FROM pgbus.schedules AS s
+LEFT JOIN LATERAL (
+    SELECT h.worker, h.started_at, h.outcome, h.duration, h.error
+    FROM pgbus.schedule_history AS h
+    WHERE h.schedule_name = s.schedule_name
+    ORDER BY h.started_at DESC
+    LIMIT 1
+) AS newest ON true;
+COMMENT ON VIEW pgbus.timetable IS 'Every schedule: when it is due next, and what became of its newest run';

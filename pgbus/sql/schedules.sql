@@ -1,0 +1,130 @@
+-- Schedules: workers that declare a task register it, claim its run when it is due, and say what became of it.
+
+-- name: register_schedule
+-- Make a schedule known, or bring its row up to date; says whether it is new, and its rule before.
+-- Under another rule it is to be worked out anew when it is due, unless a run is due or in hand already.
+WITH known AS MATERIALIZED (
+    SELECT s.id, s.rule FROM pgbus.schedules AS s WHERE s.schedule_name = CAST(:schedule_name AS text)
+), registered AS (
+    INSERT INTO pgbus.schedules AS s (schedule_name, rule, missed, service, next_run_at)
+    VALUES (
+        CAST(:schedule_name AS text), CAST(:rule AS text), CAST(:missed AS text), CAST(:service AS text),
+        CASE WHEN CAST(:run_immediately AS boolean) THEN now() END
+    )
+    ON CONFLICT (schedule_name) DO UPDATE SET
+        rule = excluded.rule,
+        missed = excluded.missed,
+        service = excluded.service,
+        last_seen_at = now(),
+        next_run_at = CASE WHEN s.rule = excluded.rule OR s.next_run_at <= now() OR s.claim_token IS NOT NULL
+                           THEN s.next_run_at END
+    RETURNING s.id
+)
+SELECT k.id IS NULL AS is_new, k.rule AS old_rule
+FROM registered AS r
+LEFT JOIN known AS k ON k.id = r.id
+
+-- name: set_next_run
+-- Say when a schedule is due for which that was to be worked out. Nothing, if its rule is another one by now.
+UPDATE pgbus.schedules AS s
+SET next_run_at = CAST(:next_run_at AS timestamptz)
+WHERE s.schedule_name = CAST(:schedule_name AS text)
+  AND s.rule = CAST(:rule AS text)
+  AND s.next_run_at IS NULL
+  AND s.claim_token IS NULL
+
+-- name: claim_schedules
+-- Claim whichever of these schedules are due, and say of all of them when they are. Each comes with a token to claim it
+-- by. A run is begun again when its worker's session is gone, or its lease ran out; and one of our own that we do not
+-- know of, as the answer to the claim was lost: we claim one after the other, so it cannot be under way.
+WITH live AS MATERIALIZED (
+    SELECT CAST(CAST(l.objid AS bigint) AS integer) AS worker_id
+    FROM pg_locks AS l
+    WHERE l.locktype = 'advisory'
+      AND l.database = (SELECT d.oid FROM pg_database AS d WHERE d.datname = current_database())
+      AND CAST(l.classid AS bigint) = (CAST(hashtext(CAST(:namespace AS text) || '.worker') AS bigint) & 4294967295)
+      AND l.objsubid = 2
+      AND l.granted
+), due AS MATERIALIZED (
+    SELECT s.id, s.claim_token, w.token
+    FROM unnest(CAST(:schedule_names AS text[]), CAST(:tokens AS uuid[])) AS w (schedule_name, token)
+    JOIN pgbus.schedules AS s ON s.schedule_name = w.schedule_name
+    WHERE s.next_run_at <= now()
+      AND s.state = 'active'
+      AND CASE WHEN s.claim_token IS NULL THEN true
+               WHEN s.worker_id = CAST(:worker_id AS integer) THEN s.claim_token <> ALL (CAST(:running AS uuid[]))
+               ELSE s.lease_expires_at < now() OR NOT EXISTS (SELECT 1 FROM live AS l WHERE l.worker_id = s.worker_id)
+          END
+    FOR UPDATE OF s SKIP LOCKED
+), lost AS (
+    UPDATE pgbus.schedule_runs AS r
+    SET outcome = 'lost', finished_at = now()
+    FROM due AS d
+    WHERE r.run_id = d.claim_token AND r.outcome IS NULL
+), claimed AS (
+    UPDATE pgbus.schedules AS s
+    SET claim_token = d.token,
+        worker_id = CAST(:worker_id AS integer),
+        lease_expires_at = now() + CAST(:lease AS double precision) * INTERVAL '1 second',
+        attempt = s.attempt + 1
+    FROM due AS d
+    WHERE s.id = d.id
+    RETURNING s.id, s.schedule_name, s.next_run_at, s.attempt, s.claim_token
+), begun AS (
+    INSERT INTO pgbus.schedule_runs (run_id, schedule_name, due_at, attempt, worker, started_at)
+    SELECT c.claim_token, c.schedule_name, c.next_run_at, c.attempt, CAST(:worker AS text), now()
+    FROM claimed AS c
+)
+SELECT s.schedule_name, s.rule, s.missed, s.state, s.next_run_at, now() AS now, c.claim_token, c.attempt,
+       s.claim_token IS NOT NULL AS was_claimed
+FROM pgbus.schedules AS s
+LEFT JOIN claimed AS c ON c.id = s.id
+WHERE s.schedule_name = ANY (CAST(:schedule_names AS text[]))
+
+-- name: finish_schedule_run
+-- Write what became of a run, and when the next one is due, if the claim is still ours. Under another rule than the one
+-- that we know, that is to be worked out anew. A run that broke off (`cancelled`) stays due.
+WITH finished AS (
+    UPDATE pgbus.schedules AS s
+    SET claim_token = NULL,
+        worker_id = NULL,
+        lease_expires_at = NULL,
+        attempt = CASE WHEN CAST(:outcome AS text) = 'cancelled' THEN s.attempt ELSE 0 END,
+        next_run_at = CASE WHEN CAST(:outcome AS text) = 'cancelled' THEN s.next_run_at
+                           WHEN s.rule = CAST(:rule AS text) THEN CAST(:next_run_at AS timestamptz) END
+    WHERE s.schedule_name = CAST(:schedule_name AS text) AND s.claim_token = CAST(:token AS uuid)
+    RETURNING s.id
+), noted AS (
+    UPDATE pgbus.schedule_runs AS r
+    SET outcome = CAST(:outcome AS text), error = CAST(:error AS text), finished_at = now(),
+        due_at = CAST(:due_at AS timestamptz)
+    WHERE r.run_id = CAST(:token AS uuid) AND EXISTS (SELECT 1 FROM finished)
+)
+SELECT f.id FROM finished AS f
+
+-- name: extend_schedule_leases
+-- Keep runs for another lease; returns the tokens of those that are still ours.
+UPDATE pgbus.schedules AS s
+SET lease_expires_at = now() + CAST(:lease AS double precision) * INTERVAL '1 second'
+WHERE s.claim_token = ANY (CAST(:running AS uuid[]))
+  AND s.schedule_name = ANY (CAST(:schedule_names AS text[]))
+RETURNING s.claim_token
+
+-- name: touch_schedules
+-- Say that these schedules are declared by a live worker.
+UPDATE pgbus.schedules AS s
+SET last_seen_at = now()
+WHERE s.schedule_name = ANY (CAST(:schedule_names AS text[]))
+
+-- name: prune_schedule_runs
+-- Forget runs that began longer than `retention` seconds ago, but for those that are still in hand.
+DELETE FROM pgbus.schedule_runs AS r
+WHERE r.run_id IN (
+    SELECT x.run_id
+    FROM pgbus.schedule_runs AS x
+    WHERE x.started_at < now() - CAST(:retention AS double precision) * INTERVAL '1 second'
+      AND NOT EXISTS (SELECT 1 FROM pgbus.schedules AS s
+                      WHERE s.schedule_name = x.schedule_name AND s.claim_token = x.run_id)
+    ORDER BY x.started_at
+    LIMIT CAST(:batch AS bigint)
+)

@@ -1,0 +1,66 @@
+"""The bus that a test gets: a new one or the application's own, on a database of the test's own."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import cast
+
+from pgbus.bus import Bus
+from pgbus.config import Config
+from pgbus.errors import ConfigurationError
+from pgbus.testing.attempts import Attempt
+from pgbus.testing.delivery import PATIENCE, deliver_now, deliver_now_sync
+
+
+class BusUnderTest(Bus):
+    """A bus whose listeners run when the test says so."""
+
+    async def deliver_now(
+        self, *, using: object = None, raise_errors: bool = True, timeout: float = PATIENCE
+    ) -> list[Attempt]:
+        """`pgbus.testing.deliver_now` for this bus."""
+        return await deliver_now(self, using=using, raise_errors=raise_errors, timeout=timeout)
+
+    def deliver_now_sync(
+        self, *, using: object = None, raise_errors: bool = True, timeout: float = PATIENCE
+    ) -> list[Attempt]:
+        """`pgbus.testing.deliver_now_sync` for this bus."""
+        return deliver_now_sync(self, using=using, raise_errors=raise_errors, timeout=timeout)
+
+
+def config_for_tests(dsn: str, config: Config | None = None) -> Config:
+    """The configuration, or that of the environment and its file, with another database."""
+    # Not by way of PGBUS_DSN: PGBUS_DIRECT_DSN would still lead to the old one.
+    return replace(config or Config.load(), dsn=dsn, direct_dsn=None)
+
+
+@contextmanager
+def pointed_at(dsn: str, bus: Bus) -> Iterator[BusUnderTest]:
+    """The bus, connected to another database, and a BusUnderTest, for as long as this lasts."""
+    bus.close_sync()
+    config, kind = bus.config, type(bus)
+    bus.config = config_for_tests(dsn, config)
+    bus.__class__ = cast("type[BusUnderTest]", type(kind.__name__, (BusUnderTest, kind), {}))
+    try:
+        yield cast("BusUnderTest", bus)
+    finally:
+        bus.close_sync()
+        bus.config = config
+        bus.__class__ = kind
+
+
+def import_bus(name: str) -> Bus:
+    """The bus of `MODULE:ATTRIBUTE`, whose module's start functions are to be called; raises ConfigurationError."""
+    module_name, _, attribute = name.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise ConfigurationError(f"pgbus_bus = {name!r}: {module_name} cannot be imported: {error}") from error
+    bus = getattr(module, attribute or "bus", None)
+    if not isinstance(bus, Bus):
+        raise ConfigurationError(f"pgbus_bus = {name!r}: {module_name} has no pgbus.Bus of that name")
+    bus.client.adopt_start_hooks(module)
+    return bus

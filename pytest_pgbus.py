@@ -1,0 +1,110 @@
+"""pytest's fixtures for those who use pgbus: `pgbus`, a bus on a database of the test's own, and `pgbus_dsn`, its DSN.
+
+A module beside the package, as pytest imports it in every run: pgbus itself is imported when a test asks for a fixture.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from pgbus import Bus
+    from pgbus.testing import BusUnderTest
+    from pgbus.testing.databases import DatabaseServer
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`pgbus_bus`: which bus the fixture `pgbus` is."""
+    parser.addini(
+        "pgbus_bus", "the application's bus, as MODULE:ATTRIBUTE; default: a new bus for each test", default=""
+    )
+
+
+@pytest.fixture(scope="session")
+def pgbus_server() -> Iterator[DatabaseServer]:
+    """The server that the databases are on; tests are skipped where there is none to be found."""
+    from pgbus.errors import ConfigurationError
+    from pgbus.testing.databases import find_server
+
+    found = find_server()
+    try:
+        server = found.__enter__()
+    except ConfigurationError as error:
+        pytest.skip(f"pgbus: {error}")
+    yield server
+    found.__exit__(None, None, None)
+
+
+@pytest.fixture(scope="session")
+def pgbus_application(pytestconfig: pytest.Config) -> Bus | None:
+    """The application's own bus, if the ini option `pgbus_bus` names one."""
+    from pgbus.testing.buses import import_bus
+
+    name = pytestconfig.getini("pgbus_bus")
+    return import_bus(name) if name else None
+
+
+@pytest.fixture(scope="session")
+def pgbus_prepare() -> Callable[[str], Any] | None:
+    """Override it to return a function, async or plain, that makes the application's tables; it is given a DSN."""
+    return None
+
+
+@pytest.fixture(scope="session")
+def pgbus_template(
+    pgbus_server: DatabaseServer, pgbus_application: Bus | None, pgbus_prepare: Callable[[str], Any] | None
+) -> Iterator[str]:
+    """Name of the database that those of the tests are clones of: with pgbus's tables, and the application's."""
+    from pgbus import Config
+    from pgbus.testing.databases import upgraded
+
+    config = pgbus_application.config if pgbus_application else Config.load()
+    with upgraded(pgbus_server, namespace=config.namespace, prepare=pgbus_prepare) as name:
+        yield name
+
+
+@pytest.fixture
+def pgbus_dsn(pgbus_server: DatabaseServer, pgbus_template: str) -> Iterator[str]:
+    """DSN of the database of this test, a new one."""
+    with pgbus_server.temporary_database(template=pgbus_template) as dsn:
+        yield dsn
+
+
+@pytest.fixture
+def pgbus(pgbus_dsn: str, pgbus_application: Bus | None) -> Iterator[BusUnderTest]:
+    """The bus on the database of this test: `pgbus.deliver_now()` runs its listeners."""
+    from pgbus.testing.buses import BusUnderTest, config_for_tests, pointed_at
+
+    if pgbus_application is None:
+        bus = BusUnderTest(config_for_tests(pgbus_dsn))
+        yield bus
+        bus.close_sync()
+    else:
+        with pointed_at(pgbus_dsn, pgbus_application) as bus:
+            yield bus
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_call(item: pytest.Item) -> None:
+    """Close, in the event loop of an async test, what the bus has opened there."""
+    bus = getattr(item, "funcargs", {}).get("pgbus")
+    if bus is None or not isinstance(item, pytest.Function) or not inspect.iscoroutinefunction(item.obj):
+        return
+    from pgbus import Bus
+
+    if isinstance(bus, Bus):
+        item.obj = _closing(item.obj, bus)
+
+
+def _closing(test: Callable[..., Any], bus: Bus) -> Callable[..., Any]:
+    @functools.wraps(test)
+    async def run(*args: Any, **kwargs: Any) -> None:
+        async with bus:
+            await test(*args, **kwargs)
+
+    return run
