@@ -69,7 +69,9 @@ class Bus:
         self.registry = Registry()
         self.registry.features = read_features(config.features) if features is None else check_features(features)
         self.telemetry = Telemetry()
-        self._limits = Limits(max_payload=config.max_payload)
+        self._limits = Limits(
+            max_payload=config.max_payload, is_checked=lambda api_name: config.api(api_name).validate_outgoing
+        )
         self._statements = load(config.namespace)
         self._publishers: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Publisher] = weakref.WeakKeyDictionary()
         self._callers: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Caller] = weakref.WeakKeyDictionary()
@@ -216,7 +218,10 @@ class Bus:
         """
 
         def declare(handler: H) -> H:
-            self.registry.procedures.add(make_procedure(name, handler, concurrency=concurrency, timeout=timeout))
+            settings = self.config.api(name.rpartition(".")[0])
+            self.registry.procedures.add(
+                make_procedure(name, handler, concurrency=concurrency, timeout=timeout, settings=settings)
+            )
             return handler
 
         return declare
@@ -235,7 +240,8 @@ class Bus:
         - `arguments`: by name; anything that an event's payload may hold.
         - `timeout`: seconds; default: the procedure's own, else the setting `rpc_timeout`. A call that no worker has
           begun by then is never executed; one that is running is cancelled.
-        - `returns`: a type that msgspec or pydantic decodes into; default: plain JSON values.
+        - `returns`: the type of the result; default: the procedure's return annotation, if this process has it, else
+          plain JSON values.
         - `wait`: wait for a worker, until the timeout, when there is none.
 
         Raises a CallError: NoWorkerAvailable, CallTimeout, WorkerLost, InvalidArguments, InvalidResult, CallCancelled;
@@ -498,9 +504,7 @@ class Bus:
         loop = asyncio.get_running_loop()
         caller = self._callers.get(loop)
         if caller is None:
-            caller = self._callers[loop] = Caller(
-                self.config, errors=self.registry.procedures.errors, schemas=self.schema
-            )
+            caller = self._callers[loop] = Caller(self.config, procedures=self.registry.procedures, schemas=self.schema)
         return caller
 
     def _block(self, work: Callable[[], Awaitable[T]], call: str) -> T:

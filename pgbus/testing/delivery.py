@@ -40,7 +40,7 @@ async def deliver_now(
     """
     if using is None:
         return await settle(bus, raise_errors=raise_errors, timeout=timeout)
-    threads = ThreadPoolExecutor(1, thread_name_prefix="pgbus test")
+    threads = ThreadPoolExecutor(bus.config.listener_threads, thread_name_prefix="pgbus test")
     try:
         return await _rehearse(bus, AsyncJoin(using), using, threads, raise_errors=raise_errors)
     finally:

@@ -47,7 +47,8 @@ class Rehearsal:
         await self._check_transaction()
         outer, self._bus._joined = self._bus._joined, self._join
         try:
-            await self._bus.client.run_start_hooks()
+            # They may declare listeners; those of plugins are for a worker, and its end.
+            await self._bus.client.hook_registry.before_worker_start.run_once(plugins=False)
             while events := await self._take():
                 for listener in self._listeners():
                     await self._deliver(listener, [event for event in events if _hears(listener, event)])

@@ -326,6 +326,28 @@ async def test_api_classes_are_delivered_too(bus: pgbus.Bus, connection: asyncpg
     assert [one.listener_name for one in attempts] == ["greet"]
 
 
+async def test_plugins_are_not_told_of_a_start_that_has_no_end(database: str, connection: asyncpg.Connection) -> None:
+    class Greeting(pgbus.Plugin):
+        async def before_worker_start(self) -> None:
+            raise AssertionError("no worker starts")
+
+        async def before_event_sent(self, event_message: EventMessage) -> None:
+            event_message.payload = "hello"
+
+    async with open_bus(database, plugins=[Greeting()]) as bus:
+
+        @bus.client.on_start()
+        def declare() -> None:
+            @bus.listener("greeting", name="greets")
+            def greet(text: str) -> None:
+                pass
+
+        async with connection.transaction():
+            await bus.publish("", topic="greeting", using=connection)
+            (attempt,) = await deliver_now(bus, using=connection)
+    assert (attempt.listener_name, attempt.event.payload) == ("greets", "hello")
+
+
 async def test_without_a_transaction_it_says_so(bus: pgbus.Bus, connection: asyncpg.Connection) -> None:
     with pytest.raises(pgbus.ConnectionUnusableError, match="in no transaction"):
         await deliver_now(bus, using=connection)
@@ -571,6 +593,29 @@ async def test_a_worker_s_failures_are_collected_and_retried_without_delay(bus: 
         ("third time", "n", 2, "retry"), ("third time", "n", 3, "done"),
     ]  # fmt: skip
     assert {one.error for one in attempts} == {None, "ValueError: first", "not yet", "ValueError: never"}
+
+
+async def test_a_handler_that_runs_past_its_own_timeout_fails_the_test(bus: pgbus.Bus) -> None:
+    @bus.listener("n", name="slow", timeout=0.01)
+    async def slow(number: int) -> None:
+        await asyncio.Event().wait()
+
+    await bus.publish(1, topic="n")
+    with pytest.raises(AssertionError, match=r"slow failed on n: HandlerTimeoutError: .* its timeout of 0\.01 seconds"):
+        await deliver_now(bus)
+
+
+async def test_no_tasks_run_while_events_are_delivered(bus: pgbus.Bus) -> None:
+    @bus.client.every(seconds=1, also_run_immediately=True)
+    async def tick() -> None:
+        raise AssertionError("it is none of the listeners")
+
+    @bus.listener("n", name="hears")
+    async def hears(number: int) -> None:
+        pass
+
+    await bus.publish(1, topic="n")
+    assert len(await deliver_now(bus)) == 1
 
 
 async def test_a_hanging_handler_is_given_up_after_the_timeout(bus: pgbus.Bus) -> None:
