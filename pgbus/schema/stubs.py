@@ -34,6 +34,9 @@ _FORMATS = {
 _TYPES = {"string": "str", "integer": "int", "number": "float", "boolean": "bool", "null": "None"}
 
 
+_OPTIONS = "bus_options: Mapping[str, object] | None = None"
+
+
 @dataclass(slots=True)
 class _Node:
     """What is at one path: further words, an event, a procedure, or several of these."""
@@ -108,15 +111,14 @@ class _Writer:
     def _event(self, schema: Schema | None, owner: str) -> list[str]:
         if schema is None:
             return []
-        arguments = self._arguments(schema["parameters"], owner)
-        options = "self, *, using: object = None, bus_options: Mapping[str, object] | None = None"
+        signature = self._signature(schema["parameters"], owner, f"using: object = None, {_OPTIONS}")
         listening = (
             "self, listener: Callable[..., Any], *, listener_name: str | None = None, "
-            "bus_options: Mapping[str, object] | None = None, on_error: pgbus.OnError = ..."
+            f"{_OPTIONS}, on_error: pgbus.OnError = ..."
         )
         return [
-            f"    def fire({options}{arguments}) -> pgbus.EventMessage: ...",
-            f"    async def fire_async({options}{arguments}) -> pgbus.EventMessage: ...",
+            f"    def fire({signature}) -> pgbus.EventMessage: ...",
+            f"    async def fire_async({signature}) -> pgbus.EventMessage: ...",
             f"    def listen({listening}) -> None: ...",
             f"    async def listen_async({listening}) -> None: ...",
             *_schema_members(is_procedure=False),
@@ -125,10 +127,10 @@ class _Writer:
     def _procedure(self, schema: Schema | None, owner: str) -> list[str]:
         if schema is None:
             return []
-        arguments = self._arguments(schema["parameters"], owner)
+        arguments = self._signature(schema["parameters"], owner, _OPTIONS)
         response = schema["response"]
         result = self._type(response, _Names(response, f"{owner}Result"), is_result=True)
-        signature = f"(self, *, bus_options: Mapping[str, object] | None = None{arguments}) -> {result}: ..."
+        signature = f"({arguments}) -> {result}: ..."
         return [
             f"    def __call__{signature}",
             f"    def call{signature}",
@@ -136,17 +138,16 @@ class _Writer:
             *_schema_members(is_procedure=True),
         ]
 
-    def _arguments(self, schema: Schema, owner: str) -> str:
+    def _signature(self, schema: Schema, owner: str, options: str) -> str:
         names = _Names(schema, owner)
         required = schema.get("required", ())
-        parts = [
-            f", {name}: {self._type(part, names)}{'' if name in required else ' = ...'}"
+        arguments = [
+            f"{name}: {self._type(part, names)}{'' if name in required else ' = ...'}"
             for name, part in schema.get("properties", {}).items()
             if _is_attribute(name)
         ]
-        if schema.get("additionalProperties") is not False:
-            parts.append(", **others: object")
-        return "".join(parts)
+        others = ["**others: object"] if schema.get("additionalProperties") is not False else []
+        return ", ".join(["self", "*", *arguments, options, *others])
 
     # -------------------------------------------------------------------------------------------------------- types
 
