@@ -37,7 +37,6 @@ from pgbus.rpc.server import Server
 from pgbus.runner import Runner, slots_of
 from pgbus.stall import StallWatch
 from pgbus.store import (
-    ENGINE_SETTINGS,
     Claim,
     Pooled,
     Registration,
@@ -167,10 +166,13 @@ class Worker:
 
     async def _run_with_pools(self) -> None:
         size = self._config.pool_size
-        engine_pool = await create_pool(self._config, size=size, settings=ENGINE_SETTINGS)
+        engine_pool = await create_pool(self._config, size=size, for_engine=True)
         handler_pool = await create_pool(self._config, size=self._connections_for_handlers(), for_users=True)
         transactions = Transactions(
-            self._config.dsn, pool=handler_pool, size=max(size, self._connections_for_handlers())
+            self._config.dsn,
+            pool=handler_pool,
+            size=self._connections_for_handlers(),
+            behind_pooler=self._config.behind_pooler,
         )
         loop = asyncio.get_running_loop()
 
