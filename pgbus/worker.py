@@ -211,7 +211,14 @@ class Worker:
     async def _run(self, pool: asyncpg.Pool, transactions: Transactions) -> None:
         store = Store(Pooled(pool), namespace=self._config.namespace)
         self._engine = (pool, store, transactions)
-        self._server = Server(store, config=self._config, telemetry=self._telemetry, worker_id=self._claimant)
+        self._server = Server(
+            store,
+            config=self._config,
+            telemetry=self._telemetry,
+            hooks=self._bus.client.hook_registry,
+            middleware=self._bus.registry.middleware,
+            worker_id=self._claimant,
+        )
         self._tasks = Tasks(store, config=self._config, telemetry=self._telemetry, worker_id=self._claimant)
         session_task = asyncio.create_task(self._session_loop(), name="pgbus session")
         upkeep = asyncio.create_task(self._upkeep_loop(store), name="pgbus upkeep")
@@ -425,6 +432,7 @@ class Worker:
             listener,
             threads=threads,
             transactions=transactions,
+            middleware=self._bus.registry.middleware,
             publish=self._bus.publish,
             publish_sync=self._bus.publish_sync,
         )
@@ -434,6 +442,7 @@ class Worker:
             worker_id=self._claimant,
             store=store,
             executor=executor,
+            hooks=self._bus.client.hook_registry,
             config=self._config,
             telemetry=self._telemetry,
             quarantine=self._quarantine,
