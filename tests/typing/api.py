@@ -21,6 +21,7 @@ from pgbus.admin import Admin, BusStatus, DeadFilter, DeadLetter, EventFilter, E
 from pgbus.embedded import EmbeddedPostgres
 from pgbus.registry import Listener
 from pgbus.telemetry import Happening, Settled
+from pgbus.testing import Attempt, BusMocker, BusUnderTest, MockResult, bus_mocker, deliver_now, deliver_now_sync
 from pgbus.worker import Worker
 
 # ------------------------------------------------------------------------------------------------------ event classes
@@ -191,6 +192,24 @@ async def api_classes(connection: asyncpg.Connection) -> None:
     await bus.auth.user_created.listen_async(print)
     assert_type(bus.auth.check_password(username="adam"), Any)
     assert_type(await bus.auth.check_password.call_async(username="adam", bus_options={"timeout": 1.0}), Any)
+
+
+async def test_it(under_test: BusUnderTest, connection: asyncpg.Connection, session: Session) -> None:
+    assert_type(await under_test.deliver_now(using=connection, raise_errors=False), list[Attempt])
+    assert_type(deliver_now_sync(bus, using=session, timeout=1.0), list[Attempt])
+    (attempt,) = await deliver_now(bus)
+    assert_type((attempt.event, attempt.attempt, attempt.error), tuple[pgbus.EventMessage, int, str | None])
+    with BusMocker(bus, require_mocking=False) as mock:
+        mock.mockRpcCall("auth.check_password", result=True)
+        mock.assertEventFired("auth.user_created", times=1)
+        assert_type(mock.get_event_messages("auth.user_created"), list[pgbus.EventMessage])
+        assert_type(mock.get_rpc_messages(), list[pgbus.RpcMessage])
+        assert_type(mock.event_names_fired, list[str])
+
+
+@bus_mocker(bus)
+def test_that(mock: MockResult) -> None:
+    mock.mock_event_firing("auth.user_created")
 
 
 async def operate() -> None:
