@@ -140,10 +140,9 @@ class _Writer:
 
     def _signature(self, schema: Schema, owner: str, options: str) -> str:
         names = _Names(schema, owner)
-        required = schema.get("required", ())
         arguments = [
-            f"{name}: {self._type(part, names)}{'' if name in required else ' = ...'}"
-            for name, part in schema.get("properties", {}).items()
+            f"{name}: {self._type(part, names)}{'' if is_required else ' = ...'}"
+            for name, part, is_required in _members(schema)
             if _is_attribute(name)
         ]
         others = ["**others: object"] if schema.get("additionalProperties") is not False else []
@@ -203,11 +202,10 @@ class _Writer:
         return self._typed_dict(name, part, names, is_result=is_result)
 
     def _typed_dict(self, name: str, part: Schema, names: _Names, *, is_result: bool) -> str:
-        required = part.get("required", ())
         items = []
-        for key, value in part["properties"].items():
+        for key, value, is_required in _members(part):
             found = self._type(value, names, is_result=is_result)
-            is_there = key in required or (is_result and isinstance(value, Mapping) and "default" in value)
+            is_there = is_required or (is_result and isinstance(value, Mapping) and "default" in value)
             items.append(f"    {key!r}: {found if is_there else f'NotRequired[{found}]'},")
         self.classes += [f"{name} = TypedDict({name!r}, {{", *items, "})", ""]
         return name
@@ -228,6 +226,16 @@ class _Names:
         self.definitions: Mapping[str, Any] = schema.get("$defs", {})
         self.owner = owner
         self.written: dict[str, str] = {}
+
+
+def _members(part: Schema) -> list[tuple[str, Any, bool]]:
+    """The properties: name, schema, and whether it is required. The database does not keep their order."""
+    properties, required = part.get("properties", {}), part.get("required", [])
+    rest = sorted(properties.keys() - set(required))
+    return [
+        *((name, properties[name], True) for name in required if name in properties),
+        *((name, properties[name], False) for name in rest),
+    ]
 
 
 def _schema_members(*, is_procedure: bool) -> list[str]:
