@@ -70,6 +70,7 @@ from pgbus.messages import EventMessage, ResultMessage, RpcMessage
 from pgbus.modules import get_bus, import_bus_module
 from pgbus.outcomes import RetryPolicy
 from pgbus.plugins import Plugin
+from pgbus.rpc.context import CallContext
 from pgbus.schedules import TaskContext
 
 __all__ = [
@@ -80,6 +81,7 @@ __all__ = [
     "BusClient",
     "BusPath",
     "CallCancelled",
+    "CallContext",
     "CallError",
     "CallTimeout",
     "CannotBlockHere",

@@ -83,9 +83,7 @@ class HookThreads:
 
     def close(self) -> None:
         """Let idle threads end; new ones start when a hook needs one."""
-        pools, self._pools = self._pools, {}
-        for pool in pools.values():
-            pool.shutdown(wait=False)
+        self._pools = {}  # not shut down: who has a pool in hand uses it, and its threads end when nobody has
 
 
 class Moment:
