@@ -658,3 +658,86 @@ async def test_a_procedure_that_plays_dead_is_to_its_caller_a_lost_worker(bus: p
     await bus.publish(1, topic="n")
     with pytest.raises(pgbus.WorkerLost, match=r"stock\.take"):
         await deliver_now(bus)
+
+
+# ------------------------------------------------------------------------------------------- hooks and middleware
+
+
+@pytest.fixture
+def wrapped(bus: pgbus.Bus) -> list[str]:
+    """What hooks, middleware and handlers of the bus did, in order."""
+    did: list[str] = []
+
+    @bus.client.before_event_execution()
+    async def before(event_message: EventMessage) -> None:
+        did.append("before")
+        event_message.payload += 1
+
+    @bus.client.after_event_execution()
+    def after(event_message: EventMessage) -> None:
+        did.append("after")
+
+    @bus.middleware
+    async def outer(context: pgbus.Context, call_next: Any) -> Any:
+        did.append("in")
+        try:
+            return await call_next()
+        finally:
+            did.append("out")
+
+    @bus.listener("n", name="async")
+    async def handle(number: int) -> None:
+        did.append(f"async {number}")
+
+    return did
+
+
+async def test_a_transactions_events_pass_through_hooks_and_middleware(
+    bus: pgbus.Bus, connection: asyncpg.Connection, wrapped: list[str]
+) -> None:
+    async with connection.transaction():
+        await bus.publish(1, topic="n", using=connection)
+        (attempt,) = await deliver_now(bus, using=connection)
+    assert wrapped == ["before", "in", "async 2", "out", "after"]
+    assert attempt.event.payload == 1  # as it was published
+
+
+async def test_committed_events_do_too(bus: pgbus.Bus, wrapped: list[str]) -> None:
+    await bus.publish(1, topic="n")
+    assert len(await deliver_now(bus)) == 1
+    assert wrapped == ["before", "in", "async 2", "out", "after"]
+
+
+async def test_what_middleware_raises_fails_the_test_either_way(
+    bus: pgbus.Bus, connection: asyncpg.Connection, wrapped: list[str]
+) -> None:
+    @bus.middleware
+    async def refuse(context: pgbus.Context, call_next: Any) -> Any:
+        raise LookupError("refused")
+
+    async with connection.transaction():
+        await bus.publish(1, topic="n", using=connection)
+        with pytest.raises(LookupError, match="refused"):
+            await deliver_now(bus, using=connection)
+    await bus.publish(1, topic="n")
+    with pytest.raises(AssertionError, match="async failed on n: LookupError: refused"):
+        await deliver_now(bus)
+
+
+def test_plain_middleware_runs_with_plain_handlers_on_the_tests_own_thread(sync_bus: pgbus.Bus, database: str) -> None:
+    threads: list[threading.Thread] = []
+
+    @sync_bus.middleware
+    def around(context: pgbus.Context, call_next: Any) -> Any:
+        threads.append(threading.current_thread())
+        return call_next()
+
+    @sync_bus.listener("n", name="plain")
+    def plain(number: int) -> None:
+        threads.append(threading.current_thread())
+
+    with psycopg.connect(database) as connection:
+        sync_bus.publish_sync(1, topic="n", using=connection)
+        assert len(deliver_now_sync(sync_bus, using=connection)) == 1
+        connection.rollback()
+    assert threads == [threading.current_thread()] * 2
