@@ -71,8 +71,9 @@ async def test_a_service_checks_a_password_for_another_one(services: Services) -
         print(bus.auth.check_password(username="admin", password=password))
     """
     async with services.worker(auth) as worker:
-        await worker.says("auth.check_password")
+        await worker.says(r"procedures +auth\.check_password$")
         assert services.run_code(another, code).split() == ["True", "False"]
+    assert "no listeners to run" not in "".join(worker.err)
     query = "SELECT array_agg(procedure || ' ' || state) FROM pgbus.rpc_calls"
     assert await services.connection.fetchval(query) == ["auth.check_password answered"] * 2
 

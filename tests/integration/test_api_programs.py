@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import subprocess
 
 import pytest
@@ -167,22 +166,6 @@ QUICK_START = AUTH_SERVICE.replace(
 
     class Meta:""",
 )
-
-
-async def test_another_service_calls_a_procedure_and_gets_its_answer(services: Services) -> None:
-    auth = services.write("auth_service", QUICK_START)
-    another = services.write("another_service", "import pgbus\nbus = pgbus.create()\n")
-    code = """
-    from bus import bus
-    for password in ('secret', 'wrong'):
-        print(bus.auth.check_password(username='admin', password=password))
-    """
-    async with services.worker(auth) as worker:
-        done = services.execute(another, code)
-    assert (done.stdout.split(), done.stderr) == (["True", "False"], "")
-    log = "\n".join(worker.err) + "\n"
-    assert re.search(r"procedures +auth\.check_password\n +auth\.create_user\n", log)
-    assert "no listeners to run" not in log
 
 
 async def test_a_handler_calls_another_service_for_each_event(services: Services) -> None:
