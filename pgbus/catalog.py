@@ -359,7 +359,8 @@ class Catalog:
                 break
         for kind, name, version, is_new, _ in rows:
             if is_new:
-                logger.info("%s %s has a new schema: version %d", kind, name, version)
+                level = logging.INFO if version > 1 else logging.DEBUG
+                logger.log(level, "%s %s has a new schema: version %d", kind, name, version)
         self._published = {(one.kind, one.name, one.hash) for one in declared}
 
     async def announce(self, run: Run) -> None:
@@ -384,7 +385,7 @@ class Catalog:
             logger.warning("this code does not fit the rest of the bus: %s", found)
 
 
-def read_stored(rows: Iterable[Sequence[Any]]) -> list[Stored]:
+def read_stored(rows: Iterable[Any]) -> list[Stored]:
     """From the rows of the statement `list_schemas`."""
     return [
         Stored(
