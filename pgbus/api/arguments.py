@@ -114,7 +114,7 @@ class NamedArguments:
                 filled[self._first.name] = None
         fields = [
             Field(
-                name, self._hints.get(name, EMPTY), one.default,
+                name, self._hints.get(name, Any), one.default,
                 is_required=one.default is EMPTY and name not in filled,
             )
             for name, one in wanted.items()

@@ -18,7 +18,7 @@ from typing import Any, TypeAlias
 import msgspec
 from msgspec import inspect as mi
 
-from pgbus.annotations import declared_type
+from pgbus.annotations import EMPTY, declared_type, members_of
 from pgbus.codec import encode
 from pgbus.errors import InvalidEventError
 
@@ -27,8 +27,6 @@ logger = logging.getLogger("pgbus")
 Schema: TypeAlias = dict[str, Any]
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
-EMPTY = inspect.Parameter.empty
-
 _DEFS = "#/$defs/"
 _NO_LIMIT = 1 << 40  # bytes
 _PRIMITIVES = {str: "string", int: "integer", float: "number", bool: "boolean", type(None): "null"}
@@ -134,7 +132,16 @@ class _Generator:
         if annotation is EMPTY or annotation is Any or annotation is object:
             return {}
         try:
-            return self._schema(mi.type_info(annotation))
+            info = mi.type_info(annotation)
+        except TypeError as error:
+            # msgspec refuses unions of classes, of which we take the first that fits.
+            members = tuple(members_of(annotation))
+            if len(members) > 1:
+                return _one_of([self.of(member) for member in members])
+            logger.warning("%r has no JSON Schema, so nothing is said of it: %s", annotation, error)
+            return {}
+        try:
+            return self._schema(info)
         except Exception as error:  # type hints and models run code of other people
             logger.warning("%r has no JSON Schema, so nothing is said of it: %s", annotation, error)
             return {}
