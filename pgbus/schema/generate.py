@@ -132,17 +132,11 @@ class _Generator:
         if annotation is EMPTY or annotation is Any or annotation is object:
             return {}
         try:
-            info = mi.type_info(annotation)
-        except TypeError as error:
-            # msgspec refuses unions of classes, of which we take the first that fits.
-            members = tuple(members_of(annotation))
-            if len(members) > 1:
-                return _one_of([self.of(member) for member in members])
-            logger.warning("%r has no JSON Schema, so nothing is said of it: %s", annotation, error)
-            return {}
-        try:
-            return self._schema(info)
+            return self._schema(mi.type_info(annotation))
         except Exception as error:  # type hints and models run code of other people
+            members = tuple(members_of(annotation))
+            if len(members) > 1:  # msgspec refuses unions of classes, of which we take the first that fits
+                return _one_of([self.of(member) for member in members])
             logger.warning("%r has no JSON Schema, so nothing is said of it: %s", annotation, error)
             return {}
 
