@@ -12,6 +12,8 @@ from types import TracebackType
 from typing import Any, Protocol, TypeVar
 from uuid import UUID
 
+from uuid_utils.compat import uuid7
+
 from pgbus import hooked, outbox
 from pgbus.adapters import AsyncExecutor, async_executor, sync_executor
 from pgbus.api import BusClient, BusPath
@@ -182,6 +184,24 @@ class Bus:
         """The listeners declared so far."""
         return list(self.registry)
 
+    def middleware(self, function: H) -> H:
+        """Decorator: wrap the handlers of all listeners and procedures in the function.
+
+        It is called as `function(context, call_next)` for each attempt of a handler (also of a batch, and of a
+        transactional one within its transaction), and for each call of a procedure. `context` is a Context or a
+        CallContext. `call_next()` goes on to the handler and returns what that returns; to raise is the handler's
+        failure, and to return without having gone on skips it. What is returned is the result of a procedure.
+
+        - `async def`: wraps every handler; `await call_next()`. Around a plain transactional handler, whose transaction
+          is its thread's, it is outside of the transaction.
+        - plain: wraps plain handlers only, in their thread and, if there is one, their transaction; `call_next()`.
+
+        What is registered first is outermost, and plain functions are within async ones. Raises ConfigurationError
+        for what cannot be called like that.
+        """
+        self.registry.middleware.add(function)
+        return function
+
     # --------------------------------------------------------------------------------------------------- calling
 
     def procedure(self, name: str, *, concurrency: int | None = None, timeout: float | None = None) -> Callable[[H], H]:
@@ -231,8 +251,8 @@ class Bus:
         options: dict[str, Any] = {"timeout": timeout, "returns": returns, "wait": wait}
         if not self._hooks.on_calling:
             return await self._caller().call(procedure, arguments or {}, **options)
-        message = hooked.rpc_message(procedure, arguments or {})
-        options["call_id"] = UUID(message.id)
+        options["call_id"] = call_id = uuid7()
+        message = hooked.rpc_message(procedure, arguments or {}, call_id=call_id)
 
         async def work() -> Any:
             return await self._caller().call(procedure, message.kwargs, **options)
@@ -253,8 +273,8 @@ class Bus:
         _refuse_to_block("call")
         if not self._hooks.on_calling:
             return self._through_portal(lambda: self._caller().call(procedure, arguments or {}, **options))
-        message = hooked.rpc_message(procedure, arguments or {})
-        options["call_id"] = UUID(message.id)
+        options["call_id"] = call_id = uuid7()
+        message = hooked.rpc_message(procedure, arguments or {}, call_id=call_id)
 
         def work() -> Any:
             return self._through_portal(lambda: self._caller().call(procedure, message.kwargs, **options))
@@ -466,6 +486,7 @@ class Bus:
     async def _connect(self) -> None:
         if not self._stand_in:
             await self._publisher().connect()
+            await self.schema.ensure_loaded_from_bus()
 
     async def _run_statement(self, name: str, values: dict[str, object]) -> Sequence[Sequence[Any]]:
         """Run a named statement, but none while a test has the bus mocked."""

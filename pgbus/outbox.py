@@ -12,7 +12,8 @@ from typing import Any
 from uuid import UUID
 
 import msgspec
-from uuid_utils.compat import uuid7
+import uuid_utils
+from asyncpg.pgproto import pgproto
 
 from pgbus import codec
 from pgbus.errors import InvalidEventError
@@ -102,12 +103,12 @@ def prepare(
     if check := _checker(kind, name, limits):
         check(payload)
     return OutboxRow(
-        event_id=uuid7() if event_id is None else _check_event_id(event_id),
+        event_id=_new_event_id() if event_id is None else _check_event_id(event_id),
         topic=name,
         payload=payload,
         ancestors=codec.ancestors_of(kind),
         key=None if key is None else _check_key("key", key),
-        headers=_encode_headers(headers) if headers else None,
+        headers=encode_headers(headers) if headers else None,
         deliver_at=None if deliver_at is None else _check_deliver_at(deliver_at),
         delay=None if delay is None else _check_delay(delay),
         dedup_key=None if dedup_key is None else _check_key("dedup_key", dedup_key),
@@ -134,8 +135,13 @@ def prepare_many(events: Iterable[object], *, topic: str | None = None, limits: 
         payload = encode(event, limit=max_payload)
         if check:
             check(payload)
-        rows.append(OutboxRow(event_id=uuid7(), topic=name, payload=payload, ancestors=ancestors))
+        rows.append(OutboxRow(event_id=_new_event_id(), topic=name, payload=payload, ancestors=ancestors))
     return rows
+
+
+def _new_event_id() -> UUID:
+    """A UUIDv7, in the driver's kind of UUID: that is made, and sent, in a third of the time."""
+    return pgproto.UUID(uuid_utils.uuid7().bytes)
 
 
 def revise(row: OutboxRow, message: OpenEvent, *, limits: Limits) -> OutboxRow:
@@ -147,7 +153,7 @@ def revise(row: OutboxRow, message: OpenEvent, *, limits: Limits) -> OutboxRow:
     if message.has_new_payload:
         payload = codec.encode(message.payload, limit=limits.max_payload)
     if message.has_new_headers:
-        headers = _encode_headers(message.headers) if message.headers else None
+        headers = encode_headers(message.headers)
     key = None if message.key is None else _check_key("key", message.key)
     message.close(raw=payload, raw_headers=headers)
     return msgspec.structs.replace(row, payload=payload, headers=headers, key=key)
@@ -191,13 +197,14 @@ def _check_text(field: str, text: str) -> None:
         raise InvalidEventError(field, f"{text!r} holds a lone surrogate, which is no character") from None
 
 
-def _encode_headers(headers: object) -> str:
+def encode_headers(headers: object) -> str | None:
+    """Headers as JSON text, None when there are none; raises InvalidEventError for anything but text by text."""
     if not isinstance(headers, Mapping):
         raise InvalidEventError("headers", f"they are a mapping from str to str, not {type(headers)}")
     for name, value in headers.items():
         if not isinstance(name, str) or not isinstance(value, str):
             raise InvalidEventError("headers", f"names and values are str, not {type(name)} and {type(value)}")
-    return codec.encode(dict(headers), limit=MAX_HEADERS, field="headers")
+    return codec.encode(dict(headers), limit=MAX_HEADERS, field="headers") if headers else None
 
 
 def _check_deliver_at(deliver_at: object) -> datetime:

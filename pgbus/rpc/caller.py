@@ -34,7 +34,7 @@ from pgbus.rpc.values import (
     take_batch,
     to_error,
 )
-from pgbus.store import ENGINE_SETTINGS, Connection, Pooled, Store, borrow, create_pool, is_link_error, unreachable
+from pgbus.store import Connection, Pooled, Store, borrow, create_pool, is_link_error, unreachable
 
 logger = logging.getLogger("pgbus")
 
@@ -205,7 +205,7 @@ class Caller:
         async with self._opening:
             if self._pool is not None:
                 return
-            pool = await create_pool(self._config, size=POOL_SIZE, settings=ENGINE_SETTINGS)
+            pool = await create_pool(self._config, size=POOL_SIZE, for_engine=True)
             try:
                 async with borrow(pool) as connection:
                     await check_async(cast("Connection", connection), namespace=self._config.namespace)
