@@ -288,6 +288,13 @@ class Catalog:
             raise
         self._replace({(kind, name): msgspec.json.decode(text) for kind, name, text in rows})
 
+    def forget(self) -> None:
+        """Begin anew: the bus is to use another database, of which neither this holds, nor what was stored there."""
+        self._stored = None
+        self._is_stale = False
+        self._checks.clear()
+        self._published = set()
+
     def drop(self, run: Run | None = None) -> None:
         """What was read holds no more, and is read again soon, by `run` if that is given; called on an event loop."""
         self._is_stale = True
@@ -365,7 +372,8 @@ class Catalog:
                 break
         for kind, name, version, is_new, _ in rows:
             if is_new:
-                logger.info("%s %s has a new schema: version %d", kind, name, version)
+                level = logging.INFO if version > 1 else logging.DEBUG
+                logger.log(level, "%s %s has a new schema: version %d", kind, name, version)
         self._published = {(one.kind, one.name, one.hash) for one in declared}
 
     async def announce(self, run: Run) -> None:
@@ -390,7 +398,7 @@ class Catalog:
             logger.warning("this code does not fit the rest of the bus: %s", found)
 
 
-def read_stored(rows: Iterable[Sequence[Any]]) -> list[Stored]:
+def read_stored(rows: Iterable[Any]) -> list[Stored]:
     """From the rows of the statement `list_schemas`."""
     return [
         Stored(
