@@ -486,6 +486,7 @@ class Bus:
     async def _connect(self) -> None:
         if not self._stand_in:
             await self._publisher().connect()
+            await self.schema.ensure_loaded_from_bus()
 
     async def _run_statement(self, name: str, values: dict[str, object]) -> Sequence[Sequence[Any]]:
         """Run a named statement, but none while a test has the bus mocked."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 
 from tests.support import eventually
@@ -119,3 +120,72 @@ async def test_a_named_file_reaches_the_bus_in_every_process_and_placeholders_ar
 
 async def _count(services: Services, query: str, count: int) -> bool:
     return len(await services.connection.fetch(query)) == count
+
+
+METRICS = """
+    service_name: {service}
+    retention: 604800
+    partition_period: 86400
+    apis:
+      default: {{validate: false, cast_values: false}}
+"""
+SHOP = """
+    import pgbus
+
+    class ShopApi(pgbus.Api):
+        page_viewed = pgbus.Event(parameters=("url", pgbus.Parameter("milliseconds", int)))
+        page_left = pgbus.Event(parameters=("url",))
+
+        class Meta:
+            name = "shop"
+
+    bus = pgbus.create()
+    bus.client.register_api(ShopApi())
+"""
+VIEW = """
+    from bus import bus
+
+    for number in range(250):
+        bus.shop.page_viewed.fire(url=f"/{number}", milliseconds="about 5")
+    bus.shop.page_left.fire(url="/")
+"""
+CHARTS = """
+    import sys
+    import pgbus
+
+    bus = pgbus.create()
+
+    def count(event, url: str, milliseconds: int):
+        sys.stdout.write(f"viewed {url} {milliseconds!r}\\n")
+        sys.stdout.flush()
+
+    def leave(event, url):
+        sys.stdout.write(f"left {url}\\n")
+        sys.stdout.flush()
+
+    bus.shop.page_viewed.listen(count, listener_name="views", bus_options={"batch_size": 100, "concurrency": 10})
+    bus.shop.page_left.listen(leave, listener_name="leaves", bus_options={"batch_size": 100})
+"""
+
+
+async def test_metrics_are_taken_as_they_come_in_large_batches_and_kept_for_a_while(services: Services) -> None:
+    """Nothing is checked or cast; each listener is owed its own events alone; and the history is bounded."""
+    shop, charts = services.write("shop", SHOP), services.write("charts", CHARTS)
+    for directory in (shop, charts):
+        (directory / "pgbus.yaml").write_text(METRICS.format(service=directory.name))
+
+    async with services.worker(charts) as worker:
+        services.run_code(shop, VIEW)
+        await worker.says("^viewed ", times=250)
+        await worker.says("^left /$")
+        await services.settled()
+        assert sorted(worker.out) == sorted(["left /", *(f"viewed /{number} 'about 5'" for number in range(250))])
+
+    options = await services.connection.fetch("SELECT listener_name, options ->> 'batch_size' FROM pgbus.listeners")
+    assert {tuple(row) for row in options} == {("charts-views", "100"), ("charts-leaves", "100")}
+    assert not await services.dead_errors()
+    settings = [json.loads(line) for line in services.pgbus(charts, "config", "--json").splitlines()]
+    shown = {setting["name"]: (setting["value"], setting["source"]) for setting in settings}
+    assert shown["retention"] == (604800.0, "pgbus.yaml")
+    assert shown["partition_period"] == (86400.0, "pgbus.yaml")
+    assert shown["apis.default.validate.incoming"] == (False, "pgbus.yaml")

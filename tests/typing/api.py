@@ -18,6 +18,7 @@ from sqlalchemy.orm import Session
 import pgbus
 from pgbus import migrate
 from pgbus.admin import Admin, BusStatus, DeadFilter, DeadLetter, EventFilter, EventRecord, ListenerStatus
+from pgbus.contrib.django import uses_django_db
 from pgbus.embedded import EmbeddedPostgres
 from pgbus.registry import Listener
 from pgbus.telemetry import Happening, Settled
@@ -192,6 +193,25 @@ async def api_classes(connection: asyncpg.Connection) -> None:
     await bus.auth.user_created.listen_async(print)
     assert_type(bus.auth.check_password(username="adam"), Any)
     assert_type(await bus.auth.check_password.call_async(username="adam", bus_options={"timeout": 1.0}), Any)
+    await bus.client.lazy_load_now()
+    await bus.client.start_worker()
+    bus.client.request_shutdown()
+    await bus.client.raise_errors()
+    await bus.client.stop_worker()
+    await bus.client.close_async()
+
+
+@uses_django_db
+def total_of(url: str) -> int:
+    return len(url)
+
+
+assert_type(total_of("/"), int)
+
+
+def run_a_service() -> None:
+    assert_type(bus.client.run_forever(), int)
+    bus.client.close()
 
 
 async def test_it(under_test: BusUnderTest, connection: asyncpg.Connection, session: Session) -> None:

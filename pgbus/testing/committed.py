@@ -21,7 +21,7 @@ from pgbus.worker import Worker
 LOOK_INTERVAL = 0.05
 
 
-class SettlingWorker(Worker):
+class DeliveringWorker(Worker):
     """A worker that runs no tasks, tells what handlers raise, and tries again without a delay."""
 
     def __init__(self, bus: Bus, *, tell: Callable[[BaseException], None]) -> None:
@@ -58,13 +58,13 @@ def _watched(listener: Listener, tell: Callable[[BaseException], None]) -> Liste
         with watching():
             return listener.decode(event)
 
-    async def handle(**arguments: Any) -> None:
+    async def handle(**arguments: Any) -> Any:
         with watching():
-            await listener.handler(**arguments)
+            return await listener.handler(**arguments)
 
-    def handle_sync(**arguments: Any) -> None:
+    def handle_sync(**arguments: Any) -> Any:
         with watching():
-            listener.handler(**arguments)
+            return listener.handler(**arguments)
 
     return replace(
         listener,
@@ -97,12 +97,12 @@ class Failure:
             self.happened.set()
 
 
-async def settle(bus: Bus, *, raise_errors: bool, timeout: float) -> list[Attempt]:
+async def deliver_committed(bus: Bus, *, raise_errors: bool, timeout: float) -> list[Attempt]:
     """Deliver everything that is due, and what is published by that; raises TimeoutError after `timeout` seconds."""
     failure = Failure()
     async with _store(bus) as store:
         since = (await store.fetch_one("count_unsettled", listener_names=[]))["looked_at"]
-        worker = SettlingWorker(bus, tell=failure.tell)
+        worker = DeliveringWorker(bus, tell=failure.tell)
         await _run_until_idle(worker, bus, store, failure=failure if raise_errors else None, timeout=timeout)
         if raise_errors and failure.error:
             raise failure.error
@@ -126,7 +126,7 @@ async def _store(bus: Bus) -> AsyncIterator[Store]:
 
 
 async def _run_until_idle(
-    worker: SettlingWorker, bus: Bus, store: Store, *, failure: Failure | None, timeout: float
+    worker: DeliveringWorker, bus: Bus, store: Store, *, failure: Failure | None, timeout: float
 ) -> None:
     happened = asyncio.Event()
     unobserve = [bus.telemetry.observe(lambda _: happened.set())]
@@ -160,7 +160,7 @@ async def _wait_for(event: asyncio.Event) -> None:
     await event.wait()
 
 
-async def _wait_until_idle(worker: SettlingWorker, store: Store, happened: asyncio.Event) -> None:
+async def _wait_until_idle(worker: DeliveringWorker, store: Store, happened: asyncio.Event) -> None:
     await worker.ready.wait()
     while (await store.fetch_one("count_unsettled", listener_names=worker.listener_names))["unsettled"]:
         with contextlib.suppress(TimeoutError):
