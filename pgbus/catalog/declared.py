@@ -86,6 +86,10 @@ class Code:
         cls = event_classes().get(name)
         return None if cls is None else _class_event(name, cls)
 
+    def fires(self, topic: str) -> bool:
+        """Whether the event is this process's own."""
+        return self._apis.event(topic) is not None or topic in event_classes()
+
     def serves(self, api_name: str, procedure: str) -> bool:
         """Whether the procedure is this process's own, or its API is."""
         return api_name in self._apis or procedure in self._registry.procedures

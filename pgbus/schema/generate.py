@@ -22,7 +22,7 @@ from uuid import UUID
 
 import msgspec
 
-from pgbus.annotations import Shape, bare, class_of, declared_type, is_pydantic, members_of, shape_of
+from pgbus.annotations import EMPTY, Shape, bare, class_of, declared_type, is_pydantic, members_of, shape_of
 from pgbus.codec import encode
 from pgbus.errors import InvalidEventError
 
@@ -31,7 +31,6 @@ logger = logging.getLogger("pgbus")
 Schema: TypeAlias = dict[str, Any]
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
-EMPTY = inspect.Parameter.empty
 
 _DEFS = "#/$defs/"
 _NO_LIMIT = 1 << 40  # bytes
