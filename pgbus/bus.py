@@ -244,8 +244,8 @@ class Bus:
           plain JSON values.
         - `wait`: wait for a worker, until the timeout, when there is none.
 
-        Raises a CallError: NoWorkerAvailable, CallTimeout, WorkerLost, InvalidArguments (a DeformError if they cannot be
-        sent at all), InvalidResult, CallCancelled;
+        Raises a CallError: NoWorkerAvailable, CallTimeout, WorkerLost, InvalidArguments (a DeformError if they have no
+        JSON form), InvalidResult, CallCancelled;
         RemoteError for what the procedure raised, or that very class if `registry.procedures.allow_errors` has it.
         Cancelling the task that awaits takes the call back.
         """
