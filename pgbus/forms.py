@@ -168,8 +168,9 @@ def _open_fields(cls: Any, within: frozenset[type]) -> list[str]:
     """The names of the fields that may hold something of another form, by their annotations."""
     try:
         shape = shape_of(cls)
-    except (NameError, TypeError):  # annotations that only a type checker can resolve
-        return [field.name for field in getattr(cls, "__dataclass_fields__", {}).values()]
+    except Exception:  # annotations that only a type checker can resolve
+        attributes = [attribute.name for attribute in getattr(cls, "__attrs_attrs__", ())]
+        return [*getattr(cls, "__struct_fields__", ()), *getattr(cls, "__dataclass_fields__", ()), *attributes]
     return [field.name for field in shape.fields if not _is_plain(field.hint, within)] if shape else []
 
 
