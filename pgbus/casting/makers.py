@@ -89,8 +89,8 @@ def cast_by_pydantic(cls: Any, value: object) -> object:
 
 
 def cast_complex(value: Any) -> complex:
-    """A complex number, of the text that Python writes of it, or of a real one."""
-    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+    """A complex number, of the text that Python writes of it."""
+    if not isinstance(value, str):
         raise msgspec.ValidationError(f"Expected `str`, got `{json_name(value)}`")
     return complex(value)
 
