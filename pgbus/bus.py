@@ -82,11 +82,14 @@ class Bus:
             call=self.call,
             call_sync=self.call_sync,
             config=config,
-            taken_names=frozenset([*super().__dir__(), "client"]),
+            taken_names=frozenset([*super().__dir__(), "client", "schema"]),
             engine=Engine(
                 make_worker=self._make_worker, connect=self._connect, close=self.close, close_sync=self.close_sync
             ),
+            run=self._run_statement,
+            block=self._block,
         )
+        self.schema = self.client.schema
         self._hooks = self.client.hook_registry
         for plugin in self.plugins:
             self._add(plugin)
@@ -458,11 +461,15 @@ class Bus:
         if not self._stand_in:
             await self._publisher().connect()
 
+    async def _run_statement(self, name: str, values: dict[str, object]) -> Sequence[Sequence[Any]]:
+        """Run a named statement, but none while a test has the bus mocked."""
+        return [] if self._stand_in else await self._publisher().execute(name, values)
+
     def _publisher(self) -> Publisher:
         loop = asyncio.get_running_loop()
         publisher = self._publishers.get(loop)
         if publisher is None:
-            publisher = self._publishers[loop] = Publisher(self.config)
+            publisher = self._publishers[loop] = Publisher(self.config, on_open=self.schema.announce)
         return publisher
 
     def _caller(self) -> Caller:
@@ -471,7 +478,9 @@ class Bus:
         loop = asyncio.get_running_loop()
         caller = self._callers.get(loop)
         if caller is None:
-            caller = self._callers[loop] = Caller(self.config, errors=self.registry.procedures.errors)
+            caller = self._callers[loop] = Caller(
+                self.config, errors=self.registry.procedures.errors, schemas=self.schema
+            )
         return caller
 
     def _block(self, work: Callable[[], Awaitable[T]], call: str) -> T:

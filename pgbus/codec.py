@@ -13,6 +13,7 @@ import enum
 import math
 import re
 import reprlib
+import weakref
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from functools import lru_cache
@@ -30,6 +31,9 @@ from pgbus.topics import check_topic
 T = TypeVar("T")
 
 _TOPIC_ATTRIBUTE = "__pgbus_topic__"
+
+# By topic, as long as anybody holds them; of two with one topic, the later.
+_event_classes: weakref.WeakValueDictionary[str, type] = weakref.WeakValueDictionary()
 
 # How a datetime without a time zone ends in JSON text; others have `Z` or an offset before the quote.
 _LOOKS_NAIVE = re.compile(r'T\d\d:\d\d:\d\d(?:\.\d+)?"', re.ASCII)
@@ -62,6 +66,7 @@ def event(topic: str) -> Callable[[type[T]], type[T]]:
                 "if a decorator makes it one, write @event above that decorator"
             )
         setattr(cls, _TOPIC_ATTRIBUTE, topic)
+        _event_classes[topic] = cls
         return cls
 
     return declare
@@ -71,6 +76,11 @@ def topic_of(cls: type) -> str | None:
     """The topic that `@event` gave to this very class; None for any other class, subclasses included."""
     topic: str | None = cls.__dict__.get(_TOPIC_ATTRIBUTE)
     return topic
+
+
+def event_classes() -> dict[str, type]:
+    """The event classes of this process, by topic."""
+    return dict(_event_classes)
 
 
 @lru_cache(maxsize=4096)

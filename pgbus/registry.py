@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from pgbus.codec import topic_of
 from pgbus.errors import ConfigurationError, DuplicateListenerName, InvalidEventError
@@ -22,6 +22,8 @@ LANES = 64
 
 Start: TypeAlias = Literal["now", "beginning"] | datetime | int
 OnPoison: TypeAlias = Literal["dead", "block"]
+# What a listener takes of the events of a topic or pattern: a type, or Fields.
+Reads: TypeAlias = Callable[[str], Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +35,7 @@ class Listener:
     handler: Handler
     signature: Signature
     decode: Decode = field(repr=False)
+    reads: Reads = field(repr=False)
     start: Start = "now"
     concurrency: int = 10
     batch_size: int | None = None
@@ -84,11 +87,13 @@ def make_listener(
 ) -> Listener:
     """A listener from what `Bus.listener` was given; raises ConfigurationError naming what is wrong."""
     signature = inspect_handler(handler, batch=batch)
+    decode = EventDecoder(signature.event_type, classes=[event for event in events if isinstance(event, type)])
     return build_listener(
         handler,
         _patterns(f"listener {name or describe(handler)!r}", events, signature),
         signature=signature,
-        decode=EventDecoder(signature.event_type, classes=[event for event in events if isinstance(event, type)]),
+        decode=decode,
+        reads=decode.reads,
         name=name if name is not None else default_name(handler),
         start=start,
         concurrency=concurrency,
@@ -108,6 +113,7 @@ def build_listener(
     *,
     signature: Signature,
     decode: Decode,
+    reads: Reads,
     name: str,
     start: Start = "now",
     concurrency: int = 10,
@@ -130,6 +136,7 @@ def build_listener(
         handler=handler,
         signature=signature,
         decode=decode,
+        reads=reads,
         start=start,
         concurrency=concurrency,
         batch_size=batch_size,

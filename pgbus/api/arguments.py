@@ -18,6 +18,7 @@ from pgbus.api.declarations import Event
 from pgbus.errors import ConfigurationError, InvalidEventListener, UnhandledEventError
 from pgbus.handlers import Handler, Signature, describe, is_async, role_of, type_hints
 from pgbus.messages import EventMessage
+from pgbus.schema import Field, Fields
 
 Cast: TypeAlias = Callable[[Any], Any]
 
@@ -46,7 +47,7 @@ class NamedArguments:
         self._handler = handler
         self._name = describe(handler)
         self._find_event = find_event
-        hints = _hints(handler)
+        self._hints = hints = _hints(handler)
         parameters = list(inspect.signature(handler).parameters.values())
         self.signature, parameters = _take_injected(handler, parameters, hints)
         self._takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
@@ -86,6 +87,25 @@ class NamedArguments:
         """Raise InvalidEventListener if the handler cannot take the event."""
         if complaint := self._complaint(event.parameters, complete=not event.accepts_any):
             raise InvalidEventListener(f"{self._name} cannot listen to {topic}: {complaint}")
+
+    def reads(self, topic: str) -> Fields:
+        """What the handler takes of the events of a topic or pattern."""
+        event = self._find_event(topic)
+        filled = event.defaults() if event else {}
+        wanted = dict(self._parameters)
+        if self._first is not None and self._takes_message(event.parameters if event else ()):
+            if event or self._takes_message((self._first.name,)):
+                wanted.pop(self._first.name)
+            else:  # of somebody else's event: the message, or an argument if there is one of that name
+                filled[self._first.name] = None
+        fields = [
+            Field(
+                name, self._hints.get(name, EMPTY), one.default,
+                is_required=one.default is EMPTY and name not in filled,
+            )
+            for name, one in wanted.items()
+        ]  # fmt: skip
+        return Fields(fields, is_open=self._takes_any)
 
     # ------------------------------------------------------------------------------------------------------- fitting
 

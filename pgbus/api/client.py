@@ -14,6 +14,7 @@ from pgbus.api.hooks import HookDecorators
 from pgbus.api.life import Engine, Life, refuse_to_block
 from pgbus.api.registry import ApiRegistry
 from pgbus.api.tasks import Tasking
+from pgbus.catalog import Block, Catalog, Run
 from pgbus.config import Config
 from pgbus.errors import (
     ConfigurationError,
@@ -70,6 +71,8 @@ class BusClient(HookDecorators, Life, Tasking):
         config: Config,
         taken_names: frozenset[str],
         engine: Engine,
+        run: Run,
+        block: Block,
     ) -> None:
         Life.__init__(self, engine)
         Tasking.__init__(self, registry, config)
@@ -79,6 +82,7 @@ class BusClient(HookDecorators, Life, Tasking):
         self._call = call
         self._call_sync = call_sync
         self.hook_registry = Hooks(self)
+        self.schema = Catalog(config=config, registry=registry, apis=self.api_registry, run=run, block=block)
 
     def register_api(self, api: Api) -> None:
         """Speak for an API: this process may fire its events, and its workers serve its public methods as procedures.
@@ -220,6 +224,7 @@ class BusClient(HookDecorators, Life, Tasking):
                 topics,
                 signature=arguments.signature,
                 decode=arguments.decode,
+                reads=arguments.reads,
                 name=self._listener_name(listener_name, topics, listener),
                 **_listening(options, on_error),
             )

@@ -10,9 +10,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Protocol, TypeAlias, cast
 from uuid import UUID
 
 import asyncpg
@@ -71,11 +71,30 @@ class Service:
     timeout: float | None
 
 
+# Runs a named statement.
+Run: TypeAlias = Callable[[str, dict[str, object]], Awaitable[Sequence[Sequence[Any]]]]
+
+
+class Schemas(Protocol):
+    """What is known of the procedures of other services."""
+
+    async def check_call(self, procedure: str, arguments: str, *, run: Run) -> None:
+        """Refuse arguments, as JSON text, that do not fit; `run` runs statements."""
+        ...
+
+    def drop(self, run: Run | None = None) -> None:
+        """What is known has changed."""
+        ...
+
+
 class Caller:
     """Calls procedures from one event loop, over a session and a small pool of its own, opened by the first call."""
 
-    def __init__(self, config: Config, *, errors: Mapping[str, type[Exception]]) -> None:
+    def __init__(
+        self, config: Config, *, errors: Mapping[str, type[Exception]], schemas: Schemas | None = None
+    ) -> None:
         self._config = config
+        self._schemas = schemas
         self._errors = errors
         self._id = secrets.token_hex(8)
         self._pool: asyncpg.Pool | None = None
@@ -115,6 +134,8 @@ class Caller:
             async with scope:
                 if self._pool is None:
                     await self._open()
+                if self._schemas is not None:
+                    await self._schemas.check_call(procedure, arguments, run=self._run)
                 service = await self._find(procedure, since=started)
                 if not (service.is_served or wait):
                     raise NoWorkerAvailable(
@@ -200,8 +221,9 @@ class Caller:
             self._keep("session", lambda: self._keep_session(session))
 
     async def _open_session(self) -> Session:
-        channel = f"{self._config.namespace}_reply_{self._id}"
-        return await Session.open(self._config, channels={channel: self._heard})
+        namespace = self._config.namespace
+        channels = {f"{namespace}_reply_{self._id}": self._heard, f"{namespace}_schemas": self._heard_schemas}
+        return await Session.open(self._config, channels=channels)
 
     async def _keep_session(self, session: Session) -> None:
         pause = LINK_PAUSE
@@ -323,6 +345,13 @@ class Caller:
     async def _withdraw(self, call_ids: list[UUID], *, outcome: str, error: str) -> set[UUID]:
         rows = await self._store.fetch("withdraw_requests", call_ids=call_ids, outcome=outcome, error=error)
         return {row["call_id"] for row in rows}
+
+    async def _run(self, name: str, values: dict[str, object]) -> Sequence[Sequence[Any]]:
+        return await self._store.fetch(name, **values)
+
+    def _heard_schemas(self, payload: str) -> None:  # noqa: ARG002 - it tells that something changed, not what
+        if self._schemas is not None:
+            self._schemas.drop(self._run)
 
     def _heard(self, payload: str) -> None:
         self._expect(split_ids(payload))
