@@ -24,7 +24,13 @@ import msgspec
 
 from pgbus.annotations import is_named_tuple, is_pydantic
 from pgbus.casting import explain, parser, step_to
-from pgbus.errors import ConfigurationError, DeformError, InvalidEventError, UnhandledEventError
+from pgbus.errors import (
+    ConfigurationError,
+    DeformError,
+    InvalidEventArguments,
+    InvalidEventError,
+    UnhandledEventError,
+)
 from pgbus.forms import in_form
 from pgbus.topics import check_topic
 
@@ -286,6 +292,31 @@ def decoder(event_type: Any) -> Callable[[str], Any]:
             raise UnhandledEventError(f"the payload does not fit {name}: {misfit(error)}") from error
 
     return decode
+
+
+@lru_cache(maxsize=1024)
+def checker(cls: type) -> Callable[[str], None] | None:
+    """A function that raises InvalidEventArguments unless JSON text is an instance of the event class.
+
+    None for a class without a topic, for a pydantic model, which checks its fields itself, and for one whose instances
+    can only be sent.
+    """
+    if topic_of(cls) is None or is_pydantic(cls):
+        return None
+    try:
+        parse = parser(cls)
+    except (TypeError, NameError, ValueError):
+        return None
+
+    def check(text: str) -> None:
+        try:
+            parse(text)
+        except Exception as error:  # constructors and validators run code of other people
+            reason, place = explain(error)
+            field = re.match(r"\.?(\w*)", place)[1]  # type: ignore[index] # it matches anything
+            raise InvalidEventArguments(field or "event", reason, place=place.lstrip(".")[len(field) :]) from error
+
+    return check
 
 
 def misfit(error: BaseException, name: str = "") -> str:

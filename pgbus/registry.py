@@ -1,4 +1,4 @@
-"""The listeners declared in this process, checked when they are declared; its procedures and tasks are beside them."""
+"""The listeners declared in this process, checked when they are declared, and beside them all else that is."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pgbus.codec import topic_of
 from pgbus.errors import ConfigurationError, DuplicateListenerName, InvalidEventError
 from pgbus.features import FEATURES
 from pgbus.handlers import Decode, EventDecoder, Handler, Signature, default_name, describe, inspect_handler
+from pgbus.middleware import Middleware
 from pgbus.outcomes import RetryPolicy
 from pgbus.procedures import Procedures
 from pgbus.schedules import Schedules
@@ -229,6 +230,7 @@ class Registry:
         self._listeners: dict[str, Listener] = {}
         self._watchers: list[Callable[[Listener], object]] = []
         self.procedures = Procedures()
+        self.middleware = Middleware()
         self.schedules = Schedules()
         self.features = frozenset(FEATURES)
         """What workers do."""

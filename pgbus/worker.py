@@ -37,7 +37,6 @@ from pgbus.rpc.server import Server
 from pgbus.runner import Runner, slots_of
 from pgbus.stall import StallWatch
 from pgbus.store import (
-    ENGINE_SETTINGS,
     Claim,
     Pooled,
     Registration,
@@ -167,10 +166,13 @@ class Worker:
 
     async def _run_with_pools(self) -> None:
         size = self._config.pool_size
-        engine_pool = await create_pool(self._config, size=size, settings=ENGINE_SETTINGS)
+        engine_pool = await create_pool(self._config, size=size, for_engine=True)
         handler_pool = await create_pool(self._config, size=self._connections_for_handlers(), for_users=True)
         transactions = Transactions(
-            self._config.dsn, pool=handler_pool, size=max(size, self._connections_for_handlers())
+            self._config.dsn,
+            pool=handler_pool,
+            size=self._connections_for_handlers(),
+            behind_pooler=self._config.behind_pooler,
         )
         loop = asyncio.get_running_loop()
 
@@ -209,7 +211,14 @@ class Worker:
     async def _run(self, pool: asyncpg.Pool, transactions: Transactions) -> None:
         store = Store(Pooled(pool), namespace=self._config.namespace)
         self._engine = (pool, store, transactions)
-        self._server = Server(store, config=self._config, telemetry=self._telemetry, worker_id=self._claimant)
+        self._server = Server(
+            store,
+            config=self._config,
+            telemetry=self._telemetry,
+            hooks=self._bus.client.hook_registry,
+            middleware=self._bus.registry.middleware,
+            worker_id=self._claimant,
+        )
         self._tasks = Tasks(store, config=self._config, telemetry=self._telemetry, worker_id=self._claimant)
         session_task = asyncio.create_task(self._session_loop(), name="pgbus session")
         upkeep = asyncio.create_task(self._upkeep_loop(store), name="pgbus upkeep")
@@ -423,6 +432,7 @@ class Worker:
             listener,
             threads=threads,
             transactions=transactions,
+            middleware=self._bus.registry.middleware,
             publish=self._bus.publish,
             publish_sync=self._bus.publish_sync,
         )
@@ -432,6 +442,7 @@ class Worker:
             worker_id=self._claimant,
             store=store,
             executor=executor,
+            hooks=self._bus.client.hook_registry,
             config=self._config,
             telemetry=self._telemetry,
             quarantine=self._quarantine,

@@ -90,9 +90,11 @@ class BusClient(HookDecorators, Life, Tasking):
         Raises InvalidApiRegistryEntry, DuplicateProcedureName, and ConfigurationError for a method that nobody could
         call.
         """
+        methods = self.api_registry.check(api)
+        settings = self._config.api(api.meta.name)
         made = [
-            make_procedure(f"{api.meta.name}.{name}", method, concurrency=None, timeout=None)
-            for name, method in self.api_registry.check(api).items()
+            make_procedure(f"{api.meta.name}.{name}", method, concurrency=None, timeout=None, settings=settings)
+            for name, method in methods.items()
         ]
         for procedure in made:
             if procedure.name in self._registry.procedures:
@@ -168,7 +170,7 @@ class BusClient(HookDecorators, Life, Tasking):
     ) -> tuple[dict[str, object], dict[str, Any]]:
         topic = _full_name(api_name, name)
         api = self.api_registry.get(api_name)
-        payload = api.get_event(name).arguments(kwargs)
+        payload = api.get_event(name).arguments(kwargs, validate=self._config.api(api_name).validate_outgoing)
         publishing = _known(options, FIRE_OPTIONS)
         headers = publishing.get("headers") or {}
         if isinstance(headers, Mapping):  # else publishing says what is wrong with them
@@ -214,7 +216,7 @@ class BusClient(HookDecorators, Life, Tasking):
         topics = tuple(dict.fromkeys(_full_name(api_name, name) for api_name, name in events))
         if not topics:
             raise NothingToListenFor("there is nothing to listen to: name an event")
-        arguments = NamedArguments(listener, find_event=self.api_registry.event)
+        arguments = NamedArguments(listener, find_event=self.api_registry.event, settings=self._config.api)
         for topic in topics:
             if event := self.api_registry.event(topic):
                 arguments.check(event, topic=topic)

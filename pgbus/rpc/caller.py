@@ -22,20 +22,19 @@ from pgbus.config import Config
 from pgbus.errors import CallCancelled, CallTimeout, ConfigurationError, DatabaseUnreachableError, NoWorkerAvailable
 from pgbus.migrate import check_async
 from pgbus.notifier import Session
-from pgbus.procedures import check_procedure_name
+from pgbus.procedures import Procedures, check_procedure_name
 from pgbus.rpc.values import (
     Request,
     Response,
-    decode_result,
     encode_arguments,
     join_ids,
     join_names,
-    result_decoder,
+    result_receiver,
     split_ids,
     take_batch,
     to_error,
 )
-from pgbus.store import ENGINE_SETTINGS, Connection, Pooled, Store, borrow, create_pool, is_link_error, unreachable
+from pgbus.store import Connection, Pooled, Store, borrow, create_pool, is_link_error, unreachable
 
 logger = logging.getLogger("pgbus")
 
@@ -90,12 +89,10 @@ class Schemas(Protocol):
 class Caller:
     """Calls procedures from one event loop, over a session and a small pool of its own, opened by the first call."""
 
-    def __init__(
-        self, config: Config, *, errors: Mapping[str, type[Exception]], schemas: Schemas | None = None
-    ) -> None:
+    def __init__(self, config: Config, *, procedures: Procedures, schemas: Schemas | None = None) -> None:
         self._config = config
         self._schemas = schemas
-        self._errors = errors
+        self._procedures = procedures
         self._id = secrets.token_hex(8)
         self._pool: asyncpg.Pool | None = None
         self._opening = asyncio.Lock()
@@ -119,12 +116,15 @@ class Caller:
     ) -> Any:
         """What `Bus.call` tells; `call_id` is a new UUIDv7 unless given."""
         check_procedure_name(procedure)
-        decode = result_decoder(returns)
+        declared = self._procedures.get(procedure)
+        settings = self._config.api(procedure.rpartition(".")[0])
+        receive = result_receiver(procedure, returns, declared=declared, settings=settings)
         if timeout is not None and not 0 < timeout <= MAX_TIMEOUT:
             raise ConfigurationError(f"{procedure}: timeout is seconds, more than 0 and at most {MAX_TIMEOUT:g}")
         text = encode_arguments(procedure, arguments, limit=self._config.rpc_max_payload)
-        result = await self._call(procedure, text, timeout=timeout, wait=wait, call_id=call_id or uuid7())
-        return decode_result(procedure, result, decode)
+        if declared:
+            declared.decode.check(text)
+        return receive(await self._call(procedure, text, timeout=timeout, wait=wait, call_id=call_id or uuid7()))
 
     async def _call(self, procedure: str, arguments: str, *, timeout: float | None, wait: bool, call_id: UUID) -> str:
         loop = asyncio.get_running_loop()
@@ -154,7 +154,7 @@ class Caller:
                 procedure=procedure,
             ) from error
         if response.result is None:
-            raise to_error(response, procedure=procedure, allowed=self._errors)
+            raise to_error(response, procedure=procedure, allowed=self._procedures.errors)
         return response.result
 
     def _default_timeout(self, procedure: str) -> float:
@@ -205,7 +205,7 @@ class Caller:
         async with self._opening:
             if self._pool is not None:
                 return
-            pool = await create_pool(self._config, size=POOL_SIZE, settings=ENGINE_SETTINGS)
+            pool = await create_pool(self._config, size=POOL_SIZE, for_engine=True)
             try:
                 async with borrow(pool) as connection:
                     await check_async(cast("Connection", connection), namespace=self._config.namespace)
