@@ -8,10 +8,10 @@ import code
 import codeop
 import inspect
 import rlcompleter
-import types
 import sys
 import sysconfig
 import traceback
+import types
 from collections.abc import Iterable, Mapping
 from typing import Any
 

@@ -106,7 +106,6 @@ def _open_ipython(names: dict[str, Any], bus: pgbus.Bus, completion: Completion,
 def _adapt(ipython: Any, completion: Completion) -> None:
     from IPython.core.completer import CompletionContext, SimpleCompletion, SimpleMatcherResult, context_matcher
 
-    @context_matcher(identifier="pgbus")
     def match(context: CompletionContext) -> SimpleMatcherResult:
         """IPython's own completion reads no attribute of a class with a `__getattr__`, so it walks no path."""
         before, _, begun = context.token.rpartition(".")
@@ -120,7 +119,8 @@ def _adapt(ipython: Any, completion: Completion) -> None:
         else:
             shell.showtraceback((cls, error, trace), tb_offset=tb_offset)
 
-    ipython.Completer.custom_matchers.insert(0, match)
+    matcher: Any = context_matcher(identifier="pgbus")(match)
+    ipython.Completer.custom_matchers.insert(0, matcher)
     ipython.set_custom_exc((pgbus.PgbusError,), show)
 
 
