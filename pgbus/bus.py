@@ -244,7 +244,8 @@ class Bus:
           plain JSON values.
         - `wait`: wait for a worker, until the timeout, when there is none.
 
-        Raises a CallError: NoWorkerAvailable, CallTimeout, WorkerLost, InvalidArguments, InvalidResult, CallCancelled;
+        Raises a CallError: NoWorkerAvailable, CallTimeout, WorkerLost, InvalidArguments (a DeformError if they have no
+        JSON form), InvalidResult, CallCancelled;
         RemoteError for what the procedure raised, or that very class if `registry.procedures.allow_errors` has it.
         Cancelling the task that awaits takes the call back.
         """
@@ -307,7 +308,8 @@ class Bus:
         - `dedup_key`: publishing again under it (within `dedup_ttl`) is no new event, and returns the first one's id.
         - `event_id`: default a new UUIDv7.
 
-        Raises InvalidEventError before anything is sent, TransactionAbortedError, ConnectionUnusableError.
+        Raises InvalidEventError before anything is sent, as InvalidEventArguments for a field of an event class that is
+        not of its type, unless `validate` of the API is off; TransactionAbortedError, ConnectionUnusableError.
         """
         row = outbox.prepare(
             event,
@@ -575,6 +577,8 @@ def create(
 
 
 def _config(config: Config | Mapping[str, object] | None, file: str | Path | None, given: dict[str, object]) -> Config:
+    if isinstance(config, str | Path):
+        raise ConfigurationError(f"a file is given as config_file={str(config)!r}; `config` is what it would say")
     if not isinstance(config, Config):
         return Config.load(given, file=file, table=config)
     others = [name for name, value in {**given, "config_file": file}.items() if value is not None]

@@ -192,7 +192,7 @@ class Catalog:
 
         Raises InvalidArguments; with `strict_validation` UnknownApi or SchemaNotFound where no schema is known.
         """
-        api_name, name = split_name(procedure)
+        api_name, _ = split_name(procedure)
         settings = self._config.api(api_name)
         if not settings.validate_outgoing or procedure in self._registry.procedures or api_name in self._apis:
             return
@@ -208,7 +208,12 @@ class Catalog:
                     f"the arguments of {procedure} do not fit its schema: {complaint}", procedure=procedure
                 )
         elif settings.strict_validation:
-            self._refuse_unknown(api_name, name)
+            self._refuse_unknown("procedure", procedure)
+
+    def refuse_unknown_event(self, topic: str) -> None:
+        """Raise UnknownApi or SchemaNotFound for an event that no schema is known of, once schemas were read."""
+        if self._stored is not None and self._apis.event(topic) is None and topic not in event_classes():
+            self._refuse_unknown("event", topic)
 
     async def _load_for_check(self, run: Run) -> None:
         try:
@@ -225,13 +230,14 @@ class Catalog:
             return None
         return make_validator(schema["parameters"])
 
-    def _refuse_unknown(self, api_name: str, name: str) -> None:
+    def _refuse_unknown(self, kind: Kind, full_name: str) -> None:
         known = {**self._loaded(), **self._files}
-        if ("procedure", _join(api_name, name)) in known:
+        if (kind, full_name) in known:
             return  # it is only that it cannot be validated here
+        api_name, name = split_name(full_name)
         if all(split_name(other)[0] != api_name for _, other in known):
-            raise UnknownApi(api_name, self.api_names)
-        raise SchemaNotFound(f"API {api_name!r} has no procedure {name!r} that is known")
+            raise UnknownApi(api_name, self.api_names, is_foreign=True)
+        raise SchemaNotFound(f"API {api_name!r} has no {kind} {name!r} that is known")
 
     # --------------------------------------------------------------------------------------------------------- files
 
@@ -281,6 +287,13 @@ class Catalog:
             self._is_stale = True
             raise
         self._replace({(kind, name): msgspec.json.decode(text) for kind, name, text in rows})
+
+    def forget(self) -> None:
+        """Begin anew: the bus is to use another database, of which neither this holds, nor what was stored there."""
+        self._stored = None
+        self._is_stale = False
+        self._checks.clear()
+        self._published = set()
 
     def drop(self, run: Run | None = None) -> None:
         """What was read holds no more, and is read again soon, by `run` if that is given; called on an event loop."""
@@ -359,7 +372,8 @@ class Catalog:
                 break
         for kind, name, version, is_new, _ in rows:
             if is_new:
-                logger.info("%s %s has a new schema: version %d", kind, name, version)
+                level = logging.INFO if version > 1 else logging.DEBUG
+                logger.log(level, "%s %s has a new schema: version %d", kind, name, version)
         self._published = {(one.kind, one.name, one.hash) for one in declared}
 
     async def announce(self, run: Run) -> None:
@@ -384,7 +398,7 @@ class Catalog:
             logger.warning("this code does not fit the rest of the bus: %s", found)
 
 
-def read_stored(rows: Iterable[Sequence[Any]]) -> list[Stored]:
+def read_stored(rows: Iterable[Any]) -> list[Stored]:
     """From the rows of the statement `list_schemas`."""
     return [
         Stored(

@@ -19,7 +19,7 @@ import pgbus
 from pgbus import EventMessage
 from pgbus.testing import Attempt, deliver_now, deliver_now_sync
 from tests.conftest import Connect
-from tests.support.workers import open_bus
+from tests.support.workers import Inbox, open_bus, running
 
 
 @pytest.fixture
@@ -351,6 +351,40 @@ async def test_plugins_are_not_told_of_a_start_that_has_no_end(database: str, co
 async def test_without_a_transaction_it_says_so(bus: pgbus.Bus, connection: asyncpg.Connection) -> None:
     with pytest.raises(pgbus.ConnectionUnusableError, match="in no transaction"):
         await deliver_now(bus, using=connection)
+
+
+async def test_a_bus_delivers_in_one_transaction_at_a_time(bus: pgbus.Bus, connection: asyncpg.Connection) -> None:
+    @bus.listener("n", name="again")
+    async def again(number: int) -> None:
+        await deliver_now(bus, using=connection)
+
+    async with connection.transaction():
+        await bus.publish(1, topic="n", using=connection)
+        with pytest.raises(pgbus.ConnectionUnusableError, match="already"):
+            await deliver_now(bus, using=connection)
+
+
+async def test_a_worker_beside_an_open_rehearsal_goes_on(
+    bus: pgbus.Bus, database: str, connection: asyncpg.Connection
+) -> None:
+    inbox: Inbox[int] = Inbox()
+
+    def declare(bus: pgbus.Bus) -> None:
+        @bus.listener("n", name="hears", ordered=True)
+        async def hears(number: int) -> None:
+            inbox.put(number)
+
+    declare(bus)
+    async with open_bus(database) as other, connection.transaction():
+        declare(other)
+        await bus.publish(1, topic="n", using=connection)
+        assert len(await deliver_now(bus, using=connection)) == 1
+        async with running(other):
+            await other.publish(2, topic="n")
+            assert await inbox.take(2) == [1, 2]
+            await bus.publish(3, topic="n", using=connection)
+            assert len(await deliver_now(bus, using=connection)) == 1
+    assert inbox.items == [1, 2, 3]
 
 
 async def test_a_bus_that_runs_no_events_delivers_none(database: str, connection: asyncpg.Connection) -> None:
@@ -741,3 +775,65 @@ def test_plain_middleware_runs_with_plain_handlers_on_the_tests_own_thread(sync_
         assert len(deliver_now_sync(sync_bus, using=connection)) == 1
         connection.rollback()
     assert threads == [threading.current_thread()] * 2
+
+
+# ------------------------------------------------------------------------------------------- one and the other
+
+
+async def test_a_rehearsal_comes_to_what_the_real_engine_comes_to(
+    bus: pgbus.Bus, connection: asyncpg.Connection
+) -> None:
+    @bus.listener("**", name="everything")
+    def everything(event: EventMessage) -> None:
+        pass
+
+    @bus.listener("*.placed", "bills.**", OrderEvent, name="some")
+    async def some(event: EventMessage, context: pgbus.Context) -> None:
+        if event.topic == "bills" and context.attempt < 3:
+            raise ValueError("not yet")
+
+    @bus.listener("orders.*", name="in turn", ordered=True, retry=2)
+    async def in_turn(event: EventMessage) -> None:
+        if event.payload == {"order_id": 2}:
+            raise ValueError("never")
+
+    @bus.listener(OrderEvent, name="batches", batch=True, retry=1)
+    async def batches(events: list[OrderEvent]) -> None:
+        if any(event.order_id == 3 for event in events):
+            raise pgbus.Dead("three")
+
+    @bus.listener("orders.placed", name="writes", transactional=True)
+    async def writes(event: OrderPlaced, own: asyncpg.Connection, context: pgbus.Context) -> None:
+        await own.execute("INSERT INTO notes VALUES ('placed')")
+        await context.publish({"order": event.order_id}, topic="bills.due", key=str(event.order_id))
+
+    async def publish(using: asyncpg.Connection | None) -> None:
+        for order_id in (1, 2, 3):
+            await bus.publish(OrderPlaced(order_id), using=using, key=f"customer {order_id % 2}")
+        await bus.publish(OrderEvent(4), using=using)
+        await bus.publish("all", topic="bills", using=using)
+        await bus.publish(None, topic="other.things.placed", using=using)
+
+    def told(attempts: list[Attempt]) -> list[tuple[Any, ...]]:
+        return sorted(
+            (
+                one.listener_name,
+                one.event.topic,
+                one.event.raw,
+                one.event.key or "",
+                one.attempt,
+                one.outcome,
+                one.error,
+            )
+            for one in attempts
+        )
+
+    transaction = connection.transaction()
+    await transaction.start()
+    await publish(connection)
+    rehearsed = await deliver_now(bus, using=connection, raise_errors=False)
+    await transaction.rollback()
+    await publish(None)
+    assert told(rehearsed) == told(await deliver_now(bus, raise_errors=False))
+    assert {"done", "retry", "dead"} == {one.outcome for one in rehearsed}
+    assert await connection.fetchval("SELECT count(*) FROM notes") == 3

@@ -255,6 +255,10 @@ def upgrade() -> None:
 
 def errors(error: pgbus.PgbusError) -> str:
     match error:
+        case pgbus.UnsendableArguments():
+            return assert_type(error.procedure, str) + assert_type(error.field, str)
+        case pgbus.ValidationError():
+            return assert_type(error.path, str)
         case pgbus.InvalidEventError():
             return assert_type(error.field, str)
         case pgbus.DuplicateListenerName():
