@@ -1,6 +1,7 @@
 """Operators' verbs: how the bus is doing, what happened to an event, and the changes that a person makes."""
 
 from pgbus.admin.conditions import Condition
+from pgbus.admin.schedules import ScheduleRun, ScheduleStatus
 from pgbus.admin.values import (
     Attempt,
     BusStatus,
@@ -25,5 +26,7 @@ __all__ = [
     "EventRecord",
     "ListenerStatus",
     "Owed",
+    "ScheduleRun",
+    "ScheduleStatus",
     "WorkerStatus",
 ]

@@ -8,6 +8,7 @@ from typing import Literal
 from uuid import UUID
 
 from pgbus.admin.conditions import Condition, combine
+from pgbus.admin.schedules import ScheduleStatus
 from pgbus.messages import EventMessage
 from pgbus.topics import pattern_regex
 
@@ -69,6 +70,7 @@ class BusStatus:
     log_head: int
     listeners: tuple[ListenerStatus, ...]
     workers: tuple[WorkerStatus, ...]
+    schedules: tuple[ScheduleStatus, ...]
 
     @property
     def leader(self) -> WorkerStatus | None:

@@ -19,6 +19,7 @@ from pgbus.cli.listeners import listeners
 from pgbus.cli.options import database_options
 from pgbus.cli.publish import publish
 from pgbus.cli.run import run
+from pgbus.cli.schedules import schedules
 from pgbus.cli.status import status
 
 
@@ -36,7 +37,7 @@ def pgbus() -> None:
     """
 
 
-for command in (run, dev, db, publish, call, status, events, dead, listeners, config):
+for command in (run, dev, db, publish, call, status, events, dead, listeners, schedules, config):
     pgbus.add_command(command)
 
 
