@@ -66,6 +66,7 @@ from pgbus.executor import Context
 from pgbus.messages import EventMessage, ResultMessage, RpcMessage
 from pgbus.modules import get_bus, import_bus_module
 from pgbus.outcomes import RetryPolicy
+from pgbus.plugins import Plugin
 from pgbus.schedules import TaskContext
 
 __all__ = [
@@ -115,6 +116,7 @@ __all__ = [
     "OnError",
     "Parameter",
     "PgbusError",
+    "Plugin",
     "PublishTimeout",
     "RemoteError",
     "ResultMessage",

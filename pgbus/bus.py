@@ -22,6 +22,7 @@ from pgbus.features import check_features, read_features
 from pgbus.messages import EventMessage, OpenEvent
 from pgbus.outbox import Limits, OutboxRow
 from pgbus.outcomes import RetryPolicy
+from pgbus.plugins import Plugin, in_order, load_plugins
 from pgbus.portal import Portal
 from pgbus.procedures import make_procedure
 from pgbus.publisher import Publisher
@@ -58,8 +59,11 @@ class Bus:
     Any attribute that it does not have begins the path to an event or a procedure: `bus.auth.user_created`.
     """
 
-    def __init__(self, config: Config, *, features: Iterable[str] | None = None) -> None:
+    def __init__(
+        self, config: Config, *, features: Iterable[str] | None = None, plugins: Iterable[Plugin] = ()
+    ) -> None:
         self.config = config
+        self.plugins = in_order(plugins)
         self.registry = Registry()
         self.registry.features = read_features(config.features) if features is None else check_features(features)
         self.telemetry = Telemetry()
@@ -84,6 +88,13 @@ class Bus:
             ),
         )
         self._hooks = self.client.hook_registry
+        for plugin in self.plugins:
+            self._add(plugin)
+
+    def _add(self, plugin: Plugin) -> None:
+        for api in plugin.apis:
+            self.client.register_api(api)
+        self._hooks.add_plugin(plugin)
 
     def __getattr__(self, word: str) -> BusPath:
         client = self.__dict__.get("client")  # not there yet in a subclass's __init__, nor in a bare copy
@@ -505,6 +516,7 @@ def create(
     config: Config | Mapping[str, object] | None = None,
     config_file: str | Path | None = None,
     features: Iterable[str] | None = None,
+    plugins: Iterable[Plugin] | None = None,
     flask: bool = False,  # noqa: ARG001 - it asks for what is always so
     **settings: Any,
 ) -> Bus:
@@ -515,6 +527,7 @@ def create(
       `pgbus.yml` in the working directory, else the table `[tool.pgbus]` of `pyproject.toml`.
     - `features`: what its workers do: run listeners (`"events"`), serve procedures (`"rpcs"`) and run what is on a
       schedule or in the background (`"tasks"`); default: the setting of that name, which is all of it.
+    - `plugins`: these, and no others; default: those that are installed and enabled in the configuration.
     - `apis`: settings by API name, as in a file: `{"default": {"cast_values": False}, "auth": {"rpc_timeout": 1}}`.
 
     `flask`, of programs written for Lightbus, asks not to connect in the parent process of Flask's reloader. No bus
@@ -522,8 +535,9 @@ def create(
 
     Nothing is connected yet. Raises ConfigurationError for a setting that is unknown or wrong.
     """
-    given = {"dsn": dsn, "namespace": namespace, **settings}
-    return Bus(_config(config, config_file, given), features=features)
+    settings |= {"dsn": dsn, "namespace": namespace}
+    loaded = _config(config, config_file, settings)
+    return Bus(loaded, features=features, plugins=load_plugins(loaded) if plugins is None else plugins)
 
 
 def _config(config: Config | Mapping[str, object] | None, file: str | Path | None, given: dict[str, object]) -> Config:

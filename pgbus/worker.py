@@ -26,6 +26,7 @@ from pgbus.bus import Bus
 from pgbus.executor import Executor
 from pgbus.leader import Leader
 from pgbus.notifier import Session
+from pgbus.plugins import tell_plugins
 from pgbus.procedures import Procedure
 from pgbus.quarantine import Quarantine
 from pgbus.registry import Listener
@@ -125,6 +126,9 @@ class Worker:
                     await self._run_with_pools()
                 finally:
                     await self._run_stop_hooks()
+        except Exception as error:
+            await tell_plugins(self._bus.plugins, error)
+            raise
         finally:
             self._bus.client.note_end(self)
             self._stopped.set()

@@ -1,14 +1,18 @@
 """Operators' verbs: how the bus is doing, what happened to an event, and the changes that a person makes."""
 
 from pgbus.admin.conditions import Condition
+from pgbus.admin.names import Names
 from pgbus.admin.schedules import ScheduleRun, ScheduleStatus
 from pgbus.admin.values import (
     Attempt,
     BusStatus,
+    CallFilter,
+    CallRecord,
     DeadFilter,
     DeadLetter,
     EventFilter,
     EventRecord,
+    GivenUp,
     ListenerStatus,
     Owed,
     WorkerStatus,
@@ -19,12 +23,16 @@ __all__ = [
     "Admin",
     "Attempt",
     "BusStatus",
+    "CallFilter",
+    "CallRecord",
     "Condition",
     "DeadFilter",
     "DeadLetter",
     "EventFilter",
     "EventRecord",
+    "GivenUp",
     "ListenerStatus",
+    "Names",
     "Owed",
     "ScheduleRun",
     "ScheduleStatus",

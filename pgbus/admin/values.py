@@ -8,6 +8,7 @@ from typing import Literal
 from uuid import UUID
 
 from pgbus.admin.conditions import Condition, combine
+from pgbus.admin.names import EVERY_NAME, Names
 from pgbus.admin.schedules import ScheduleStatus
 from pgbus.messages import EventMessage
 from pgbus.topics import pattern_regex
@@ -104,13 +105,64 @@ class Owed:
 
 
 @dataclass(frozen=True, slots=True)
+class GivenUp:
+    """A listener that gave an event up, and the id of the dead letter that it lies in."""
+
+    listener_name: str
+    dead_letter: int
+
+
+@dataclass(frozen=True, slots=True)
 class EventRecord:
-    """An event of the log, every attempt at it (oldest first), and whom it is still owed to."""
+    """An event of the log, every attempt at it (oldest first), whom it is still owed to, and who gave it up."""
 
     event: EventMessage
     logged_at: datetime
     attempts: tuple[Attempt, ...]
     owed: tuple[Owed, ...]
+    given_up: tuple[GivenUp, ...]
+
+    @property
+    def states(self) -> dict[str, str]:
+        """Where the event stands with each listener: what it waits for, `dead`, or how the last attempt ended."""
+        return {
+            **{attempt.listener_name: attempt.outcome for attempt in self.attempts},
+            **{one.listener_name: "dead" for one in self.given_up},
+            **{owed.listener_name: owed.state for owed in self.owed},
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class CallRecord:
+    """A call of the log of calls: `arguments` and `result` are JSON text, `duration` seconds in the worker's hands."""
+
+    call_id: UUID
+    procedure: str
+    arguments: str
+    caller: str
+    worker: str | None
+    state: Literal[
+        "waiting", "running", "answered", "failed", "refused", "invalid", "expired", "cancelled", "lost", "unserved"
+    ]
+    requested_at: datetime
+    deadline: datetime
+    started_at: datetime | None
+    responded_at: datetime | None
+    duration: float | None
+    result: str | None
+    error_type: str | None
+    error: str | None
+    traceback: str | None
+
+    @property
+    def api_name(self) -> str:
+        """The procedure's name up to its last dot."""
+        return self.procedure.rpartition(".")[0]
+
+    @property
+    def procedure_name(self) -> str:
+        """The last word of the procedure's name."""
+        return self.procedure.rpartition(".")[2]
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,12 +189,16 @@ class DeadLetter:
 class EventFilter:
     """Which events of the log; None does not restrict.
 
-    `topic` is a pattern and matches as a subscription does. `since` (inclusive) and `until` (exclusive) are compared
-    with the instant at which an event entered the log, `after` and `before` (both exclusive) with its position.
-    `where` conditions on the payload must all hold. `owed_to` is a listener that has yet to handle the event.
+    `topic` is a pattern and matches as a subscription does. `names` is compared with the event's own topic. `version`
+    conditions, on the path `version`, must all hold for the version of the event's API. `since` (inclusive) and `until`
+    (exclusive) are compared with the instant at which an event entered the log, `after` and `before` (both exclusive)
+    with its position. `where` conditions on the payload must all hold. `owed_to` is a listener that has yet to handle
+    the event; `dead` events lie in a dead letter.
     """
 
     topic: str | None = None
+    names: Names = EVERY_NAME
+    version: tuple[Condition, ...] = ()
     key: str | None = None
     event_id: UUID | None = None
     since: datetime | None = None
@@ -151,6 +207,7 @@ class EventFilter:
     before: int | None = None
     where: tuple[Condition, ...] = ()
     owed_to: str | None = None
+    dead: bool = False
 
     def __post_init__(self) -> None:
         _regex(self.topic)
@@ -159,8 +216,12 @@ class EventFilter:
     def values(self) -> dict[str, object]:
         """The parameters of `find_events` that this filter decides."""
         condition, variables = combine(self.where)
+        version_condition, version_variables = combine(self.version)
         return {
             "topic_regex": _regex(self.topic),
+            "name_regex": self.names.regex(),
+            "version_condition": version_condition,
+            "version_variables": version_variables,
             "key": self.key,
             "event_id": self.event_id,
             "since": self.since,
@@ -170,6 +231,37 @@ class EventFilter:
             "condition": condition,
             "variables": variables,
             "owed_to": self.owed_to,
+            "dead": self.dead,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallFilter:
+    """Which calls of the log of calls; None does not restrict.
+
+    `since` (inclusive) and `until` (exclusive) are compared with the instant of asking. `where` conditions on the
+    arguments must all hold.
+    """
+
+    names: Names = EVERY_NAME
+    call_id: UUID | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+    where: tuple[Condition, ...] = ()
+
+    def __post_init__(self) -> None:
+        _check_aware(self.since, self.until)
+
+    def values(self) -> dict[str, object]:
+        """The parameters of `find_calls` that this filter decides."""
+        condition, variables = combine(self.where)
+        return {
+            "name_regex": self.names.regex(),
+            "call_id": self.call_id,
+            "since": self.since,
+            "until": self.until,
+            "condition": condition,
+            "variables": variables,
         }
 
 

@@ -18,10 +18,13 @@ from pgbus.admin.schedules import ScheduleVerbs
 from pgbus.admin.values import (
     Attempt,
     BusStatus,
+    CallFilter,
+    CallRecord,
     DeadFilter,
     DeadLetter,
     EventFilter,
     EventRecord,
+    GivenUp,
     ListenerStatus,
     Owed,
     WorkerStatus,
@@ -34,6 +37,7 @@ from pgbus.migrate.sessions import Connection, session
 
 EVERY_EVENT = EventFilter()
 EVERY_DEAD_LETTER = DeadFilter()
+EVERY_CALL = CallFilter()
 
 _FOLLOW_CHUNK = 100
 
@@ -113,6 +117,10 @@ class Admin:
                 position = max(position, head)
                 with suppress(TimeoutError):
                     await asyncio.wait_for(signal.wait(), poll_interval)
+
+    async def find_calls(self, wanted: CallFilter = EVERY_CALL, *, limit: int = 100) -> list[CallRecord]:
+        """At most `limit` calls that are not pruned yet, the newest first."""
+        return [CallRecord(**row) for row in await self._fetch("find_calls", **wanted.values(), limit=limit)]
 
     async def dead_letters(self, wanted: DeadFilter = EVERY_DEAD_LETTER, *, limit: int = 100) -> list[DeadLetter]:
         """At most `limit` dead letters, newest first. Raises UnknownListenerError if the filter names none."""
@@ -248,6 +256,7 @@ def _event_record(row: asyncpg.Record) -> EventRecord:
         logged_at=row["logged_at"],
         attempts=msgspec.json.decode(row["attempts"], type=tuple[Attempt, ...]),
         owed=msgspec.json.decode(row["owed"], type=tuple[Owed, ...]),
+        given_up=msgspec.json.decode(row["given_up"], type=tuple[GivenUp, ...]),
     )
 
 

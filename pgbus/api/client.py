@@ -232,6 +232,11 @@ class BusClient(HookDecorators, Life, Tasking):
         service_name = self._config.service_name
         return f"{service_name}-{name}" if service_name else name
 
+    @property
+    def topics(self) -> list[str]:
+        """The topics and patterns that the listeners of this process hear."""
+        return list(dict.fromkeys(pattern for listener in self._registry for pattern in listener.patterns))
+
     # ------------------------------------------------------------------------------------------------------ starting
 
     @property

@@ -12,6 +12,7 @@ from rich.text import Text
 from pgbus.cli.options import database_options, json_option, load_config
 from pgbus.cli.output import console, print_json, table
 from pgbus.config import Setting, file_schema
+from pgbus.plugins import plugin_schemas
 
 
 @click.group("config", invoke_without_command=True)
@@ -28,7 +29,7 @@ def config(context: click.Context, as_json: bool) -> None:
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Write it to this file.")
 def schema(out: Path | None) -> None:
     """Print a JSON Schema of the configuration file, for editors and CI; plugins that are installed are in it."""
-    text = msgspec.json.format(msgspec.json.encode(file_schema({})), indent=2).decode()
+    text = msgspec.json.format(msgspec.json.encode(file_schema(plugin_schemas())), indent=2).decode()
     if out is None:
         click.echo(text)
     else:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from datetime import UTC, datetime
+from datetime import datetime
 from uuid import UUID
 
 import rich_click as click
 from rich.text import Text
 
-from pgbus.admin import Admin, Attempt, Condition, EventFilter, EventRecord, Owed
+from pgbus.admin import Condition, EventFilter, EventRecord
+from pgbus.cli.history import deliveries, follow_events
 from pgbus.cli.options import database_options, json_option, read_condition, read_instant, read_pattern, with_admin
-from pgbus.cli.output import age, clip, console, event_fields, instant, print_json
-
-_OUTCOME_STYLES = {"done": "green", "retry": "yellow", "dead": "red", "discarded": "red", "skipped": "dim"}
+from pgbus.cli.output import clip, console, event_fields, instant, print_json
 
 
 @click.command()
@@ -73,45 +71,30 @@ def events(
         where=where,
         owed_to=owed_to,
     )
+    show = _print_json if as_json else _print
     if follow:
-        _follow(wanted, as_json=as_json)
+        follow_events(wanted, show)
         return
     records = with_admin(lambda admin: admin.find_events(wanted, limit=limit, newest_first=not oldest_first))
-    _print(records, as_json=as_json)
+    for record in records:
+        show(record)
     if not (records or as_json):
         console().print("no events")
 
 
-def _follow(wanted: EventFilter, *, as_json: bool) -> None:
-    async def print_each(admin: Admin) -> None:
-        async for record in admin.follow(wanted):
-            _print([record], as_json=as_json)
-
-    try:
-        with_admin(print_each)
-    except KeyboardInterrupt:
-        return
-
-
-def _print(records: Iterable[EventRecord], *, as_json: bool) -> None:
-    out = console()
-    for record in records:
-        if as_json:
-            print_json(_as_json(record))
-        else:
-            out.print(_text(record), soft_wrap=True)
+def _print_json(record: EventRecord) -> None:
+    print_json(
+        {
+            **event_fields(record.event),
+            "logged_at": record.logged_at,
+            "attempts": record.attempts,
+            "owed": record.owed,
+            "given_up": record.given_up,
+        }
+    )
 
 
-def _as_json(record: EventRecord) -> dict[str, object]:
-    return {
-        **event_fields(record.event),
-        "logged_at": record.logged_at,
-        "attempts": record.attempts,
-        "owed": record.owed,
-    }
-
-
-def _text(record: EventRecord) -> Text:
+def _print(record: EventRecord) -> None:
     event = record.event
     text = Text.assemble(
         (f"#{event.position}", "dim"),
@@ -122,31 +105,6 @@ def _text(record: EventRecord) -> Text:
     if event.key is not None:
         text.append(f"  key {event.key}")
     text.append(f"\n    {clip(event.raw, 500)}")
-    for attempt in record.attempts:
-        text.append_text(_attempt(attempt))
-    for owed in record.owed:
-        text.append_text(_owed(owed))
-    return text
-
-
-def _attempt(attempt: Attempt) -> Text:
-    text = Text.assemble(
-        f"\n    {attempt.listener_name}: ",
-        (attempt.outcome, _OUTCOME_STYLES[attempt.outcome]),
-        (
-            f", attempt {attempt.attempt}, {instant(attempt.started_at)}, {age(attempt.duration)}, {attempt.worker}",
-            "dim",
-        ),
-    )
-    return text.append(f", {clip(attempt.error, 200)}", style="red") if attempt.error else text
-
-
-def _owed(owed: Owed) -> Text:
-    text = Text.assemble(f"\n    {owed.listener_name}: ", (owed.state, "yellow"))
-    if owed.attempt > 1:
-        text.append(f", attempt {owed.attempt}", style="dim")
-    if owed.available_at and owed.available_at > datetime.now(UTC):
-        text.append(f", not before {instant(owed.available_at)}", style="dim")
-    if owed.worker:
-        text.append(f", {owed.worker}", style="dim")
-    return text.append(f", {clip(owed.last_error, 200)}", style="red") if owed.last_error else text
+    for listener_name, state, details in deliveries(record):
+        text.append(f"\n    {listener_name}: ").append_text(state).append_text(details)
+    console().print(text, soft_wrap=True)

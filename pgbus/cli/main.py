@@ -15,6 +15,7 @@ from pgbus.cli.dead import dead
 from pgbus.cli.dev import dev
 from pgbus.cli.events import events
 from pgbus.cli.exits import BUG, PgbusGroup
+from pgbus.cli.inspect import inspect
 from pgbus.cli.listeners import listeners
 from pgbus.cli.options import database_options
 from pgbus.cli.publish import publish
@@ -37,7 +38,7 @@ def pgbus() -> None:
     """
 
 
-for command in (run, dev, db, publish, call, status, events, dead, listeners, schedules, config):
+for command in (run, dev, db, publish, call, status, inspect, events, dead, listeners, schedules, config):
     pgbus.add_command(command)
 
 

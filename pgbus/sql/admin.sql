@@ -70,8 +70,14 @@ WITH debts AS (
       AND (CAST(:until AS timestamptz) IS NULL OR e.logged_at < :until)
       AND (CAST(:topic_regex AS text) IS NULL OR EXISTS (
           SELECT FROM unnest(array_prepend(e.topic, e.ancestors)) AS n (name) WHERE n.name || '.' ~ :topic_regex))
+      AND (CAST(:name_regex AS text) IS NULL OR e.topic ~ :name_regex)
+      AND (CAST(:version_condition AS jsonpath) IS NULL OR jsonb_path_exists(
+          jsonb_build_object('version', CASE WHEN e.headers ->> 'api_version' ~ '^[0-9]{1,9}$'
+                                             THEN CAST(e.headers ->> 'api_version' AS integer) ELSE 1 END),
+          :version_condition, CAST(:version_variables AS jsonb), true))
       AND (CAST(:condition AS jsonpath) IS NULL
           OR jsonb_path_exists(e.payload, :condition, CAST(:variables AS jsonb), true))
+      AND (NOT CAST(:dead AS boolean) OR e.position = ANY (ARRAY(SELECT x.position FROM pgbus.dead_letters AS x)))
       AND (CAST(:owed_to AS text) IS NULL OR (
           e.position >= (SELECT min(b.first) FROM debts AS b WHERE b.listener_name = :owed_to)
           AND e.position <= (SELECT max(b.last) FROM debts AS b WHERE b.listener_name = :owed_to)
@@ -109,9 +115,35 @@ SELECT f.position, f.event_id, f.topic, f.ancestors, f.key, f.payload, f.headers
              AND (b.positions IS NULL OR f.position = ANY (b.positions))
              AND (b.regexes IS NULL OR EXISTS (
                  SELECT FROM unnest(array_prepend(f.topic, f.ancestors)) AS n (name)
-                 WHERE n.name || '.' ~ ANY (b.regexes)))), '[]') AS owed
+                 WHERE n.name || '.' ~ ANY (b.regexes)))), '[]') AS owed,
+       COALESCE((
+           SELECT jsonb_agg(jsonb_build_object('listener_name', l.listener_name, 'dead_letter', x.id)
+                            ORDER BY l.listener_name, x.id)
+           FROM pgbus.dead_letters AS x
+           JOIN pgbus.listeners AS l ON l.id = x.listener_id
+           WHERE x.position = f.position), '[]') AS given_up
 FROM found AS f
 ORDER BY CASE WHEN CAST(:newest_first AS boolean) THEN -f.position ELSE f.position END
+
+-- name: find_calls
+-- Calls by any combination of filters (NULL: no filter), the newest first, which their ids tell.
+-- The view reads the clock for each row, so that no ORDER BY reaches the index below it: the ids are looked up first.
+SELECT c.call_id, c.procedure, CAST(c.arguments AS text) AS arguments, c.caller, c.worker, c.state,
+       c.requested_at, c.deadline, c.started_at, c.responded_at, c.duration,
+       CAST(c.result AS text) AS result, c.error_type, c.error, c.traceback
+FROM pgbus.rpc_calls AS c
+WHERE c.call_id = ANY (ARRAY(
+    SELECT r.call_id
+    FROM pgbus.rpc_requests AS r
+    WHERE (CAST(:call_id AS uuid) IS NULL OR r.call_id = :call_id)
+      AND (CAST(:name_regex AS text) IS NULL OR r.procedure ~ :name_regex)
+      AND (CAST(:since AS timestamptz) IS NULL OR r.requested_at >= :since)
+      AND (CAST(:until AS timestamptz) IS NULL OR r.requested_at < :until)
+      AND (CAST(:condition AS jsonpath) IS NULL
+          OR jsonb_path_exists(CAST(r.arguments AS jsonb), :condition, CAST(:variables AS jsonb), true))
+    ORDER BY r.call_id DESC
+    LIMIT CAST(:limit AS bigint)))
+ORDER BY c.call_id DESC
 
 -- name: read_log_head
 -- The last position of the log, 0 when it is empty.

@@ -34,7 +34,7 @@ def blocks(page: Path, language: str) -> list[Block]:
 
 def write_files(page: Path, directory: Path) -> None:
     """Write the page's blocks that name a file."""
-    for language in ("python", "sql"):
+    for language in ("python", "sql", "ini"):
         for block in blocks(page, language):
             if block.file:
                 (directory / block.file).write_text(block.text, encoding="utf-8")

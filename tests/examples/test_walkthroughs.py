@@ -1,11 +1,13 @@
 """The README's example and the tutorial, step by step, as a reader takes them."""
 
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
 
 from pgbus.embedded import find_binaries
 from pgbus.errors import EmbeddedPostgresError
+from pgbus.testing.databases import DatabaseServer
 from tests.conftest import Connect
 from tests.examples.documents import blocks, write_files
 from tests.examples.programs import ROOT, pgbus, python, run
@@ -81,15 +83,18 @@ async def test_the_tutorial_works_as_it_says(database: str, connect: Connect) ->
         await eventually(lambda: connection.fetchval("SELECT count(*) >= 5 FROM pgbus.history WHERE error <> ''"))
 
 
-async def test_the_tests_of_the_testing_page_pass(tmp_path: Path) -> None:
-    try:
-        find_binaries()
-    except EmbeddedPostgresError as error:
-        pytest.skip(f"needs PostgreSQL's programs: {error}")
+async def test_the_tests_of_the_testing_page_pass(server: DatabaseServer, tmp_path: Path) -> None:
     write_files(TESTING, tmp_path)
-    (tmp_path / "bus.py").write_text((QUICKSTART / "bus.py").read_text())
-    (tmp_path / "pytest.ini").write_text("[pytest]\n")
-    command = python("-m", "pytest", "-q", "-p", "no:cacheprovider", str(tmp_path))
-    async with run(*command, dsn=None, cwd=tmp_path) as tests:
+    for name in ("bus.py", "tables.sql"):
+        (tmp_path / name).write_text((QUICKSTART / name).read_text())
+    command = python("-m", "pytest", "-q", "-W", "error", "-p", "no:cacheprovider", *plugin_options())
+    environ = {"PGBUS_TEST_DSN": server.dsn, "PYTHONPATH": str(ROOT)}
+    async with run(*command, dsn=None, cwd=tmp_path, environ=environ) as tests:
         assert await tests.wait() == 0, tests.output
-    assert "2 passed" in tests.output
+    assert "6 passed" in tests.output
+
+
+def plugin_options() -> list[str]:
+    """An environment that was installed before the plugin was declared does not know it yet."""
+    known = {entry_point.name for entry_point in entry_points(group="pytest11")}
+    return [] if "pgbus" in known else ["-p", "pytest_pgbus"]

@@ -25,8 +25,8 @@ def working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def invoke(database: str, working_directory: Path) -> Invoke:
     """Run a command in a thread of this process, against a fresh database unless it says otherwise."""
 
-    async def run(*arguments: str, dsn: str | None = database, text: str | None = None) -> Result:
-        environ = {"PGBUS_DSN": dsn, "COLUMNS": "160"}
+    async def run(*arguments: str, dsn: str | None = database, text: str | None = None, columns: int = 160) -> Result:
+        environ = {"PGBUS_DSN": dsn, "COLUMNS": str(columns)}
         return await asyncio.to_thread(CliRunner().invoke, command, arguments, input=text, env=environ)
 
     return run

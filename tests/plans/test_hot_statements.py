@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from uuid import uuid4
 
+from pgbus.admin import EventFilter
 from tests.plans.conftest import DEAD, EVENTS, SECOND_PARTITION
 from tests.plans.plan import Plan, Plans
 
@@ -216,9 +217,7 @@ async def test_a_listener_that_is_known_is_registered_again_without_a_look_at_th
 async def test_looking_for_events_reads_few_of_the_log(plans: Plans) -> None:
     # Operators' connections have the server's settings. To whom events are owed, they look up in all deliveries.
     await plans.connection.execute("RESET ALL")
-    filters = dict.fromkeys(
-        ("before", "event_id", "key", "since", "until", "topic_regex", "condition", "variables", "owed_to")
-    )
+    filters = EventFilter().values()
     some = await plans.connection.fetchrow("SELECT event_id, key FROM pgbus.events WHERE position = 150000")
     assert some is not None
     for wanted in (

@@ -1,0 +1,262 @@
+"""`pgbus inspect`: the history by API, event and version, and the calls by API and procedure."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from datetime import datetime
+from typing import Literal, TypeAlias, TypeVar
+from uuid import UUID
+
+import msgspec
+import rich_click as click
+from click import get_current_context
+from click.core import ParameterSource
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from pgbus.admin import CallFilter, CallRecord, Condition, EventFilter, EventRecord, Names
+from pgbus.cli.exits import FAILED
+from pgbus.cli.history import deliveries, follow_events
+from pgbus.cli.options import database_options, read_condition, read_instant, with_admin
+from pgbus.cli.output import age, clip, console, instant, print_json
+
+_Record = TypeVar("_Record", EventRecord, CallRecord)
+Format: TypeAlias = Literal["json", "pretty", "human"]
+
+# What pgbus tells of itself.
+_INTERNAL = ("internal", "internal.*")
+_LONGEST = 500  # characters of a value that people are shown
+_STATE_STYLES = {"answered": "green", "waiting": "yellow", "running": "yellow"}
+
+
+def read_version(text: str) -> Condition:
+    """A condition on the version from OP NUMBER, or from the number alone."""
+    try:
+        condition = Condition.parse(f"version{text}" if text.strip()[:1] in "=!<>" else f"version={text}")
+    except ValueError:
+        condition = None
+    if condition is None or type(condition.value) is not int:
+        raise click.BadParameter(f"{text!r} is no version: write 2, or '>=2', with = != < <= > >=")
+    return condition
+
+
+@click.command()
+@database_options
+@click.option("--api", "-a", "apis", metavar="GLOB", multiple=True, help="Of this API: 'auth', 'my.*'. Several: any.")
+@click.option("--event", "-e", "words", metavar="GLOB", multiple=True, help="Of this name in its API: 'user_*'.")
+@click.option("--id", "-i", "event_id", type=click.UUID, help="The event, or the call, with this id.")
+@click.option("--native-id", "-n", type=int, metavar="POSITION", help="The event at this position of the log.")
+@click.option("--version", "-v", type=read_version, multiple=True, metavar="[OP]N", help="API version: 2, '>=2'.")
+@click.option(
+    "--json-path",
+    "-j",
+    "where",
+    type=read_condition,
+    multiple=True,
+    metavar="PATH OP VALUE",
+    help="Argument: 'email=joe@example.com', 'address.city=London', 'age>=18'. Several: all must hold.",
+)
+@click.option("--since", type=read_instant, metavar="INSTANT", help="Logged then or later: 2025-01-31T12:00, or 2h.")
+@click.option("--until", type=read_instant, metavar="INSTANT", help="Logged before then.")
+@click.option("--owed-to", metavar="LISTENER", help="Events that this listener has yet to handle.")
+@click.option("--dead", is_flag=True, help="Events that a listener gave up on, and that are dead letters now.")
+@click.option("--calls", is_flag=True, help="Calls of procedures instead of events, until they are pruned.")
+@click.option("--internal", "-I", is_flag=True, help="Also events of APIs below `internal`.")
+@click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="At most so many.")
+@click.option("--follow", "-f", is_flag=True, help="Print events as they enter the log, until Ctrl-C.")
+@click.option(
+    "--format",
+    "-F",
+    "form",
+    type=click.Choice(["json", "pretty", "human"]),
+    help="One JSON object per line, indented JSON, or text; default: human on a terminal, else json.",
+)
+def inspect(
+    *,
+    apis: tuple[str, ...],
+    words: tuple[str, ...],
+    event_id: UUID | None,
+    native_id: int | None,
+    version: tuple[Condition, ...],
+    where: tuple[Condition, ...],
+    since: datetime | None,
+    until: datetime | None,
+    owed_to: str | None,
+    dead: bool,
+    calls: bool,
+    internal: bool,
+    limit: int,
+    follow: bool,
+    form: Format | None,
+) -> None:
+    """Show the history of APIs, the newest first: events, or with --calls calls. All filters must hold.
+
+    Exit codes: 0 something was found, 1 nothing was.
+    """
+    names = Names(apis=apis, words=words, hidden=() if internal else _INTERNAL)
+    if calls:
+        _refuse("native_id", "version", "owed_to", "dead", "follow", reason="is about events, not about calls")
+        asked = CallFilter(names=names, call_id=event_id, since=since, until=until, where=where)
+        found = with_admin(lambda admin: admin.find_calls(asked, limit=limit))
+        _show_all(found, _printer(form, _call_fields, _call_text), "calls")
+        return
+    wanted = EventFilter(
+        names=names,
+        event_id=event_id,
+        after=None if native_id is None else native_id - 1,
+        before=None if native_id is None else native_id + 1,
+        version=version,
+        where=where,
+        since=since,
+        until=until,
+        owed_to=owed_to,
+        dead=dead,
+    )
+    show = _printer(form, _event_fields, _event_text)
+    if follow:
+        follow_events(wanted, show)
+        return
+    _show_all(with_admin(lambda admin: admin.find_events(wanted, limit=limit)), show, "events")
+
+
+def _refuse(*parameters: str, reason: str) -> None:
+    """Refuse options that were given beside one that they do not go with."""
+    context = get_current_context()
+    for parameter in context.command.params:
+        name = parameter.name or ""
+        if name in parameters and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            raise click.UsageError(f"{parameter.opts[0]} {reason}")
+
+
+def _show_all(found: list[_Record], show: Callable[[_Record], None], what: str) -> None:
+    for record in found:
+        show(record)
+    if not found:
+        click.echo(f"no {what}", err=True)
+        get_current_context().exit(FAILED)
+
+
+def _printer(
+    form: Format | None, fields: Callable[[_Record], dict[str, object]], text: Callable[[_Record], RenderableType]
+) -> Callable[[_Record], None]:
+    match form or ("human" if sys.stdout.isatty() else "json"):
+        case "json":
+            return lambda record: print_json(fields(record))
+        case "pretty":
+            return lambda record: click.echo(msgspec.json.format(msgspec.json.encode(fields(record)), indent=2))
+        case _:
+            return lambda record: console().print(text(record))
+
+
+# ------------------------------------------------------------------------------------------------------------- events
+
+
+def _event_fields(record: EventRecord) -> dict[str, object]:
+    event = record.event
+    return {
+        "id": event.event_id,
+        "native_id": event.native_id,
+        "api_name": event.api_name,
+        "event_name": event.event_name,
+        "version": event.version,
+        "kwargs": msgspec.Raw(event.raw.encode()),
+        "key": event.key,
+        "headers": event.headers,
+        "published_at": event.published_at,
+        "logged_at": record.logged_at,
+        "states": record.states,
+        "attempts": record.attempts,
+        "owed": record.owed,
+        "given_up": record.given_up,
+    }
+
+
+def _event_text(record: EventRecord) -> RenderableType:
+    event = record.event
+    heading = Text.assemble(
+        (event.topic, "bold cyan"), f"  {instant(record.logged_at)}", (f"  version {event.version}", "dim")
+    )
+    identity = Text.assemble(f"id {event.event_id}", (f"  native id {event.native_id}", "dim"))
+    if event.key is not None:
+        identity.append(f"  key {event.key}")
+    return _entry(heading, identity, _values(event.raw), _deliveries(record))
+
+
+def _deliveries(record: EventRecord) -> Table:
+    rows = _grid()
+    for listener_name, state, details in deliveries(record):
+        rows.add_row(listener_name, Text.assemble(state, details))
+    return rows
+
+
+# -------------------------------------------------------------------------------------------------------------- calls
+
+
+def _call_fields(record: CallRecord) -> dict[str, object]:
+    return {
+        "id": record.call_id,
+        "api_name": record.api_name,
+        "procedure_name": record.procedure_name,
+        "kwargs": msgspec.Raw(record.arguments.encode()),
+        "state": record.state,
+        "caller": record.caller,
+        "worker": record.worker,
+        "requested_at": record.requested_at,
+        "deadline": record.deadline,
+        "started_at": record.started_at,
+        "responded_at": record.responded_at,
+        "duration": record.duration,
+        "result": None if record.result is None else msgspec.Raw(record.result.encode()),
+        "error_type": record.error_type,
+        "error": record.error,
+        "traceback": record.traceback,
+    }
+
+
+def _call_text(record: CallRecord) -> RenderableType:
+    heading = Text.assemble(
+        (record.procedure, "bold cyan"),
+        f"  {instant(record.requested_at)}  ",
+        (record.state, _STATE_STYLES.get(record.state, "red")),
+    )
+    people = Text(f"called by {record.caller}", style="dim")
+    if record.worker:
+        people.append(f", served by {record.worker}")
+    if record.duration is not None:
+        people.append(f" in {age(record.duration)}")
+    outcome = Text()
+    if record.result is not None:
+        outcome = Text.assemble("result ", (clip(record.result, _LONGEST), "green"))
+    elif record.error is not None:
+        outcome = Text(clip(": ".join(filter(None, (record.error_type, record.error))), _LONGEST), style="red")
+    return _entry(heading, Text(f"id {record.call_id}"), people, _values(record.arguments), outcome)
+
+
+# --------------------------------------------------------------------------------------------------------------- both
+
+
+def _entry(heading: Text, *below: Text | Table) -> RenderableType:
+    """A heading and what stands indented below it; empty things are left out."""
+    shown = [one for one in below if (one.plain if isinstance(one, Text) else one.row_count)]
+    return Group(heading, Padding(Group(*shown), (0, 0, 0, 4), expand=False))
+
+
+def _values(raw: str) -> Text | Table:
+    """A row for each argument; a line for what is no JSON object."""
+    if not raw.startswith("{"):
+        return Text(clip(raw, _LONGEST))
+    rows = _grid()
+    for name, value in msgspec.json.decode(raw, type=dict[str, msgspec.Raw]).items():
+        rows.add_row(Text(name, style="dim"), Text(clip(bytes(value).decode(), _LONGEST)))
+    return rows
+
+
+def _grid() -> Table:
+    """Two columns, of which the second wraps."""
+    rows = Table.grid(padding=(0, 2, 0, 0))
+    rows.add_column(no_wrap=True)
+    rows.add_column(overflow="fold")
+    return rows

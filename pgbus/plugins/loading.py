@@ -1,0 +1,83 @@
+"""Which plugins are installed, and those that the configuration enables.
+
+A plugin is a class that a distribution names under the entry point group `pgbus_plugins`. It is imported if enabled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.metadata import EntryPoint, entry_points
+
+from pgbus.config import Config
+from pgbus.config.about import refusal
+from pgbus.errors import ConfigurationError
+from pgbus.plugins.base import Plugin
+from pgbus.plugins.options import is_enabled, options_of, options_schema, read_options
+
+GROUP = "pgbus_plugins"
+
+# Our own; named here and not in our distribution's metadata, so that they are there however pgbus was installed.
+_OWN = {
+    "internal_metrics": "pgbus.plugins.metrics:MetricsPlugin",
+    "internal_state": "pgbus.plugins.state:StatePlugin",
+}
+
+
+def load_plugins(config: Config) -> list[Plugin]:
+    """Make the plugins that the configuration enables.
+
+    Raises ConfigurationError naming the plugin that is not installed, cannot be imported or cannot be made, and the
+    option that is wrong.
+    """
+    if not config.plugins:
+        return []
+    installed = _installed()
+    plugins = []
+    for name, given in config.plugins.items():
+        label = f"plugins.{name}"
+        source = config.sources.get(f"{label}.enabled", "argument")
+        if name not in installed:
+            raise refusal(label, source, f"no such plugin is installed; there are {', '.join(installed)}")
+        if is_enabled(given, label=label, source=source):
+            plugins.append(_make(name, installed[name], config))
+    return plugins
+
+
+def plugin_schemas() -> dict[str, Mapping[str, object]]:
+    """A JSON Schema of the options of each installed plugin, by name."""
+    return {
+        name: options_schema(options_of(name, _import(name, point)), plugin_name=name)
+        for name, point in _installed().items()
+    }
+
+
+def _installed() -> dict[str, EntryPoint]:
+    own = [EntryPoint(name, value, GROUP) for name, value in _OWN.items()]
+    points = {point.name: point for point in (*entry_points(group=GROUP), *own)}
+    return dict(sorted(points.items()))
+
+
+def _import(name: str, point: EntryPoint) -> type[Plugin]:
+    try:
+        cls = point.load()
+    except Exception as error:
+        raise ConfigurationError(
+            f"plugin {name!r} cannot be imported from {point.value}: {type(error).__name__}: {error}"
+        ) from error
+    if not (isinstance(cls, type) and issubclass(cls, Plugin)):
+        raise ConfigurationError(f"plugin {name!r}: {point.value} is no class derived from pgbus.Plugin")
+    return cls
+
+
+def _make(name: str, point: EntryPoint, config: Config) -> Plugin:
+    cls = _import(name, point)
+    options = read_options(options_of(name, cls), config.plugins[name], label=f"plugins.{name}", sources=config.sources)
+    try:
+        plugin = cls.from_config(config=config, **options)
+    except ConfigurationError:
+        raise
+    except Exception as error:
+        raise ConfigurationError(f"plugin {name!r} cannot be made: {type(error).__name__}: {error}") from error
+    if not isinstance(plugin, Plugin):
+        raise ConfigurationError(f"plugin {name!r}: from_config of {point.value} returned {plugin!r}, which is none")
+    return plugin

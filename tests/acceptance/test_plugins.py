@@ -1,0 +1,195 @@
+"""Plugins that are installed beside services, and the two that come along: real distributions, real processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.support import eventually
+from tests.support.distributions import install
+from tests.support.programs import PROGRAM
+from tests.support.services import PATIENCE, Services
+
+AUTH = """
+    import pgbus
+
+    class AuthApi(pgbus.Api):
+        user_registered = pgbus.Event(parameters=("username",))
+
+        def check_password(self, username, password):
+            return password == "secret"
+
+        class Meta:
+            name = "auth"
+
+    bus = pgbus.create()
+    bus.client.register_api(AuthApi())
+
+    def greet(event, username):
+        print(f"welcome {username}", flush=True)
+
+    bus.auth.user_registered.listen(greet, listener_name="greet")
+"""
+FIRE = "from bus import bus\nprint(bus.auth.user_registered.fire(username='ann').id)"
+CALL = "from bus import bus\nprint(bus.auth.check_password(username='ann', password='secret'))"
+
+GREETING = """
+    from pgbus import Plugin
+
+    class GreetingPlugin(Plugin):
+        priority = 200
+
+        def __init__(self, greeting):
+            self.greeting = greeting
+
+        @classmethod
+        def from_config(cls, *, config, greeting: str = "Hello world!"):
+            return cls(greeting)
+
+        async def after_event_sent(self, *, client, event_message):
+            print(f"{self.greeting} I just sent {event_message.event_name}", flush=True)
+
+        async def before_worker_start(self, *, client):
+            print(f"{self.greeting} A worker starts", flush=True)
+
+        def exception(self, e):
+            print(f"{self.greeting} It ends: {e}", flush=True)
+"""
+
+
+@pytest.fixture
+def greeting(services: Services) -> Path:
+    """The greeting plugin, installed where all services find it."""
+    site = services.directory / "site"
+    install(site, "greeting_plugin", GREETING, plugins={"greeting_plugin": "GreetingPlugin"})
+    services.environ["PYTHONPATH"] = os.pathsep.join([str(site), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return site
+
+
+@pytest.mark.usefixtures("greeting")
+async def test_an_installed_plugin_greets_only_where_it_is_enabled(services: Services) -> None:
+    """S15."""
+    auth = services.write("auth", AUTH)
+    config = auth / "pgbus.yaml"
+    assert "Hello" not in services.run_code(auth, FIRE)
+
+    config.write_text("plugins:\n  greeting_plugin:\n    enabled: false\n")
+    assert "Hello" not in services.run_code(auth, FIRE)
+
+    config.write_text("plugins:\n  greeting_plugin:\n    enabled: true\n")
+    assert services.run_code(auth, FIRE).startswith("Hello world! I just sent user_registered\n")
+
+    config.write_text('plugins:\n  greeting_plugin:\n    enabled: true\n    greeting: "${WORD}!"\n')
+    services.environ["WORD"] = "Good day"
+    assert services.run_code(auth, FIRE).startswith("Good day! I just sent user_registered\n")
+    async with services.worker(auth) as worker:
+        await worker.says(r"^Good day! A worker starts$")
+
+
+@pytest.mark.usefixtures("greeting")
+async def test_a_plugin_with_wrong_options_or_of_an_unknown_name_keeps_a_worker_from_starting(
+    services: Services,
+) -> None:
+    auth = services.write("auth", AUTH)
+    other = auth / "other.yaml"
+    for text, message in (
+        (
+            "greeting_plugin: {enabled: true, greeting: 5}",
+            "plugins.greeting_plugin.greeting ({}): does not fit: Expect",
+        ),
+        (
+            "greeting_plugin: {enabled: true, greting: Hi}",
+            "plugins.greeting_plugin ({}): there is no setting 'greting'",
+        ),
+        (
+            "greeting: {enabled: true}",
+            "plugins.greeting ({}): no such plugin is installed; there are greeting_plugin, ",
+        ),
+    ):
+        other.write_text(f"plugins: {{{text}}}\n")
+        done = services.command(auth, "run", "--config", "other.yaml")
+        assert done.returncode == 2
+        assert message.format(other) in done.stderr
+        assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.usefixtures("greeting")
+async def test_plugins_are_told_what_a_worker_ends_with(services: Services) -> None:
+    source = AUTH + "\n    @bus.client.on_start()\n    def fail():\n        raise RuntimeError('no start today')\n"
+    auth = services.write("auth", source)
+    (auth / "pgbus.toml").write_text("[plugins.greeting_plugin]\nenabled = true\n")
+    done = services.command(auth, "run")
+    assert done.returncode != 0
+    assert "Hello world! It ends: no start today\n" in done.stdout
+
+
+@pytest.mark.usefixtures("greeting")
+async def test_the_schema_that_the_program_prints_has_the_options_of_installed_plugins(services: Services) -> None:
+    printed = json.loads(services.pgbus(services.directory, "config", "schema"))
+    option = printed["properties"]["plugins"]["properties"]["greeting_plugin"]["properties"]["greeting"]
+    assert option["default"] == "Hello world!"
+
+
+async def test_workers_tell_that_they_start_live_and_stop(services: Services) -> None:
+    """N13: a dashboard hears of the workers of a service whose configuration has the state plugin."""
+    auth = services.write("auth", AUTH)
+    (auth / "pgbus.yaml").write_text(
+        """
+        service_name: auth
+        process_name: "auth-{pid}"
+        plugins:
+          internal_state: {enabled: true, ping_interval: 0.2}
+          internal_metrics: {enabled: true}
+        """
+    )
+    dashboard = services.write("dashboard", STATE_DASHBOARD)
+    async with services.worker(dashboard) as screen:
+        async with services.worker(auth) as worker:
+            pid = worker.child.pid
+            [started] = [json.loads(line) for line in await screen.says(r"worker_started")]
+            pings = [json.loads(line) for line in await screen.says(r"worker_ping", times=3)]
+        [stopped] = [json.loads(line) for line in await screen.says(r"worker_stopped")]
+
+    for state in (started, *pings):
+        assert (state["service_name"], state["process_name"], state["pid"]) == ("auth", f"auth-{pid}", pid)
+        assert (state["ping_enabled"], state["ping_interval"], state["metrics_enabled"]) == (True, 0.2, True)
+        assert (state["api_names"], state["listening_for"]) == (["auth"], ["auth.user_registered"])
+        assert state["hostname"] == os.uname().nodename
+        assert 1_000 < state["max_memory_use"] < 10_000_000
+    assert started["timestamp"] < pings[0]["timestamp"] < pings[1]["timestamp"] < stopped["timestamp"]
+    assert set(stopped) == {"event", "service_name", "process_name", "timestamp"}
+
+
+async def test_a_worker_without_pings_tells_of_its_start_and_its_end_also_after_sigterm(services: Services) -> None:
+    """N13: Lightbus failed to stop with pings disabled."""
+    auth = services.write("auth", AUTH)
+    (auth / "pgbus.toml").write_text("[plugins.internal_state]\nenabled = true\nping_enabled = false\n")
+    async with services.process(PROGRAM, "run", cwd=auth) as worker:
+        await eventually(lambda: _topics(services, "worker_started"), PATIENCE)
+        worker.child.send_signal(signal.SIGTERM)
+        assert await worker.ends() == 0
+    assert await _topics(services, "worker_stopped") == ["internal.state.worker_stopped"]
+
+
+async def _topics(services: Services, name: str) -> list[str]:
+    query = "SELECT topic FROM pgbus.events WHERE topic = $1 UNION ALL SELECT topic FROM pgbus.outbox WHERE topic = $1"
+    return [row["topic"] for row in await services.connection.fetch(query, f"internal.state.{name}")]
+
+
+STATE_DASHBOARD = """
+    import json
+    import sys
+    import pgbus
+
+    bus = pgbus.create()
+
+    def show(event, **state):
+        sys.stdout.write(json.dumps({"event": event.event_name, **state}) + "\\n")
+        sys.stdout.flush()
+
+    bus.client.listen_for_event("internal.state", "*", show, "dashboard")
+"""
