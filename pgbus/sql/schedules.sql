@@ -59,8 +59,8 @@ WITH live AS MATERIALIZED (
 ), lost AS (
     UPDATE pgbus.schedule_runs AS r
     SET outcome = 'lost', finished_at = now()
-    FROM due AS d
-    WHERE r.run_id = d.claim_token AND r.outcome IS NULL
+    WHERE r.run_id = ANY (ARRAY(SELECT d.claim_token FROM due AS d WHERE d.claim_token IS NOT NULL))
+      AND r.outcome IS NULL
 ), claimed AS (
     UPDATE pgbus.schedules AS s
     SET claim_token = d.token,
@@ -117,17 +117,17 @@ SET last_seen_at = now()
 WHERE s.schedule_name = ANY (CAST(:schedule_names AS text[]))
 
 -- name: prune_schedule_runs
--- Forget runs that began longer than `retention` seconds ago, but for those that are still in hand.
+-- Forget runs that began longer than `retention` seconds ago, but for those that are still in hand. With arrays, so that
+-- no statistics can talk the planner into a join that reads the whole table.
 DELETE FROM pgbus.schedule_runs AS r
-WHERE r.run_id IN (
+WHERE r.run_id = ANY (ARRAY(
     SELECT x.run_id
     FROM pgbus.schedule_runs AS x
     WHERE x.started_at < now() - CAST(:retention AS double precision) * INTERVAL '1 second'
-      AND NOT EXISTS (SELECT 1 FROM pgbus.schedules AS s
-                      WHERE s.schedule_name = x.schedule_name AND s.claim_token = x.run_id)
+      AND x.run_id <> ALL (ARRAY(SELECT s.claim_token FROM pgbus.schedules AS s WHERE s.claim_token IS NOT NULL))
     ORDER BY x.started_at
     LIMIT CAST(:batch AS bigint)
-)
+))
 
 -- name: list_schedules
 -- Every schedule, when it is due, and its newest run.

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import pgbus
+from pgbus.cli.run import Choice
 from pgbus.errors import ConfigurationError
 from pgbus.features import check_features, read_features
 from pgbus.schedules import TaskContext, make_task
@@ -167,3 +168,17 @@ def test_features_in_a_text_are_apart_by_commas() -> None:
     assert read_features(" events ,tasks,") == {"events", "tasks"}
     assert read_features("") == frozenset()
     assert check_features([]) == frozenset()
+
+
+def test_only_and_skip_are_features_and_skip_is_names_too() -> None:
+    choice = Choice.read(("events,tasks", "rpcs"), ("tasks", "note", "rpcs, tasks", "tasks,note"))
+    assert choice == Choice(
+        frozenset(["events", "tasks", "rpcs"]), frozenset(["tasks", "rpcs"]), ("note", "tasks,note")
+    )
+    bus = pgbus.create("postgresql://nowhere/x", features=["tasks"])
+    choice.apply(bus)
+    assert bus.features == {"events"}
+    Choice.read((), ()).apply(bus)
+    assert bus.features == {"events"}
+    with pytest.raises(pgbus.UnsupportedUse):
+        Choice.read(("evnets",), ())
