@@ -1,6 +1,6 @@
 """The public API in all its forms. Nothing runs: mypy checks this file, and that the types are these."""
 
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, assert_type
@@ -203,6 +203,19 @@ async def operate() -> None:
         assert_type(await admin.reset("many", to="beginning"), int)
         async for record in admin.follow():
             assert_type(record, EventRecord)
+
+
+def declare_tasks(bus: pgbus.Bus) -> None:
+    @bus.client.every(minutes=5, missed="skip")
+    async def refresh(client: pgbus.BusClient) -> int:
+        return 1
+
+    @bus.client.schedule("@daily", timezone="Europe/Berlin")
+    def clean(run: pgbus.TaskContext) -> str:
+        return run.schedule_name
+
+    assert_type(refresh(bus.client), Coroutine[Any, Any, int])
+    assert_type(bus.client.features, frozenset[str])
 
 
 def upgrade() -> None:
