@@ -5,6 +5,7 @@ A module beside the package, as pytest imports it in every run: pgbus itself is 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 from collections.abc import Callable, Iterator
@@ -31,22 +32,21 @@ def pgbus_server() -> Iterator[DatabaseServer]:
     from pgbus.errors import ConfigurationError
     from pgbus.testing.databases import find_server
 
-    found = find_server()
-    try:
-        server = found.__enter__()
-    except ConfigurationError as error:
-        pytest.skip(f"pgbus: {error}")
-    yield server
-    found.__exit__(None, None, None)
+    with contextlib.ExitStack() as stack:
+        try:
+            server = stack.enter_context(find_server())
+        except ConfigurationError as error:
+            pytest.skip(f"pgbus: {error}")
+        yield server
 
 
 @pytest.fixture(scope="session")
 def pgbus_application(pytestconfig: pytest.Config) -> Bus | None:
     """The application's own bus, if the ini option `pgbus_bus` names one."""
-    from pgbus.testing.buses import import_bus
+    from pgbus.testing.buses import application_bus
 
     name = pytestconfig.getini("pgbus_bus")
-    return import_bus(name) if name else None
+    return application_bus(name) if name else None
 
 
 @pytest.fixture(scope="session")

@@ -39,6 +39,7 @@ from pgbus.errors import (
     InvalidParameters,
     InvalidResult,
     InvalidSchedule,
+    InvalidSchema,
     LightbusException,
     LightbusTimeout,
     LightbusWorkerError,
@@ -50,7 +51,9 @@ from pgbus.errors import (
     PgbusError,
     PublishTimeout,
     RemoteError,
+    RemoteSchemasNotLoaded,
     Retry,
+    SchemaNotFound,
     SchemaVersionError,
     SuddenDeathException,
     TransactionAbortedError,
@@ -67,6 +70,7 @@ from pgbus.messages import EventMessage, ResultMessage, RpcMessage
 from pgbus.modules import get_bus, import_bus_module
 from pgbus.outcomes import RetryPolicy
 from pgbus.plugins import Plugin
+from pgbus.rpc.context import CallContext
 from pgbus.schedules import TaskContext
 
 __all__ = [
@@ -77,6 +81,7 @@ __all__ = [
     "BusClient",
     "BusPath",
     "CallCancelled",
+    "CallContext",
     "CallError",
     "CallTimeout",
     "CannotBlockHere",
@@ -105,6 +110,7 @@ __all__ = [
     "InvalidParameters",
     "InvalidResult",
     "InvalidSchedule",
+    "InvalidSchema",
     "LightbusException",
     "LightbusTimeout",
     "LightbusWorkerError",
@@ -119,10 +125,12 @@ __all__ = [
     "Plugin",
     "PublishTimeout",
     "RemoteError",
+    "RemoteSchemasNotLoaded",
     "ResultMessage",
     "Retry",
     "RetryPolicy",
     "RpcMessage",
+    "SchemaNotFound",
     "SchemaVersionError",
     "SuddenDeathException",
     "TaskContext",

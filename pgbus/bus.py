@@ -12,6 +12,8 @@ from types import TracebackType
 from typing import Any, Protocol, TypeVar
 from uuid import UUID
 
+from uuid_utils.compat import uuid7
+
 from pgbus import hooked, outbox
 from pgbus.adapters import AsyncExecutor, async_executor, sync_executor
 from pgbus.api import BusClient, BusPath
@@ -67,7 +69,9 @@ class Bus:
         self.registry = Registry()
         self.registry.features = read_features(config.features) if features is None else check_features(features)
         self.telemetry = Telemetry()
-        self._limits = Limits(max_payload=config.max_payload)
+        self._limits = Limits(
+            max_payload=config.max_payload, is_checked=lambda api_name: config.api(api_name).validate_outgoing
+        )
         self._statements = load(config.namespace)
         self._publishers: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Publisher] = weakref.WeakKeyDictionary()
         self._callers: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Caller] = weakref.WeakKeyDictionary()
@@ -82,11 +86,14 @@ class Bus:
             call=self.call,
             call_sync=self.call_sync,
             config=config,
-            taken_names=frozenset([*super().__dir__(), "client"]),
+            taken_names=frozenset([*super().__dir__(), "client", "schema"]),
             engine=Engine(
                 make_worker=self._make_worker, connect=self._connect, close=self.close, close_sync=self.close_sync
             ),
+            run=self._run_statement,
+            block=self._block,
         )
+        self.schema = self.client.schema
         self._hooks = self.client.hook_registry
         for plugin in self.plugins:
             self._add(plugin)
@@ -177,6 +184,24 @@ class Bus:
         """The listeners declared so far."""
         return list(self.registry)
 
+    def middleware(self, function: H) -> H:
+        """Decorator: wrap the handlers of all listeners and procedures in the function.
+
+        It is called as `function(context, call_next)` for each attempt of a handler (also of a batch, and of a
+        transactional one within its transaction), and for each call of a procedure. `context` is a Context or a
+        CallContext. `call_next()` goes on to the handler and returns what that returns; to raise is the handler's
+        failure, and to return without having gone on skips it. What is returned is the result of a procedure.
+
+        - `async def`: wraps every handler; `await call_next()`. Around a plain transactional handler, whose transaction
+          is its thread's, it is outside of the transaction.
+        - plain: wraps plain handlers only, in their thread and, if there is one, their transaction; `call_next()`.
+
+        What is registered first is outermost, and plain functions are within async ones. Raises ConfigurationError
+        for what cannot be called like that.
+        """
+        self.registry.middleware.add(function)
+        return function
+
     # --------------------------------------------------------------------------------------------------- calling
 
     def procedure(self, name: str, *, concurrency: int | None = None, timeout: float | None = None) -> Callable[[H], H]:
@@ -193,7 +218,10 @@ class Bus:
         """
 
         def declare(handler: H) -> H:
-            self.registry.procedures.add(make_procedure(name, handler, concurrency=concurrency, timeout=timeout))
+            settings = self.config.api(name.rpartition(".")[0])
+            self.registry.procedures.add(
+                make_procedure(name, handler, concurrency=concurrency, timeout=timeout, settings=settings)
+            )
             return handler
 
         return declare
@@ -212,7 +240,8 @@ class Bus:
         - `arguments`: by name; anything that an event's payload may hold.
         - `timeout`: seconds; default: the procedure's own, else the setting `rpc_timeout`. A call that no worker has
           begun by then is never executed; one that is running is cancelled.
-        - `returns`: a type that msgspec or pydantic decodes into; default: plain JSON values.
+        - `returns`: the type of the result; default: the procedure's return annotation, if this process has it, else
+          plain JSON values.
         - `wait`: wait for a worker, until the timeout, when there is none.
 
         Raises a CallError: NoWorkerAvailable, CallTimeout, WorkerLost, InvalidArguments, InvalidResult, CallCancelled;
@@ -222,8 +251,8 @@ class Bus:
         options: dict[str, Any] = {"timeout": timeout, "returns": returns, "wait": wait}
         if not self._hooks.on_calling:
             return await self._caller().call(procedure, arguments or {}, **options)
-        message = hooked.rpc_message(procedure, arguments or {})
-        options["call_id"] = UUID(message.id)
+        options["call_id"] = call_id = uuid7()
+        message = hooked.rpc_message(procedure, arguments or {}, call_id=call_id)
 
         async def work() -> Any:
             return await self._caller().call(procedure, message.kwargs, **options)
@@ -244,8 +273,8 @@ class Bus:
         _refuse_to_block("call")
         if not self._hooks.on_calling:
             return self._through_portal(lambda: self._caller().call(procedure, arguments or {}, **options))
-        message = hooked.rpc_message(procedure, arguments or {})
-        options["call_id"] = UUID(message.id)
+        options["call_id"] = call_id = uuid7()
+        message = hooked.rpc_message(procedure, arguments or {}, call_id=call_id)
 
         def work() -> Any:
             return self._through_portal(lambda: self._caller().call(procedure, message.kwargs, **options))
@@ -457,12 +486,17 @@ class Bus:
     async def _connect(self) -> None:
         if not self._stand_in:
             await self._publisher().connect()
+            await self.schema.ensure_loaded_from_bus()
+
+    async def _run_statement(self, name: str, values: dict[str, object]) -> Sequence[Sequence[Any]]:
+        """Run a named statement, but none while a test has the bus mocked."""
+        return [] if self._stand_in else await self._publisher().execute(name, values)
 
     def _publisher(self) -> Publisher:
         loop = asyncio.get_running_loop()
         publisher = self._publishers.get(loop)
         if publisher is None:
-            publisher = self._publishers[loop] = Publisher(self.config)
+            publisher = self._publishers[loop] = Publisher(self.config, on_open=self.schema.announce)
         return publisher
 
     def _caller(self) -> Caller:
@@ -471,7 +505,7 @@ class Bus:
         loop = asyncio.get_running_loop()
         caller = self._callers.get(loop)
         if caller is None:
-            caller = self._callers[loop] = Caller(self.config, errors=self.registry.procedures.errors)
+            caller = self._callers[loop] = Caller(self.config, procedures=self.registry.procedures, schemas=self.schema)
         return caller
 
     def _block(self, work: Callable[[], Awaitable[T]], call: str) -> T:

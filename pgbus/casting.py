@@ -167,7 +167,7 @@ def _from_bus(cls: Any) -> Cast:
         if isinstance(value, dict):
             if casts is None:  # not before: the class may have annotations of itself
                 casts = dict(_casts_that_there_are(cls))
-            value = {key: _cast_if_it_fits(casts.get(key), part) for key, part in value.items()}
+            value = {key: cast_if_it_fits(casts.get(key), part) for key, part in value.items()}
         return cls.__from_bus__(value)
 
     return cast
@@ -179,7 +179,8 @@ def _casts_that_there_are(cls: Any) -> Iterator[tuple[str, Cast]]:
             yield name, caster(hint, strict=False)
 
 
-def _cast_if_it_fits(cast: Cast | None, value: Any) -> Any:
+def cast_if_it_fits(cast: Cast | None, value: Any) -> Any:
+    """The value cast, or as it is where it does not fit."""
     if cast is not None:
         with contextlib.suppress(Exception):
             return cast(value)

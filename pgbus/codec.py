@@ -13,6 +13,7 @@ import enum
 import math
 import re
 import reprlib
+import weakref
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from functools import lru_cache
@@ -23,13 +24,22 @@ import msgspec
 
 from pgbus.annotations import is_named_tuple, is_pydantic
 from pgbus.casting import explain, parser, step_to
-from pgbus.errors import ConfigurationError, DeformError, InvalidEventError, UnhandledEventError
+from pgbus.errors import (
+    ConfigurationError,
+    DeformError,
+    InvalidEventArguments,
+    InvalidEventError,
+    UnhandledEventError,
+)
 from pgbus.forms import in_form
 from pgbus.topics import check_topic
 
 T = TypeVar("T")
 
 _TOPIC_ATTRIBUTE = "__pgbus_topic__"
+
+# By topic, as long as anybody holds them; of two with one topic, the later.
+_event_classes: weakref.WeakValueDictionary[str, type] = weakref.WeakValueDictionary()
 
 # How a datetime without a time zone ends in JSON text; others have `Z` or an offset before the quote.
 _LOOKS_NAIVE = re.compile(r'T\d\d:\d\d:\d\d(?:\.\d+)?"', re.ASCII)
@@ -62,6 +72,7 @@ def event(topic: str) -> Callable[[type[T]], type[T]]:
                 "if a decorator makes it one, write @event above that decorator"
             )
         setattr(cls, _TOPIC_ATTRIBUTE, topic)
+        _event_classes[topic] = cls
         return cls
 
     return declare
@@ -71,6 +82,11 @@ def topic_of(cls: type) -> str | None:
     """The topic that `@event` gave to this very class; None for any other class, subclasses included."""
     topic: str | None = cls.__dict__.get(_TOPIC_ATTRIBUTE)
     return topic
+
+
+def event_classes() -> dict[str, type]:
+    """The event classes of this process, by topic."""
+    return dict(_event_classes)
 
 
 @lru_cache(maxsize=4096)
@@ -276,6 +292,31 @@ def decoder(event_type: Any) -> Callable[[str], Any]:
             raise UnhandledEventError(f"the payload does not fit {name}: {misfit(error)}") from error
 
     return decode
+
+
+@lru_cache(maxsize=1024)
+def checker(cls: type) -> Callable[[str], None] | None:
+    """A function that raises InvalidEventArguments unless JSON text is an instance of the event class.
+
+    None for a class without a topic, for a pydantic model, which checks its fields itself, and for one whose instances
+    can only be sent.
+    """
+    if topic_of(cls) is None or is_pydantic(cls):
+        return None
+    try:
+        parse = parser(cls)
+    except (TypeError, NameError, ValueError):
+        return None
+
+    def check(text: str) -> None:
+        try:
+            parse(text)
+        except Exception as error:  # constructors and validators run code of other people
+            reason, place = explain(error)
+            field = re.match(r"\.?(\w*)", place)[1]  # type: ignore[index] # it matches anything
+            raise InvalidEventArguments(field or "event", reason, place=place.lstrip(".")[len(field) :]) from error
+
+    return check
 
 
 def misfit(error: BaseException, name: str = "") -> str:

@@ -142,11 +142,21 @@ class InvalidEventError(PgbusError, ValueError):
 
 
 class ValidationError(PgbusError):
-    """Correct the value that the message names, or its declaration; `validate` of the API turns the checks off."""
+    """Correct the value that the message names, or its declaration; `validate` of the API turns the checks off.
+
+    `path` is the way to the part that does not fit, as in `user.address.city`, where it is known; else empty.
+    """
+
+    path: str = ""
 
 
 class InvalidEventArguments(InvalidEventError, ValidationError):
     """Fire the event with the arguments that its declaration names; `field` is the argument that is wrong."""
+
+    def __init__(self, field: str, reason: str, *, place: str = "") -> None:
+        super().__init__(f"{field}{place}", reason)
+        self.field = field
+        self.path = f"{field}{place}"
 
 
 class DeformError(InvalidEventError):

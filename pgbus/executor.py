@@ -6,21 +6,26 @@ It knows nothing of claims: for a transactional handler, the caller says what to
 from __future__ import annotations
 
 import asyncio
-import contextvars
+import functools
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Executor as Threads
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
+from pgbus import threads as in_threads
 from pgbus.adapters import AsyncExecutor, SyncExecutor
 from pgbus.adapters.transactions import Transactions
 from pgbus.errors import HandlerTimeoutError
 from pgbus.handlers import ContextMarker
 from pgbus.messages import EventMessage
+from pgbus.middleware import Middleware
 from pgbus.registry import Listener
 
 Publish: TypeAlias = Callable[..., Awaitable[EventMessage]]
 PublishSync: TypeAlias = Callable[..., EventMessage]
+T = TypeVar("T")
+
+logger = logging.getLogger("pgbus")
 
 
 class ClaimLost(Exception):
@@ -91,12 +96,14 @@ class Executor:
         *,
         threads: Threads,
         transactions: Transactions,
+        middleware: Middleware,
         publish: Publish,
         publish_sync: PublishSync,
     ) -> None:
         self._listener = listener
         self._threads = threads
         self._transactions = transactions
+        self._middleware = middleware
         self._publish = publish
         self._publish_sync = publish_sync
         signature = listener.signature
@@ -130,37 +137,94 @@ class Executor:
                 await settle(executor)
             return
 
-        def transact() -> None:
+        def transact(handle: Callable[[Any], T]) -> T:
             with self._transactions.begin_sync() as (session, executor):
                 begin_sync(executor)
-                self._listener.handler(**self._arguments(body, events, attempt, session))
+                value = handle(session)
                 settle_sync(executor)
+                return value
 
-        await self._in_thread(transact)
+        if self._middleware.is_used:
+            await self._transact_wrapped(body, events, attempt, transact)
+        else:
+            context = self._context(events, attempt)
+
+            def handle(session: Any) -> object:
+                return self._listener.handler(**self._arguments(body, context, session))
+
+            await self._within_timeout(self._in_thread(lambda: transact(handle)))
 
     async def _call(self, body: Any, events: Sequence[EventMessage], attempt: int, connection: Any) -> None:
         listener = self._listener
-        if listener.signature.is_async:
-            if self._only_event and listener.timeout is None:
-                await listener.handler(**{listener.signature.event: body})
-                return
-            await self._within_timeout(listener.handler(**self._arguments(body, events, attempt, connection)))
+        if self._middleware.is_used:
+            await self._call_wrapped(body, events, attempt, connection)
+        elif listener.signature.is_async and self._only_event and listener.timeout is None:
+            await listener.handler(**{listener.signature.event: body})
         else:
-            arguments = self._arguments(body, events, attempt, connection)
-            await self._in_thread(lambda: listener.handler(**arguments))
+            context = self._context(events, attempt, connection)
+            handle = functools.partial(listener.handler, **self._arguments(body, context, connection))
+            await self._within_timeout(handle() if listener.signature.is_async else self._in_thread(handle))
 
-    def _arguments(self, body: Any, events: Sequence[EventMessage], attempt: int, connection: Any) -> dict[str, Any]:
+    # ---------------------------------------------------------------------------------------------------- middleware
+
+    async def _call_wrapped(self, body: Any, events: Sequence[EventMessage], attempt: int, connection: Any) -> None:
+        context = self._context(events, attempt, connection)
+        handle = functools.partial(self._listener.handler, **self._arguments(body, context, connection))
+        if not self._listener.signature.is_async:
+            handle = functools.partial(self._in_thread, self._middleware.around_plain(context, handle))
+        await self._within_timeout(self._middleware.around(context, handle)())
+
+    async def _transact_wrapped(
+        self,
+        body: Any,
+        events: Sequence[EventMessage],
+        attempt: int,
+        transact: Callable[[Callable[[Any], Any]], Any],
+    ) -> None:
+        """The transaction is a thread's, so that only plain middleware is within it; what is async is around it."""
+        context = self._context(events, attempt)
+        committed = False
+
+        def handle(session: Any) -> Any:
+            context.connection = session
+            call = functools.partial(self._listener.handler, **self._arguments(body, context, session))
+            return self._middleware.around_plain(context, call)()
+
+        async def call_next() -> Any:
+            nonlocal committed
+            try:
+                value = await self._in_thread(lambda: transact(handle))
+            finally:
+                context.connection = None
+            committed = True
+            return value
+
+        try:
+            await self._within_timeout(self._middleware.around(context, call_next)())
+        except Exception:
+            if not committed:
+                raise
+            logger.exception("%s: middleware failed after the handler's transaction", self._listener.name)
+        if not committed:  # the handler was skipped, or its error was taken for none
+            await self._within_timeout(self._in_thread(lambda: transact(lambda _: None)))
+
+    # ------------------------------------------------------------------------------------------------------- calling
+
+    def _context(self, events: Sequence[EventMessage], attempt: int, connection: Any = None) -> Context:
+        return Context(
+            events=events,
+            attempt=attempt,
+            listener_name=self._listener.name,
+            connection=connection,
+            publish=self._publish,
+            publish_sync=self._publish_sync,
+        )
+
+    def _arguments(self, body: Any, context: Context, connection: Any) -> dict[str, Any]:
         signature = self._listener.signature
         arguments = {signature.event: body}
         if signature.context:
-            arguments[signature.context] = Context(
-                events=events,
-                attempt=attempt,
-                listener_name=self._listener.name,
-                connection=connection,
-                publish=self._publish,
-                publish_sync=self._publish_sync,
-            )
+            arguments[signature.context] = context
         if signature.connection:
             arguments[signature.connection] = connection
         return arguments
@@ -177,31 +241,8 @@ class Executor:
         except TimeoutError as error:
             if not scope.expired():
                 raise
-            raise self._timed_out(timeout) from error
+            raise HandlerTimeoutError(f"the handler ran past its timeout of {timeout:g} seconds") from error
 
-    async def _in_thread(self, work: Callable[[], object]) -> None:
+    async def _in_thread(self, work: Callable[[], T]) -> T:
         """Run a plain function in a thread. One that runs past its timeout cannot be stopped, only given up on."""
-        loop = asyncio.get_running_loop()
-        context = contextvars.copy_context()
-        future = loop.run_in_executor(self._threads, context.run, caught, work)
-        timeout = self._listener.timeout
-        try:
-            async with asyncio.timeout(timeout):
-                error = await future
-        except TimeoutError as expired:
-            raise self._timed_out(timeout or 0.0) from expired
-        if error is not None:
-            raise error
-
-    def _timed_out(self, timeout: float) -> HandlerTimeoutError:
-        return HandlerTimeoutError(f"the handler ran past its timeout of {timeout:g} seconds")
-
-
-def caught(work: Callable[[], object]) -> BaseException | None:
-    """What `work` raised, if anything, as a value to return from a thread."""
-    # A StopIteration cannot pass through a future, and a SystemExit must not end the worker.
-    try:
-        work()
-    except BaseException as error:
-        return error
-    return None
+        return (await in_threads.start(self._threads, work)).result()

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+from pgbus.messages import EventMessage
 from pgbus.outcomes import DONE, Dead, Done, Outcome, Retry
 from pgbus.store import Claim
 
@@ -37,11 +38,13 @@ Ending: TypeAlias = Outcome | Released | Blocked | Alone
 class Flight:
     """One claim while its events are handled. Times are monotonic seconds."""
 
-    __slots__ = ("claim", "durations", "endings", "landed_at", "left", "next", "offset", "started")
+    __slots__ = ("claim", "durations", "endings", "landed_at", "left", "messages", "next", "offset", "started")
 
     def __init__(self, claim: Claim, *, now: float) -> None:
         size = len(claim.events)
         self.claim = claim
+        # The events as their handlers get them: those of the claim, unless hooks change them.
+        self.messages = claim.events
         self.next = 0
         self.left = size
         self.endings: list[Ending | None] = [None] * size
@@ -58,10 +61,24 @@ class Flight:
         self.left -= 1
         return self.left == 0
 
+    def replace_message(self, index: int, message: EventMessage) -> None:
+        """Have the handler get this in place of the claim's event, which remains what the engine goes by."""
+        if self.messages is self.claim.events:
+            self.messages = list(self.messages)
+        self.messages[index] = message
+
+    @property
+    def done_messages(self) -> list[EventMessage]:
+        """The events that are done, as their handlers got them."""
+        return [
+            message for message, ending in zip(self.messages, self.endings, strict=True) if isinstance(ending, Done)
+        ]
+
     def with_rest_done(self, *, started: float, duration: float) -> Flight:
         """A copy in which every event without an ending is done: what a transaction settles that may yet fail."""
         flight = Flight(self.claim, now=0.0)
         flight.offset, flight.next, flight.left = self.offset, self.next, self.left
+        flight.messages = self.messages
         flight.endings, flight.started, flight.durations = list(self.endings), list(self.started), list(self.durations)
         for index, ending in enumerate(flight.endings):
             if ending is None:

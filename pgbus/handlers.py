@@ -186,6 +186,13 @@ class EventDecoder:
             decode = self._by_topic[key] = self._resolve(event)
         return decode(event.raw)
 
+    def reads(self, pattern: str) -> Any:
+        """The type that the handler takes events of this topic as; Any where it is not told by their topic."""
+        if self._message:
+            return Any
+        known = {topic_of(cls): cls for root in self._classes for cls in _family(root)}
+        return known.get(pattern, Any) if self._plain is None else self._plain
+
     def _plain_type(self, event_type: Any, members: Sequence[Any]) -> Any:
         if self._message:
             return None  # passed as it is

@@ -5,19 +5,27 @@ Each has a form for code that blocks, whose plain hooks run in the caller's own 
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+import asyncio
+import logging
+import sys
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 from uuid import UUID
 
+from pgbus.codec import encode
 from pgbus.errors import RemoteError
 from pgbus.hooks import Block, Hooks, Moment
-from pgbus.messages import OpenEvent, ResultMessage, RpcMessage
-from pgbus.outbox import Limits, OutboxRow, revise
+from pgbus.messages import EventMessage, OpenEvent, ResultMessage, RpcMessage
+from pgbus.outbox import Limits, OutboxRow, encode_headers, revise
 from pgbus.outcomes import format_traceback
 
 Insert: TypeAlias = Callable[[Sequence[OutboxRow]], Awaitable[list[UUID]]]
 InsertHere: TypeAlias = Callable[[Sequence[OutboxRow]], list[UUID]]
 
+# So many settled events of a listener may have hooks under way before it begins further ones.
+HOOKS_UNDER_WAY = 100
+
+logger = logging.getLogger("pgbus")
 
 # --------------------------------------------------------------------------------------------------------------- events
 
@@ -56,13 +64,65 @@ def _sent(messages: Sequence[OpenEvent], ids: Sequence[UUID]) -> Iterator[OpenEv
         yield message
 
 
+async def prepare(before: Moment, event: EventMessage) -> OpenEvent:
+    """The event as a listener gets it: a copy with what the hooks before its execution made of it."""
+    message = OpenEvent.of(event)
+    await before.run(event_message=message)
+    message.close(
+        raw=encode(message.payload, limit=sys.maxsize) if message.has_new_payload else message.raw,
+        raw_headers=encode_headers(message.headers) if message.has_new_headers else message.raw_headers,
+    )
+    return message
+
+
+class Afterwards:
+    """Calls the hooks after a listener's events are settled, and does not hold up the next settlement."""
+
+    def __init__(self, after: Moment) -> None:
+        self._after = after
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def begin(self, messages: Iterable[EventMessage]) -> None:
+        """Call the hooks for these events; what one raises is logged."""
+        for message in messages:
+            task = asyncio.create_task(self._after.run_all(event_message=message))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the listener should wait, as its hooks are slower than it is."""
+        return len(self._tasks) >= HOOKS_UNDER_WAY
+
+    async def wait_for_room(self) -> None:
+        """Wait until it is not full."""
+        while self.is_full:
+            await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
+
+    async def finish(self, limit: float) -> None:
+        """Wait for the hooks under way, for at most `limit` seconds; then cancel them."""
+        if not self._tasks:
+            return
+        _, late = await asyncio.wait(self._tasks, timeout=limit)
+        if late:
+            logger.warning(
+                "%d after_event_execution hooks still ran after %.1f seconds; they are left", len(late), limit
+            )
+            self.abandon()
+
+    def abandon(self) -> None:
+        """Do not wait for hooks any longer."""
+        for task in self._tasks:
+            task.cancel()
+
+
 # ---------------------------------------------------------------------------------------------------------------- calls
 
 
-def rpc_message(procedure: str, arguments: Mapping[str, object]) -> RpcMessage:
-    """The message of a new call."""
+def rpc_message(procedure: str, arguments: Mapping[str, object], *, call_id: UUID) -> RpcMessage:
+    """The message of a call."""
     api_name, _, name = procedure.rpartition(".")
-    return RpcMessage(api_name=api_name, procedure_name=name, kwargs=dict(arguments))
+    return RpcMessage(api_name=api_name, procedure_name=name, kwargs=dict(arguments), id=str(call_id))
 
 
 async def exchange(before: Moment, after: Moment, message: RpcMessage, work: Callable[[], Awaitable[Any]]) -> Any:

@@ -83,9 +83,7 @@ class HookThreads:
 
     def close(self) -> None:
         """Let idle threads end; new ones start when a hook needs one."""
-        pools, self._pools = self._pools, {}
-        for pool in pools.values():
-            pool.shutdown(wait=False)
+        self._pools = {}  # not shut down: who has a pool in hand uses it, and its threads end when nobody has
 
 
 class Moment:
@@ -142,11 +140,14 @@ class Moment:
         for hook in self._hooks:
             await self._call(hook, offered)
 
-    async def run_once(self) -> None:
-        """Call the hooks, also those that one of them registers, and forget each before its call."""
-        while self._hooks:
-            hook, *self._hooks = self._hooks
-            await self._call(hook, {"client": self._client})
+    async def run_once(self, *, plugins: bool = True) -> None:
+        """Call the hooks, also those that one of them registers, and forget each before its call.
+
+        Without `plugins`, theirs are left.
+        """
+        while waiting := [hook for hook in self._hooks if plugins or hook.place is not Place.PLUGIN]:
+            self._hooks = [hook for hook in self._hooks if hook is not waiting[0]]
+            await self._call(waiting[0], {"client": self._client})
 
     async def run_all(self, **messages: object) -> None:
         """Call the hooks, each of them whatever the others raise, which is logged."""

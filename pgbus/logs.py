@@ -15,7 +15,12 @@ import structlog
 from pgbus.config import LogFormat, LogLevel
 
 
-def configure_logging(*, level: LogLevel, format: LogFormat, stream: TextIO | None = None) -> None:  # noqa: A002 - the word for it
+def configure_logging(
+    *,
+    level: LogLevel = "info",
+    format: LogFormat = "text",  # noqa: A002 - the word for it
+    stream: TextIO | None = None,
+) -> None:
     """Send the root logger's records to `stream` (stderr), one line each, replacing whatever handlers it had."""
     target = stream or sys.stderr
     handler = logging.StreamHandler(target)

@@ -9,12 +9,14 @@ import inspect
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Union
+from typing import Any
 
 import msgspec
 
-from pgbus.annotations import EMPTY, declared_type
-from pgbus.codec import decoder
+from pgbus.annotations import EMPTY, bare, declared_type
+from pgbus.casting import cast_if_it_fits, caster, explain, parser
+from pgbus.codec import decoder, misfit
+from pgbus.config import ApiConfig
 from pgbus.errors import (
     ConfigurationError,
     DuplicateProcedureName,
@@ -42,8 +44,13 @@ class Procedure:
     timeout: float | None = None
 
 
-def make_procedure(name: str, handler: Handler, *, concurrency: int | None, timeout: float | None) -> Procedure:
-    """A procedure from what `Bus.procedure` was given; raises ConfigurationError naming what is wrong."""
+def make_procedure(
+    name: str, handler: Handler, *, concurrency: int | None, timeout: float | None, settings: ApiConfig
+) -> Procedure:
+    """A procedure from what `Bus.procedure` was given; raises ConfigurationError naming what is wrong.
+
+    `settings` are those of its API: what is checked and cast.
+    """
     check_procedure_name(name)
     if not callable(handler):
         raise ConfigurationError(f"procedure {name!r} needs a function to call, not {handler!r}")
@@ -57,8 +64,8 @@ def make_procedure(name: str, handler: Handler, *, concurrency: int | None, time
         handler=handler,
         is_async=is_async(handler),
         signature=signature,
-        decode=Arguments(name, handler, signature),
-        check=Result(name, signature),
+        decode=Arguments(name, handler, signature, settings),
+        check=Result(name, signature, settings),
         concurrency=concurrency,
         timeout=timeout,
     )
@@ -80,42 +87,70 @@ class Arguments:
     A parameter that the caller leaves out is left to the function's own default.
     """
 
-    def __init__(self, procedure: str, handler: Handler, signature: inspect.Signature) -> None:
+    def __init__(self, procedure: str, handler: Handler, signature: inspect.Signature, settings: ApiConfig) -> None:
         self._procedure = procedure
-        self._takes_more = False
-        fields = []
-        for parameter in signature.parameters.values():
-            if parameter.kind is parameter.VAR_KEYWORD:
-                self._takes_more = True
-            elif parameter.kind is not parameter.VAR_POSITIONAL:
-                fields.append(_field(procedure, handler, parameter))
-        self._names = tuple(name for name, *_ in fields)
+        self._settings = settings
+        parameters = [one for one in signature.parameters.values() if one.kind is not one.VAR_POSITIONAL]
+        self._takes_more = any(one.kind is one.VAR_KEYWORD for one in parameters)
+        named = [_checked(procedure, handler, one) for one in parameters if one.kind is not one.VAR_KEYWORD]
+        self._names = tuple(one.name for one in named)
         # Its name is what messages show.
         struct = msgspec.defstruct(
-            f"{procedure}()", fields, kw_only=True, forbid_unknown_fields=not self._takes_more, gc=False
+            f"{procedure}()",
+            [_field(one) for one in named],
+            kw_only=True,
+            forbid_unknown_fields=not self._takes_more,
+            gc=False,
         )
-        self._decode = decoder(struct)
+        self._parse = parser(struct)
+        self._casts = {one.name: caster(declared_type(one), strict=False) for one in named}
 
     def __call__(self, text: str) -> dict[str, Any]:
-        """The arguments; raises InvalidArguments."""
+        """The arguments as the function gets them; raises InvalidArguments."""
+        if not self._settings.validate_incoming:
+            return self._as_they_fit(text)
+        values = self._parsed(text)
+        return self._by_name(values, text) if self._settings.cast_values else _plain(text)
+
+    def check(self, text: str) -> None:
+        """Raise InvalidArguments for what the caller is about to send, unless that is not to be checked."""
+        if self._settings.validate_outgoing:
+            self._parsed(text)
+
+    def _parsed(self, text: str) -> Any:
         try:
-            values = self._decode(text)
-        except UnhandledEventError as error:
-            raise InvalidArguments(
-                f"the arguments do not fit {self._procedure}: {error.__cause__}", procedure=self._procedure
-            ) from error
+            return self._parse(text)
+        except Exception as error:  # constructors and validators run code of other people
+            refused = InvalidArguments(
+                f"the arguments do not fit {self._procedure}: {misfit(error)}", procedure=self._procedure
+            )
+            refused.path = explain(error)[1].lstrip(".")
+            raise refused from error
+
+    def _by_name(self, values: Any, text: str) -> dict[str, Any]:
         arguments = {name: value for name in self._names if (value := getattr(values, name)) is not msgspec.UNSET}
         if self._takes_more:
-            arguments |= {name: value for name, value in msgspec.json.decode(text).items() if name not in self._names}
+            arguments |= {name: value for name, value in _plain(text).items() if name not in self._names}
         return arguments
 
+    def _as_they_fit(self, text: str) -> dict[str, Any]:
+        """Nothing is refused; what does not fit is passed as it came."""
+        given = _plain(text)
+        if not self._settings.cast_values:
+            return given
+        return {name: cast_if_it_fits(self._casts.get(name), value) for name, value in given.items()}
 
-def _field(procedure: str, handler: Handler, parameter: inspect.Parameter) -> tuple[Any, ...]:
-    annotation = declared_type(parameter)
+
+def _plain(text: str) -> dict[str, Any]:
+    return msgspec.json.decode(text, type=dict[str, Any])
+
+
+def _checked(procedure: str, handler: Handler, parameter: inspect.Parameter) -> inspect.Parameter:
     if parameter.kind is parameter.POSITIONAL_ONLY:
         raise ConfigurationError(
             f"procedure {procedure!r} ({describe(handler)}): {parameter.name!r} is positional-only; drop the '/'"
         )
+    annotation = declared_type(parameter)
     try:
         decoder(annotation)
     except ConfigurationError as error:
@@ -123,33 +158,39 @@ def _field(procedure: str, handler: Handler, parameter: inspect.Parameter) -> tu
             f"procedure {procedure!r}: {parameter.name!r} is annotated {annotation!r}, which no argument can be "
             f"decoded into: {error.__cause__}"
         ) from error
-    if parameter.default is parameter.empty:
-        return (parameter.name, annotation)
-    return (parameter.name, Union[annotation, msgspec.UnsetType], msgspec.UNSET)  # noqa: UP007 - holds any annotation
+    return parameter
+
+
+def _field(parameter: inspect.Parameter) -> tuple[Any, ...]:
+    declared = (parameter.name, declared_type(parameter))
+    return declared if parameter.default is EMPTY else (*declared, msgspec.UNSET)
 
 
 class Result:
     """Checks that a result, as JSON text, fits the return annotation; without one, everything does."""
 
-    def __init__(self, procedure: str, signature: inspect.Signature) -> None:
+    def __init__(self, procedure: str, signature: inspect.Signature, settings: ApiConfig) -> None:
         self._procedure = procedure
+        self._is_checked = settings.validate_outgoing
         annotation = signature.return_annotation
+        self.type = Any if annotation is EMPTY else annotation
+        """What the function is annotated to return."""
         try:
-            self._decode = None if annotation in (EMPTY, Any) else decoder(annotation)
+            self._decode = None if bare(self.type) is Any else decoder(self.type)
         except ConfigurationError as error:
             raise ConfigurationError(
                 f"procedure {procedure!r} returns {annotation!r}, which nothing can be decoded into: {error.__cause__}"
             ) from error
 
     def __call__(self, text: str) -> None:
-        """Raises InvalidResult for a result that does not fit."""
-        if self._decode is None:
+        """Raises InvalidResult for a result that does not fit, unless that is not to be checked."""
+        if self._decode is None or not self._is_checked:
             return
         try:
             self._decode(text)
         except UnhandledEventError as error:
             raise InvalidResult(
-                f"{self._procedure} returned what does not fit its annotation: {error.__cause__}",
+                f"{self._procedure} returned what does not fit its annotation: {misfit(error.__cause__ or error)}",
                 procedure=self._procedure,
             ) from error
 

@@ -6,9 +6,10 @@ While one INSERT is on its way, further events gather for the next; each publish
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, cast
+from functools import partial
+from typing import Any, TypeAlias, cast
 from uuid import UUID
 
 import asyncpg
@@ -24,12 +25,19 @@ from pgbus.store import Connection, borrow, create_pool, is_link_error, unreacha
 
 POOL_SIZE = 2
 
+# Runs one named statement in a transaction of its own.
+Run: TypeAlias = Callable[[str, dict[str, object]], Awaitable[Sequence[Sequence[Any]]]]
+
 
 class Publisher:
-    """Publishes on a small pool of its own, bound to the event loop that it was made in."""
+    """Publishes on a small pool of its own, bound to the event loop that it was made in.
 
-    def __init__(self, config: Config) -> None:
+    `on_open` is called once the pool is there, before anything is published; it does not fail.
+    """
+
+    def __init__(self, config: Config, *, on_open: Callable[[Run], Awaitable[None]]) -> None:
         self._config = config
+        self._on_open = on_open
         self._statements = load(config.namespace)
         self._pool: asyncpg.Pool | None = None
         self._opening = asyncio.Lock()
@@ -99,8 +107,13 @@ class Publisher:
                     if is_link_error(error) or isinstance(error, asyncpg.PostgresError):
                         raise unreachable(self._config, error) from error
                     raise
+                await self._on_open(partial(self._run, pool))
                 self._pool = pool
         return self._pool
+
+    async def _run(self, pool: asyncpg.Pool, name: str, values: dict[str, object]) -> Sequence[Sequence[Any]]:
+        async with borrow(pool) as connection:
+            return await async_executor(connection).fetch(self._statements[name], values)
 
     async def _flush(self) -> None:
         while self._pending:

@@ -1,4 +1,4 @@
-"""The listeners declared in this process, checked when they are declared; its procedures and tasks are beside them."""
+"""The listeners declared in this process, checked when they are declared, and beside them all else that is."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from pgbus.codec import topic_of
 from pgbus.errors import ConfigurationError, DuplicateListenerName, InvalidEventError
 from pgbus.features import FEATURES
 from pgbus.handlers import Decode, EventDecoder, Handler, Signature, default_name, describe, inspect_handler
+from pgbus.middleware import Middleware
 from pgbus.outcomes import RetryPolicy
 from pgbus.procedures import Procedures
 from pgbus.schedules import Schedules
@@ -22,6 +23,8 @@ LANES = 64
 
 Start: TypeAlias = Literal["now", "beginning"] | datetime | int
 OnPoison: TypeAlias = Literal["dead", "block"]
+# What a listener takes of the events of a topic or pattern: a type, or Fields.
+Reads: TypeAlias = Callable[[str], Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +36,7 @@ class Listener:
     handler: Handler
     signature: Signature
     decode: Decode = field(repr=False)
+    reads: Reads = field(repr=False)
     start: Start = "now"
     concurrency: int = 10
     batch_size: int | None = None
@@ -84,11 +88,13 @@ def make_listener(
 ) -> Listener:
     """A listener from what `Bus.listener` was given; raises ConfigurationError naming what is wrong."""
     signature = inspect_handler(handler, batch=batch)
+    decode = EventDecoder(signature.event_type, classes=[event for event in events if isinstance(event, type)])
     return build_listener(
         handler,
         _patterns(f"listener {name or describe(handler)!r}", events, signature),
         signature=signature,
-        decode=EventDecoder(signature.event_type, classes=[event for event in events if isinstance(event, type)]),
+        decode=decode,
+        reads=decode.reads,
         name=name if name is not None else default_name(handler),
         start=start,
         concurrency=concurrency,
@@ -108,6 +114,7 @@ def build_listener(
     *,
     signature: Signature,
     decode: Decode,
+    reads: Reads,
     name: str,
     start: Start = "now",
     concurrency: int = 10,
@@ -130,6 +137,7 @@ def build_listener(
         handler=handler,
         signature=signature,
         decode=decode,
+        reads=reads,
         start=start,
         concurrency=concurrency,
         batch_size=batch_size,
@@ -222,6 +230,7 @@ class Registry:
         self._listeners: dict[str, Listener] = {}
         self._watchers: list[Callable[[Listener], object]] = []
         self.procedures = Procedures()
+        self.middleware = Middleware()
         self.schedules = Schedules()
         self.features = frozenset(FEATURES)
         """What workers do."""

@@ -13,7 +13,7 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -22,6 +22,8 @@ from pgbus.config import Config
 from pgbus.errors import UnhandledEventError
 from pgbus.executor import ClaimLost, Executor
 from pgbus.flights import ALONE, BLOCKED, RELEASED, Ending, Flight, settlement
+from pgbus.hooked import Afterwards, prepare
+from pgbus.hooks import Hooks
 from pgbus.outcomes import DONE, Dead, Done, Outcome, Retry, decide
 from pgbus.pace import Pace
 from pgbus.quarantine import Quarantine
@@ -38,6 +40,8 @@ BOTTOM_INTERVAL = 5.0
 # Seconds between tries when the database does not answer.
 LINK_PAUSE = 0.2
 LINK_PAUSE_LIMIT = 5.0
+# Seconds that the hooks of the events settled last have in any case.
+LAST_HOOKS = 2.0
 
 
 def slots_of(listener: Listener, config: Config) -> int:
@@ -56,6 +60,7 @@ class Runner:
         worker_id: Callable[[], int],
         store: Store,
         executor: Executor,
+        hooks: Hooks,
         config: Config,
         telemetry: Telemetry,
         quarantine: Quarantine,
@@ -65,6 +70,8 @@ class Runner:
         self._worker_id = worker_id
         self._store = store
         self._executor = executor
+        self._hooks = hooks
+        self._afterwards = Afterwards(hooks.after_event_execution)
         self._config = config
         self._telemetry = telemetry
         self._quarantine = quarantine
@@ -143,6 +150,7 @@ class Runner:
 
     async def stop(self, *, grace: float) -> None:
         """Claim no more, let running handlers finish for `grace` seconds, settle, and give back the rest."""
+        deadline = time.monotonic() + grace
         self._draining = True
         self._tasks[0].cancel()
         await asyncio.wait([self._tasks[0]])
@@ -158,6 +166,7 @@ class Runner:
         await self._settle_last()
         self._tasks[1].cancel()
         await asyncio.wait(self._tasks)
+        await self._afterwards.finish(max(LAST_HOOKS, deadline - time.monotonic()))
         if self._retry_timer:
             self._retry_timer.cancel()
 
@@ -165,6 +174,7 @@ class Runner:
         """Do not wait for running handlers any longer."""
         for task in self._tasks[2:]:
             task.cancel()
+        self._afterwards.abandon()
 
     def _release_queue(self) -> None:
         while self._queue:
@@ -297,6 +307,9 @@ class Runner:
                 self._more.clear()
                 await self._more.wait()
                 continue
+            if self._afterwards.is_full:
+                await self._afterwards.wait_for_room()
+                continue
             self._running += 1
             try:
                 await work()
@@ -345,10 +358,12 @@ class Runner:
         started = time.monotonic()
         error: BaseException | None = None
         try:
+            if self._hooks.before_event_execution:
+                await self._run_hooks_before(flight, index)
             if self.listener.transactional:
                 await self._attempt_in_transaction(flight, index, started)
             else:
-                await self._executor.run(claim.events[index], claim.attempt)
+                await self._executor.run(flight.messages[index], claim.attempt)
         except asyncio.CancelledError as cancelled:
             if _is_ours(cancelled):
                 raise
@@ -366,6 +381,13 @@ class Runner:
             await asyncio.sleep(0)
             self._yielded_at = time.monotonic()
         return outcome
+
+    async def _run_hooks_before(self, flight: Flight, index: int) -> None:
+        event = flight.claim.events[index]
+        flight.replace_message(index, await prepare(self._hooks.before_event_execution, event))
+
+    def _run_hooks_after(self, flights: Iterable[Flight]) -> None:
+        self._afterwards.begin(message for flight in flights for message in flight.done_messages)
 
     def _decide(self, error: BaseException | None, attempt: int, position: int | None) -> Outcome:
         outcome = decide(error, attempt=attempt, policy=self.listener.retry)
@@ -413,7 +435,7 @@ class Runner:
             size += flight.next
             flights.append(flight)
         self._waiting -= size
-        decoded = self._decode_all(flights)
+        decoded = await self._decode_all(flights)
         error = await self._call_batch(decoded)
         if error is None:
             return
@@ -424,14 +446,18 @@ class Runner:
             else:
                 await self._call_batch([(flight, index, body)])
 
-    def _decode_all(self, flights: Sequence[Flight]) -> list[tuple[Flight, int, Any]]:
+    async def _decode_all(self, flights: Sequence[Flight]) -> list[tuple[Flight, int, Any]]:
         decoded: list[tuple[Flight, int, Any]] = []
         for flight in flights:
             for index, event in enumerate(flight.claim.events):
                 started = time.monotonic()
                 try:
-                    decoded.append((flight, index, self.listener.decode(event)))
-                except UnhandledEventError as error:
+                    if self._hooks.before_event_execution:
+                        await self._run_hooks_before(flight, index)
+                    decoded.append((flight, index, self.listener.decode(flight.messages[index])))
+                except BaseException as error:
+                    if isinstance(error, asyncio.CancelledError) and _is_ours(error):
+                        raise
                     outcome = self._decide(error, flight.claim.attempt, event.position)
                     self._end(flight, index, outcome, started=started, duration=0.0)
         return decoded
@@ -442,7 +468,7 @@ class Runner:
             return None
         started = time.monotonic()
         error: BaseException | None = None
-        events = [flight.claim.events[index] for flight, index, _ in decoded]
+        events = [flight.messages[index] for flight, index, _ in decoded]
         attempt = max(flight.claim.attempt for flight, _, _ in decoded)
         try:
             if self.listener.transactional:
@@ -477,13 +503,13 @@ class Runner:
 
     async def _attempt_in_transaction(self, flight: Flight, index: int, started: float) -> None:
         """The handler's writes and the settlement of its event commit together."""
-        event = flight.claim.events[index]
+        event = flight.messages[index]
         await self._transact([flight], self.listener.decode(event), [event], flight.claim.attempt, started)
 
     async def _batch_in_transaction(self, decoded: Sequence[tuple[Flight, int, Any]], started: float) -> None:
         flights = list({id(flight): flight for flight, _, _ in decoded}.values())
         bodies = [body for _, _, body in decoded]
-        events = [flight.claim.events[index] for flight, index, _ in decoded]
+        events = [flight.messages[index] for flight, index, _ in decoded]
         attempt = max(flight.claim.attempt for flight in flights)
         await self._transact(flights, bodies, events, attempt, started)
 
@@ -546,6 +572,8 @@ class Runner:
             self._pace.saw_work(events=len(flight.durations), seconds=sum(flight.durations))
             self._let_go(flight)
         self._tell(_tally(settled))
+        if self._hooks.after_event_execution:
+            self._run_hooks_after(settled)
         if self.listener.ordered:
             self.wake()  # the lane has become free
 
@@ -581,6 +609,9 @@ class Runner:
             logger.warning("%s lost %d claims before it settled them", self.listener.name, lost)
         self._settled.set()
         self._tell((tally.done, tally.retried, tally.dead))
+        if self._hooks.after_event_execution:
+            ids = {row["id"] for row in settled}
+            self._run_hooks_after(flight for flight in flights if flight.claim.id in ids)
         self._schedule_retries(delays)
         if self.listener.ordered or any(_gave_back(flight) for flight in flights):
             self.wake()  # a lane has become free

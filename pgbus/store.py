@@ -86,26 +86,28 @@ async def connect(config: Config) -> Connection:
 _KEEPALIVES = {"tcp_keepalives_idle": "10", "tcp_keepalives_interval": "5", "tcp_keepalives_count": "3"}
 
 
-async def create_pool(
-    config: Config, *, size: int, settings: Mapping[str, str] | None = None, for_users: bool = False
-) -> asyncpg.Pool:
-    """A pool of up to `size` connections; none is opened yet. `for_users`: other people's code runs on them."""
+async def create_pool(config: Config, *, size: int, for_engine: bool = False, for_users: bool = False) -> asyncpg.Pool:
+    """A pool of up to `size` connections; none is opened yet.
+
+    - `for_engine`: with the engine's settings, on which its plans rest. It goes past a transaction-mode pooler, which
+      would mix them up with those of others.
+    - `for_users`: other people's code runs on the connections.
+    """
 
     async def set_up(connection: Connection) -> None:
-        if settings and not config.behind_pooler:
-            await connection.execute(settings_sql(settings))
+        await connection.execute(settings_sql(ENGINE_SETTINGS))
 
     pool: asyncpg.Pool[Any] = asyncpg.create_pool(
-        config.dsn,
+        config.session_dsn if for_engine else config.dsn,
         min_size=0,
         max_size=size,
-        init=set_up,
+        init=set_up if for_engine else None,
         timeout=CONNECT_TIMEOUT,
         command_timeout=COMMAND_TIMEOUT,
         # Only others leave something behind; for us a reset would be one more round trip, and take our settings away.
         reset=None if for_users else _keep_settings,
         # Behind a pooler, the next transaction may run on a session that does not have our prepared statements.
-        statement_cache_size=0 if config.behind_pooler else 100,
+        statement_cache_size=0 if config.behind_pooler and not for_engine else 100,
     )
     await pool
     return pool

@@ -14,7 +14,9 @@ import socket
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
+from functools import partial
 from importlib.metadata import version
+from typing import Any
 from uuid import UUID
 
 import asyncpg
@@ -23,6 +25,7 @@ import msgspec
 from pgbus import migrate
 from pgbus.adapters.transactions import Transactions
 from pgbus.bus import Bus
+from pgbus.catalog import SEEN_INTERVAL
 from pgbus.executor import Executor
 from pgbus.leader import Leader
 from pgbus.notifier import Session
@@ -34,7 +37,6 @@ from pgbus.rpc.server import Server
 from pgbus.runner import Runner, slots_of
 from pgbus.stall import StallWatch
 from pgbus.store import (
-    ENGINE_SETTINGS,
     Claim,
     Pooled,
     Registration,
@@ -164,10 +166,13 @@ class Worker:
 
     async def _run_with_pools(self) -> None:
         size = self._config.pool_size
-        engine_pool = await create_pool(self._config, size=size, settings=ENGINE_SETTINGS)
+        engine_pool = await create_pool(self._config, size=size, for_engine=True)
         handler_pool = await create_pool(self._config, size=self._connections_for_handlers(), for_users=True)
         transactions = Transactions(
-            self._config.dsn, pool=handler_pool, size=max(size, self._connections_for_handlers())
+            self._config.dsn,
+            pool=handler_pool,
+            size=self._connections_for_handlers(),
+            behind_pooler=self._config.behind_pooler,
         )
         loop = asyncio.get_running_loop()
 
@@ -206,7 +211,14 @@ class Worker:
     async def _run(self, pool: asyncpg.Pool, transactions: Transactions) -> None:
         store = Store(Pooled(pool), namespace=self._config.namespace)
         self._engine = (pool, store, transactions)
-        self._server = Server(store, config=self._config, telemetry=self._telemetry, worker_id=self._claimant)
+        self._server = Server(
+            store,
+            config=self._config,
+            telemetry=self._telemetry,
+            hooks=self._bus.client.hook_registry,
+            middleware=self._bus.registry.middleware,
+            worker_id=self._claimant,
+        )
         self._tasks = Tasks(store, config=self._config, telemetry=self._telemetry, worker_id=self._claimant)
         session_task = asyncio.create_task(self._session_loop(), name="pgbus session")
         upkeep = asyncio.create_task(self._upkeep_loop(store), name="pgbus upkeep")
@@ -246,6 +258,7 @@ class Worker:
             return
         with contextlib.suppress(OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
             async with asyncio.timeout(2):
+                await store.fetch("touch_schemas", worker_id=self._worker_id, age=0.0)
                 await store.fetch("remove_worker", worker_id=self._worker_id)
                 await store.fetch("notify", channel=store.work_channel, payload="leaderless")
 
@@ -276,7 +289,7 @@ class Worker:
 
     async def _open_session(self) -> Session:
         namespace = self._config.namespace
-        channels = {f"{namespace}_work": self._heard_work}
+        channels = {f"{namespace}_work": self._heard_work, f"{namespace}_schemas": self._heard_schemas}
         if self._server:
             channels[f"{namespace}_calls"] = self._server.heard
         return await Session.open(self._config, channels=channels)
@@ -289,6 +302,7 @@ class Worker:
         self._session = session
         await self._register_listeners()
         await self._serve(session.store)
+        await self._publish_schemas(session.store)
         self._telemetry.emit(SessionOpened(self._worker_id))
         for runner in self._runners.values():
             runner.look_at_everything()
@@ -311,6 +325,23 @@ class Worker:
         elif self._tasks:
             background = schedules.select_background(only=self._only, skip=self._skip)
             await self._tasks.start(schedules.select(only=self._only, skip=self._skip), background)
+
+    async def _publish_schemas(self, store: Store) -> None:
+        """Say what we speak, and learn what others do. A worker that may not goes on without."""
+        schemas = self._bus.schema
+        declared = schemas.declare(procedures=self._procedures(), listeners=self._listeners())
+        run = partial(_run, store)
+        try:
+            await schemas.publish(declared, run=run, worker_id=self._worker_id)
+            await schemas.load(run)
+        except asyncpg.PostgresError as error:
+            if is_link_error(error):
+                raise
+            logger.warning("schemas are neither stored nor known here: %s", error)
+
+    def _heard_schemas(self, payload: str) -> None:  # noqa: ARG002 - it tells that something changed, not what
+        if session := self._session:
+            self._bus.schema.drop(partial(_run, session.store))
 
     async def _register_worker(self, session: Session) -> None:
         """Take our liveness lock: under the old id if it is still ours to have, so that our claims stay ours."""
@@ -401,6 +432,7 @@ class Worker:
             listener,
             threads=threads,
             transactions=transactions,
+            middleware=self._bus.registry.middleware,
             publish=self._bus.publish,
             publish_sync=self._bus.publish_sync,
         )
@@ -410,6 +442,7 @@ class Worker:
             worker_id=self._claimant,
             store=store,
             executor=executor,
+            hooks=self._bus.client.hook_registry,
             config=self._config,
             telemetry=self._telemetry,
             quarantine=self._quarantine,
@@ -477,6 +510,7 @@ class Worker:
                     await self._register_listeners()
                     if self._session and not self._session.lost.is_set():
                         await self._serve(store)
+                        await self._publish_schemas(store)
                 await self._return_forgotten_claims(store)
                 await self._poll(store)
             except Exception as error:
@@ -516,6 +550,7 @@ class Worker:
             listener_ids=list(self._runners),
             listeners=[runner.listener.name for runner in self._runners.values()],
         )
+        await store.fetch("touch_schemas", worker_id=self._worker_id, age=SEEN_INTERVAL)
         row = await store.fetch_one("count_other_workers", namespace=self._config.namespace, worker_id=self._worker_id)
         self._others = row["others"] > 0
 
@@ -525,6 +560,10 @@ class Worker:
             self.wake(row["id"] for row in rows)
         if self._server:
             self._server.wake()
+
+
+async def _run(store: Store, name: str, values: dict[str, object]) -> Sequence[Sequence[Any]]:
+    return await store.fetch(name, **values)
 
 
 def _start_position(listener: Listener) -> int | None:

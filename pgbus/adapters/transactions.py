@@ -22,13 +22,15 @@ if TYPE_CHECKING:
 class Transactions:
     """Opens transactions with the server's own settings: what a handler commits is its user's, and durable.
 
-    `pool` makes the asyncpg pool; SQLAlchemy's engines are made from the DSN when they are first asked for.
+    asyncpg's connections come from `pool`; SQLAlchemy's engines are made from the DSN when they are first asked for.
+    `behind_pooler`: the DSN leads to a transaction-mode pooler, which knows of no prepared statements.
     """
 
-    def __init__(self, dsn: str | None, *, pool: asyncpg.Pool, size: int) -> None:
+    def __init__(self, dsn: str | None, *, pool: asyncpg.Pool, size: int, behind_pooler: bool) -> None:
         self._dsn = dsn
         self._pool = pool
         self._size = size
+        self._behind_pooler = behind_pooler
 
     @asynccontextmanager
     async def begin(self, kind: str) -> AsyncIterator[tuple[Any, AsyncExecutor]]:
@@ -61,11 +63,13 @@ class Transactions:
     def _async_engine(self) -> AsyncEngine:
         from sqlalchemy.ext.asyncio import create_async_engine
 
+        arguments: dict[str, Any] = {"dsn": self._dsn}
+        if self._behind_pooler:
+            # A statement without a name is prepared and run in one transaction, and leaves nothing behind.
+            arguments |= {"statement_cache_size": 0, "prepared_statement_cache_size": 0}
+            arguments["prepared_statement_name_func"] = str
         return create_async_engine(
-            "postgresql+asyncpg://",
-            async_creator=lambda: asyncpg.connect(self._dsn),
-            pool_size=self._size,
-            max_overflow=0,
+            "postgresql+asyncpg://", connect_args=arguments, pool_size=self._size, max_overflow=0
         )
 
     @cached_property
@@ -73,15 +77,18 @@ class Transactions:
         from sqlalchemy import create_engine
 
         return create_engine(
-            "postgresql+psycopg://", creator=_psycopg_connect(self._dsn), pool_size=self._size, max_overflow=0
+            "postgresql+psycopg://",
+            creator=_psycopg_connect(self._dsn, prepare_threshold=None if self._behind_pooler else 5),
+            pool_size=self._size,
+            max_overflow=0,
         )
 
 
-def _psycopg_connect(dsn: str | None) -> Callable[[], Any]:
+def _psycopg_connect(dsn: str | None, *, prepare_threshold: int | None) -> Callable[[], Any]:
     try:
         import psycopg
     except ImportError:
         raise ConfigurationError(
             "a handler that takes a SQLAlchemy Session needs psycopg: install pgbus[psycopg]"
         ) from None
-    return lambda: psycopg.connect(dsn or "")
+    return lambda: psycopg.connect(dsn or "", prepare_threshold=prepare_threshold)

@@ -29,11 +29,13 @@ from pgbus.admin.values import (
     Owed,
     WorkerStatus,
 )
+from pgbus.catalog import read_stored
 from pgbus.config import Config
 from pgbus.errors import ListenerRunningError, UnknownListenerError
 from pgbus.messages import EventMessage
 from pgbus.migrate import check_async
 from pgbus.migrate.sessions import Connection, session
+from pgbus.schema import Stored
 
 EVERY_EVENT = EventFilter()
 EVERY_DEAD_LETTER = DeadFilter()
@@ -83,6 +85,10 @@ class Admin:
         """Every worker that is listed, the eldest first."""
         rows = await self._fetch("list_workers", namespace=self._namespace)
         return tuple(WorkerStatus(**{**row, "listeners": tuple(row["listeners"])}) for row in rows)
+
+    async def schemas(self) -> list[Stored]:
+        """Every version of every schema, by kind and name."""
+        return read_stored(await self._fetch("list_schemas"))
 
     async def find_events(
         self, wanted: EventFilter = EVERY_EVENT, *, limit: int = 100, newest_first: bool = True

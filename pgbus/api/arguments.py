@@ -9,17 +9,20 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 import msgspec
 
-from pgbus.annotations import EMPTY, members_of
+from pgbus.annotations import EMPTY, bare, members_of
 from pgbus.api.declarations import Event
-from pgbus.errors import ConfigurationError, InvalidEventListener, UnhandledEventError
+from pgbus.casting import Cast, caster
+from pgbus.codec import misfit
+from pgbus.config import ApiConfig
+from pgbus.config.apis import BUILT_IN
+from pgbus.errors import ConfigurationError, InvalidEventArguments, InvalidEventListener, UnhandledEventError
 from pgbus.handlers import Handler, Signature, describe, is_async, role_of, type_hints
 from pgbus.messages import EventMessage
-
-Cast: TypeAlias = Callable[[Any], Any]
+from pgbus.schema import Field, Fields
 
 _ARGUMENTS = "pgbus_arguments"
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
@@ -37,16 +40,23 @@ class NamedArguments:
     """From a handler of this kind to the one that the engine calls: `signature`, `decode` and `call`.
 
     `find_event` gives the declaration of a topic's event where this process has it: its defaults are filled in for
-    events that were fired before a parameter was there. Raises InvalidEventListener.
+    events that were fired before a parameter was there. `settings` gives those of an API. Raises InvalidEventListener.
     """
 
-    def __init__(self, handler: Handler, *, find_event: Callable[[str], Event | None]) -> None:
+    def __init__(
+        self,
+        handler: Handler,
+        *,
+        find_event: Callable[[str], Event | None],
+        settings: Callable[[str], ApiConfig] = lambda _: BUILT_IN,
+    ) -> None:
         if not callable(handler):
             raise InvalidEventListener(f"a listener needs a function to call, not {handler!r}")
         self._handler = handler
         self._name = describe(handler)
         self._find_event = find_event
-        hints = _hints(handler)
+        self._settings = settings
+        self._hints = hints = _hints(handler)
         parameters = list(inspect.signature(handler).parameters.values())
         self.signature, parameters = _take_injected(handler, parameters, hints)
         self._takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
@@ -75,17 +85,41 @@ class NamedArguments:
             raise UnhandledEventError(
                 f"{message.topic}: the payload is no JSON object, so it holds no arguments for {self._name}"
             )
-        if event := self._find_event(message.topic):
-            given = {**event.defaults(), **given}
+        event, settings = self._find_event(message.topic), self._settings(message.api_name)
+        if event:
+            self._refuse_undeclared(given, event, message.topic, settings)
+            given = {**event.sent_defaults(), **given}
         if complaint := self._complaint(given):
             raise UnhandledEventError(f"{self._name} cannot take {message.topic}: {complaint}")
-        named = {name: self._casted(message, name, value) for name, value in given.items()}
+        if settings.validate_incoming or settings.cast_values:
+            named = {name: self._received(message, name, value, event, settings) for name, value in given.items()}
+        else:
+            named = given
         return Arguments((message,) if self._takes_message(given) else (), named)
 
     def check(self, event: Event, *, topic: str) -> None:
         """Raise InvalidEventListener if the handler cannot take the event."""
         if complaint := self._complaint(event.parameters, complete=not event.accepts_any):
             raise InvalidEventListener(f"{self._name} cannot listen to {topic}: {complaint}")
+
+    def reads(self, topic: str) -> Fields:
+        """What the handler takes of the events of a topic or pattern."""
+        event = self._find_event(topic)
+        filled = event.defaults() if event else {}
+        wanted = dict(self._parameters)
+        if self._first is not None and self._takes_message(event.parameters if event else ()):
+            if event or self._takes_message((self._first.name,)):
+                wanted.pop(self._first.name)
+            else:  # of somebody else's event: the message, or an argument if there is one of that name
+                filled[self._first.name] = None
+        fields = [
+            Field(
+                name, self._hints.get(name, EMPTY), one.default,
+                is_required=one.default is EMPTY and name not in filled,
+            )
+            for name, one in wanted.items()
+        ]  # fmt: skip
+        return Fields(fields, is_open=self._takes_any)
 
     # ------------------------------------------------------------------------------------------------------- fitting
 
@@ -112,16 +146,33 @@ class NamedArguments:
             parts.append(f"the handler has no parameter {', '.join(map(repr, surplus))}")
         return f"{' and '.join(parts)} (event: {', '.join(names) or 'none'}; handler: {', '.join(wanted) or 'none'})"
 
-    def _casted(self, message: EventMessage, name: str, value: Any) -> Any:
-        cast = self._casts.get(name)
-        if cast is None or value is None:  # None is passed on, whatever the handler hopes for
+    # ------------------------------------------------------------------------------------------------------ casting
+
+    def _received(self, message: EventMessage, name: str, value: Any, event: Event | None, settings: ApiConfig) -> Any:
+        """The argument as the handler gets it."""
+        if value is None:  # it is passed on, whatever the handler hopes for
             return value
         try:
-            return cast(value)
+            if cast := self._casts.get(name):
+                made = cast(value)
+                return made if settings.cast_values else value
+            if settings.validate_incoming and event and (parameter := event.parameters.get(name)):
+                parameter.check_sent(msgspec.json.encode(value).decode())
         except Exception as error:  # constructors and validators run code of other people
+            if settings.validate_incoming:
+                raise UnhandledEventError(
+                    f"{self._name} cannot take {message.topic}: its argument {name!r} does not fit: "
+                    f"{error if isinstance(error, InvalidEventArguments) else misfit(error, name)}"
+                ) from error
+        return value
+
+    def _refuse_undeclared(self, given: Mapping[str, Any], event: Event, topic: str, settings: ApiConfig) -> None:
+        if not settings.strict_validation or event.accepts_any:
+            return
+        if undeclared := ", ".join(repr(name) for name in given if name not in event.parameters):
             raise UnhandledEventError(
-                f"{self._name} cannot take {message.topic}: its argument {name!r} does not fit: {error}"
-            ) from error
+                f"{topic} does not have the parameter {undeclared}, and its API has strict_validation"
+            )
 
     def _refuse_positional_only(self) -> None:
         for parameter in self._parameters.values():
@@ -170,21 +221,9 @@ def _take_injected(
 
 def _cast(hint: Any) -> Cast | None:
     """From JSON to the type of a hint, leniently ("1" is an int); None where there is nothing that can be done."""
-    if hint in (EMPTY, Any, object):
+    if bare(hint) is Any:
         return None
     try:
-        is_custom = isinstance(msgspec.inspect.type_info(hint), msgspec.inspect.CustomType)
-        msgspec.json.Decoder(hint, dec_hook=_custom)
-    except (TypeError, ValueError, NameError):
-        return None  # such as a union of classes: the handler gets the plain value
-    if is_custom and not (hasattr(hint, "__from_bus__") or hasattr(hint, "model_validate")):
-        return None
-    return lambda value: msgspec.convert(value, hint, strict=False, dec_hook=_custom)
-
-
-def _custom(kind: Any, value: Any) -> Any:
-    if hasattr(kind, "__from_bus__"):
-        return kind.__from_bus__(value)
-    if hasattr(kind, "model_validate"):
-        return kind.model_validate(value)
-    raise NotImplementedError(f"no value can be cast to {kind!r}: give the class a `__from_bus__` class method")
+        return caster(hint, strict=False)
+    except (TypeError, NameError, ValueError):
+        return None  # a class that nobody can make: the handler gets the plain value

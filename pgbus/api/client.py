@@ -14,6 +14,7 @@ from pgbus.api.hooks import HookDecorators
 from pgbus.api.life import Engine, Life, refuse_to_block
 from pgbus.api.registry import ApiRegistry
 from pgbus.api.tasks import Tasking
+from pgbus.catalog import Block, Catalog, Run
 from pgbus.config import Config
 from pgbus.errors import (
     ConfigurationError,
@@ -70,6 +71,8 @@ class BusClient(HookDecorators, Life, Tasking):
         config: Config,
         taken_names: frozenset[str],
         engine: Engine,
+        run: Run,
+        block: Block,
     ) -> None:
         Life.__init__(self, engine)
         Tasking.__init__(self, registry, config)
@@ -79,6 +82,7 @@ class BusClient(HookDecorators, Life, Tasking):
         self._call = call
         self._call_sync = call_sync
         self.hook_registry = Hooks(self)
+        self.schema = Catalog(config=config, registry=registry, apis=self.api_registry, run=run, block=block)
 
     def register_api(self, api: Api) -> None:
         """Speak for an API: this process may fire its events, and its workers serve its public methods as procedures.
@@ -86,9 +90,11 @@ class BusClient(HookDecorators, Life, Tasking):
         Raises InvalidApiRegistryEntry, DuplicateProcedureName, and ConfigurationError for a method that nobody could
         call.
         """
+        methods = self.api_registry.check(api)
+        settings = self._config.api(api.meta.name)
         made = [
-            make_procedure(f"{api.meta.name}.{name}", method, concurrency=None, timeout=None)
-            for name, method in self.api_registry.check(api).items()
+            make_procedure(f"{api.meta.name}.{name}", method, concurrency=None, timeout=None, settings=settings)
+            for name, method in methods.items()
         ]
         for procedure in made:
             if procedure.name in self._registry.procedures:
@@ -164,7 +170,7 @@ class BusClient(HookDecorators, Life, Tasking):
     ) -> tuple[dict[str, object], dict[str, Any]]:
         topic = _full_name(api_name, name)
         api = self.api_registry.get(api_name)
-        payload = api.get_event(name).arguments(kwargs)
+        payload = api.get_event(name).arguments(kwargs, validate=self._config.api(api_name).validate_outgoing)
         publishing = _known(options, FIRE_OPTIONS)
         headers = publishing.get("headers") or {}
         if isinstance(headers, Mapping):  # else publishing says what is wrong with them
@@ -210,7 +216,7 @@ class BusClient(HookDecorators, Life, Tasking):
         topics = tuple(dict.fromkeys(_full_name(api_name, name) for api_name, name in events))
         if not topics:
             raise NothingToListenFor("there is nothing to listen to: name an event")
-        arguments = NamedArguments(listener, find_event=self.api_registry.event)
+        arguments = NamedArguments(listener, find_event=self.api_registry.event, settings=self._config.api)
         for topic in topics:
             if event := self.api_registry.event(topic):
                 arguments.check(event, topic=topic)
@@ -220,6 +226,7 @@ class BusClient(HookDecorators, Life, Tasking):
                 topics,
                 signature=arguments.signature,
                 decode=arguments.decode,
+                reads=arguments.reads,
                 name=self._listener_name(listener_name, topics, listener),
                 **_listening(options, on_error),
             )

@@ -11,7 +11,10 @@ import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
+import msgspec
+
 from pgbus.annotations import EMPTY, declared_type, members_of
+from pgbus.casting import explain
 from pgbus.codec import decoder, encode
 from pgbus.errors import (
     ConfigurationError,
@@ -27,6 +30,8 @@ from pgbus.topics import check_topic
 # What `fire` and `call` take for themselves.
 OPTION_NAMES = frozenset({"bus_options", "using"})
 
+# A value of one of these classes is of that type.
+_PLAIN = (str, int, float, bool)
 _NO_LIMIT = 1 << 40  # bytes; the payload as a whole has one
 
 
@@ -38,10 +43,11 @@ class Parameter:
     - `default`: taken when the event is fired without the parameter. A parameter that may be None and has no default
       is None then; any other is required.
 
-    Raises InvalidApiEventConfiguration for what cannot be a keyword argument, or not be decoded.
+    Raises InvalidApiEventConfiguration for what cannot be a keyword argument, or not be decoded, and for a default that
+    cannot be sent or is not of the type.
     """
 
-    __slots__ = ("_decode", "annotation", "default", "name")
+    __slots__ = ("_decode", "_sent_default", "annotation", "default", "name")
 
     def __init__(self, name: str, annotation: Any = EMPTY, *, default: Any = EMPTY) -> None:
         if not str(name).isidentifier() or keyword.iskeyword(name):
@@ -52,22 +58,39 @@ class Parameter:
         self.annotation = annotation
         self.default = None if default is EMPTY and type(None) in members_of(annotation) else default
         self._decode = _decoder(name, declared_type(self))
+        self._sent_default = None if self.is_required else self._checked_default()
 
     @property
     def is_required(self) -> bool:
         """Whether the event cannot be fired without it."""
         return self.default is EMPTY
 
+    @property
+    def sent_default(self) -> Any:
+        """The default as the JSON value that it is in an event."""
+        return msgspec.json.decode(self._sent_default or "null")
+
     def check(self, value: object) -> None:
-        """Raise InvalidEventArguments for a value that is not of the annotated type."""
+        """Raise InvalidEventArguments for a value that is not of the type, DeformError for one that cannot be sent."""
+        if self._decode is not None and not (type(value) is self.annotation and type(value) in _PLAIN):
+            self.check_sent(encode(value, limit=_NO_LIMIT, field=self.name))
+
+    def check_sent(self, text: str) -> None:
+        """`check` for the JSON text that the value is in an event."""
         if self._decode is None:
             return
         try:
-            self._decode(encode(value, limit=_NO_LIMIT, field=self.name))
-        except InvalidEventError as error:
-            raise InvalidEventArguments(error.field, error.reason) from error
+            self._decode(text)
         except UnhandledEventError as error:
-            raise InvalidEventArguments(self.name, str(error.__cause__)) from error
+            reason, place = explain(error.__cause__ or error)
+            raise InvalidEventArguments(self.name, reason, place=place) from error
+
+    def _checked_default(self) -> str:
+        try:
+            self.check_sent(text := encode(self.default, limit=_NO_LIMIT, field=self.name))
+        except InvalidEventError as error:
+            raise InvalidApiEventConfiguration(f"the default of parameter {error}") from error
+        return text
 
     def __repr__(self) -> str:
         return f"Parameter({self.name!r})"
@@ -105,15 +128,19 @@ class Event:
         self.accepts_any = any(isinstance(parameter, WildcardParameter) for parameter in given)
         self.parameters: Mapping[str, Parameter] = _by_name(given)
 
-    def arguments(self, given: Mapping[str, object]) -> dict[str, object]:
-        """The arguments to fire, with defaults; raises InvalidEventArguments naming one too many, too few or wrong."""
+    def arguments(self, given: Mapping[str, object], *, validate: bool = True) -> dict[str, object]:
+        """The arguments to fire, with defaults; raises InvalidEventArguments naming one too many or too few.
+
+        With `validate` also for one that is not of its parameter's type, and DeformError for one that cannot be sent.
+        """
         names = ", ".join(self.parameters) or "none"
         for name in given:
             if name not in self.parameters and not self.accepts_any:
                 raise InvalidEventArguments(name, f"the event has no such parameter; it has: {names}")
         for parameter in self.parameters.values():
             if parameter.name in given:
-                parameter.check(given[parameter.name])
+                if validate:
+                    parameter.check(given[parameter.name])
             elif parameter.is_required:
                 raise InvalidEventArguments(parameter.name, f"the event needs this argument; its parameters: {names}")
         return {**self.defaults(), **given}
@@ -123,6 +150,10 @@ class Event:
         return {
             parameter.name: parameter.default for parameter in self.parameters.values() if not parameter.is_required
         }
+
+    def sent_defaults(self) -> dict[str, Any]:
+        """`defaults` as JSON values, for an event that was fired before the parameter was there."""
+        return {one.name: one.sent_default for one in self.parameters.values() if not one.is_required}
 
     def __repr__(self) -> str:
         return f"Event({', '.join((*self.parameters, *(['**'] if self.accepts_any else [])))})"

@@ -133,7 +133,7 @@ class Life:
     # --------------------------------------------------------------------------------------------------- connections
 
     async def lazy_load_now(self) -> None:
-        """Connect now, and not when the bus is first used.
+        """Connect and read the schemas of all services now, and not when they are first needed.
 
         Raises DatabaseUnreachableError, and SchemaVersionError for a database that `pgbus db upgrade` has to prepare.
         """

@@ -96,6 +96,28 @@ class BusPath:
         self._refuse_positional(args)
         return await self._client.call_rpc_remote(*self._split(), kwargs, bus_options)
 
+    # ------------------------------------------------------------------------------------------------------- schemas
+
+    @property
+    def parameter_schema(self) -> dict[str, Any]:
+        """The JSON Schema of the arguments of the event or procedure; raises SchemaNotFound."""
+        found: dict[str, Any] = self._client.schema.get_event_or_rpc_schema(*self._split())["parameters"]
+        return found
+
+    @property
+    def response_schema(self) -> dict[str, Any]:
+        """The JSON Schema of the procedure's result; raises SchemaNotFound."""
+        found: dict[str, Any] = self._client.schema.get_rpc_schema(*self._split())["response"]
+        return found
+
+    def validate_parameters(self, parameters: Mapping[str, object]) -> None:
+        """Raise ValidationError unless these are arguments for it; SchemaNotFound if no schema is known of it."""
+        self._client.schema.validate_parameters(*self._split(), parameters)
+
+    def validate_response(self, response: object) -> None:
+        """Raise ValidationError unless this is a result of the procedure; SchemaNotFound as above."""
+        self._client.schema.validate_response(*self._split(), response)
+
     # --------------------------------------------------------------------------------------------------------- words
 
     def __getattr__(self, word: str) -> BusPath:

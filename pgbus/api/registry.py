@@ -10,7 +10,12 @@ from pgbus.api.declarations import Api, Event, event_names, procedures
 from pgbus.errors import EventNotFound, InvalidApiRegistryEntry, UnknownApi
 
 # What a BusPath has of its own, so that no word after the first one on a path can be it.
-PATH_METHODS = frozenset({"call", "call_async", "fire", "fire_async", "listen", "listen_async"})
+PATH_METHODS = frozenset(
+    {
+        "call", "call_async", "fire", "fire_async", "listen", "listen_async", "parameter_schema", "response_schema",
+        "validate_parameters", "validate_response",
+    }
+)  # fmt: skip
 
 
 class ApiRegistry:
@@ -53,6 +58,12 @@ class ApiRegistry:
             return self._apis[api_name].get_event(name)
         except (KeyError, EventNotFound):
             return None
+
+    def events(self) -> Iterator[tuple[str, Event]]:
+        """Every event of the registered APIs, with the topic under which it is fired."""
+        for name, api in self._apis.items():
+            for event in event_names(api):
+                yield f"{name}.{event}", api.get_event(event)
 
     def names(self) -> list[str]:
         """The names of the registered APIs."""

@@ -50,6 +50,9 @@ _LINGER = 1.0  # seconds
 @click.option("--migrate", "wants_upgrade", is_flag=True, help="Upgrade the database's schema first.")
 @click.option("--service-name", help="Service that the process belongs to; may have {placeholders}.")
 @click.option("--process-name", help="Name of the process; may have {placeholders}. Default: {hostname}-{pid}.")
+@click.option(
+    "--schema", metavar="FILE_OR_DIR", help="Read schemas of other services from what `schema dump` wrote; - is stdin."
+)
 @click.option("--log-level", type=click.Choice(get_args(LogLevel)), help="What to log; default: info.")
 @click.option("--log-format", type=click.Choice(get_args(LogFormat)), help="How to log; default: text.")
 def run(
@@ -61,6 +64,7 @@ def run(
     skip: tuple[str, ...],
     wants_reload: bool,
     wants_upgrade: bool,
+    schema: str | None,
     service_name: str | None,
     process_name: str | None,
     log_level: str | None,
@@ -82,20 +86,28 @@ def run(
     pass_on(**arguments)
     configure_logging(level=config.log_level, format=config.log_format)
     choice = Choice.read(features, skip)
-    command = _command(only=only, features=features, skip=skip, wants_upgrade=wants_upgrade)
+    if schema == "-" and (wants_reload or processes > 1):
+        raise click.UsageError("only one process can read stdin: write the schemas to a file")
+    command = _command(only=only, features=features, skip=skip, wants_upgrade=wants_upgrade, schema=schema)
     if wants_reload:
         run_reloading([*command, "--processes", str(processes)])
     elif processes > 1:
         get_current_context().exit(supervise(command, processes=processes))
     else:
-        _run_here(config, choice, only=only, wants_upgrade=wants_upgrade)
+        _run_here(config, choice, only=only, wants_upgrade=wants_upgrade, schema=schema)
 
 
 def _command(
-    *, only: tuple[str, ...], features: tuple[str, ...], skip: tuple[str, ...], wants_upgrade: bool
+    *,
+    only: tuple[str, ...],
+    features: tuple[str, ...],
+    skip: tuple[str, ...],
+    wants_upgrade: bool,
+    schema: str | None,
 ) -> list[str]:
     options = [f"--listener={name}" for name in only] + [f"--skip={name}" for name in skip]
     options += [f"--only={names}" for names in features] + (["--migrate"] if wants_upgrade else [])
+    options += [f"--schema={schema}"] if schema else []
     return [sys.executable, "-m", "pgbus.cli", "run", *options]
 
 
@@ -122,8 +134,12 @@ class Choice:
         bus.client.set_features((bus.features if self.features is None else self.features) - self.without)
 
 
-def _run_here(config: Config, choice: Choice, *, only: tuple[str, ...], wants_upgrade: bool) -> None:
+def _run_here(
+    config: Config, choice: Choice, *, only: tuple[str, ...], wants_upgrade: bool, schema: str | None
+) -> None:
     bus = load_bus(config.module)
+    if schema:
+        bus.schema.load_local(None if schema == "-" else schema)
     choice.apply(bus)
     skip = choice.skip
     if not bus.client.start_hooks:  # else they may yet declare what was asked for

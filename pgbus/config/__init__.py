@@ -4,18 +4,18 @@ It reads the environment and one file; what a setting does is up to the module t
 """
 
 from pgbus.config.apis import ApiConfig
-from pgbus.config.files import FromVariables
+from pgbus.config.files import has_variables
 from pgbus.config.schema import file_schema, or_variable
 from pgbus.config.settings import Config, LogFormat, LogLevel, Setting, hide_password
 
 __all__ = [
     "ApiConfig",
     "Config",
-    "FromVariables",
     "LogFormat",
     "LogLevel",
     "Setting",
     "file_schema",
+    "has_variables",
     "hide_password",
     "or_variable",
 ]

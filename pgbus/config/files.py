@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import yaml
 
 from pgbus.errors import ConfigurationError, UnexpectedConfigurationFormat
 
@@ -61,8 +58,6 @@ def read_file(path: Path, *, source: str, environ: Mapping[str, str]) -> File:
         content = _reader(path, source)(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigurationError(f"{source} cannot be read: {error.strerror}") from None
-    except yaml.YAMLError as error:
-        raise ConfigurationError(f"{source} cannot be read: {_complaint(error)}") from None
     except ValueError as error:
         raise ConfigurationError(f"{source} cannot be read: {error}") from None
     if path.name == PYPROJECT:
@@ -86,6 +81,17 @@ def checked_root(content: object, source: str) -> Mapping[str, object]:
 def fill(table: Mapping[str, object], environ: Mapping[str, str], *, source: str) -> dict[str, object]:
     """The table with `${NAME}` in its texts replaced; raises ConfigurationError for a variable that is not set."""
     return {name: _filled(value, environ, f"{name} ({source})") for name, value in table.items()}
+
+
+def has_variables(value: object) -> bool:
+    """Whether variables were put into the value, or into anything in it."""
+    match value:
+        case Mapping():
+            return any(map(has_variables, value.values()))
+        case list():
+            return any(map(has_variables, value))
+        case _:
+            return isinstance(value, FromVariables)
 
 
 def _filled(value: object, environ: Mapping[str, str], place: str) -> object:
@@ -133,32 +139,9 @@ def _reader(path: Path, source: str) -> Callable[[str], object]:
 
 
 def _load_yaml(text: str) -> object:
-    content = yaml.load(text, _Loader)  # noqa: S506 - a safe loader
-    return {} if content is None else content
+    from pgbus.config.yamls import load  # most programs have no YAML to read
 
-
-class _Loader(yaml.SafeLoader):
-    """The safe loader, which would take the last of two equal keys; here that is an error."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen = set()
-        for key, _ in node.value:
-            if key.tag != "tag:yaml.org,2002:merge":  # `<<`, whose keys yield to our own
-                name = key.value if isinstance(key, yaml.ScalarNode) else None
-                if name in seen:
-                    raise yaml.MarkedYAMLError(
-                        problem=f"there are two {name!r} in one table", problem_mark=key.start_mark
-                    )
-                seen.add(name)
-        return super().construct_mapping(node, deep=deep)
-
-
-def _complaint(error: yaml.YAMLError) -> str:
-    """What is wrong, and where. The error's own text would quote the file, in which there may be passwords."""
-    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
-        mark = error.problem_mark
-        return f"{error.problem} (line {mark.line + 1}, column {mark.column + 1})"
-    return type(error).__name__
+    return load(text)
 
 
 def _tool_table(content: object) -> object:

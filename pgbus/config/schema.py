@@ -12,6 +12,7 @@ from pgbus.config.apis import SPELLINGS, ApiConfig
 from pgbus.config.files import VARIABLE_NAME
 from pgbus.config.names import PLACEHOLDERS
 from pgbus.config.settings import DSN_SCHEME, NAMESPACE, Config
+from pgbus.features import FEATURES
 from pgbus.topics import TOPIC
 
 _TYPES = {str: "string", int: "integer", float: "number", bool: "boolean", NoneType: "null"}
@@ -23,6 +24,7 @@ _PATTERNS = {
     "namespace": f"^{NAMESPACE.pattern}$",
     "service_name": _NAME_PATTERN,
     "process_name": _NAME_PATTERN,
+    "features": rf"^[\s,]*(({'|'.join(FEATURES)})\s*(,[\s,]*|$))*$",
 }
 
 

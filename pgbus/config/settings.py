@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pgbus.config.about import DAY, About, about, check_name, checked, kinds, mapping, place, refusal, seconds
 from pgbus.config.apis import BUILT_IN, DEFAULT, SPELLINGS, ApiConfig, read_apis, resolve
-from pgbus.config.files import File, FromVariables, checked_root, fill, find_file, read_file
+from pgbus.config.files import File, FromVariables, checked_root, fill, find_file, has_variables, read_file
 from pgbus.config.names import expand
 from pgbus.errors import ConfigurationError, UnsupportedUse
 from pgbus.features import FEATURES, read_features
@@ -173,7 +173,7 @@ class Config:
     def _describe_plugins(self) -> Iterator[Setting]:
         for plugin_name, options in self.plugins.items():
             for name, value in options.items():
-                shown = "***" if isinstance(value, FromVariables) else value  # it may well be a secret
+                shown = "***" if has_variables(value) else value  # it may well be a secret
                 yield self._setting(f"plugins.{plugin_name}.{name}", shown, "Option of a plugin")
 
     def _setting(self, name: str, value: object, meaning: str) -> Setting:

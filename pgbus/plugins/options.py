@@ -10,7 +10,7 @@ from typing import Any, get_type_hints
 
 import msgspec
 
-from pgbus.config import FromVariables, or_variable
+from pgbus.config import has_variables, or_variable
 from pgbus.config.about import check_name, place, refusal
 from pgbus.errors import ConfigurationError
 
@@ -97,7 +97,7 @@ def _hints(plugin_name: str, function: Callable[..., Any]) -> Mapping[str, Any]:
 
 def _read(value: object, kind: Any, *, label: str, source: str) -> Any:
     try:
-        return msgspec.convert(value, kind, strict=not _has_variables(value), dec_hook=_made)
+        return msgspec.convert(value, kind, strict=not has_variables(value), dec_hook=_made)
     except (msgspec.ValidationError, TypeError) as error:
         raise refusal(label, source, f"does not fit: {error}") from None
 
@@ -105,13 +105,3 @@ def _read(value: object, kind: Any, *, label: str, source: str) -> Any:
 def _made(kind: type, value: object) -> object:
     """A value of a class that msgspec does not know, such as a Path."""
     return kind(value)
-
-
-def _has_variables(value: object) -> bool:
-    match value:
-        case Mapping():
-            return any(map(_has_variables, value.values()))
-        case list():
-            return any(map(_has_variables, value))
-        case _:
-            return isinstance(value, FromVariables)

@@ -10,9 +10,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Protocol, TypeAlias, cast
 from uuid import UUID
 
 import asyncpg
@@ -22,20 +22,19 @@ from pgbus.config import Config
 from pgbus.errors import CallCancelled, CallTimeout, ConfigurationError, DatabaseUnreachableError, NoWorkerAvailable
 from pgbus.migrate import check_async
 from pgbus.notifier import Session
-from pgbus.procedures import check_procedure_name
+from pgbus.procedures import Procedures, check_procedure_name
 from pgbus.rpc.values import (
     Request,
     Response,
-    decode_result,
     encode_arguments,
     join_ids,
     join_names,
-    result_decoder,
+    result_receiver,
     split_ids,
     take_batch,
     to_error,
 )
-from pgbus.store import ENGINE_SETTINGS, Connection, Pooled, Store, borrow, create_pool, is_link_error, unreachable
+from pgbus.store import Connection, Pooled, Store, borrow, create_pool, is_link_error, unreachable
 
 logger = logging.getLogger("pgbus")
 
@@ -71,12 +70,29 @@ class Service:
     timeout: float | None
 
 
+# Runs a named statement.
+Run: TypeAlias = Callable[[str, dict[str, object]], Awaitable[Sequence[Sequence[Any]]]]
+
+
+class Schemas(Protocol):
+    """What is known of the procedures of other services."""
+
+    async def check_call(self, procedure: str, arguments: str, *, run: Run) -> None:
+        """Refuse arguments, as JSON text, that do not fit; `run` runs statements."""
+        ...
+
+    def drop(self, run: Run | None = None) -> None:
+        """What is known has changed."""
+        ...
+
+
 class Caller:
     """Calls procedures from one event loop, over a session and a small pool of its own, opened by the first call."""
 
-    def __init__(self, config: Config, *, errors: Mapping[str, type[Exception]]) -> None:
+    def __init__(self, config: Config, *, procedures: Procedures, schemas: Schemas | None = None) -> None:
         self._config = config
-        self._errors = errors
+        self._schemas = schemas
+        self._procedures = procedures
         self._id = secrets.token_hex(8)
         self._pool: asyncpg.Pool | None = None
         self._opening = asyncio.Lock()
@@ -100,12 +116,15 @@ class Caller:
     ) -> Any:
         """What `Bus.call` tells; `call_id` is a new UUIDv7 unless given."""
         check_procedure_name(procedure)
-        decode = result_decoder(returns)
+        declared = self._procedures.get(procedure)
+        settings = self._config.api(procedure.rpartition(".")[0])
+        receive = result_receiver(procedure, returns, declared=declared, settings=settings)
         if timeout is not None and not 0 < timeout <= MAX_TIMEOUT:
             raise ConfigurationError(f"{procedure}: timeout is seconds, more than 0 and at most {MAX_TIMEOUT:g}")
         text = encode_arguments(procedure, arguments, limit=self._config.rpc_max_payload)
-        result = await self._call(procedure, text, timeout=timeout, wait=wait, call_id=call_id or uuid7())
-        return decode_result(procedure, result, decode)
+        if declared:
+            declared.decode.check(text)
+        return receive(await self._call(procedure, text, timeout=timeout, wait=wait, call_id=call_id or uuid7()))
 
     async def _call(self, procedure: str, arguments: str, *, timeout: float | None, wait: bool, call_id: UUID) -> str:
         loop = asyncio.get_running_loop()
@@ -115,6 +134,8 @@ class Caller:
             async with scope:
                 if self._pool is None:
                     await self._open()
+                if self._schemas is not None:
+                    await self._schemas.check_call(procedure, arguments, run=self._run)
                 service = await self._find(procedure, since=started)
                 if not (service.is_served or wait):
                     raise NoWorkerAvailable(
@@ -133,7 +154,7 @@ class Caller:
                 procedure=procedure,
             ) from error
         if response.result is None:
-            raise to_error(response, procedure=procedure, allowed=self._errors)
+            raise to_error(response, procedure=procedure, allowed=self._procedures.errors)
         return response.result
 
     def _default_timeout(self, procedure: str) -> float:
@@ -184,7 +205,7 @@ class Caller:
         async with self._opening:
             if self._pool is not None:
                 return
-            pool = await create_pool(self._config, size=POOL_SIZE, settings=ENGINE_SETTINGS)
+            pool = await create_pool(self._config, size=POOL_SIZE, for_engine=True)
             try:
                 async with borrow(pool) as connection:
                     await check_async(cast("Connection", connection), namespace=self._config.namespace)
@@ -200,8 +221,9 @@ class Caller:
             self._keep("session", lambda: self._keep_session(session))
 
     async def _open_session(self) -> Session:
-        channel = f"{self._config.namespace}_reply_{self._id}"
-        return await Session.open(self._config, channels={channel: self._heard})
+        namespace = self._config.namespace
+        channels = {f"{namespace}_reply_{self._id}": self._heard, f"{namespace}_schemas": self._heard_schemas}
+        return await Session.open(self._config, channels=channels)
 
     async def _keep_session(self, session: Session) -> None:
         pause = LINK_PAUSE
@@ -323,6 +345,13 @@ class Caller:
     async def _withdraw(self, call_ids: list[UUID], *, outcome: str, error: str) -> set[UUID]:
         rows = await self._store.fetch("withdraw_requests", call_ids=call_ids, outcome=outcome, error=error)
         return {row["call_id"] for row in rows}
+
+    async def _run(self, name: str, values: dict[str, object]) -> Sequence[Sequence[Any]]:
+        return await self._store.fetch(name, **values)
+
+    def _heard_schemas(self, payload: str) -> None:  # noqa: ARG002 - it tells that something changed, not what
+        if self._schemas is not None:
+            self._schemas.drop(self._run)
 
     def _heard(self, payload: str) -> None:
         self._expect(split_ids(payload))

@@ -8,26 +8,33 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import contextvars
+import functools
 import logging
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 from uuid import UUID
 
+import msgspec
+
+from pgbus import hooked, threads
 from pgbus.codec import encode
 from pgbus.config import Config
 from pgbus.errors import InvalidEventError, InvalidResult
-from pgbus.executor import caught
+from pgbus.hooks import Hooks
+from pgbus.middleware import Middleware
 from pgbus.procedures import Procedure
 from pgbus.rpc.answerer import LINK_PAUSE, LINK_PAUSE_LIMIT, Answerer
+from pgbus.rpc.context import CallContext
 from pgbus.rpc.values import (
     CallOutcome,
     ClaimedRequest,
     Response,
     answer,
+    encode_arguments,
     failure,
     split_ids,
 )
@@ -55,7 +62,7 @@ class Running:
     started: float
     task: asyncio.Task[None] | None = None
     ending: CallOutcome | None = None
-    in_thread: bool = False
+    thread: asyncio.Future[threads.Attempt[object]] | None = None
 
 
 class Desk:
@@ -84,8 +91,19 @@ class Server:
     `worker_id` is 0 while the worker has no session: without it a worker counts as dead, and so would its calls.
     """
 
-    def __init__(self, store: Store, *, config: Config, telemetry: Telemetry, worker_id: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        *,
+        config: Config,
+        telemetry: Telemetry,
+        hooks: Hooks,
+        middleware: Middleware,
+        worker_id: Callable[[], int],
+    ) -> None:
         self._store = store
+        self._hooks = hooks
+        self._middleware = middleware
         self._config = config
         self._telemetry = telemetry
         self._desks: dict[str, Desk] = {}
@@ -262,38 +280,64 @@ class Server:
         finally:
             deadline.cancel()
         del self._running[call_id]
-        if not running.in_thread:
+        if running.thread is None or running.thread.done():
             self._release(desk)
+        else:
+            running.thread.add_done_callback(lambda _: self._release(desk))
         self._log(running, response)
         self._answerer.add(response)
         duration = time.monotonic() - running.started
         self._telemetry.emit(CallEnded(running.procedure.name, call_id, response.outcome, duration))
 
     async def _result(self, running: Running, desk: Desk) -> str:
-        procedure = running.procedure
-        arguments = procedure.decode(running.request.arguments)
-        if procedure.is_async:
-            value = await procedure.handler(**arguments)
+        if self._hooks.on_serving:
+            value = await self._between_hooks(running, desk)
         else:
-            running.in_thread = True
-            value = await self._in_thread(procedure, arguments, desk)
-        return self._encode(procedure, value)
+            value = await self._execute(running, desk, running.request.arguments)
+        return self._encode(running.procedure, value)
 
-    async def _in_thread(self, procedure: Procedure, arguments: dict[str, object], desk: Desk) -> object:
+    async def _between_hooks(self, running: Running, desk: Desk) -> object:
+        """What the hooks made of the result; they hear of one that cannot be sent as of a failure."""
+        procedure, text = running.procedure, running.request.arguments
+        message = hooked.rpc_message(procedure.name, {}, call_id=running.request.call_id)
+        arguments = msgspec.json.decode(text)
+        if isinstance(arguments, dict):
+            message.kwargs = arguments
+
+        async def work() -> object:
+            changed = encode_arguments(procedure.name, message.kwargs, limit=self._config.rpc_max_payload)
+            value = await self._execute(running, desk, changed if isinstance(arguments, dict) else text)
+            self._encode(procedure, value)
+            return value
+
+        before, after = self._hooks.before_rpc_execution, self._hooks.after_rpc_execution
+        return await hooked.exchange(before, after, message, work)
+
+    async def _execute(self, running: Running, desk: Desk, text: str) -> object:
+        procedure = running.procedure
+        arguments = procedure.decode(text)
+        if self._middleware.is_used:
+            return await self._within_middleware(running, desk, arguments)
+        handle = functools.partial(procedure.handler, **arguments)
+        return await handle() if procedure.is_async else await self._in_thread(running, desk, handle)
+
+    async def _within_middleware(self, running: Running, desk: Desk, arguments: dict[str, object]) -> object:
+        procedure = running.procedure
+        context = CallContext(procedure.name, arguments, running.request.call_id)
+
+        def call() -> Any:
+            return procedure.handler(**context.arguments)
+
+        async def call_in_thread() -> object:
+            return await self._in_thread(running, desk, self._middleware.around_plain(context, call))
+
+        return await self._middleware.around(context, call if procedure.is_async else call_in_thread)()
+
+    async def _in_thread(self, running: Running, desk: Desk, handle: Callable[[], object]) -> object:
         """Run a plain function in a thread. It cannot be stopped, only given up; its room is taken until it ends."""
-        value: object = None
-
-        def work() -> None:
-            nonlocal value
-            value = procedure.handler(**arguments)
-
-        context = contextvars.copy_context()
-        future = asyncio.get_running_loop().run_in_executor(desk.threads, context.run, caught, work)
-        future.add_done_callback(lambda _: self._release(desk))
-        error = await asyncio.shield(future)
-        if error is not None:
-            raise error
-        return value
+        assert desk.threads is not None
+        running.thread = threads.start(desk.threads, handle)
+        return (await asyncio.shield(running.thread)).result()
 
     def _encode(self, procedure: Procedure, value: object) -> str:
         try:

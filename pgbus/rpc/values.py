@@ -10,7 +10,9 @@ from uuid import UUID
 
 import msgspec
 
-from pgbus.codec import decoder, encode
+from pgbus.annotations import bare
+from pgbus.codec import decoder, encode, misfit
+from pgbus.config import ApiConfig
 from pgbus.errors import (
     CallCancelled,
     CallError,
@@ -28,7 +30,7 @@ from pgbus.errors import (
     WorkerLost,
 )
 from pgbus.outcomes import MAX_ERROR_LENGTH, clip, error_text, format_traceback
-from pgbus.procedures import error_name
+from pgbus.procedures import Procedure, error_name
 
 # A batch is one statement: so many calls, or so many characters of JSON.
 BATCH_CALLS = 500
@@ -137,22 +139,39 @@ def encode_arguments(procedure: str, arguments: Mapping[str, object], *, limit: 
         ) from error
 
 
-def result_decoder(returns: Any) -> Callable[[str], Any]:
-    """A decoder of results; raises ConfigurationError for a type into which nothing can be decoded."""
+def result_receiver(
+    procedure: str, returns: Any, *, declared: Procedure | None, settings: ApiConfig
+) -> Callable[[str], Any]:
+    """A function from a result's JSON text to what the caller gets: of the type `returns`, else of that declared.
+
+    The function raises InvalidResult for what does not fit, unless `settings` say not to look; then that comes as plain
+    JSON values. Raises ConfigurationError for a type into which nothing can be decoded.
+    """
+    is_asked_for = returns is not Any
+    if not is_asked_for and declared:
+        returns = declared.check.type
+    is_cast = settings.cast_values or is_asked_for
+    if bare(returns) is Any or not (is_cast or settings.validate_incoming):
+        return msgspec.json.decode
     try:
-        return decoder(returns)
+        decode = decoder(returns)
     except ConfigurationError as error:
         raise ConfigurationError(f"returns={returns!r}: no result can be decoded into it: {error.__cause__}") from error
 
+    def receive(text: str) -> Any:
+        try:
+            value = decode(text)
+        except UnhandledEventError as error:
+            if not settings.validate_incoming:
+                return msgspec.json.decode(text)
+            what = "what `returns` asks for" if is_asked_for else "its annotation here"
+            reason = misfit(error.__cause__ or error)
+            raise InvalidResult(
+                f"the result of {procedure} does not fit {what}: {reason}", procedure=procedure
+            ) from error
+        return value if is_cast else msgspec.json.decode(text)
 
-def decode_result(procedure: str, text: str, decode: Callable[[str], Any]) -> Any:
-    """The result for the caller; raises InvalidResult when it does not fit what he asked for."""
-    try:
-        return decode(text)
-    except UnhandledEventError as error:
-        raise InvalidResult(
-            f"the result of {procedure} does not fit what `returns` asks for: {error.__cause__}", procedure=procedure
-        ) from error
+    return receive
 
 
 # ------------------------------------------------------------------------------------------------- from an exception

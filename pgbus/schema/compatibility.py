@@ -46,7 +46,7 @@ class Change:
 
 
 def in_use(stored: Iterable[Stored]) -> list[Stored]:
-    """The versions that count: those of live workers, and of each service the one seen last."""
+    """The versions that count: those of live workers, and of each service the one that it began with last."""
     kept = [one for one in stored if one.is_registered]
     last: dict[tuple[str, str, str], Stored] = {}
     for one in kept:
@@ -57,30 +57,33 @@ def in_use(stored: Iterable[Stored]) -> list[Stored]:
 
 
 def latest(stored: Iterable[Stored]) -> list[Stored]:
-    """Of each event, procedure and listener, the version seen last, whatever its service."""
+    """Of each event, procedure and listener, the version that holds: the one begun with last, by any service."""
     found: dict[tuple[str, str], Stored] = {}
     for one in sorted(stored, key=_recency):
         found[one.kind, one.name] = one
     return list(found.values())
 
 
-def _recency(one: Stored) -> tuple[bool, datetime, int]:
-    return one.is_live, one.last_seen_at or _LONG_AGO, one.version
+def _recency(one: Stored) -> tuple[datetime, int]:
+    return one.published_at or _LONG_AGO, one.version
 
 
 # -------------------------------------------------------------------------------------------------------------- breaks
 
 
-def find_broken(declared: Sequence[Declaration], stored: Iterable[Stored], *, service: str = "") -> list[Break]:
+def find_broken(
+    declared: Sequence[Declaration], stored: Iterable[Stored], *, service: str = "", with_missing: bool = True
+) -> list[Break]:
     """What code with these declarations would break of what is stored and in use.
 
-    `service` is the code's: a procedure that it served and declares no more is one that callers will miss.
+    `with_missing`: they are all that the code declares, so callers will miss a procedure that is stored for one of its
+    APIs, or for its `service`, and is not among them.
     """
     known = in_use(stored)
     return [
         *(found for one in declared if one.kind == "event" for found in _event_breaks(one, known)),
         *(found for one in declared if one.kind == "procedure" for found in _procedure_breaks(one, known)),
-        *_missing_procedures(declared, known, service=service),
+        *(_missing_procedures(declared, known, service=service) if with_missing else ()),
     ]
 
 

@@ -55,8 +55,10 @@ class Stored:
     service: str = ""
     version: int = 1
     is_live: bool = True
+    workers: tuple[str, ...] = ()
     is_registered: bool = True
     first_seen_at: datetime | None = None
+    published_at: datetime | None = None
     last_seen_at: datetime | None = None
 
 

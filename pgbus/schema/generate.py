@@ -18,6 +18,7 @@ from typing import Any, TypeAlias
 import msgspec
 from msgspec import inspect as mi
 
+from pgbus.annotations import declared_type
 from pgbus.codec import encode
 from pgbus.errors import InvalidEventError
 
@@ -125,7 +126,7 @@ class _Generator:
 
     def field(self, field: Field) -> Schema:
         """The schema of an argument, with its default."""
-        schema = self.of(field.annotation)
+        schema = self.of(declared_type(field))
         return schema if field.default is EMPTY else _with_default(schema, field.default)
 
     def of(self, annotation: Any) -> Schema:

@@ -34,6 +34,9 @@ _FORMATS = {
 _TYPES = {"string": "str", "integer": "int", "number": "float", "boolean": "bool", "null": "None"}
 
 
+_OPTIONS = "bus_options: Mapping[str, object] | None = None"
+
+
 @dataclass(slots=True)
 class _Node:
     """What is at one path: further words, an event, a procedure, or several of these."""
@@ -108,15 +111,14 @@ class _Writer:
     def _event(self, schema: Schema | None, owner: str) -> list[str]:
         if schema is None:
             return []
-        arguments = self._arguments(schema["parameters"], owner)
-        options = "self, *, using: object = None, bus_options: Mapping[str, object] | None = None"
+        signature = self._signature(schema["parameters"], owner, f"using: object = None, {_OPTIONS}")
         listening = (
             "self, listener: Callable[..., Any], *, listener_name: str | None = None, "
-            "bus_options: Mapping[str, object] | None = None, on_error: pgbus.OnError = ..."
+            f"{_OPTIONS}, on_error: pgbus.OnError = ..."
         )
         return [
-            f"    def fire({options}{arguments}) -> pgbus.EventMessage: ...",
-            f"    async def fire_async({options}{arguments}) -> pgbus.EventMessage: ...",
+            f"    def fire({signature}) -> pgbus.EventMessage: ...",
+            f"    async def fire_async({signature}) -> pgbus.EventMessage: ...",
             f"    def listen({listening}) -> None: ...",
             f"    async def listen_async({listening}) -> None: ...",
             *_schema_members(is_procedure=False),
@@ -125,10 +127,10 @@ class _Writer:
     def _procedure(self, schema: Schema | None, owner: str) -> list[str]:
         if schema is None:
             return []
-        arguments = self._arguments(schema["parameters"], owner)
+        arguments = self._signature(schema["parameters"], owner, _OPTIONS)
         response = schema["response"]
         result = self._type(response, _Names(response, f"{owner}Result"), is_result=True)
-        signature = f"(self, *, bus_options: Mapping[str, object] | None = None{arguments}) -> {result}: ..."
+        signature = f"({arguments}) -> {result}: ..."
         return [
             f"    def __call__{signature}",
             f"    def call{signature}",
@@ -136,17 +138,15 @@ class _Writer:
             *_schema_members(is_procedure=True),
         ]
 
-    def _arguments(self, schema: Schema, owner: str) -> str:
+    def _signature(self, schema: Schema, owner: str, options: str) -> str:
         names = _Names(schema, owner)
-        required = schema.get("required", ())
-        parts = [
-            f", {name}: {self._type(part, names)}{'' if name in required else ' = ...'}"
-            for name, part in schema.get("properties", {}).items()
+        arguments = [
+            f"{name}: {self._type(part, names)}{'' if is_required else ' = ...'}"
+            for name, part, is_required in _members(schema)
             if _is_attribute(name)
         ]
-        if schema.get("additionalProperties") is not False:
-            parts.append(", **others: object")
-        return "".join(parts)
+        others = ["**others: object"] if schema.get("additionalProperties") is not False else []
+        return ", ".join(["self", "*", *arguments, options, *others])
 
     # -------------------------------------------------------------------------------------------------------- types
 
@@ -202,11 +202,10 @@ class _Writer:
         return self._typed_dict(name, part, names, is_result=is_result)
 
     def _typed_dict(self, name: str, part: Schema, names: _Names, *, is_result: bool) -> str:
-        required = part.get("required", ())
         items = []
-        for key, value in part["properties"].items():
+        for key, value, is_required in _members(part):
             found = self._type(value, names, is_result=is_result)
-            is_there = key in required or (is_result and isinstance(value, Mapping) and "default" in value)
+            is_there = is_required or (is_result and isinstance(value, Mapping) and "default" in value)
             items.append(f"    {key!r}: {found if is_there else f'NotRequired[{found}]'},")
         self.classes += [f"{name} = TypedDict({name!r}, {{", *items, "})", ""]
         return name
@@ -227,6 +226,16 @@ class _Names:
         self.definitions: Mapping[str, Any] = schema.get("$defs", {})
         self.owner = owner
         self.written: dict[str, str] = {}
+
+
+def _members(part: Schema) -> list[tuple[str, Any, bool]]:
+    """The properties: name, schema, and whether it is required. The database does not keep their order."""
+    properties, required = part.get("properties", {}), part.get("required", [])
+    rest = sorted(properties.keys() - set(required))
+    return [
+        *((name, properties[name], True) for name in required if name in properties),
+        *((name, properties[name], False) for name in rest),
+    ]
 
 
 def _schema_members(*, is_procedure: bool) -> list[str]:

@@ -1,5 +1,13 @@
 -- Schemas: what services say of their events, procedures and listeners.
 
+-- name: find_new_schemas
+-- Of what a service speaks, what it is not known to have spoken before.
+SELECT w.kind, w.name
+FROM unnest(CAST(:kinds AS text[]), CAST(:names AS text[]), CAST(:hashes AS text[])) AS w (kind, name, hash)
+WHERE NOT EXISTS (SELECT 1 FROM pgbus.schemas AS s
+                  WHERE s.kind = w.kind AND s.name = w.name AND s.hash = w.hash
+                    AND s.service = CAST(:service AS text))
+
 -- name: publish_schemas
 -- Say what a service speaks, and which worker does, if it is one. Returns the rows that are there: of a schema that another
 -- process is publishing at this moment there may be none yet, so publish again until all are there.

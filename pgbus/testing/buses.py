@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -10,7 +9,7 @@ from typing import cast
 
 from pgbus.bus import Bus
 from pgbus.config import Config
-from pgbus.errors import ConfigurationError
+from pgbus.modules import get_bus, import_bus_module
 from pgbus.testing.attempts import Attempt
 from pgbus.testing.delivery import PATIENCE, deliver_now, deliver_now_sync
 
@@ -52,15 +51,8 @@ def pointed_at(dsn: str, bus: Bus) -> Iterator[BusUnderTest]:
         bus.__class__ = kind
 
 
-def import_bus(name: str) -> Bus:
-    """The bus of `MODULE:ATTRIBUTE`, whose module's start functions are to be called; raises ConfigurationError."""
-    module_name, _, attribute = name.partition(":")
-    try:
-        module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise ConfigurationError(f"pgbus_bus = {name!r}: {module_name} cannot be imported: {error}") from error
-    bus = getattr(module, attribute or "bus", None)
-    if not isinstance(bus, Bus):
-        raise ConfigurationError(f"pgbus_bus = {name!r}: {module_name} has no pgbus.Bus of that name")
-    bus.client.adopt_start_hooks(module)
+def application_bus(name: str) -> Bus:
+    """The bus of `MODULE:ATTRIBUTE`, which is to call the start functions of its module; raises what `get_bus` does."""
+    bus = get_bus(name)
+    bus.client.adopt_start_hooks(import_bus_module(name))
     return bus

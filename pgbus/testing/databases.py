@@ -159,7 +159,11 @@ def _temporary_files_in_memory() -> Iterator[None]:
 def _container(*, reason: str) -> Iterator[str]:
     try:
         import docker
-        from testcontainers.postgres import PostgresContainer
+
+        try:
+            from testcontainers.community.postgres import PostgresContainer
+        except ImportError:  # in older versions
+            from testcontainers.postgres import PostgresContainer
 
         docker.from_env().ping()
     except Exception as error:  # either is not installed, or whatever Docker says

@@ -12,8 +12,8 @@ from typing import Any, TypeVar
 from pgbus.api.life import refuse_to_block
 from pgbus.bus import Bus
 from pgbus.testing.attempts import Attempt
+from pgbus.testing.committed import deliver_committed
 from pgbus.testing.rehearsal import Rehearsal
-from pgbus.testing.settling import settle
 from pgbus.testing.transactions import AsyncJoin, JoinedTransactions, SyncJoin
 
 T = TypeVar("T")
@@ -39,8 +39,8 @@ async def deliver_now(
     and TimeoutError.
     """
     if using is None:
-        return await settle(bus, raise_errors=raise_errors, timeout=timeout)
-    threads = ThreadPoolExecutor(1, thread_name_prefix="pgbus test")
+        return await deliver_committed(bus, raise_errors=raise_errors, timeout=timeout)
+    threads = ThreadPoolExecutor(bus.config.listener_threads, thread_name_prefix="pgbus test")
     try:
         return await _rehearse(bus, AsyncJoin(using), using, threads, raise_errors=raise_errors)
     finally:
@@ -57,7 +57,7 @@ def deliver_now_sync(
     """
     refuse_to_block(blocking="deliver_now_sync", awaitable="deliver_now")
     if using is None:
-        return bus._block(lambda: settle(bus, raise_errors=raise_errors, timeout=timeout), "deliver_now")
+        return bus._block(lambda: deliver_committed(bus, raise_errors=raise_errors, timeout=timeout), "deliver_now")
     desk = ThisThread()
     join = SyncJoin(using)
     return desk.serve(

@@ -14,7 +14,7 @@ from __future__ import annotations
 import functools
 import inspect
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, NoReturn, TypeVar, cast
@@ -194,23 +194,46 @@ class MockedDatabase:
         return row.event_id
 
 
+class Unmocked(Exception):
+    """The call was recorded, and nobody said what it is to bring."""
+
+
 class MockedCaller(Caller):
     """A caller that checks arguments and decodes results, and in between asks the mock and not a server."""
 
     def __init__(self, bus: Bus, result: MockResult) -> None:
-        super().__init__(bus.config, errors=bus.registry.procedures.errors)
-        self._procedures = bus.registry.procedures
+        super().__init__(bus.config, procedures=bus.registry.procedures)
         self._result = result
+
+    async def call(
+        self,
+        procedure: str,
+        arguments: Mapping[str, object],
+        *,
+        timeout: float | None,
+        returns: Any,
+        wait: bool,
+        call_id: UUID | None = None,
+    ) -> Any:
+        """The mocked result; None for a call that was not mocked, whatever it should return."""
+        try:
+            return await super().call(
+                procedure, arguments, timeout=timeout, returns=returns, wait=wait, call_id=call_id
+            )
+        except Unmocked:
+            return None
 
     async def _call(self, procedure: str, arguments: str, *, call_id: UUID, **_: object) -> str:
         declared = self._procedures.get(procedure)
         if declared:
             declared.decode(arguments)
         answer = self._result.record_call(procedure, arguments, call_id=call_id)
+        if answer.is_default:
+            raise Unmocked
         if answer.error:
             raise self._error(procedure, answer)
         result = encode(answer.result, limit=self._config.rpc_max_payload)
-        if declared and not answer.is_default:
+        if declared:
             declared.check(result)
         return result
 
@@ -224,7 +247,7 @@ class MockedCaller(Caller):
             response = Response(uuid4(), "failed", error_type="Exception", error=text)
         if answer.trace:
             response = replace(response, traceback=answer.trace)
-        return to_error(response, procedure=procedure, allowed=self._errors)
+        return to_error(response, procedure=procedure, allowed=self._procedures.errors)
 
 
 class BusMocker:

@@ -14,6 +14,7 @@ from pgbus.adapters import AsyncExecutor
 from pgbus.bus import Bus
 from pgbus.errors import ConnectionUnusableError, UnhandledEventError
 from pgbus.executor import Executor
+from pgbus.hooked import prepare
 from pgbus.messages import EventMessage
 from pgbus.outcomes import Dead, Retry, decide
 from pgbus.registry import Listener
@@ -32,6 +33,7 @@ class Rehearsal:
         self, bus: Bus, *, join: AsyncExecutor, transactions: JoinedTransactions, threads: Threads, raise_errors: bool
     ) -> None:
         self._bus = bus
+        self._hooks = bus.client.hook_registry
         self._join = join
         self._transactions = transactions
         self._threads = threads
@@ -45,7 +47,8 @@ class Rehearsal:
         await self._check_transaction()
         outer, self._bus._joined = self._bus._joined, self._join
         try:
-            await self._bus.client.run_start_hooks()
+            # They may declare listeners; those of plugins are for a worker, and its end.
+            await self._bus.client.hook_registry.before_worker_start.run_once(plugins=False)
             while events := await self._take():
                 for listener in self._listeners():
                     await self._deliver(listener, [event for event in events if _hears(listener, event)])
@@ -102,6 +105,8 @@ class Rehearsal:
 
     async def _fits(self, listener: Listener, event: EventMessage) -> bool:
         """Whether the event is one for a batch; one that cannot be decoded would fail all the others."""
+        if self._hooks.before_event_execution:
+            return True  # or not, by what the hooks make of it: that is seen when it is tried
         try:
             listener.decode(event)
         except UnhandledEventError as error:
@@ -114,7 +119,11 @@ class Rehearsal:
     async def _try(self, listener: Listener, events: Sequence[EventMessage], attempt: int) -> BaseException | None:
         """Call the handler; what it raised is returned, or raised if the test wants that."""
         try:
+            if self._hooks.before_event_execution:
+                events = [await prepare(self._hooks.before_event_execution, event) for event in events]
             await self._call(listener, events, attempt)
+            for event in events:
+                await self._hooks.after_event_execution.run_all(event_message=event)
         except asyncio.CancelledError as cancelled:
             task = asyncio.current_task()
             if self._raise_errors or (task and task.cancelling()):
@@ -133,6 +142,7 @@ class Rehearsal:
             listener,
             threads=self._threads,
             transactions=self._transactions,
+            middleware=self._bus.registry.middleware,
             publish=self._bus.publish,
             publish_sync=self._bus.publish_sync,
         )

@@ -180,6 +180,37 @@ async def _topics(services: Services, name: str) -> list[str]:
     return [row["topic"] for row in await services.connection.fetch(query, f"internal.state.{name}")]
 
 
+async def test_metrics_tell_of_every_step_with_the_events_own_id_and_not_of_themselves(services: Services) -> None:
+    """N14."""
+    auth = services.write("auth", AUTH)
+    (auth / "pgbus.yaml").write_text("service_name: auth\nplugins: {internal_metrics: {enabled: true}}\n")
+    dashboard = services.write("dashboard", METRICS_DASHBOARD)
+    (dashboard / "pgbus.yaml").write_text("plugins: {internal_metrics: {enabled: true}}\n")
+    async with services.worker(dashboard) as screen, services.worker(auth) as worker:
+        event_id = services.run_code(auth, FIRE).strip()
+        assert services.run_code(auth, CALL) == "True\n"
+        await worker.says("welcome ann")
+        told = [json.loads(line) for line in await screen.says(r"^\{", times=7)]
+        await services.settled()
+        assert len(screen.out) == 7
+
+    by_name = {metric.pop("event"): metric for metric in told}
+    events = {name: by_name[name] for name in ("event_fired", "event_received", "event_processed")}
+    calls = {name: one for name, one in by_name.items() if name.startswith("rpc")}
+    for metric in events.values():
+        assert metric["event_id"] == event_id
+        assert (metric["api_name"], metric["event_name"]) == ("auth", "user_registered")
+        assert (metric["kwargs"], metric["service_name"]) == ({"username": "ann"}, "auth")
+    assert set(calls) == {"rpc_call_sent", "rpc_call_received", "rpc_response_sent", "rpc_response_received"}
+    assert len({metric["id"] for metric in calls.values()}) == 1
+    for metric in calls.values():
+        assert (metric["api_name"], metric["procedure_name"]) == ("auth", "check_password")
+    assert calls["rpc_call_sent"]["kwargs"] == {"username": "ann", "password": "secret"}
+    assert "kwargs" not in calls["rpc_call_received"]
+    assert calls["rpc_response_sent"]["result"] is True
+    assert calls["rpc_call_sent"]["timestamp"] <= calls["rpc_response_received"]["timestamp"]
+
+
 STATE_DASHBOARD = """
     import json
     import sys
@@ -193,3 +224,4 @@ STATE_DASHBOARD = """
 
     bus.client.listen_for_event("internal.state", "*", show, "dashboard")
 """
+METRICS_DASHBOARD = STATE_DASHBOARD.replace("internal.state", "internal.metrics")

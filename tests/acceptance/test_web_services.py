@@ -89,3 +89,82 @@ async def connections_of_the_worker_are_closed_by_the_server(services: Services,
                WHERE query LIKE '%analytics_countedview%' AND pid <> pg_backend_pid()
                  AND datname = current_database()"""
     assert await services.connection.fetchval(query) >= 1, worker
+
+
+USER_SERVICE = """
+import sys
+import pgbus
+from pgbus import Api, Event
+
+
+class UserApi(Api):
+    user_signed_up = Event(parameters=("email", "username"))
+
+    class Meta:
+        name = "user"
+
+    def get_avatar_url(self, username: str, width: int, height: int) -> str:
+        return f"https://avatars.example.com/{username}?{width}x{height}"
+
+
+bus = pgbus.create(service_name="user", flask=True)
+bus.client.register_api(UserApi())
+
+
+def send_welcome_email(event, email, username):
+    say(f"welcome mail for {username} to {email}")
+
+
+@bus.client.every(hours=1, also_run_immediately=True)
+def refresh_avatars():
+    say("avatars refreshed")
+
+
+def say(text):
+    sys.stdout.write(f"{text}\\n")
+    sys.stdout.flush()
+
+
+def on_start():
+    bus.user.user_signed_up.listen(send_welcome_email, listener_name="send_welcome_email")
+"""
+
+USER_WEB = """
+from bus import bus
+from flask import Flask, request
+
+app = Flask(__name__)
+
+
+@app.get("/sign-up")
+def sign_up():
+    username = request.args["username"]
+    bus.user.user_signed_up.fire(email=f"{username}@example.com", username=username)
+    return "you will get a mail"
+
+
+@app.get("/avatar/<username>")
+def avatar(username):
+    return bus.user.get_avatar_url(username=username, width=100, height=50)
+"""
+
+
+async def test_a_worker_does_what_celery_did_in_the_background_for_results_and_every_hour(services: Services) -> None:
+    """S9"""
+    user = services.write("user", USER_SERVICE, web=USER_WEB)
+    async with (
+        services.process(*FLASK, cwd=user) as web,
+        services.worker(user) as first,
+        services.worker(user) as other,
+    ):
+        site = await web.address()
+        assert await get(site, "/avatar/adam") == "https://avatars.example.com/adam?100x50"
+        for username in ("adam", "eve"):
+            assert await get(site, f"/sign-up?username={username}") == "you will get a mail"
+        await services.settled()
+        expected = [
+            "avatars refreshed",
+            "welcome mail for adam to adam@example.com",
+            "welcome mail for eve to eve@example.com",
+        ]
+        await eventually(lambda: sorted(first.out + other.out) == expected, PATIENCE)

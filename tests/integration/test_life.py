@@ -11,6 +11,7 @@ import pytest
 import pgbus
 from pgbus import migrate
 from tests.support.programs import program_of
+from tests.support.services import Services
 from tests.support.workers import PATIENCE, Inbox, open_bus
 
 
@@ -80,7 +81,27 @@ async def test_connecting_early_finds_a_database_that_nobody_prepared(empty_data
         with pytest.raises(pgbus.SchemaVersionError):
             await bus.client.lazy_load_now()
         await asyncio.to_thread(migrate.upgrade, empty_database)
+        with pytest.raises(pgbus.RemoteSchemasNotLoaded):
+            bus.schema.get_api_schema("shop")
         await bus.client.lazy_load_now()
+        with pytest.raises(pgbus.SchemaNotFound):
+            bus.schema.get_api_schema("shop")
+
+
+async def test_a_handler_also_ends_a_worker_of_the_command_line(services: Services) -> None:
+    directory = services.write(
+        "shop",
+        """
+        import pgbus
+
+        bus = pgbus.create()
+        bus.client.listen_for_event("shop", "closed", lambda: bus.client.request_shutdown(), "stop")
+        """,
+    )
+    async with services.worker(directory) as worker:
+        services.run_code(directory, "from bus import bus; bus.publish_sync({}, topic='shop.closed')")
+        assert await worker.ends() == 0
+        await services.settled()
 
 
 async def test_run_forever_does_not_block_an_event_loop(bus: pgbus.Bus) -> None:

@@ -83,7 +83,8 @@ async def test_arguments_and_results_are_cast_on_either_side(bus: pgbus.Bus) -> 
     arguments = {"user": User("adam"), "address": Address(city="London"), "at": at}
     async with running(bus):
         assert await bus.call("users.promote", arguments, returns=User) == User("adam", is_admin=True)
-        assert await bus.call("users.promote", arguments) == {"name": "adam", "is_admin": True}
+        assert await bus.call("users.promote", arguments) == User("adam", is_admin=True)
+        assert await bus.call("users.promote", arguments, returns=dict) == {"name": "adam", "is_admin": True}
         assert got[:4] == [User("adam"), Address(city="London"), at, None]
         with pytest.raises(pgbus.InvalidResult, match=r"does not fit what `returns` asks for: Expected `int`"):
             await bus.call("users.promote", arguments, returns=int)
@@ -339,7 +340,7 @@ async def test_a_server_survives_whatever_a_procedure_raises(bus: pgbus.Bus, err
     ("arguments", "reason"),
     [
         ({}, "missing required field `n`"),
-        ({"n": "1"}, r"Expected `int`, got `str` - at `\$.n`"),
+        ({"n": "1"}, r"n: Expected `int`, got `str`"),
         ({"n": 1, "m": 2}, "unknown field `m`"),
         ({"n": object()}, "`n` is of .*object.* no JSON form"),
         ({"n": float("nan")}, "is NaN"),

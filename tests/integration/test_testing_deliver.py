@@ -326,6 +326,28 @@ async def test_api_classes_are_delivered_too(bus: pgbus.Bus, connection: asyncpg
     assert [one.listener_name for one in attempts] == ["greet"]
 
 
+async def test_plugins_are_not_told_of_a_start_that_has_no_end(database: str, connection: asyncpg.Connection) -> None:
+    class Greeting(pgbus.Plugin):
+        async def before_worker_start(self) -> None:
+            raise AssertionError("no worker starts")
+
+        async def before_event_sent(self, event_message: EventMessage) -> None:
+            event_message.payload = "hello"
+
+    async with open_bus(database, plugins=[Greeting()]) as bus:
+
+        @bus.client.on_start()
+        def declare() -> None:
+            @bus.listener("greeting", name="greets")
+            def greet(text: str) -> None:
+                pass
+
+        async with connection.transaction():
+            await bus.publish("", topic="greeting", using=connection)
+            (attempt,) = await deliver_now(bus, using=connection)
+    assert (attempt.listener_name, attempt.event.payload) == ("greets", "hello")
+
+
 async def test_without_a_transaction_it_says_so(bus: pgbus.Bus, connection: asyncpg.Connection) -> None:
     with pytest.raises(pgbus.ConnectionUnusableError, match="in no transaction"):
         await deliver_now(bus, using=connection)
@@ -573,6 +595,29 @@ async def test_a_worker_s_failures_are_collected_and_retried_without_delay(bus: 
     assert {one.error for one in attempts} == {None, "ValueError: first", "not yet", "ValueError: never"}
 
 
+async def test_a_handler_that_runs_past_its_own_timeout_fails_the_test(bus: pgbus.Bus) -> None:
+    @bus.listener("n", name="slow", timeout=0.01)
+    async def slow(number: int) -> None:
+        await asyncio.Event().wait()
+
+    await bus.publish(1, topic="n")
+    with pytest.raises(AssertionError, match=r"slow failed on n: HandlerTimeoutError: .* its timeout of 0\.01 seconds"):
+        await deliver_now(bus)
+
+
+async def test_no_tasks_run_while_events_are_delivered(bus: pgbus.Bus) -> None:
+    @bus.client.every(seconds=1, also_run_immediately=True)
+    async def tick() -> None:
+        raise AssertionError("it is none of the listeners")
+
+    @bus.listener("n", name="hears")
+    async def hears(number: int) -> None:
+        pass
+
+    await bus.publish(1, topic="n")
+    assert len(await deliver_now(bus)) == 1
+
+
 async def test_a_hanging_handler_is_given_up_after_the_timeout(bus: pgbus.Bus) -> None:
     @bus.listener("n", name="hangs")
     async def hangs(number: int) -> None:
@@ -613,3 +658,86 @@ async def test_a_procedure_that_plays_dead_is_to_its_caller_a_lost_worker(bus: p
     await bus.publish(1, topic="n")
     with pytest.raises(pgbus.WorkerLost, match=r"stock\.take"):
         await deliver_now(bus)
+
+
+# ------------------------------------------------------------------------------------------- hooks and middleware
+
+
+@pytest.fixture
+def wrapped(bus: pgbus.Bus) -> list[str]:
+    """What hooks, middleware and handlers of the bus did, in order."""
+    did: list[str] = []
+
+    @bus.client.before_event_execution()
+    async def before(event_message: EventMessage) -> None:
+        did.append("before")
+        event_message.payload += 1
+
+    @bus.client.after_event_execution()
+    def after(event_message: EventMessage) -> None:
+        did.append("after")
+
+    @bus.middleware
+    async def outer(context: pgbus.Context, call_next: Any) -> Any:
+        did.append("in")
+        try:
+            return await call_next()
+        finally:
+            did.append("out")
+
+    @bus.listener("n", name="async")
+    async def handle(number: int) -> None:
+        did.append(f"async {number}")
+
+    return did
+
+
+async def test_a_transactions_events_pass_through_hooks_and_middleware(
+    bus: pgbus.Bus, connection: asyncpg.Connection, wrapped: list[str]
+) -> None:
+    async with connection.transaction():
+        await bus.publish(1, topic="n", using=connection)
+        (attempt,) = await deliver_now(bus, using=connection)
+    assert wrapped == ["before", "in", "async 2", "out", "after"]
+    assert attempt.event.payload == 1  # as it was published
+
+
+async def test_committed_events_do_too(bus: pgbus.Bus, wrapped: list[str]) -> None:
+    await bus.publish(1, topic="n")
+    assert len(await deliver_now(bus)) == 1
+    assert wrapped == ["before", "in", "async 2", "out", "after"]
+
+
+async def test_what_middleware_raises_fails_the_test_either_way(
+    bus: pgbus.Bus, connection: asyncpg.Connection, wrapped: list[str]
+) -> None:
+    @bus.middleware
+    async def refuse(context: pgbus.Context, call_next: Any) -> Any:
+        raise LookupError("refused")
+
+    async with connection.transaction():
+        await bus.publish(1, topic="n", using=connection)
+        with pytest.raises(LookupError, match="refused"):
+            await deliver_now(bus, using=connection)
+    await bus.publish(1, topic="n")
+    with pytest.raises(AssertionError, match="async failed on n: LookupError: refused"):
+        await deliver_now(bus)
+
+
+def test_plain_middleware_runs_with_plain_handlers_on_the_tests_own_thread(sync_bus: pgbus.Bus, database: str) -> None:
+    threads: list[threading.Thread] = []
+
+    @sync_bus.middleware
+    def around(context: pgbus.Context, call_next: Any) -> Any:
+        threads.append(threading.current_thread())
+        return call_next()
+
+    @sync_bus.listener("n", name="plain")
+    def plain(number: int) -> None:
+        threads.append(threading.current_thread())
+
+    with psycopg.connect(database) as connection:
+        sync_bus.publish_sync(1, topic="n", using=connection)
+        assert len(deliver_now_sync(sync_bus, using=connection)) == 1
+        connection.rollback()
+    assert threads == [threading.current_thread()] * 2

@@ -152,13 +152,13 @@ def test_it_may_be_the_applications_own_bus_with_its_own_tables(pytester: pytest
 
 @pytest.mark.parametrize(
     ("name", "says"),
-    [("nowhere.bus:bus", "nowhere.bus cannot be imported"), ("os:path", "os has no pgbus.Bus of that name")],
+    [("nowhere.bus:bus", "there is no module 'nowhere.bus'"), ("os:path", "'path' in module 'os' is of type module")],
 )
-def test_a_wrong_pgbus_bus_is_an_error_that_names_it(pytester: pytest.Pytester, run: Run, name: str, says: str) -> None:
+def test_a_wrong_pgbus_bus_is_an_error_that_says_so(pytester: pytest.Pytester, run: Run, name: str, says: str) -> None:
     pytester.makepyfile("def test_it(pgbus): ...")
     result = run("-o", f"pgbus_bus={name}")
     result.assert_outcomes(errors=1)
-    assert f"pgbus_bus = '{name}': {says}" in result.stdout.str().replace("\nE", "")
+    assert says in result.stdout.str()
 
 
 def test_the_start_functions_of_the_applications_module_declare_listeners_in_tests_too(

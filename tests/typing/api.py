@@ -18,9 +18,11 @@ from sqlalchemy.orm import Session
 import pgbus
 from pgbus import migrate
 from pgbus.admin import Admin, BusStatus, DeadFilter, DeadLetter, EventFilter, EventRecord, ListenerStatus
+from pgbus.contrib.django import uses_django_db
 from pgbus.embedded import EmbeddedPostgres
 from pgbus.registry import Listener
 from pgbus.telemetry import Happening, Settled
+from pgbus.testing import Attempt, BusMocker, BusUnderTest, MockResult, bus_mocker, deliver_now, deliver_now_sync
 from pgbus.worker import Worker
 
 # ------------------------------------------------------------------------------------------------------ event classes
@@ -191,6 +193,43 @@ async def api_classes(connection: asyncpg.Connection) -> None:
     await bus.auth.user_created.listen_async(print)
     assert_type(bus.auth.check_password(username="adam"), Any)
     assert_type(await bus.auth.check_password.call_async(username="adam", bus_options={"timeout": 1.0}), Any)
+    await bus.client.lazy_load_now()
+    await bus.client.start_worker()
+    bus.client.request_shutdown()
+    await bus.client.raise_errors()
+    await bus.client.stop_worker()
+    await bus.client.close_async()
+
+
+@uses_django_db
+def total_of(url: str) -> int:
+    return len(url)
+
+
+assert_type(total_of("/"), int)
+
+
+def run_a_service() -> None:
+    assert_type(bus.client.run_forever(), int)
+    bus.client.close()
+
+
+async def test_it(under_test: BusUnderTest, connection: asyncpg.Connection, session: Session) -> None:
+    assert_type(await under_test.deliver_now(using=connection, raise_errors=False), list[Attempt])
+    assert_type(deliver_now_sync(bus, using=session, timeout=1.0), list[Attempt])
+    (attempt,) = await deliver_now(bus)
+    assert_type((attempt.event, attempt.attempt, attempt.error), tuple[pgbus.EventMessage, int, str | None])
+    with BusMocker(bus, require_mocking=False) as mock:
+        mock.mockRpcCall("auth.check_password", result=True)
+        mock.assertEventFired("auth.user_created", times=1)
+        assert_type(mock.get_event_messages("auth.user_created"), list[pgbus.EventMessage])
+        assert_type(mock.get_rpc_messages(), list[pgbus.RpcMessage])
+        assert_type(mock.event_names_fired, list[str])
+
+
+@bus_mocker(bus)
+def test_that(mock: MockResult) -> None:
+    mock.mock_event_firing("auth.user_created")
 
 
 async def operate() -> None:

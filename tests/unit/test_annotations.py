@@ -72,7 +72,8 @@ def test_the_type_of_a_parameter_is_its_annotation_else_that_of_its_default(
 ) -> None:
     kind = inspect.Parameter.KEYWORD_ONLY
     assert declared_type(inspect.Parameter("value", kind, annotation=annotation, default=default)) == expected
-    assert declared_type(Parameter("value", annotation, default=default)) == expected
+    if default is EMPTY or expected is not Any:
+        assert declared_type(Parameter("value", annotation, default=default)) == expected
 
 
 def test_what_makes_no_difference_to_a_value_is_taken_off() -> None:

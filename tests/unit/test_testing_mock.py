@@ -168,6 +168,36 @@ async def test_a_scheduled_event_is_cancelled_once(bus: pgbus.Bus) -> None:
         assert not bus.cancel_sync(now.event_id, using=object())
 
 
+async def test_hooks_are_called_and_the_mock_sees_what_they_make_of_it(bus: pgbus.Bus) -> None:
+    seen: list[str] = []
+
+    @bus.client.before_event_sent()
+    async def sign(event_message: pgbus.EventMessage) -> None:
+        event_message.kwargs = {"username": event_message.kwargs["username"].title()}
+
+    @bus.client.after_event_sent()
+    def note(event_message: pgbus.EventMessage) -> None:
+        seen.append(f"sent {event_message.kwargs['username']}")
+
+    @bus.client.before_rpc_call()
+    def call(rpc_message: pgbus.RpcMessage) -> None:
+        rpc_message.kwargs["password"] = "hidden"
+
+    @bus.client.after_rpc_call()
+    def called(result_message: pgbus.ResultMessage) -> None:
+        seen.append(f"result {result_message.result}")
+
+    with BusMocker(bus, require_mocking=False) as mock:
+        mock.mock_rpc_call("auth.check_password", result=True)
+        await bus.auth.user_left.fire_async(username="ada")
+        await asyncio.to_thread(bus.auth.user_left.fire, username="eve")
+        await bus.publish_many([{"username": "bob"}], topic="auth.user_left")
+        assert await bus.auth.check_password.call_async(username="ada", password="secret")
+    assert [message.kwargs["username"] for message in mock.get_event_messages()] == ["Ada", "Eve", "Bob"]
+    assert mock.get_rpc_messages()[0].kwargs == {"username": "ada", "password": "hidden"}
+    assert seen == ["sent Ada", "sent Eve", "sent Bob", "result True"]
+
+
 def test_the_assertions_say_what_happened(bus: pgbus.Bus) -> None:
     with BusMocker(bus, require_mocking=False) as mock:
         bus.auth.user_left.fire(username="ada")

@@ -13,6 +13,7 @@ from pgbus.bus import Bus
 from pgbus.errors import Retry
 from pgbus.registry import Listener
 from pgbus.store import Store, connect
+from pgbus.telemetry import Happening, Settled
 from pgbus.testing.attempts import Attempt, message_of
 from pgbus.worker import Worker
 
@@ -20,8 +21,8 @@ from pgbus.worker import Worker
 LOOK_INTERVAL = 0.05
 
 
-class SettlingWorker(Worker):
-    """A worker that tells what handlers raise, and tries again without a delay."""
+class DeliveringWorker(Worker):
+    """A worker that runs no tasks, tells what handlers raise, and tries again without a delay."""
 
     def __init__(self, bus: Bus, *, tell: Callable[[BaseException], None]) -> None:
         super().__init__(bus)
@@ -35,6 +36,9 @@ class SettlingWorker(Worker):
     def _listeners(self) -> list[Listener]:
         return [_watched(listener, self._tell) for listener in super()._listeners()]
 
+    async def _start_tasks(self) -> None:
+        """What is on a schedule has nothing to do with what was published."""
+
 
 def _watched(listener: Listener, tell: Callable[[BaseException], None]) -> Listener:
     @contextlib.contextmanager
@@ -44,6 +48,8 @@ def _watched(listener: Listener, tell: Callable[[BaseException], None]) -> Liste
         except Retry as error:
             tell(error)
             raise Retry(error.reason, after=0.0) from error
+        except asyncio.CancelledError:  # by its timeout, or as the worker stops
+            raise
         except BaseException as error:
             tell(error)
             raise
@@ -52,13 +58,13 @@ def _watched(listener: Listener, tell: Callable[[BaseException], None]) -> Liste
         with watching():
             return listener.decode(event)
 
-    async def handle(**arguments: Any) -> None:
+    async def handle(**arguments: Any) -> Any:
         with watching():
-            await listener.handler(**arguments)
+            return await listener.handler(**arguments)
 
-    def handle_sync(**arguments: Any) -> None:
+    def handle_sync(**arguments: Any) -> Any:
         with watching():
-            listener.handler(**arguments)
+            return listener.handler(**arguments)
 
     return replace(
         listener,
@@ -68,29 +74,46 @@ def _watched(listener: Listener, tell: Callable[[BaseException], None]) -> Liste
     )
 
 
-async def settle(bus: Bus, *, raise_errors: bool, timeout: float) -> list[Attempt]:
+class Failure:
+    """The first failure of a handler: `error` is what it raised, if that is known."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self.error: BaseException | None = None
+        self.happened = asyncio.Event()
+
+    def tell(self, error: BaseException) -> None:
+        """A handler raised; it may run in a thread."""
+        self._loop.call_soon_threadsafe(self._note, error)
+
+    def observe(self, happening: Happening) -> None:
+        """Something was settled, perhaps what failed without its handler: by its timeout, or in middleware."""
+        if isinstance(happening, Settled) and (happening.retried or happening.dead):
+            self._note(None)
+
+    def _note(self, error: BaseException | None) -> None:
+        if not self.happened.is_set():
+            self.error = error
+            self.happened.set()
+
+
+async def deliver_committed(bus: Bus, *, raise_errors: bool, timeout: float) -> list[Attempt]:
     """Deliver everything that is due, and what is published by that; raises TimeoutError after `timeout` seconds."""
-    loop = asyncio.get_running_loop()
-    failed: asyncio.Future[BaseException] = loop.create_future()
-
-    def fail(error: BaseException) -> None:
-        if not failed.done():
-            failed.set_result(error)
-
-    def tell(error: BaseException) -> None:
-        if raise_errors:
-            loop.call_soon_threadsafe(fail, error)
-
+    failure = Failure()
     async with _store(bus) as store:
         since = (await store.fetch_one("count_unsettled", listener_names=[]))["looked_at"]
-        worker = SettlingWorker(bus, tell=tell)
-        await _run_until_idle(worker, bus, store, failed=failed, timeout=timeout)
-        if failed.done():
-            raise failed.result()
+        worker = DeliveringWorker(bus, tell=failure.tell)
+        await _run_until_idle(worker, bus, store, failure=failure if raise_errors else None, timeout=timeout)
+        if raise_errors and failure.error:
+            raise failure.error
         rows = await store.fetch("find_attempts", since=since, listener_names=worker.listener_names)
-    return [
+    attempts = [
         Attempt(name, message_of(columns), attempt, outcome, error) for name, attempt, outcome, error, *columns in rows
     ]
+    for one in attempts:
+        if raise_errors and one.outcome in ("retry", "dead"):
+            raise AssertionError(f"{one.listener_name} failed on {one.event.topic}: {one.error}")
+    return attempts
 
 
 @asynccontextmanager
@@ -103,19 +126,26 @@ async def _store(bus: Bus) -> AsyncIterator[Store]:
 
 
 async def _run_until_idle(
-    worker: SettlingWorker, bus: Bus, store: Store, *, failed: asyncio.Future[BaseException], timeout: float
+    worker: DeliveringWorker, bus: Bus, store: Store, *, failure: Failure | None, timeout: float
 ) -> None:
     happened = asyncio.Event()
-    unobserve = bus.telemetry.observe(lambda _: happened.set())
-    running = asyncio.create_task(worker.run(), name="pgbus worker of a test")
-    idle = asyncio.create_task(_wait_until_idle(worker, store, happened), name="pgbus test")
-    done: set[asyncio.Future[Any]] = set()
-    ends: list[asyncio.Future[Any]] = [running, idle, failed]
+    unobserve = [bus.telemetry.observe(lambda _: happened.set())]
+    ends = [
+        asyncio.create_task(worker.run(), name="pgbus worker of a test"),
+        asyncio.create_task(_wait_until_idle(worker, store, happened), name="pgbus test"),
+    ]
+    if failure:
+        unobserve.append(bus.telemetry.observe(failure.observe))
+        ends.append(asyncio.create_task(_wait_for(failure.happened)))
+    running, idle, *_ = ends
+    done: set[asyncio.Task[None]] = set()
     try:
         done, _ = await asyncio.wait(ends, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
     finally:
-        unobserve()
-        idle.cancel()
+        for end in unobserve:
+            end()
+        for task in ends[1:]:
+            task.cancel()
         worker.request_stop()
         if not done:
             worker.request_stop()  # in a hurry: a handler hangs, or the test was cancelled
@@ -126,7 +156,11 @@ async def _run_until_idle(
         raise TimeoutError(f"after {timeout:g} seconds, there were still events that are due and not settled")
 
 
-async def _wait_until_idle(worker: SettlingWorker, store: Store, happened: asyncio.Event) -> None:
+async def _wait_for(event: asyncio.Event) -> None:
+    await event.wait()
+
+
+async def _wait_until_idle(worker: DeliveringWorker, store: Store, happened: asyncio.Event) -> None:
     await worker.ready.wait()
     while (await store.fetch_one("count_unsettled", listener_names=worker.listener_names))["unsettled"]:
         with contextlib.suppress(TimeoutError):

@@ -1,0 +1,170 @@
+"""`pgbus schema`: what APIs look like: written to files, checked in CI, compared, and as stubs for editors."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import rich_click as click
+from click import get_current_context
+from rich.text import Text
+
+import pgbus
+from pgbus.cli.exits import FAILED, PgbusGroup
+from pgbus.cli.loading import load_bus
+from pgbus.cli.options import database_options, json_option, load_config, pass_on, with_admin
+from pgbus.cli.output import console, print_json
+from pgbus.schema import Break, Change, Declaration, Stored, find_broken, find_changes, make_stubs
+from pgbus.schema.compatibility import ANY_LISTENER, latest
+from pgbus.schema.documents import encode_documents, read_documents, to_documents, write_documents
+
+_STYLES = {"added": ("+", "green"), "removed": ("-", "red"), "changed": ("~", "yellow")}
+
+_module = click.argument("module", required=False, metavar="[MODULE[:BUS]]")
+_against = click.option(
+    "--against", metavar="FILE_OR_DIR", help="Compare with what `dump` wrote there, and not with the database."
+)
+
+
+@click.group(cls=PgbusGroup)
+def schema() -> None:
+    """Schemas of events and procedures: dump them, check what a change would break, write stubs."""
+
+
+@schema.command()
+@_module
+@database_options
+@click.option("--local", is_flag=True, help="Dump what the code of MODULE declares, without the database.")
+@click.option("--out", "-o", metavar="FILE_OR_DIR", help="Write there; a directory gets one file for each API.")
+def dump(module: str | None, local: bool, out: str | None) -> None:
+    """Print the schemas of all APIs as JSON: those that the database holds, the newest of each.
+
+    A path that ends in a slash, or is one, is a directory. MODULE is only used with --local.
+    """
+    documents = to_documents(_declared(_load(module)) if local else latest(_stored()))
+    if out is None:
+        click.echo(encode_documents(documents), nl=False)
+        return
+    write_documents(documents, out)
+    count = f"{len(documents)} API{'' if len(documents) == 1 else 's'}"
+    click.echo(f"Schema for {count} saved to {out}", err=True)
+
+
+@schema.command()
+@_module
+@database_options
+@_against
+@json_option
+def check(module: str | None, against: str | None, as_json: bool) -> None:
+    """Refuse a change that would break a live listener or caller: for CI, before the code of MODULE is deployed.
+
+    Exit codes: 0 nothing would break, 1 something would, 2 and more as always.
+    """
+    bus = _load(module)
+    found = find_broken(_declared(bus), _known(against), service=bus.config.service_name)
+    for one in found:
+        if as_json:
+            print_json(one)
+        else:
+            console().print(_break_text(one), soft_wrap=True)
+    if found:
+        get_current_context().exit(FAILED)
+    if not as_json:
+        click.echo("nothing would break")
+
+
+@schema.command()
+@_module
+@database_options
+@_against
+@json_option
+def diff(module: str | None, against: str | None, as_json: bool) -> None:
+    """Show how the code of MODULE differs from what is stored: what came, what went, what changed, what that breaks."""
+    bus = _load(module)
+    declared, known, service = _declared(bus), _known(against), bus.config.service_name
+    broken = find_broken(declared, known, service=service)
+    changes = [change for change in find_changes(declared, known, service=service) if change.kind != "listener"]
+    for change in changes:
+        breaks = [one for one in broken if (one.kind, one.name) == (change.kind, change.name)]
+        if as_json:
+            print_json({**_as_dict(change), "breaks": [str(one) for one in breaks]})
+        else:
+            _print_change(change, breaks)
+    if not changes and not as_json:
+        click.echo("no event and no procedure changed")
+
+
+@schema.command()
+@_module
+@database_options
+@click.option("--from", "source", metavar="FILE_OR_DIR", help="Take the APIs of others from what `dump` wrote there.")
+@click.option("--local", is_flag=True, help="Write only the APIs that the code of MODULE declares.")
+@click.option("--out", "-o", metavar="FILE", help="Default: beside the module, as MODULE.pyi; `-` is stdout.")
+def stubs(module: str | None, source: str | None, local: bool, out: str | None) -> None:
+    """Write a `.pyi` stub of MODULE, from which an editor knows every event and procedure on its bus.
+
+    The APIs of other services are taken from the database.
+    """
+    if source and local:
+        raise click.UsageError("--from names APIs of others, and --local leaves them out")
+    target = module or load_config().module
+    bus = _load(module)
+    others: Sequence[Declaration | Stored] = () if local else read_documents(source) if source else latest(_stored())
+    name, _, attribute = target.partition(":")
+    text = make_stubs([*others, *_declared(bus)], bus_name=attribute or "bus")
+    if out == "-":
+        click.echo(text, nl=False)
+        return
+    path = Path(out) if out else Path(str(sys.modules[name].__file__)).with_suffix(".pyi")
+    path.write_text(text, encoding="utf-8")
+    click.echo(f"wrote {path}", err=True)
+
+
+# -------------------------------------------------------------------------------------------------------------- sources
+
+
+def _load(module: str | None) -> pgbus.Bus:
+    config = load_config(module=module)
+    pass_on(module=module)
+    return load_bus(config.module)
+
+
+def _declared(bus: pgbus.Bus) -> list[Declaration]:
+    return bus.schema.declare()
+
+
+def _stored() -> list[Stored]:
+    return with_admin(lambda admin: admin.schemas())
+
+
+def _known(against: str | None) -> list[Stored]:
+    """What the code is compared with. A file knows no listeners, so its events stand for what they read."""
+    if against is None:
+        return _stored()
+    read = [Stored(kind=one.kind, name=one.name, schema=one.schema) for one in read_documents(against)]
+    return [*read, ANY_LISTENER]
+
+
+# --------------------------------------------------------------------------------------------------------------- output
+
+
+def _break_text(found: Break) -> Text:
+    text = Text.assemble(("breaks", "bold red"), f" {found.whom}: {found.kind} ", (found.name, "bold"))
+    for reason in found.reasons:
+        text.append(f"\n    {reason}")
+    return text
+
+
+def _as_dict(change: Change) -> dict[str, object]:
+    return {"kind": change.kind, "name": change.name, "change": change.change, "details": change.details}
+
+
+def _print_change(change: Change, breaks: Sequence[Break]) -> None:
+    sign, style = _STYLES[change.change]
+    text = Text.assemble((f"{sign} {change.kind} ", style), (change.name, f"bold {style}"))
+    for line in change.details:
+        text.append(f"\n    {line}")
+    for one in breaks:
+        text.append(f"\n    breaks {one.whom}: {'; '.join(one.reasons)}", style="red")
+    console().print(text, soft_wrap=True)

@@ -1,0 +1,80 @@
+"""Middleware: functions that wrap the handlers of events and calls, the one that was registered first outermost.
+
+An async one wraps every handler. A plain one wraps plain handlers, in their thread; so it is within all async ones.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any, TypeAlias
+
+from pgbus.errors import ConfigurationError
+from pgbus.handlers import describe, is_async
+
+Handle: TypeAlias = Callable[[], Awaitable[Any]]
+HandlePlain: TypeAlias = Callable[[], Any]
+
+
+class Middleware:
+    """The functions that wrap the handlers of one bus."""
+
+    def __init__(self) -> None:
+        self.of_all: tuple[Callable[..., Awaitable[Any]], ...] = ()
+        """The async ones."""
+        self.of_plain: tuple[Callable[..., Any], ...] = ()
+        """The plain ones."""
+
+    @property
+    def is_used(self) -> bool:
+        """Whether there is any."""
+        return bool(self.of_all or self.of_plain)
+
+    def add(self, function: Callable[..., Any]) -> None:
+        """Wrap all handlers in it, within those that were added before; raises ConfigurationError for what cannot."""
+        _check(function)
+        if is_async(function):
+            self.of_all = (*self.of_all, function)
+        else:
+            self.of_plain = (*self.of_plain, function)
+
+    def around(self, context: object, handle: Handle) -> Handle:
+        """The call of a handler, wrapped in what is async."""
+        for function in reversed(self.of_all):
+            handle = partial(function, context, handle)
+        return handle
+
+    def around_plain(self, context: object, handle: HandlePlain) -> HandlePlain:
+        """The call of a plain handler, wrapped in what is plain."""
+        for function in reversed(self.of_plain):
+            handle = partial(_call, function, context, handle)
+        return handle
+
+
+def _call(function: Callable[..., Any], context: object, handle: HandlePlain) -> Any:
+    result = function(context, handle)
+    if inspect.iscoroutine(result):
+        result.close()
+        raise TypeError(
+            f"middleware {describe(function)} is a plain function that returned a coroutine, which wraps nothing: "
+            "make it `async def`, and await call_next()"
+        )
+    return result
+
+
+def _check(function: Callable[..., Any]) -> None:
+    if not callable(function):
+        raise ConfigurationError(f"middleware is a function, not {function!r}")
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        raise ConfigurationError(
+            f"middleware {describe(function)} is a generator: where it yields, write `return await call_next()` in an "
+            "async function, or `return call_next()` in a plain one"
+        )
+    try:
+        inspect.signature(function).bind(None, None)
+    except (TypeError, ValueError) as error:
+        raise ConfigurationError(
+            f"middleware {describe(function)} is called as `{getattr(function, '__name__', 'm')}(context, call_next)`, "
+            f"which it cannot be: {error}"
+        ) from None
