@@ -282,6 +282,13 @@ class Catalog:
             raise
         self._replace({(kind, name): msgspec.json.decode(text) for kind, name, text in rows})
 
+    def forget(self) -> None:
+        """Begin anew: the bus is to use another database, of which neither this holds, nor what was stored there."""
+        self._stored = None
+        self._is_stale = False
+        self._checks.clear()
+        self._published = set()
+
     def drop(self, run: Run | None = None) -> None:
         """What was read holds no more, and is read again soon, by `run` if that is given; called on an event loop."""
         self._is_stale = True

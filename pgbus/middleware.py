@@ -42,17 +42,33 @@ class Middleware:
     def around(self, context: object, handle: Handle) -> Handle:
         """The call of a handler, wrapped in what is async."""
         for function in reversed(self.of_all):
-            handle = partial(function, context, handle)
+            handle = partial(_call, function, context, handle)
         return handle
 
     def around_plain(self, context: object, handle: HandlePlain) -> HandlePlain:
         """The call of a plain handler, wrapped in what is plain."""
         for function in reversed(self.of_plain):
-            handle = partial(_call, function, context, handle)
+            handle = partial(_call_plain, function, context, handle)
         return handle
 
 
-def _call(function: Callable[..., Any], context: object, handle: HandlePlain) -> Any:
+async def _call(function: Callable[..., Awaitable[Any]], context: object, handle: Handle) -> Any:
+    """Call it; a handler that it has forgotten to await is an error, and not one that it skips."""
+    begun: list[Awaitable[Any]] = []
+
+    def call_next() -> Awaitable[Any]:
+        begun.append(coroutine := handle())
+        return coroutine
+
+    result = await function(context, call_next)
+    for coroutine in begun:
+        if inspect.iscoroutine(coroutine) and inspect.getcoroutinestate(coroutine) == inspect.CORO_CREATED:
+            coroutine.close()
+            raise TypeError(f"middleware {describe(function)} has not awaited call_next(): write `await call_next()`")
+    return result
+
+
+def _call_plain(function: Callable[..., Any], context: object, handle: HandlePlain) -> Any:
     result = function(context, handle)
     if inspect.iscoroutine(result):
         result.close()

@@ -42,12 +42,14 @@ def pointed_at(dsn: str, bus: Bus) -> Iterator[BusUnderTest]:
     bus.close_sync()
     config, kind = bus.config, type(bus)
     bus.config = config_for_tests(dsn, config)
+    bus.schema.forget()
     bus.__class__ = cast("type[BusUnderTest]", type(kind.__name__, (BusUnderTest, kind), {}))
     try:
         yield cast("BusUnderTest", bus)
     finally:
         bus.close_sync()
         bus.config = config
+        bus.schema.forget()
         bus.__class__ = kind
 
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
+from datetime import UTC, datetime
+from typing import NamedTuple
 
+import asyncpg
 import pytest
 
-from pgbus import Api, BusClient, Event, EventMessage, Plugin
+from pgbus import Api, BusClient, Event, EventMessage, Plugin, RemoteError
 from pgbus.config import Config
 from pgbus.plugins.metrics import MetricsPlugin
 from pgbus.plugins.state import StatePlugin
@@ -101,6 +105,47 @@ async def test_a_metric_that_cannot_be_published_is_logged_and_the_event_is_not_
         await bus.publish(1, topic="a.b")
     assert [row["topic"] for row in await owner.fetch("SELECT topic FROM pgbus.outbox")] == ["a.b"]
     assert "could not tell of event_fired: " in caplog.text
+
+
+class Customer(NamedTuple):
+    name: str
+    since: datetime
+
+
+async def test_metrics_carry_arguments_and_results_of_any_type_and_tell_of_failures(
+    database: str, connect: Connect
+) -> None:
+    observer = await connect(database)
+    customer = Customer("ann", datetime(2025, 1, 2, tzinfo=UTC))
+    async with open_bus(database, plugins=[MetricsPlugin(config=Config())]) as bus:
+
+        @bus.procedure("shop.same")
+        async def same(customer: Customer, fails: bool) -> Customer:
+            if fails:
+                raise KeyError("no such customer")
+            return customer
+
+        async with running(bus):
+            assert await bus.call("shop.same", {"customer": customer, "fails": False}, returns=Customer) == customer
+            with pytest.raises(RemoteError):
+                await bus.call("shop.same", {"customer": customer, "fails": True})
+
+            async def told() -> list[asyncpg.Record]:
+                query = """SELECT payload ->> 'id' AS id, split_part(topic, '.', 3) AS step,
+                                  payload -> 'kwargs' AS kwargs, payload -> 'result' AS result
+                           FROM pgbus.events WHERE topic LIKE 'internal.metrics.%' ORDER BY position"""
+                rows = await observer.fetch(query)
+                return rows if len(rows) == 8 else []
+
+            rows = await eventually(told, 30)
+    as_json = {"name": "ann", "since": "2025-01-02T00:00:00Z"}
+    assert [json.loads(row["kwargs"]) for row in rows if row["kwargs"]] == [
+        {"customer": as_json, "fails": False},
+        {"customer": as_json, "fails": True},
+    ]
+    assert [json.loads(row["result"]) for row in rows if row["result"]] == [as_json, "KeyError('no such customer')"]
+    assert [row["step"] for row in rows].count("rpc_response_received") == 2
+    assert len({row["id"] for row in rows}) == 2
 
 
 async def test_the_state_of_a_worker_names_what_start_hooks_declare(database: str, connect: Connect) -> None:

@@ -741,3 +741,65 @@ def test_plain_middleware_runs_with_plain_handlers_on_the_tests_own_thread(sync_
         assert len(deliver_now_sync(sync_bus, using=connection)) == 1
         connection.rollback()
     assert threads == [threading.current_thread()] * 2
+
+
+# ------------------------------------------------------------------------------------------- one and the other
+
+
+async def test_a_rehearsal_comes_to_what_the_real_engine_comes_to(
+    bus: pgbus.Bus, connection: asyncpg.Connection
+) -> None:
+    @bus.listener("**", name="everything")
+    def everything(event: EventMessage) -> None:
+        pass
+
+    @bus.listener("*.placed", "bills.**", OrderEvent, name="some")
+    async def some(event: EventMessage, context: pgbus.Context) -> None:
+        if event.topic == "bills" and context.attempt < 3:
+            raise ValueError("not yet")
+
+    @bus.listener("orders.*", name="in turn", ordered=True, retry=2)
+    async def in_turn(event: EventMessage) -> None:
+        if event.payload == {"order_id": 2}:
+            raise ValueError("never")
+
+    @bus.listener(OrderEvent, name="batches", batch=True, retry=1)
+    async def batches(events: list[OrderEvent]) -> None:
+        if any(event.order_id == 3 for event in events):
+            raise pgbus.Dead("three")
+
+    @bus.listener("orders.placed", name="writes", transactional=True)
+    async def writes(event: OrderPlaced, own: asyncpg.Connection, context: pgbus.Context) -> None:
+        await own.execute("INSERT INTO notes VALUES ('placed')")
+        await context.publish({"order": event.order_id}, topic="bills.due", key=str(event.order_id))
+
+    async def publish(using: asyncpg.Connection | None) -> None:
+        for order_id in (1, 2, 3):
+            await bus.publish(OrderPlaced(order_id), using=using, key=f"customer {order_id % 2}")
+        await bus.publish(OrderEvent(4), using=using)
+        await bus.publish("all", topic="bills", using=using)
+        await bus.publish(None, topic="other.things.placed", using=using)
+
+    def told(attempts: list[Attempt]) -> list[tuple[Any, ...]]:
+        return sorted(
+            (
+                one.listener_name,
+                one.event.topic,
+                one.event.raw,
+                one.event.key or "",
+                one.attempt,
+                one.outcome,
+                one.error,
+            )
+            for one in attempts
+        )
+
+    transaction = connection.transaction()
+    await transaction.start()
+    await publish(connection)
+    rehearsed = await deliver_now(bus, using=connection, raise_errors=False)
+    await transaction.rollback()
+    await publish(None)
+    assert told(rehearsed) == told(await deliver_now(bus, raise_errors=False))
+    assert {"done", "retry", "dead"} == {one.outcome for one in rehearsed}
+    assert await connection.fetchval("SELECT count(*) FROM notes") == 3

@@ -132,6 +132,7 @@ def test_it_may_be_the_applications_own_bus_with_its_own_tables(pytester: pytest
                     assert await connection.fetchval("SELECT count(*) FROM shop_bus.outbox") == 0
                     await connection.close()
                     await bus.publish(OrderPlaced(10))
+                    assert [one.name for one in await bus.schema.list_stored()] == ["orders.placed"]
                     assert len(await pgbus.deliver_now()) == 1
                     assert confirmed == [number, 10]
 
