@@ -1,6 +1,6 @@
 """The public API in all its forms. Nothing runs: mypy checks this file, and that the types are these."""
 
-from collections.abc import Coroutine, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, assert_type
@@ -244,7 +244,7 @@ async def operate() -> None:
             assert_type(record, EventRecord)
 
 
-def declare_tasks(bus: pgbus.Bus) -> None:
+async def declare_tasks(bus: pgbus.Bus) -> None:
     @bus.client.every(minutes=5, missed="skip")
     async def refresh(client: pgbus.BusClient) -> int:
         return 1
@@ -253,7 +253,7 @@ def declare_tasks(bus: pgbus.Bus) -> None:
     def clean(run: pgbus.TaskContext) -> str:
         return run.schedule_name
 
-    assert_type(refresh(bus.client), Coroutine[Any, Any, int])
+    assert_type(await refresh(bus.client), int)
     assert_type(bus.client.features, frozenset[str])
 
 

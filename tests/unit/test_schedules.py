@@ -172,7 +172,7 @@ def test_features_in_a_text_are_apart_by_commas() -> None:
 
 def test_only_and_skip_are_features_and_skip_is_names_too() -> None:
     choice = Choice.read(("events,tasks", "rpcs"), ("tasks", "note", "rpcs, tasks", "tasks,note"))
-    assert choice.features == {"events", "tasks", "rpcs"}
+    assert choice.features == frozenset(["events", "tasks", "rpcs"])
     assert choice.without == {"tasks", "rpcs"}
     assert choice.skip == ("note", "tasks,note")
     bus = pgbus.create("postgresql://nowhere/x", features=["tasks"])
