@@ -46,6 +46,8 @@ def declared_type(parameter: Declared) -> Any:
     """
     annotation, default = parameter.annotation, parameter.default
     if annotation is not EMPTY:
+        if bare(annotation) is Any:
+            return Any
         return Union[annotation, None] if default is None else annotation  # noqa: UP007 - holds any annotation
     return type(default) if type(default) in _TELLING or isinstance(default, Enum) else Any
 

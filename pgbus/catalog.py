@@ -192,7 +192,7 @@ class Catalog:
 
         Raises InvalidArguments; with `strict_validation` UnknownApi or SchemaNotFound where no schema is known.
         """
-        api_name, name = split_name(procedure)
+        api_name, _ = split_name(procedure)
         settings = self._config.api(api_name)
         if not settings.validate_outgoing or procedure in self._registry.procedures or api_name in self._apis:
             return
@@ -208,7 +208,12 @@ class Catalog:
                     f"the arguments of {procedure} do not fit its schema: {complaint}", procedure=procedure
                 )
         elif settings.strict_validation:
-            self._refuse_unknown(api_name, name)
+            self._refuse_unknown("procedure", procedure)
+
+    def refuse_unknown_event(self, topic: str) -> None:
+        """Raise UnknownApi or SchemaNotFound for an event that no schema is known of, once schemas were read."""
+        if self._stored is not None and self._apis.event(topic) is None and topic not in event_classes():
+            self._refuse_unknown("event", topic)
 
     async def _load_for_check(self, run: Run) -> None:
         try:
@@ -225,13 +230,14 @@ class Catalog:
             return None
         return make_validator(schema["parameters"])
 
-    def _refuse_unknown(self, api_name: str, name: str) -> None:
+    def _refuse_unknown(self, kind: Kind, full_name: str) -> None:
         known = {**self._loaded(), **self._files}
-        if ("procedure", _join(api_name, name)) in known:
+        if (kind, full_name) in known:
             return  # it is only that it cannot be validated here
+        api_name, name = split_name(full_name)
         if all(split_name(other)[0] != api_name for _, other in known):
-            raise UnknownApi(api_name, self.api_names)
-        raise SchemaNotFound(f"API {api_name!r} has no procedure {name!r} that is known")
+            raise UnknownApi(api_name, self.api_names, is_foreign=True)
+        raise SchemaNotFound(f"API {api_name!r} has no {kind} {name!r} that is known")
 
     # --------------------------------------------------------------------------------------------------------- files
 

@@ -172,12 +172,18 @@ class NoBusFoundInBusModule(FailedToImportBusModule):
 
 
 class UnknownApi(PgbusError):
-    """Register the API first: only the service that registered an API fires its events."""
+    """Register the API first: only the service that registered an API fires its events.
 
-    def __init__(self, api_name: str, registered: Sequence[str]) -> None:
+    Under `strict_validation` also where no service that registered it has ever run: start it, or correct the name.
+    """
+
+    def __init__(self, api_name: str, known: Sequence[str], *, is_foreign: bool = False) -> None:
+        names = ", ".join(known) or "none"
         super().__init__(
-            f"no API named {api_name!r} is registered here; only a service that has it registered fires its events: "
-            f"`bus.client.register_api(...)`. Registered are: {', '.join(registered) or 'none'}"
+            f"no service has told of an API named {api_name!r}, and strict_validation asks for it; known are: {names}"
+            if is_foreign
+            else f"no API named {api_name!r} is registered here; only a service that has it registered fires its "
+            f"events: `bus.client.register_api(...)`. Registered are: {names}"
         )
         self.api_name = api_name
 

@@ -40,7 +40,8 @@ class NamedArguments:
     """From a handler of this kind to the one that the engine calls: `signature`, `decode` and `call`.
 
     `find_event` gives the declaration of a topic's event where this process has it: its defaults are filled in for
-    events that were fired before a parameter was there. `settings` gives those of an API. Raises InvalidEventListener.
+    events that were fired before a parameter was there. `settings` gives those of an API. Where they say
+    `strict_validation`, `refuse_unknown` raises for an event that nobody has declared. Raises InvalidEventListener.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class NamedArguments:
         *,
         find_event: Callable[[str], Event | None],
         settings: Callable[[str], ApiConfig] = lambda _: BUILT_IN,
+        refuse_unknown: Callable[[str], None] = lambda _: None,
     ) -> None:
         if not callable(handler):
             raise InvalidEventListener(f"a listener needs a function to call, not {handler!r}")
@@ -56,6 +58,7 @@ class NamedArguments:
         self._name = describe(handler)
         self._find_event = find_event
         self._settings = settings
+        self._refuse_unknown = refuse_unknown
         self._hints = hints = _hints(handler)
         parameters = list(inspect.signature(handler).parameters.values())
         self.signature, parameters = _take_injected(handler, parameters, hints)
@@ -89,6 +92,8 @@ class NamedArguments:
         if event:
             self._refuse_undeclared(given, event, message.topic, settings)
             given = {**event.sent_defaults(), **given}
+        elif settings.strict_validation:
+            self._refuse_unknown(message.topic)  # which is tried again: a new API may not have been heard of yet
         if complaint := self._complaint(given):
             raise UnhandledEventError(f"{self._name} cannot take {message.topic}: {complaint}")
         if settings.validate_incoming or settings.cast_values:
@@ -114,7 +119,7 @@ class NamedArguments:
                 filled[self._first.name] = None
         fields = [
             Field(
-                name, self._hints.get(name, EMPTY), one.default,
+                name, self._hints.get(name, Any), one.default,
                 is_required=one.default is EMPTY and name not in filled,
             )
             for name, one in wanted.items()

@@ -216,7 +216,12 @@ class BusClient(HookDecorators, Life, Tasking):
         topics = tuple(dict.fromkeys(_full_name(api_name, name) for api_name, name in events))
         if not topics:
             raise NothingToListenFor("there is nothing to listen to: name an event")
-        arguments = NamedArguments(listener, find_event=self.api_registry.event, settings=self._config.api)
+        arguments = NamedArguments(
+            listener,
+            find_event=self.api_registry.event,
+            settings=self._config.api,
+            refuse_unknown=self.schema.refuse_unknown_event,
+        )
         for topic in topics:
             if event := self.api_registry.event(topic):
                 arguments.check(event, topic=topic)

@@ -18,7 +18,7 @@ from typing import Any, TypeAlias
 import msgspec
 from msgspec import inspect as mi
 
-from pgbus.annotations import declared_type
+from pgbus.annotations import EMPTY, declared_type, members_of
 from pgbus.codec import encode
 from pgbus.errors import InvalidEventError
 
@@ -27,8 +27,6 @@ logger = logging.getLogger("pgbus")
 Schema: TypeAlias = dict[str, Any]
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
-EMPTY = inspect.Parameter.empty
-
 _DEFS = "#/$defs/"
 _NO_LIMIT = 1 << 40  # bytes
 _PRIMITIVES = {str: "string", int: "integer", float: "number", bool: "boolean", type(None): "null"}
@@ -136,6 +134,9 @@ class _Generator:
         try:
             return self._schema(mi.type_info(annotation))
         except Exception as error:  # type hints and models run code of other people
+            members = tuple(members_of(annotation))
+            if len(members) > 1:  # msgspec refuses unions of classes, of which we take the first that fits
+                return _one_of([self.of(member) for member in members])
             logger.warning("%r has no JSON Schema, so nothing is said of it: %s", annotation, error)
             return {}
 

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import re
-import subprocess
-
 import pytest
 
 from tests.support import eventually
-from tests.support.programs import PROGRAM, program_environ
 from tests.support.services import Services
 
 AUTH_SERVICE = """
@@ -169,22 +165,6 @@ QUICK_START = AUTH_SERVICE.replace(
 )
 
 
-async def test_another_service_calls_a_procedure_and_gets_its_answer(services: Services) -> None:
-    auth = services.write("auth_service", QUICK_START)
-    another = services.write("another_service", "import pgbus\nbus = pgbus.create()\n")
-    code = """
-    from bus import bus
-    for password in ('secret', 'wrong'):
-        print(bus.auth.check_password(username='admin', password=password))
-    """
-    async with services.worker(auth) as worker:
-        done = services.execute(another, code)
-    assert (done.stdout.split(), done.stderr) == (["True", "False"], "")
-    log = "\n".join(worker.err) + "\n"
-    assert re.search(r"procedures +auth\.check_password\n +auth\.create_user\n", log)
-    assert "no listeners to run" not in log
-
-
 async def test_a_handler_calls_another_service_for_each_event(services: Services) -> None:
     auth = services.write("auth_service", QUICK_START)
     customers = services.write(
@@ -251,27 +231,14 @@ async def test_a_start_hook_that_is_decorated_and_named_on_start_runs_once(servi
 @pytest.mark.parametrize(
     ("source", "code", "said"),
     [
-        (None, 1, "there is no module 'bus'"),
-        ("x = 1", 1, "module 'bus' has no 'bus'"),
         ("import pgbus\nbus = pgbus.create()\ndef on_start(): bus.a.b.listen(1)\n", 2, "a listener needs a function"),
         ("import pgbus\nbus = pgbus.create()\ndef on_start(): raise ValueError('no')\n", 70, "ValueError: no"),
     ],
 )
 async def test_a_service_that_cannot_start_says_why_and_fails(
-    services: Services, source: str | None, code: int, said: str
+    services: Services, source: str, code: int, said: str
 ) -> None:
-    directory = services.write("broken", source or "")
-    if source is None:
-        (directory / "bus.py").unlink()
-    done = subprocess.run(
-        [PROGRAM, "run"],
-        cwd=directory,
-        env=program_environ(services.environ),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    done = services.command(services.write("broken", source), "run")
     assert done.returncode == code, done.stderr
     assert said in done.stderr
 

@@ -14,8 +14,8 @@ import pytest
 import pgbus
 from pgbus.admin import Admin
 from pgbus.admin.values import DeadFilter
+from pgbus.attempts import LOOP_SHARE
 from pgbus.registry import LANES
-from pgbus.runner import LOOP_SHARE
 from pgbus.telemetry import ClaimsLost
 from tests.conftest import Connect
 from tests.support import eventually

@@ -35,6 +35,8 @@ import pytest
 from pgbus.casting import caster, explain
 from pgbus.codec import decoder, encode
 from pgbus.errors import ConfigurationError, DeformError, InvalidEventError, UnhandledEventError
+from pgbus.schema import type_schema
+from pgbus.schema.validate import make_validator
 
 T = TypeVar("T")
 
@@ -312,6 +314,12 @@ def test_casting_of_decoded_values_does_the_same(hint: Any, value: Any, text: st
     given = msgspec.json.decode(text)
     assert caster(hint)(given) == value
     assert caster(hint, strict=False)(given) == value
+
+
+@pytest.mark.parametrize(("hint", "value", "text"), TYPES)
+def test_what_is_written_is_what_the_schema_of_the_type_says(hint: Any, value: Any, text: str) -> None:
+    validate = make_validator(type_schema(hint, title="a type"))
+    assert validate(msgspec.json.decode(text)) is None
 
 
 # ----------------------------------------------------------------------------------------------------- odds and ends

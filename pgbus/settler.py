@@ -1,0 +1,105 @@
+"""Settling: whatever has landed since the last time, in one statement."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+
+from pgbus.flights import Flight, Tally, settlement
+from pgbus.hand import Hand
+from pgbus.registry import Listener
+from pgbus.store import Store, is_link_error
+from pgbus.telemetry import ClaimsLost, Telemetry
+
+logger = logging.getLogger("pgbus")
+
+# Seconds between tries when the database does not answer.
+LINK_PAUSE = 0.2
+LINK_PAUSE_LIMIT = 5.0
+
+
+class Settler:
+    """Settles one listener's claims; `was_settled` gets those that were still ours, a tally, and retries' delays."""
+
+    def __init__(
+        self,
+        listener: Listener,
+        *,
+        listener_id: int,
+        worker: str,
+        store: Store,
+        hand: Hand,
+        telemetry: Telemetry,
+        was_settled: Callable[[Sequence[Flight], Tally, Sequence[float]], None],
+    ) -> None:
+        self._listener = listener
+        self._listener_id = listener_id
+        self._worker = worker
+        self._store = store
+        self._hand = hand
+        self._telemetry = telemetry
+        self._was_settled = was_settled
+
+    async def run(self) -> None:
+        """Settle until cancelled."""
+        pause = LINK_PAUSE
+        while True:
+            flights = self._hand.take_landed()
+            if not flights:
+                self._hand.landing.clear()
+                await self._hand.landing.wait()
+                continue
+            try:
+                await self._settle(flights)
+                pause = LINK_PAUSE
+            except Exception as error:
+                if not is_link_error(error):
+                    await self._settle_one_by_one(flights, error)
+                    continue
+                self._hand.put_back(flights)
+                await asyncio.sleep(pause)
+                pause = min(LINK_PAUSE_LIMIT, pause * 2)
+
+    async def finish(self) -> None:
+        """Wait until everything in hand is settled, but not for ever."""
+        try:
+            async with asyncio.timeout(LINK_PAUSE_LIMIT):
+                while len(self._hand):
+                    self._hand.changed.clear()
+                    await self._hand.changed.wait()
+        except TimeoutError:
+            logger.warning("%s: the last claims could not be settled; they are delivered again", self._listener.name)
+
+    async def _settle(self, flights: Sequence[Flight]) -> None:
+        values, tally, delays = settlement(
+            flights, listener_id=self._listener_id, worker=self._worker, blocking=self._listener.blocks
+        )
+        ours = {row["id"] for row in await self._store.fetch("settle_deliveries", **values)}
+        for flight in flights:
+            self._hand.let_go(flight)
+        if lost := len(flights) - len(ours):
+            self._telemetry.emit(ClaimsLost(self._listener.name, lost))
+            logger.warning("%s lost %d claims before it settled them", self._listener.name, lost)
+        self._was_settled([flight for flight in flights if flight.claim.id in ours], tally, delays)
+
+    async def _settle_one_by_one(self, flights: Sequence[Flight], error: Exception) -> None:
+        """One claim's outcome that the database refuses must not keep the others from being settled."""
+        if len(flights) == 1:
+            self._give_up(flights[0], error)
+            return
+        for flight in flights:
+            try:
+                await self._settle([flight])
+            except Exception as again:
+                if is_link_error(again):
+                    self._hand.put_back([flight])
+                else:
+                    self._give_up(flight, again)
+
+    def _give_up(self, flight: Flight, error: Exception) -> None:
+        logger.error(
+            "%s could not settle delivery %d; it is freed when its lease runs out",
+            self._listener.name, flight.claim.id, exc_info=error,
+        )  # fmt: skip
+        self._hand.let_go(flight)
