@@ -46,16 +46,16 @@ WITH live AS MATERIALIZED (
       AND l.objsubid = 2
       AND l.granted
 ), due AS MATERIALIZED (
-    SELECT s.id, s.claim_token, w.token
-    FROM unnest(CAST(:schedule_names AS text[]), CAST(:tokens AS uuid[])) AS w (schedule_name, token)
-    JOIN pgbus.schedules AS s ON s.schedule_name = w.schedule_name
-    WHERE s.next_run_at <= now()
+    SELECT s.id, s.claim_token
+    FROM pgbus.schedules AS s
+    WHERE s.schedule_name = ANY (CAST(:schedule_names AS text[]))
+      AND s.next_run_at <= now()
       AND s.state = 'active'
       AND CASE WHEN s.claim_token IS NULL THEN true
                WHEN s.worker_id = CAST(:worker_id AS integer) THEN s.claim_token <> ALL (CAST(:running AS uuid[]))
                ELSE s.lease_expires_at < now() OR NOT EXISTS (SELECT 1 FROM live AS l WHERE l.worker_id = s.worker_id)
           END
-    FOR UPDATE OF s SKIP LOCKED
+    FOR UPDATE SKIP LOCKED
 ), lost AS (
     UPDATE pgbus.schedule_runs AS r
     SET outcome = 'lost', finished_at = now()
@@ -63,12 +63,11 @@ WITH live AS MATERIALIZED (
       AND r.outcome IS NULL
 ), claimed AS (
     UPDATE pgbus.schedules AS s
-    SET claim_token = d.token,
+    SET claim_token = (CAST(:tokens AS uuid[]))[array_position(CAST(:schedule_names AS text[]), s.schedule_name)],
         worker_id = CAST(:worker_id AS integer),
         lease_expires_at = now() + CAST(:lease AS double precision) * INTERVAL '1 second',
         attempt = s.attempt + 1
-    FROM due AS d
-    WHERE s.id = d.id
+    WHERE s.id = ANY (ARRAY(SELECT d.id FROM due AS d))
     RETURNING s.id, s.schedule_name, s.next_run_at, s.attempt, s.claim_token
 ), begun AS (
     INSERT INTO pgbus.schedule_runs (run_id, schedule_name, due_at, attempt, worker, started_at)
