@@ -78,15 +78,11 @@ def pgbus_dsn(pgbus_server: DatabaseServer, pgbus_template: str) -> Iterator[str
 @pytest.fixture
 def pgbus(pgbus_dsn: str, pgbus_application: Bus | None) -> Iterator[BusUnderTest]:
     """The bus on the database of this test: `pgbus.deliver_now()` runs its listeners."""
-    from pgbus.testing.buses import BusUnderTest, config_for_tests, pointed_at
+    from pgbus import create
+    from pgbus.testing.buses import pointed_at
 
-    if pgbus_application is None:
-        bus = BusUnderTest(config_for_tests(pgbus_dsn))
+    with pointed_at(pgbus_dsn, pgbus_application or create()) as bus:
         yield bus
-        bus.close_sync()
-    else:
-        with pointed_at(pgbus_dsn, pgbus_application) as bus:
-            yield bus
 
 
 @pytest.hookimpl(tryfirst=True)

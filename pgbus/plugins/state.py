@@ -109,7 +109,7 @@ class StatePlugin(Plugin):
     def _state(self, client: BusClient) -> dict[str, object]:
         return {
             "metrics_enabled": MetricsApi.meta.name in client.api_registry,
-            "api_names": [api.meta.name for api in client.api_registry if not api.meta.internal],
+            "api_names": [api.meta.name for api in client.api_registry.public()],
             "listening_for": client.topics,
             "ping_enabled": self._ping_enabled,
             "ping_interval": self._ping_interval,

@@ -8,7 +8,6 @@ from dataclasses import replace
 from typing import cast
 
 from pgbus.bus import Bus
-from pgbus.config import Config
 from pgbus.modules import get_bus, import_bus_module
 from pgbus.testing.attempts import Attempt
 from pgbus.testing.delivery import PATIENCE, deliver_now, deliver_now_sync
@@ -30,18 +29,12 @@ class BusUnderTest(Bus):
         return deliver_now_sync(self, using=using, raise_errors=raise_errors, timeout=timeout)
 
 
-def config_for_tests(dsn: str, config: Config | None = None) -> Config:
-    """The configuration, or that of the environment and its file, with another database."""
-    # Not by way of PGBUS_DSN: PGBUS_DIRECT_DSN would still lead to the old one.
-    return replace(config or Config.load(), dsn=dsn, direct_dsn=None)
-
-
 @contextmanager
 def pointed_at(dsn: str, bus: Bus) -> Iterator[BusUnderTest]:
     """The bus, connected to another database, and a BusUnderTest, for as long as this lasts."""
     bus.close_sync()
     config, kind = bus.config, type(bus)
-    bus.config = config_for_tests(dsn, config)
+    bus.config = replace(config, dsn=dsn, direct_dsn=None)
     bus.schema.forget()
     bus.__class__ = cast("type[BusUnderTest]", type(kind.__name__, (BusUnderTest, kind), {}))
     try:

@@ -45,7 +45,9 @@ class Rehearsal:
     async def run(self) -> list[Attempt]:
         """Deliver until nothing is left, while what the bus publishes joins the transaction."""
         await self._check_transaction()
-        outer, self._bus._joined = self._bus._joined, self._join
+        if self._bus._joined is not None:
+            raise ConnectionUnusableError("the bus is delivering in a transaction already; let it do that first")
+        self._bus._joined = self._join
         try:
             # They may declare listeners; those of plugins are for a worker, and its end.
             await self._bus.client.hook_registry.before_worker_start.run_once(plugins=False)
@@ -53,7 +55,7 @@ class Rehearsal:
                 for listener in self._listeners():
                     await self._deliver(listener, [event for event in events if _hears(listener, event)])
         finally:
-            self._bus._joined = outer
+            self._bus._joined = None
         return self._attempts
 
     async def _check_transaction(self) -> None:

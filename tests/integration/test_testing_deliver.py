@@ -19,7 +19,7 @@ import pgbus
 from pgbus import EventMessage
 from pgbus.testing import Attempt, deliver_now, deliver_now_sync
 from tests.conftest import Connect
-from tests.support.workers import open_bus
+from tests.support.workers import Inbox, open_bus, running
 
 
 @pytest.fixture
@@ -351,6 +351,40 @@ async def test_plugins_are_not_told_of_a_start_that_has_no_end(database: str, co
 async def test_without_a_transaction_it_says_so(bus: pgbus.Bus, connection: asyncpg.Connection) -> None:
     with pytest.raises(pgbus.ConnectionUnusableError, match="in no transaction"):
         await deliver_now(bus, using=connection)
+
+
+async def test_a_bus_delivers_in_one_transaction_at_a_time(bus: pgbus.Bus, connection: asyncpg.Connection) -> None:
+    @bus.listener("n", name="again")
+    async def again(number: int) -> None:
+        await deliver_now(bus, using=connection)
+
+    async with connection.transaction():
+        await bus.publish(1, topic="n", using=connection)
+        with pytest.raises(pgbus.ConnectionUnusableError, match="already"):
+            await deliver_now(bus, using=connection)
+
+
+async def test_a_worker_beside_an_open_rehearsal_goes_on(
+    bus: pgbus.Bus, database: str, connection: asyncpg.Connection
+) -> None:
+    inbox: Inbox[int] = Inbox()
+
+    def declare(bus: pgbus.Bus) -> None:
+        @bus.listener("n", name="hears", ordered=True)
+        async def hears(number: int) -> None:
+            inbox.put(number)
+
+    declare(bus)
+    async with open_bus(database) as other, connection.transaction():
+        declare(other)
+        await bus.publish(1, topic="n", using=connection)
+        assert len(await deliver_now(bus, using=connection)) == 1
+        async with running(other):
+            await other.publish(2, topic="n")
+            assert await inbox.take(2) == [1, 2]
+            await bus.publish(3, topic="n", using=connection)
+            assert len(await deliver_now(bus, using=connection)) == 1
+    assert inbox.items == [1, 2, 3]
 
 
 async def test_a_bus_that_runs_no_events_delivers_none(database: str, connection: asyncpg.Connection) -> None:

@@ -79,6 +79,8 @@ def test_create_takes_a_config_a_mapping_or_a_file(tmp_path: Path, monkeypatch: 
     assert pgbus.create(config=config).config is config
     with pytest.raises(ConfigurationError, match="leave out grace, config_file, or give a mapping"):
         pgbus.create(config=config, grace=7, config_file="other.yaml")
+    with pytest.raises(ConfigurationError, match=r"given as config_file='other\.yaml'"):
+        pgbus.create(config="other.yaml")  # type: ignore[arg-type] # as Lightbus's documents have it
     with pytest.raises(ConfigurationError, match="a configuration or a file with one, not both"):
         pgbus.create(config={}, config_file="other.yaml")
 
