@@ -110,7 +110,7 @@ class Bus:
         return BusPath(client, (word,))
 
     def __dir__(self) -> Iterable[str]:
-        return [*super().__dir__(), *self.client.api_registry.next_words(())]
+        return [*super().__dir__(), *self.client.api_registry.next_words(()), *self.schema.next_words(())]
 
     @property
     def features(self) -> frozenset[str]:
@@ -244,7 +244,8 @@ class Bus:
           plain JSON values.
         - `wait`: wait for a worker, until the timeout, when there is none.
 
-        Raises a CallError: NoWorkerAvailable, CallTimeout, WorkerLost, InvalidArguments, InvalidResult, CallCancelled;
+        Raises a CallError: NoWorkerAvailable, CallTimeout, WorkerLost, InvalidArguments (a DeformError if they have no
+        JSON form), InvalidResult, CallCancelled;
         RemoteError for what the procedure raised, or that very class if `registry.procedures.allow_errors` has it.
         Cancelling the task that awaits takes the call back.
         """
@@ -307,7 +308,8 @@ class Bus:
         - `dedup_key`: publishing again under it (within `dedup_ttl`) is no new event, and returns the first one's id.
         - `event_id`: default a new UUIDv7.
 
-        Raises InvalidEventError before anything is sent, TransactionAbortedError, ConnectionUnusableError.
+        Raises InvalidEventError before anything is sent, as InvalidEventArguments for a field of an event class that is
+        not of its type, unless `validate` of the API is off; TransactionAbortedError, ConnectionUnusableError.
         """
         row = outbox.prepare(
             event,

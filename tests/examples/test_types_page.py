@@ -1,0 +1,42 @@
+"""The table of types says what is so."""
+
+from __future__ import annotations
+
+import re
+import sys
+import types
+from typing import Any
+
+import pytest
+
+from pgbus.codec import decoder, encode
+from tests.examples.documents import blocks
+from tests.examples.programs import ROOT
+
+PAGE = ROOT / "docs" / "reference" / "types.md"
+_ROW = re.compile(r"^\| (.*?) \| `(.*)` \| `(.*)` \|$", re.MULTILINE)
+ROWS = [(of, value, text) for of, value, text in _ROW.findall(PAGE.read_text(encoding="utf-8"))]
+
+
+@pytest.fixture
+def names(monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
+    """What the page's code defines."""
+    module = types.ModuleType("types_page")
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    for block in blocks(PAGE, "python"):
+        exec(compile(block.text, str(PAGE), "exec"), module.__dict__)
+    return module.__dict__
+
+
+def test_the_table_is_found() -> None:
+    assert len(ROWS) > 20
+
+
+@pytest.mark.parametrize(("value", "text"), [(value, text) for _, value, text in ROWS])
+def test_a_value_is_written_as_the_page_says_and_comes_back(names: dict[str, object], value: str, text: str) -> None:
+    made = eval(value, names)
+    assert encode(made, limit=1_000) == text
+    kind: Any = type(made)
+    back = decoder(kind)(text)
+    assert back == made
+    assert type(back) is kind
