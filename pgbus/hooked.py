@@ -81,18 +81,16 @@ class Afterwards:
     def __init__(self, after: Moment) -> None:
         self._after = after
         self._tasks: set[asyncio.Task[None]] = set()
+        self.is_full = False
+        """Whether the listener should wait, as its hooks are slower than it is."""
 
     def begin(self, messages: Iterable[EventMessage]) -> None:
         """Call the hooks for these events; what one raises is logged."""
         for message in messages:
             task = asyncio.create_task(self._after.run_all(event_message=message))
             self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
-
-    @property
-    def is_full(self) -> bool:
-        """Whether the listener should wait, as its hooks are slower than it is."""
-        return len(self._tasks) >= HOOKS_UNDER_WAY
+            task.add_done_callback(self._forget)
+        self.is_full = len(self._tasks) >= HOOKS_UNDER_WAY
 
     async def wait_for_room(self) -> None:
         """Wait until it is not full."""
@@ -114,6 +112,10 @@ class Afterwards:
         """Do not wait for hooks any longer."""
         for task in self._tasks:
             task.cancel()
+
+    def _forget(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        self.is_full = len(self._tasks) >= HOOKS_UNDER_WAY
 
 
 # ---------------------------------------------------------------------------------------------------------------- calls

@@ -21,33 +21,29 @@ class Middleware:
     """The functions that wrap the handlers of one bus."""
 
     def __init__(self) -> None:
-        self.of_all: tuple[Callable[..., Awaitable[Any]], ...] = ()
-        """The async ones."""
-        self.of_plain: tuple[Callable[..., Any], ...] = ()
-        """The plain ones."""
-
-    @property
-    def is_used(self) -> bool:
+        self.is_used = False
         """Whether there is any."""
-        return bool(self.of_all or self.of_plain)
+        self._of_all: tuple[Callable[..., Awaitable[Any]], ...] = ()
+        self._of_plain: tuple[Callable[..., Any], ...] = ()
 
     def add(self, function: Callable[..., Any]) -> None:
         """Wrap all handlers in it, within those that were added before; raises ConfigurationError for what cannot."""
         _check(function)
         if is_async(function):
-            self.of_all = (*self.of_all, function)
+            self._of_all = (*self._of_all, function)
         else:
-            self.of_plain = (*self.of_plain, function)
+            self._of_plain = (*self._of_plain, function)
+        self.is_used = True
 
     def around(self, context: object, handle: Handle) -> Handle:
         """The call of a handler, wrapped in what is async."""
-        for function in reversed(self.of_all):
+        for function in reversed(self._of_all):
             handle = partial(_call, function, context, handle)
         return handle
 
     def around_plain(self, context: object, handle: HandlePlain) -> HandlePlain:
         """The call of a plain handler, wrapped in what is plain."""
-        for function in reversed(self.of_plain):
+        for function in reversed(self._of_plain):
             handle = partial(_call_plain, function, context, handle)
         return handle
 

@@ -1,6 +1,6 @@
 """The public API in all its forms. Nothing runs: mypy checks this file, and that the types are these."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, assert_type
@@ -112,6 +112,35 @@ def with_session(event: Placed, session: Session) -> None: ...
 async def handlers_are_functions() -> None:
     assert_type(await one_event(Placed(1)), None)
 
+
+# ------------------------------------------------------------------------------------------------ hooks, middleware
+
+
+@bus.client.before_event_sent()
+def before_event_sent(event_message: pgbus.EventMessage) -> None:
+    event_message.kwargs["n"] = 1
+    event_message.headers = {"a": "b"}
+    event_message.key = "k"
+
+
+@bus.client.after_rpc_execution(before_plugins=True)
+async def after_rpc_execution(rpc_message: pgbus.RpcMessage, result_message: pgbus.ResultMessage) -> None:
+    assert_type(rpc_message.kwargs, dict[str, Any])
+    assert_type(result_message.error, bool)
+
+
+@bus.middleware
+async def middleware(context: pgbus.Context | pgbus.CallContext, call_next: Callable[[], Awaitable[Any]]) -> Any:
+    if isinstance(context, pgbus.CallContext):
+        assert_type(context.arguments, dict[str, object])
+    return await call_next()
+
+
+def on_stop(client: pgbus.BusClient) -> None:
+    bus.client.on_stop(on_stop, before_plugins=True)
+
+
+bus.client.on_stop(7)  # type: ignore[call-overload] # a function
 
 bus.listener("orders.*", start="tomorrow")  # type: ignore[arg-type] # "now" or "beginning"
 bus.listener("orders.*", on_poison="ignore")  # type: ignore[arg-type] # "dead" or "block"
@@ -242,6 +271,19 @@ async def operate() -> None:
         assert_type(await admin.reset("many", to="beginning"), int)
         async for record in admin.follow():
             assert_type(record, EventRecord)
+
+
+async def declare_tasks(bus: pgbus.Bus) -> None:
+    @bus.client.every(minutes=5, missed="skip")
+    async def refresh(client: pgbus.BusClient) -> int:
+        return 1
+
+    @bus.client.schedule("@daily", timezone="Europe/Berlin")
+    def clean(run: pgbus.TaskContext) -> str:
+        return run.schedule_name
+
+    assert_type(await refresh(bus.client), int)
+    assert_type(bus.client.features, frozenset[str])
 
 
 def upgrade() -> None:
