@@ -28,7 +28,7 @@ from pgbus.timetable import Rule, Turn, parse_rule, take_turn
 logger = logging.getLogger("pgbus")
 
 # Seconds.
-TOUCH_INTERVAL = 10.0
+TOUCH_INTERVAL = 30.0
 LOCKED_PAUSE = 0.1
 LINK_PAUSE = 0.2
 LINK_PAUSE_LIMIT = 5.0
