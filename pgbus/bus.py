@@ -110,7 +110,7 @@ class Bus:
         return BusPath(client, (word,))
 
     def __dir__(self) -> Iterable[str]:
-        return [*super().__dir__(), *self.client.api_registry.next_words(())]
+        return [*super().__dir__(), *self.client.api_registry.next_words(()), *self.schema.next_words(())]
 
     @property
     def features(self) -> frozenset[str]:

@@ -34,7 +34,12 @@ class Portal:
         async def run() -> T:
             return await work()
 
-        return asyncio.run_coroutine_threadsafe(run(), self._loop).result()
+        future = asyncio.run_coroutine_threadsafe(run(), self._loop)
+        try:
+            return future.result()
+        except BaseException:  # Ctrl-C: what nobody waits for any more is called off
+            future.cancel()
+            raise
 
     def close(self) -> None:
         """End the loop and its thread; may be called twice."""

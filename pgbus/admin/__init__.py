@@ -2,6 +2,7 @@
 
 from pgbus.admin.conditions import Condition
 from pgbus.admin.names import Names
+from pgbus.admin.schedules import ScheduleRun, ScheduleStatus
 from pgbus.admin.values import (
     Attempt,
     BusStatus,
@@ -33,5 +34,7 @@ __all__ = [
     "ListenerStatus",
     "Names",
     "Owed",
+    "ScheduleRun",
+    "ScheduleStatus",
     "WorkerStatus",
 ]

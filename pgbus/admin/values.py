@@ -9,6 +9,7 @@ from uuid import UUID
 
 from pgbus.admin.conditions import Condition, combine
 from pgbus.admin.names import EVERY_NAME, Names
+from pgbus.admin.schedules import ScheduleStatus
 from pgbus.messages import EventMessage
 from pgbus.topics import pattern_regex
 
@@ -70,6 +71,7 @@ class BusStatus:
     log_head: int
     listeners: tuple[ListenerStatus, ...]
     workers: tuple[WorkerStatus, ...]
+    schedules: tuple[ScheduleStatus, ...]
 
     @property
     def leader(self) -> WorkerStatus | None:

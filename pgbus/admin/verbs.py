@@ -14,6 +14,7 @@ import asyncpg
 import msgspec
 
 from pgbus import sql
+from pgbus.admin.schedules import ScheduleVerbs
 from pgbus.admin.values import (
     Attempt,
     BusStatus,
@@ -50,6 +51,7 @@ class Admin:
         self._connection = connection
         self._namespace = namespace
         self._statements = sql.load(namespace)
+        self.schedules = ScheduleVerbs(fetch=self._fetch, change=self._change)
 
     @classmethod
     @asynccontextmanager
@@ -64,10 +66,15 @@ class Admin:
             yield cls(connection, namespace=config.namespace)
 
     async def status(self) -> BusStatus:
-        """Outbox, log, listeners and workers, all at the same moment."""
+        """Outbox, log, listeners, workers and schedules, all at the same moment."""
         async with self._connection.transaction(isolation="repeatable_read", readonly=True):
             [bus] = await self._fetch("describe_bus")
-            return BusStatus(**bus, listeners=await self.listeners(), workers=await self.workers())
+            return BusStatus(
+                **bus,
+                listeners=await self.listeners(),
+                workers=await self.workers(),
+                schedules=await self.schedules.list(),
+            )
 
     async def listeners(self) -> tuple[ListenerStatus, ...]:
         """Every listener, by name."""

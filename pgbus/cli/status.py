@@ -1,4 +1,4 @@
-"""`pgbus status`: outbox, log, listeners and workers at a glance."""
+"""`pgbus status`: outbox, log, listeners, schedules and workers at a glance."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from rich.text import Text
 from pgbus.admin import Admin, BusStatus, ListenerStatus, WorkerStatus
 from pgbus.cli.options import database_options, json_option, with_admin
 from pgbus.cli.output import age, ago, console, flagged, number, print_json, table
+from pgbus.cli.schedules import schedule_table
 
 
 @click.command()
@@ -27,7 +28,7 @@ from pgbus.cli.output import age, ago, console, flagged, number, print_json, tab
     help="Look again every 2 seconds, or as often as said, until Ctrl-C.",
 )
 def status(as_json: bool, watch: float | None) -> None:
-    """Show how the bus is doing: outbox, log, listeners, workers, leader."""
+    """Show how the bus is doing: outbox, log, listeners, schedules, workers, leader."""
     if watch is None:
         found = with_admin(lambda admin: admin.status())
         _print(found, as_json=as_json)
@@ -66,11 +67,13 @@ def _as_json(found: BusStatus) -> dict[str, object]:
         "leader": found.leader.name if found.leader else None,
         "listeners": found.listeners,
         "workers": found.workers,
+        "schedules": found.schedules,
     }
 
 
 def _screen(found: BusStatus) -> RenderableType:
-    return Group(_summary(found), Text(), _listeners(found), Text(), _workers(found.workers))
+    schedules: list[RenderableType] = [Text(), schedule_table(found.schedules)] if found.schedules else []
+    return Group(_summary(found), Text(), _listeners(found), *schedules, Text(), _workers(found.workers))
 
 
 def _summary(found: BusStatus) -> Table:

@@ -1,11 +1,13 @@
 """From Python types to JSON Schema (2020-12): of events, of procedures, and of what listeners take.
 
-msgspec reads the types; pydantic models and `__to_bus__` classes speak for themselves. Docstrings are left out: a
-schema is new when its shape is.
+Types are read as values are cast and sent; pydantic models and `__to_bus__` classes speak for themselves. Docstrings
+are left out: a schema is new when its shape is.
 """
 
 from __future__ import annotations
 
+import collections.abc
+import dataclasses
 import enum
 import inspect
 import logging
@@ -13,12 +15,14 @@ import re
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
+from typing import Annotated, Any, Literal, TypeAlias
+from uuid import UUID
 
 import msgspec
-from msgspec import inspect as mi
 
-from pgbus.annotations import EMPTY, declared_type, members_of
+from pgbus.annotations import EMPTY, Shape, bare, class_of, declared_type, is_pydantic, members_of, shape_of
 from pgbus.codec import encode
 from pgbus.errors import InvalidEventError
 
@@ -27,8 +31,32 @@ logger = logging.getLogger("pgbus")
 Schema: TypeAlias = dict[str, Any]
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
+
 _DEFS = "#/$defs/"
 _NO_LIMIT = 1 << 40  # bytes
+_SCALARS: Mapping[Any, Schema] = {
+    type(None): {"type": "null"},
+    bool: {"type": "boolean"},
+    int: {"type": "integer"},
+    float: {"type": "number"},
+    str: {"type": "string"},
+    complex: {"type": "string"},
+    **{cls: {"type": "string", "contentEncoding": "base64"} for cls in (bytes, bytearray, memoryview)},
+    datetime: {"type": "string", "format": "date-time"},
+    date: {"type": "string", "format": "date"},
+    time: {"type": "string", "format": "time"},
+    timedelta: {"type": "string", "format": "duration"},
+    UUID: {"type": "string", "format": "uuid"},
+    Decimal: {"type": "string", "format": "decimal"},
+}
+_ARRAYS = frozenset(
+    (
+        list, tuple, set, frozenset, collections.abc.Sequence, collections.abc.MutableSequence, collections.abc.Set,
+        collections.abc.Collection, collections.abc.MutableSet, collections.abc.Iterable,
+    )
+)  # fmt: skip
+_MAPPINGS = frozenset((dict, collections.abc.Mapping, collections.abc.MutableMapping))
+_SIZES = {"array": ("minItems", "maxItems"), "object": ("minProperties", "maxProperties")}
 _PRIMITIVES = {str: "string", int: "integer", float: "number", bool: "boolean", type(None): "null"}
 _BOUNDS = {"ge": "minimum", "gt": "exclusiveMinimum", "le": "maximum", "lt": "exclusiveMaximum"}
 # A default factory that gives the same value each time.
@@ -127,108 +155,88 @@ class _Generator:
         schema = self.of(declared_type(field))
         return schema if field.default is EMPTY else _with_default(schema, field.default)
 
-    def of(self, annotation: Any) -> Schema:
+    def of(self, hint: Any) -> Schema:
         """The schema of a type; {}, with a warning, of one that nobody knows."""
-        if annotation is EMPTY or annotation is Any or annotation is object:
-            return {}
         try:
-            return self._schema(mi.type_info(annotation))
+            return self._schema(hint)
         except Exception as error:  # type hints and models run code of other people
-            members = tuple(members_of(annotation))
-            if len(members) > 1:  # msgspec refuses unions of classes, of which we take the first that fits
-                return _one_of([self.of(member) for member in members])
-            logger.warning("%r has no JSON Schema, so nothing is said of it: %s", annotation, error)
+            logger.warning("%r has no JSON Schema, so nothing is said of it: %s", hint, error)
             return {}
 
-    def _schema(self, info: mi.Type) -> Schema:
-        cls = getattr(info, "cls", None)
+    def _schema(self, hint: Any) -> Schema:
+        hint = bare(hint)
+        members = list(members_of(hint))
+        if len(members) != 1:
+            return _one_of([self._schema(one) for one in members])
+        origin, arguments = typing.get_origin(hint) or hint, typing.get_args(hint)
+        if origin is Annotated:
+            return _constrained(self._schema(hint.__origin__), hint.__metadata__)
+        if origin is Literal:
+            return _values(arguments)
+        if hint is Any or hint is msgspec.Raw:
+            return {}
+        if origin is tuple and arguments and arguments[-1] is not ...:
+            return {"type": "array", **_tuple([self._schema(one) for one in arguments], at_least=len(arguments))}
+        if origin in _ARRAYS:
+            items = self._schema(arguments[0]) if arguments else {}
+            return {"type": "array", **({"items": items} if items else {})}
+        if origin in _MAPPINGS:
+            return self._mapping(*arguments)
+        return self._class(hint, class_of(hint))
+
+    def _class(self, hint: Any, cls: Any) -> Schema:
         if cls is not None and hasattr(cls, "__to_bus__"):
             return self._sent(cls)
-        match info:
-            case mi.Metadata():
-                return {**self._schema(info.type), **(info.extra_json_schema or {})}
-            case mi.AnyType() | mi.RawType():
-                return {}
-            case mi.UnionType():
-                return _one_of([self._schema(one) for one in info.types])
-            case mi.LiteralType():
-                return _values(info.values)
-            case mi.DictType():
-                return self._mapping(info)
-            case mi.TupleType():
-                items = [self._schema(one) for one in info.item_types]
-                return {"type": "array", **_tuple(items, at_least=len(items))}
-            case mi.CollectionType():
-                items_schema = self._schema(info.item_type)
-                limits = _given(minItems=info.min_length, maxItems=info.max_length)
-                return {"type": "array", **({"items": items_schema} if items_schema else {}), **limits}
-            case mi.EnumType() | mi.StructType() | mi.DataclassType() | mi.TypedDictType() | mi.NamedTupleType():
-                return self._reference(info.cls, lambda: self._named(info))
-            case mi.CustomType():
-                return self._custom(info.cls)
-            case _:
-                return _scalar(info)
-
-    def _named(self, info: Any) -> Schema:
-        if isinstance(info, mi.EnumType):
-            return {"title": info.cls.__name__, **_values([member.value for member in info.cls])}
-        if "__pydantic_validator__" in vars(info.cls):
-            return self._pydantic(info.cls)
-        return self._fields(info)
-
-    def _fields(self, info: Any) -> Schema:
-        omits = isinstance(info, mi.StructType) and info.cls.__struct_config__.omit_defaults
-        properties = {one.encode_name: self._member(one, is_omitted=omits) for one in info.fields}
-        required = [one.encode_name for one in info.fields if one.required]
-        if isinstance(info, mi.StructType) and info.tag_field is not None:
-            properties = {info.tag_field: _values([info.tag]), **properties}
-            required.insert(0, info.tag_field)
-        if isinstance(info, mi.StructType) and info.array_like:
-            items = _tuple(list(properties.values()), at_least=len(required))
-            if not info.forbid_unknown_fields:  # further items are passed over
-                items = {name: value for name, value in items.items() if name in ("prefixItems", "minItems")}
-            return {"title": _name(info.cls), "type": "array", **items}
-        is_closed = isinstance(info, mi.StructType) and info.forbid_unknown_fields
-        return {
-            "title": _name(info.cls),
-            "type": "object",
-            "properties": properties,
-            **({"required": required} if required else {}),
-            **({"additionalProperties": False} if is_closed else {}),
-        }
-
-    def _member(self, member: mi.Field, *, is_omitted: bool) -> Schema:
-        """A field of a class. That it has a default says that it is always sent, unless defaults are omitted."""
-        schema = self._schema(member.type)
-        if is_omitted:
-            return schema
-        if member.default is not msgspec.NODEFAULT:
-            return _with_default(schema, member.default)
-        if member.default_factory in _PLAIN_FACTORIES:
-            return _with_default(schema, member.default_factory())
-        return schema
-
-    def _mapping(self, info: mi.DictType) -> Schema:
-        keys, values = self._schema(info.key_type), self._schema(info.value_type)
-        names = {name: value for name, value in keys.items() if name in ("pattern", "minLength", "maxLength", "enum")}
-        return {
-            "type": "object",
-            **({"propertyNames": names} if names else {}),
-            **({"additionalProperties": values} if values else {}),
-            **_given(minProperties=info.min_length, maxProperties=info.max_length),
-        }
-
-    # ------------------------------------------------------------------------------- classes that msgspec does not know
-
-    def _custom(self, cls: Any) -> Schema:
-        if cls is complex:
-            return {"type": "string"}
-        if hasattr(cls, "model_json_schema"):
+        if cls in _SCALARS:
+            return dict(_SCALARS[cls])
+        if isinstance(cls, type) and issubclass(cls, enum.Enum):
+            return self._reference(cls, lambda: {"title": cls.__name__, **_values(member.value for member in cls)})
+        if is_pydantic(cls) or "__pydantic_validator__" in vars(cls):
             return self._reference(cls, lambda: self._pydantic(cls))
+        shape = shape_of(hint)
+        if shape is not None:
+            return self._reference(hint, lambda: self._fields(shape, title=_name(hint)))
         logger.warning(
             "nothing can be said of %r in a JSON Schema; give it a `__to_bus__` method with a return annotation", cls
         )
         return {}
+
+    def _fields(self, shape: Shape, *, title: str) -> Schema:
+        defaults = _defaults(shape)
+        properties = {
+            one.key: _with_default(self._schema(one.hint), defaults[one.name])
+            if one.name in defaults
+            else self._schema(one.hint)
+            for one in shape.fields
+        }
+        required = [one.key for one in shape.fields if one.is_required]
+        config = shape.cls.__struct_config__ if issubclass(shape.cls, msgspec.Struct) else None
+        if config and config.tag_field is not None:
+            properties = {config.tag_field: _values([config.tag]), **properties}
+            required.insert(0, config.tag_field)
+        if config and config.array_like:
+            items = _tuple(list(properties.values()), at_least=len(required))
+            if not config.forbid_unknown_fields:  # further items are passed over
+                del items["maxItems"]
+            return {"title": title, "type": "array", **items}
+        return {
+            "title": title,
+            "type": "object",
+            "properties": properties,
+            **({"required": required} if required else {}),
+            **({"additionalProperties": False} if config and config.forbid_unknown_fields else {}),
+        }
+
+    def _mapping(self, key: Any = str, value: Any = Any) -> Schema:
+        keys, values = self._schema(key), self._schema(value)
+        names = {name: limit for name, limit in keys.items() if name in ("pattern", "minLength", "maxLength", "enum")}
+        return {
+            "type": "object",
+            **({"propertyNames": names} if names and keys.get("type") == "string" else {}),
+            **({"additionalProperties": values} if values else {}),
+        }
+
+    # -------------------------------------------------------------------------- classes that speak for themselves
 
     def _sent(self, cls: Any) -> Schema:
         """What `__to_bus__` says that it returns."""
@@ -282,35 +290,49 @@ class _Generator:
         return {"$ref": f"{_DEFS}{name}"}
 
 
-def _scalar(info: mi.Type) -> Schema:
-    match info:
-        case mi.NoneType():
-            return {"type": "null"}
-        case mi.BoolType():
-            return {"type": "boolean"}
-        case mi.IntType() | mi.FloatType():
-            bounds = {name: getattr(info, attribute) for attribute, name in _BOUNDS.items()}
-            kind = "integer" if isinstance(info, mi.IntType) else "number"
-            return {"type": kind, **_given(**bounds, multipleOf=info.multiple_of)}
-        case mi.StrType():
-            limits = _given(minLength=info.min_length, maxLength=info.max_length, pattern=info.pattern)
-            return {"type": "string", **limits}
-        case mi.BytesType() | mi.ByteArrayType() | mi.MemoryViewType():
-            return {"type": "string", "contentEncoding": "base64"}
-    for kind, text_format in _FORMATS:
-        if isinstance(info, kind):
-            return {"type": "string", "format": text_format}
-    raise TypeError(f"JSON has no {info!r}")
+def _constrained(schema: Schema, metadata: Iterable[Any]) -> Schema:
+    """The schema with what msgspec's Meta demands."""
+    limited = dict(schema)
+    for meta in metadata:
+        if not isinstance(meta, msgspec.Meta):
+            continue
+        sizes = _SIZES.get(str(schema.get("type")), ("minLength", "maxLength"))
+        limited |= _given(
+            **{name: getattr(meta, attribute) for attribute, name in _BOUNDS.items()},
+            multipleOf=meta.multiple_of,
+            pattern=meta.pattern,
+            **dict(zip(sizes, (meta.min_length, meta.max_length), strict=True)),
+        )
+        limited |= meta.extra_json_schema or {}
+    return limited
 
 
-_FORMATS: tuple[tuple[Any, str], ...] = (
-    (mi.DateTimeType, "date-time"),
-    (mi.DateType, "date"),
-    (mi.TimeType, "time"),
-    (mi.TimeDeltaType, "duration"),
-    (mi.UUIDType, "uuid"),
-    (mi.DecimalType, "decimal"),
-)
+def _defaults(shape: Shape) -> dict[str, Any]:
+    """The defaults of a class's fields, by name. That a field has one says that it is always sent."""
+    if shape.kind == "named tuple":
+        return dict(shape.cls._field_defaults)  # type: ignore[attr-defined] # a named tuple
+    if shape.kind == "attrs class":
+        return {
+            one.name: one.default.factory() if hasattr(one.default, "factory") else one.default
+            for one in shape.cls.__attrs_attrs__  # type: ignore[attr-defined] # an attrs class
+            if getattr(one.default, "factory", None) in _PLAIN_FACTORIES
+            or (not hasattr(one.default, "factory") and type(one.default).__name__ != "_Nothing")
+        }
+    if shape.kind == "dataclass":
+        members: Iterable[Any] = dataclasses.fields(shape.cls)
+    elif shape.kind == "Struct" and not shape.cls.__struct_config__.omit_defaults:  # type: ignore[attr-defined]
+        members = msgspec.structs.fields(shape.cls)
+    else:
+        return {}
+    return {
+        one.name: one.default_factory() if _is_missing(one.default) else one.default
+        for one in members
+        if not _is_missing(one.default) or one.default_factory in _PLAIN_FACTORIES
+    }
+
+
+def _is_missing(default: Any) -> bool:
+    return default is dataclasses.MISSING or default is msgspec.NODEFAULT
 
 
 def _one_of(options: Sequence[Schema]) -> Schema:

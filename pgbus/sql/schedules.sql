@@ -38,37 +38,30 @@ WHERE s.schedule_name = CAST(:schedule_name AS text)
 -- by. A run is begun again when its worker's session is gone, or its lease ran out; and one of our own that we do not
 -- know of, as the answer to the claim was lost: we claim one after the other, so it cannot be under way.
 WITH live AS MATERIALIZED (
-    SELECT CAST(CAST(l.objid AS bigint) AS integer) AS worker_id
-    FROM pg_locks AS l
-    WHERE l.locktype = 'advisory'
-      AND l.database = (SELECT d.oid FROM pg_database AS d WHERE d.datname = current_database())
-      AND CAST(l.classid AS bigint) = (CAST(hashtext(CAST(:namespace AS text) || '.worker') AS bigint) & 4294967295)
-      AND l.objsubid = 2
-      AND l.granted
+    SELECT w.id AS worker_id FROM pgbus.live_workers AS w
 ), due AS MATERIALIZED (
-    SELECT s.id, s.claim_token, w.token
-    FROM unnest(CAST(:schedule_names AS text[]), CAST(:tokens AS uuid[])) AS w (schedule_name, token)
-    JOIN pgbus.schedules AS s ON s.schedule_name = w.schedule_name
-    WHERE s.next_run_at <= now()
+    SELECT s.id, s.claim_token
+    FROM pgbus.schedules AS s
+    WHERE s.schedule_name = ANY (CAST(:schedule_names AS text[]))
+      AND s.next_run_at <= now()
       AND s.state = 'active'
       AND CASE WHEN s.claim_token IS NULL THEN true
                WHEN s.worker_id = CAST(:worker_id AS integer) THEN s.claim_token <> ALL (CAST(:running AS uuid[]))
                ELSE s.lease_expires_at < now() OR NOT EXISTS (SELECT 1 FROM live AS l WHERE l.worker_id = s.worker_id)
           END
-    FOR UPDATE OF s SKIP LOCKED
+    FOR UPDATE SKIP LOCKED
 ), lost AS (
     UPDATE pgbus.schedule_runs AS r
     SET outcome = 'lost', finished_at = now()
-    FROM due AS d
-    WHERE r.run_id = d.claim_token AND r.outcome IS NULL
+    WHERE r.run_id = ANY (ARRAY(SELECT d.claim_token FROM due AS d WHERE d.claim_token IS NOT NULL))
+      AND r.outcome IS NULL
 ), claimed AS (
     UPDATE pgbus.schedules AS s
-    SET claim_token = d.token,
+    SET claim_token = (CAST(:tokens AS uuid[]))[array_position(CAST(:schedule_names AS text[]), s.schedule_name)],
         worker_id = CAST(:worker_id AS integer),
         lease_expires_at = now() + CAST(:lease AS double precision) * INTERVAL '1 second',
         attempt = s.attempt + 1
-    FROM due AS d
-    WHERE s.id = d.id
+    WHERE s.id = ANY (ARRAY(SELECT d.id FROM due AS d))
     RETURNING s.id, s.schedule_name, s.next_run_at, s.attempt, s.claim_token
 ), begun AS (
     INSERT INTO pgbus.schedule_runs (run_id, schedule_name, due_at, attempt, worker, started_at)
@@ -117,14 +110,63 @@ SET last_seen_at = now()
 WHERE s.schedule_name = ANY (CAST(:schedule_names AS text[]))
 
 -- name: prune_schedule_runs
--- Forget runs that began longer than `retention` seconds ago, but for those that are still in hand.
+-- Forget runs that began longer than `retention` seconds ago, but for those that are still in hand. With arrays, so that
+-- no statistics can talk the planner into a join that reads the whole table.
 DELETE FROM pgbus.schedule_runs AS r
-WHERE r.run_id IN (
+WHERE r.run_id = ANY (ARRAY(
     SELECT x.run_id
     FROM pgbus.schedule_runs AS x
     WHERE x.started_at < now() - CAST(:retention AS double precision) * INTERVAL '1 second'
-      AND NOT EXISTS (SELECT 1 FROM pgbus.schedules AS s
-                      WHERE s.schedule_name = x.schedule_name AND s.claim_token = x.run_id)
+      AND x.run_id <> ALL (ARRAY(SELECT s.claim_token FROM pgbus.schedules AS s WHERE s.claim_token IS NOT NULL))
     ORDER BY x.started_at
     LIMIT CAST(:batch AS bigint)
+))
+
+-- name: list_schedules
+-- Every schedule, when it is due, and its newest run.
+SELECT t.schedule_name, t.rule, t.missed, t.state, t.service, t.next_run_at, t.running, t.running_on,
+       t.last_started_at, t.last_outcome, t.last_duration, t.last_error, t.registered_at, t.last_seen_at
+FROM pgbus.timetable AS t
+ORDER BY t.schedule_name
+
+-- name: list_schedule_runs
+-- The newest runs of a schedule.
+SELECT h.run_id, h.schedule_name, h.due_at, h.attempt, h.worker, h.started_at, h.finished_at, h.duration, h.outcome,
+       h.error
+FROM pgbus.schedule_history AS h
+WHERE h.schedule_name = CAST(:schedule_name AS text)
+ORDER BY h.started_at DESC
+LIMIT CAST(:limit AS bigint)
+
+-- name: lock_schedule
+-- Hold a schedule's row until the transaction ends; says whether it runs, and whether a live worker may declare it.
+SELECT s.state, s.claim_token IS NOT NULL AS running,
+       s.last_seen_at > now() - INTERVAL '30 seconds' AND EXISTS (SELECT 1 FROM pgbus.live_workers AS w) AS declared
+FROM pgbus.schedules AS s
+WHERE s.schedule_name = CAST(:schedule_name AS text)
+FOR UPDATE OF s
+
+-- name: set_schedule_state
+-- Pause a schedule, or let it go on: then it is to be worked out anew when it is due, unless a run is in hand.
+UPDATE pgbus.schedules AS s
+SET state = CAST(:state AS text),
+    next_run_at = CASE WHEN CAST(:state AS text) = 'paused' OR s.claim_token IS NOT NULL THEN s.next_run_at END
+WHERE s.schedule_name = CAST(:schedule_name AS text)
+
+-- name: make_schedule_due
+-- Have a schedule run now, if it is not overdue anyway.
+UPDATE pgbus.schedules AS s
+SET next_run_at = LEAST(s.next_run_at, now())
+WHERE s.schedule_name = CAST(:schedule_name AS text)
+
+-- name: delete_schedule
+-- Forget a schedule; a run in hand can write no outcome any more.
+WITH gone AS (
+    DELETE FROM pgbus.schedules AS s
+    WHERE s.schedule_name = CAST(:schedule_name AS text)
+    RETURNING s.claim_token
 )
+UPDATE pgbus.schedule_runs AS r
+SET outcome = 'lost', finished_at = now()
+FROM gone AS g
+WHERE r.run_id = g.claim_token

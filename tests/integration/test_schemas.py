@@ -4,7 +4,7 @@ import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import asyncpg
 import pytest
@@ -12,13 +12,13 @@ import pytest
 import pgbus
 from pgbus import Api, Event, Parameter
 from pgbus.errors import RemoteSchemasNotLoaded, SchemaNotFound, UnknownApi, ValidationError
+from pgbus.telemetry import SessionOpened
 from tests.conftest import Connect
 from tests.support import eventually
-from tests.support.workers import open_bus, running
+from tests.support.workers import Watch, open_bus, running
 
 
-@dataclass
-class User:
+class User(NamedTuple):
     username: str
     email: str = ""
 
@@ -174,6 +174,48 @@ async def test_workers_that_start_at_once_store_one_version(database: str, conne
 
     await asyncio.gather(*(start() for _ in range(4)))
     assert await rows(connection, "version", AUTH) == [(1,)] * 3
+
+
+async def test_what_is_declared_while_a_worker_runs_is_published_too(
+    database: str, connection: asyncpg.Connection
+) -> None:
+    async with open_bus(database, process_name="one") as bus:
+        bus.client.register_api(AuthApi())
+        async with running(bus):
+
+            @bus.procedure("late.add")
+            async def add(a: int, b: int) -> int:
+                return a + b
+
+            async def is_live() -> bool:
+                return await rows(connection, "is_live", "name = 'late.add'") == [(True,)]
+
+            await eventually(is_live, 30)
+            assert await rows(connection, "is_live", AUTH) == [(True,)] * 3
+
+
+async def test_a_worker_whose_connection_broke_does_not_say_again_that_its_version_holds(
+    database: str, connection: asyncpg.Connection
+) -> None:
+    async with open_bus(database) as bus:
+        bus.client.register_api(AuthApi())
+        async with running(bus):
+            before = await rows(connection, "published_at", AUTH)
+            watch = Watch(bus)
+            await connection.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_locks "
+                "WHERE locktype = 'advisory' AND granted AND pid <> pg_backend_pid()"
+            )
+            await watch.first(SessionOpened)
+            assert await rows(connection, "published_at", AUTH) == before
+            await until_live(connection)
+
+
+async def until_live(connection: asyncpg.Connection) -> None:
+    async def is_live() -> bool:
+        return await rows(connection, "is_live", AUTH) == [(True,)] * 3
+
+    await eventually(is_live, 30)
 
 
 # ------------------------------------------------------------------------------------------------------ other processes

@@ -273,6 +273,19 @@ async def operate() -> None:
             assert_type(record, EventRecord)
 
 
+async def declare_tasks(bus: pgbus.Bus) -> None:
+    @bus.client.every(minutes=5, missed="skip")
+    async def refresh(client: pgbus.BusClient) -> int:
+        return 1
+
+    @bus.client.schedule("@daily", timezone="Europe/Berlin")
+    def clean(run: pgbus.TaskContext) -> str:
+        return run.schedule_name
+
+    assert_type(await refresh(bus.client), int)
+    assert_type(bus.client.features, frozenset[str])
+
+
 def upgrade() -> None:
     with EmbeddedPostgres(settings={"fsync": "off"}, listen=True) as server:
         assert_type(server, EmbeddedPostgres)

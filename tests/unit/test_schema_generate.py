@@ -1,10 +1,10 @@
 import enum
 import logging
 from dataclasses import dataclass, field
-from datetime import date, datetime
+from datetime import UTC, date, datetime
 from decimal import Decimal
 from types import GenericAlias
-from typing import Annotated, Any, Literal, NamedTuple, Optional, TypedDict
+from typing import Annotated, Any, Generic, Literal, NamedTuple, Optional, TypedDict, TypeVar
 from uuid import UUID, uuid4
 
 import attrs
@@ -12,8 +12,12 @@ import msgspec
 import pydantic
 import pytest
 
+from pgbus.codec import decoder, encode
 from pgbus.schema import Field, Fields, parameters_schema, type_schema
 from pgbus.schema.generate import DIALECT, signature_fields
+from pgbus.schema.validate import make_validator, to_json
+
+T = TypeVar("T")
 
 
 def schema_of(annotation: Any) -> dict[str, Any]:
@@ -231,3 +235,70 @@ def test_a_function_gives_its_named_parameters() -> None:
     assert found["properties"] == {"a": {"type": "integer"}, "b": {"type": "string", "default": "x"}}
     assert found["required"] == ["a"]
     assert found["additionalProperties"] is True
+
+
+@dataclass
+class Circle:
+    radius: float
+
+
+@dataclass
+class Square:
+    side: float
+
+
+@dataclass
+class Page(Generic[T]):
+    items: list[T]
+    next: int | None = None
+
+
+def test_a_union_of_classes_is_any_of_them() -> None:
+    found = schema_of(Circle | Square | None)
+    assert found["anyOf"] == [{"$ref": "#/$defs/Circle"}, {"$ref": "#/$defs/Square"}, {"type": "null"}]
+
+
+def test_a_generic_class_has_a_definition_for_each_argument() -> None:
+    found = schema_of(tuple[Page[int], Page[str]])
+    assert set(found["$defs"]) == {"Page_int", "Page_str"}
+    assert found["$defs"]["Page_int"]["properties"]["items"] == {"type": "array", "items": {"type": "integer"}}
+
+
+class Sent:
+    def __to_bus__(self) -> dict[str, int]:
+        return {"n": 1}
+
+
+SOME_DAY = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("annotation", "value"),
+    [
+        (User, User("a")),
+        (list[User], [User("a", "b")]),
+        (dict[str, User], {"x": User("a")}),
+        (tuple[int, ...], (1, 2)),
+        (tuple[int, str], (1, "a")),
+        (frozenset[int], frozenset({1})),
+        (Page[User], Page([User("a")])),
+        (Circle | Square, Square(2.0)),
+        (Colour, Colour.RED),
+        (dict[Colour, int], {Colour.RED: 1}),
+        (Sent, Sent()),
+        (list[Sent | None], [Sent(), None]),
+        (Price, Price(amount=Decimal("1.5"))),
+        (Address, {"city": "Rome"}),
+        (dict[int, str], {1: "a"}),
+        (datetime | None, SOME_DAY),
+        (bytes, b"abc"),
+        (complex, 1j),
+        (Decimal, Decimal("1.50")),
+        (UUID, uuid4()),
+        (Literal[1, "x"], "x"),
+    ],
+)
+def test_what_is_sent_of_a_type_fits_its_schema(annotation: Any, value: object) -> None:
+    schema = type_schema(annotation, title="T")
+    assert make_validator(schema)(to_json(value, field="value")) is None
+    assert decoder(annotation)(encode(value, limit=1000)) is not None

@@ -1,4 +1,4 @@
-"""`bus.schema`: what is known of every API: of this process's own from its code, of others from the database or a file.
+"""What is known of every API, looked up and validated against.
 
 What the database holds is read once, when it is first needed, and again when a notification tells that it changed.
 """
@@ -8,14 +8,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any, Protocol, TypeAlias, TypeVar
+from typing import IO, Protocol, TypeAlias, TypeVar
 
 import asyncpg
 import msgspec
 
-from pgbus.codec import ancestors_of, event_classes
+from pgbus.catalog.declared import Apis, Code
+from pgbus.catalog.publishing import Publication, Run
 from pgbus.config import Config
 from pgbus.errors import (
     CannotBlockHere,
@@ -26,62 +27,17 @@ from pgbus.errors import (
     UnknownApi,
     ValidationError,
 )
-from pgbus.handlers import type_hints
 from pgbus.procedures import Procedure
 from pgbus.registry import Listener, Registry
-from pgbus.schema import Declaration, Documents, Field, Fields, Schema, Stored, find_broken, payload_schema, type_schema
+from pgbus.schema import Declaration, Documents, Schema
 from pgbus.schema.documents import Kind, encode_documents, read_documents, split_name, to_documents, write_documents
-from pgbus.schema.generate import signature_fields
 from pgbus.schema.validate import Validator, can_validate, make_validator, to_json
 from pgbus.store import is_link_error
 
 logger = logging.getLogger("pgbus")
 
 T = TypeVar("T")
-# Runs a named statement.
-Run: TypeAlias = Callable[[str, dict[str, object]], Awaitable[Sequence[Sequence[Any]]]]
 Key: TypeAlias = tuple[Kind, str]
-
-# A live worker's schemas are seen at least this often, in seconds.
-SEEN_INTERVAL = 60.0
-
-
-class DeclaredParameter(Protocol):
-    """A parameter of an event of an API."""
-
-    name: str
-    annotation: Any
-    default: Any
-
-    @property
-    def is_required(self) -> bool:
-        """Whether the event cannot be fired without it."""
-        ...
-
-
-class DeclaredEvent(Protocol):
-    """An event of an API."""
-
-    accepts_any: bool
-
-    @property
-    def parameters(self) -> Mapping[str, Any]:
-        """DeclaredParameters by name."""
-        ...
-
-
-class Apis(Protocol):
-    """The APIs that this process has registered."""
-
-    def event(self, topic: str) -> DeclaredEvent | None:
-        """The event that is fired under the topic."""
-        ...
-
-    def events(self) -> Iterator[tuple[str, DeclaredEvent]]:
-        """Every event, with its topic."""
-        ...
-
-    def __contains__(self, name: object) -> bool: ...
 
 
 class Block(Protocol):
@@ -100,8 +56,8 @@ class Catalog:
 
     def __init__(self, *, config: Config, registry: Registry, apis: Apis, run: Run, block: Block) -> None:
         self._config = config
-        self._registry = registry
-        self._apis = apis
+        self._code = Code(registry=registry, apis=apis)
+        self._publication = Publication(service=config.service_name, channel=f"{config.namespace}_schemas")
         self._run = run
         self._block = block
         self._files: dict[Key, Schema] = {}
@@ -110,7 +66,6 @@ class Catalog:
         self._reading: asyncio.Task[None] | None = None
         # Of calls to other services' procedures: the validator of their arguments, or None without a schema.
         self._checks: dict[str, Validator | None] = {}
-        self._published: set[tuple[Kind, str, str]] = set()
 
     # ------------------------------------------------------------------------------------------------------- looking
 
@@ -161,12 +116,18 @@ class Catalog:
         raise SchemaNotFound(f"no schema is known of {what} {full_name!r}; `pgbus schema dump` shows what is stored")
 
     def _find_here(self, kind: Kind, name: str) -> Schema | None:
-        declared = self._declared(kind, name)
+        declared = self._code.find(kind, name)
         return self._files.get((kind, name)) if declared is None else declared.schema
 
     def _names(self) -> set[Key]:
         declared = {(one.kind, one.name) for one in self.declare() if one.kind != "listener"}
         return {*declared, *self._files, *self._loaded()}
+
+    def next_words(self, prefix: Sequence[str]) -> list[str]:
+        """What may follow the words of a path, by the schemas that were read so far."""
+        length = len(prefix)
+        found = (name.split(".") for _, name in {**(self._stored or {}), **self._files})
+        return sorted({words[length] for words in found if len(words) > max(1, length) and words[:length] == [*prefix]})
 
     def _documents(self) -> Documents:
         others = {**self._loaded(), **self._files}
@@ -194,7 +155,7 @@ class Catalog:
         """
         api_name, _ = split_name(procedure)
         settings = self._config.api(api_name)
-        if not settings.validate_outgoing or procedure in self._registry.procedures or api_name in self._apis:
+        if not settings.validate_outgoing or self._code.serves(api_name, procedure):
             return
         if self._stored is None or self._is_stale:
             await self._load_for_check(run)
@@ -212,7 +173,7 @@ class Catalog:
 
     def refuse_unknown_event(self, topic: str) -> None:
         """Raise UnknownApi or SchemaNotFound for an event that no schema is known of, once schemas were read."""
-        if self._stored is not None and self._apis.event(topic) is None and topic not in event_classes():
+        if self._stored is not None and not self._code.fires(topic):
             self._refuse_unknown("event", topic)
 
     async def _load_for_check(self, run: Run) -> None:
@@ -293,7 +254,7 @@ class Catalog:
         self._stored = None
         self._is_stale = False
         self._checks.clear()
-        self._published = set()
+        self._publication.forget()
 
     def drop(self, run: Run | None = None) -> None:
         """What was read holds no more, and is read again soon, by `run` if that is given; called on an event loop."""
@@ -329,96 +290,20 @@ class Catalog:
         self, *, procedures: Iterable[Procedure] | None = None, listeners: Iterable[Listener] = ()
     ) -> list[Declaration]:
         """What this process's code says: of its events, of its procedures (default: all), of these listeners."""
-        served = self._registry.procedures if procedures is None else procedures
-        return [
-            *(_api_event(topic, event) for topic, event in self._apis.events()),
-            *(
-                _class_event(topic, cls)
-                for topic, cls in sorted(event_classes().items())
-                if self._apis.event(topic) is None
-            ),
-            *(_procedure(one) for one in served),
-            *(_listener(one) for one in listeners),
-        ]
-
-    def _declared(self, kind: Kind, name: str) -> Declaration | None:
-        if kind == "procedure":
-            procedure = self._registry.procedures.get(name)
-            return None if procedure is None else _procedure(procedure)
-        if event := self._apis.event(name):
-            return _api_event(name, event)
-        cls = event_classes().get(name)
-        return None if cls is None else _class_event(name, cls)
+        return self._code.declare(procedures=procedures, listeners=listeners)
 
     async def publish(self, declared: Sequence[Declaration], *, run: Run, worker_id: int | None = None) -> None:
         """Store what is declared; a worker also says that it speaks it, and is warned of what that breaks."""
-        if not declared:
-            return
-        values = {
-            "kinds": [one.kind for one in declared],
-            "names": [one.name for one in declared],
-            "hashes": [one.hash for one in declared],
-            "service": self._config.service_name,
-        }
-        if worker_id is not None:
-            await self._warn_of_breaks(declared, values, run)
-        schemas = [msgspec.json.encode(one.schema, order="sorted").decode() for one in declared]
-        channel = f"{self._config.namespace}_schemas"
-        for _ in range(5):
-            rows = await run(
-                "publish_schemas", {**values, "schemas": schemas, "worker_id": worker_id, "channel": channel}
-            )
-            if len(rows) >= len({(one.kind, one.name) for one in declared}):
-                break
-        for kind, name, version, is_new, _ in rows:
-            if is_new:
-                level = logging.INFO if version > 1 else logging.DEBUG
-                logger.log(level, "%s %s has a new schema: version %d", kind, name, version)
-        self._published = {(one.kind, one.name, one.hash) for one in declared}
+        await self._publication.publish(declared, run=run, worker_id=worker_id)
 
     async def announce(self, run: Run) -> None:
         """Store the schemas of the events that this process may fire, unless it has done so; never fails."""
         try:
             declared = self.declare(procedures=())
-            if any((one.kind, one.name, one.hash) not in self._published for one in declared):
+            if not self._publication.covers(declared):
                 await self.publish(declared, run=run)
         except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
             logger.info("the schemas of events could not be stored: %s", error)
-
-    async def list_stored(self, run: Run | None = None) -> list[Stored]:
-        """Every version of every schema in the database."""
-        return read_stored(await (run or self._run)("list_schemas", {}))
-
-    async def _warn_of_breaks(self, declared: Sequence[Declaration], values: dict[str, object], run: Run) -> None:
-        new = {(kind, name) for kind, name in await run("find_new_schemas", values)}
-        if not new:
-            return
-        changed = [one for one in declared if (one.kind, one.name) in new]
-        for found in find_broken(changed, await self.list_stored(run), with_missing=False):
-            logger.warning("this code does not fit the rest of the bus: %s", found)
-
-
-def read_stored(rows: Iterable[Any]) -> list[Stored]:
-    """From the rows of the statement `list_schemas`."""
-    return [
-        Stored(
-            kind=kind,
-            name=name,
-            service=service,
-            version=version,
-            schema=msgspec.json.decode(schema),
-            is_live=is_live,
-            workers=tuple(workers),
-            is_registered=is_registered,
-            first_seen_at=first_seen_at,
-            published_at=published_at,
-            last_seen_at=last_seen_at,
-        )
-        for (
-            kind, name, service, version, schema, is_live, workers, is_registered, first_seen_at, published_at,
-            last_seen_at,
-        ) in rows
-    ]  # fmt: skip
 
 
 def _join(api_name: str, name: str) -> str:
@@ -432,36 +317,3 @@ def _validate(schema: Schema, value: object, *, subject: str) -> None:
         raise ValidationError(str(error)) from error
     if complaint := make_validator(schema)(plain):
         raise ValidationError(f"{subject} do not fit the schema: {complaint}")
-
-
-# -------------------------------------------------------------------------------------------------------- declarations
-
-
-def _api_event(topic: str, event: DeclaredEvent) -> Declaration:
-    parameters: Iterable[DeclaredParameter] = event.parameters.values()
-    fields = [Field(one.name, one.annotation, one.default, is_required=one.is_required) for one in parameters]
-    shape = Fields(fields, is_open=event.accepts_any)
-    return Declaration("event", topic, {"parameters": payload_schema(shape, title=f"Event {topic} parameters")})
-
-
-def _class_event(topic: str, cls: type) -> Declaration:
-    schema = {"parameters": payload_schema(cls, title=f"Event {topic} parameters")}
-    return Declaration("event", topic, schema, ancestors_of(cls))
-
-
-def _procedure(procedure: Procedure) -> Declaration:
-    hints = type_hints(procedure.handler)
-    parameters = signature_fields(procedure.handler, hints)
-    schema = {
-        "parameters": payload_schema(parameters, title=f"RPC {procedure.name}() parameters"),
-        "response": type_schema(hints.get("return", Any), title=f"RPC {procedure.name}() response"),
-    }
-    return Declaration("procedure", procedure.name, schema)
-
-
-def _listener(listener: Listener) -> Declaration:
-    events = {
-        pattern: payload_schema(listener.reads(pattern), title=f"Listener {listener.name} on {pattern}")
-        for pattern in listener.patterns
-    }
-    return Declaration("listener", listener.name, {"events": events})

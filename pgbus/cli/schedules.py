@@ -1,0 +1,140 @@
+"""`pgbus schedules`: see, pause, resume, run and remove schedules."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+
+import rich_click as click
+from rich.table import Table
+from rich.text import Text
+
+from pgbus.admin import Admin, ScheduleRun, ScheduleStatus
+from pgbus.cli.options import database_options, json_option, with_admin
+from pgbus.cli.output import age, ago, clip, console, instant, print_json, table
+
+_STYLES = {"done": "green", "failed": "red", "lost": "red", "running": "cyan"}
+
+
+@click.group()
+@database_options
+def schedules() -> None:
+    """List schedules and their runs; pause, resume, run or remove them."""
+
+
+@schedules.command("list")
+@database_options
+@json_option
+def list_schedules(as_json: bool) -> None:
+    """List the registered schedules: their rules, when they are due, and what became of their newest runs."""
+    found = with_admin(lambda admin: admin.schedules.list())
+    if as_json:
+        for schedule in found:
+            print_json(schedule)
+        return
+    console().print(schedule_table(found) if found else "no schedules are registered")
+
+
+def schedule_table(found: tuple[ScheduleStatus, ...]) -> Table:
+    """Schedules for people."""
+    rows = table("schedule", "state", "rule", "next run", "last run", "outcome", "took", "seen", wide=("schedule",))
+    for schedule in found:
+        rows.add_row(
+            Text(schedule.schedule_name, style="bold"),
+            Text(schedule.state, style="green" if schedule.state == "active" else "yellow"),
+            Text(schedule.rule),
+            _next_run(schedule),
+            Text(f"{ago(schedule.last_started_at)} ago" if schedule.last_started_at else "-"),
+            _outcome(schedule.last_outcome or "-"),
+            Text("-" if schedule.last_duration is None else age(schedule.last_duration)),
+            Text(f"{ago(schedule.last_seen_at)} ago"),
+        )
+    return rows
+
+
+def _next_run(schedule: ScheduleStatus) -> Text:
+    if schedule.running:
+        return Text(f"runs on {schedule.running_on}", style="cyan")
+    if schedule.state == "paused" or schedule.next_run_at is None:
+        return Text("-")
+    seconds = (schedule.next_run_at - datetime.now(UTC)).total_seconds()
+    return Text(f"in {age(seconds)}") if seconds >= 0 else Text(f"due for {age(-seconds)}", style="yellow")
+
+
+def _outcome(outcome: str) -> Text:
+    return Text(outcome, style=_STYLES.get(outcome, ""))
+
+
+@schedules.command()
+@click.argument("name")
+@database_options
+@click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="At most so many runs.")
+@json_option
+def history(name: str, limit: int, as_json: bool) -> None:
+    """Show the runs of a schedule, the newest first."""
+    found = with_admin(lambda admin: admin.schedules.history(name, limit=limit))
+    if as_json:
+        for run in found:
+            print_json(run)
+        return
+    console().print(_run_table(found) if found else "it has not run yet")
+
+
+def _run_table(found: tuple[ScheduleRun, ...]) -> Table:
+    rows = table("due", "started", "took", "attempt", "outcome", "worker", "error", right=("attempt",), wide=("error",))
+    for run in found:
+        # A traceback tells what was raised on its last line.
+        error = clip((run.error or "").strip().rpartition("\n")[2], 120)
+        rows.add_row(
+            instant(run.due_at),
+            instant(run.started_at),
+            "-" if run.duration is None else age(run.duration),
+            str(run.attempt),
+            _outcome(run.outcome),
+            Text(run.worker),
+            Text(error),
+        )
+    return rows
+
+
+@schedules.command()
+@click.argument("names", metavar="NAME...", nargs=-1, required=True)
+@database_options
+def pause(names: tuple[str, ...]) -> None:
+    """Begin no more runs of schedules, on every worker; one that runs goes on."""
+    _for_each(names, lambda admin, name: admin.schedules.pause(name), verb="paused")
+
+
+@schedules.command()
+@click.argument("names", metavar="NAME...", nargs=-1, required=True)
+@database_options
+def resume(names: tuple[str, ...]) -> None:
+    """Let paused schedules go on; what was due meanwhile is not made up for."""
+    _for_each(names, lambda admin, name: admin.schedules.resume(name), verb="resumed")
+
+
+@schedules.command()
+@click.argument("names", metavar="NAME...", nargs=-1, required=True)
+@database_options
+def run(names: tuple[str, ...]) -> None:
+    """Have schedules run now, on whatever worker declares them."""
+    _for_each(names, lambda admin, name: admin.schedules.run(name), verb="due now:")
+
+
+@schedules.command()
+@click.argument("name")
+@database_options
+@click.option("--force", is_flag=True, help="Even while a live worker declares it.")
+def remove(name: str, force: bool) -> None:
+    """Forget a schedule; its history stays until it is pruned."""
+    with_admin(lambda admin: admin.schedules.remove(name, force=force))
+    console().print(f"removed {name}", soft_wrap=True)
+
+
+def _for_each(names: tuple[str, ...], method: Callable[[Admin, str], Awaitable[None]], *, verb: str) -> None:
+    async def change(admin: Admin) -> None:
+        for name in names:
+            await method(admin, name)
+            console().print(f"{verb} {name}", soft_wrap=True)
+
+    with_admin(change)
