@@ -252,9 +252,7 @@ class Store:
 
     async def free_claims(self, *, max_crashes: int) -> tuple[int, list[int]]:
         """Take back the claims of dead workers: how many, and the ids of their listeners."""
-        row = await self.fetch_one(
-            "free_claims", namespace=self.namespace, max_crashes=max_crashes, work_channel=self.work_channel
-        )
+        row = await self.fetch_one("free_claims", max_crashes=max_crashes, work_channel=self.work_channel)
         return row["freed"], row["listener_ids"] or []
 
     # Any worker's.

@@ -202,7 +202,6 @@ class Tasks:
         kept_until = time.monotonic() + self._config.lease
         rows = await self._store.fetch(
             "claim_schedules",
-            namespace=self._store.namespace,
             worker_id=worker_id,
             worker=self._config.process_name,
             schedule_names=names,

@@ -551,7 +551,7 @@ class Worker:
             listeners=[runner.listener.name for runner in self._runners.values()],
         )
         await store.fetch("touch_schemas", worker_id=self._worker_id, age=SEEN_INTERVAL)
-        row = await store.fetch_one("count_other_workers", namespace=self._config.namespace, worker_id=self._worker_id)
+        row = await store.fetch_one("count_other_workers", worker_id=self._worker_id)
         self._others = row["others"] > 0
 
     async def _poll(self, store: Store) -> None:

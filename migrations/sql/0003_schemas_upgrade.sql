@@ -45,12 +45,14 @@ CREATE INDEX worker_schemas_schema ON pgbus.worker_schemas (schema_id);
 CREATE VIEW pgbus.live_workers AS
 SELECT w.id, w.name, w.service, w.host, w.pid, w.version, w.listeners, w.started_at, w.last_seen_at, w.leading_since
 FROM pgbus.workers AS w
-JOIN pg_class AS c ON c.oid = w.tableoid
-JOIN pg_namespace AS n ON n.oid = c.relnamespace
 JOIN pg_locks AS l
     ON l.locktype = 'advisory'
    AND l.database = (SELECT d.oid FROM pg_database AS d WHERE d.datname = current_database())
-   AND CAST(l.classid AS bigint) = (CAST(hashtext(n.nspname || '.worker') AS bigint) & 4294967295)
+   AND CAST(l.classid AS bigint) = (
+       SELECT CAST(hashtext(n.nspname || '.worker') AS bigint) & 4294967295
+       FROM pg_class AS c
+       JOIN pg_namespace AS n ON n.oid = c.relnamespace
+       WHERE c.oid = CAST('pgbus.workers' AS regclass))
    AND CAST(l.objid AS bigint) = w.id
    AND l.objsubid = 2
    AND l.granted;

@@ -22,6 +22,7 @@ from pgbus.cli.publish import publish
 from pgbus.cli.run import run
 from pgbus.cli.schedules import schedules
 from pgbus.cli.schema import schema
+from pgbus.cli.shell import shell
 from pgbus.cli.status import status
 
 
@@ -39,7 +40,9 @@ def pgbus() -> None:
     """
 
 
-for command in (run, dev, db, publish, call, status, inspect, events, dead, listeners, schedules, schema, config):
+for command in (
+    run, shell, dev, db, publish, call, status, inspect, events, dead, listeners, schedules, schema, config,
+):  # fmt: skip
     pgbus.add_command(command)
 
 

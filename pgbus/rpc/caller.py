@@ -290,7 +290,7 @@ class Caller:
             return service
 
     async def _find_servers(self, procedures: list[str]) -> list[Any]:
-        return await self._store.fetch("find_servers", procedures=procedures, namespace=self._config.namespace)
+        return await self._store.fetch("find_servers", procedures=procedures)
 
     def _lately(self, procedure: str, *, since: float) -> Service | None:
         service = self._services.get(procedure)
@@ -389,7 +389,7 @@ class Caller:
 
     async def _look_after(self, calls: list[Call]) -> None:
         call_ids = [call.request.call_id for call in calls]
-        await self._store.fetch("fail_lost_calls", call_ids=call_ids, namespace=self._config.namespace)
+        await self._store.fetch("fail_lost_calls", call_ids=call_ids)
         await self._withdraw_unserved([call.request for call in calls if not call.wait])
         await self._read_responses(call_ids)
 

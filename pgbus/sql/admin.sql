@@ -12,25 +12,21 @@ FROM pgbus.outbox AS o
 
 -- name: list_workers
 -- Every worker, whether it lives (its advisory lock is held), and whether it leads: it said so last, and someone does.
-WITH held AS (
-    SELECT k.classid, k.objid, k.pid
+WITH led AS MATERIALIZED (
+    SELECT 1
     FROM pg_locks AS k
     WHERE k.locktype = 'advisory'
       AND k.objsubid = 2
       AND k.granted
       AND k.database = (SELECT d.oid FROM pg_database AS d WHERE d.datname = current_database())
+      AND k.classid = CAST(hashtext(CAST(:namespace AS text) || '.leader') AS oid)
 )
 SELECT w.id, w.name, w.service, w.host, w.pid, w.version, w.listeners, w.started_at, w.last_seen_at,
-       own.pid IS NOT NULL AS live,
-       own.pid IS NOT NULL
-           AND w.leading_since IS NOT NULL
-           AND EXISTS (
-               SELECT 1 FROM held AS l
-               WHERE l.classid = CAST(hashtext(CAST(:namespace AS text) || '.leader') AS oid)) AS leading,
+       l.id IS NOT NULL AS live,
+       l.id IS NOT NULL AND w.leading_since IS NOT NULL AND EXISTS (SELECT 1 FROM led) AS leading,
        w.leading_since
 FROM pgbus.workers AS w
-LEFT JOIN held AS own
-    ON own.classid = CAST(hashtext(CAST(:namespace AS text) || '.worker') AS oid) AND own.objid = CAST(w.id AS oid)
+LEFT JOIN pgbus.live_workers AS l ON l.id = w.id
 ORDER BY w.id
 
 -- name: list_listeners

@@ -267,13 +267,7 @@ WHERE EXISTS (SELECT 1 FROM freed)
 -- its second death comes back in single events, to be tried one at a time; an event that was alone in the hands of
 -- dying workers too often is a dead letter.
 WITH live AS MATERIALIZED (
-    SELECT CAST(CAST(l.objid AS bigint) AS integer) AS worker_id
-    FROM pg_locks AS l
-    WHERE l.locktype = 'advisory'
-      AND l.database = (SELECT d.oid FROM pg_database AS d WHERE d.datname = current_database())
-      AND CAST(l.classid AS bigint) = (CAST(hashtext(CAST(:namespace AS text) || '.worker') AS bigint) & 4294967295)
-      AND l.objsubid = 2
-      AND l.granted
+    SELECT w.id AS worker_id FROM pgbus.live_workers AS w
 ), lost AS MATERIALIZED (
     SELECT d.id
     FROM pgbus.deliveries AS d

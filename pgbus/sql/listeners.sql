@@ -86,9 +86,5 @@ DELETE FROM pgbus.workers AS w WHERE w.id = CAST(:worker_id AS integer)
 -- name: count_other_workers
 -- How many live processes there are beside this one: whether it is any use to notify.
 SELECT count(*) AS others
-FROM pg_locks AS l
-WHERE l.locktype = 'advisory'
-  AND l.database = (SELECT d.oid FROM pg_database AS d WHERE d.datname = current_database())
-  AND CAST(l.classid AS bigint) = (CAST(hashtext(CAST(:namespace AS text) || '.worker') AS bigint) & 4294967295)
-  AND l.objsubid = 2
-  AND CAST(l.objid AS bigint) <> CAST(:worker_id AS bigint)
+FROM pgbus.live_workers AS w
+WHERE w.id <> CAST(:worker_id AS integer)

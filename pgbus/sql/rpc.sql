@@ -16,13 +16,7 @@ ON CONFLICT (procedure, worker_id) DO UPDATE SET concurrency = excluded.concurre
 -- name: find_servers
 -- Of these procedures, those that were ever registered: whether a live worker serves them, and their declared timeout.
 WITH live AS MATERIALIZED (
-    SELECT CAST(CAST(l.objid AS bigint) AS integer) AS worker_id
-    FROM pg_locks AS l
-    WHERE l.locktype = 'advisory'
-      AND l.database = (SELECT d.oid FROM pg_database AS d WHERE d.datname = current_database())
-      AND CAST(l.classid AS bigint) = (CAST(hashtext(CAST(:namespace AS text) || '.worker') AS bigint) & 4294967295)
-      AND l.objsubid = 2
-      AND l.granted
+    SELECT w.id AS worker_id FROM pgbus.live_workers AS w
 )
 SELECT DISTINCT ON (s.procedure) s.procedure, l.worker_id IS NOT NULL AS is_served, s.timeout
 FROM pgbus.rpc_servers AS s
@@ -92,13 +86,7 @@ WHERE a.call_id = ANY (CAST(:call_ids AS uuid[]))
 -- Of these calls, give up those in the hands of a worker that is dead. One that answered before it went has its response
 -- in place, even if this statement's snapshot does not show it yet.
 WITH live AS MATERIALIZED (
-    SELECT CAST(CAST(l.objid AS bigint) AS integer) AS worker_id
-    FROM pg_locks AS l
-    WHERE l.locktype = 'advisory'
-      AND l.database = (SELECT d.oid FROM pg_database AS d WHERE d.datname = current_database())
-      AND CAST(l.classid AS bigint) = (CAST(hashtext(CAST(:namespace AS text) || '.worker') AS bigint) & 4294967295)
-      AND l.objsubid = 2
-      AND l.granted
+    SELECT w.id AS worker_id FROM pgbus.live_workers AS w
 )
 INSERT INTO pgbus.rpc_responses (call_id, outcome, error, worker)
 SELECT r.call_id, 'lost', 'the worker died before it answered', w.name

@@ -38,13 +38,7 @@ WHERE s.schedule_name = CAST(:schedule_name AS text)
 -- by. A run is begun again when its worker's session is gone, or its lease ran out; and one of our own that we do not
 -- know of, as the answer to the claim was lost: we claim one after the other, so it cannot be under way.
 WITH live AS MATERIALIZED (
-    SELECT CAST(CAST(l.objid AS bigint) AS integer) AS worker_id
-    FROM pg_locks AS l
-    WHERE l.locktype = 'advisory'
-      AND l.database = (SELECT d.oid FROM pg_database AS d WHERE d.datname = current_database())
-      AND CAST(l.classid AS bigint) = (CAST(hashtext(CAST(:namespace AS text) || '.worker') AS bigint) & 4294967295)
-      AND l.objsubid = 2
-      AND l.granted
+    SELECT w.id AS worker_id FROM pgbus.live_workers AS w
 ), due AS MATERIALIZED (
     SELECT s.id, s.claim_token
     FROM pgbus.schedules AS s

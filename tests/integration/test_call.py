@@ -92,8 +92,8 @@ async def test_a_large_result_arrives_whole(invoke: Invoke, bus: pgbus.Bus) -> N
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (("auth.check_password",), exits.USAGE, "pgbus: the arguments do not fit auth.check_password: .*username"),
-        (("auth.check_password", "--arg", "username=1", "--arg", "password=a"), exits.USAGE, "pgbus: the arguments do"),
+        (("auth.check_password",), exits.USAGE, "pgbus: the arguments .*auth.check_password.*username"),
+        (("auth.check_password", "--arg", "username=1", "--arg", "password=a"), exits.USAGE, "pgbus: the arguments "),
         (("auth.nothing",), exits.UNSERVED, "pgbus: auth.nothing: no live worker serves it"),
         (("auth.nothing", "--wait", "--timeout", "0.2"), exits.TIMEOUT, "pgbus: auth.nothing: no answer within 0.2 s"),
         (("auth.hang", "--timeout", "0.2"), exits.TIMEOUT, "pgbus: auth.hang: no answer within 0.2 seconds"),

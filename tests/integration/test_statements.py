@@ -811,7 +811,7 @@ async def test_a_worker_is_registered_locked_counted_touched_and_removed(bench: 
     theirs = (await other.store.fetch_one("register_worker", **worker))["id"]
     assert (await bench.store.fetch_one("lock_worker", namespace="pgbus", worker_id=mine))["locked"]
     assert not (await other.store.fetch_one("lock_worker", namespace="pgbus", worker_id=mine))["locked"]
-    count = {"namespace": "pgbus", "worker_id": mine}
+    count = {"worker_id": mine}
     assert (await bench.store.fetch_one("count_other_workers", **count))["others"] == 0
     await other.store.fetch("lock_worker", namespace="pgbus", worker_id=theirs)
     assert (await bench.store.fetch_one("count_other_workers", **count))["others"] == 1

@@ -350,12 +350,13 @@ CREATE VIEW pgbus.live_workers AS
     w.started_at,
     w.last_seen_at,
     w.leading_since
-   FROM (((pgbus.workers w
-     JOIN pg_class c ON ((c.oid = w.tableoid)))
-     JOIN pg_namespace n ON ((n.oid = c.relnamespace)))
+   FROM (pgbus.workers w
      JOIN pg_locks l ON (((l.locktype = 'advisory'::text) AND (l.database = ( SELECT d.oid
            FROM pg_database d
-          WHERE (d.datname = current_database()))) AND ((l.classid)::bigint = ((hashtext(((n.nspname)::text || '.worker'::text)))::bigint & '4294967295'::bigint)) AND ((l.objid)::bigint = w.id) AND (l.objsubid = 2) AND l.granted)));
+          WHERE (d.datname = current_database()))) AND ((l.classid)::bigint = ( SELECT ((hashtext(((n.nspname)::text || '.worker'::text)))::bigint & '4294967295'::bigint)
+           FROM (pg_class c
+             JOIN pg_namespace n ON ((n.oid = c.relnamespace)))
+          WHERE (c.oid = ('pgbus.workers'::regclass)::oid))) AND ((l.objid)::bigint = w.id) AND (l.objsubid = 2) AND l.granted)));
 
 COMMENT ON VIEW pgbus.live_workers IS 'The workers that live at this moment';
 

@@ -12,11 +12,12 @@ from pgbus.logs import configure_logging
 
 @pytest.fixture
 def stream() -> Iterator[io.StringIO]:
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
+    root, alembic = logging.getLogger(), logging.getLogger("alembic")
+    handlers, levels = root.handlers[:], (root.level, alembic.level)
     yield io.StringIO()
     root.handlers[:] = handlers
-    root.setLevel(level)
+    root.setLevel(levels[0])
+    alembic.setLevel(levels[1])
 
 
 def fail() -> None:
