@@ -133,7 +133,8 @@ def test_it_may_be_the_applications_own_bus_with_its_own_tables(pytester: pytest
                     await connection.close()
                     await bus.publish(OrderPlaced(10))
                     stored = await asyncpg.connect(pgbus_dsn)
-                    assert await stored.fetchval("SELECT name FROM shop_bus.schemas WHERE kind = 'event'") == "orders.placed"
+                    query = "SELECT name FROM shop_bus.schemas WHERE kind = 'event'"
+                    assert await stored.fetchval(query) == "orders.placed"
                     await stored.close()
                     assert len(await pgbus.deliver_now()) == 1
                     assert confirmed == [number, 10]
