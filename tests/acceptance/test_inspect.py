@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -165,7 +166,7 @@ async def test_an_event_is_validated_against_the_schema_that_its_service_publish
     assert [one["passed"] for one in told] == [False, False, True, True]
     assert "age" in told[0]["error"]
     assert '"old" is not of type "integer"' in told[1]["error"]
-    assert "Validation     Passed" in history.human("-d", "-i", history.ids[0])
+    assert "Validation   Passed" in history.human("-d", "-i", history.ids[0])
     history.services.pgbus(history.directory, "publish", "nobody.knows", "{}")
     assert "no schema is stored" in history.human("-d", "-a", "nobody")
 
@@ -216,8 +217,8 @@ async def test_one_api_or_several_are_followed(history: History) -> None:
     async with talking(*arguments, cwd=history.directory, environ=environ) as follower:
         ids: list[str] = []
         while not follower.out:  # until it has read where the log ends, it may miss what comes
-            ids += json.loads(history.services.run(history.directory, "fire.py"))
-        ids += json.loads(history.services.run(history.directory, "fire.py"))
+            ids += json.loads(await asyncio.to_thread(history.services.run, history.directory, "fire.py"))
+        ids += json.loads(await asyncio.to_thread(history.services.run, history.directory, "fire.py"))
         await follower.says(ids[-1])
         seen = [json.loads(line) for line in follower.out]
         assert {one["api_name"] for one in seen} == {"crm.invoice", "audit"}
