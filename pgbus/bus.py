@@ -516,7 +516,7 @@ class Bus:
 
     def _through_portal(self, work: Callable[[], Awaitable[T]]) -> T:
         with self._portal_lock:
-            if self._portal is None:
+            if self._portal is None or not self._portal.is_ours:
                 self._portal = Portal(self._close_here)
             portal = self._portal
         return portal.call(work)

@@ -59,6 +59,8 @@ def in_form(value: object) -> object:
 
 
 def _holds_other_form(parts: Collection[Any]) -> bool:
+    if _SCALARS.issuperset(map(type, parts)):
+        return False
     for part in parts:
         if _forms.get(type(part), _UNKNOWN) is not None:
             return not _is_plain_all_through(parts) and _is_other_form_in(parts)
@@ -168,8 +170,9 @@ def _open_fields(cls: Any, within: frozenset[type]) -> list[str]:
     """The names of the fields that may hold something of another form, by their annotations."""
     try:
         shape = shape_of(cls)
-    except (NameError, TypeError):  # annotations that only a type checker can resolve
-        return [field.name for field in getattr(cls, "__dataclass_fields__", {}).values()]
+    except Exception:  # annotations that only a type checker can resolve
+        attributes = [attribute.name for attribute in getattr(cls, "__attrs_attrs__", ())]
+        return [*getattr(cls, "__struct_fields__", ()), *getattr(cls, "__dataclass_fields__", ()), *attributes]
     return [field.name for field in shape.fields if not _is_plain(field.hint, within)] if shape else []
 
 
@@ -178,10 +181,12 @@ def _is_plain(hint: Any, within: frozenset[type]) -> bool:
     hint = bare(hint)
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is None:
+        # A field of a class may hold one of its subclasses, which has other fields.
         return hint in _SCALARS or (
             isinstance(hint, type)
             and (issubclass(hint, Enum) or kind_of(hint) is not None)
             and hint not in within
+            and not (hint is msgspec.Struct or type.__subclasses__(hint))
             and _new_form(hint, within) is None
         )
     if origin is Literal:

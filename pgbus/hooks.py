@@ -9,6 +9,7 @@ import contextvars
 import enum
 import inspect
 import logging
+import os
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -66,14 +67,15 @@ class HookThreads:
     """
 
     def __init__(self) -> None:
-        self._pools: dict[int, ThreadPoolExecutor] = {}
+        self._pools: dict[tuple[int, int], ThreadPoolExecutor] = {}
 
     async def run(self, work: Callable[[], Any]) -> Any:
         """Run a plain function in a thread."""
         depth = _depth.get()
-        pool = self._pools.get(depth)
+        place = (os.getpid(), depth)  # a forked child has our pools, but not their threads
+        pool = self._pools.get(place)
         if pool is None:  # another loop's thread may be as far: then the first of the two counts
-            pool = self._pools.setdefault(depth, ThreadPoolExecutor(THREADS, thread_name_prefix="pgbus-hook"))
+            pool = self._pools.setdefault(place, ThreadPoolExecutor(THREADS, thread_name_prefix="pgbus-hook"))
         token = _depth.set(depth + 1)
         try:
             running = threads.start(pool, work)

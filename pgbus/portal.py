@@ -23,6 +23,11 @@ class Portal:
         self._pid = os.getpid()
         atexit.register(self.close)
 
+    @property
+    def is_ours(self) -> bool:
+        """Whether this process made it; a forked child has the object, but not the thread."""
+        return self._pid == os.getpid()
+
     def call(self, work: Callable[[], Awaitable[T]]) -> T:
         """Run `work` on the loop, and return or raise what comes of it."""
 
@@ -39,8 +44,8 @@ class Portal:
     def close(self) -> None:
         """End the loop and its thread; may be called twice."""
         atexit.unregister(self.close)
-        if self._loop.is_closed() or self._pid != os.getpid():
-            return  # a forked child has the object, but not the thread
+        if self._loop.is_closed() or not self.is_ours:
+            return
         asyncio.run_coroutine_threadsafe(self._on_close(), self._loop).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()

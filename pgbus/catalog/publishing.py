@@ -50,9 +50,9 @@ class Publication:
         values = self._values(declared)
         if worker_id is not None:
             await _warn_of_breaks(declared, values, run)
-        await self._store(values, declared, run=run, worker_id=worker_id)
-        if worker_id is not None and worker_id == self._worker_id:
-            await run("forget_schemas", {"worker_id": worker_id, "hashes": values["hashes"]})
+        await self._store(values, declared, run)
+        if worker_id is not None:
+            await run("set_worker_schemas", {**values, "worker_id": worker_id})
         self._hashes, self._worker_id = hashes, worker_id
 
     def _values(self, declared: Sequence[Declaration]) -> dict[str, object]:
@@ -63,11 +63,9 @@ class Publication:
             "service": self._service,
         }
 
-    async def _store(
-        self, values: dict[str, object], declared: Sequence[Declaration], *, run: Run, worker_id: int | None
-    ) -> None:
+    async def _store(self, values: dict[str, object], declared: Sequence[Declaration], run: Run) -> None:
         schemas = [msgspec.json.encode(one.schema, order="sorted").decode() for one in declared]
-        values = {**values, "schemas": schemas, "worker_id": worker_id, "channel": self._channel}
+        values = {**values, "schemas": schemas, "channel": self._channel}
         for _ in range(_ATTEMPTS):
             rows = await run("publish_schemas", values)
             for kind, name, version, is_new, _told in rows:

@@ -112,7 +112,9 @@ def stubs(module: str | None, source: str | None, local: bool, out: str | None) 
     bus = _load(module)
     others: Sequence[Declaration | Stored] = () if local else read_documents(source) if source else latest(_stored())
     name, _, attribute = target.partition(":")
-    text = make_stubs([*others, *_declared(bus)], bus_name=attribute or "bus")
+    declared = _declared(bus)
+    own = {one.name for one in declared if one.kind == "procedure"}
+    text = make_stubs([*others, *declared], bus_name=attribute or "bus", own=own)
     if out == "-":
         click.echo(text, nl=False)
         return

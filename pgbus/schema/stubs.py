@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import keyword
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -46,10 +46,14 @@ class _Node:
     procedure: Schema | None = None
 
 
-def make_stubs(items: Iterable[Declaration | Stored], *, bus_name: str = "bus") -> str:
-    """The text of a stub for a module whose bus is `bus_name`; what cannot be written as a path is left out."""
+def make_stubs(items: Iterable[Declaration | Stored], *, bus_name: str = "bus", own: Collection[str] = ()) -> str:
+    """The text of a stub for a module whose bus is `bus_name`; what cannot be written as a path is left out.
+
+    `own` names the procedures that the module has itself, whose results are cast to its annotations: where those are no
+    plain values, a schema does not tell what they are.
+    """
     root = _tree(items)
-    writer = _Writer()
+    writer = _Writer(own)
     words = writer.words(root, ())
     lines = [
         _HEADER,
@@ -86,8 +90,9 @@ def _is_attribute(word: str) -> bool:
 
 
 class _Writer:
-    def __init__(self) -> None:
+    def __init__(self, own: Collection[str]) -> None:
         self.classes: list[str] = []
+        self._own = own
         self._taken: set[str] = set()
 
     def words(self, node: _Node, path: tuple[str, ...]) -> list[str]:
@@ -101,7 +106,8 @@ class _Writer:
     def _class(self, node: _Node, path: tuple[str, ...]) -> str:
         inner = self.words(node, path)
         name = self._free("_" + "".join(_camel(word) for word in path))
-        body = [*self._event(node.event, name), *self._procedure(node.procedure, name), *inner]
+        is_own = ".".join(path) in self._own
+        body = [*self._event(node.event, name), *self._procedure(node.procedure, name, is_own=is_own), *inner]
         # Not BusPath, whose methods take anything.
         self.classes += [f"class {name}:", *(body or ["    ..."]), ""]
         return name
@@ -124,12 +130,16 @@ class _Writer:
             *_schema_members(is_procedure=False),
         ]
 
-    def _procedure(self, schema: Schema | None, owner: str) -> list[str]:
+    def _procedure(self, schema: Schema | None, owner: str, *, is_own: bool) -> list[str]:
         if schema is None:
             return []
         arguments = self._signature(schema["parameters"], owner, _OPTIONS)
         response = schema["response"]
-        result = self._type(response, _Names(response, f"{owner}Result"), is_result=True)
+        result = (
+            "Any"
+            if is_own and _is_cast(response)
+            else self._type(response, _Names(response, f"{owner}Result"), is_result=True)
+        )
         signature = f"({arguments}) -> {result}: ..."
         return [
             f"    def __call__{signature}",
@@ -184,7 +194,9 @@ class _Writer:
 
     def _object(self, part: Schema, names: _Names, *, is_result: bool) -> str:
         if "properties" in part:
-            name = self._free(f"{names.owner}{_camel(str(part.get('title') or 'Object'))}")
+            # What is the whole value has a title of its own kind: "RPC auth.find() response".
+            own_name = "" if "$schema" in part else _camel(str(part.get("title") or "Object"))
+            name = self._free(f"{names.owner}{own_name}")
             return self._typed_dict(name, part, names, is_result=is_result)
         values = self._type(part.get("additionalProperties", True), names, is_result=is_result)
         return f"dict[str, {values}]"
@@ -226,6 +238,13 @@ class _Names:
         self.definitions: Mapping[str, Any] = schema.get("$defs", {})
         self.owner = owner
         self.written: dict[str, str] = {}
+
+
+def _is_cast(part: Schema) -> bool:
+    """Whether a result becomes something else than the JSON value that arrives, or may do so."""
+    if options := part.get("anyOf"):
+        return any(_is_cast(option) for option in options)
+    return part.get("type") not in _TYPES or not {"enum", "format", "contentEncoding"}.isdisjoint(part)
 
 
 def _members(part: Schema) -> list[tuple[str, Any, bool]]:

@@ -9,8 +9,8 @@ WHERE NOT EXISTS (SELECT 1 FROM pgbus.schemas AS s
                     AND s.service = CAST(:service AS text))
 
 -- name: publish_schemas
--- Say what a service speaks, and which worker does, if it is one. Returns the rows that are there: of a schema that another
--- process is publishing at this moment there may be none yet, so publish again until all are there.
+-- Say what a service speaks. Returns the rows that are there: of a schema that another process is publishing at this
+-- moment there may be none yet, so publish again until all are there.
 -- One at a time: the next version is counted on from the last, and rows are locked.
 WITH alone AS MATERIALIZED (
     SELECT pg_advisory_xact_lock(hashtext(CAST(:channel AS text)))
@@ -42,12 +42,6 @@ WITH alone AS MATERIALIZED (
     WHERE NOT EXISTS (SELECT 1 FROM known AS k WHERE k.kind = w.kind AND k.name = w.name)
     ON CONFLICT DO NOTHING
     RETURNING s.id, s.kind, s.name, s.version
-), spoken AS (
-    INSERT INTO pgbus.worker_schemas AS x (worker_id, schema_id)
-    SELECT CAST(:worker_id AS integer), h.id
-    FROM (SELECT k.id FROM known AS k UNION ALL SELECT a.id FROM added AS a) AS h
-    WHERE CAST(:worker_id AS integer) IS NOT NULL
-    ON CONFLICT (worker_id, schema_id) DO NOTHING
 ), told AS MATERIALIZED (
     -- Others keep what they read until it changes: a new version, or an old one that comes back.
     SELECT pg_notify(CAST(:channel AS text), '') AS done
@@ -64,13 +58,21 @@ FROM (
     SELECT s.kind, s.name, s.version, FALSE FROM known AS k JOIN pgbus.schemas AS s ON s.id = k.id
 ) AS found
 
--- name: forget_schemas
--- Say that a worker no longer speaks any but these.
-DELETE FROM pgbus.worker_schemas AS x
-USING pgbus.schemas AS s
-WHERE x.worker_id = CAST(:worker_id AS integer)
-  AND s.id = x.schema_id
-  AND s.hash <> ALL (CAST(:hashes AS text[]))
+-- name: set_worker_schemas
+-- Say what a worker speaks: these, and no others.
+WITH spoken AS MATERIALIZED (
+    SELECT s.id
+    FROM unnest(CAST(:kinds AS text[]), CAST(:names AS text[]), CAST(:hashes AS text[])) AS w (kind, name, hash)
+    JOIN pgbus.schemas AS s
+        ON s.kind = w.kind AND s.name = w.name AND s.hash = w.hash AND s.service = CAST(:service AS text)
+), gone AS (
+    DELETE FROM pgbus.worker_schemas AS x
+    WHERE x.worker_id = CAST(:worker_id AS integer)
+      AND NOT EXISTS (SELECT 1 FROM spoken AS s WHERE s.id = x.schema_id)
+)
+INSERT INTO pgbus.worker_schemas AS x (worker_id, schema_id)
+SELECT CAST(:worker_id AS integer), s.id FROM spoken AS s
+ON CONFLICT (worker_id, schema_id) DO NOTHING
 
 -- name: touch_schemas
 -- Say that what a worker speaks was seen; those that others say it of at this moment are left to them.

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import subprocess
+import sys
 import threading
 from uuid import UUID
 
@@ -11,6 +14,7 @@ import pytest
 
 import pgbus
 from tests.conftest import Connect
+from tests.support.programs import program_environ
 
 
 async def test_concurrent_publishes_share_inserts(database: str, connect: Connect) -> None:
@@ -150,3 +154,51 @@ async def test_two_loops_use_one_bus(database: str, connect: Connect) -> None:
     await bus.close()
 
     assert await observer.fetchval("SELECT count(*) FROM pgbus.outbox") == 3
+
+
+FORKING = """
+import os
+import sys
+
+import pgbus
+
+bus = pgbus.create(sys.argv[1])
+
+
+@bus.client.before_event_sent()
+def plain(event_message):
+    event_message.payload["plain"] = True
+
+
+@bus.client.before_event_sent()
+async def on_the_loop_of_the_bus(event_message):
+    event_message.payload["async"] = True
+    if event_message.topic == "process.started":
+        await bus.publish({}, topic="hook.called")  # whose plain hook needs a thread
+
+
+bus.publish_sync({}, topic="process.started")
+child = os.fork()
+bus.publish_sync({"child": child == 0}, topic="process.started")
+bus.close_sync()
+if child:
+    sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+async def test_a_forked_child_publishes_from_code_that_blocks_on_threads_of_its_own(
+    database: str, connect: Connect
+) -> None:
+    """As behind gunicorn --preload, or in a pool of Celery's."""
+    program = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", FORKING, database],
+        env=program_environ(), capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert (program.returncode, program.stderr) == (0, "")
+    observer = await connect(database)
+    query = "SELECT topic, payload ->> 'child' AS child, payload @> '{\"plain\": true, \"async\": true}' AS hooked"
+    rows = [tuple(row) for row in await observer.fetch(f"{query} FROM pgbus.outbox")]
+    started = [(child, hooked) for topic, child, hooked in rows if topic == "process.started"]
+    assert sorted(started, key=str) == sorted([(None, True), ("false", True), ("true", True)], key=str)
+    assert len(rows) == 6

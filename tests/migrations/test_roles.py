@@ -228,7 +228,7 @@ async def test_a_worker_runs_the_bus(bus: Bus) -> None:
 @pytest.mark.parametrize(
     ("role", "names"),
     [
-        ("publisher", ("insert_event", "insert_events", "insert_events_once")),
+        ("publisher", ("insert_event", "insert_events", "insert_events_once", "publish_schemas", "load_schemas")),
         ("worker", tuple(sql.load())),
         ("admin", tuple(sql.load())),
     ],

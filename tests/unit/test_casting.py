@@ -240,6 +240,7 @@ TYPES: list[tuple[Any, Any, str]] = [
     (Literal[True, "x"], True, "true"),
     (Literal[Colour.RED], Colour.RED, '"red"'),
     (int | None, None, "null"),
+    (complex | int | None, 3, "3"),
     (Optional[int], 3, "3"),  # noqa: UP045 - as older programs write it
     (Union[int, str], "a", '"a"'),  # noqa: UP007
     (list[int], [1], "[1]"),
@@ -333,6 +334,21 @@ def test_mappings_of_any_kind_are_objects() -> None:
 
 def test_what_fields_hold_takes_its_form_whatever_they_are_annotated_with() -> None:
     assert coded(Boxed[Any]([{"a": (Point(1), Money(1))}])) == '{"content":[{"a":[{"x":1,"y":7},"0.01"]}],"more":[]}'
+
+
+def test_what_a_subclass_holds_in_a_field_of_its_base_takes_its_form_too() -> None:
+    class Base(msgspec.Struct):
+        pass
+
+    class Derived(Base):
+        at: Point
+
+    @dataclass
+    class Holder:
+        part: Base
+
+    Holder.__annotations__["part"] = Base
+    assert coded(Holder(Derived(Point(1)))) == '{"part":{"at":{"x":1,"y":7}}}'
 
 
 def test_the_value_itself_is_left_as_it_was() -> None:

@@ -1,0 +1,215 @@
+"""How a value of a type is made: by msgspec where it can, else part by part, down to parts that msgspec can make."""
+
+from __future__ import annotations
+
+import collections.abc
+import typing
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from enum import Enum
+from types import NoneType
+from typing import Annotated, Any, Literal, Union
+
+import msgspec
+
+from pgbus.annotations import Shape, bare, class_of, is_pydantic, members_of, shape_of
+from pgbus.casting.makers import cast_by_pydantic, cast_complex, from_bus, one_of, pydantic_parser, sent_as
+from pgbus.casting.objects import Cast, ObjectCast, array_in, cast_part, json_name, object_in
+from pgbus.casting.places import step_to
+from pgbus.casting.whose import has_from_bus, is_known, is_one_way, is_ours, is_validated
+
+_LISTS = (list, collections.abc.Sequence, collections.abc.MutableSequence, collections.abc.Collection)
+_ARRAYS: Mapping[Any, Callable[[Iterable[Any]], Any]] = {
+    **dict.fromkeys(_LISTS, list),
+    **dict.fromkeys((set, collections.abc.Set, collections.abc.MutableSet), set),
+    frozenset: frozenset,
+    tuple: tuple,
+}
+_MAPPINGS = (dict, collections.abc.Mapping, collections.abc.MutableMapping)
+
+
+def caster(hint: Any, *, strict: bool = True) -> Cast:
+    """A function from JSON values, as they were decoded, to values of the type.
+
+    Unless it is strict, a text becomes a number where one is asked for, and so on. The function raises whatever
+    exception; `explain` says what it is about. Raises TypeError or NameError for a type that nothing can be cast to.
+    """
+    return _Plan(strict=strict).cast(hint)
+
+
+def parser(hint: Any) -> Callable[[str], Any]:
+    """A function from JSON text to values of the type, strictly; otherwise as `caster`."""
+    if isinstance(hint, type) and is_validated(hint) and not has_from_bus(hint):
+        return pydantic_parser(hint)
+    if not is_ours(hint):
+        return msgspec.json.Decoder(hint, dec_hook=_hook).decode
+    cast, decode = caster(hint), msgspec.json.Decoder().decode
+    return lambda text: cast(decode(text))
+
+
+class _Plan:
+    """Makes the casts of one type, those of each class in it once: a class may have fields of itself."""
+
+    def __init__(self, *, strict: bool) -> None:
+        self._strict = strict
+        self._objects: dict[Any, ObjectCast] = {}
+
+    def cast(self, hint: Any) -> Cast:
+        """What `caster` returns."""
+        hint = bare(hint)
+        if not is_ours(hint):
+            return self._by_msgspec(hint)
+        members = tuple(members_of(hint))
+        if len(members) > 1:
+            return self._union([member for member in members if member is not msgspec.UnsetType])
+        if typing.get_origin(hint) is Literal:
+            return one_of(typing.get_args(hint))
+        if typing.get_origin(hint) is Annotated:
+            return self._constrained(hint)
+        cls = class_of(hint)
+        if cls is None:
+            raise TypeError(f"nothing can be cast to {hint!r}")
+        return self._of_class(cls, hint)
+
+    def _of_class(self, cls: type, hint: Any) -> Cast:
+        arguments = typing.get_args(hint)
+        if has_from_bus(cls):
+            return from_bus(cls, _lenient)
+        if is_one_way(cls):
+            return self.cast(sent_as(cls))
+        if is_validated(cls):
+            return lambda value: cast_by_pydantic(cls, value)
+        if issubclass(cls, Enum):
+            return one_of(cls)
+        if cls in _MAPPINGS:
+            return self._mapping(*(arguments or (Any, Any)))
+        if cls is tuple and arguments and arguments[-1] is not Ellipsis:
+            return self._fixed_tuple(arguments)
+        if make := _ARRAYS.get(cls):
+            return self._array(make, arguments[0] if arguments else Any)
+        shape = shape_of(hint)
+        if shape is None:
+            raise TypeError(f"nothing can be cast to {hint!r}")
+        return self._object(hint, shape)
+
+    def _by_msgspec(self, hint: Any) -> Cast:
+        strict = self._strict
+
+        def cast(value: Any) -> Any:
+            if hint is str and not strict and type(value) in (int, float):
+                return str(value)
+            return msgspec.convert(value, hint, strict=strict, dec_hook=_hook, str_keys=True)
+
+        return cast
+
+    def _constrained(self, hint: Any) -> Cast:
+        """Let msgspec check the constraints, of the parts as they came."""
+        cls, cast = class_of(hint), self.cast(hint.__origin__)
+        outside = dict[str, Any] if cls in _MAPPINGS else list[Any] if cls in _ARRAYS else Any
+        if outside is Any:
+            return cast
+        check = self._by_msgspec(Annotated[(outside, *hint.__metadata__)])
+
+        def check_and_cast(value: Any) -> Any:
+            check(value)
+            return cast(value)
+
+        return check_and_cast
+
+    def _array(self, make: Callable[[Iterable[Any]], Any], hint: Any) -> Cast:
+        cast_item = self.cast(hint)
+
+        def cast(value: Any) -> Any:
+            items = array_in(value)
+            return make([cast_part(cast_item, f"[{index}]", item) for index, item in enumerate(items)])
+
+        return cast
+
+    def _fixed_tuple(self, hints: Sequence[Any]) -> Cast:
+        casts = [self.cast(hint) for hint in hints]
+
+        def cast(value: Any) -> Any:
+            items = array_in(value)
+            if len(items) != len(casts):
+                raise msgspec.ValidationError(f"Expected `array` of length {len(casts)}, got {len(items)}")
+            return tuple(
+                cast_part(cast_item, f"[{index}]", item)
+                for index, (cast_item, item) in enumerate(zip(casts, items, strict=True))
+            )
+
+        return cast
+
+    def _mapping(self, key_hint: Any, hint: Any) -> Cast:
+        cast_value, cast_keys = self.cast(hint), self._by_msgspec(dict[key_hint, None])
+
+        def cast(value: Any) -> Any:
+            given = object_in(value)
+            keys = cast_keys(dict.fromkeys(given))
+            return {
+                key: cast_part(cast_value, step_to(name), part)
+                for key, (name, part) in zip(keys, given.items(), strict=True)
+            }
+
+        return cast
+
+    def _object(self, hint: Any, shape: Shape) -> Cast:
+        if hint not in self._objects:
+            self._objects[hint] = made = ObjectCast(shape)
+            made.casts = {field.key: self.cast(field.hint) for field in shape.fields}
+        return self._objects[hint]
+
+    def _union(self, members: Sequence[Any]) -> Cast:
+        """The first member that fits; of classes with fields, that one first which knows most of what is given."""
+        candidates = [(self.cast(hint), _keys_of(hint)) for hint in _joined(members)]
+
+        def cast(value: Any) -> Any:
+            if value is None and NoneType in members:
+                return None
+            failure: Exception | None = None
+            for cast_member, _ in _by_known_keys(candidates, value):
+                try:
+                    return cast_member(value)
+                except Exception as error:
+                    failure = failure or error
+            raise failure or msgspec.ValidationError(f"Expected `null`, got `{json_name(value)}`")
+
+        return cast
+
+
+def _hook(cls: Any, value: object) -> object:
+    """Makes a value of a class that msgspec does not know."""
+    try:
+        if has_from_bus(cls):
+            return from_bus(cls, _lenient)(value)
+        if is_pydantic(cls):
+            return cast_by_pydantic(cls, value)
+        return cast_complex(value) if cls is complex else value  # of class object
+    except Exception as error:
+        # To a plain ValueError, msgspec adds where it was.
+        raise ValueError(str(error) or type(error).__name__) from error
+
+
+def _joined(members: Sequence[Any]) -> list[Any]:
+    """The members but None; those together that msgspec knows together, as it tells Structs apart by their tags."""
+    others = [member for member in members if member is not NoneType]
+    known = [member for member in others if not is_ours(member)]
+    together = Union[tuple(known)] if len(known) > 1 else None  # noqa: UP007 - of as many as there are
+    if together is None or not is_known(together):
+        return others
+    return [*(together if member is known[0] else member for member in others if member not in known[1:])]
+
+
+def _keys_of(hint: Any) -> frozenset[str] | None:
+    shape = shape_of(hint)
+    return frozenset(field.key for field in shape.fields) if shape else None
+
+
+def _by_known_keys(
+    candidates: Sequence[tuple[Cast, frozenset[str] | None]], value: Any
+) -> Iterable[tuple[Cast, frozenset[str] | None]]:
+    if not isinstance(value, dict):
+        return candidates
+    return sorted(candidates, key=lambda one: len(value) + 1 if one[1] is None else len(value.keys() - one[1]))
+
+
+def _lenient(hint: Any) -> Cast:
+    return caster(hint, strict=False)
