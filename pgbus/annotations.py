@@ -15,7 +15,7 @@ from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum
 from types import NoneType
-from typing import Annotated, Any, Literal, NewType, NotRequired, Protocol, Required, TypeAlias, TypeVar, Union
+from typing import Annotated, Any, Final, Literal, NewType, NotRequired, Protocol, Required, TypeAlias, TypeVar, Union
 from uuid import UUID
 
 import msgspec
@@ -28,6 +28,8 @@ Kind: TypeAlias = Literal["named tuple", "dataclass", "attrs class", "Struct", "
 _TELLING = frozenset(
     (bool, int, float, complex, str, bytes, list, dict, tuple, set, Decimal, UUID, datetime, date, time, timedelta)
 )
+# What a field is marked with. `ReadOnly` is of Python 3.13.
+_MARKS = (Required, NotRequired, Final, getattr(typing, "ReadOnly", Final))
 
 
 class Declared(Protocol):
@@ -56,13 +58,13 @@ def declared_type(parameter: Declared) -> Any:
 
 
 def bare(hint: Any) -> Any:
-    """The type without what makes no difference to a value: NewType, aliases, type variables, `Annotated`, `Required`.
+    """The type without what makes no difference to a value: NewType, aliases, type variables, `Annotated`, `Final`, ...
 
     `Annotated` stays where msgspec's constraints are, as they do make one.
     """
     while True:
         origin = typing.get_origin(hint)
-        if origin in (Required, NotRequired):
+        if origin in _MARKS:
             hint = typing.get_args(hint)[0]
         elif origin is Annotated and not any(isinstance(extra, msgspec.Meta) for extra in hint.__metadata__):
             hint = hint.__origin__
@@ -72,7 +74,7 @@ def bare(hint: Any) -> Any:
             hint = Any if hint.__bound__ is None else hint.__bound__
         elif type(hint).__name__ == "TypeAliasType":  # `type X = ...` of Python 3.12
             hint = hint.__value__
-        elif hint in (EMPTY, object):
+        elif hint is EMPTY or hint is object:
             return Any
         else:
             return NoneType if hint is None else hint

@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import logging
 import time
-import traceback
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from uuid import UUID, uuid4
 
 from pgbus.config import Config
 from pgbus.errors import InvalidSchedule
+from pgbus.outcomes import format_traceback
 from pgbus.schedules import Background, Schedule, Task, TaskContext
 from pgbus.store import Store, is_link_error
 from pgbus.telemetry import TaskEnded, TaskStarted, Telemetry
@@ -28,7 +28,7 @@ from pgbus.timetable import Rule, Turn, parse_rule, take_turn
 logger = logging.getLogger("pgbus")
 
 # Seconds.
-TOUCH_INTERVAL = 10.0
+TOUCH_INTERVAL = 30.0
 LOCKED_PAUSE = 0.1
 LINK_PAUSE = 0.2
 LINK_PAUSE_LIMIT = 5.0
@@ -55,9 +55,13 @@ class Run:
     ending: RunOutcome | None = None
 
     def break_off(self, ending: RunOutcome) -> None:
-        """End it as soon as it can be."""
-        if self.call and not self.call.done() and self.ending is None:
-            self.ending = ending
+        """End it as soon as it can be. A thread cannot be stopped, only left, which is done when the worker stops:
+        until then a next run must not begin beside it.
+        """
+        if not self.call or self.call.done():
+            return
+        self.ending = self.ending or ending
+        if self.schedule.task.is_async or ending == "cancelled":
             self.call.cancel()
 
 
@@ -145,13 +149,13 @@ class Tasks:
         pause = LINK_PAUSE
         while True:
             self._wake.clear()
-            self._give_up_expired()
             try:
                 delay = await self._look()
                 pause = LINK_PAUSE
             except Exception as error:
                 if not is_link_error(error):
                     raise
+                self._give_up_expired()
                 delay = pause
                 pause = min(LINK_PAUSE_LIMIT, pause * 2)
             with contextlib.suppress(TimeoutError):
@@ -295,6 +299,8 @@ class Tasks:
 
     async def _outcome(self, run: Run) -> tuple[RunOutcome, str | None]:
         name, due_at = run.schedule.name, run.turn.due_at
+        if self._stopping:
+            return "cancelled", None  # claimed while we were told to stop
         if not run.turn.runs:
             logger.warning("schedule %s: the run that was due at %s was missed, and is left out", name, _text(due_at))
             return "skipped", None
@@ -310,7 +316,7 @@ class Tasks:
         if error is None:
             return "done", None
         logger.error("schedule %s: the task failed", name, exc_info=error)
-        return "failed", "".join(traceback.format_exception(error)).replace("\x00", "")
+        return "failed", format_traceback(error)
 
     async def _finish(self, run: Run, outcome: RunOutcome, error: str | None) -> RunOutcome:
         """Write it down, however long the database is away; what became of the run in the end."""

@@ -111,8 +111,8 @@ class ScheduleVerbs:
             if (await self._lock(schedule_name))["declared"] and not force:
                 raise ScheduleInUseError(
                     schedule_name,
-                    "was declared by a live worker half a minute ago or later, which would register it again; deploy "
-                    "the workers without it, wait so long, and remove it then",
+                    "was declared by a live worker within the last minute, which would register it again; deploy the "
+                    "workers without it, and remove it a minute later",
                 )
             await self._fetch("delete_schedule", schedule_name=schedule_name)
 

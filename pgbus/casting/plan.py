@@ -95,6 +95,8 @@ class _Plan:
         strict = self._strict
 
         def cast(value: Any) -> Any:
+            if type(value) is hint:
+                return value
             if hint is str and not strict and type(value) in (int, float):
                 return str(value)
             return msgspec.convert(value, hint, strict=strict, dec_hook=_hook, str_keys=True)

@@ -275,13 +275,15 @@ class Catalog:
         self._checks.clear()
 
     def _loaded(self) -> dict[Key, Schema]:
-        if self._stored is None:
+        if self._stored is None or self._is_stale:
             try:
-                self._block(self.load_from_bus, "bus.schema")
+                self._block(self.ensure_loaded_from_bus, "bus.schema")
             except CannotBlockHere as error:
-                raise RemoteSchemasNotLoaded(
-                    "the schemas of other services were not read yet; `await bus.schema.ensure_loaded_from_bus()` first"
-                ) from error
+                if self._stored is None:
+                    raise RemoteSchemasNotLoaded(
+                        "the schemas of other services were not read yet; "
+                        "`await bus.schema.ensure_loaded_from_bus()` first"
+                    ) from error
         return self._stored or {}
 
     # ---------------------------------------------------------------------------------------------------- publishing

@@ -16,8 +16,7 @@ _TYPES = ("null", "boolean", "integer", "number", "string", "array", "object")
 # Keyword of the reader -> whether the writer's limit must be at least, or at most, as large.
 _LOWER = ("minLength", "minItems", "minProperties", "minimum", "exclusiveMinimum")
 _UPPER = ("maxLength", "maxItems", "maxProperties", "maximum", "exclusiveMaximum")
-# Keywords that a reader's value must meet to the letter, for lack of a way to compare two of them.
-_LITERAL = ("pattern", "format", "contentEncoding", "multipleOf", "uniqueItems", "propertyNames", "contains", "not")
+# The limits of each type. Those that are neither lower nor upper ones have to be the same.
 _OF_TYPE = {
     "string": ("minLength", "maxLength", "pattern", "format", "contentEncoding"),
     "number": ("minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum", "multipleOf"),
@@ -26,6 +25,16 @@ _OF_TYPE = {
     "object": ("minProperties", "maxProperties", "propertyNames"),
 }
 _CHOICES = ("anyOf", "oneOf")
+_ANNOTATIONS = frozenset(
+    (
+        "$comment", "$defs", "$id", "$schema", "contentMediaType", "default", "deprecated", "description",
+        "discriminator", "examples", "readOnly", "title", "writeOnly",
+    )
+)  # fmt: skip
+_SHAPES = (
+    "$ref", "additionalProperties", "allOf", "const", "enum", "items", "prefixItems", "properties", "required", "type",
+)  # fmt: skip
+_KNOWN = _ANNOTATIONS.union(*_OF_TYPE.values(), _CHOICES, _SHAPES)
 
 
 def find_breaks(writer: Part, reader: Part, *, fills_defaults: bool) -> list[str]:
@@ -99,6 +108,9 @@ class _Comparison:
             yield f"{_place(path)} may be any {kind}, and is to be {_describe(reader)}"
         else:
             yield from _limits(writer, reader, path)
+            for name in reader.keys() - _KNOWN:
+                if writer.get(name) != reader[name]:
+                    yield f"{_place(path)} is to meet {name!r}, which pgbus cannot compare"
             if kind == "object":
                 yield from self._objects(writer, reader, path)
             elif kind == "array":
@@ -128,7 +140,7 @@ class _Comparison:
 
     def _further(self, writer: Part, reader: Part, path: str) -> Iterator[str]:
         """Fields that the writer's schema admits without naming them."""
-        more = writer.get("additionalProperties", "properties" not in writer)
+        more = "patternProperties" in writer or writer.get("additionalProperties", "properties" not in writer)
         if more is False:
             return
         others = reader.get("additionalProperties", True)
@@ -174,8 +186,7 @@ class _Comparison:
         if not _admits(reader, kind):
             return False
         singleton = {"type": kind, **_measures(value, kind)}
-        needs_more = any(name in reader for name in _LITERAL if name in _OF_TYPE.get(kind, ()))
-        return not needs_more and not any(_limits(singleton, reader, ""))
+        return _KNOWN.issuperset(reader) and not any(_limits(singleton, reader, ""))
 
 
 # ------------------------------------------------------------------------------------------------------------- keywords
@@ -260,8 +271,7 @@ def _admits(reader: Part, kind: str) -> bool:
 
 def says_nothing(part: Part) -> bool:
     """Whether a schema takes anything."""
-    annotations = {"title", "description", "default", "examples", "$schema", "$defs", "deprecated", "$comment"}
-    return part is True or (isinstance(part, Mapping) and annotations.issuperset(part))
+    return part is True or (isinstance(part, Mapping) and _ANNOTATIONS.issuperset(part))
 
 
 def _reference(part: Part) -> str:

@@ -263,6 +263,8 @@ class _Generator:
         # A model that holds itself is among its own definitions.
         root = schema["$ref"].removeprefix(_DEFS) if set(schema) == {"$ref"} else None
         names = {name: own_name if name == root else self._free_name(name, content) for name, content in inner.items()}
+        for content in (schema, *inner.values()):
+            content.pop("description", None)  # the docstring of a class
         for name, content in inner.items():
             if name != root:
                 self.definitions[names[name]] = _rename(content, names)

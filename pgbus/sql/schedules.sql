@@ -104,10 +104,16 @@ WHERE s.claim_token = ANY (CAST(:running AS uuid[]))
 RETURNING s.claim_token
 
 -- name: touch_schedules
--- Say that these schedules are declared by a live worker.
+-- Say that these schedules are declared by a live worker; once for all that say so at the same time, and without waiting
+-- for whoever holds a row.
 UPDATE pgbus.schedules AS s
 SET last_seen_at = now()
-WHERE s.schedule_name = ANY (CAST(:schedule_names AS text[]))
+WHERE s.id = ANY (ARRAY(
+    SELECT x.id
+    FROM pgbus.schedules AS x
+    WHERE x.schedule_name = ANY (CAST(:schedule_names AS text[])) AND x.last_seen_at < now() - INTERVAL '15 seconds'
+    FOR UPDATE SKIP LOCKED
+))
 
 -- name: prune_schedule_runs
 -- Forget runs that began longer than `retention` seconds ago, but for those that are still in hand. With arrays, so that
@@ -141,7 +147,7 @@ LIMIT CAST(:limit AS bigint)
 -- name: lock_schedule
 -- Hold a schedule's row until the transaction ends; says whether it runs, and whether a live worker may declare it.
 SELECT s.state, s.claim_token IS NOT NULL AS running,
-       s.last_seen_at > now() - INTERVAL '30 seconds' AND EXISTS (SELECT 1 FROM pgbus.live_workers AS w) AS declared
+       s.last_seen_at > now() - INTERVAL '1 minute' AND EXISTS (SELECT 1 FROM pgbus.live_workers AS w) AS declared
 FROM pgbus.schedules AS s
 WHERE s.schedule_name = CAST(:schedule_name AS text)
 FOR UPDATE OF s

@@ -12,8 +12,10 @@ import asyncpg
 import pytest
 
 import pgbus
-from pgbus.telemetry import Happening, TaskEnded, TaskStarted
+from pgbus.admin import Admin
+from pgbus.telemetry import Happening, SessionOpened, TaskEnded, TaskStarted
 from tests.support import eventually
+from tests.support.faultproxy import FaultProxy
 from tests.support.workers import PATIENCE, Inbox, Watch, open_bus, running
 
 Connect = Callable[[str], Awaitable[asyncpg.Connection]]
@@ -496,6 +498,109 @@ async def test_a_lease_is_extended_while_a_run_goes_on(database: str, connection
             await eventually(outlived)
             going.set()
             assert (await watch.first(TaskEnded)).outcome == "done"
+
+
+async def test_a_plain_function_that_lost_its_claim_is_waited_for(
+    database: str, connection: asyncpg.Connection
+) -> None:
+    begun: Inbox[int] = Inbox()
+    going = threading.Event()
+    async with open_bus(database, lease=1) as bus:
+
+        @bus.client.every(hours=1, name="task", also_run_immediately=True)
+        def task(context: pgbus.TaskContext) -> None:
+            begun.put(context.attempt)
+            if len(begun.items) == 1:
+                going.wait(PATIENCE)
+
+        watch = Watch(bus)
+        async with running(bus):
+            await begun.take(1)
+            # Someone else took it over, and is done already; the next one is due.
+            await connection.execute(
+                "UPDATE pgbus.schedules SET claim_token = NULL, worker_id = NULL, lease_expires_at = NULL, attempt = 0"
+            )
+
+            async def out_of_its_lease() -> bool:
+                query = "SELECT max(started_at) + interval '2 seconds' < now() FROM pgbus.schedule_runs"
+                return await connection.fetchval(query) is True
+
+            await eventually(out_of_its_lease)
+            assert begun.items == [1]
+            going.set()
+            await begun.take(2)
+            await watch.first(TaskEnded, after=1)
+    assert [one.outcome for one in watch.of(TaskEnded)] == ["lost", "done"]
+
+
+async def test_a_run_goes_on_while_its_worker_finds_its_session_again(
+    database: str, connection: asyncpg.Connection
+) -> None:
+    going = asyncio.Event()
+    async with open_bus(database) as bus:
+
+        @bus.client.every(hours=1, name="task", also_run_immediately=True)
+        async def task() -> None:
+            await going.wait()
+
+        watch = Watch(bus)
+        async with running(bus):
+            await watch.first(TaskStarted)
+            sessions = len(watch.of(SessionOpened))
+            await connection.execute(
+                """
+                SELECT pg_terminate_backend(pid) FROM pg_locks
+                WHERE locktype = 'advisory' AND classid::bigint = hashtext('pgbus.worker')::bigint & 4294967295
+                """
+            )
+            await watch.first(SessionOpened, after=sessions)
+            going.set()
+            assert (await watch.first(TaskEnded)).outcome == "done"
+    assert [(row["outcome"], row["attempt"]) for row in await runs(connection)] == [("done", 1)]
+
+
+async def test_an_outcome_is_written_when_the_database_is_back(database: str, connection: asyncpg.Connection) -> None:
+    going = asyncio.Event()
+    async with FaultProxy(database) as proxy, open_bus(proxy.dsn) as bus:
+
+        @bus.client.every(hours=1, name="task", also_run_immediately=True)
+        async def task() -> None:
+            await going.wait()
+            proxy.reset()
+
+        watch = Watch(bus)
+        async with running(bus):
+            await watch.first(TaskStarted)
+            going.set()
+            assert (await watch.first(TaskEnded)).outcome == "done"
+    assert [(row["outcome"], row["attempt"]) for row in await runs(connection)] == [("done", 1)]
+    assert await connection.fetchval("SELECT next_run_at > now() FROM pgbus.timetable")
+
+
+async def test_a_claim_whose_answer_was_lost_is_claimed_again_by_the_same_worker(
+    database: str, connection: asyncpg.Connection
+) -> None:
+    inbox: Inbox[int] = Inbox()
+    async with open_bus(database) as bus, Admin.connect(bus.config) as admin:
+
+        @bus.client.every(hours=1, name="task")
+        async def task(context: pgbus.TaskContext) -> None:
+            inbox.put(context.attempt)
+
+        watch = Watch(bus)
+        async with running(bus):
+            await connection.execute(
+                """
+                UPDATE pgbus.schedules
+                SET claim_token = gen_random_uuid(), worker_id = $1, attempt = 1, next_run_at = now(),
+                    lease_expires_at = now() + interval '1 hour'
+                """,
+                watch.of(SessionOpened)[0].worker_id,
+            )
+            await admin.schedules.pause("task")
+            await admin.schedules.resume("task")  # has the worker look
+            await watch.first(TaskEnded)
+    assert inbox.items == [2]
 
 
 async def test_a_worker_without_the_feature_runs_no_task(database: str, connection: asyncpg.Connection) -> None:

@@ -307,3 +307,17 @@ def errors(error: pgbus.PgbusError) -> str:
             return assert_type(error.listener_name, str)
         case _:
             return str(error)
+
+
+# ------------------------------------------------------------------------------------------------------------- schemas
+
+
+async def look_at_schemas(bus: pgbus.Bus) -> None:
+    await bus.schema.ensure_loaded_from_bus()
+    assert_type(bus.schema.api_names, list[str])
+    assert_type(bus.schema.events, list[tuple[str, str]])
+    assert_type(bus.schema.get_rpc_schema("auth", "check_password"), dict[str, Any])
+    assert_type(bus.auth.check_password.parameter_schema, dict[str, Any])
+    bus.auth.check_password.validate_parameters({"username": "a"})
+    bus.schema.load_local("schemas/")
+    bus.schema.save_local()

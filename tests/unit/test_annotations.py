@@ -6,7 +6,19 @@ import collections
 import dataclasses
 import enum
 import inspect
-from typing import Annotated, Any, ClassVar, Generic, NamedTuple, NewType, NotRequired, Required, TypedDict, TypeVar
+from typing import (
+    Annotated,
+    Any,
+    ClassVar,
+    Final,
+    Generic,
+    NamedTuple,
+    NewType,
+    NotRequired,
+    Required,
+    TypedDict,
+    TypeVar,
+)
 
 import attrs
 import msgspec
@@ -79,6 +91,7 @@ def test_the_type_of_a_parameter_is_its_annotation_else_that_of_its_default(
 def test_what_makes_no_difference_to_a_value_is_taken_off() -> None:
     assert bare(NewType("Id", Annotated[int, "a number"])) is int
     assert bare(Required[str]) is str
+    assert bare(Final[int]) is int
     assert bare(T) is Any
     assert bare(None) is type(None)
     constrained = Annotated[int, msgspec.Meta(gt=0)]

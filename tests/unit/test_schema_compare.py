@@ -2,8 +2,9 @@
 
 import enum
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+import pydantic
 import pytest
 
 from pgbus.schema import Field, Fields, find_breaks, parameters_schema, type_schema
@@ -152,3 +153,40 @@ def test_a_class_that_holds_itself_is_compared_once() -> None:
     assert breaks(tree(int), tree(int)) == []
     assert breaks(tree(int), tree(float)) == []
     assert "`value` may be a string, and is to be an integer" in breaks(tree(str), tree(int))
+
+
+class Account(pydantic.BaseModel):
+    """Who pays."""
+
+    name: Annotated[str, pydantic.Field(min_length=1, max_length=9)]
+    age: Annotated[int, pydantic.Field(ge=0)] = 0
+
+
+class LongAccount(pydantic.BaseModel):
+    """Who pays."""
+
+    name: Annotated[str, pydantic.Field(min_length=1, max_length=90)]
+    nick: str | None = None
+
+
+class StrictAccount(Account, extra="forbid"):
+    pass
+
+
+def test_pydantic_models_are_compared_with_their_limits() -> None:
+    assert breaks(Account, Account) == []
+    assert breaks(LongAccount, Account) == ["`name` is to meet maxLength 9, and has 90"]
+    assert breaks(LongAccount, StrictAccount) == [
+        "`name` is to meet maxLength 9, and has 90",
+        "`nick` is sent, and is not taken",
+    ]
+
+
+def test_a_keyword_that_cannot_be_compared_has_to_be_the_same() -> None:
+    reader = {"type": "string", "not": {"const": "x"}}
+    assert find_breaks({"type": "string"}, reader, fills_defaults=True) == [
+        "the value is to meet 'not', which pgbus cannot compare"
+    ]
+    assert find_breaks({"enum": ["x"]}, reader, fills_defaults=True) == ["the value may be 'x', which is not taken"]
+    assert find_breaks(reader, reader, fills_defaults=True) == []
+    assert find_breaks(reader, {"type": "string"}, fills_defaults=True) == []

@@ -201,7 +201,14 @@ def test_a_docstring_is_no_part_of_the_shape() -> None:
 
         id: int
 
+    class Model(pydantic.BaseModel):
+        """What was ordered."""
+
+        id: Annotated[int, pydantic.Field(description="Ours.")]
+
     assert "description" not in schema_of(Order)
+    assert "description" not in schema_of(Model)
+    assert schema_of(Model)["properties"]["id"]["description"] == "Ours."
 
 
 def test_parameters_are_a_closed_object_with_defaults() -> None:
