@@ -259,7 +259,8 @@ async def test_follow_shows_the_events_of_any_number_of_apis_as_they_come(
         assert "before" not in {one["event_name"] for one in shown}
 
 
-async def test_a_bus_module_that_is_not_there_is_exit_code_1(invoke: Invoke) -> None:
+async def test_a_bus_module_that_is_not_there_is_exit_code_1(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PGBUS_MODULE", "bus")  # which the command changes, for this process too
     for arguments in (("--bus", "nowhere"), ("--show-casting", "-b", "nowhere")):
         result = await invoke("inspect", *arguments)
         assert result.exit_code == 1
