@@ -83,7 +83,7 @@ class NamedArguments:
 
     def decode(self, message: EventMessage) -> Arguments:
         """The arguments for an event; raises UnhandledEventError saying what does not fit."""
-        given = message.payload
+        given: Any = message.payload
         if not isinstance(given, dict):
             raise UnhandledEventError(
                 f"{message.topic}: the payload is no JSON object, so it holds no arguments for {self._name}"
@@ -91,7 +91,7 @@ class NamedArguments:
         event, settings = self._find_event(message.topic), self._settings(message.api_name)
         if event:
             self._refuse_undeclared(given, event, message.topic, settings)
-            given = {**event.sent_defaults(), **given}
+            given = event.filled(given)
         elif settings.strict_validation:
             self._refuse_unknown(message.topic)  # which is tried again: a new API may not have been heard of yet
         if complaint := self._complaint(given):

@@ -151,9 +151,14 @@ class Event:
             parameter.name: parameter.default for parameter in self.parameters.values() if not parameter.is_required
         }
 
-    def sent_defaults(self) -> dict[str, Any]:
-        """`defaults` as JSON values, for an event that was fired before the parameter was there."""
-        return {one.name: one.sent_default for one in self.parameters.values() if not one.is_required}
+    def filled(self, sent: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The JSON values that were sent, and defaults for parameters that the event did not have when it was fired."""
+        missing = {
+            one.name: one.sent_default
+            for one in self.parameters.values()
+            if one.name not in sent and not one.is_required
+        }
+        return {**sent, **missing} if missing else sent
 
     def __repr__(self) -> str:
         return f"Event({', '.join((*self.parameters, *(['**'] if self.accepts_any else [])))})"
