@@ -130,12 +130,12 @@ class OpenEvent(EventMessage, kw_only=True, eq=False, dict=True):
     @property
     def has_new_payload(self) -> bool:
         """Whether the payload is not what it was."""
-        return "payload" in self.__dict__ and _differ(self.payload, msgspec.json.decode(self.raw))
+        return "payload" in self.__dict__ and differ(self.payload, msgspec.json.decode(self.raw))
 
     @property
     def has_new_headers(self) -> bool:
         """Whether the headers are not what they were."""
-        return "headers" in self.__dict__ and _differ(self.headers, super().headers)
+        return "headers" in self.__dict__ and differ(self.headers, super().headers)
 
     def close(self, *, raw: str, raw_headers: str | None) -> None:
         """Be an event with this payload and these headers, whatever hooks did to them."""
@@ -145,7 +145,8 @@ class OpenEvent(EventMessage, kw_only=True, eq=False, dict=True):
         self.__dict__.pop("headers", None)
 
 
-def _differ(one: object, other: object) -> bool:
+def differ(one: object, other: object) -> bool:
+    """Whether two values are not the same JSON."""
     try:
         return msgspec.json.encode(one) != msgspec.json.encode(other)  # as JSON: to Python, 1 is True
     except Exception:  # what only `codec.encode` knows, or can refuse

@@ -25,6 +25,7 @@ from pgbus.codec import encode
 from pgbus.config import Config
 from pgbus.errors import InvalidEventError, InvalidResult
 from pgbus.hooks import Hooks
+from pgbus.messages import differ
 from pgbus.middleware import Middleware
 from pgbus.procedures import Procedure
 from pgbus.rpc.answerer import LINK_PAUSE, LINK_PAUSE_LIMIT, Answerer
@@ -301,12 +302,14 @@ class Server:
         procedure, text = running.procedure, running.request.arguments
         message = hooked.rpc_message(procedure.name, {}, call_id=running.request.call_id)
         arguments = msgspec.json.decode(text)
-        if isinstance(arguments, dict):
-            message.kwargs = arguments
+        if isinstance(arguments, dict):  # anything else is refused when it is decoded for the procedure
+            message.kwargs = msgspec.json.decode(text)
 
         async def work() -> object:
-            changed = encode_arguments(procedure.name, message.kwargs, limit=self._config.rpc_max_payload)
-            value = await self._execute(running, desk, changed if isinstance(arguments, dict) else text)
+            final = text
+            if isinstance(arguments, dict) and differ(message.kwargs, arguments):
+                final = encode_arguments(procedure.name, message.kwargs, limit=self._config.rpc_max_payload)
+            value = await self._execute(running, desk, final)
             self._encode(procedure, value)
             return value
 

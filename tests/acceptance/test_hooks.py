@@ -9,6 +9,7 @@ import pytest
 
 from tests.support.programs import PROGRAM
 from tests.support.services import Services
+from tests.support.workers import open_bus
 
 WORKER = """
 import asyncio
@@ -127,3 +128,57 @@ async def test_a_second_signal_ends_a_worker_whose_stop_hook_hangs(services: Ser
         await running.says("hanging")
         running.child.send_signal(signal.SIGTERM)
         assert await running.ends() == 0
+
+
+DJANGO = """
+import os
+import sys
+
+import django
+import psycopg
+from django.conf import settings
+
+parts = psycopg.conninfo.conninfo_to_dict(os.environ["PGBUS_DSN"])
+settings.configure(DATABASES={"default": {
+    "ENGINE": "django.db.backends.postgresql", "NAME": parts["dbname"], "USER": parts.get("user", ""),
+    "PASSWORD": parts.get("password", ""), "HOST": parts.get("host", ""), "PORT": parts.get("port", ""),
+    "CONN_MAX_AGE": None, "CONN_HEALTH_CHECKS": True,
+}})
+django.setup()
+
+from django.db import close_old_connections, connection
+
+import pgbus
+
+bus = pgbus.create()
+
+
+@bus.middleware
+def keep_connections_fresh(context, call_next):
+    close_old_connections()
+    try:
+        return call_next()
+    finally:
+        close_old_connections()
+
+
+@bus.listener("jobs.started", name="work", concurrency=1, retry=1)
+def work(event):
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_backend_pid()")
+        [backend] = cursor.fetchone()
+    sys.stdout.write(f"{backend}\\n")
+    sys.stdout.flush()
+"""
+
+
+async def test_middleware_keeps_the_connections_of_django_fresh(services: Services) -> None:
+    """S8: the second event finds that its thread's connection was closed by the server, and gets another one."""
+    directory = services.write("django_worker", DJANGO)
+    async with services.worker(directory) as worker, open_bus(services.dsn) as bus:
+        await bus.publish({}, topic="jobs.started")
+        first = int(await worker.line())
+        assert await services.connection.fetchval("SELECT pg_terminate_backend($1, 20000)", first)
+        await bus.publish({}, topic="jobs.started")
+        assert int(await worker.line()) != first
+    assert await services.dead_errors() == []

@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 import pgbus
 from pgbus import hooked
 from pgbus.telemetry import Claimed, Settled
-from pgbus.testing import BusMocker
+from pgbus.testing import BusMocker, deliver_now
 from pgbus.worker import Worker
 from tests.conftest import Connect
 from tests.support import eventually
@@ -368,6 +368,37 @@ async def test_a_mocked_bus_calls_the_hooks(bus: pgbus.Bus) -> None:
     assert [message.kwargs for message in mock.get_event_messages()] == [{"username": "eve"}]
     assert [message.kwargs for message in mock.get_rpc_messages()] == [{"username": "eve"}]
     assert seen == ["auth.user_created", "hi"]
+
+
+@pytest.mark.parametrize("batch", [False, True])
+async def test_deliveries_of_a_test_pass_hooks_and_middleware(
+    bus: pgbus.Bus, connection: asyncpg.Connection, batch: bool
+) -> None:
+    calls: list[object] = []
+
+    @bus.client.before_event_execution()
+    def change(event_message: pgbus.EventMessage) -> None:
+        event_message.payload["n"] += 1
+
+    @bus.middleware
+    async def wrap(context: pgbus.Context, call_next: Callable[[], Any]) -> Any:
+        calls.append("in")
+        await call_next()
+        calls.append("out")
+
+    bus.client.after_event_execution(lambda event_message: calls.append(event_message.payload))
+
+    async def handle(event: dict[str, int]) -> None:
+        calls.append(event)
+
+    async def handle_batch(events: list[dict[str, int]]) -> None:
+        calls.append(events)
+
+    bus.listener("a.b", name="tested", batch=batch)(handle_batch if batch else handle)
+    async with connection.transaction():
+        await bus.publish_many([{"n": 1}], topic="a.b", using=connection)
+        await deliver_now(bus, using=connection)
+    assert calls == ["in", [{"n": 2}] if batch else {"n": 2}, "out", {"n": 2}]
 
 
 # ------------------------------------------------------------------------------------------------------------ threads
