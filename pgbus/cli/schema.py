@@ -84,7 +84,7 @@ def diff(module: str | None, against: str | None, as_json: bool) -> None:
     bus = _load(module)
     declared, known, service = _declared(bus), _known(against), bus.config.service_name
     broken = find_broken(declared, known, service=service)
-    changes = [change for change in find_changes(declared, known, service=service) if change.kind != "listener"]
+    changes = find_changes(declared, known, service=service)
     for change in changes:
         breaks = [one for one in broken if (one.kind, one.name) == (change.kind, change.name)]
         if as_json:

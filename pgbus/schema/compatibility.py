@@ -76,8 +76,8 @@ def find_broken(
 ) -> list[Break]:
     """What code with these declarations would break of what is stored and in use.
 
-    `with_missing`: they are all that the code declares, so callers will miss a procedure that is stored for one of its
-    APIs, or for its `service`, and is not among them.
+    `with_missing`: they are all that the code declares, so callers will miss a procedure that is not among them and was
+    its own: of its `service`, or, where services have no names, of an API of which it serves others.
     """
     known = in_use(stored)
     return [
@@ -144,17 +144,19 @@ def _procedure_breaks(procedure: Declaration, known: Sequence[Stored]) -> Iterat
 
 
 def _missing_procedures(declared: Sequence[Declaration], known: Sequence[Stored], *, service: str) -> Iterator[Break]:
+    missed = (one.name for one in known if one.kind == "procedure" and _was_ours(one, declared, service=service))
     served = {one.name for one in declared if one.kind == "procedure"}
-    apis = {split_name(one.name)[0] for one in declared if one.kind != "listener"}
-    missed = dict.fromkeys(
-        one.name
-        for one in known
-        if one.kind == "procedure"
-        and one.name not in served
-        and (split_name(one.name)[0] in apis or (service and one.service == service))
-    )
-    for name in missed:
-        yield Break("procedure", name, "its callers", ("it is not served any more",))
+    for name in dict.fromkeys(missed):
+        if name not in served:
+            yield Break("procedure", name, "its callers", ("it is not served any more",))
+
+
+def _was_ours(old: Stored, declared: Sequence[Declaration], *, service: str) -> bool:
+    """Whether it was this code's: of its service; or, where either has no name, of an API of which it has others."""
+    if old.service and service:
+        return old.service == service
+    api = split_name(old.name)[0]
+    return any(one.kind == old.kind and split_name(one.name)[0] == api for one in declared)
 
 
 def _unique(reasons: Iterable[str]) -> tuple[str, ...]:
@@ -165,19 +167,16 @@ def _unique(reasons: Iterable[str]) -> tuple[str, ...]:
 
 
 def find_changes(declared: Sequence[Declaration], stored: Iterable[Stored], *, service: str = "") -> list[Change]:
-    """How the code differs from what is stored: of the code's own service, and of the APIs that it declares."""
-    apis = {split_name(one.name)[0] for one in declared if one.kind != "listener"}
+    """How the code's events and procedures differ from those that are stored; `service` as in `find_broken`."""
     names = {(one.kind, one.name) for one in declared}
-    before = {
-        (one.kind, one.name): one
-        for one in latest(one for one in stored if one.is_registered)
-        if (one.kind, one.name) in names
-        or one.service == service
-        or (one.kind != "listener" and split_name(one.name)[0] in apis)
-    }
+    before = {(one.kind, one.name): one for one in latest(one for one in stored if one.kind != "listener")}
     changes = [
         *(_change(one, before.get((one.kind, one.name))) for one in declared),
-        *(Change(kind, name, "removed") for kind, name in before if (kind, name) not in names),
+        *(
+            Change(kind, name, "removed")
+            for (kind, name), one in before.items()
+            if (kind, name) not in names and _was_ours(one, declared, service=service)
+        ),
     ]
     return [change for change in changes if change is not None]
 
@@ -192,19 +191,12 @@ def _change(new: Declaration, old: Stored | None) -> Change | None:
 
 def _differences(old: Schema, new: Schema) -> Iterator[str]:
     """A line for each field that came, went, or is another one now."""
-    if "events" in new:
-        for topic in {**old["events"], **new["events"]}:
-            yield from _part_differences(old["events"].get(topic), new["events"].get(topic), f"{topic} ")
-        return
-    yield from _part_differences(old["parameters"], new["parameters"], "")
+    yield from _field_differences(old["parameters"], new["parameters"])
     if "response" in new and old["response"] != new["response"]:
         yield f"~ response: {outline(old['response'])} -> {outline(new['response'])}"
 
 
-def _part_differences(old: Schema | None, new: Schema | None, place: str) -> Iterator[str]:
-    if old is None or new is None:
-        yield f"{'+' if old is None else '-'} {place}".rstrip()
-        return
+def _field_differences(old: Schema, new: Schema) -> Iterator[str]:
     before, after = old.get("properties", {}), new.get("properties", {})
     required = old.get("required", []), new.get("required", [])
     found = False
@@ -215,9 +207,9 @@ def _part_differences(old: Schema | None, new: Schema | None, place: str) -> Ite
         )
         if was != now:
             found = True
-            yield _line(f"{place}{name}", was, now)
+            yield _line(name, was, now)
     if not found and old != new:
-        yield f"~ {place}{_rest(old, new)}"
+        yield f"~ {_rest(old, new)}"
 
 
 def _line(name: str, was: str | None, now: str | None) -> str:
