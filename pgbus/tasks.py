@@ -55,8 +55,9 @@ class Run:
     ending: RunOutcome | None = None
 
     def break_off(self, ending: RunOutcome) -> None:
-        """End it as soon as it can be. A thread cannot be stopped, only left, which is done when the worker stops:
-        until then a next run must not begin beside it.
+        """End it as soon as it can be.
+
+        A thread cannot be stopped, only left, and that only when the worker stops: a next run must not begin beside it.
         """
         if not self.call or self.call.done():
             return

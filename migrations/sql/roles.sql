@@ -10,6 +10,16 @@ GRANT SELECT ON pgbus.wake_slots, pgbus.alembic_version TO pgbus_publisher;
 GRANT SELECT, INSERT, UPDATE ON pgbus.schemas TO pgbus_publisher;
 GRANT EXECUTE ON FUNCTION pgbus.uuid7() TO pgbus_publisher;
 
+-- Callers call procedures: they post calls, hear of answers and read them, take calls back, and note that a worker died.
+-- No arguments can be read by them, and no result written.
+GRANT USAGE ON SCHEMA pgbus TO pgbus_caller;
+GRANT INSERT (call_id, procedure, arguments, caller, caller_name, deadline), SELECT (call_id, taken_at, worker_id),
+      UPDATE (taken_at)
+    ON pgbus.rpc_requests TO pgbus_caller;
+GRANT SELECT, INSERT (call_id, outcome, error, worker) ON pgbus.rpc_responses TO pgbus_caller;
+GRANT SELECT ON pgbus.rpc_servers, pgbus.live_workers, pgbus.schemas, pgbus.alembic_version TO pgbus_caller;
+GRANT SELECT (id, name) ON pgbus.workers TO pgbus_caller;
+
 -- Workers run everything, and call procedures, but what is in the log and in history cannot be changed by them, only grow.
 GRANT USAGE ON SCHEMA pgbus TO pgbus_worker;
 GRANT SELECT, INSERT ON pgbus.events, pgbus.history TO pgbus_worker;

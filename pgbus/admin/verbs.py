@@ -35,7 +35,7 @@ from pgbus.errors import ListenerRunningError, UnknownListenerError
 from pgbus.messages import EventMessage
 from pgbus.migrate import check_async
 from pgbus.migrate.sessions import Connection, session
-from pgbus.schema import Stored
+from pgbus.schema import Schema, Stored
 
 EVERY_EVENT = EventFilter()
 EVERY_DEAD_LETTER = DeadFilter()
@@ -127,6 +127,11 @@ class Admin:
     async def find_calls(self, wanted: CallFilter = EVERY_CALL, *, limit: int = 100) -> list[CallRecord]:
         """At most `limit` calls that are not pruned yet, the newest first."""
         return [CallRecord(**row) for row in await self._fetch("find_calls", **wanted.values(), limit=limit)]
+
+    async def event_schemas(self) -> dict[str, Schema]:
+        """The JSON Schema of each event's payload that holds now, by topic."""
+        rows = await self._fetch("load_schemas")
+        return {row["name"]: msgspec.json.decode(row["schema"])["parameters"] for row in rows if row["kind"] == "event"}
 
     async def dead_letters(self, wanted: DeadFilter = EVERY_DEAD_LETTER, *, limit: int = 100) -> list[DeadLetter]:
         """At most `limit` dead letters, newest first. Raises UnknownListenerError if the filter names none."""

@@ -74,7 +74,7 @@ def check() -> None:
 @db.command()
 @database_options
 def roles() -> None:
-    """Create the group roles for publishers, workers, readers and admins, and grant them what they need.
+    """Create the group roles for publishers, callers, workers, readers and admins, and grant them what they need.
 
     Run it as the schema's owner, and again after each upgrade. Then, for instance: GRANT pgbus_publisher TO web.
     """

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
+from functools import partial
 from typing import Literal, TypeAlias, TypeVar
 from uuid import UUID
 
@@ -17,17 +18,21 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+import pgbus
 from pgbus.admin import CallFilter, CallRecord, Condition, EventFilter, EventRecord, Names
 from pgbus.cli.exits import FAILED
 from pgbus.cli.history import deliveries, follow_events
-from pgbus.cli.options import database_options, read_condition, read_instant, with_admin
+from pgbus.cli.loading import load_bus
+from pgbus.cli.options import database_options, load_config, pass_on, read_condition, read_instant, with_admin
 from pgbus.cli.output import age, clip, console, instant, print_json
+from pgbus.cli.remarks import Casting, Remark, Validation
 
 _Record = TypeVar("_Record", EventRecord, CallRecord)
 Format: TypeAlias = Literal["json", "pretty", "human"]
 
 # What pgbus tells of itself.
 _INTERNAL = ("internal", "internal.*")
+_ABOUT_EVENTS = ("native_id", "version", "owed_to", "dead", "validate", "show_casting", "follow")
 _LONGEST = 500  # characters of a value that people are shown
 _STATE_STYLES = {"answered": "green", "waiting": "yellow", "running": "yellow"}
 
@@ -64,7 +69,10 @@ def read_version(text: str) -> Condition:
 @click.option("--owed-to", metavar="LISTENER", help="Events that this listener has yet to handle.")
 @click.option("--dead", is_flag=True, help="Events that a listener gave up on, and that are dead letters now.")
 @click.option("--calls", is_flag=True, help="Calls of procedures instead of events, until they are pruned.")
-@click.option("--internal", "-I", is_flag=True, help="Also events of APIs below `internal`.")
+@click.option("--internal", "-I", is_flag=True, help="Also events of internal APIs.")
+@click.option("--validate", "-d", is_flag=True, help="Say whether the arguments fit the current schema.")
+@click.option("--show-casting", "-C", is_flag=True, help="Say what each listener of the bus gets: type, hint, result.")
+@click.option("--bus", "-b", "module", metavar="MODULE[:BUS]", help="The bus whose listeners and APIs are meant.")
 @click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="At most so many.")
 @click.option("--follow", "-f", is_flag=True, help="Print events as they enter the log, until Ctrl-C.")
 @click.option(
@@ -88,6 +96,9 @@ def inspect(
     dead: bool,
     calls: bool,
     internal: bool,
+    validate: bool,
+    show_casting: bool,
+    module: str | None,
     limit: int,
     follow: bool,
     form: Format | None,
@@ -96,9 +107,10 @@ def inspect(
 
     Exit codes: 0 something was found, 1 nothing was.
     """
-    names = Names(apis=apis, words=words, hidden=() if internal else _INTERNAL)
+    bus = _load_bus(module) if module or show_casting else None
+    names = Names(apis=apis, words=words, hidden=() if internal else (*_INTERNAL, *_internal_apis(bus)))
     if calls:
-        _refuse("native_id", "version", "owed_to", "dead", "follow", reason="is about events, not about calls")
+        _refuse(*_ABOUT_EVENTS, reason="is about events, not about calls")
         asked = CallFilter(names=names, call_id=event_id, since=since, until=until, where=where)
         found = with_admin(lambda admin: admin.find_calls(asked, limit=limit))
         _show_all(found, _printer(form, _call_fields, _call_text), "calls")
@@ -115,11 +127,29 @@ def inspect(
         owed_to=owed_to,
         dead=dead,
     )
-    show = _printer(form, _event_fields, _event_text)
+    remarks: list[Remark] = []
+    if validate:
+        remarks.append(Validation(with_admin(lambda admin: admin.event_schemas())))
+    if bus and show_casting:
+        remarks.append(Casting(bus))
+    show = _printer(form, partial(_event_fields, remarks=remarks), partial(_event_text, remarks=remarks))
     if follow:
         follow_events(wanted, show)
         return
     _show_all(with_admin(lambda admin: admin.find_events(wanted, limit=limit)), show, "events")
+
+
+def _load_bus(module: str | None) -> pgbus.Bus:
+    config = load_config(module=module)
+    pass_on(module=module)
+    bus = load_bus(config.module)
+    if bus.client.start_hooks:
+        click.echo("listeners that are declared when a worker starts are not seen here", err=True)
+    return bus
+
+
+def _internal_apis(bus: pgbus.Bus | None) -> list[str]:
+    return [api.meta.name for api in bus.client.api_registry if api.meta.internal] if bus else []
 
 
 def _refuse(*parameters: str, reason: str) -> None:
@@ -154,7 +184,7 @@ def _printer(
 # ------------------------------------------------------------------------------------------------------------- events
 
 
-def _event_fields(record: EventRecord) -> dict[str, object]:
+def _event_fields(record: EventRecord, *, remarks: Sequence[Remark]) -> dict[str, object]:
     event = record.event
     return {
         "id": event.event_id,
@@ -171,10 +201,11 @@ def _event_fields(record: EventRecord) -> dict[str, object]:
         "attempts": record.attempts,
         "owed": record.owed,
         "given_up": record.given_up,
+        **{remark.name: remark.value(record) for remark in remarks},
     }
 
 
-def _event_text(record: EventRecord) -> RenderableType:
+def _event_text(record: EventRecord, *, remarks: Sequence[Remark]) -> RenderableType:
     event = record.event
     heading = Text.assemble(
         (event.topic, "bold cyan"), f"  {instant(record.logged_at)}", (f"  version {event.version}", "dim")
@@ -182,14 +213,13 @@ def _event_text(record: EventRecord) -> RenderableType:
     identity = Text.assemble(f"id {event.event_id}", (f"  native id {event.native_id}", "dim"))
     if event.key is not None:
         identity.append(f"  key {event.key}")
-    return _entry(heading, identity, _values(event.raw), _deliveries(record))
-
-
-def _deliveries(record: EventRecord) -> Table:
     rows = _grid()
     for listener_name, state, details in deliveries(record):
         rows.add_row(listener_name, Text.assemble(state, details))
-    return rows
+    for remark in remarks:
+        for subject, line in remark.lines(record):
+            rows.add_row(subject, line)
+    return _entry(heading, identity, _values(event.raw), rows)
 
 
 # -------------------------------------------------------------------------------------------------------------- calls

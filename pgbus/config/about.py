@@ -92,6 +92,8 @@ def checked(cls: type, name: str, value: object, *, label: str, source: str) -> 
         value = msgspec.convert(value, kind, strict=not isinstance(value, FromVariables))
     except msgspec.ValidationError:
         raise refusal(label, source, f"must be {expected(kind, limits)}") from None
+    if isinstance(value, FromVariables):
+        value = str(value)  # nobody else is to know where it came from, least of all an encoder
     size = len(value) if isinstance(value, str) else value
     # The chained form refuses NaN, which compares false with everything.
     if isinstance(size, int | float) and not limits.minimum <= size <= limits.maximum:

@@ -13,13 +13,13 @@ from pgbus.migrate.sessions import Connection, run_blocking, session
 from pgbus.migrate.versions import VERSION_TABLE, check_async, migration_lock, read_script
 from pgbus.sql import DEFAULT_NAMESPACE, quote_identifier
 
-ROLES = ("publisher", "worker", "reader", "admin")
+ROLES = ("publisher", "caller", "worker", "reader", "admin")
 
 _NAMES = re.compile(rf"\bpgbus(?:_(?:{'|'.join(ROLES)}))?\b")
 
 
 def grant_roles(dsn: str | None, *, namespace: str = DEFAULT_NAMESPACE) -> None:
-    """Make `<namespace>_publisher`, `_worker`, `_reader` and `_admin` where missing, and grant each what it needs.
+    """Make `<namespace>_publisher`, `_caller`, `_worker`, `_reader` and `_admin` where missing, with what each needs.
 
     They are group roles, without login: give a user what he needs by `GRANT pgbus_worker TO app`. Connect as the owner
     of the namespace, and run it again after each upgrade; it takes nothing away. As roles belong to the whole server,

@@ -155,6 +155,12 @@ async def test_config_shows_each_value_and_its_source_without_passwords(
     assert shown["grace"] == ["30", "default"]
 
 
+async def test_config_as_json_shows_what_came_from_variables(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PGBUS_MODULE", "shop.events")
+    [setting] = [one for one in json_lines(await invoke("config", "--json")) if one["name"] == "module"]
+    assert (setting["value"], setting["source"]) == ("shop.events", "PGBUS_MODULE")
+
+
 async def test_config_as_json_says_what_each_setting_means(invoke: Invoke) -> None:
     settings = {row["name"]: row for row in json_lines(await invoke("config", "--json", dsn=NOWHERE))}
     assert settings["grace"]["value"] == 30.0
@@ -222,7 +228,7 @@ async def test_db_refuses_a_revision_that_there_is_not(invoke: Invoke) -> None:
 
 async def test_db_roles_grants_the_group_roles(invoke: Invoke, rows: Rows) -> None:
     result = await invoke("db", "roles")
-    assert result.stdout == "granted: pgbus_publisher, pgbus_worker, pgbus_reader, pgbus_admin\n"
+    assert result.stdout == "granted: pgbus_publisher, pgbus_caller, pgbus_worker, pgbus_reader, pgbus_admin\n"
     assert await rows.connection.fetchval("SELECT has_table_privilege('pgbus_publisher', 'pgbus.outbox', 'INSERT')")
 
 

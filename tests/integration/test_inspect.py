@@ -147,6 +147,7 @@ async def test_a_word_in_a_wildcard_is_no_regular_expression(invoke: Invoke, row
         ("--calls", "--native-id", "0"),
         ("--calls", "--version", "1"),
         ("--calls", "--dead"),
+        ("--calls", "--validate"),
         ("--calls", "--follow"),
         ("--calls", "--owed-to", "ship"),
         ("something",),
@@ -256,6 +257,14 @@ async def test_follow_shows_the_events_of_any_number_of_apis_as_they_come(
         assert {one["api_name"] for one in shown} == {"auth", "my.api"}
         assert [one["kwargs"]["n"] for one in shown if one["api_name"] == "my.api"] == [11]
         assert "before" not in {one["event_name"] for one in shown}
+
+
+async def test_a_bus_module_that_is_not_there_is_exit_code_1(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PGBUS_MODULE", "bus")  # which the command changes, for this process too
+    for arguments in (("--bus", "nowhere"), ("--show-casting", "-b", "nowhere")):
+        result = await invoke("inspect", *arguments)
+        assert result.exit_code == 1
+        assert result.stderr.startswith("pgbus: there is no module 'nowhere' in ")
 
 
 # -------------------------------------------------------------------------------------------------------------- calls

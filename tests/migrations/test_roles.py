@@ -9,10 +9,12 @@ from dataclasses import dataclass
 import asyncpg
 import pytest
 
+import pgbus
 from pgbus import migrate, sql
 from pgbus.errors import PrivilegeError, SchemaVersionError
 from tests.migrations.conftest import PASSWORD, dsn_of_user
 from tests.support import DatabaseServer
+from tests.support.workers import running
 
 Connect = Callable[[str], Awaitable[asyncpg.Connection]]
 
@@ -198,6 +200,77 @@ async def sleep_as_leader(bus: Bus) -> asyncio.Event:
     return woken
 
 
+async def test_a_caller_calls_and_takes_back(bus: Bus) -> None:
+    arrived, gone = asyncio.Event(), asyncio.Event()
+    dsn = await create_user(bus.owner, f"{bus.namespace}_web", bus.dsn, options=f"IN ROLE {bus.namespace}_caller")
+    server, web = (pgbus.create(one, namespace=bus.namespace) for one in (bus.dsn, dsn))
+    async with server, web:
+
+        @server.procedure("sums.add")
+        async def add(a: int, b: int) -> int:
+            return a + b
+
+        @server.procedure("sums.hang")
+        async def hang() -> None:
+            try:
+                arrived.set()
+                await asyncio.Event().wait()
+            finally:
+                gone.set()
+
+        async with running(server):
+            assert await web.call("sums.add", {"a": 1, "b": 2}) == 3
+            with pytest.raises(pgbus.InvalidArguments):
+                await web.call("sums.add", {"a": "x", "b": 2})
+            call = asyncio.create_task(web.call("sums.hang", timeout=60))
+            await asyncio.wait_for(arrived.wait(), 30)
+            call.cancel()
+            await asyncio.wait_for(gone.wait(), 30)
+        with pytest.raises(pgbus.NoWorkerAvailable):
+            await web.call("sums.add", {"a": 1, "b": 2})
+
+
+async def test_a_caller_of_a_dead_worker_is_told(bus: Bus) -> None:
+    caller = await bus.member("caller")
+    statements = sql.load(bus.namespace)
+    call_id = uuid.uuid4()
+    await bus.owner.execute(
+        bus.text(
+            f"""INSERT INTO pgbus.workers (name, host, pid, version) VALUES ('gone', 'h', 1, '0');
+                INSERT INTO pgbus.rpc_requests (call_id, procedure, arguments, caller, caller_name, deadline, taken_at,
+                                                worker_id)
+                VALUES ('{call_id}', 'a.b', '{{}}', 'x', 'x', now() + interval '1 hour', now(), 1)"""
+        )
+    )
+    ids: dict[str, object] = {"call_ids": [call_id]}
+    await caller.fetch(statements["fail_lost_calls"].asyncpg, *statements["fail_lost_calls"].arguments(ids))
+    [row] = await caller.fetch(statements["fetch_responses"].asyncpg, *statements["fetch_responses"].arguments(ids))
+    assert (row["outcome"], row["worker"]) == ("lost", "gone")
+
+
+async def test_a_caller_sees_no_arguments_and_writes_no_result(bus: Bus) -> None:
+    caller = await bus.member("caller")
+    refused = [
+        "SELECT arguments FROM pgbus.rpc_requests",
+        "SELECT * FROM pgbus.rpc_calls",
+        "UPDATE pgbus.rpc_requests SET arguments = '{}'",
+        "DELETE FROM pgbus.rpc_requests",
+        "INSERT INTO pgbus.rpc_responses (call_id, outcome, result) VALUES (pgbus.uuid7(), 'answered', '1')",
+        "UPDATE pgbus.rpc_responses SET result = '1'",
+        "DELETE FROM pgbus.rpc_responses",
+        "INSERT INTO pgbus.rpc_servers (worker_id, procedure, concurrency) VALUES (1, 'a.b', 1)",
+        "SELECT host FROM pgbus.workers",
+        "INSERT INTO pgbus.outbox (topic) VALUES ('a')",
+        "SELECT * FROM pgbus.events",
+        "SELECT * FROM pgbus.event_history",
+        "UPDATE pgbus.alembic_version SET version_num = '0'",
+    ]
+    assert await bus.refused(caller, refused) == refused
+    assert {name: verbs for name, verbs in (await bus.privileges("caller")).items() if verbs} == {
+        **dict.fromkeys(("rpc_responses", "rpc_servers", "live_workers", "schemas", "alembic_version"), ("SELECT",))
+    }
+
+
 async def test_a_worker_runs_the_bus(bus: Bus) -> None:
     worker = await bus.member("worker")
     await migrate.check_async(worker, namespace=bus.namespace)
@@ -229,6 +302,18 @@ async def test_a_worker_runs_the_bus(bus: Bus) -> None:
     ("role", "names"),
     [
         ("publisher", ("insert_event", "insert_events", "insert_events_once", "publish_schemas", "load_schemas")),
+        (
+            "caller",
+            (
+                "find_servers",
+                "post_requests",
+                "notify",
+                "withdraw_requests",
+                "fetch_responses",
+                "fail_lost_calls",
+                "load_schemas",
+            ),
+        ),
         ("worker", tuple(sql.load())),
         ("admin", tuple(sql.load())),
     ],
