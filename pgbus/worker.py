@@ -544,15 +544,14 @@ class Worker:
             await store.return_claims(forgotten, worker_id=worker_id)
 
     async def _touch(self, store: Store) -> None:
-        await store.fetch(
+        row = await store.fetch_one(
             "touch_worker",
             worker_id=self._worker_id,
             listener_ids=list(self._runners),
             listeners=[runner.listener.name for runner in self._runners.values()],
         )
-        await store.fetch("touch_schemas", worker_id=self._worker_id, age=SEEN_INTERVAL)
-        row = await store.fetch_one("count_other_workers", worker_id=self._worker_id)
         self._others = row["others"] > 0
+        await store.fetch("touch_schemas", worker_id=self._worker_id, age=SEEN_INTERVAL)
 
     async def _poll(self, store: Store) -> None:
         if self._runners:

@@ -69,22 +69,21 @@ RETURNING w.id
 SELECT pg_try_advisory_lock(hashtext(CAST(:namespace AS text) || '.worker'), CAST(:worker_id AS integer)) AS locked
 
 -- name: touch_worker
--- Say that this worker, and the listeners it runs, were seen.
-WITH seen AS (
+-- Say that this worker, and the listeners it runs, were seen. Returns how many live workers there are beside it: whether
+-- it is any use to notify.
+WITH seen_listeners AS (
     UPDATE pgbus.listeners AS l
     SET last_seen_at = now()
     WHERE l.id = ANY (CAST(:listener_ids AS integer[]))
+), seen AS (
+    UPDATE pgbus.workers AS w
+    SET last_seen_at = now(), listeners = CAST(:listeners AS text[])
+    WHERE w.id = CAST(:worker_id AS integer)
 )
-UPDATE pgbus.workers AS w
-SET last_seen_at = now(), listeners = CAST(:listeners AS text[])
-WHERE w.id = CAST(:worker_id AS integer)
+SELECT count(*) AS others
+FROM pgbus.live_workers AS w
+WHERE w.id <> CAST(:worker_id AS integer)
 
 -- name: remove_worker
 -- Forget a process that stopped.
 DELETE FROM pgbus.workers AS w WHERE w.id = CAST(:worker_id AS integer)
-
--- name: count_other_workers
--- How many live processes there are beside this one: whether it is any use to notify.
-SELECT count(*) AS others
-FROM pgbus.live_workers AS w
-WHERE w.id <> CAST(:worker_id AS integer)

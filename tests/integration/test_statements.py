@@ -811,15 +811,14 @@ async def test_a_worker_is_registered_locked_counted_touched_and_removed(bench: 
     theirs = (await other.store.fetch_one("register_worker", **worker))["id"]
     assert (await bench.store.fetch_one("lock_worker", namespace="pgbus", worker_id=mine))["locked"]
     assert not (await other.store.fetch_one("lock_worker", namespace="pgbus", worker_id=mine))["locked"]
-    count = {"worker_id": mine}
-    assert (await bench.store.fetch_one("count_other_workers", **count))["others"] == 0
-    await other.store.fetch("lock_worker", namespace="pgbus", worker_id=theirs)
-    assert (await bench.store.fetch_one("count_other_workers", **count))["others"] == 1
     listener_id = await bench.rows.listener("mail", "**")
+    touch = {"worker_id": mine, "listener_ids": [listener_id], "listeners": ["mail", "other"]}
+    assert (await bench.store.fetch_one("touch_worker", **touch))["others"] == 0
+    await other.store.fetch("lock_worker", namespace="pgbus", worker_id=theirs)
     await bench.connection.execute(
         "UPDATE pgbus.workers SET last_seen_at = 'epoch'; UPDATE pgbus.listeners SET last_seen_at = 'epoch'"
     )
-    await bench.store.fetch("touch_worker", worker_id=mine, listener_ids=[listener_id], listeners=["mail", "other"])
+    assert (await bench.store.fetch_one("touch_worker", **touch))["others"] == 1
     seen = "SELECT last_seen_at > now() - interval '1 minute', listeners FROM pgbus.workers ORDER BY id"
     assert await bench.fetch(seen) == [(True, ["mail", "other"]), (False, ["mail"])]
     assert await bench.fetch("SELECT last_seen_at > 'epoch' FROM pgbus.listeners") == [(True,)]
