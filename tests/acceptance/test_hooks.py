@@ -118,11 +118,15 @@ async def test_an_idle_worker_runs_on_stop_at_sigterm_and_a_start_hook_that_fail
     assert any("not today" in line for line in failing.err)
 
 
-async def test_a_second_signal_ends_a_worker_whose_stop_hook_hangs(services: Services) -> None:
-    hanging = services.write(
-        "hanging",
-        WORKER + "@bus.client.on_stop()\nasync def hang():\n    say('hanging')\n    await asyncio.Event().wait()\n",
-    )
+HANGING = {
+    "async": "async def hang():\n    say('hanging')\n    await asyncio.Event().wait()\n",
+    "plain": "def hang():\n    say('hanging')\n    time.sleep(1000)\n",
+}
+
+
+@pytest.mark.parametrize("kind", HANGING)
+async def test_a_second_signal_ends_a_worker_whose_stop_hook_hangs(services: Services, kind: str) -> None:
+    hanging = services.write("hanging", WORKER + "@bus.client.on_stop()\n" + HANGING[kind])
     async with services.worker(hanging) as running:
         running.child.send_signal(signal.SIGTERM)
         await running.says("hanging")
