@@ -70,7 +70,9 @@ def run(
     log_level: str | None,
     log_format: str | None,
 ) -> None:
-    """Run the listeners of a bus until SIGTERM or Ctrl-C, which let running handlers finish; a second one does not.
+    """Run a bus's listeners, procedures and tasks until SIGTERM or Ctrl-C, which let what runs finish.
+
+    A second signal does not wait.
 
     MODULE is imported from the working directory (default: PGBUS_MODULE, or `bus`); BUS is the bus's name in it
     (default: `bus`).

@@ -44,6 +44,8 @@ WATCH_INTERVAL = 0.5
 # For so long a procedure counts as served without another look; the watcher finds out soon if it is not.
 DIRECTORY_TTL = 1.0
 MAX_TIMEOUT = 86_400.0
+# Seconds to tell servers of calls that were taken back, before the connections are closed.
+FAREWELL = 2.0
 LINK_PAUSE = 0.1
 LINK_PAUSE_LIMIT = 2.0
 
@@ -189,6 +191,9 @@ class Caller:
         for call in self._calls.values():
             if not call.response.done():
                 call.response.set_exception(CallCancelled("the bus was closed", procedure=call.request.procedure))
+        poster = self._tasks.get("poster")
+        if poster and self._cancelled:  # by a Ctrl-C, say, which then also closed the bus
+            await asyncio.wait([poster], timeout=FAREWELL)
         tasks = list(self._tasks.values())
         for task in tasks:
             task.cancel()

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import AsyncIterator
+import signal
+from collections.abc import AsyncIterator, Awaitable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +17,7 @@ from pgbus.cli import exits
 from tests.conftest import Connect
 from tests.integration.conftest import Invoke
 from tests.support import eventually
+from tests.support.programs import talking
 from tests.support.workers import open_bus, running
 
 
@@ -139,3 +142,17 @@ async def test_a_call_that_waits_is_answered_by_a_worker_that_comes_later(
         await eventually(is_posted, 30)
         async with running(late):
             assert (await asked).stdout == "42\n"
+
+
+async def test_ctrl_c_takes_the_call_back(bus: pgbus.Bus, database: str, tmp_path: Path, connect: Connect) -> None:
+    watcher = await connect(database)
+
+    def count(state: str) -> Awaitable[int]:
+        return watcher.fetchval("SELECT count(*) FROM pgbus.rpc_calls WHERE state = $1", state)
+
+    environ = {"PGBUS_DSN": database}
+    async with talking("call", "auth.hang", "--timeout", "600", cwd=tmp_path, environ=environ) as caller:
+        await eventually(lambda: count("running"), 30)
+        caller.child.send_signal(signal.SIGINT)
+        assert await caller.ends() == exits.FAILED
+    await eventually(lambda: count("cancelled"), 30)
