@@ -7,6 +7,7 @@ import fcntl
 import os
 import re
 import struct
+import sys
 import termios
 from asyncio.subprocess import Process
 from collections.abc import AsyncIterator, Mapping
@@ -18,6 +19,13 @@ import pyte
 from tests.support.programs import program_environ
 
 PATIENCE = 40.0
+
+# Makes the terminal the one that Ctrl-C comes from, and becomes the program.
+_TAKE_TERMINAL = """
+import fcntl, os, sys, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+os.execvp(sys.argv[1], sys.argv[1:])
+"""
 
 
 class Screen(pyte.Screen):
@@ -85,6 +93,9 @@ async def terminal(
     ours, theirs = os.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
     child = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-c",
+        _TAKE_TERMINAL,
         *command,
         cwd=cwd,
         env=program_environ({"TERM": "xterm-256color", **(environ or {})}),
@@ -92,7 +103,6 @@ async def terminal(
         stdout=theirs,
         stderr=theirs,
         start_new_session=True,
-        preexec_fn=_take_terminal,
     )
     os.close(theirs)
     made = Terminal(child, ours, columns=columns, lines=lines)
@@ -105,8 +115,3 @@ async def terminal(
             await child.wait()
         asyncio.get_running_loop().remove_reader(ours)
         os.close(ours)
-
-
-def _take_terminal() -> None:
-    """Make it the terminal that Ctrl-C comes from."""
-    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
