@@ -11,8 +11,8 @@ from pgbus.api import (
     WildcardParameter,
 )
 from pgbus.bus import Bus, create
-from pgbus.codec import event
 from pgbus.config import ApiConfig, Config
+from pgbus.engine.executor import Context
 from pgbus.errors import (
     CallCancelled,
     CallError,
@@ -65,13 +65,13 @@ from pgbus.errors import (
     ValidationError,
     WorkerLost,
 )
-from pgbus.executor import Context
 from pgbus.messages import EventMessage, ResultMessage, RpcMessage
 from pgbus.modules import get_bus, import_bus_module
 from pgbus.outcomes import RetryPolicy
 from pgbus.plugins import Plugin
 from pgbus.rpc.context import CallContext
 from pgbus.schedules import TaskContext
+from pgbus.values.codec import event
 
 __all__ = [
     "Api",

@@ -12,10 +12,10 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from pgbus.annotations import EMPTY, members_of
-from pgbus.codec import decoder, topic_of
 from pgbus.errors import ConfigurationError, UnhandledEventError
 from pgbus.messages import EventMessage
+from pgbus.values.annotations import EMPTY, members_of
+from pgbus.values.codec import decoder, topic_of
 
 Handler: TypeAlias = Callable[..., Any] | Callable[..., Awaitable[Any]]
 

@@ -12,12 +12,12 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Se
 from typing import Any, TypeAlias
 from uuid import UUID
 
-from pgbus.codec import encode
 from pgbus.errors import RemoteError
 from pgbus.hooks import Block, Hooks, Moment
 from pgbus.messages import EventMessage, OpenEvent, ResultMessage, RpcMessage
 from pgbus.outbox import Limits, OutboxRow, encode_headers, revise
 from pgbus.outcomes import format_traceback
+from pgbus.values.codec import encode
 
 Insert: TypeAlias = Callable[[Sequence[OutboxRow]], Awaitable[list[UUID]]]
 InsertHere: TypeAlias = Callable[[Sequence[OutboxRow]], list[UUID]]

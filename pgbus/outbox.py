@@ -15,11 +15,11 @@ import msgspec
 import uuid_utils
 from asyncpg.pgproto import pgproto
 
-from pgbus import codec
 from pgbus.errors import InvalidEventError
 from pgbus.messages import EventMessage, OpenEvent
 from pgbus.sql import Statement
 from pgbus.topics import check_topic
+from pgbus.values import codec
 
 MAX_KEY_LENGTH = 255
 MAX_HEADERS = 8_192

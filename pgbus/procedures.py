@@ -13,9 +13,6 @@ from typing import Any
 
 import msgspec
 
-from pgbus.annotations import EMPTY, bare, declared_type
-from pgbus.casting import cast_if_it_fits, caster, explain, parser
-from pgbus.codec import decoder, misfit
 from pgbus.config import ApiConfig
 from pgbus.errors import (
     ConfigurationError,
@@ -27,6 +24,9 @@ from pgbus.errors import (
 )
 from pgbus.handlers import Handler, describe, is_async, resolved_signature
 from pgbus.topics import check_topic
+from pgbus.values.annotations import EMPTY, bare, declared_type
+from pgbus.values.casting import cast_if_it_fits, caster, explain, parser
+from pgbus.values.codec import decoder, misfit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

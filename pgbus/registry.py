@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal, TypeAlias
 
-from pgbus.codec import topic_of
 from pgbus.errors import ConfigurationError, DuplicateListenerName, InvalidEventError
 from pgbus.features import FEATURES
 from pgbus.handlers import Decode, EventDecoder, Handler, Signature, default_name, describe, inspect_handler
@@ -17,6 +16,7 @@ from pgbus.outcomes import RetryPolicy
 from pgbus.procedures import Procedures
 from pgbus.schedules import Schedules
 from pgbus.topics import check_pattern
+from pgbus.values.codec import topic_of
 
 MAX_NAME_LENGTH = 255
 LANES = 64

@@ -26,16 +26,17 @@ from pgbus import migrate
 from pgbus.adapters.transactions import Transactions
 from pgbus.bus import Bus
 from pgbus.catalog import SEEN_INTERVAL
-from pgbus.executor import Executor
-from pgbus.leader import Leader
-from pgbus.notifier import Session
+from pgbus.engine.executor import Executor
+from pgbus.engine.leader import Leader
+from pgbus.engine.notifier import Session
+from pgbus.engine.quarantine import Quarantine
+from pgbus.engine.runner import Runner, slots_of
+from pgbus.engine.stall import StallWatch
+from pgbus.engine.tasks import Tasks
 from pgbus.plugins import tell_plugins
 from pgbus.procedures import Procedure
-from pgbus.quarantine import Quarantine
 from pgbus.registry import Listener
 from pgbus.rpc.server import Server
-from pgbus.runner import Runner, slots_of
-from pgbus.stall import StallWatch
 from pgbus.store import (
     Claim,
     Pooled,
@@ -46,7 +47,6 @@ from pgbus.store import (
     own_transaction,
     session_closed,
 )
-from pgbus.tasks import Tasks
 from pgbus.telemetry import SessionLost, SessionOpened
 from pgbus.topics import is_wildcard, pattern_regex
 

@@ -13,9 +13,6 @@ from typing import Any, ClassVar
 
 import msgspec
 
-from pgbus.annotations import EMPTY, declared_type, members_of
-from pgbus.casting import explain
-from pgbus.codec import decoder, encode
 from pgbus.errors import (
     ConfigurationError,
     EventNotFound,
@@ -26,6 +23,9 @@ from pgbus.errors import (
     UnhandledEventError,
 )
 from pgbus.topics import check_topic
+from pgbus.values.annotations import EMPTY, declared_type, members_of
+from pgbus.values.casting import explain
+from pgbus.values.codec import decoder, encode
 
 # What `fire` and `call` take for themselves.
 OPTION_NAMES = frozenset({"bus_options", "using"})

@@ -6,13 +6,13 @@ import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
-from pgbus.codec import ancestors_of, event_classes
 from pgbus.handlers import type_hints
 from pgbus.procedures import Procedure
 from pgbus.registry import Listener, Registry
 from pgbus.schema import Declaration, Field, Fields, Schema, payload_schema, type_schema
 from pgbus.schema.documents import Kind
 from pgbus.schema.generate import signature_fields
+from pgbus.values.codec import ancestors_of, event_classes
 
 
 class DeclaredParameter(Protocol):

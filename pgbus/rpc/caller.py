@@ -19,9 +19,9 @@ import asyncpg
 from uuid_utils.compat import uuid7
 
 from pgbus.config import Config
+from pgbus.engine.notifier import Session
 from pgbus.errors import CallCancelled, CallTimeout, ConfigurationError, DatabaseUnreachableError, NoWorkerAvailable
 from pgbus.migrate import check_async
-from pgbus.notifier import Session
 from pgbus.procedures import Procedures, check_procedure_name
 from pgbus.rpc.values import (
     Request,

@@ -21,7 +21,6 @@ from uuid import UUID
 import msgspec
 
 from pgbus import hooked, threads
-from pgbus.codec import encode
 from pgbus.config import Config
 from pgbus.errors import InvalidEventError, InvalidResult
 from pgbus.hooks import Hooks
@@ -41,6 +40,7 @@ from pgbus.rpc.values import (
 )
 from pgbus.store import LINK_ERRORS, Store, is_link_error
 from pgbus.telemetry import CallEnded, CallStarted, Telemetry
+from pgbus.values.codec import encode
 
 logger = logging.getLogger("pgbus")
 

@@ -10,8 +10,6 @@ from uuid import UUID
 
 import msgspec
 
-from pgbus.annotations import bare
-from pgbus.codec import decoder, encode, misfit
 from pgbus.config import ApiConfig
 from pgbus.errors import (
     CallCancelled,
@@ -31,6 +29,8 @@ from pgbus.errors import (
 )
 from pgbus.outcomes import MAX_ERROR_LENGTH, clip, error_text, format_traceback
 from pgbus.procedures import Procedure, error_name
+from pgbus.values.annotations import bare
+from pgbus.values.codec import decoder, encode, misfit
 
 # A batch is one statement: so many calls, or so many characters of JSON.
 BATCH_CALLS = 500

@@ -22,9 +22,9 @@ from uuid import UUID
 
 import msgspec
 
-from pgbus.annotations import EMPTY, Shape, bare, class_of, declared_type, is_pydantic, members_of, shape_of
-from pgbus.codec import encode
 from pgbus.errors import InvalidEventError
+from pgbus.values.annotations import EMPTY, Shape, bare, class_of, declared_type, is_pydantic, members_of, shape_of
+from pgbus.values.codec import encode
 
 logger = logging.getLogger("pgbus")
 

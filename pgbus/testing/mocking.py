@@ -23,12 +23,12 @@ from uuid import UUID, uuid4
 import msgspec
 
 from pgbus.bus import Bus, StandIn
-from pgbus.codec import encode
 from pgbus.errors import CallError
 from pgbus.messages import EventMessage, RpcMessage
 from pgbus.outbox import OutboxRow
 from pgbus.rpc.caller import Caller
 from pgbus.rpc.values import Response, failure, to_error
+from pgbus.values.codec import encode
 
 T = TypeVar("T", bound=Callable[..., Any])
 

@@ -12,8 +12,8 @@ from concurrent.futures import Executor as Threads
 
 from pgbus.adapters import AsyncExecutor
 from pgbus.bus import Bus
+from pgbus.engine.executor import Executor
 from pgbus.errors import ConnectionUnusableError, UnhandledEventError
-from pgbus.executor import Executor
 from pgbus.hooked import prepare
 from pgbus.messages import EventMessage
 from pgbus.outcomes import Dead, Retry, decide

@@ -6,7 +6,7 @@ import signal
 
 import pytest
 
-from pgbus import maintenance
+from pgbus.engine import maintenance
 from tests.conftest import Connect
 from tests.support import eventually
 from tests.support.programs import PROGRAM

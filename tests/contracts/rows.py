@@ -8,7 +8,7 @@ from typing import Any
 
 import asyncpg
 
-from pgbus import codec
+from pgbus.values import codec
 
 
 @codec.event("people.changed")

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pgbus.codec import decoder, encode
+from pgbus.values.codec import decoder, encode
 from tests.examples.documents import blocks
 from tests.examples.programs import ROOT
 

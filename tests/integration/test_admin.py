@@ -13,6 +13,7 @@ import pytest
 from pgbus import sql
 from pgbus.admin import Admin, Condition, DeadFilter, EventFilter, EventRecord
 from pgbus.config import Config
+from pgbus.engine.flights import settlement
 from pgbus.errors import (
     DatabaseUnreachableError,
     InvalidEventError,
@@ -20,7 +21,6 @@ from pgbus.errors import (
     SchemaVersionError,
     UnknownListenerError,
 )
-from pgbus.flights import settlement
 from pgbus.store import Store
 from tests.conftest import Connect
 from tests.support import eventually

@@ -11,7 +11,7 @@ import pytest
 
 import pgbus
 from pgbus.admin import Admin
-from pgbus.sequencer import RUN
+from pgbus.engine.sequencer import RUN
 from pgbus.telemetry import Claimed, ClaimsFreed, ClaimsLost, LeaderChanged, LeaderSlept, Sequenced, Settled
 from pgbus.worker import Worker
 from tests.conftest import Connect

@@ -14,7 +14,7 @@ import pytest
 import pgbus
 from pgbus.admin import Admin
 from pgbus.admin.values import DeadFilter
-from pgbus.attempts import LOOP_SHARE
+from pgbus.engine.attempts import LOOP_SHARE
 from pgbus.registry import LANES
 from pgbus.telemetry import ClaimsLost
 from tests.conftest import Connect

@@ -12,8 +12,8 @@ import pytest
 import pgbus
 from pgbus import migrate
 from pgbus.admin import Admin
+from pgbus.engine.maintenance import Maintenance
 from pgbus.errors import ScheduleInUseError, UnknownScheduleError
-from pgbus.maintenance import Maintenance
 from pgbus.store import Store
 from pgbus.telemetry import TaskEnded, TaskStarted, Telemetry
 from tests.support import eventually

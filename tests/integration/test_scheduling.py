@@ -10,8 +10,8 @@ import asyncpg
 import pytest
 
 import pgbus
-from pgbus import maintenance, sequencer
-from pgbus.sequencer import PARTITION_SIZE
+from pgbus.engine import maintenance, sequencer
+from pgbus.engine.sequencer import PARTITION_SIZE
 from pgbus.telemetry import LeaderSlept, Sequenced
 from tests.conftest import Connect
 from tests.support import eventually

@@ -13,11 +13,11 @@ import asyncpg
 import pytest
 
 from pgbus.adapters import async_executor
-from pgbus.flights import ALONE, BLOCKED, RELEASED, Ending, Flight, settlement
-from pgbus.maintenance import MAX_CRASHES
+from pgbus.engine.flights import ALONE, BLOCKED, RELEASED, Ending, Flight, settlement
+from pgbus.engine.maintenance import MAX_CRASHES
+from pgbus.engine.sequencer import PARTITION_SIZE
 from pgbus.outcomes import DONE, Dead, Retry
 from pgbus.registry import LANES
-from pgbus.sequencer import PARTITION_SIZE
 from pgbus.store import Claim, Sequencing, Store
 from tests.conftest import Connect
 from tests.support import eventually

@@ -28,9 +28,9 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from pgbus.flights import BLOCKED, RELEASED, Ending, Flight, settlement
+from pgbus.engine.flights import BLOCKED, RELEASED, Ending, Flight, settlement
+from pgbus.engine.sequencer import Floor
 from pgbus.outcomes import DONE, Dead, Done, Retry
-from pgbus.sequencer import Floor
 from pgbus.store import ENGINE_SETTINGS, Claim, Sequencing, Store, settings_sql
 
 T = TypeVar("T")

@@ -25,7 +25,7 @@ import msgspec
 import pytest
 
 from pgbus import Parameter
-from pgbus.annotations import EMPTY, bare, declared_type, shape_of
+from pgbus.values.annotations import EMPTY, bare, declared_type, shape_of
 
 T = TypeVar("T")
 

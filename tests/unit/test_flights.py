@@ -8,7 +8,7 @@ from uuid import uuid4
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pgbus.flights import ALONE, BLOCKED, RELEASED, Ending, Flight, settlement
+from pgbus.engine.flights import ALONE, BLOCKED, RELEASED, Ending, Flight, settlement
 from pgbus.messages import EventMessage
 from pgbus.outcomes import DONE, Dead, Retry
 from pgbus.store import Claim

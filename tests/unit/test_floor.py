@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pgbus.sequencer import Floor
+from pgbus.engine.sequencer import Floor
 from pgbus.store import Sequencing
 
 

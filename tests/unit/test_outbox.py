@@ -14,8 +14,8 @@ import pytest
 import uuid_utils
 
 from pgbus import outbox, sql
-from pgbus.codec import event
 from pgbus.errors import InvalidEventError
+from pgbus.values.codec import event
 
 STATEMENTS = sql.load()
 LIMITS = outbox.Limits()

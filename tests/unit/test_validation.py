@@ -13,13 +13,13 @@ import pytest
 import pgbus
 from pgbus import Event, Parameter, WildcardParameter
 from pgbus.api.arguments import NamedArguments
-from pgbus.codec import event
 from pgbus.config import ApiConfig
 from pgbus.errors import InvalidArguments, InvalidEventArguments, InvalidResult, UnhandledEventError, ValidationError
 from pgbus.messages import EventMessage
 from pgbus.outbox import Limits, prepare, prepare_many
 from pgbus.procedures import Procedure, make_procedure
 from pgbus.rpc.values import result_receiver
+from pgbus.values.codec import event
 
 
 class Point(NamedTuple):

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from pgbus.annotations import bare, class_of, is_named_tuple, is_pydantic, shape_of
+from pgbus.values.annotations import bare, class_of, is_named_tuple, is_pydantic, shape_of
 
 
 def is_ours(hint: Any) -> bool:

@@ -4,9 +4,9 @@ msgspec does it alone where it can. A type that it refuses, or that does not rea
 classes with `__from_bus__`, unions of classes, ...), is taken apart here, down to parts that msgspec can do.
 """
 
-from pgbus.casting.makers import cast_if_it_fits
-from pgbus.casting.objects import Cast
-from pgbus.casting.places import explain, step_to
-from pgbus.casting.plan import caster, parser
+from pgbus.values.casting.makers import cast_if_it_fits
+from pgbus.values.casting.objects import Cast
+from pgbus.values.casting.places import explain, step_to
+from pgbus.values.casting.plan import caster, parser
 
 __all__ = ["Cast", "cast_if_it_fits", "caster", "explain", "parser", "step_to"]

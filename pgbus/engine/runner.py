@@ -17,18 +17,18 @@ from collections.abc import Callable, Sequence
 from typing import Any
 from uuid import UUID, uuid4
 
-from pgbus.attempts import Attempts
 from pgbus.config import Config
-from pgbus.executor import Executor
-from pgbus.flights import ALONE, BLOCKED, RELEASED, Flight, Tally
-from pgbus.hand import Hand
+from pgbus.engine.attempts import Attempts
+from pgbus.engine.executor import Executor
+from pgbus.engine.flights import ALONE, BLOCKED, RELEASED, Flight, Tally
+from pgbus.engine.hand import Hand
+from pgbus.engine.pace import Pace
+from pgbus.engine.quarantine import Quarantine
+from pgbus.engine.settler import LINK_PAUSE, LINK_PAUSE_LIMIT, Settler
 from pgbus.hooked import Afterwards
 from pgbus.hooks import Hooks
 from pgbus.outcomes import Dead, Retry
-from pgbus.pace import Pace
-from pgbus.quarantine import Quarantine
 from pgbus.registry import Listener
-from pgbus.settler import LINK_PAUSE, LINK_PAUSE_LIMIT, Settler
 from pgbus.store import Claim, Store, is_link_error
 from pgbus.telemetry import Claimed, Settled, Telemetry
 

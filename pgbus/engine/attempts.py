@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from pgbus.adapters import AsyncExecutor, SyncExecutor
+from pgbus.engine.executor import ClaimLost, Executor
+from pgbus.engine.flights import ALONE, RELEASED, Ending, Flight, Tally, settlement
+from pgbus.engine.hand import Hand
 from pgbus.errors import UnhandledEventError
-from pgbus.executor import ClaimLost, Executor
-from pgbus.flights import ALONE, RELEASED, Ending, Flight, Tally, settlement
-from pgbus.hand import Hand
 from pgbus.hooked import prepare
 from pgbus.hooks import Hooks
 from pgbus.messages import EventMessage

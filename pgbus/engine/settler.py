@@ -6,8 +6,8 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 
-from pgbus.flights import Flight, Tally, settlement
-from pgbus.hand import Hand
+from pgbus.engine.flights import Flight, Tally, settlement
+from pgbus.engine.hand import Hand
 from pgbus.registry import Listener
 from pgbus.store import Store, is_link_error
 from pgbus.telemetry import ClaimsLost, Telemetry

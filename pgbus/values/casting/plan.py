@@ -11,11 +11,11 @@ from typing import Annotated, Any, Literal, Union
 
 import msgspec
 
-from pgbus.annotations import Shape, bare, class_of, is_pydantic, members_of, shape_of
-from pgbus.casting.makers import cast_by_pydantic, cast_complex, from_bus, one_of, pydantic_parser, sent_as
-from pgbus.casting.objects import Cast, ObjectCast, array_in, cast_part, json_name, object_in
-from pgbus.casting.places import step_to
-from pgbus.casting.whose import has_from_bus, is_known, is_one_way, is_ours, is_validated
+from pgbus.values.annotations import Shape, bare, class_of, is_pydantic, members_of, shape_of
+from pgbus.values.casting.makers import cast_by_pydantic, cast_complex, from_bus, one_of, pydantic_parser, sent_as
+from pgbus.values.casting.objects import Cast, ObjectCast, array_in, cast_part, json_name, object_in
+from pgbus.values.casting.places import step_to
+from pgbus.values.casting.whose import has_from_bus, is_known, is_one_way, is_ours, is_validated
 
 _LISTS = (list, collections.abc.Sequence, collections.abc.MutableSequence, collections.abc.Collection)
 _ARRAYS: Mapping[Any, Callable[[Iterable[Any]], Any]] = {

@@ -11,10 +11,10 @@ from typing import Any
 
 import msgspec
 
-from pgbus.annotations import is_pydantic
-from pgbus.casting.objects import Cast, json_name
-from pgbus.casting.places import misplaced, step_to
-from pgbus.forms import in_form
+from pgbus.values.annotations import is_pydantic
+from pgbus.values.casting.objects import Cast, json_name
+from pgbus.values.casting.places import misplaced, step_to
+from pgbus.values.forms import in_form
 
 
 @lru_cache(maxsize=1024)

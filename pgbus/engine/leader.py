@@ -12,9 +12,9 @@ from collections.abc import Callable
 from contextlib import closing
 
 from pgbus.config import Config
-from pgbus.maintenance import Maintenance
-from pgbus.notifier import Session
-from pgbus.sequencer import Neighbours, Sequencer
+from pgbus.engine.maintenance import Maintenance
+from pgbus.engine.notifier import Session
+from pgbus.engine.sequencer import Neighbours, Sequencer
 from pgbus.store import Store, connect, is_link_error, session_closed
 from pgbus.telemetry import LeaderChanged, Telemetry
 

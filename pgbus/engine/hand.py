@@ -10,9 +10,9 @@ import logging
 from collections.abc import Callable, Iterable
 from uuid import UUID
 
-from pgbus.flights import Ending, Flight
-from pgbus.pace import Pace
-from pgbus.quarantine import Quarantine
+from pgbus.engine.flights import Ending, Flight
+from pgbus.engine.pace import Pace
+from pgbus.engine.quarantine import Quarantine
 from pgbus.registry import Listener
 from pgbus.telemetry import ClaimsLost, Telemetry
 

@@ -22,8 +22,6 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from pgbus.annotations import is_named_tuple, is_pydantic
-from pgbus.casting import explain, parser, step_to
 from pgbus.errors import (
     ConfigurationError,
     DeformError,
@@ -31,8 +29,10 @@ from pgbus.errors import (
     InvalidEventError,
     UnhandledEventError,
 )
-from pgbus.forms import in_form
 from pgbus.topics import check_topic
+from pgbus.values.annotations import is_named_tuple, is_pydantic
+from pgbus.values.casting import explain, parser, step_to
+from pgbus.values.forms import in_form
 
 T = TypeVar("T")
 

@@ -20,7 +20,7 @@ from uuid import UUID
 
 import msgspec
 
-from pgbus.annotations import bare, is_named_tuple, is_pydantic, kind_of, members_of, shape_of
+from pgbus.values.annotations import bare, is_named_tuple, is_pydantic, kind_of, members_of, shape_of
 
 _SCALARS = frozenset(
     (NoneType, bool, int, float, str, bytes, bytearray, datetime, date, time, timedelta, Decimal, UUID, msgspec.Raw)

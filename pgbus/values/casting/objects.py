@@ -8,8 +8,8 @@ from typing import Any, TypeAlias
 
 import msgspec
 
-from pgbus.annotations import Shape
-from pgbus.casting.places import misplaced, step_to
+from pgbus.values.annotations import Shape
+from pgbus.values.casting.places import misplaced, step_to
 
 Cast: TypeAlias = Callable[[Any], Any]
 

@@ -1,0 +1,1 @@
+"""What a worker does with events: sequence, claim, handle, settle, keep house."""
