@@ -162,6 +162,15 @@ class Sequencing:
 
 
 @dataclass(frozen=True, slots=True)
+class Freeing:
+    """How many claims `free_claims` took back, of which listeners, and when, in the database's epoch seconds."""
+
+    freed: int
+    listener_ids: list[int]
+    looked_at: float
+
+
+@dataclass(frozen=True, slots=True)
 class Registration:
     """A listener's row, as registering found and left it."""
 
@@ -250,10 +259,12 @@ class Store:
         rows = await self.fetch("backfill_listener", batch=batch, run=run, work_channel=self.work_channel)
         return rows[0]["listener_id"] if rows else None
 
-    async def free_claims(self, *, max_crashes: int) -> tuple[int, list[int]]:
-        """Take back the claims of dead workers: how many, and the ids of their listeners."""
-        row = await self.fetch_one("free_claims", max_crashes=max_crashes, work_channel=self.work_channel)
-        return row["freed"], row["listener_ids"] or []
+    async def free_claims(self, *, max_crashes: int, lease_floor: float) -> Freeing:
+        """Take back the claims of dead workers, and those whose leases ran out, at `lease_floor` or later."""
+        row = await self.fetch_one(
+            "free_claims", max_crashes=max_crashes, lease_floor=lease_floor, work_channel=self.work_channel
+        )
+        return Freeing(row["freed"], row["listener_ids"] or [], row["looked_at"])
 
     # Any worker's.
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
+import time
 from collections.abc import Callable, Iterable
 
 import asyncpg
@@ -20,6 +22,10 @@ CHORES_INTERVAL = 60.0
 # An event is tried alone from the second death of its worker on; this many deaths make it a dead letter.
 MAX_CRASHES = 5
 PRUNE_BATCH = 10_000
+# Seconds between looks for lost claims from the bottom, at least, and how many times as long as the last one took. They
+# find claims whose leases ran out while a transactional handler had locked them: a lock needs no lease.
+BOTTOM_INTERVAL = 10.0
+BOTTOM_SHARE = 20.0
 # Calls may come by the thousand each second, and must go as fast; in bites, so that the sequencer need not wait long.
 CALLS_INTERVAL = 10.0
 CALLS_BITE = 1_000
@@ -48,6 +54,8 @@ class Maintenance:
         self._partition = partition
         self._begin_period = begin_period
         self._refused: set[int] = set()
+        self._lease_floor = -math.inf
+        self._bottom_at = 0.0
 
     async def run(self) -> None:
         """Keep house until cancelled, or until the session breaks."""
@@ -72,11 +80,18 @@ class Maintenance:
         await self._store.fetch("prune_workers", worker_ttl=self._config.worker_ttl, worker_id=self._worker_id)
 
     async def _free_claims(self) -> None:
-        freed, listener_ids = await self._store.free_claims(max_crashes=MAX_CRASHES)
-        if freed:
-            logger.warning("took back %d claims of workers that died", freed)
-            self._telemetry.emit(ClaimsFreed(freed))
-            self._wake_listeners(listener_ids)
+        began = time.monotonic()
+        from_bottom = began >= self._bottom_at
+        look = await self._store.free_claims(
+            max_crashes=MAX_CRASHES, lease_floor=-math.inf if from_bottom else self._lease_floor
+        )
+        if from_bottom:
+            self._bottom_at = began + max(BOTTOM_INTERVAL, BOTTOM_SHARE * (time.monotonic() - began))
+        self._lease_floor = look.looked_at
+        if look.freed:
+            logger.warning("took back %d claims of workers that died", look.freed)
+            self._telemetry.emit(ClaimsFreed(look.freed))
+            self._wake_listeners(look.listener_ids)
 
     async def _end_calls(self) -> bool:
         """Take calls that nobody served in time off the queue, and forget those that are past their retention.

@@ -233,10 +233,13 @@ FROM held AS h
 WHERE d.id = h.id
 
 -- name: find_own_claims
--- The tokens of a worker's claims.
+-- The tokens of a worker's claims. Those whose leases ran out are the leader's business; and without them the scan steps
+-- over no more dead rows than a lease's worth.
 SELECT DISTINCT d.claim_token
 FROM pgbus.deliveries AS d
-WHERE d.claim_token IS NOT NULL AND d.worker_id = CAST(:worker_id AS integer)
+WHERE d.claim_token IS NOT NULL
+  AND d.worker_id = CAST(:worker_id AS integer)
+  AND d.lease_expires_at > now()
 
 -- name: return_claims
 -- Take back claims that their living worker does not know of: the answer to the claim was lost with the link, or its
@@ -265,13 +268,15 @@ WHERE EXISTS (SELECT 1 FROM freed)
 -- name: free_claims
 -- Take back the claims of workers whose session is gone, or whose lease ran out. A run that was in a worker's hands for
 -- its second death comes back in single events, to be tried one at a time; an event that was alone in the hands of
--- dying workers too often is a dead letter.
+-- dying workers too often is a dead letter. `lease_floor` keeps the scan off the dead rows that a snapshot held open by
+-- someone keeps in the way.
 WITH live AS MATERIALIZED (
     SELECT w.id AS worker_id FROM pgbus.live_workers AS w
 ), lost AS MATERIALIZED (
     SELECT d.id
     FROM pgbus.deliveries AS d
     WHERE d.claim_token IS NOT NULL
+      AND d.lease_expires_at >= to_timestamp(CAST(:lease_floor AS double precision))
       AND (d.lease_expires_at < now() OR NOT EXISTS (SELECT 1 FROM live AS l WHERE l.worker_id = d.worker_id))
     FOR UPDATE SKIP LOCKED
 ), freed AS (
@@ -316,5 +321,6 @@ WITH live AS MATERIALIZED (
 SELECT w.freed, w.listener_ids,
        CASE WHEN w.listener_ids IS NOT NULL
             -- Not only a wake: suspects among them are found by a look at everything.
-            THEN pg_notify(CAST(:work_channel AS text), 'reload') END AS told
+            THEN pg_notify(CAST(:work_channel AS text), 'reload') END AS told,
+       CAST(extract(epoch FROM now()) AS double precision) AS looked_at
 FROM woken AS w

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -667,13 +668,22 @@ async def test_locking_a_delivery_finds_only_our_own_claim(bench: Bench, other: 
     async with other.connection.transaction():
         assert await executor.fetch(lock, {"delivery_id": claim.id, "claim_token": uuid4()}) == []
         assert len(await executor.fetch(lock, {"delivery_id": claim.id, "claim_token": claim.token})) == 1
-        assert await bench.store.free_claims(max_crashes=MAX_CRASHES) == (0, [])
-    assert await bench.store.free_claims(max_crashes=MAX_CRASHES) != (0, [])
+        assert await crash(bench) == (0, [])
+    assert await crash(bench) != (0, [])
 
 
-async def crash(bench: Bench) -> tuple[int, list[int]]:
+async def crash(bench: Bench, *, lease_floor: float = -math.inf) -> tuple[int, list[int]]:
     """Free the claims of workers, none of whom lives."""
-    return await bench.store.free_claims(max_crashes=MAX_CRASHES)
+    look = await bench.store.free_claims(max_crashes=MAX_CRASHES, lease_floor=lease_floor)
+    return look.freed, look.listener_ids
+
+
+async def test_freeing_looks_at_no_lease_below_its_floor(bench: Bench) -> None:
+    listener_id, _ = await claimed(bench)
+    look = await bench.store.free_claims(max_crashes=MAX_CRASHES, lease_floor=time.time() + 10 * LEASE)
+    assert look.freed == 0
+    await bench.connection.execute("UPDATE pgbus.deliveries SET lease_expires_at = clock_timestamp()")
+    assert await crash(bench, lease_floor=look.looked_at) == (1, [listener_id])
 
 
 async def test_the_claims_of_a_live_worker_with_a_lease_stay(bench: Bench, other: Bench) -> None:

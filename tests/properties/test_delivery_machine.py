@@ -256,7 +256,7 @@ class DeliveryMachine(RuleBasedStateMachine):
     @rule()
     def free_claims(self) -> None:
         """Afterwards nobody who is dead, or whose lease ran out, has a claim."""
-        self.run(self.store.free_claims(max_crashes=5))
+        self.run(self.store.free_claims(max_crashes=5, lease_floor=-math.inf))
         left = """
             SELECT count(*) FROM pgbus.deliveries
             WHERE claim_token IS NOT NULL AND (lease_expires_at < now() OR worker_id <> ALL ($1))
@@ -491,7 +491,7 @@ class DeliveryMachine(RuleBasedStateMachine):
                 pass
             for worker_id in tuple(self.workers):
                 self._end_session(worker_id)
-            self.run(self.store.free_claims(max_crashes=5))
+            self.run(self.store.free_claims(max_crashes=5, lease_floor=-math.inf))
             self.start_worker()
             for one in self.all:
                 self.set_state(one, "active")
