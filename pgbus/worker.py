@@ -13,14 +13,12 @@ import random
 import socket
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime
 from functools import partial
 from importlib.metadata import version
 from typing import Any
 from uuid import UUID
 
 import asyncpg
-import msgspec
 
 from pgbus import migrate
 from pgbus.adapters.transactions import Transactions
@@ -30,6 +28,7 @@ from pgbus.engine.executor import Executor
 from pgbus.engine.leader import Leader
 from pgbus.engine.notifier import Session
 from pgbus.engine.quarantine import Quarantine
+from pgbus.engine.registration import register_listener
 from pgbus.engine.runner import Runner, slots_of
 from pgbus.engine.stall import StallWatch
 from pgbus.engine.tasks import Tasks
@@ -40,15 +39,12 @@ from pgbus.rpc.server import Server
 from pgbus.store import (
     Claim,
     Pooled,
-    Registration,
     Store,
     create_pool,
     is_link_error,
-    own_transaction,
     session_closed,
 )
 from pgbus.telemetry import SessionLost, SessionOpened
-from pgbus.topics import is_wildcard, pattern_regex
 
 logger = logging.getLogger("pgbus")
 
@@ -392,36 +388,16 @@ class Worker:
     # ------------------------------------------------------------------------------------------------ the listeners
 
     async def _register_listeners(self) -> None:
+        pool, _, _ = self._engine
         known = {runner.listener.name for runner in self._runners.values()}
         for listener in self._listeners():
-            registration = await self._register(listener)
+            registration = await register_listener(listener, pool=pool, config=self._config)
             if listener.name in known or registration.id in self._runners:
                 continue
             runner = self._make_runner(listener, registration.id)
             self._runners[registration.id] = runner
             runner.start()
         self._leader.catch_up()
-
-    async def _register(self, listener: Listener) -> Registration:
-        pool, _, _ = self._engine
-        wildcards = [pattern_regex(pattern) if is_wildcard(pattern) else None for pattern in listener.patterns]
-        options = msgspec.json.encode(listener.options()).decode()
-        async with own_transaction(pool) as connection:
-            store = Store(connection, namespace=self._config.namespace)
-            registration = await store.register_listener(
-                listener_name=listener.name,
-                patterns=listener.patterns,
-                regexes=wildcards,
-                lanes=listener.lanes,
-                options=options,
-                service=self._config.service_name,
-                start_position=_start_position(listener),
-                start_at=listener.start if isinstance(listener.start, datetime) else None,
-            )
-            if registration.is_new or registration.added:
-                await store.fetch("notify", channel=store.work_channel, payload="reload")
-        _log_registration(listener, registration)
-        return registration
 
     def _make_runner(self, listener: Listener, listener_id: int) -> Runner:
         _, store, transactions = self._engine
@@ -563,28 +539,6 @@ class Worker:
 
 async def _run(store: Store, name: str, values: dict[str, object]) -> Sequence[Sequence[Any]]:
     return await store.fetch(name, **values)
-
-
-def _start_position(listener: Listener) -> int | None:
-    match listener.start:
-        case "beginning":
-            return 0
-        case int():
-            return listener.start
-        case _:
-            return None
-
-
-def _log_registration(listener: Listener, registration: Registration) -> None:
-    if registration.is_new:
-        logger.info("listener %s is new; it hears %s", listener.name, ", ".join(listener.patterns))
-        return
-    for verb, patterns in (("now hears", registration.added), ("no longer hears", registration.removed)):
-        if patterns:
-            logger.info("listener %s %s %s", listener.name, verb, ", ".join(patterns))
-    old = msgspec.json.decode(registration.old_options) if registration.old_options else None
-    if old is not None and old != listener.options():
-        logger.info("listener %s has new options: %s", listener.name, listener.options())
 
 
 async def _close_pool(pool: asyncpg.Pool) -> None:
