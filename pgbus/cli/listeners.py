@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from datetime import datetime
 from typing import Literal, cast
 
@@ -10,7 +9,7 @@ import rich_click as click
 from rich.text import Text
 
 from pgbus.admin import Admin, ListenerStatus
-from pgbus.cli.options import database_options, json_option, read_instant, with_admin
+from pgbus.cli.options import change_each, database_options, json_option, read_instant, with_admin
 from pgbus.cli.output import ago, console, number, print_json, table
 
 
@@ -56,7 +55,7 @@ def _cells(listener: ListenerStatus) -> tuple[Text, ...]:
 @database_options
 def pause(names: tuple[str, ...]) -> None:
     """Stop deliveries to listeners, on every worker; their events are kept."""
-    _for_each(names, Admin.pause, verb="paused")
+    change_each(names, Admin.pause, verb="paused")
 
 
 @listeners.command()
@@ -64,7 +63,7 @@ def pause(names: tuple[str, ...]) -> None:
 @database_options
 def resume(names: tuple[str, ...]) -> None:
     """Let paused listeners go on."""
-    _for_each(names, Admin.resume, verb="resumed")
+    change_each(names, Admin.resume, verb="resumed")
 
 
 def read_place(text: str) -> str | int | datetime:
@@ -105,12 +104,3 @@ def remove(name: str, force: bool) -> None:
     """Forget a listener, with all that is owed to it and its dead letters; its history stays."""
     with_admin(lambda admin: admin.remove(name, force=force))
     console().print(f"removed {name}", soft_wrap=True)
-
-
-def _for_each(names: tuple[str, ...], method: Callable[[Admin, str], Awaitable[None]], *, verb: str) -> None:
-    async def change(admin: Admin) -> None:
-        for name in names:
-            await method(admin, name)
-            console().print(f"{verb} {name}", soft_wrap=True)
-
-    with_admin(change)

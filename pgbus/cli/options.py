@@ -6,7 +6,7 @@ import asyncio
 import os
 import re
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,6 +16,7 @@ import rich_click as click
 from click import get_current_context
 
 from pgbus.admin import Admin, Condition
+from pgbus.cli.output import console
 from pgbus.config import Config
 from pgbus.errors import InvalidEventError
 from pgbus.topics import check_pattern
@@ -72,6 +73,17 @@ def with_admin(action: Callable[[Admin], Awaitable[_T]]) -> _T:
             return await action(admin)
 
     return asyncio.run(connected())
+
+
+def change_each(names: Iterable[str], method: Callable[[Admin, str], Awaitable[None]], *, verb: str) -> None:
+    """Run a method of Admin on each name, and say so as it is done."""
+
+    async def change(admin: Admin) -> None:
+        for name in names:
+            await method(admin, name)
+            console().print(f"{verb} {name}", soft_wrap=True)
+
+    with_admin(change)
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, one object per line.")

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 
 import rich_click as click
 from rich.table import Table
 from rich.text import Text
 
-from pgbus.admin import Admin, ScheduleRun, ScheduleStatus
-from pgbus.cli.options import database_options, json_option, with_admin
+from pgbus.admin import ScheduleRun, ScheduleStatus
+from pgbus.cli.options import change_each, database_options, json_option, with_admin
 from pgbus.cli.output import age, ago, clip, console, instant, print_json, table
 
 _STYLES = {"done": "green", "failed": "red", "lost": "red", "running": "cyan"}
@@ -102,7 +101,7 @@ def _run_table(found: tuple[ScheduleRun, ...]) -> Table:
 @database_options
 def pause(names: tuple[str, ...]) -> None:
     """Begin no more runs of schedules, on every worker; one that runs goes on."""
-    _for_each(names, lambda admin, name: admin.schedules.pause(name), verb="paused")
+    change_each(names, lambda admin, name: admin.schedules.pause(name), verb="paused")
 
 
 @schedules.command()
@@ -110,7 +109,7 @@ def pause(names: tuple[str, ...]) -> None:
 @database_options
 def resume(names: tuple[str, ...]) -> None:
     """Let paused schedules go on; what was due meanwhile is not made up for."""
-    _for_each(names, lambda admin, name: admin.schedules.resume(name), verb="resumed")
+    change_each(names, lambda admin, name: admin.schedules.resume(name), verb="resumed")
 
 
 @schedules.command()
@@ -118,7 +117,7 @@ def resume(names: tuple[str, ...]) -> None:
 @database_options
 def run(names: tuple[str, ...]) -> None:
     """Have schedules run now, on whatever worker declares them."""
-    _for_each(names, lambda admin, name: admin.schedules.run(name), verb="due now:")
+    change_each(names, lambda admin, name: admin.schedules.run(name), verb="due now:")
 
 
 @schedules.command()
@@ -129,12 +128,3 @@ def remove(name: str, force: bool) -> None:
     """Forget a schedule; its history stays until it is pruned."""
     with_admin(lambda admin: admin.schedules.remove(name, force=force))
     console().print(f"removed {name}", soft_wrap=True)
-
-
-def _for_each(names: tuple[str, ...], method: Callable[[Admin, str], Awaitable[None]], *, verb: str) -> None:
-    async def change(admin: Admin) -> None:
-        for name in names:
-            await method(admin, name)
-            console().print(f"{verb} {name}", soft_wrap=True)
-
-    with_admin(change)
