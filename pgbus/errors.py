@@ -114,12 +114,17 @@ class InvalidSchedule(ConfigurationError, ValueError):
 
 
 class DuplicateScheduleName(ConfigurationError):
-    """Give one of the two schedules another `name`: the fleet knows a schedule by its name alone."""
+    """Give one of the two schedules another `name`: the fleet knows a schedule by its name alone.
+
+    No number is added of itself: it would go by the order in the file, and a deploy that moves a function would hand
+    one schedule's next run and history to the other.
+    """
 
     def __init__(self, schedule_name: str) -> None:
+        example = f"{schedule_name.rpartition('.')[2]}_2"
         super().__init__(
-            f"two schedules are named {schedule_name!r}; the name is what all workers know a schedule by, so give one "
-            "of them another `name`"
+            f"two schedules are named {schedule_name!r}; the name is what all workers know a schedule by, so name one "
+            f"of them yourself, as in every(..., name={example!r}), and keep that name"
         )
         self.schedule_name = schedule_name
 

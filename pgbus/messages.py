@@ -105,6 +105,9 @@ class OpenEvent(EventMessage, kw_only=True, eq=False, dict=True):
         """A copy of the event, open."""
         return cls(**{name: getattr(event, name) for name in event.__struct_fields__})
 
+    def __repr__(self) -> str:
+        return super().__repr__().replace(type(self).__name__, EventMessage.__name__, 1)
+
     @property
     def payload(self) -> Any:
         """The payload: decoded once, and then whatever became of it."""

@@ -257,7 +257,9 @@ class Registry:
         for name in (*(only or ()), *(skip or ())):
             if name not in names:
                 known = ", ".join(names) or "none"
-                raise ConfigurationError(f"there is no listener named {name!r} here; declared are: {known}")
+                raise ConfigurationError(
+                    f"there is no listener, procedure or task named {name!r} here; declared are: {known}"
+                )
         return [
             listener
             for listener in self._listeners.values()

@@ -10,7 +10,8 @@ import rich_click as click
 import pgbus
 from pgbus.cli.options import database_options, load_config, read_json
 from pgbus.config import Config
-from pgbus.errors import RemoteError
+from pgbus.errors import NoWorkerAvailable, RemoteError
+from pgbus.rpc.caller import UNSERVED
 
 
 def read_argument(text: str) -> tuple[str, object]:
@@ -57,6 +58,8 @@ def call(
 
     try:
         result = asyncio.run(call_it())
+    except NoWorkerAvailable as error:
+        raise NoWorkerAvailable(f"{procedure}: {UNSERVED}; start one, or say --wait", procedure=procedure) from error
     except RemoteError as error:
         click.echo(error.remote_traceback.rstrip(), err=True)
         raise

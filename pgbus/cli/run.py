@@ -39,19 +39,23 @@ _LINGER = 1.0  # seconds
     multiple=True,
     help="Run only this listener, procedure or task. May be given again.",
 )
-@click.option("--only", "features", metavar="FEATURES", multiple=True, help="Do only this: events, rpcs, tasks.")
+@click.option("--only", "-o", "features", metavar="FEATURES", multiple=True, help="Do only this: events, rpcs, tasks.")
 @click.option(
     "--skip",
+    "-k",
     metavar="NAME",
     multiple=True,
     help="Do not run this listener, procedure or task; or do not do this: events, rpcs, tasks. May be given again.",
 )
 @click.option("--reload", "wants_reload", is_flag=True, help="Restart when a source file changes.")
 @click.option("--migrate", "wants_upgrade", is_flag=True, help="Upgrade the database's schema first.")
-@click.option("--service-name", help="Service that the process belongs to; may have {placeholders}.")
-@click.option("--process-name", help="Name of the process; may have {placeholders}. Default: {hostname}-{pid}.")
+@click.option("--service-name", "-s", help="Service that the process belongs to; may have {placeholders}.")
+@click.option("--process-name", "-p", help="Name of the process; may have {placeholders}. Default: {hostname}-{pid}.")
 @click.option(
-    "--schema", metavar="FILE_OR_DIR", help="Read schemas of other services from what `schema dump` wrote; - is stdin."
+    "--schema",
+    "-m",
+    metavar="FILE_OR_DIR",
+    help="Read schemas of other services from what `schema dump` wrote; - is stdin.",
 )
 @click.option("--log-level", type=click.Choice(get_args(LogLevel)), help="What to log; default: info.")
 @click.option("--log-format", type=click.Choice(get_args(LogFormat)), help="How to log; default: text.")

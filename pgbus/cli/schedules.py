@@ -36,15 +36,13 @@ def list_schedules(as_json: bool) -> None:
 
 def schedule_table(found: tuple[ScheduleStatus, ...]) -> Table:
     """Schedules for people."""
-    rows = table("schedule", "state", "rule", "next run", "last run", "outcome", "took", "seen", wide=("schedule",))
+    rows = table("schedule", "rule", "next run", "last run", "took", "seen", wide=("schedule", "rule"))
     for schedule in found:
         rows.add_row(
             Text(schedule.schedule_name, style="bold"),
-            Text(schedule.state, style="green" if schedule.state == "active" else "yellow"),
             Text(schedule.rule),
             _next_run(schedule),
-            Text(f"{ago(schedule.last_started_at)} ago" if schedule.last_started_at else "-"),
-            _outcome(schedule.last_outcome or "-"),
+            _last_run(schedule),
             Text("-" if schedule.last_duration is None else age(schedule.last_duration)),
             Text(f"{ago(schedule.last_seen_at)} ago"),
         )
@@ -54,10 +52,18 @@ def schedule_table(found: tuple[ScheduleStatus, ...]) -> Table:
 def _next_run(schedule: ScheduleStatus) -> Text:
     if schedule.running:
         return Text(f"runs on {schedule.running_on}", style="cyan")
-    if schedule.state == "paused" or schedule.next_run_at is None:
+    if schedule.state == "paused":
+        return Text("paused", style="yellow")
+    if schedule.next_run_at is None:
         return Text("-")
     seconds = (schedule.next_run_at - datetime.now(UTC)).total_seconds()
     return Text(f"in {age(seconds)}") if seconds >= 0 else Text(f"due for {age(-seconds)}", style="yellow")
+
+
+def _last_run(schedule: ScheduleStatus) -> Text:
+    if schedule.last_started_at is None:
+        return Text("-")
+    return _outcome(schedule.last_outcome or "").append(f" {ago(schedule.last_started_at)} ago", style="default")
 
 
 def _outcome(outcome: str) -> Text:
@@ -76,22 +82,22 @@ def history(name: str, limit: int, as_json: bool) -> None:
         for run in found:
             print_json(run)
         return
-    console().print(_run_table(found) if found else "it has not run yet")
+    console().print(run_table(found) if found else "it has not run yet")
 
 
-def _run_table(found: tuple[ScheduleRun, ...]) -> Table:
-    rows = table("due", "started", "took", "attempt", "outcome", "worker", "error", right=("attempt",), wide=("error",))
+def run_table(found: tuple[ScheduleRun, ...]) -> Table:
+    """Runs for people."""
+    rows = table("due", "late", "took", "attempt", "worker", "outcome", right=("attempt",), wide=("worker", "outcome"))
     for run in found:
         # A traceback tells what was raised on its last line.
         error = clip((run.error or "").strip().rpartition("\n")[2], 120)
         rows.add_row(
             instant(run.due_at),
-            instant(run.started_at),
+            age(max(0.0, (run.started_at - run.due_at).total_seconds())),
             "-" if run.duration is None else age(run.duration),
             str(run.attempt),
-            _outcome(run.outcome),
             Text(run.worker),
-            Text(error),
+            _outcome(run.outcome).append(f": {error}" if error else "", style="default"),
         )
     return rows
 

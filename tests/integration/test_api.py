@@ -666,5 +666,5 @@ async def test_a_start_hook_may_fire_and_listeners_named_in_it_may_be_selected(b
 
 
 async def test_a_worker_told_to_run_a_listener_that_is_not_there_says_so(bus: pgbus.Bus) -> None:
-    with pytest.raises(pgbus.ConfigurationError, match="no listener named 'nobody'"):
+    with pytest.raises(pgbus.ConfigurationError, match="no listener, procedure or task named 'nobody'"):
         await Worker(bus, only=["nobody"]).run()

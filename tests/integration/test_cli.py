@@ -515,3 +515,9 @@ async def test_dev_in_the_background_of_a_script_ends_with_sigterm(tmp_path: Pat
         assert (await shell.stdout.readline()).startswith(b"postgresql://")
         os.kill(process, signal.SIGTERM)
         assert await asyncio.wait_for(shell.wait(), 30) == 0
+
+
+async def test_a_command_of_lightbus_that_has_another_name_here_is_told_it(invoke: Invoke) -> None:
+    for name, here in exits.OF_LIGHTBUS.items():
+        result = await invoke(name, "--out", "schema.json")
+        assert (result.exit_code, result.stderr) == (exits.USAGE, f"pgbus: no such command {name!r}; write `{here}`\n")

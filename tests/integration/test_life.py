@@ -82,10 +82,10 @@ async def test_connecting_early_finds_a_database_that_nobody_prepared(empty_data
             await bus.client.lazy_load_now()
         await asyncio.to_thread(migrate.upgrade, empty_database)
         with pytest.raises(pgbus.RemoteSchemasNotLoaded):
-            bus.schema.get_api_schema("shop")
+            bus.schema.get_api_schema("nobodys_api")
         await bus.client.lazy_load_now()
         with pytest.raises(pgbus.SchemaNotFound):
-            bus.schema.get_api_schema("shop")
+            bus.schema.get_api_schema("nobodys_api")
 
 
 async def test_a_handler_also_ends_a_worker_of_the_command_line(services: Services) -> None:

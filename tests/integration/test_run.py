@@ -113,7 +113,7 @@ async def test_run_handles_what_is_published_and_ends_with_sigterm(
 
 
 async def test_run_says_what_it_runs(run: Run) -> None:
-    async with run("--skip", "slow") as worker:
+    async with run("-k", "slow") as worker:
         await worker.says("leading")
         process = worker.child.pid
         shown = "\n".join(worker.err)
@@ -401,8 +401,16 @@ def test_run_without_a_bus_is_one_line_and_exit_code_1(
 @pytest.mark.parametrize(
     ("source", "arguments", "message"),
     [
-        (SHOP, ("--listener", "maler"), "there is no listener named 'maler' here; declared are: mailer, stock, "),
-        (SHOP, ("--skip", "maler"), "there is no listener named 'maler' here; declared are: mailer, stock, "),
+        (
+            SHOP,
+            ("--listener", "maler"),
+            "there is no listener, procedure or task named 'maler' here; declared are: mailer, stock, ",
+        ),
+        (
+            SHOP,
+            ("--skip", "maler"),
+            "there is no listener, procedure or task named 'maler' here; declared are: mailer, stock, ",
+        ),
         (SHOP + SHOP[SHOP.index("@") :], (), "two listeners are named 'mailer'; "),
         (EMPTY + "bus.listener('a b')(print)", (), "listener 'builtins.print': "),
         ("import pgbus\nbus = pgbus.create(leese=1)", (), "arguments: there is no setting 'leese'; did you mean "),

@@ -683,3 +683,12 @@ async def test_two_schedules_of_one_name_are_refused(bus: pgbus.Bus) -> None:
     bus.client.every(hours=1, name="task")(lambda: None)
     with pytest.raises(pgbus.DuplicateScheduleName):
         bus.client.schedule("@daily", name="task")(lambda: None)
+
+
+async def test_the_second_of_two_functions_of_one_name_is_told_to_take_a_name_of_its_own(bus: pgbus.Bus) -> None:
+    def do_it() -> None: ...
+
+    bus.client.every(seconds=1)(do_it)
+    with pytest.raises(pgbus.DuplicateScheduleName, match=r"as in every\(\.\.\., name='do_it_2'\)"):
+        bus.client.every(minutes=1)(do_it)
+    bus.client.every(minutes=1, name="do_it_2")(do_it)

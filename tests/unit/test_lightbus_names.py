@@ -10,6 +10,7 @@ import pytest
 
 import pgbus
 from pgbus.errors import LightbusException
+from pgbus.messages import OpenEvent
 from pgbus.testing import MockResult
 
 
@@ -28,6 +29,11 @@ def test_a_message_reads_as_it_was_fired() -> None:
     message = pgbus.EventMessage(topic="auth.user_created", raw='{"username": "adam", "age": 3}', event_id=uuid4())
     assert str(message) == "auth.user_created(username='adam', age=3)"
     assert str(pgbus.EventMessage(topic="shop.opened", raw="[1]", event_id=uuid4())) == "shop.opened()"
+
+
+def test_a_message_that_hooks_have_had_shows_itself_as_any_other() -> None:
+    message = pgbus.EventMessage(topic="shop.opened", raw='{"n": 1}', event_id=uuid4())
+    assert repr(OpenEvent.of(message)) == repr(message)
 
 
 def test_the_registry_tells_public_apis_from_internal_ones() -> None:
