@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 
 from tests.support import eventually
@@ -73,7 +74,7 @@ async def test_a_dump_of_production_is_worked_with_elsewhere(services: Services)
     services.write("shop", SHOP + VALIDATE_AT_START)
     async with services.worker(shop, "--schema", "schemas") as worker:
         await worker.says("needs username, password")
-    from_stdin = ("sh", "-c", f"exec {PROGRAM} run --schema - < all.json")
+    from_stdin = ("sh", "-c", f"exec {shlex.quote(PROGRAM)} run --schema - < all.json")
     async with services.process(*from_stdin, cwd=shop) as worker:
         await worker.says("needs username, password")
         worker.child.terminate()
