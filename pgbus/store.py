@@ -72,6 +72,8 @@ async def connect(config: Config) -> Connection:
         connection: Connection = await asyncpg.connect(
             config.session_dsn, timeout=CONNECT_TIMEOUT, command_timeout=COMMAND_TIMEOUT
         )
+    except ValueError as error:
+        raise unreachable(config, error) from None
     except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
         raise unreachable(config, error) from error
     # The server, too, should notice within half a minute that our host has vanished: then our locks are free.
@@ -120,6 +122,9 @@ async def _keep_settings(connection: Connection) -> None:
 def unreachable(config: Config, error: BaseException | str) -> DatabaseUnreachableError:
     """The error for people, without the password."""
     target = "the database of the PG* variables" if config.dsn is None else hide_password(config.dsn)
+    if isinstance(error, ValueError):
+        # The driver's words may quote a piece of the DSN, which may be a piece of the password.
+        error = "the DSN cannot be read; percent-encode what is not a letter or digit in its user and password"
     return DatabaseUnreachableError(target, str(error) or type(error).__name__)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import unquote, urlsplit
 
 from pgbus.config.about import DAY, About, about, check_name, checked, kinds, mapping, place, refusal, seconds
 from pgbus.config.apis import BUILT_IN, DEFAULT, SPELLINGS, ApiConfig, read_apis, resolve
@@ -24,6 +25,7 @@ DSN_SCHEME = re.compile(r"postgres(ql)?://")
 _NAMES = frozenset({"service_name", "process_name"})
 _SECRETS = frozenset({"dsn", "direct_dsn"})
 _TABLES = ("apis", "plugins")
+_NAMES_PASSWORD = re.compile(r"password\s*=", re.IGNORECASE)
 
 LogLevel = Literal["debug", "info", "warning", "error", "critical"]
 LogFormat = Literal["text", "json"]
@@ -208,6 +210,11 @@ class Config:
     def _check_dsn(self, name: str, dsn: str | None) -> None:
         if dsn is not None and not DSN_SCHEME.match(dsn):
             raise self._error(name, "must look like postgresql://user:password@host:port/database")
+        if dsn is not None and not _has_good_ports(dsn):
+            raise self._error(
+                name,
+                "has no number for its port; percent-encode what is not a letter or digit in its user and password",
+            )
 
     def _error(self, name: str, reason: str) -> ConfigurationError:
         return refusal(name, self.sources.get(name, "argument"), reason)
@@ -223,11 +230,32 @@ class Setting:
     meaning: str
 
 
+def _has_good_ports(dsn: str) -> bool:
+    """False mostly for a `/` or `#` in a password: a driver would say so, too, and quote what it took for a port."""
+    try:
+        hosts = urlsplit(dsn).netloc.rpartition("@")[2]
+    except ValueError:
+        return False
+    return all(port.isdecimal() for port in re.findall(r":([^:,\]]+)(?=,|$)", hosts))
+
+
 def hide_password(dsn: str) -> str:
     """The DSN with its passwords as `***`; rather too much is hidden than too little."""
+    if not re.match(r"\s*[\w+.-]+://", dsn):
+        return re.sub(r"(password\s*=\s*)('(?:[^'\\]|\\.)*'|\S+)", r"\1***", dsn, flags=re.IGNORECASE)
     # Greedy up to the last `@`: a password that should have been percent-encoded must not show either.
-    dsn = re.sub(r"^(\s*[\w+.-]+://[^:@/?]*):.*@", r"\1:***@", dsn, flags=re.DOTALL)
-    return re.sub(r"(password\s*=\s*)('(?:[^'\\]|\\.)*'|[^\s&#]+)", r"\1***", dsn, flags=re.IGNORECASE)
+    dsn = re.sub(r"^(\s*[\w+.-]+://[^:@/?]*):(.*)@.*", _hide_authority, dsn, flags=re.DOTALL)
+    return re.sub(r"([?&][^=&]*=)([^&]*)", _hide_parameter, dsn)
+
+
+def _hide_authority(found: re.Match[str]) -> str:
+    if _NAMES_PASSWORD.search(unquote(found[2])):
+        return f"{found[1]}:***"  # that `@` may well be within a password further on
+    return f"{found[1]}:***{found[0][found.end(2) - found.start() :]}"
+
+
+def _hide_parameter(found: re.Match[str]) -> str:
+    return f"{found[1]}***" if _NAMES_PASSWORD.search(unquote(found[1])) else found[0]
 
 
 def _file(

@@ -128,6 +128,9 @@ def test_passwords_are_hidden_wherever_a_config_is_shown(tmp_path: Path) -> None
             "postgresql:///shop?user=adam&password=***&host=/tmp",
         ),
         ("postgresql://db/shop?sslpassword=s3cret", "postgresql://db/shop?sslpassword=***"),
+        ("postgresql://db:1/shop?password=s3@cret", "postgresql://db:***"),
+        ("postgresql://adam@db:1/shop?%70assword=s3cret", "postgresql://adam@db:1/shop?%70assword=***"),
+        ("postgresql://db/shop?password=s3#cret with a space&user=adam", "postgresql://db/shop?password=***&user=adam"),
         ("host=db password = 's3 cr\\'et' user=adam", "host=db password = *** user=adam"),
     ],
 )
@@ -137,7 +140,20 @@ def test_hide_password(dsn: str, hidden: str) -> None:
 
 @given(st.text())
 def test_no_password_however_odd_is_shown(password: str) -> None:
-    assert hide_password(f"postgresql://adam:{password}@db/shop") == "postgresql://adam:***@db/shop"
+    hidden = hide_password(f"postgresql://adam:{password}@db/shop")
+    assert hidden in ("postgresql://adam:***@db/shop", "postgresql://adam:***")
+
+
+@pytest.mark.parametrize("rest", ["u:s3cret#x@h/db", "u:s3cret/x@h/db", "u@h:s3/db", "u:[s3cret@h/db"])
+def test_what_a_driver_would_take_for_a_port_is_refused_and_not_quoted(rest: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"dsn: .*percent-encode") as refused:
+        Config(dsn=f"postgresql://{rest}")
+    assert "s3" not in str(refused.value)
+
+
+@pytest.mark.parametrize("rest", ["a:1,b:2/d", "u:p@[::1]:5432/d", "[::1]/d", "/d", "u@/d?host=/tmp&port=5433"])
+def test_several_hosts_ipv6_and_no_host_have_good_ports(rest: str) -> None:
+    assert Config(dsn=f"postgresql://{rest}").dsn == f"postgresql://{rest}"
 
 
 def test_the_session_dsn_is_the_direct_one_and_a_different_dsn_may_be_a_pooler() -> None:
