@@ -1,18 +1,26 @@
-"""The command line, run in this process."""
+"""A bus, and the command line, in this process."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
 
+import pgbus
 from pgbus.cli.main import pgbus as command
+from tests.support.workers import open_bus
 
 Invoke = Callable[..., Coroutine[Any, Any, Result]]
+
+
+@pytest.fixture
+async def bus(database: str) -> AsyncIterator[pgbus.Bus]:
+    async with open_bus(database) as opened:
+        yield opened
 
 
 @pytest.fixture

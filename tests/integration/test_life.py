@@ -3,7 +3,6 @@
 import asyncio
 import signal
 import sys
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -13,12 +12,6 @@ from pgbus import migrate
 from tests.support.programs import program_of
 from tests.support.services import Services
 from tests.support.workers import PATIENCE, Inbox, open_bus
-
-
-@pytest.fixture
-async def bus(database: str) -> AsyncIterator[pgbus.Bus]:
-    async with open_bus(database) as opened:
-        yield opened
 
 
 async def test_a_program_starts_and_stops_a_worker_and_may_do_it_again(bus: pgbus.Bus) -> None:

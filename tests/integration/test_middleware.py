@@ -7,7 +7,7 @@ import contextvars
 import functools
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import asyncpg
@@ -19,17 +19,11 @@ from sqlalchemy.orm import Session
 import pgbus
 from pgbus.telemetry import Settled
 from tests.conftest import Connect
-from tests.support.workers import QUICK_RETRY, Inbox, Watch, open_bus, running, until_idle
+from tests.support.workers import QUICK_RETRY, Inbox, Watch, running, until_idle
 
 Next = Callable[[], Awaitable[Any]]
 PlainNext = Callable[[], Any]
 AnyContext = pgbus.Context | pgbus.CallContext
-
-
-@pytest.fixture
-async def bus(database: str) -> AsyncIterator[pgbus.Bus]:
-    async with open_bus(database) as opened:
-        yield opened
 
 
 @pytest.fixture

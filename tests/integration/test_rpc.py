@@ -2,7 +2,7 @@
 
 import asyncio
 import contextvars
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -20,12 +20,6 @@ from tests.support import eventually
 from tests.support.workers import Inbox, Watch, open_bus, running
 
 Connect = Callable[[str], Awaitable[asyncpg.Connection]]
-
-
-@pytest.fixture
-async def bus(database: str) -> AsyncIterator[pgbus.Bus]:
-    async with open_bus(database) as opened:
-        yield opened
 
 
 @dataclass

@@ -14,18 +14,11 @@ import pytest
 import pgbus
 from tests.support import eventually
 from tests.support.programs import program_environ
-from tests.support.workers import open_bus
 
 Connect = Callable[[str], Awaitable[asyncpg.Connection]]
 Start = Callable[[], Awaitable[Process]]
 
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture
-async def bus(database: str) -> AsyncIterator[pgbus.Bus]:
-    async with open_bus(database) as opened:
-        yield opened
 
 
 @pytest.fixture

@@ -24,12 +24,6 @@ Connect = Callable[[str], Awaitable[asyncpg.Connection]]
 
 
 @pytest.fixture
-async def bus(database: str) -> AsyncIterator[pgbus.Bus]:
-    async with open_bus(database) as opened:
-        yield opened
-
-
-@pytest.fixture
 async def admin(bus: pgbus.Bus) -> AsyncIterator[Admin]:
     async with Admin.connect(bus.config) as connected:
         yield connected

@@ -3,7 +3,7 @@
 import asyncio
 import itertools
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -19,12 +19,6 @@ from tests.support.faultproxy import FaultProxy
 from tests.support.workers import PATIENCE, Inbox, Watch, open_bus, running
 
 Connect = Callable[[str], Awaitable[asyncpg.Connection]]
-
-
-@pytest.fixture
-async def bus(database: str) -> AsyncIterator[pgbus.Bus]:
-    async with open_bus(database) as opened:
-        yield opened
 
 
 @pytest.fixture

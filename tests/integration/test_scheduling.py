@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 
 import asyncpg
@@ -17,12 +16,6 @@ from tests.conftest import Connect
 from tests.support import eventually
 from tests.support.rows import Rows
 from tests.support.workers import Inbox, Watch, open_bus, running, until_idle
-
-
-@pytest.fixture
-async def bus(database: str) -> AsyncIterator[pgbus.Bus]:
-    async with open_bus(database) as opened:
-        yield opened
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,12 +20,6 @@ from pgbus import EventMessage
 from pgbus.testing import Attempt, deliver_now, deliver_now_sync
 from tests.conftest import Connect
 from tests.support.workers import Inbox, open_bus, running
-
-
-@pytest.fixture
-async def bus(database: str) -> AsyncIterator[pgbus.Bus]:
-    async with open_bus(database) as opened:
-        yield opened
 
 
 @pytest.fixture
