@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,6 +27,7 @@ from pgbus.topics import check_topic
 from pgbus.values.annotations import EMPTY, bare, declared_type
 from pgbus.values.casting import cast_if_it_fits, caster, explain, parser
 from pgbus.values.codec import decoder, misfit
+from pgbus.watched import Watched, is_chosen
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,12 +196,12 @@ class Result:
             ) from error
 
 
-class Procedures:
+class Procedures(Watched[Procedure]):
     """The procedures of one bus, by name, in the order of their declaration; and the errors its calls may raise."""
 
     def __init__(self) -> None:
+        super().__init__()
         self._procedures: dict[str, Procedure] = {}
-        self._watchers: list[Callable[[Procedure], None]] = []
         self.errors: dict[str, type[Exception]] = {}
         """Exception classes by qualified name: a call raises them as themselves, others as RemoteError."""
 
@@ -209,26 +210,16 @@ class Procedures:
         if procedure.name in self._procedures:
             raise DuplicateProcedureName(procedure.name)
         self._procedures[procedure.name] = procedure
-        for watcher in tuple(self._watchers):
-            watcher(procedure)
+        self._tell(procedure)
 
     def allow_errors(self, *classes: type[Exception]) -> None:
         """Let calls raise these classes as themselves when a procedure raised them, made from its `args`."""
         for cls in classes:
             self.errors[error_name(cls)] = cls
 
-    def watch(self, watcher: Callable[[Procedure], None]) -> Callable[[], None]:
-        """Call `watcher` with every procedure that is added from now on; returns a function that ends it."""
-        self._watchers.append(watcher)
-        return lambda: self._watchers.remove(watcher)
-
     def select(self, *, only: Sequence[str] | None = None, skip: Sequence[str] | None = None) -> list[Procedure]:
         """The procedures named in `only` (default: all) but not in `skip`."""
-        return [
-            procedure
-            for procedure in self._procedures.values()
-            if (only is None or procedure.name in only) and procedure.name not in (skip or ())
-        ]
+        return [one for one in self._procedures.values() if is_chosen(one.name, only=only, skip=skip)]
 
     def __iter__(self) -> Iterator[Procedure]:
         return iter(tuple(self._procedures.values()))

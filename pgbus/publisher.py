@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any, TypeAlias, cast
+from typing import Any, cast
 from uuid import UUID
 
 import asyncpg
@@ -21,12 +21,9 @@ from pgbus.errors import ConnectionUnusableError
 from pgbus.migrate import check_async
 from pgbus.outbox import OutboxRow, chunks, insert, published_ids
 from pgbus.sql import load
-from pgbus.store import Connection, borrow, create_pool, is_link_error, unreachable
+from pgbus.store import Connection, Run, borrow, create_pool, is_link_error, unreachable
 
 POOL_SIZE = 2
-
-# Runs one named statement in a transaction of its own.
-Run: TypeAlias = Callable[[str, dict[str, object]], Awaitable[Sequence[Sequence[Any]]]]
 
 
 class Publisher:

@@ -17,6 +17,7 @@ from pgbus.procedures import Procedures
 from pgbus.schedules import Schedules
 from pgbus.topics import check_pattern
 from pgbus.values.codec import topic_of
+from pgbus.watched import Watched, is_chosen
 
 MAX_NAME_LENGTH = 255
 LANES = 64
@@ -223,12 +224,12 @@ def _check_name(label: str, name: str) -> str:
     return name
 
 
-class Registry:
+class Registry(Watched[Listener]):
     """The listeners of one bus, by name, in the order of their declaration."""
 
     def __init__(self) -> None:
+        super().__init__()
         self._listeners: dict[str, Listener] = {}
-        self._watchers: list[Callable[[Listener], object]] = []
         self.procedures = Procedures()
         self.middleware = Middleware()
         self.schedules = Schedules()
@@ -240,13 +241,7 @@ class Registry:
         if listener.name in self._listeners:
             raise DuplicateListenerName(listener.name)
         self._listeners[listener.name] = listener
-        for watcher in tuple(self._watchers):
-            watcher(listener)
-
-    def watch(self, watcher: Callable[[Listener], object]) -> Callable[[], None]:
-        """Call `watcher` with every listener that is added from now on; returns a function that ends it."""
-        self._watchers.append(watcher)
-        return lambda: self._watchers.remove(watcher)
+        self._tell(listener)
 
     def select(self, *, only: Sequence[str] | None = None, skip: Sequence[str] | None = None) -> list[Listener]:
         """The listeners named in `only` (default: all) but not in `skip`; raises ConfigurationError for a typo.
@@ -260,11 +255,7 @@ class Registry:
                 raise ConfigurationError(
                     f"there is no listener, procedure or task named {name!r} here; declared are: {known}"
                 )
-        return [
-            listener
-            for listener in self._listeners.values()
-            if (only is None or listener.name in only) and listener.name not in (skip or ())
-        ]
+        return [one for one in self._listeners.values() if is_chosen(one.name, only=only, skip=skip)]
 
     def __iter__(self) -> Iterator[Listener]:
         return iter(tuple(self._listeners.values()))

@@ -12,6 +12,7 @@ from pgbus.errors import ConfigurationError, DuplicateScheduleName, InvalidSched
 from pgbus.features import FEATURES
 from pgbus.handlers import describe, is_async, type_hints
 from pgbus.timetable import Missed, Rule
+from pgbus.watched import Watched, is_chosen
 
 MAX_NAME_LENGTH = 255
 
@@ -139,13 +140,13 @@ def make_background(given: object, *, name: str, client: object) -> Background:
     return Background(name, task=make_task(given, client=client, has_context=False))
 
 
-class Schedules:
+class Schedules(Watched[object]):
     """The schedules of one bus, by name, and its background tasks, each in the order of their declaration."""
 
     def __init__(self) -> None:
+        super().__init__()
         self._schedules: dict[str, Schedule] = {}
         self._background: list[Background] = []
-        self._watchers: list[Callable[[object], None]] = []
 
     def add(self, schedule: Schedule) -> None:
         """Add a schedule, also to workers that run already; raises DuplicateScheduleName."""
@@ -159,20 +160,15 @@ class Schedules:
         self._background.append(background)
         self._tell(background)
 
-    def watch(self, watcher: Callable[[object], None]) -> Callable[[], None]:
-        """Call `watcher` with whatever is added from now on; returns a function that ends it."""
-        self._watchers.append(watcher)
-        return lambda: self._watchers.remove(watcher)
-
     def select(self, *, only: Sequence[str] | None = None, skip: Sequence[str] | None = None) -> list[Schedule]:
         """The schedules named in `only` (default: all) but not in `skip`."""
-        return [one for one in self._schedules.values() if _is_wanted(one.name, only, skip)]
+        return [one for one in self._schedules.values() if is_chosen(one.name, only=only, skip=skip)]
 
     def select_background(
         self, *, only: Sequence[str] | None = None, skip: Sequence[str] | None = None
     ) -> list[Background]:
         """The background tasks named in `only` (default: all) but not in `skip`."""
-        return [one for one in self._background if _is_wanted(one.name, only, skip)]
+        return [one for one in self._background if is_chosen(one.name, only=only, skip=skip)]
 
     def describe(self, *, only: Sequence[str] | None = None, skip: Sequence[str] | None = None) -> dict[str, str]:
         """When each of those runs, by name."""
@@ -189,11 +185,3 @@ class Schedules:
     def names(self) -> list[str]:
         """The names of all of them."""
         return list(dict.fromkeys([*self._schedules, *(one.name for one in self._background)]))
-
-    def _tell(self, added: object) -> None:
-        for watcher in tuple(self._watchers):
-            watcher(added)
-
-
-def _is_wanted(name: str, only: Sequence[str] | None, skip: Sequence[str] | None) -> bool:
-    return (only is None or name in only) and name not in (skip or ())

@@ -7,7 +7,7 @@ the business of the modules above.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -51,6 +51,8 @@ LINK_ERRORS: tuple[type[BaseException], ...] = (
 )
 
 Connection: TypeAlias = "asyncpg.Connection[Any]"
+# Runs a named statement.
+Run: TypeAlias = Callable[[str, dict[str, object]], Awaitable[Sequence[Sequence[Any]]]]
 
 
 class Runner(Protocol):
@@ -206,6 +208,10 @@ class Store:
         """Run a named statement."""
         statement = self._statements[name]
         return await self._runner.fetch(statement.asyncpg, *statement.arguments(values))
+
+    async def run(self, name: str, values: dict[str, object]) -> list[Any]:
+        """`fetch` for whoever is given it as a `Run`."""
+        return await self.fetch(name, **values)
 
     async def fetch_one(self, name: str, /, **values: object) -> Any:
         """Run a named statement that returns one row."""

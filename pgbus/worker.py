@@ -11,9 +11,8 @@ import logging
 import os
 import random
 import socket
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from importlib.metadata import version
 from typing import Any
 from uuid import UUID
@@ -133,14 +132,7 @@ class Worker:
 
     async def _run_start_hooks(self) -> bool:
         """Let the module declare its listeners; false when a stop was requested before it was done."""
-        hooks = asyncio.create_task(self._bus.client.run_start_hooks(), name="pgbus start hooks")
-        stopping = asyncio.create_task(self._stopping.wait())
-        try:
-            await asyncio.wait([hooks, stopping], return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            stopping.cancel()
-            hooks.cancel()
-            await asyncio.wait([hooks, stopping])
+        hooks = await _run_until(self._bus.client.run_start_hooks(), self._stopping, name="pgbus start hooks")
         if hooks.cancelled():
             return False
         hooks.result()
@@ -175,15 +167,13 @@ class Worker:
         def look_again(_: object) -> None:
             loop.call_soon_threadsafe(self._added.set)  # what is declared while we run is declared in any thread
 
-        unwatch = self._bus.registry.watch(look_again)
-        unwatch_procedures = self._bus.registry.procedures.watch(look_again)
-        unwatch_schedules = self._bus.registry.schedules.watch(look_again)
+        registry = self._bus.registry
+        watches = [part.watch(look_again) for part in (registry, registry.procedures, registry.schedules)]
         try:
             await self._run(engine_pool, transactions)
         finally:
-            unwatch()
-            unwatch_procedures()
-            unwatch_schedules()
+            for unwatch in watches:
+                unwatch()
             for threads in self._threads:
                 threads.shutdown(wait=False, cancel_futures=True)
             await transactions.close()
@@ -326,10 +316,9 @@ class Worker:
         """Say what we speak, and learn what others do. A worker that may not goes on without."""
         schemas = self._bus.schema
         declared = schemas.declare(procedures=self._procedures(), listeners=self._listeners())
-        run = partial(_run, store)
         try:
-            await schemas.publish(declared, run=run, worker_id=self._worker_id)
-            await schemas.load(run)
+            await schemas.publish(declared, run=store.run, worker_id=self._worker_id)
+            await schemas.load(store.run)
         except asyncpg.PostgresError as error:
             if is_link_error(error):
                 raise
@@ -337,7 +326,7 @@ class Worker:
 
     def _heard_schemas(self, payload: str) -> None:  # noqa: ARG002 - it tells that something changed, not what
         if session := self._session:
-            self._bus.schema.drop(partial(_run, session.store))
+            self._bus.schema.drop(session.store.run)
 
     async def _register_worker(self, session: Session) -> None:
         """Take our liveness lock: under the old id if it is still ours to have, so that our claims stay ours."""
@@ -372,14 +361,7 @@ class Worker:
 
     async def _lead(self, session: Session) -> None:
         """Lead until the leader's session breaks, or ours."""
-        leading = asyncio.create_task(self._leader.lead(self._worker_id), name="pgbus leader")
-        lost = asyncio.create_task(session.lost.wait())
-        try:
-            await asyncio.wait([leading, lost], return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            leading.cancel()
-            lost.cancel()
-            await asyncio.wait([leading, lost])
+        leading = await _run_until(self._leader.lead(self._worker_id), session.lost, name="pgbus leader")
         if not leading.cancelled() and (error := leading.exception()):
             if not is_link_error(error):
                 raise error
@@ -537,8 +519,17 @@ class Worker:
             self._server.wake()
 
 
-async def _run(store: Store, name: str, values: dict[str, object]) -> Sequence[Sequence[Any]]:
-    return await store.fetch(name, **values)
+async def _run_until(work: Coroutine[Any, Any, None], ended: asyncio.Event, *, name: str) -> asyncio.Task[None]:
+    """Do the work until it is done, or the event is set, which cancels it; its task, which has come to its end."""
+    task = asyncio.create_task(work, name=name)
+    end = asyncio.create_task(ended.wait())
+    try:
+        await asyncio.wait([task, end], return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        end.cancel()
+        task.cancel()
+        await asyncio.wait([task, end])
+    return task
 
 
 async def _close_pool(pool: asyncpg.Pool) -> None:

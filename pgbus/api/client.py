@@ -14,7 +14,7 @@ from pgbus.api.hooks import HookDecorators
 from pgbus.api.life import Engine, Life, refuse_to_block
 from pgbus.api.registry import ApiRegistry
 from pgbus.api.tasks import Tasking
-from pgbus.catalog import Block, Catalog, Run
+from pgbus.catalog import Block, Catalog
 from pgbus.config import Config
 from pgbus.errors import (
     ConfigurationError,
@@ -28,6 +28,7 @@ from pgbus.hooks import Hooks
 from pgbus.messages import VERSION_HEADER, EventMessage
 from pgbus.procedures import make_procedure
 from pgbus.registry import Registry, build_listener
+from pgbus.store import Run
 
 Publish: TypeAlias = Callable[..., Awaitable[EventMessage]]
 PublishSync: TypeAlias = Callable[..., EventMessage]

@@ -16,7 +16,7 @@ import asyncpg
 import msgspec
 
 from pgbus.catalog.declared import Apis, Code
-from pgbus.catalog.publishing import Publication, Run
+from pgbus.catalog.publishing import Publication
 from pgbus.config import Config
 from pgbus.errors import (
     CannotBlockHere,
@@ -32,7 +32,7 @@ from pgbus.registry import Listener, Registry
 from pgbus.schema import Declaration, Documents, Schema
 from pgbus.schema.documents import Kind, encode_documents, read_documents, split_name, to_documents, write_documents
 from pgbus.schema.validate import Validator, can_validate, make_validator, to_json
-from pgbus.store import is_link_error
+from pgbus.store import Run, is_link_error
 
 logger = logging.getLogger("pgbus")
 

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import msgspec
 
 from pgbus.schema import Declaration, Stored, find_broken
+from pgbus.store import Run
 
 logger = logging.getLogger("pgbus")
-
-# Runs a named statement.
-Run: TypeAlias = Callable[[str, dict[str, object]], Awaitable[Sequence[Sequence[Any]]]]
 
 # A live worker's schemas are seen at least this often, in seconds.
 SEEN_INTERVAL = 60.0

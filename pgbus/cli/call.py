@@ -7,18 +7,15 @@ import asyncio
 import msgspec
 import rich_click as click
 
-import pgbus
-from pgbus.cli.options import database_options, load_config, read_json
-from pgbus.config import Config
+from pgbus.cli.loading import create_bus
+from pgbus.cli.options import database_options, load_config, read_json, read_pair
 from pgbus.errors import NoWorkerAvailable, RemoteError
 from pgbus.rpc.caller import UNSERVED
 
 
 def read_argument(text: str) -> tuple[str, object]:
     """An argument from NAME=VALUE; the value is JSON, or else a text as it stands."""
-    name, equals, value = text.partition("=")
-    if not (name and equals):
-        raise click.BadParameter(f"{text!r} is not NAME=VALUE")
+    name, value = read_pair(text)
     try:
         return name, msgspec.json.decode(value)
     except msgspec.DecodeError:
@@ -52,7 +49,7 @@ def call(
     config = load_config()
 
     async def call_it() -> msgspec.Raw:
-        async with _create_bus(config) as bus:
+        async with create_bus(config) as bus:
             result: msgspec.Raw = await bus.call(procedure, arguments, timeout=timeout, wait=wait, returns=msgspec.Raw)
             return result
 
@@ -75,7 +72,3 @@ def _arguments(given: object, named: tuple[tuple[str, object], ...]) -> dict[str
             raise click.UsageError(f"the argument {name!r} is given twice")
         arguments[name] = value
     return arguments
-
-
-def _create_bus(config: Config) -> pgbus.Bus:
-    return pgbus.create(config.dsn, namespace=config.namespace)

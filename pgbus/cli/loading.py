@@ -13,6 +13,7 @@ from click import get_current_context
 import pgbus
 from pgbus import modules
 from pgbus.cli.exits import FAILED
+from pgbus.config import Config
 from pgbus.errors import FailedToImportBusModule
 
 
@@ -34,6 +35,11 @@ def load_bus(target: str) -> pgbus.Bus:
         get_current_context().exit(FAILED)
     bus.client.adopt_start_hooks(module)
     return bus
+
+
+def create_bus(config: Config) -> pgbus.Bus:
+    """A bus of no module, in the database that a command is told to use."""
+    return pgbus.create(config.dsn, namespace=config.namespace)
 
 
 def _print_traceback(error: BaseException) -> None:

@@ -110,6 +110,14 @@ def read_pattern(text: str) -> str:
         raise click.BadParameter(error.reason) from None
 
 
+def read_pair(text: str) -> tuple[str, str]:
+    """A name and a value from NAME=VALUE."""
+    name, equals, value = text.partition("=")
+    if not (name and equals):
+        raise click.BadParameter(f"{text!r} is not NAME=VALUE")
+    return name, value
+
+
 def read_json(text: str) -> object:
     """A JSON value from its text, or from stdin if that is `-`."""
     try:

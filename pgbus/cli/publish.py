@@ -7,19 +7,10 @@ from datetime import datetime
 
 import rich_click as click
 
-import pgbus
-from pgbus.cli.options import database_options, json_option, load_config, read_instant, read_json
+from pgbus.cli.loading import create_bus
+from pgbus.cli.options import database_options, json_option, load_config, read_instant, read_json, read_pair
 from pgbus.cli.output import event_fields, print_json
-from pgbus.config import Config
 from pgbus.messages import EventMessage
-
-
-def read_header(text: str) -> tuple[str, str]:
-    """A header from NAME=VALUE."""
-    name, equals, value = text.partition("=")
-    if not (name and equals):
-        raise click.BadParameter(f"{text!r} is not NAME=VALUE")
-    return name, value
 
 
 @click.command()
@@ -27,7 +18,7 @@ def read_header(text: str) -> tuple[str, str]:
 @click.argument("payload", type=read_json, metavar="JSON")
 @database_options
 @click.option("--key", help="Ordered listeners hear events with the same key in order.")
-@click.option("--header", "headers", type=read_header, multiple=True, metavar="NAME=VALUE", help="May be given again.")
+@click.option("--header", "headers", type=read_pair, multiple=True, metavar="NAME=VALUE", help="May be given again.")
 @click.option("--delay", type=click.FloatRange(min=0), metavar="SECONDS", help="Deliver so much later.")
 @click.option(
     "--deliver-at",
@@ -52,7 +43,7 @@ def publish(
     config = load_config()
 
     async def publish_it() -> EventMessage:
-        async with _create_bus(config) as bus:
+        async with create_bus(config) as bus:
             return await bus.publish(
                 payload,
                 topic=topic,
@@ -68,7 +59,3 @@ def publish(
         print_json({name: value for name, value in event_fields(event).items() if value is not None})
     else:
         click.echo(event.event_id)
-
-
-def _create_bus(config: Config) -> pgbus.Bus:
-    return pgbus.create(config.dsn, namespace=config.namespace)

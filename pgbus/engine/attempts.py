@@ -16,6 +16,7 @@ from pgbus.adapters import AsyncExecutor, SyncExecutor
 from pgbus.engine.executor import ClaimLost, Executor
 from pgbus.engine.flights import ALONE, RELEASED, Ending, Flight, Tally, settlement
 from pgbus.engine.hand import Hand
+from pgbus.engine.loops import is_being_cancelled
 from pgbus.errors import UnhandledEventError
 from pgbus.hooked import prepare
 from pgbus.hooks import Hooks
@@ -86,7 +87,7 @@ class Attempts:
             else:
                 await self._executor.run(flight.messages[index], flight.claim.attempt)
         except asyncio.CancelledError as cancelled:
-            if is_ours(cancelled):
+            if is_being_cancelled():
                 raise
             error = cancelled
         except ClaimLost:
@@ -146,7 +147,7 @@ class Attempts:
                         await self._run_hooks_before(flight, index)
                     decoded.append(Decoded(flight, index, self._listener.decode(flight.messages[index])))
                 except BaseException as error:
-                    if isinstance(error, asyncio.CancelledError) and is_ours(error):
+                    if isinstance(error, asyncio.CancelledError) and is_being_cancelled():
                         raise
                     outcome = self._decide(error, flight, index)
                     self._hand.end(flight, index, outcome, started=started, duration=0.0)
@@ -161,7 +162,7 @@ class Attempts:
         try:
             await self._handle_batch(decoded, started)
         except asyncio.CancelledError as cancelled:
-            if is_ours(cancelled):
+            if is_being_cancelled():
                 raise
             error = cancelled
         except ClaimLost:
@@ -282,9 +283,3 @@ def _flights(decoded: Sequence[Decoded]) -> list[Flight]:
 
 def _attempt(flights: Sequence[Flight]) -> int:
     return max(flight.claim.attempt for flight in flights)
-
-
-def is_ours(error: asyncio.CancelledError) -> bool:  # noqa: ARG001 - says what is asked about
-    """Whether the slot itself is being cancelled, and not something within the handler."""
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from contextlib import closing
 
 from pgbus.config import Config
 from pgbus.engine.maintenance import Maintenance
@@ -111,8 +110,7 @@ class Leader:
         if session is None:
             return
         try:
-            with closing(asyncio.new_event_loop()) as loop:
-                loop.run_until_complete(self._end_session(session.backend_pid))
+            asyncio.run(self._end_session(session.backend_pid))
         except Exception as error:
             if not is_link_error(error):
                 raise

@@ -22,9 +22,10 @@ from pgbus.engine.attempts import Attempts
 from pgbus.engine.executor import Executor
 from pgbus.engine.flights import ALONE, BLOCKED, RELEASED, Flight, Tally
 from pgbus.engine.hand import Hand
+from pgbus.engine.loops import LINK_PAUSE, LINK_PAUSE_LIMIT, failure_of
 from pgbus.engine.pace import Pace
 from pgbus.engine.quarantine import Quarantine
-from pgbus.engine.settler import LINK_PAUSE, LINK_PAUSE_LIMIT, Settler
+from pgbus.engine.settler import Settler
 from pgbus.hooked import Afterwards
 from pgbus.hooks import Hooks
 from pgbus.outcomes import Dead, Retry
@@ -154,10 +155,7 @@ class Runner:
 
     def failure(self) -> BaseException | None:
         """What ended one of the loops, which should never end by themselves."""
-        for task in self._tasks:
-            if task.done() and not task.cancelled() and (error := task.exception()):
-                return error
-        return None
+        return failure_of(self._tasks)
 
     async def stop(self, *, grace: float) -> None:
         """Claim no more, let running handlers finish for `grace` seconds, settle, and give back the rest."""

@@ -8,15 +8,12 @@ from collections.abc import Callable, Sequence
 
 from pgbus.engine.flights import Flight, Tally, settlement
 from pgbus.engine.hand import Hand
+from pgbus.engine.loops import LINK_PAUSE, LINK_PAUSE_LIMIT
 from pgbus.registry import Listener
 from pgbus.store import Store, is_link_error
 from pgbus.telemetry import ClaimsLost, Telemetry
 
 logger = logging.getLogger("pgbus")
-
-# Seconds between tries when the database does not answer.
-LINK_PAUSE = 0.2
-LINK_PAUSE_LIMIT = 5.0
 
 
 class Settler:

@@ -17,6 +17,7 @@ from typing import Any, Literal, TypeAlias
 from uuid import UUID, uuid4
 
 from pgbus.config import Config
+from pgbus.engine.loops import LINK_PAUSE, LINK_PAUSE_LIMIT, failure_of, is_being_cancelled
 from pgbus.errors import InvalidSchedule
 from pgbus.outcomes import format_traceback
 from pgbus.schedules import Background, Schedule, Task, TaskContext
@@ -30,8 +31,6 @@ logger = logging.getLogger("pgbus")
 # Seconds.
 TOUCH_INTERVAL = 30.0
 LOCKED_PAUSE = 0.1
-LINK_PAUSE = 0.2
-LINK_PAUSE_LIMIT = 5.0
 RESTART_PAUSE = 1.0
 RESTART_LIMIT = 60.0
 # A run that broke off so often, as its worker died or stopped, is given up.
@@ -114,9 +113,7 @@ class Tasks:
 
     def failure(self) -> BaseException | None:
         """What ended the loop, which should never end by itself."""
-        if self._loop and self._loop.done() and not self._loop.cancelled():
-            return self._loop.exception()
-        return None
+        return failure_of([self._loop] if self._loop else [])
 
     async def stop(self, *, grace: float) -> None:
         """Begin no more runs, cancel the background, let runs finish for `grace` seconds; the rest is broken off."""
@@ -382,16 +379,10 @@ async def _outcome_of(awaitable: Any) -> BaseException | None:
     try:
         await awaitable
     except BaseException as error:
-        if isinstance(error, asyncio.CancelledError) and _is_ours():
+        if isinstance(error, asyncio.CancelledError) and is_being_cancelled():
             raise
         return error
     return None
-
-
-def _is_ours() -> bool:
-    """Whether this very task is being cancelled, and not something within what it awaits."""
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
 
 
 def _text(instant: datetime) -> str:

@@ -8,12 +8,9 @@ from uuid import UUID
 
 import asyncpg
 
+from pgbus.engine.loops import LINK_PAUSE, LINK_PAUSE_LIMIT
 from pgbus.rpc.values import Response, join_ids, take_batch
 from pgbus.store import Store, is_link_error
-
-# Seconds between tries when the database does not answer.
-LINK_PAUSE = 0.2
-LINK_PAUSE_LIMIT = 5.0
 
 
 class Answerer:

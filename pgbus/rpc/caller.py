@@ -12,7 +12,7 @@ import logging
 import secrets
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias, cast
+from typing import Any, Protocol, cast
 from uuid import UUID
 
 import asyncpg
@@ -34,7 +34,7 @@ from pgbus.rpc.values import (
     take_batch,
     to_error,
 )
-from pgbus.store import Connection, Pooled, Store, borrow, create_pool, is_link_error, unreachable
+from pgbus.store import Connection, Pooled, Run, Store, borrow, create_pool, is_link_error, unreachable
 
 logger = logging.getLogger("pgbus")
 
@@ -70,10 +70,6 @@ class Service:
     seen_at: float
     is_served: bool
     timeout: float | None
-
-
-# Runs a named statement.
-Run: TypeAlias = Callable[[str, dict[str, object]], Awaitable[Sequence[Sequence[Any]]]]
 
 
 class Schemas(Protocol):

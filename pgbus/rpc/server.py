@@ -22,12 +22,13 @@ import msgspec
 
 from pgbus import hooked, threads
 from pgbus.config import Config
+from pgbus.engine.loops import LINK_PAUSE, LINK_PAUSE_LIMIT, failure_of
 from pgbus.errors import InvalidEventError, InvalidResult
 from pgbus.hooks import Hooks
 from pgbus.messages import differ
 from pgbus.middleware import Middleware
 from pgbus.procedures import Procedure
-from pgbus.rpc.answerer import LINK_PAUSE, LINK_PAUSE_LIMIT, Answerer
+from pgbus.rpc.answerer import Answerer
 from pgbus.rpc.context import CallContext
 from pgbus.rpc.values import (
     CallOutcome,
@@ -163,10 +164,7 @@ class Server:
 
     def failure(self) -> BaseException | None:
         """What ended one of the loops, which should never end by themselves."""
-        for task in self._tasks:
-            if task.done() and not task.cancelled() and (error := task.exception()):
-                return error
-        return None
+        return failure_of(self._tasks)
 
     async def stop(self, *, grace: float) -> None:
         """Take no more calls, let running ones finish for `grace` seconds, and answer; the rest is given up as lost."""

@@ -24,6 +24,7 @@ import msgspec
 
 from pgbus.bus import Bus, StandIn
 from pgbus.errors import CallError
+from pgbus.hooked import rpc_message
 from pgbus.messages import EventMessage, RpcMessage
 from pgbus.outbox import OutboxRow
 from pgbus.rpc.caller import Caller
@@ -150,10 +151,9 @@ class MockResult:
         answer = self._answers.get(procedure)
         if answer is None and self._require_mocking:
             _refuse(f"procedure {procedure!r} was called", f"mock_rpc_call({procedure!r}, result=...)")
-        api_name, _, name = procedure.rpartition(".")
-        kwargs = msgspec.json.decode(arguments)
+        message = rpc_message(procedure, msgspec.json.decode(arguments), call_id=call_id)
         with self._lock:
-            self._calls.append(RpcMessage(api_name=api_name, procedure_name=name, kwargs=kwargs, id=str(call_id)))
+            self._calls.append(message)
         return answer or Answer(is_default=True)
 
 

@@ -13,6 +13,7 @@ from concurrent.futures import Executor as Threads
 from pgbus.adapters import AsyncExecutor
 from pgbus.bus import Bus
 from pgbus.engine.executor import Executor
+from pgbus.engine.loops import is_being_cancelled
 from pgbus.errors import ConnectionUnusableError, UnhandledEventError
 from pgbus.hooked import prepare
 from pgbus.messages import EventMessage
@@ -127,8 +128,7 @@ class Rehearsal:
             for event in events:
                 await self._hooks.after_event_execution.run_all(event_message=event)
         except asyncio.CancelledError as cancelled:
-            task = asyncio.current_task()
-            if self._raise_errors or (task and task.cancelling()):
+            if self._raise_errors or is_being_cancelled():
                 raise
             return cancelled
         except KeyboardInterrupt:
