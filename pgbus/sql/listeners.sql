@@ -4,36 +4,45 @@
 -- Make a listener known, or bring its row up to date; says whether it is new, and what its options were before.
 -- `start_position` and `start_at` say where a new listener begins; both NULL: with the events logged from now on.
 WITH known AS MATERIALIZED (
-    SELECT l.id, l.options, l.lanes FROM pgbus.listeners AS l WHERE l.listener_name = CAST(:listener_name AS text)
+    -- Locked: a row that is being removed at this moment is not found.
+    SELECT l.id, l.options FROM pgbus.listeners AS l WHERE l.listener_name = CAST(:listener_name AS text) FOR NO KEY UPDATE
+), changed AS (
+    UPDATE pgbus.listeners AS l
+    SET lanes = CAST(:lanes AS smallint),
+        options = CAST(CAST(:options AS text) AS jsonb),
+        service = CAST(:service AS text),
+        last_seen_at = now()
+    FROM known AS k
+    WHERE l.id = k.id
+    RETURNING l.id
 ), begun AS (
+    -- Only for a new listener: INSERT ... ON CONFLICT uses up an id even where it inserts nothing.
     INSERT INTO pgbus.listeners AS l (listener_name, lanes, options, service, cursor)
-    VALUES (
-        CAST(:listener_name AS text),
-        CAST(:lanes AS smallint),
-        CAST(CAST(:options AS text) AS jsonb),
-        CAST(:service AS text),
-        CASE WHEN EXISTS (SELECT 1 FROM known) THEN NULL -- not used, and looking for `start_at` may walk the log
-             WHEN CAST(:start_at AS timestamptz) IS NULL THEN CAST(:start_position AS bigint)
-             -- No such event yet: from the end of the log on, and not live, or else an event that the leader is
-             -- sequencing at this moment would be missed.
-             ELSE COALESCE(
-                 (SELECT e.position FROM pgbus.events AS e
-                  WHERE e.logged_at >= CAST(:start_at AS timestamptz)
-                  ORDER BY e.position
-                  LIMIT 1),
-                 (SELECT e.position + 1 FROM pgbus.events AS e ORDER BY e.position DESC LIMIT 1),
-                 0) END
-    )
+    SELECT CAST(:listener_name AS text),
+           CAST(:lanes AS smallint),
+           CAST(CAST(:options AS text) AS jsonb),
+           CAST(:service AS text),
+           CASE WHEN CAST(:start_at AS timestamptz) IS NULL THEN CAST(:start_position AS bigint)
+                -- No such event yet: from the end of the log on, and not live, or else an event that the leader is
+                -- sequencing at this moment would be missed.
+                ELSE COALESCE(
+                    (SELECT e.position FROM pgbus.events AS e
+                     WHERE e.logged_at >= CAST(:start_at AS timestamptz)
+                     ORDER BY e.position
+                     LIMIT 1),
+                    (SELECT e.position + 1 FROM pgbus.events AS e ORDER BY e.position DESC LIMIT 1),
+                    0) END
+    WHERE NOT EXISTS (SELECT 1 FROM known)
     ON CONFLICT (listener_name) DO UPDATE SET
         lanes = excluded.lanes,
         options = excluded.options,
         service = excluded.service,
         last_seen_at = now()
-    RETURNING l.id, l.lanes, l.cursor
+    RETURNING l.id
 )
-SELECT b.id, b.lanes, b.cursor, k.id IS NULL AS is_new, CAST(k.options AS text) AS old_options
-FROM begun AS b
-LEFT JOIN known AS k ON k.id = b.id
+SELECT r.id, k.id IS NULL AS is_new, CAST(k.options AS text) AS old_options
+FROM (SELECT c.id FROM changed AS c UNION ALL SELECT b.id FROM begun AS b) AS r
+LEFT JOIN known AS k ON k.id = r.id
 
 -- name: replace_subscriptions
 -- Make a listener's subscriptions these patterns; returns the patterns that were added and those that were removed.

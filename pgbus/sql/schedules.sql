@@ -4,13 +4,25 @@
 -- Make a schedule known, or bring its row up to date; says whether it is new, and its rule before.
 -- Under another rule it is to be worked out anew when it is due, unless a run is due or in hand already.
 WITH known AS MATERIALIZED (
-    SELECT s.id, s.rule FROM pgbus.schedules AS s WHERE s.schedule_name = CAST(:schedule_name AS text)
-), registered AS (
+    -- Locked: a row that is being removed at this moment is not found.
+    SELECT s.id, s.rule FROM pgbus.schedules AS s WHERE s.schedule_name = CAST(:schedule_name AS text) FOR NO KEY UPDATE
+), changed AS (
+    UPDATE pgbus.schedules AS s
+    SET rule = CAST(:rule AS text),
+        missed = CAST(:missed AS text),
+        service = CAST(:service AS text),
+        last_seen_at = now(),
+        next_run_at = CASE WHEN s.rule = CAST(:rule AS text) OR s.next_run_at <= now() OR s.claim_token IS NOT NULL
+                           THEN s.next_run_at END
+    FROM known AS k
+    WHERE s.id = k.id
+    RETURNING s.id
+), begun AS (
+    -- Only for a new schedule: INSERT ... ON CONFLICT uses up an id even where it inserts nothing.
     INSERT INTO pgbus.schedules AS s (schedule_name, rule, missed, service, next_run_at)
-    VALUES (
-        CAST(:schedule_name AS text), CAST(:rule AS text), CAST(:missed AS text), CAST(:service AS text),
-        CASE WHEN CAST(:run_immediately AS boolean) THEN now() END
-    )
+    SELECT CAST(:schedule_name AS text), CAST(:rule AS text), CAST(:missed AS text), CAST(:service AS text),
+           CASE WHEN CAST(:run_immediately AS boolean) THEN now() END
+    WHERE NOT EXISTS (SELECT 1 FROM known)
     ON CONFLICT (schedule_name) DO UPDATE SET
         rule = excluded.rule,
         missed = excluded.missed,
@@ -21,7 +33,7 @@ WITH known AS MATERIALIZED (
     RETURNING s.id
 )
 SELECT k.id IS NULL AS is_new, k.rule AS old_rule
-FROM registered AS r
+FROM (SELECT c.id FROM changed AS c UNION ALL SELECT b.id FROM begun AS b) AS r
 LEFT JOIN known AS k ON k.id = r.id
 
 -- name: set_next_run

@@ -787,6 +787,17 @@ async def test_registering_makes_a_listener_once_and_then_brings_it_up_to_date(b
     ]
 
 
+async def test_only_a_new_listener_or_schedule_takes_an_id(bench: Bench) -> None:
+    schedule = {"rule": "every 60 s", "missed": "once", "service": "", "run_immediately": False}
+    for table, names in (("listeners", ("first", "first", "first", "second")), ("schedules", ("a", "a", "a", "b"))):
+        for name in names:
+            if table == "listeners":
+                await register(bench, listener_name=name)
+            else:
+                await bench.store.fetch("register_schedule", schedule_name=name, **schedule)
+        assert await bench.fetch(f"SELECT id FROM pgbus.{table} ORDER BY id") == [(1,), (2,)]
+
+
 async def test_registering_again_moves_no_cursor_and_ends_no_pause(bench: Bench) -> None:
     await register(bench, start_position=5)
     await bench.connection.execute("UPDATE pgbus.listeners SET state = 'paused', cursor = 9")
