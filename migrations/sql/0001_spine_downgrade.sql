@@ -3,5 +3,8 @@ DROP TABLE pgbus.partitions, pgbus.workers, pgbus.dead_letters, pgbus.deliveries
            pgbus.history, pgbus.events, pgbus.dedup_keys, pgbus.outbox;
 DROP FUNCTION pgbus.open_partition(integer), pgbus.drop_partition(integer);
 DROP FUNCTION pgbus.outbox_before_insert();
+DROP FUNCTION pgbus.take_dedup_keys(text[], uuid[], double precision);
+DROP FUNCTION pgbus.readable(timestamptz);
 DROP FUNCTION pgbus.uuid7();
+DROP DOMAIN pgbus.instant;
 DROP SEQUENCE pgbus.wake_slots;

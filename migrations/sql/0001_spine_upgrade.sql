@@ -20,6 +20,18 @@ AS $$
         'hex')::uuid
 $$;
 
+-- An instant that others write: of the years 1 to 9999 in UTC. PostgreSQL has more of them, and infinity, which a Python
+-- datetime cannot hold and with which one cannot calculate.
+CREATE DOMAIN pgbus.instant AS timestamptz
+    CONSTRAINT instant_is_in_years_1_to_9999 CHECK (VALUE >= to_timestamp(-62135596800) AND VALUE < to_timestamp(253402300800));
+
+-- An instant of the log as Python can hold it, NULL for one that it cannot: what is logged was not always checked.
+CREATE FUNCTION pgbus.readable(instant timestamptz) RETURNS timestamptz
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+AS $$
+    SELECT CASE WHEN instant >= to_timestamp(-62135596800) AND instant < to_timestamp(253402300800) THEN instant END
+$$;
+
 -- ---------------------------------------------------------------------------------------------------------------- outbox
 
 -- The API of publishing: an event that is not yet in the log. Rows stay for moments, or until `deliver_at`.
@@ -31,12 +43,16 @@ CREATE TABLE pgbus.outbox (
     key          text,
     payload      jsonb       NOT NULL DEFAULT '{}',
     headers      jsonb,
-    published_at timestamptz NOT NULL DEFAULT clock_timestamp(),
-    deliver_at   timestamptz,
+    published_at pgbus.instant NOT NULL DEFAULT clock_timestamp(),
+    deliver_at   pgbus.instant,
     CONSTRAINT outbox_topic_is_dotted_words
         CHECK (topic ~ '^[A-Za-z0-9_-]+([.][A-Za-z0-9_-]+)*$' AND length(topic) <= 255),
+    CONSTRAINT outbox_ancestors_is_list
+        CHECK (array_ndims(ancestors) = 1 AND array_position(ancestors, NULL) IS NULL),
     CONSTRAINT outbox_key_is_short CHECK (length(key) BETWEEN 1 AND 255),
-    CONSTRAINT outbox_headers_is_object CHECK (jsonb_typeof(headers) = 'object')
+    CONSTRAINT outbox_headers_are_strings CHECK (
+        jsonb_typeof(headers) = 'object'
+        AND NOT jsonb_path_exists(headers, 'strict $.* ? (@.type() != "string")', '{}', true))
 ) WITH (
     autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 2000,
     autovacuum_vacuum_insert_scale_factor = 0, autovacuum_vacuum_insert_threshold = 100000,
@@ -80,12 +96,46 @@ CREATE TRIGGER outbox_before_insert BEFORE INSERT ON pgbus.outbox
 -- A caller's idempotency key for publishing: the first event under it is the only one until it expires.
 CREATE TABLE pgbus.dedup_keys (
     dedup_key  text PRIMARY KEY,
-    event_id   uuid        NOT NULL,
-    expires_at timestamptz NOT NULL,
+    event_id   uuid          NOT NULL,
+    expires_at pgbus.instant NOT NULL,
     CONSTRAINT dedup_keys_key_is_short CHECK (length(dedup_key) BETWEEN 1 AND 255)
 );
 CREATE INDEX dedup_keys_event_id ON pgbus.dedup_keys (event_id);
 CREATE INDEX dedup_keys_expires_at ON pgbus.dedup_keys (expires_at);
+
+-- Takes each key that is free, or has expired, for the event beside it; returns, for each key, the event that holds it now,
+-- and whether it was taken by this call. No key comes twice. It runs as the owner: publishers have no other way to the keys,
+-- so that they can neither end nor extend those of others.
+CREATE FUNCTION pgbus.take_dedup_keys(
+    dedup_keys text[], event_ids uuid[], ttl double precision,
+    OUT dedup_key text, OUT event_id uuid, OUT was_taken boolean
+) RETURNS SETOF record
+    LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+    WITH wanted AS MATERIALIZED (
+        SELECT w.dedup_key, w.event_id, statement_timestamp() + ttl * INTERVAL '1 second' AS expires_at
+        FROM unnest(dedup_keys, event_ids) AS w (dedup_key, event_id)
+    ), holders AS (
+        -- A key that another open transaction has inserted makes us wait for that transaction's end, and then shows who
+        -- holds it. Sorted, so that two calls with several keys in common do not wait for each other.
+        INSERT INTO pgbus.dedup_keys AS held (dedup_key, event_id, expires_at)
+        SELECT w.dedup_key, w.event_id, w.expires_at
+        FROM wanted AS w
+        ORDER BY w.dedup_key
+        ON CONFLICT ON CONSTRAINT dedup_keys_pkey DO UPDATE SET
+            -- An expired key is taken over. Otherwise `expires_at` stays, but must differ from ours, because that is how
+            -- `was_taken` knows who has won: the ids do not tell, as a caller may try again under the same event_id.
+            event_id = CASE WHEN held.expires_at <= statement_timestamp() THEN excluded.event_id ELSE held.event_id END,
+            expires_at = CASE WHEN held.expires_at <= statement_timestamp() THEN excluded.expires_at
+                              WHEN held.expires_at = excluded.expires_at THEN held.expires_at + INTERVAL '1 microsecond'
+                              ELSE held.expires_at END
+        RETURNING held.dedup_key, held.event_id, held.expires_at
+    )
+    SELECT h.dedup_key, h.event_id, h.expires_at = w.expires_at
+    FROM holders AS h
+    JOIN wanted AS w ON w.dedup_key = h.dedup_key
+$$;
+REVOKE EXECUTE ON FUNCTION pgbus.take_dedup_keys(text[], uuid[], double precision) FROM PUBLIC;
 
 -- --------------------------------------------------------------------------------------------------------------- the log
 

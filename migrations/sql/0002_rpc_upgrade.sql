@@ -18,19 +18,23 @@ CREATE TABLE pgbus.rpc_servers (
 CREATE INDEX rpc_servers_worker ON pgbus.rpc_servers (worker_id);
 COMMENT ON COLUMN pgbus.rpc_servers.timeout IS 'Seconds a caller waits who names no timeout; NULL: as the caller''s settings say';
 
--- `call_id` is a UUIDv7, so old calls lie together. `caller` names the channel on which the caller hears of answers.
+-- `call_id` should be a UUIDv7, so that old calls lie together. `caller` names the channel on which the caller hears of answers.
 -- waiting (taken_at is NULL) -> taken: by a worker (worker_id), or withdrawn when cancelled or expired (no worker_id).
 CREATE TABLE pgbus.rpc_requests (
-    call_id      uuid        PRIMARY KEY,
-    procedure    text        NOT NULL,
-    arguments    json        NOT NULL,
-    caller       text        NOT NULL,
-    caller_name  text        NOT NULL,
-    requested_at timestamptz NOT NULL DEFAULT clock_timestamp(),
-    deadline     timestamptz NOT NULL,
-    taken_at     timestamptz,
+    call_id      uuid          PRIMARY KEY,
+    procedure    text          NOT NULL,
+    arguments    json          NOT NULL,
+    caller       text          NOT NULL,
+    caller_name  text          NOT NULL,
+    requested_at pgbus.instant NOT NULL DEFAULT clock_timestamp(),
+    deadline     pgbus.instant NOT NULL,
+    taken_at     pgbus.instant,
     worker_id    integer,
     CONSTRAINT rpc_requests_procedure_is_short CHECK (length(procedure) BETWEEN 1 AND 255),
+    -- The channel is <namespace>_reply_<caller>, of at most 63 bytes; a namespace has up to 40.
+    CONSTRAINT rpc_requests_caller_ends_a_channel CHECK (caller ~ '^[A-Za-z0-9_-]{1,16}$'),
+    CONSTRAINT rpc_requests_caller_name_is_short CHECK (length(caller_name) <= 255),
+    CONSTRAINT rpc_requests_deadline_is_near CHECK (deadline - requested_at <= INTERVAL '2 days'),
     CONSTRAINT rpc_requests_worker_took_it CHECK (worker_id IS NULL OR taken_at IS NOT NULL)
 ) WITH (
     autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000,
@@ -50,7 +54,7 @@ CREATE TABLE pgbus.rpc_responses (
     error_arguments json,
     traceback       text,
     worker          text,
-    responded_at    timestamptz NOT NULL DEFAULT clock_timestamp(),
+    responded_at    pgbus.instant NOT NULL DEFAULT clock_timestamp(),
     CONSTRAINT rpc_responses_outcome_is_known CHECK (
         outcome IN ('answered', 'failed', 'refused', 'invalid', 'expired', 'cancelled', 'lost', 'unserved')),
     CONSTRAINT rpc_responses_answer_is_whole CHECK (
@@ -63,6 +67,69 @@ CREATE TABLE pgbus.rpc_responses (
     autovacuum_analyze_scale_factor = 0, autovacuum_analyze_threshold = 100000,
     autovacuum_vacuum_cost_delay = 0
 );
+
+-- What callers do beside posting calls. The functions run as the owner, and only on calls whose ids are given: so a caller
+-- sees, takes back and gives up the calls that he knows of, and has no way to those of others.
+
+-- The responses that there are to these calls.
+CREATE FUNCTION pgbus.read_responses(call_ids uuid[]) RETURNS SETOF pgbus.rpc_responses
+    LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RETURN QUERY SELECT a.* FROM pgbus.rpc_responses AS a WHERE a.call_id = ANY (call_ids);
+END
+$$;
+
+-- Takes those of these calls off the queue that no server has taken yet; returns them.
+CREATE FUNCTION pgbus.withdraw_calls(call_ids uuid[], ending text, reason text) RETURNS SETOF uuid
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RETURN QUERY
+    WITH withdrawn AS (
+        UPDATE pgbus.rpc_requests AS r
+        SET taken_at = clock_timestamp()
+        WHERE r.call_id = ANY (call_ids) AND r.taken_at IS NULL
+        RETURNING r.call_id
+    )
+    INSERT INTO pgbus.rpc_responses AS a (call_id, outcome, error)
+    SELECT w.call_id, ending, reason FROM withdrawn AS w
+    ON CONFLICT DO NOTHING
+    RETURNING a.call_id;
+END
+$$;
+
+-- Of these calls, gives up those in the hands of a worker that is dead. One that answered before it went has its response
+-- in place, even if this statement's snapshot does not show it yet.
+CREATE FUNCTION pgbus.fail_lost_calls(call_ids uuid[]) RETURNS void
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    INSERT INTO pgbus.rpc_responses (call_id, outcome, error, worker)
+    SELECT r.call_id, 'lost', 'the worker died before it answered', w.name
+    FROM pgbus.rpc_requests AS r
+    LEFT JOIN pgbus.workers AS w ON w.id = r.worker_id
+    WHERE r.call_id = ANY (call_ids)
+      AND r.worker_id IS NOT NULL
+      AND r.worker_id <> ALL (ARRAY(SELECT l.id FROM pgbus.live_workers AS l))
+    ON CONFLICT DO NOTHING;
+END
+$$;
+
+REVOKE EXECUTE ON FUNCTION pgbus.read_responses(uuid[]), pgbus.withdraw_calls(uuid[], text, text),
+                           pgbus.fail_lost_calls(uuid[])
+    FROM PUBLIC;
+
+-- JSON for a condition to look into; NULL for what jsonb cannot hold, such as a NUL character. Callers write any JSON.
+CREATE FUNCTION pgbus.searchable(document json) RETURNS jsonb
+    LANGUAGE plpgsql STABLE
+AS $$
+BEGIN
+    RETURN CAST(document AS jsonb);
+EXCEPTION WHEN data_exception OR program_limit_exceeded THEN
+    RETURN NULL;
+END
+$$;
 
 CREATE VIEW pgbus.rpc_calls AS
 SELECT r.call_id, r.procedure, r.arguments, r.caller_name AS caller, r.requested_at, r.deadline,

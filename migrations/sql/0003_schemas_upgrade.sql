@@ -15,20 +15,21 @@ CREATE TABLE pgbus.schemas (
     service       text        NOT NULL DEFAULT '',
     version       integer     NOT NULL,
     schema        jsonb       NOT NULL,
-    hash          text        NOT NULL,
-    first_seen_at timestamptz NOT NULL DEFAULT now(),
+    hash          text          NOT NULL,
+    first_seen_at pgbus.instant NOT NULL DEFAULT now(),
     -- When a process last began with it: the newest of all versions is the one that holds.
-    published_at  timestamptz NOT NULL DEFAULT now(),
-    last_seen_at  timestamptz NOT NULL DEFAULT now(),
+    published_at  pgbus.instant NOT NULL DEFAULT now(),
+    last_seen_at  pgbus.instant NOT NULL DEFAULT now(),
     UNIQUE (kind, name, service, version),
     UNIQUE (kind, name, service, hash),
     CONSTRAINT schemas_kind_is_known CHECK (kind IN ('event', 'procedure', 'listener')),
     CONSTRAINT schemas_name_is_short CHECK (length(name) BETWEEN 1 AND 255),
     CONSTRAINT schemas_version_is_positive CHECK (version > 0),
-    CONSTRAINT schemas_schema_is_whole CHECK (CASE kind
-        WHEN 'event' THEN schema ? 'parameters'
-        WHEN 'procedure' THEN schema ?& ARRAY['parameters', 'response']
-        ELSE schema ? 'events' END),
+    CONSTRAINT schemas_schema_is_whole CHECK ((CASE kind
+        WHEN 'event' THEN jsonb_typeof(schema -> 'parameters') IN ('object', 'boolean')
+        WHEN 'procedure' THEN jsonb_typeof(schema -> 'parameters') IN ('object', 'boolean')
+                              AND jsonb_typeof(schema -> 'response') IN ('object', 'boolean')
+        ELSE jsonb_typeof(schema -> 'events') = 'object' END) IS TRUE),
     CONSTRAINT schemas_seen_in_order CHECK (first_seen_at <= published_at AND published_at <= last_seen_at)
 );
 COMMENT ON COLUMN pgbus.schemas.hash IS 'SHA-256 of the schema, as hexadecimal digits';

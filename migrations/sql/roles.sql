@@ -1,24 +1,25 @@
 -- What each group role may do, for members that do not own the namespace. Not a revision: `pgbus.migrate.grant_roles`
 -- runs it, again after every upgrade. Every `pgbus`, alone or at the head of a role's name, stands for the namespace.
 
--- Publishers insert, and may have the new event's id returned; they read no payload, not even their own.
+-- Publishers insert, and may have the new event's id returned; they read no payload, not even their own. The database
+-- gives a row its `id`, on which sequencing rests, and its `published_at`.
 GRANT USAGE ON SCHEMA pgbus TO pgbus_publisher;
-GRANT INSERT, SELECT (event_id) ON pgbus.outbox TO pgbus_publisher;
-GRANT SELECT, INSERT, UPDATE ON pgbus.dedup_keys TO pgbus_publisher;
+GRANT INSERT (event_id, topic, ancestors, key, payload, headers, deliver_at), SELECT (event_id)
+    ON pgbus.outbox TO pgbus_publisher;
 GRANT SELECT ON pgbus.wake_slots, pgbus.alembic_version TO pgbus_publisher;
 -- They say what their events look like, and learn what others said.
-GRANT SELECT, INSERT, UPDATE ON pgbus.schemas TO pgbus_publisher;
-GRANT EXECUTE ON FUNCTION pgbus.uuid7() TO pgbus_publisher;
+GRANT SELECT, INSERT (kind, name, service, version, schema, hash), UPDATE (published_at, last_seen_at)
+    ON pgbus.schemas TO pgbus_publisher;
+GRANT EXECUTE ON FUNCTION pgbus.uuid7(), pgbus.take_dedup_keys(text[], uuid[], double precision) TO pgbus_publisher;
 
 -- Callers call procedures: they post calls, hear of answers and read them, take calls back, and note that a worker died.
--- No arguments can be read by them, and no result written.
+-- No arguments can be read by them, no result written, and no answer read to a call whose id they do not know.
 GRANT USAGE ON SCHEMA pgbus TO pgbus_caller;
-GRANT INSERT (call_id, procedure, arguments, caller, caller_name, deadline), SELECT (call_id, taken_at, worker_id),
-      UPDATE (taken_at)
-    ON pgbus.rpc_requests TO pgbus_caller;
-GRANT SELECT, INSERT (call_id, outcome, error, worker) ON pgbus.rpc_responses TO pgbus_caller;
+GRANT INSERT (call_id, procedure, arguments, caller, caller_name, deadline) ON pgbus.rpc_requests TO pgbus_caller;
+GRANT EXECUTE ON FUNCTION pgbus.read_responses(uuid[]), pgbus.withdraw_calls(uuid[], text, text),
+                          pgbus.fail_lost_calls(uuid[])
+    TO pgbus_caller;
 GRANT SELECT ON pgbus.rpc_servers, pgbus.live_workers, pgbus.schemas, pgbus.alembic_version TO pgbus_caller;
-GRANT SELECT (id, name) ON pgbus.workers TO pgbus_caller;
 
 -- Workers run everything, and call procedures, but what is in the log and in history cannot be changed by them, only grow.
 GRANT USAGE ON SCHEMA pgbus TO pgbus_worker;
@@ -34,10 +35,22 @@ GRANT SELECT
        pgbus.schema_versions, pgbus.live_workers, pgbus.timetable, pgbus.schedule_history
     TO pgbus_worker;
 GRANT SELECT, USAGE ON SEQUENCE pgbus.wake_slots TO pgbus_worker;
-GRANT EXECUTE ON FUNCTION pgbus.uuid7(), pgbus.open_partition(integer), pgbus.drop_partition(integer) TO pgbus_worker;
+GRANT SELECT ON SEQUENCE pgbus.outbox_id_seq TO pgbus_worker;
+GRANT EXECUTE
+    ON FUNCTION pgbus.uuid7(), pgbus.open_partition(integer), pgbus.drop_partition(integer),
+                pgbus.take_dedup_keys(text[], uuid[], double precision),
+                pgbus.read_responses(uuid[]), pgbus.withdraw_calls(uuid[], text, text), pgbus.fail_lost_calls(uuid[])
+    TO pgbus_worker;
 
--- Readers audit: the views, whose names and columns are stable.
+-- Readers audit: by the views, whose names and columns are stable, and by the commands that show and change nothing,
+-- which read the tables. No dedup key, and nothing of a claim but what the views show.
 GRANT USAGE ON SCHEMA pgbus TO pgbus_reader;
+GRANT SELECT
+    ON pgbus.outbox, pgbus.events, pgbus.history, pgbus.listeners, pgbus.subscriptions, pgbus.dead_letters,
+       pgbus.workers, pgbus.rpc_requests, pgbus.schemas, pgbus.alembic_version
+    TO pgbus_reader;
+GRANT SELECT (id, listener_id, lane, first, last, events, positions, available_at, attempt, blocked_key)
+    ON pgbus.deliveries TO pgbus_reader;
 GRANT SELECT
     ON pgbus.event_history, pgbus.pending, pgbus.listener_lag, pgbus.dead, pgbus.scheduled, pgbus.rpc_calls,
        pgbus.schema_versions, pgbus.live_workers, pgbus.timetable, pgbus.schedule_history

@@ -5,7 +5,7 @@
 SELECT count(*) FILTER (WHERE o.deliver_at IS NULL OR o.deliver_at <= now()) AS outbox_waiting,
        count(*) FILTER (WHERE o.deliver_at > now()) AS outbox_scheduled,
        CAST(COALESCE(
-           extract(epoch FROM clock_timestamp() - min(COALESCE(o.deliver_at, o.published_at))
+           extract(epoch FROM clock_timestamp() - min(pgbus.readable(COALESCE(o.deliver_at, o.published_at)))
                FILTER (WHERE o.deliver_at IS NULL OR o.deliver_at <= now())), 0) AS double precision) AS outbox_age,
        COALESCE((SELECT max(e.position) FROM pgbus.events AS e), 0) AS log_head
 FROM pgbus.outbox AS o
@@ -65,7 +65,8 @@ WITH debts AS (
       AND (CAST(:since AS timestamptz) IS NULL OR e.logged_at >= :since)
       AND (CAST(:until AS timestamptz) IS NULL OR e.logged_at < :until)
       AND (CAST(:topic_regex AS text) IS NULL OR EXISTS (
-          SELECT FROM unnest(array_prepend(e.topic, e.ancestors)) AS n (name) WHERE n.name || '.' ~ :topic_regex))
+          SELECT FROM unnest(ARRAY[e.topic] || ARRAY(SELECT unnest(e.ancestors))) AS n (name)
+          WHERE n.name || '.' ~ :topic_regex))
       AND (CAST(:name_regex AS text) IS NULL OR e.topic ~ :name_regex)
       AND (CAST(:version_condition AS jsonpath) IS NULL OR jsonb_path_exists(
           jsonb_build_object('version', CASE WHEN e.headers ->> 'api_version' ~ '^[0-9]{1,9}$'
@@ -83,7 +84,7 @@ WITH debts AS (
                 AND e.position BETWEEN b.first AND b.last
                 AND (b.positions IS NULL OR e.position = ANY (b.positions))
                 AND (b.regexes IS NULL OR EXISTS (
-                    SELECT FROM unnest(array_prepend(e.topic, e.ancestors)) AS n (name)
+                    SELECT FROM unnest(ARRAY[e.topic] || ARRAY(SELECT unnest(e.ancestors))) AS n (name)
                     WHERE n.name || '.' ~ ANY (b.regexes))))))
 ), found AS (
     (SELECT m.* FROM matching AS m WHERE CAST(:newest_first AS boolean)
@@ -104,13 +105,13 @@ SELECT f.position, f.event_id, f.topic, f.ancestors, f.key, f.payload, f.headers
        COALESCE((
            SELECT jsonb_agg(jsonb_build_object(
                'listener_name', b.listener_name, 'state', b.state, 'attempt', b.attempt,
-               'available_at', b.available_at, 'worker', b.worker, 'last_error', b.last_error)
+               'available_at', pgbus.readable(b.available_at), 'worker', b.worker, 'last_error', b.last_error)
                ORDER BY b.listener_name)
            FROM debts AS b
            WHERE f.position BETWEEN b.first AND b.last
              AND (b.positions IS NULL OR f.position = ANY (b.positions))
              AND (b.regexes IS NULL OR EXISTS (
-                 SELECT FROM unnest(array_prepend(f.topic, f.ancestors)) AS n (name)
+                 SELECT FROM unnest(ARRAY[f.topic] || ARRAY(SELECT unnest(f.ancestors))) AS n (name)
                  WHERE n.name || '.' ~ ANY (b.regexes)))), '[]') AS owed,
        COALESCE((
            SELECT jsonb_agg(jsonb_build_object('listener_name', l.listener_name, 'dead_letter', x.id)
@@ -136,7 +137,7 @@ WHERE c.call_id = ANY (ARRAY(
       AND (CAST(:since AS timestamptz) IS NULL OR r.requested_at >= :since)
       AND (CAST(:until AS timestamptz) IS NULL OR r.requested_at < :until)
       AND (CAST(:condition AS jsonpath) IS NULL
-          OR jsonb_path_exists(CAST(r.arguments AS jsonb), :condition, CAST(:variables AS jsonb), true))
+          OR jsonb_path_exists(pgbus.searchable(r.arguments), :condition, CAST(:variables AS jsonb), true))
     ORDER BY r.call_id DESC
     LIMIT CAST(:limit AS bigint)))
 ORDER BY c.call_id DESC
@@ -167,7 +168,8 @@ WHERE (CAST(:ids AS bigint[]) IS NULL OR x.id = ANY (:ids))
   AND (CAST(:listener_name AS text) IS NULL OR l.listener_name = :listener_name)
   AND (CAST(:since AS timestamptz) IS NULL OR x.dead_at >= :since)
   AND (CAST(:topic_regex AS text) IS NULL OR EXISTS (
-      SELECT FROM unnest(array_prepend(e.topic, e.ancestors)) AS n (name) WHERE n.name || '.' ~ :topic_regex))
+      SELECT FROM unnest(ARRAY[e.topic] || ARRAY(SELECT unnest(e.ancestors))) AS n (name)
+      WHERE n.name || '.' ~ :topic_regex))
 ORDER BY x.id DESC
 LIMIT CAST(:limit AS bigint)
 

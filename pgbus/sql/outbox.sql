@@ -53,27 +53,14 @@ WITH given AS MATERIALIZED (
     ) WITH ORDINALITY AS g (event_id, topic, ancestors, key, payload, headers, deliver_at, delay, dedup_key, number)
 ), wanted AS MATERIALIZED (
     -- Within one call, the first event under a key stands for the others.
-    SELECT DISTINCT ON (g.dedup_key)
-           g.dedup_key, g.number, g.event_id,
-           statement_timestamp() + CAST(:dedup_ttl AS double precision) * INTERVAL '1 second' AS expires_at
+    SELECT DISTINCT ON (g.dedup_key) g.dedup_key, g.number, g.event_id
     FROM given AS g
     WHERE g.dedup_key IS NOT NULL
     ORDER BY g.dedup_key, g.number
-), holders AS (
-    -- A key that another open transaction has inserted makes us wait for that transaction's end, and then shows who
-    -- holds it. Sorted, so that two calls with several keys in common do not wait for each other.
-    INSERT INTO pgbus.dedup_keys AS held (dedup_key, event_id, expires_at)
-    SELECT w.dedup_key, w.event_id, w.expires_at
-    FROM wanted AS w
-    ORDER BY w.dedup_key
-    ON CONFLICT (dedup_key) DO UPDATE SET
-        -- An expired key is taken over. Otherwise `expires_at` stays, but must differ from ours, because that is how
-        -- `inserted` knows who has won: the ids do not tell, as a caller may try again under the same event_id.
-        event_id = CASE WHEN held.expires_at <= statement_timestamp() THEN excluded.event_id ELSE held.event_id END,
-        expires_at = CASE WHEN held.expires_at <= statement_timestamp() THEN excluded.expires_at
-                          WHEN held.expires_at = excluded.expires_at THEN held.expires_at + INTERVAL '1 microsecond'
-                          ELSE held.expires_at END
-    RETURNING held.dedup_key, held.event_id, held.expires_at
+), holders AS MATERIALIZED (
+    SELECT t.dedup_key, t.event_id, t.was_taken
+    FROM (SELECT array_agg(w.dedup_key) AS dedup_keys, array_agg(w.event_id) AS event_ids FROM wanted AS w) AS k
+    CROSS JOIN LATERAL pgbus.take_dedup_keys(k.dedup_keys, k.event_ids, CAST(:dedup_ttl AS double precision)) AS t
 ), inserted AS (
     INSERT INTO pgbus.outbox (event_id, topic, ancestors, key, payload, headers, deliver_at)
     SELECT g.event_id,
@@ -85,7 +72,7 @@ WITH given AS MATERIALIZED (
            COALESCE(g.deliver_at, clock_timestamp() + g.delay * INTERVAL '1 second')
     FROM given AS g
     LEFT JOIN wanted AS w ON w.number = g.number
-    LEFT JOIN holders AS h ON h.dedup_key = w.dedup_key AND h.expires_at = w.expires_at
+    LEFT JOIN holders AS h ON h.dedup_key = w.dedup_key AND h.was_taken
     WHERE g.dedup_key IS NULL OR h.dedup_key IS NOT NULL
     ORDER BY g.number
 )

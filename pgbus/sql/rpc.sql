@@ -34,7 +34,8 @@ WITH posted AS (
         CAST(:call_ids AS uuid[]), CAST(:procedures AS text[]), CAST(:arguments AS text[]),
         CAST(:timeouts AS double precision[])
     ) AS x (call_id, procedure, arguments, timeout)
-    ON CONFLICT (call_id) DO NOTHING
+    -- Of whatever column: to name one takes the right to read it.
+    ON CONFLICT DO NOTHING
 )
 SELECT pg_notify(CAST(:channel AS text), CAST(:payload AS text))
 
@@ -57,7 +58,9 @@ SET taken_at = clock_timestamp(), worker_id = CAST(:worker_id AS integer)
 FROM due AS d
 WHERE r.call_id = d.call_id
 RETURNING r.call_id, r.procedure, CAST(r.arguments AS text) AS arguments, r.caller,
-          CAST(extract(epoch FROM r.deadline - clock_timestamp()) AS double precision) AS seconds_left
+          -- Not subtracted from the clock before it is bounded: it may be infinity, where a constraint was off.
+          CAST(extract(epoch FROM LEAST(r.deadline, clock_timestamp() + INTERVAL '2 days') - clock_timestamp())
+               AS double precision) AS seconds_left
 
 -- name: answer_requests
 -- Write responses and tell the callers. A call that was given a response already keeps that one.
@@ -74,28 +77,18 @@ WITH answered AS (
 )
 SELECT pg_notify(n.channel, n.payload)
 FROM unnest(CAST(:channels AS text[]), CAST(:payloads AS text[])) AS n (channel, payload)
+-- A caller whose name is too long for a channel can listen to none.
+WHERE octet_length(n.channel) < 64
 
 -- name: fetch_responses
 -- The responses that there are to these calls.
 SELECT a.call_id, a.outcome, CAST(a.result AS text) AS result, a.error_type, a.error,
        CAST(a.error_arguments AS text) AS error_arguments, a.traceback, a.worker
-FROM pgbus.rpc_responses AS a
-WHERE a.call_id = ANY (CAST(:call_ids AS uuid[]))
+FROM pgbus.read_responses(CAST(:call_ids AS uuid[])) AS a
 
 -- name: fail_lost_calls
--- Of these calls, give up those in the hands of a worker that is dead. One that answered before it went has its response
--- in place, even if this statement's snapshot does not show it yet.
-WITH live AS MATERIALIZED (
-    SELECT w.id AS worker_id FROM pgbus.live_workers AS w
-)
-INSERT INTO pgbus.rpc_responses (call_id, outcome, error, worker)
-SELECT r.call_id, 'lost', 'the worker died before it answered', w.name
-FROM pgbus.rpc_requests AS r
-LEFT JOIN pgbus.workers AS w ON w.id = r.worker_id
-WHERE r.call_id = ANY (CAST(:call_ids AS uuid[]))
-  AND r.worker_id IS NOT NULL
-  AND NOT EXISTS (SELECT 1 FROM live AS l WHERE l.worker_id = r.worker_id)
-ON CONFLICT (call_id) DO NOTHING
+-- Of these calls, give up those in the hands of a worker that is dead.
+SELECT pgbus.fail_lost_calls(CAST(:call_ids AS uuid[]))
 
 -- name: fail_unknown_claims
 -- Give up requests that a worker took according to us, but not to itself: the answer to its claim was lost.
@@ -109,16 +102,8 @@ ON CONFLICT (call_id) DO NOTHING
 
 -- name: withdraw_requests
 -- Take requests off the queue that no server has taken yet; says which.
-WITH withdrawn AS (
-    UPDATE pgbus.rpc_requests AS r
-    SET taken_at = clock_timestamp()
-    WHERE r.call_id = ANY (CAST(:call_ids AS uuid[])) AND r.taken_at IS NULL
-    RETURNING r.call_id
-)
-INSERT INTO pgbus.rpc_responses (call_id, outcome, error)
-SELECT w.call_id, CAST(:outcome AS text), CAST(:error AS text) FROM withdrawn AS w
-ON CONFLICT (call_id) DO NOTHING
-RETURNING call_id
+SELECT w.call_id
+FROM pgbus.withdraw_calls(CAST(:call_ids AS uuid[]), CAST(:outcome AS text), CAST(:error AS text)) AS w (call_id)
 
 -- name: expire_requests
 -- Take requests off the queue whose deadline has passed.
@@ -140,19 +125,30 @@ SELECT count(*) AS calls FROM taken
 
 -- name: prune_calls
 -- Forget calls whose deadline passed longer than `retention` seconds ago. A call's id tells the time by its caller's
--- clock, which bounds the scan; the deadline, by ours, decides.
-WITH old AS (
+-- clock, which bounds the scan; the deadline, by ours, decides. An id that says a day from now is of a caller who makes
+-- other ids than UUIDv7, or has a wrong clock: those are looked at separately, or they would stay for ever.
+WITH bounds AS MATERIALIZED (
+    SELECT CAST(lpad(to_hex(CAST((extract(epoch FROM clock_timestamp()) - CAST(:retention AS double precision)) * 1000
+                                 AS bigint)), 12, '0') || '00000000000000000000' AS uuid) AS old,
+           CAST(lpad(to_hex(CAST((extract(epoch FROM clock_timestamp()) + 86400) * 1000 AS bigint)), 12, '0')
+                || '00000000000000000000' AS uuid) AS far
+), past AS MATERIALIZED (
+    (SELECT x.call_id
+     FROM pgbus.rpc_requests AS x
+     WHERE x.call_id < (SELECT b.old FROM bounds AS b)
+       AND x.deadline < clock_timestamp() - CAST(:retention AS double precision) * INTERVAL '1 second'
+     ORDER BY x.call_id
+     LIMIT CAST(:batch AS bigint))
+    UNION ALL
+    (SELECT x.call_id
+     FROM pgbus.rpc_requests AS x
+     WHERE x.call_id > (SELECT b.far FROM bounds AS b)
+       AND x.deadline < clock_timestamp() - CAST(:retention AS double precision) * INTERVAL '1 second'
+     ORDER BY x.call_id
+     LIMIT CAST(:batch AS bigint))
+), old AS (
     DELETE FROM pgbus.rpc_requests AS r
-    WHERE r.call_id IN (
-        SELECT x.call_id
-        FROM pgbus.rpc_requests AS x
-        WHERE x.call_id < CAST(
-                  lpad(to_hex(CAST((extract(epoch FROM clock_timestamp()) - CAST(:retention AS double precision)) * 1000
-                                   AS bigint)), 12, '0') || '00000000000000000000' AS uuid)
-          AND x.deadline < clock_timestamp() - CAST(:retention AS double precision) * INTERVAL '1 second'
-        ORDER BY x.call_id
-        LIMIT CAST(:batch AS bigint)
-    )
+    WHERE r.call_id = ANY (ARRAY(SELECT p.call_id FROM past AS p))
     RETURNING r.call_id
 ), answers AS (
     DELETE FROM pgbus.rpc_responses AS a USING old AS o WHERE a.call_id = o.call_id

@@ -97,13 +97,15 @@ SELECT (SELECT count(*) FROM numbered) AS moved,
        -- An xid that is higher than any given out before. A snapshot's xmax would not do: it is one more than the
        -- highest xid that has *ended*, and a publisher that still runs may well lie above that.
        CASE WHEN CAST(:wants_xid AS boolean) THEN CAST(CAST(pg_current_xact_id() AS text) AS bigint) END AS xid,
-       COALESCE(pg_sequence_last_value(CAST('pgbus.outbox_id_seq' AS regclass)), 0) AS last_id,
+       -- Read as a table, whose rights are checked: pg_sequence_last_value is NULL from PostgreSQL 18 on for who has none.
+       (SELECT CASE WHEN s.is_called THEN s.last_value ELSE 0 END FROM pgbus.outbox_id_seq AS s) AS last_id,
        CAST(extract(epoch FROM now()) AS double precision) AS looked_at,
        (SELECT CAST(extract(epoch FROM min(o.deliver_at) - now()) AS double precision)
         FROM pgbus.outbox AS o
-        WHERE o.deliver_at > now()) AS next_due,
+        WHERE o.deliver_at > now() AND o.deliver_at < 'infinity') AS next_due,
        w.handed_ids, w.handed_to,
-       n.position, n.event_id, n.topic, n.ancestors, n.key, n.payload, n.headers, n.published_at, n.deliver_at
+       n.position, n.event_id, n.topic, n.ancestors, n.key, n.payload, n.headers,
+       pgbus.readable(n.published_at) AS published_at, pgbus.readable(n.deliver_at) AS deliver_at
 FROM woken AS w
 LEFT JOIN numbered AS n ON w.handed_ids IS NOT NULL
 

@@ -1,5 +1,8 @@
 CREATE SCHEMA pgbus;
 
+CREATE DOMAIN pgbus.instant AS timestamp with time zone
+	CONSTRAINT instant_is_in_years_1_to_9999 CHECK (((VALUE >= to_timestamp(('-62135596800'::bigint)::double precision)) AND (VALUE < to_timestamp(('253402300800'::bigint)::double precision))));
+
 CREATE FUNCTION pgbus.drop_partition(partition_number integer) RETURNS boolean
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -39,6 +42,22 @@ BEGIN
     EXECUTE format('ALTER TABLE pgbus.history DETACH PARTITION pgbus.history_p%s', partition_number);
     EXECUTE format('DROP TABLE pgbus.events_p%s, pgbus.history_p%s', partition_number, partition_number);
     RETURN true;
+END
+$$;
+
+CREATE FUNCTION pgbus.fail_lost_calls(call_ids uuid[]) RETURNS void
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+BEGIN
+    INSERT INTO pgbus.rpc_responses (call_id, outcome, error, worker)
+    SELECT r.call_id, 'lost', 'the worker died before it answered', w.name
+    FROM pgbus.rpc_requests AS r
+    LEFT JOIN pgbus.workers AS w ON w.id = r.worker_id
+    WHERE r.call_id = ANY (call_ids)
+      AND r.worker_id IS NOT NULL
+      AND r.worker_id <> ALL (ARRAY(SELECT l.id FROM pgbus.live_workers AS l))
+    ON CONFLICT DO NOTHING;
 END
 $$;
 
@@ -86,6 +105,75 @@ BEGIN
 END
 $$;
 
+CREATE TABLE pgbus.rpc_responses (
+    call_id uuid NOT NULL,
+    outcome text NOT NULL,
+    result json,
+    error_type text,
+    error text,
+    error_arguments json,
+    traceback text,
+    worker text,
+    responded_at pgbus.instant DEFAULT clock_timestamp() NOT NULL,
+    CONSTRAINT rpc_responses_answer_is_whole CHECK ((((outcome = 'answered'::text) = (result IS NOT NULL)) AND ((outcome = 'answered'::text) = (error IS NULL)))),
+    CONSTRAINT rpc_responses_error_is_whole CHECK ((((outcome = 'failed'::text) = (error_type IS NOT NULL)) AND ((outcome = 'failed'::text) OR (error_arguments IS NULL)))),
+    CONSTRAINT rpc_responses_outcome_is_known CHECK ((outcome = ANY (ARRAY['answered'::text, 'failed'::text, 'refused'::text, 'invalid'::text, 'expired'::text, 'cancelled'::text, 'lost'::text, 'unserved'::text])))
+)
+WITH (autovacuum_vacuum_scale_factor='0', autovacuum_vacuum_threshold='5000', autovacuum_vacuum_insert_scale_factor='0', autovacuum_vacuum_insert_threshold='100000', autovacuum_analyze_scale_factor='0', autovacuum_analyze_threshold='100000', autovacuum_vacuum_cost_delay='0');
+
+CREATE FUNCTION pgbus.read_responses(call_ids uuid[]) RETURNS SETOF pgbus.rpc_responses
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+BEGIN
+    RETURN QUERY SELECT a.* FROM pgbus.rpc_responses AS a WHERE a.call_id = ANY (call_ids);
+END
+$$;
+
+CREATE FUNCTION pgbus.readable(instant timestamp with time zone) RETURNS timestamp with time zone
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    AS $$
+    SELECT CASE WHEN instant >= to_timestamp(-62135596800) AND instant < to_timestamp(253402300800) THEN instant END
+$$;
+
+CREATE FUNCTION pgbus.searchable(document json) RETURNS jsonb
+    LANGUAGE plpgsql STABLE
+    AS $$
+BEGIN
+    RETURN CAST(document AS jsonb);
+EXCEPTION WHEN data_exception OR program_limit_exceeded THEN
+    RETURN NULL;
+END
+$$;
+
+CREATE FUNCTION pgbus.take_dedup_keys(dedup_keys text[], event_ids uuid[], ttl double precision, OUT dedup_key text, OUT event_id uuid, OUT was_taken boolean) RETURNS SETOF record
+    LANGUAGE sql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    WITH wanted AS MATERIALIZED (
+        SELECT w.dedup_key, w.event_id, statement_timestamp() + ttl * INTERVAL '1 second' AS expires_at
+        FROM unnest(dedup_keys, event_ids) AS w (dedup_key, event_id)
+    ), holders AS (
+        -- A key that another open transaction has inserted makes us wait for that transaction's end, and then shows who
+        -- holds it. Sorted, so that two calls with several keys in common do not wait for each other.
+        INSERT INTO pgbus.dedup_keys AS held (dedup_key, event_id, expires_at)
+        SELECT w.dedup_key, w.event_id, w.expires_at
+        FROM wanted AS w
+        ORDER BY w.dedup_key
+        ON CONFLICT ON CONSTRAINT dedup_keys_pkey DO UPDATE SET
+            -- An expired key is taken over. Otherwise `expires_at` stays, but must differ from ours, because that is how
+            -- `was_taken` knows who has won: the ids do not tell, as a caller may try again under the same event_id.
+            event_id = CASE WHEN held.expires_at <= statement_timestamp() THEN excluded.event_id ELSE held.event_id END,
+            expires_at = CASE WHEN held.expires_at <= statement_timestamp() THEN excluded.expires_at
+                              WHEN held.expires_at = excluded.expires_at THEN held.expires_at + INTERVAL '1 microsecond'
+                              ELSE held.expires_at END
+        RETURNING held.dedup_key, held.event_id, held.expires_at
+    )
+    SELECT h.dedup_key, h.event_id, h.expires_at = w.expires_at
+    FROM holders AS h
+    JOIN wanted AS w ON w.dedup_key = h.dedup_key
+$$;
+
 CREATE FUNCTION pgbus.uuid7() RETURNS uuid
     LANGUAGE sql PARALLEL SAFE
     AS $$
@@ -98,6 +186,25 @@ CREATE FUNCTION pgbus.uuid7() RETURNS uuid
                 52, 1),
             53, 1),
         'hex')::uuid
+$$;
+
+CREATE FUNCTION pgbus.withdraw_calls(call_ids uuid[], ending text, reason text) RETURNS SETOF uuid
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+BEGIN
+    RETURN QUERY
+    WITH withdrawn AS (
+        UPDATE pgbus.rpc_requests AS r
+        SET taken_at = clock_timestamp()
+        WHERE r.call_id = ANY (call_ids) AND r.taken_at IS NULL
+        RETURNING r.call_id
+    )
+    INSERT INTO pgbus.rpc_responses AS a (call_id, outcome, error)
+    SELECT w.call_id, ending, reason FROM withdrawn AS w
+    ON CONFLICT DO NOTHING
+    RETURNING a.call_id;
+END
 $$;
 
 CREATE TABLE pgbus.alembic_version (
@@ -182,7 +289,7 @@ ALTER TABLE pgbus.dead_letters ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY 
 CREATE TABLE pgbus.dedup_keys (
     dedup_key text NOT NULL,
     event_id uuid NOT NULL,
-    expires_at timestamp with time zone NOT NULL,
+    expires_at pgbus.instant NOT NULL,
     CONSTRAINT dedup_keys_key_is_short CHECK (((length(dedup_key) >= 1) AND (length(dedup_key) <= 255)))
 );
 
@@ -368,9 +475,10 @@ CREATE TABLE pgbus.outbox (
     key text,
     payload jsonb DEFAULT '{}'::jsonb NOT NULL,
     headers jsonb,
-    published_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
-    deliver_at timestamp with time zone,
-    CONSTRAINT outbox_headers_is_object CHECK ((jsonb_typeof(headers) = 'object'::text)),
+    published_at pgbus.instant DEFAULT clock_timestamp() NOT NULL,
+    deliver_at pgbus.instant,
+    CONSTRAINT outbox_ancestors_is_list CHECK (((array_ndims(ancestors) = 1) AND (array_position(ancestors, NULL::text) IS NULL))),
+    CONSTRAINT outbox_headers_are_strings CHECK (((jsonb_typeof(headers) = 'object'::text) AND (NOT jsonb_path_exists(headers, 'strict $.*?(@.type() != "string")'::jsonpath, '{}'::jsonb, true)))),
     CONSTRAINT outbox_key_is_short CHECK (((length(key) >= 1) AND (length(key) <= 255))),
     CONSTRAINT outbox_topic_is_dotted_words CHECK (((topic ~ '^[A-Za-z0-9_-]+([.][A-Za-z0-9_-]+)*$'::text) AND (length(topic) <= 255)))
 )
@@ -421,28 +529,15 @@ CREATE TABLE pgbus.rpc_requests (
     arguments json NOT NULL,
     caller text NOT NULL,
     caller_name text NOT NULL,
-    requested_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
-    deadline timestamp with time zone NOT NULL,
-    taken_at timestamp with time zone,
+    requested_at pgbus.instant DEFAULT clock_timestamp() NOT NULL,
+    deadline pgbus.instant NOT NULL,
+    taken_at pgbus.instant,
     worker_id integer,
+    CONSTRAINT rpc_requests_caller_ends_a_channel CHECK ((caller ~ '^[A-Za-z0-9_-]{1,16}$'::text)),
+    CONSTRAINT rpc_requests_caller_name_is_short CHECK ((length(caller_name) <= 255)),
+    CONSTRAINT rpc_requests_deadline_is_near CHECK ((((deadline)::timestamp with time zone - (requested_at)::timestamp with time zone) <= '2 days'::interval)),
     CONSTRAINT rpc_requests_procedure_is_short CHECK (((length(procedure) >= 1) AND (length(procedure) <= 255))),
     CONSTRAINT rpc_requests_worker_took_it CHECK (((worker_id IS NULL) OR (taken_at IS NOT NULL)))
-)
-WITH (autovacuum_vacuum_scale_factor='0', autovacuum_vacuum_threshold='5000', autovacuum_vacuum_insert_scale_factor='0', autovacuum_vacuum_insert_threshold='100000', autovacuum_analyze_scale_factor='0', autovacuum_analyze_threshold='100000', autovacuum_vacuum_cost_delay='0');
-
-CREATE TABLE pgbus.rpc_responses (
-    call_id uuid NOT NULL,
-    outcome text NOT NULL,
-    result json,
-    error_type text,
-    error text,
-    error_arguments json,
-    traceback text,
-    worker text,
-    responded_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
-    CONSTRAINT rpc_responses_answer_is_whole CHECK ((((outcome = 'answered'::text) = (result IS NOT NULL)) AND ((outcome = 'answered'::text) = (error IS NULL)))),
-    CONSTRAINT rpc_responses_error_is_whole CHECK ((((outcome = 'failed'::text) = (error_type IS NOT NULL)) AND ((outcome = 'failed'::text) OR (error_arguments IS NULL)))),
-    CONSTRAINT rpc_responses_outcome_is_known CHECK ((outcome = ANY (ARRAY['answered'::text, 'failed'::text, 'refused'::text, 'invalid'::text, 'expired'::text, 'cancelled'::text, 'lost'::text, 'unserved'::text])))
 )
 WITH (autovacuum_vacuum_scale_factor='0', autovacuum_vacuum_threshold='5000', autovacuum_vacuum_insert_scale_factor='0', autovacuum_vacuum_insert_threshold='100000', autovacuum_analyze_scale_factor='0', autovacuum_analyze_threshold='100000', autovacuum_vacuum_cost_delay='0');
 
@@ -454,14 +549,14 @@ CREATE VIEW pgbus.rpc_calls AS
     r.requested_at,
     r.deadline,
         CASE
-            WHEN (r.worker_id IS NOT NULL) THEN r.taken_at
+            WHEN (r.worker_id IS NOT NULL) THEN (r.taken_at)::timestamp with time zone
             ELSE NULL::timestamp with time zone
         END AS started_at,
     COALESCE(a.worker, w.name) AS worker,
         CASE
             WHEN (a.call_id IS NOT NULL) THEN a.outcome
-            WHEN ((r.deadline > clock_timestamp()) AND (r.worker_id IS NOT NULL)) THEN 'running'::text
-            WHEN (r.deadline > clock_timestamp()) THEN 'waiting'::text
+            WHEN (((r.deadline)::timestamp with time zone > clock_timestamp()) AND (r.worker_id IS NOT NULL)) THEN 'running'::text
+            WHEN ((r.deadline)::timestamp with time zone > clock_timestamp()) THEN 'waiting'::text
             WHEN (r.worker_id IS NOT NULL) THEN 'lost'::text
             ELSE 'expired'::text
         END AS state,
@@ -471,7 +566,7 @@ CREATE VIEW pgbus.rpc_calls AS
     a.traceback,
     a.responded_at,
         CASE
-            WHEN (r.worker_id IS NOT NULL) THEN (EXTRACT(epoch FROM (a.responded_at - r.taken_at)))::double precision
+            WHEN (r.worker_id IS NOT NULL) THEN (EXTRACT(epoch FROM ((a.responded_at)::timestamp with time zone - (r.taken_at)::timestamp with time zone)))::double precision
             ELSE NULL::double precision
         END AS duration
    FROM ((pgbus.rpc_requests r
@@ -573,18 +668,18 @@ CREATE TABLE pgbus.schemas (
     version integer NOT NULL,
     schema jsonb NOT NULL,
     hash text NOT NULL,
-    first_seen_at timestamp with time zone DEFAULT now() NOT NULL,
-    published_at timestamp with time zone DEFAULT now() NOT NULL,
-    last_seen_at timestamp with time zone DEFAULT now() NOT NULL,
+    first_seen_at pgbus.instant DEFAULT now() NOT NULL,
+    published_at pgbus.instant DEFAULT now() NOT NULL,
+    last_seen_at pgbus.instant DEFAULT now() NOT NULL,
     CONSTRAINT schemas_kind_is_known CHECK ((kind = ANY (ARRAY['event'::text, 'procedure'::text, 'listener'::text]))),
     CONSTRAINT schemas_name_is_short CHECK (((length(name) >= 1) AND (length(name) <= 255))),
-    CONSTRAINT schemas_schema_is_whole CHECK (
+    CONSTRAINT schemas_schema_is_whole CHECK ((
 CASE kind
-    WHEN 'event'::text THEN (schema ? 'parameters'::text)
-    WHEN 'procedure'::text THEN (schema ?& ARRAY['parameters'::text, 'response'::text])
-    ELSE (schema ? 'events'::text)
-END),
-    CONSTRAINT schemas_seen_in_order CHECK (((first_seen_at <= published_at) AND (published_at <= last_seen_at))),
+    WHEN 'event'::text THEN (jsonb_typeof((schema -> 'parameters'::text)) = ANY (ARRAY['object'::text, 'boolean'::text]))
+    WHEN 'procedure'::text THEN ((jsonb_typeof((schema -> 'parameters'::text)) = ANY (ARRAY['object'::text, 'boolean'::text])) AND (jsonb_typeof((schema -> 'response'::text)) = ANY (ARRAY['object'::text, 'boolean'::text])))
+    ELSE (jsonb_typeof((schema -> 'events'::text)) = 'object'::text)
+END IS TRUE)),
+    CONSTRAINT schemas_seen_in_order CHECK ((((first_seen_at)::timestamp with time zone <= (published_at)::timestamp with time zone) AND ((published_at)::timestamp with time zone <= (last_seen_at)::timestamp with time zone))),
     CONSTRAINT schemas_version_is_positive CHECK ((version > 0))
 );
 

@@ -24,6 +24,16 @@ VIEWS = (
     "timetable", "schedule_history",
 )  # fmt: skip
 SIZE = 1_000_000_000
+# What the commands run that show and change nothing.
+READING = (
+    "describe_bus", "list_workers", "list_listeners", "find_events", "find_calls", "read_log_head", "find_position_at",
+    "match_dead_letters", "read_dead_letters", "list_listener_names", "load_schemas", "list_schemas", "list_schedules",
+    "list_schedule_runs",
+)  # fmt: skip
+READ = (
+    "outbox", "events", "history", "listeners", "subscriptions", "dead_letters", "workers", "rpc_requests", "schemas",
+    "alembic_version",
+)  # fmt: skip
 
 
 @pytest.fixture
@@ -149,7 +159,15 @@ async def test_a_publisher_reads_and_changes_nothing(bus: Bus) -> None:
         "SELECT * FROM pgbus.events",
         "SELECT * FROM pgbus.event_history",
         "SELECT * FROM pgbus.scheduled",
+        "INSERT INTO pgbus.outbox (id, topic) OVERRIDING SYSTEM VALUE VALUES (1, 'a')",
+        "INSERT INTO pgbus.outbox (topic, published_at) VALUES ('a', now())",
+        "SELECT * FROM pgbus.dedup_keys",
+        "INSERT INTO pgbus.dedup_keys VALUES ('k', pgbus.uuid7(), now())",
+        "UPDATE pgbus.dedup_keys SET expires_at = now()",
         "DELETE FROM pgbus.dedup_keys",
+        "UPDATE pgbus.schemas SET schema = '{}'",
+        "INSERT INTO pgbus.schemas (kind, name, version, schema, hash, published_at) "
+        "VALUES ('event', 'a', 1, '{\"parameters\": {}}', '', now())",
         "SELECT nextval('pgbus.wake_slots')",
         "SELECT pgbus.open_partition(1)",
         "SELECT pgbus.drop_partition(0)",
@@ -158,11 +176,20 @@ async def test_a_publisher_reads_and_changes_nothing(bus: Bus) -> None:
     ]
     assert await bus.refused(publisher, refused) == refused
     assert {name: verbs for name, verbs in (await bus.privileges("publisher")).items() if verbs} == {
-        "outbox": ("INSERT",),
-        "dedup_keys": ("SELECT", "INSERT", "UPDATE"),
         "alembic_version": ("SELECT",),
-        "schemas": ("SELECT", "INSERT", "UPDATE"),
+        "schemas": ("SELECT",),
     }
+
+
+async def test_a_publisher_does_not_end_the_dedup_key_of_another(bus: Bus) -> None:
+    publisher = await bus.member("publisher")
+    take = bus.text("SELECT event_id, was_taken FROM pgbus.take_dedup_keys(ARRAY['order 17'], ARRAY[$1::uuid], $2)")
+    first = await publisher.fetchrow(take, uuid.uuid4(), 60.0)
+    assert first["was_taken"]
+    second = await publisher.fetchrow(take, uuid.uuid4(), 0.0)
+    assert tuple(second) == (first["event_id"], False)
+    third = await publisher.fetchrow(take, uuid.uuid4(), 60.0)
+    assert tuple(third) == (first["event_id"], False)
 
 
 async def test_a_publisher_wakes_a_sleeping_leader(bus: Bus) -> None:
@@ -252,6 +279,10 @@ async def test_a_caller_sees_no_arguments_and_writes_no_result(bus: Bus) -> None
     caller = await bus.member("caller")
     refused = [
         "SELECT arguments FROM pgbus.rpc_requests",
+        "SELECT call_id FROM pgbus.rpc_requests",
+        "UPDATE pgbus.rpc_requests SET taken_at = now()",
+        "SELECT * FROM pgbus.rpc_responses",
+        "INSERT INTO pgbus.rpc_responses (call_id, outcome, error) VALUES (pgbus.uuid7(), 'lost', '')",
         "SELECT * FROM pgbus.rpc_calls",
         "UPDATE pgbus.rpc_requests SET arguments = '{}'",
         "DELETE FROM pgbus.rpc_requests",
@@ -267,7 +298,7 @@ async def test_a_caller_sees_no_arguments_and_writes_no_result(bus: Bus) -> None
     ]
     assert await bus.refused(caller, refused) == refused
     assert {name: verbs for name, verbs in (await bus.privileges("caller")).items() if verbs} == {
-        **dict.fromkeys(("rpc_responses", "rpc_servers", "live_workers", "schemas", "alembic_version"), ("SELECT",))
+        **dict.fromkeys(("rpc_servers", "live_workers", "schemas", "alembic_version"), ("SELECT",))
     }
 
 
@@ -315,6 +346,7 @@ async def test_a_worker_runs_the_bus(bus: Bus) -> None:
             ),
         ),
         ("worker", tuple(sql.load())),
+        ("reader", READING),
         ("admin", tuple(sql.load())),
     ],
 )
@@ -353,22 +385,23 @@ async def test_a_worker_reaches_every_table(bus: Bus) -> None:
     assert privileges == {name: less.get(name, VERBS) for name in privileges}
 
 
-async def test_a_reader_reads_the_views_and_nothing_else(bus: Bus) -> None:
+async def test_a_reader_reads_the_views_and_what_commands_show(bus: Bus) -> None:
     reader = await bus.member("reader")
     views = [f"SELECT * FROM pgbus.{view}" for view in VIEWS]
     assert await bus.refused(reader, views) == []
     refused = [
-        "SELECT * FROM pgbus.events",
-        "SELECT * FROM pgbus.deliveries",
-        "SELECT * FROM pgbus.outbox",
+        "SELECT claim_token FROM pgbus.deliveries",
+        "SELECT * FROM pgbus.dedup_keys",
+        "SELECT * FROM pgbus.rpc_responses",
         "INSERT INTO pgbus.outbox (topic) VALUES ('a')",
         "DELETE FROM pgbus.scheduled",
         "SELECT pgbus.open_partition(1)",
         "SELECT pgbus.drop_partition(0)",
+        "SELECT * FROM pgbus.read_responses('{}')",
     ]
     assert await bus.refused(reader, refused) == refused
     privileges = await bus.privileges("reader")
-    assert privileges == {name: ("SELECT",) if name in VIEWS else () for name in privileges}
+    assert privileges == {name: ("SELECT",) if name in (*VIEWS, *READ) else () for name in privileges}
 
 
 async def test_an_admin_does_everything_but_alter_the_tables(bus: Bus) -> None:
