@@ -101,7 +101,7 @@ def prepare(
     name = _topic(kind) if topic is None else _check_topic(topic)
     payload = codec.encode(event, limit=limits.max_payload)
     if check := _checker(kind, name, limits):
-        check(payload)
+        check(payload, event)
     return OutboxRow(
         event_id=_new_event_id() if event_id is None else _check_event_id(event_id),
         topic=name,
@@ -126,7 +126,7 @@ def prepare_many(events: Iterable[object], *, topic: str | None = None, limits: 
     kind: Any = None
     name = ""
     ancestors: tuple[str, ...] = ()  # of the last kind: events in bulk are mostly of one
-    check: Callable[[str], None] | None = None
+    check: Callable[[str, object], None] | None = None
     for event in events:
         if type(event) is not kind:
             kind = type(event)
@@ -134,7 +134,7 @@ def prepare_many(events: Iterable[object], *, topic: str | None = None, limits: 
             check = _checker(kind, name, limits)
         payload = encode(event, limit=max_payload)
         if check:
-            check(payload)
+            check(payload, event)
         rows.append(OutboxRow(event_id=_new_event_id(), topic=name, payload=payload, ancestors=ancestors))
     return rows
 
@@ -159,7 +159,7 @@ def revise(row: OutboxRow, message: OpenEvent, *, limits: Limits) -> OutboxRow:
     return msgspec.structs.replace(row, payload=payload, headers=headers, key=key)
 
 
-def _checker(kind: type, topic: str, limits: Limits) -> Callable[[str], None] | None:
+def _checker(kind: type, topic: str, limits: Limits) -> Callable[[str, object], None] | None:
     check = codec.checker(kind)
     return check if check and limits.is_checked(topic.rpartition(".")[0]) else None
 

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -25,8 +26,9 @@ from pgbus.errors import (
 from pgbus.handlers import Handler, describe, is_async, resolved_signature
 from pgbus.topics import check_topic
 from pgbus.values.annotations import EMPTY, bare, declared_type
-from pgbus.values.casting import cast_if_it_fits, caster, explain, parser
-from pgbus.values.codec import decoder, misfit
+from pgbus.values.casting import cast_if_it_fits, cast_part, caster, explain, parser, step_to
+from pgbus.values.codec import check_readable, decoder, keeper, misfit
+from pgbus.values.losses import LostError
 from pgbus.watched import Watched, is_chosen
 
 
@@ -105,6 +107,7 @@ class Arguments:
         )
         self._parse = parser(struct)
         self._casts = {one.name: caster(declared_type(one), strict=False) for one in named}
+        self._keepers = {one.name: check for one in named if (check := keeper(declared_type(one)))}
 
     def __call__(self, text: str) -> dict[str, Any]:
         """The arguments as the function gets them; raises InvalidArguments."""
@@ -113,14 +116,18 @@ class Arguments:
         values = self._parsed(text)
         return self._by_name(values, text) if self._settings.cast_values else _plain(text)
 
-    def check(self, text: str) -> None:
+    def check(self, text: str, given: Mapping[str, object]) -> None:
         """Raise InvalidArguments for what the caller is about to send, unless that is not to be checked."""
         if self._settings.validate_outgoing:
-            self._parsed(text)
+            self._parsed(text, given)
 
-    def _parsed(self, text: str) -> Any:
+    def _parsed(self, text: str, given: Mapping[str, object] | None = None) -> Any:
         try:
-            return self._parse(text)
+            values = self._parse(text)
+            for name, value in (given or {}).items():
+                if name in self._keepers:
+                    cast_part(partial(self._keepers[name], value), step_to(name), getattr(values, name))
+            return values
         except Exception as error:  # constructors and validators run code of other people
             refused = InvalidArguments(
                 f"the arguments do not fit {self._procedure}: {misfit(error)}", procedure=self._procedure
@@ -178,18 +185,27 @@ class Result:
         """What the function is annotated to return."""
         try:
             self._decode = None if bare(self.type) is Any else decoder(self.type)
+            self._keeper = keeper(self.type) if self._decode else None
+            check_readable(self.type)
+        except LostError as error:
+            raise ConfigurationError(
+                f"procedure {procedure!r} returns what its caller could not read: "
+                f"{self.type!r}{error.place}: {error.reason}"
+            ) from None
         except ConfigurationError as error:
             raise ConfigurationError(
                 f"procedure {procedure!r} returns {annotation!r}, which nothing can be decoded into: {error.__cause__}"
             ) from error
 
-    def __call__(self, text: str) -> None:
+    def __call__(self, text: str, value: object) -> None:
         """Raises InvalidResult for a result that does not fit, unless that is not to be checked."""
         if self._decode is None or not self._is_checked:
             return
         try:
-            self._decode(text)
-        except UnhandledEventError as error:
+            read = self._decode(text)
+            if self._keeper:
+                self._keeper(value, read)
+        except (UnhandledEventError, LostError) as error:
             raise InvalidResult(
                 f"{self._procedure} returned what does not fit its annotation: {misfit(error.__cause__ or error)}",
                 procedure=self._procedure,

@@ -25,7 +25,8 @@ from pgbus.errors import (
 from pgbus.topics import check_topic
 from pgbus.values.annotations import EMPTY, declared_type, members_of
 from pgbus.values.casting import explain
-from pgbus.values.codec import decoder, encode
+from pgbus.values.codec import check_readable, decoder, encode, keeper
+from pgbus.values.losses import LostError
 
 # What `fire` and `call` take for themselves.
 OPTION_NAMES = frozenset({"bus_options", "using"})
@@ -47,7 +48,7 @@ class Parameter:
     cannot be sent or is not of the type.
     """
 
-    __slots__ = ("_decode", "_sent_default", "annotation", "default", "name")
+    __slots__ = ("_decode", "_keeper", "_sent_default", "annotation", "default", "name")
 
     def __init__(self, name: str, annotation: Any = EMPTY, *, default: Any = EMPTY) -> None:
         if not str(name).isidentifier() or keyword.iskeyword(name):
@@ -58,6 +59,7 @@ class Parameter:
         self.annotation = annotation
         self.default = None if default is EMPTY and type(None) in members_of(annotation) else default
         self._decode = _decoder(name, declared_type(self))
+        self._keeper = keeper(declared_type(self)) if self._decode else None
         self._sent_default = None if self.is_required else self._checked_default()
 
     @property
@@ -73,15 +75,17 @@ class Parameter:
     def check(self, value: object) -> None:
         """Raise InvalidEventArguments for a value that is not of the type, DeformError for one that cannot be sent."""
         if self._decode is not None and not (type(value) is self.annotation and type(value) in _PLAIN):
-            self.check_sent(encode(value, limit=_NO_LIMIT, field=self.name))
+            self.check_sent(encode(value, limit=_NO_LIMIT, field=self.name), value)
 
-    def check_sent(self, text: str) -> None:
-        """`check` for the JSON text that the value is in an event."""
+    def check_sent(self, text: str, value: object = EMPTY) -> None:
+        """`check` for the JSON text that the value is in an event; without the value, for its type alone."""
         if self._decode is None:
             return
         try:
-            self._decode(text)
-        except UnhandledEventError as error:
+            read = self._decode(text)
+            if self._keeper and value is not EMPTY:
+                self._keeper(value, read)
+        except (UnhandledEventError, LostError) as error:
             reason, place = explain(error.__cause__ or error)
             raise InvalidEventArguments(self.name, reason, place=place) from error
 
@@ -106,7 +110,11 @@ def _decoder(name: str, annotation: Any) -> Callable[[str], Any] | None:
     if annotation is Any:
         return None
     try:
+        check_readable(annotation)
         return decoder(annotation)
+    except LostError as error:
+        place = f"{name}{error.place}"
+        raise InvalidApiEventConfiguration(f"parameter {name!r}: `{place}`: {error.reason}") from None
     except ConfigurationError as error:
         raise InvalidApiEventConfiguration(f"parameter {name!r}: {error}") from error
 

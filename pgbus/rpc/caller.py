@@ -121,7 +121,7 @@ class Caller:
             raise ConfigurationError(f"{procedure}: timeout is seconds, more than 0 and at most {MAX_TIMEOUT:g}")
         text = encode_arguments(procedure, arguments, limit=self._config.rpc_max_payload)
         if declared:
-            declared.decode.check(text)
+            declared.decode.check(text, arguments)
         return receive(await self._call(procedure, text, timeout=timeout, wait=wait, call_id=call_id or uuid7()))
 
     async def _call(self, procedure: str, arguments: str, *, timeout: float | None, wait: bool, call_id: UUID) -> str:

@@ -347,7 +347,7 @@ class Server:
             raise InvalidResult(
                 f"{procedure.name} returned what cannot be sent: {error.reason}", procedure=procedure.name
             ) from error
-        procedure.check(text)
+        procedure.check(text, value)
         return text
 
     def _release(self, desk: Desk) -> None:

@@ -234,7 +234,7 @@ class MockedCaller(Caller):
             raise self._error(procedure, answer)
         result = encode(answer.result, limit=self._config.rpc_max_payload)
         if declared:
-            declared.check(result)
+            declared.check(result, answer.result)
         return result
 
     def _error(self, procedure: str, answer: Answer) -> Exception:

@@ -130,6 +130,15 @@ def is_pydantic(cls: object) -> bool:
     return isinstance(cls, type) and hasattr(cls, "model_validate_json")
 
 
+def field_names(cls: Any) -> list[str]:
+    """The names of the fields of a Struct, dataclass or attrs class, without a look at their annotations."""
+    if issubclass(cls, msgspec.Struct):
+        return list(cls.__struct_fields__)
+    if dataclasses.is_dataclass(cls):
+        return [field.name for field in dataclasses.fields(cls)]
+    return [attribute.name for attribute in getattr(cls, "__attrs_attrs__", ())]
+
+
 def kind_of(cls: type) -> Kind | None:
     """What kind of class with fields it is, if any."""
     if is_named_tuple(cls):

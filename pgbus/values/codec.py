@@ -30,9 +30,11 @@ from pgbus.errors import (
     UnhandledEventError,
 )
 from pgbus.topics import check_topic
-from pgbus.values.annotations import is_named_tuple, is_pydantic
-from pgbus.values.casting import explain, parser, step_to
+from pgbus.values.annotations import field_names, is_named_tuple, is_pydantic
+from pgbus.values.casting import classes_in, explain, parser, step_to
 from pgbus.values.forms import in_form
+from pgbus.values.losses import LostError, check_init, check_kept, may_lose
+from pgbus.values.models import check_model, contents, dump
 
 T = TypeVar("T")
 
@@ -46,6 +48,7 @@ _LOOKS_NAIVE = re.compile(r'T\d\d:\d\d:\d\d(?:\.\d+)?"', re.ASCII)
 # An even number of backslashes before it are escaped backslashes.
 _NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 # A 64-bit float in MessagePack whose exponent is all ones: NaN or an infinity.
+_NOT_FINITE = "is NaN or infinite, which JSON cannot say; publish None or a text"
 _PACKED_NOT_FINITE = re.compile(rb"\xcb[\x7f\xff][\xf0-\xff]")
 
 
@@ -56,7 +59,8 @@ def event(topic: str) -> Callable[[type[T]], type[T]]:
     """Class decorator: publish instances of the class under `topic`.
 
     Takes dataclasses, msgspec Structs, attrs classes and pydantic models. A subclass needs a topic of its own; its
-    events also reach the listeners of its parents. Raises ConfigurationError for what is no topic, or no such class.
+    events also reach the listeners of its parents. Raises ConfigurationError for what is no topic, or no such class,
+    and for a class that could not read what is written of it, as far as that can be told by its definition.
     """
     if not isinstance(topic, str):
         raise ConfigurationError('@event takes a topic: @event("orders.placed")')
@@ -71,6 +75,10 @@ def event(topic: str) -> Callable[[type[T]], type[T]]:
                 f"@event({topic!r}): {cls!r} is not a dataclass, Struct, attrs class or pydantic model; "
                 "if a decorator makes it one, write @event above that decorator"
             )
+        try:
+            check_readable(cls)
+        except LostError as error:
+            raise ConfigurationError(f"@event({topic!r}): {cls.__qualname__}{error.place}: {error.reason}") from None
         setattr(cls, _TOPIC_ATTRIBUTE, topic)
         _event_classes[topic] = cls
         return cls
@@ -114,8 +122,9 @@ def encode(value: object, *, limit: int, field: str = "payload") -> str:
     Takes what msgspec does (dataclasses, Structs, attrs classes, TypedDicts, dicts, lists, sets, UUIDs, dates, ...;
     sets become arrays), named tuples as objects, pydantic models, subclasses of str, int, float and datetime, complex
     numbers, and whatever has a `__to_bus__`.
-    Raises DeformError, with `field` and the way to the culprit, for anything else, and for NaN and infinities, NUL
-    characters, lone surrogates and datetimes without a time zone; and InvalidEventError for what is too large.
+    Raises DeformError, with `field` and the way to the culprit, for anything else, for NaN and infinities, NUL
+    characters, lone surrogates and datetimes without a time zone, and for a pydantic model that its class could not
+    read back; and InvalidEventError for what is too large.
     """
     try:
         formed = in_form(value)
@@ -127,7 +136,7 @@ def encode(value: object, *, limit: int, field: str = "payload") -> str:
         raise InvalidEventError(field, f"{len(encoded)} bytes of JSON are too many; the limit is {limit} bytes")
     text = encoded.decode()
     if "null" in text and _may_hold_nan(value):
-        _refuse(value, field, _is_not_finite, "is NaN or infinite, which JSON cannot say; publish None or a text")
+        _refuse(value, field, _is_not_finite, _NOT_FINITE)
     if "\\u0000" in text and _NUL.search(text):
         where = _find(value, _holds_nul) or "a text"
         raise DeformError(field, f"{where} holds a NUL character, which PostgreSQL cannot store")
@@ -139,8 +148,7 @@ def encode(value: object, *, limit: int, field: str = "payload") -> str:
 def _plain(value: object) -> object:
     """What msgspec encodes in place of a value that it does not know."""
     if is_pydantic(type(value)):
-        # By alias, as that is how the model reads them back, and how its JSON Schema names them.
-        return msgspec.Raw(value.model_dump_json(by_alias=True).encode())  # type: ignore[attr-defined] # pydantic
+        return msgspec.Raw(dump(value))
     if isinstance(value, datetime):
         return value.isoformat()
     if isinstance(value, complex):
@@ -153,7 +161,7 @@ def _plain(value: object) -> object:
 
 def _fields_of_model(value: object) -> object:
     if is_pydantic(type(value)):
-        return value.model_dump()  # type: ignore[attr-defined] # pydantic
+        return contents(value)
     raise NotImplementedError
 
 
@@ -202,6 +210,12 @@ def _where(steps: str) -> str:
     return f"`{steps.lstrip('. ')}`" if steps else "the event"
 
 
+def _joined(where: str, inner: str) -> str:
+    """The way to a part of a part."""
+    ways = [way for way in (where, inner) if way.startswith("`")]
+    return "`" + ".".join(way.strip("`") for way in ways).replace(".[", "[") + "`" if ways else where
+
+
 def _parts(value: object) -> Iterator[tuple[str, object]]:
     """What `value` is directly made of, each with the step that leads to it."""
     if hasattr(type(value), "__to_bus__"):
@@ -221,18 +235,10 @@ def _parts(value: object) -> Iterator[tuple[str, object]]:
     elif isinstance(value, (str, int, float, datetime, NoneType)):
         return
     elif is_pydantic(type(value)):
-        yield "", value.model_dump()  # type: ignore[attr-defined] # pydantic
+        yield "", contents(value)
     else:
-        for name in _field_names(type(value)):
+        for name in field_names(type(value)):
             yield f".{name}", getattr(value, name, None)
-
-
-def _field_names(cls: Any) -> list[str]:
-    if issubclass(cls, msgspec.Struct):
-        return list(cls.__struct_fields__)
-    if dataclasses.is_dataclass(cls):
-        return [field.name for field in dataclasses.fields(cls)]
-    return [attribute.name for attribute in getattr(cls, "__attrs_attrs__", ())]
 
 
 def _why_not_json(value: object, error: Exception) -> str:
@@ -240,6 +246,10 @@ def _why_not_json(value: object, error: Exception) -> str:
         return "the event nests too deeply, or holds itself"
     where, culprit, error = _culprit(value, error)
     match error:
+        case LostError():
+            if not_finite := _find(culprit, _is_not_finite):  # of which a model writes null
+                return f"{_joined(where, not_finite)} {_NOT_FINITE}"
+            return f"{_joined(where, _where(error.place))}: {error.reason}"
         case UnicodeEncodeError():
             return f"{where} holds a lone surrogate ({error.object[error.start]!r}), which is no character"
         case NotImplementedError() if isinstance(culprit, dict):
@@ -295,28 +305,46 @@ def decoder(event_type: Any) -> Callable[[str], Any]:
 
 
 @lru_cache(maxsize=1024)
-def checker(cls: type) -> Callable[[str], None] | None:
-    """A function that raises InvalidEventArguments unless JSON text is an instance of the event class.
+def checker(cls: type) -> Callable[[str, object], None] | None:
+    """A function that raises InvalidEventArguments unless the event class reads the instance in its JSON text.
 
-    None for a class without a topic, for a pydantic model, which checks its fields itself, and for one whose instances
-    can only be sent.
+    None for a class without a topic, for a pydantic model, which was read when it was encoded, and for one whose
+    instances can only be sent.
     """
     if topic_of(cls) is None or is_pydantic(cls):
         return None
     try:
-        parse = parser(cls)
+        parse, check_read = parser(cls), keeper(cls)
     except (TypeError, NameError, ValueError):
         return None
 
-    def check(text: str) -> None:
+    def check(text: str, event: object) -> None:
         try:
-            parse(text)
+            read = parse(text)
+            if check_read:
+                check_read(event, read)
         except Exception as error:  # constructors and validators run code of other people
             reason, place = explain(error)
             field = re.match(r"\.?(\w*)", place)[1]  # type: ignore[index] # it matches anything
             raise InvalidEventArguments(field or "event", reason, place=place.lstrip(".")[len(field) :]) from error
 
     return check
+
+
+@lru_cache(maxsize=1024)
+def keeper(hint: Any) -> Callable[[object, object], None] | None:
+    """A function that raises LostError unless what was read is what was sent; None for a type that loses nothing."""
+    return check_kept if any(map(may_lose, classes_in(hint))) else None
+
+
+def check_readable(hint: Any) -> None:
+    """Raise LostError for a type whose values nobody could read back, as far as their classes tell."""
+    with contextlib.suppress(NameError, TypeError):  # not yet: annotations may name what is defined later
+        for cls in classes_in(hint):
+            if is_pydantic(cls):
+                check_model(cls)
+            else:
+                check_init(cls)
 
 
 def misfit(error: BaseException, name: str = "") -> str:

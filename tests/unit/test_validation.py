@@ -222,14 +222,14 @@ def test_arguments_of_calls_that_do_not_fit_are_refused_unless_the_api_says_not_
 
 def test_the_caller_checks_arguments_unless_the_api_says_not_to() -> None:
     with pytest.raises(InvalidArguments, match=r"limit: Expected `int`, got `str`"):
-        procedure(ApiConfig()).decode.check(written(place=PLACE, limit="4"))
-    procedure(ApiConfig(validate_outgoing=False)).decode.check(written(place=5))
+        procedure(ApiConfig()).decode.check(written(place=PLACE, limit="4"), {})
+    procedure(ApiConfig(validate_outgoing=False)).decode.check(written(place=5), {})
 
 
 def test_the_server_checks_results_unless_the_api_says_not_to() -> None:
     with pytest.raises(InvalidResult, match=r"geo\.find returned what does not fit its annotation: x: Expected `int`"):
-        procedure(ApiConfig()).check('{"x":"one"}')
-    procedure(ApiConfig(validate_outgoing=False)).check('{"x":"one"}')
+        procedure(ApiConfig()).check('{"x":"one"}', {"x": "one"})
+    procedure(ApiConfig(validate_outgoing=False)).check('{"x":"one"}', {"x": "one"})
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,20 @@ classes with `__from_bus__`, unions of classes, ...), is taken apart here, down 
 """
 
 from pgbus.values.casting.makers import cast_if_it_fits
-from pgbus.values.casting.objects import Cast
+from pgbus.values.casting.objects import Cast, cast_part
 from pgbus.values.casting.places import explain, step_to
 from pgbus.values.casting.plan import caster, parser
+from pgbus.values.casting.whose import classes_in, has_from_bus, is_validated
 
-__all__ = ["Cast", "cast_if_it_fits", "caster", "explain", "parser", "step_to"]
+__all__ = [
+    "Cast",
+    "cast_if_it_fits",
+    "cast_part",
+    "caster",
+    "classes_in",
+    "explain",
+    "has_from_bus",
+    "is_validated",
+    "parser",
+    "step_to",
+]

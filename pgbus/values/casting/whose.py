@@ -14,7 +14,7 @@ from pgbus.values.annotations import bare, class_of, is_named_tuple, is_pydantic
 
 def is_ours(hint: Any) -> bool:
     """Whether msgspec cannot do it alone; raises TypeError for a class that nobody can make."""
-    classes = list(_classes_in(hint, []))
+    classes = list(classes_in(hint))
     for cls in classes:
         if is_foreign(cls) and not (is_hooked(cls) or is_one_way(cls)):
             raise TypeError(
@@ -24,8 +24,12 @@ def is_ours(hint: Any) -> bool:
     return any(map(_is_special, classes)) or not is_known(hint)
 
 
-def _classes_in(hint: Any, seen: list[Any]) -> Iterator[type]:
+def classes_in(hint: Any) -> Iterator[type]:
     """Every class that the type is made of, those of the fields of classes included."""
+    return _classes_in(hint, [])
+
+
+def _classes_in(hint: Any, seen: list[Any]) -> Iterator[type]:
     hint = bare(hint)
     if hint in seen or typing.get_origin(hint) is Literal:
         return
@@ -77,9 +81,18 @@ def _is_special(cls: type) -> bool:
         is_named_tuple(cls)
         or is_one_way(cls)
         or is_validated(cls)
+        or _is_set_up_late(cls)
         or (has_from_bus(cls) and not is_foreign(cls))
         or (issubclass(cls, Enum) and not is_known(cls))
     )
+
+
+def _is_set_up_late(cls: type) -> bool:
+    """Whether what the class does once its fields are set would undo what was sent of those that it makes itself."""
+    if not (hasattr(cls, "__post_init__") or hasattr(cls, "__attrs_post_init__")) or issubclass(cls, msgspec.Struct):
+        return False
+    fields = getattr(cls, "__attrs_attrs__", None) or getattr(cls, "__dataclass_fields__", {}).values()
+    return any(not field.init for field in fields)
 
 
 def is_known(hint: Any) -> bool:
