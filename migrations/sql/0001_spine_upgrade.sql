@@ -72,6 +72,9 @@ SELECT nextval('pgbus.wake_slots');
 -- 2. It wakes the leader only when the leader sleeps. The leader sleeps only while it holds the current slot's lock
 --    exclusively; if we share the lock, and the slot is still the current one, the leader is awake and will look again
 --    before it sleeps. Otherwise NOTIFY, which costs a database-wide lock at commit.
+-- A transaction that is older than a second notifies anyhow: the leader leaves a slot that is shared for long, and who
+-- publishes row by row for an hour would share each slot in turn. And so does each one on a server that can prepare
+-- transactions: PostgreSQL prepares none that notifies, and this must not depend on whether the leader sleeps.
 CREATE FUNCTION pgbus.outbox_before_insert() RETURNS trigger
     LANGUAGE plpgsql
 AS $$
@@ -83,6 +86,8 @@ BEGIN
     slot := pg_sequence_last_value('pgbus.wake_slots'::regclass);
     -- NULL: this user may INSERT but not read the slot. Before PostgreSQL 18 that is an error.
     IF slot IS NULL
+       OR clock_timestamp() - transaction_timestamp() > INTERVAL '1 second'
+       OR current_setting('max_prepared_transactions') <> '0'
        OR NOT pg_try_advisory_xact_lock_shared(hashtext(TG_TABLE_SCHEMA || '.wake'), slot)
        OR slot <> pg_sequence_last_value('pgbus.wake_slots'::regclass) THEN
         PERFORM pg_notify(TG_TABLE_SCHEMA || '_wake', '');

@@ -97,6 +97,8 @@ BEGIN
     slot := pg_sequence_last_value('pgbus.wake_slots'::regclass);
     -- NULL: this user may INSERT but not read the slot. Before PostgreSQL 18 that is an error.
     IF slot IS NULL
+       OR clock_timestamp() - transaction_timestamp() > INTERVAL '1 second'
+       OR current_setting('max_prepared_transactions') <> '0'
        OR NOT pg_try_advisory_xact_lock_shared(hashtext(TG_TABLE_SCHEMA || '.wake'), slot)
        OR slot <> pg_sequence_last_value('pgbus.wake_slots'::regclass) THEN
         PERFORM pg_notify(TG_TABLE_SCHEMA || '_wake', '');
