@@ -5,6 +5,7 @@ Everything is decided when a listener is defined; a handler that nothing could c
 
 from __future__ import annotations
 
+import functools
 import inspect
 import sys
 import typing
@@ -14,7 +15,7 @@ from typing import Any, TypeAlias
 
 from pgbus.errors import ConfigurationError, UnhandledEventError
 from pgbus.messages import EventMessage
-from pgbus.values.annotations import EMPTY, members_of
+from pgbus.values.annotations import EMPTY, bare, members_of
 from pgbus.values.codec import decoder, topic_of
 
 Handler: TypeAlias = Callable[..., Any] | Callable[..., Awaitable[Any]]
@@ -52,8 +53,8 @@ class Signature:
 
 def inspect_handler(handler: Handler, *, batch: bool) -> Signature:
     """The handler's signature; raises ConfigurationError for one that pgbus cannot call."""
-    if not callable(handler):
-        raise ConfigurationError(f"a listener needs a function to call, not {handler!r}")
+    if reason := why_not_handler(handler):
+        raise ConfigurationError(f"a listener needs a function to call: {reason}")
     hints = type_hints(handler)
     found: dict[str, Any] = {}
     for parameter in inspect.signature(handler).parameters.values():
@@ -82,10 +83,29 @@ def inspect_handler(handler: Handler, *, batch: bool) -> Signature:
     )
 
 
+def body_of(function: Handler) -> Any:
+    """The function that runs in the end, within partials and objects that can be called; or a class."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    return function if inspect.isroutine(function) or isinstance(function, type) else type(function).__call__
+
+
+def why_not_handler(function: Any) -> str | None:
+    """Why a call of it would run nothing, if so."""
+    if not callable(function):
+        return f"{function!r} is not a function"
+    body = body_of(function)
+    if isinstance(body, type):
+        return f"{describe(function)} is a class, of which a call only makes an instance; give the instance"
+    if inspect.isgeneratorfunction(body) or inspect.isasyncgenfunction(body):
+        return f"{describe(function)} is a generator, of which a call runs nothing; do the work without `yield`"
+    return None
+
+
 def describe(handler: Handler) -> str:
     """The handler's qualified name, for messages and as the default listener_name."""
-    target = handler
-    while hasattr(target, "func"):  # functools.partial
+    target: Any = handler
+    while isinstance(target, functools.partial):
         target = target.func
     if not hasattr(target, "__qualname__"):
         target = type(target)
@@ -100,18 +120,13 @@ def _name(handler: Handler, parameter: inspect.Parameter) -> str:
 
 def is_async(handler: Handler) -> bool:
     """Whether calling it makes a coroutine."""
-    return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(getattr(handler, "__call__", None))  # noqa: B004
+    return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(body_of(handler))
 
 
 def type_hints(handler: Handler) -> Mapping[str, Any]:
     """Its annotations, resolved; raises ConfigurationError for one that cannot be."""
-    target = handler
-    while hasattr(target, "func"):
-        target = target.func
-    if not inspect.isroutine(target):
-        target = type(target).__call__
     try:
-        return typing.get_type_hints(target, include_extras=True)
+        return typing.get_type_hints(body_of(handler), include_extras=True)
     except NameError as error:
         raise ConfigurationError(
             f"handler {describe(handler)}: an annotation cannot be resolved ({error}); import the name at run time, "
@@ -144,10 +159,12 @@ def role_of(annotation: Any) -> tuple[str, Any]:
 
 
 def _element_type(handler: Handler, annotation: Any) -> Any:
-    if annotation is None or annotation is list:
+    hint = bare(annotation)
+    origin, arguments = typing.get_origin(hint) or hint, typing.get_args(hint)
+    if annotation is None or hint is Any:
         return None
-    if typing.get_origin(annotation) in (list, Sequence, typing.Sequence) and len(typing.get_args(annotation)) == 1:
-        return typing.get_args(annotation)[0]
+    if isinstance(origin, type) and issubclass(list, origin) and len(arguments) <= 1:  # list, Sequence, Iterable, ...
+        return arguments[0] if arguments else None
     raise ConfigurationError(f"handler {describe(handler)} takes a batch: annotate its events as list[...]")
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextvars
 import enum
+import functools
 import inspect
 import logging
 import os
@@ -17,7 +18,8 @@ from typing import Any, TypeAlias, TypeVar, overload
 
 from pgbus import threads
 from pgbus.errors import CannotBlockHere, ConfigurationError
-from pgbus.handlers import describe, is_async
+from pgbus.handlers import describe, is_async, why_not_handler
+from pgbus.returned import check, finish, is_awaitable
 
 H = TypeVar("H", bound=Callable[..., Any])
 Block: TypeAlias = Callable[[Callable[[], Awaitable[object]]], object]
@@ -164,11 +166,11 @@ class Moment:
         """Call the hooks in this thread, which may block: plain ones here, async ones through `block`."""
         offered = {"client": self._client, **messages}
         for hook in self._hooks:
-            call = hook.bind(offered)
-            if hook.is_async:
-                block(call)
-            elif inspect.isawaitable(result := call()):
-                block(lambda result=result: result)  # type: ignore[misc]
+            result = hook.bind(offered)()
+            if is_awaitable(result):
+                block(functools.partial(self._finish, hook, result))
+            else:
+                check(result, self._what(hook), may_be_function=True)
 
     def check_here(self, sending: str) -> None:
         """Raise CannotBlockHere if `run_here` could not run an async hook, as this thread runs an event loop."""
@@ -182,16 +184,21 @@ class Moment:
     async def _call(self, hook: Hook, offered: Mapping[str, object]) -> None:
         call = hook.bind(offered)
         result = call() if hook.is_async else await self._threads.run(call)
-        if inspect.isawaitable(result):
-            await result
+        if result is not None:
+            await self._finish(hook, result)
+
+    async def _finish(self, hook: Hook, result: Any) -> None:
+        # It may return a function: a lambda that registers something does.
+        await finish(result, self._what(hook), may_be_function=True)
+
+    def _what(self, hook: Hook) -> str:
+        return f"the {self.name} hook {describe(hook.function)}"
 
     # ---------------------------------------------------------------------------------------------------- inspecting
 
     def _inspect(self, function: Callable[..., Any], place: Place) -> Hook:
-        if not callable(function):
-            raise ConfigurationError(f"{self.name} needs a function to call, not {function!r}")
-        if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
-            raise ConfigurationError(f"the {self.name} hook {describe(function)} is a generator; a hook does not yield")
+        if reason := why_not_handler(function):
+            raise ConfigurationError(f"{self.name} needs a function to call: {reason}")
         try:
             parameters = list(inspect.signature(function).parameters.values())
         except ValueError as error:

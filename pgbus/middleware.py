@@ -11,7 +11,8 @@ from functools import partial
 from typing import Any, TypeAlias
 
 from pgbus.errors import ConfigurationError
-from pgbus.handlers import describe, is_async
+from pgbus.handlers import describe, is_async, why_not_handler
+from pgbus.returned import finish, refuse_awaitable
 
 Handle: TypeAlias = Callable[[], Awaitable[Any]]
 HandlePlain: TypeAlias = Callable[[], Any]
@@ -61,27 +62,26 @@ async def _call(function: Callable[..., Awaitable[Any]], context: object, handle
         if inspect.iscoroutine(coroutine) and inspect.getcoroutinestate(coroutine) == inspect.CORO_CREATED:
             coroutine.close()
             raise TypeError(f"middleware {describe(function)} has not awaited call_next(): write `await call_next()`")
-    return result
+    return result if result is None else await finish(result, f"middleware {describe(function)}")
 
 
 def _call_plain(function: Callable[..., Any], context: object, handle: HandlePlain) -> Any:
-    result = function(context, handle)
-    if inspect.iscoroutine(result):
-        result.close()
-        raise TypeError(
-            f"middleware {describe(function)} is a plain function that returned a coroutine, which wraps nothing: "
-            "make it `async def`, and await call_next()"
-        )
-    return result
+    return refuse_awaitable(
+        function(context, handle),
+        f"middleware {describe(function)}",
+        "which wraps nothing: make it `async def`, and await call_next()",
+    )
 
 
 def _check(function: Callable[..., Any]) -> None:
-    if not callable(function):
-        raise ConfigurationError(f"middleware is a function, not {function!r}")
-    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+    if reason := why_not_handler(function):
         raise ConfigurationError(
-            f"middleware {describe(function)} is a generator: where it yields, write `return await call_next()` in an "
-            "async function, or `return call_next()` in a plain one"
+            f"middleware is a function that returns `await call_next()`, or `call_next()` if it is plain: {reason}"
+        )
+    if inspect.iscoroutinefunction(inspect.unwrap(function)) and not is_async(function):
+        raise ConfigurationError(
+            f"middleware {describe(function)} is a plain function around an async one, and would not wrap async "
+            "handlers: make it `async def`"
         )
     try:
         inspect.signature(function).bind(None, None)

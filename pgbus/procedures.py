@@ -23,7 +23,7 @@ from pgbus.errors import (
     InvalidResult,
     UnhandledEventError,
 )
-from pgbus.handlers import Handler, describe, is_async, resolved_signature
+from pgbus.handlers import Handler, describe, is_async, resolved_signature, why_not_handler
 from pgbus.topics import check_topic
 from pgbus.values.annotations import EMPTY, bare, declared_type
 from pgbus.values.casting import cast_if_it_fits, cast_part, caster, explain, parser, step_to
@@ -55,8 +55,8 @@ def make_procedure(
     `settings` are those of its API: what is checked and cast.
     """
     check_procedure_name(name)
-    if not callable(handler):
-        raise ConfigurationError(f"procedure {name!r} needs a function to call, not {handler!r}")
+    if reason := why_not_handler(handler):
+        raise ConfigurationError(f"procedure {name!r} needs a function to call: {reason}")
     if concurrency is not None and concurrency < 1:
         raise ConfigurationError(f"procedure {name!r}: concurrency is a number of calls, at least 1")
     if timeout is not None and not 0 < timeout < math.inf:

@@ -10,7 +10,8 @@ from typing import Any, TypeAlias
 
 from pgbus.errors import ConfigurationError, DuplicateScheduleName, InvalidSchedule
 from pgbus.features import FEATURES
-from pgbus.handlers import describe, is_async, type_hints
+from pgbus.handlers import describe, is_async, type_hints, why_not_handler
+from pgbus.returned import finish
 from pgbus.timetable import Missed, Rule
 from pgbus.watched import Watched, is_chosen
 
@@ -43,7 +44,7 @@ class Task:
     context_parameter: str | None
 
     def call(self, context: TaskContext | None = None) -> Any:
-        """Call it; an async one makes a coroutine."""
+        """Call it; what it returns is for `finish`."""
         arguments: dict[str, object] = {}
         if self.client_parameter:
             arguments[self.client_parameter] = self.client
@@ -51,16 +52,18 @@ class Task:
             arguments[self.context_parameter] = context
         return self.function(**arguments)
 
+    async def finish(self, returned: Any) -> None:
+        """Await what a call has returned, if that can be; raises ConfigurationError if nothing of it has run."""
+        await finish(returned, f"the task {describe(self.function)}")
+
 
 def make_task(function: TaskFunction, *, client: object, has_context: bool = True) -> Task:
     """A task from a function; raises InvalidSchedule for one that pgbus cannot call.
 
     It may take the client, as its first parameter or as `client`, and a TaskContext, by annotation.
     """
-    if not callable(function):
-        raise InvalidSchedule(f"a task is a function, not {function!r}")
-    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
-        raise InvalidSchedule(f"task {describe(function)} is a generator; a task does not yield")
+    if reason := why_not_handler(function):
+        raise InvalidSchedule(f"a task is a function: {reason}")
     parameters = [
         one
         for one in inspect.signature(function).parameters.values()

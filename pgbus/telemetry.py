@@ -5,11 +5,15 @@ An observer is called on the worker's event loop, right after the fact, and must
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 from uuid import UUID
+
+from pgbus.errors import ConfigurationError
+from pgbus.returned import refuse_awaitable
 
 logger = logging.getLogger("pgbus")
 
@@ -141,7 +145,12 @@ class Telemetry:
         self._observers: list[Observer] = []
 
     def observe(self, observer: Observer) -> Callable[[], None]:
-        """Call `observer` with everything that happens from now on; returns a function that ends it."""
+        """Call `observer`, a plain function, with everything that happens from now on; returns a function that ends it.
+
+        Raises ConfigurationError for an async one, which nobody would await.
+        """
+        if inspect.iscoroutinefunction(observer) or inspect.isgeneratorfunction(observer):
+            raise ConfigurationError(f"an observer is a plain function, called on the event loop, and not {observer!r}")
         self._observers.append(observer)
         return lambda: self._observers.remove(observer)
 
@@ -149,6 +158,6 @@ class Telemetry:
         """Tell every observer."""
         for observer in tuple(self._observers):
             try:
-                observer(happening)
+                refuse_awaitable(observer(happening), f"the observer {observer!r}", "and nobody awaits it")
             except Exception:
                 logger.exception("an observer failed on %r", happening)

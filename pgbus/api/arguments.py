@@ -17,7 +17,7 @@ from pgbus.api.declarations import Event
 from pgbus.config import ApiConfig
 from pgbus.config.apis import BUILT_IN
 from pgbus.errors import ConfigurationError, InvalidEventArguments, InvalidEventListener, UnhandledEventError
-from pgbus.handlers import Handler, Signature, describe, is_async, role_of, type_hints
+from pgbus.handlers import Handler, Signature, describe, is_async, role_of, type_hints, why_not_handler
 from pgbus.messages import EventMessage
 from pgbus.schema import Field, Fields
 from pgbus.values.annotations import EMPTY, bare, members_of
@@ -52,8 +52,8 @@ class NamedArguments:
         settings: Callable[[str], ApiConfig] = lambda _: BUILT_IN,
         refuse_unknown: Callable[[str], None] = lambda _: None,
     ) -> None:
-        if not callable(handler):
-            raise InvalidEventListener(f"a listener needs a function to call, not {handler!r}")
+        if reason := why_not_handler(handler):
+            raise InvalidEventListener(f"a listener needs a function to call: {reason}")
         self._handler = handler
         self._name = describe(handler)
         self._find_event = find_event

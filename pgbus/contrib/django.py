@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import functools
-import inspect
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
 from django.db import connections, reset_queries
 
 from pgbus.errors import ConfigurationError
+from pgbus.handlers import describe, is_async, why_not_handler
+from pgbus.returned import refuse_awaitable
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -22,19 +23,24 @@ def uses_django_db(function: Callable[P, T]) -> Callable[P, T]:
     a worker has at most as many as it has threads. Raises ConfigurationError for an async function, whose queries
     Django runs in threads of their own.
     """
-    if inspect.iscoroutinefunction(function):
+    if is_async(function):
         raise ConfigurationError(
-            f"{function.__qualname__} is async, and uses_django_db is for plain functions; decorate those that it calls"
+            f"{describe(function)} is async, and uses_django_db is for plain functions; decorate those that it calls"
         )
+    if reason := why_not_handler(function):
+        raise ConfigurationError(f"uses_django_db is for plain functions: {reason}")
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> T:
         reset_queries()
         _close_old_connections()
         try:
-            return function(*args, **kwargs)
+            value: T = refuse_awaitable(
+                function(*args, **kwargs), describe(function), "and uses_django_db is for plain functions"
+            )
         finally:
             _close_old_connections()
+        return value
 
     return call
 

@@ -20,6 +20,8 @@ from pgbus.handlers import ContextMarker
 from pgbus.messages import EventMessage
 from pgbus.middleware import Middleware
 from pgbus.registry import Listener
+from pgbus.returned import finish, refuse_awaitable
+from pgbus.threads import Visit
 
 Publish: TypeAlias = Callable[..., Awaitable[EventMessage]]
 PublishSync: TypeAlias = Callable[..., EventMessage]
@@ -106,6 +108,7 @@ class Executor:
         self._middleware = middleware
         self._publish = publish
         self._publish_sync = publish_sync
+        self._what = f"the handler of {listener.name!r}"
         signature = listener.signature
         self._only_event = not (signature.context or signature.connection)
 
@@ -150,28 +153,39 @@ class Executor:
             context = self._context(events, attempt)
 
             def handle(session: Any) -> object:
-                return self._listener.handler(**self._arguments(body, context, session))
+                return self._call_blocking(self._arguments(body, context, session))
 
-            await self._within_timeout(self._in_thread(lambda: transact(handle)))
+            await self._within_timeout(self._in_thread(lambda _: transact(handle)))
 
     async def _call(self, body: Any, events: Sequence[EventMessage], attempt: int, connection: Any) -> None:
         listener = self._listener
         if self._middleware.is_used:
             await self._call_wrapped(body, events, attempt, connection)
         elif listener.signature.is_async and self._only_event and listener.timeout is None:
-            await listener.handler(**{listener.signature.event: body})
+            value = await listener.handler(**{listener.signature.event: body})
+            if value is not None:
+                await finish(value, self._what)
         else:
-            context = self._context(events, attempt, connection)
-            handle = functools.partial(listener.handler, **self._arguments(body, context, connection))
-            await self._within_timeout(handle() if listener.signature.is_async else self._in_thread(handle))
+            arguments = self._arguments(body, self._context(events, attempt, connection), connection)
+            if listener.signature.is_async:
+                await self._within_timeout(self._call_async(arguments))
+            else:
+                await self._within_timeout(self._in_thread(lambda visit: self._call_plain(visit, arguments)))
 
     # ---------------------------------------------------------------------------------------------------- middleware
 
     async def _call_wrapped(self, body: Any, events: Sequence[EventMessage], attempt: int, connection: Any) -> None:
         context = self._context(events, attempt, connection)
-        handle = functools.partial(self._listener.handler, **self._arguments(body, context, connection))
-        if not self._listener.signature.is_async:
-            handle = functools.partial(self._in_thread, self._middleware.around_plain(context, handle))
+        arguments = self._arguments(body, context, connection)
+
+        def call_plain(visit: Visit) -> Any:
+            return self._middleware.around_plain(context, lambda: self._call_plain(visit, arguments))()
+
+        handle = (
+            functools.partial(self._call_async, arguments)
+            if self._listener.signature.is_async
+            else functools.partial(self._in_thread, call_plain)
+        )
         await self._within_timeout(self._middleware.around(context, handle)())
 
     async def _transact_wrapped(
@@ -187,13 +201,13 @@ class Executor:
 
         def handle(session: Any) -> Any:
             context.connection = session
-            call = functools.partial(self._listener.handler, **self._arguments(body, context, session))
+            call = functools.partial(self._call_blocking, self._arguments(body, context, session))
             return self._middleware.around_plain(context, call)()
 
         async def call_next() -> Any:
             nonlocal committed
             try:
-                value = await self._in_thread(lambda: transact(handle))
+                value = await self._in_thread(lambda _: transact(handle))
             finally:
                 context.connection = None
             committed = True
@@ -206,7 +220,7 @@ class Executor:
                 raise
             logger.exception("%s: middleware failed after the handler's transaction", self._listener.name)
         if not committed:  # the handler was skipped, or its error was taken for none
-            await self._within_timeout(self._in_thread(lambda: transact(lambda _: None)))
+            await self._within_timeout(self._in_thread(lambda _: transact(lambda _: None)))
 
     # ------------------------------------------------------------------------------------------------------- calling
 
@@ -243,6 +257,22 @@ class Executor:
                 raise
             raise HandlerTimeoutError(f"the handler ran past its timeout of {timeout:g} seconds") from error
 
-    async def _in_thread(self, work: Callable[[], T]) -> T:
+    async def _call_async(self, arguments: dict[str, Any]) -> Any:
+        return await finish(self._listener.handler(**arguments), self._what)
+
+    def _call_plain(self, visit: Visit, arguments: dict[str, Any]) -> Any:
+        return visit.finish(self._listener.handler(**arguments), self._what)
+
+    def _call_blocking(self, arguments: dict[str, Any]) -> Any:
+        """Call it within a transaction that is its thread's, so that nothing else may work in it."""
+        value = self._listener.handler(**arguments)
+        return refuse_awaitable(value, self._what, "and its transaction is its thread's: do the work in plain code")
+
+    async def _in_thread(self, work: Callable[[Visit], T]) -> T:
         """Run a plain function in a thread. One that runs past its timeout cannot be stopped, only given up on."""
-        return (await in_threads.start(self._threads, work)).result()
+        visit = Visit()
+        try:
+            return (await in_threads.start(self._threads, functools.partial(work, visit))).result()
+        except asyncio.CancelledError:
+            visit.leave()
+            raise

@@ -20,6 +20,7 @@ from pgbus.config import Config
 from pgbus.engine.loops import LINK_PAUSE, LINK_PAUSE_LIMIT, failure_of, is_being_cancelled
 from pgbus.errors import InvalidSchedule
 from pgbus.outcomes import format_traceback
+from pgbus.returned import finish
 from pgbus.schedules import Background, Schedule, Task, TaskContext
 from pgbus.store import Store, is_link_error
 from pgbus.telemetry import TaskEnded, TaskStarted, Telemetry
@@ -347,7 +348,7 @@ class Tasks:
         """Run it to its end; a function that fails is called again, after a pause that grows."""
         if task := background.task:
             await self._keep_up(background.name, task)
-        elif (awaitable := background.take()) and (error := await _outcome_of(awaitable)):
+        elif (awaitable := background.take()) and (error := await _outcome_of(finish(awaitable, background.name))):
             logger.error("background task %s failed, and is not started again", background.name, exc_info=error)
 
     async def _keep_up(self, name: str, task: Task) -> None:
@@ -367,12 +368,16 @@ class Tasks:
 async def _attempt(task: Task, context: TaskContext | None) -> BaseException | None:
     """Call a task, a plain function in a thread of its own; what it raised, were it a SystemExit."""
     if task.is_async:
-        return await _outcome_of(task.call(context))
+        return await _outcome_of(_call(task, context))
     threads = ThreadPoolExecutor(1, thread_name_prefix="pgbus-task")
     future = start(threads, lambda: task.call(context))
     threads.shutdown(wait=False)  # its one thread ends with the function
     attempt = await asyncio.shield(future)
-    return await _outcome_of(attempt.value) if asyncio.iscoroutine(attempt.value) else attempt.error
+    return await _outcome_of(task.finish(attempt.value)) if attempt.error is None else attempt.error
+
+
+async def _call(task: Task, context: TaskContext | None) -> None:
+    await task.finish(task.call(context))
 
 
 async def _outcome_of(awaitable: Any) -> BaseException | None:

@@ -15,7 +15,6 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
 from uuid import UUID
 
 import msgspec
@@ -28,6 +27,7 @@ from pgbus.hooks import Hooks
 from pgbus.messages import differ
 from pgbus.middleware import Middleware
 from pgbus.procedures import Procedure
+from pgbus.returned import finish
 from pgbus.rpc.answerer import Answerer
 from pgbus.rpc.context import CallContext
 from pgbus.rpc.values import (
@@ -319,26 +319,35 @@ class Server:
         arguments = procedure.decode(text)
         if self._middleware.is_used:
             return await self._within_middleware(running, desk, arguments)
-        handle = functools.partial(procedure.handler, **arguments)
-        return await handle() if procedure.is_async else await self._in_thread(running, desk, handle)
+        if procedure.is_async:
+            return await _call_async(procedure, arguments)
+        return await self._in_thread(running, desk, lambda visit: _call_plain(procedure, arguments, visit))
 
     async def _within_middleware(self, running: Running, desk: Desk, arguments: dict[str, object]) -> object:
         procedure = running.procedure
         context = CallContext(procedure.name, arguments, running.request.call_id)
 
-        def call() -> Any:
-            return procedure.handler(**context.arguments)
+        def work(visit: threads.Visit) -> object:
+            call = functools.partial(_call_plain, procedure, context.arguments, visit)
+            return self._middleware.around_plain(context, call)()
 
-        async def call_in_thread() -> object:
-            return await self._in_thread(running, desk, self._middleware.around_plain(context, call))
+        handle = (
+            functools.partial(_call_async, procedure, context.arguments)
+            if procedure.is_async
+            else functools.partial(self._in_thread, running, desk, work)
+        )
+        return await self._middleware.around(context, handle)()
 
-        return await self._middleware.around(context, call if procedure.is_async else call_in_thread)()
-
-    async def _in_thread(self, running: Running, desk: Desk, handle: Callable[[], object]) -> object:
+    async def _in_thread(self, running: Running, desk: Desk, work: Callable[[threads.Visit], object]) -> object:
         """Run a plain function in a thread. It cannot be stopped, only given up; its room is taken until it ends."""
         assert desk.threads is not None
-        running.thread = threads.start(desk.threads, handle)
-        return (await asyncio.shield(running.thread)).result()
+        visit = threads.Visit()
+        running.thread = threads.start(desk.threads, functools.partial(work, visit))
+        try:
+            return (await asyncio.shield(running.thread)).result()
+        except asyncio.CancelledError:
+            visit.leave()
+            raise
 
     def _encode(self, procedure: Procedure, value: object) -> str:
         try:
@@ -370,3 +379,11 @@ class Server:
     def _log(self, running: Running, response: Response) -> None:
         if response.outcome in ("failed", "invalid"):
             logger.warning("procedure %s failed: %s", running.procedure.name, response.traceback or response.error)
+
+
+async def _call_async(procedure: Procedure, arguments: dict[str, object]) -> object:
+    return await finish(procedure.handler(**arguments), procedure.name)
+
+
+def _call_plain(procedure: Procedure, arguments: dict[str, object], visit: threads.Visit) -> object:
+    return visit.finish(procedure.handler(**arguments), procedure.name)

@@ -12,6 +12,7 @@ from typing import Any
 from pgbus.bus import Bus
 from pgbus.errors import Retry
 from pgbus.registry import Listener
+from pgbus.returned import finish, is_awaitable
 from pgbus.store import Store, connect
 from pgbus.telemetry import Happening, Settled
 from pgbus.testing.attempts import Attempt, message_of
@@ -62,9 +63,14 @@ def _watched(listener: Listener, tell: Callable[[BaseException], None]) -> Liste
         with watching():
             return await listener.handler(**arguments)
 
+    async def watch(returned: Any) -> Any:
+        with watching():
+            return await finish(returned, f"the handler of {listener.name!r}")
+
     def handle_sync(**arguments: Any) -> Any:
         with watching():
-            return listener.handler(**arguments)
+            returned = listener.handler(**arguments)
+        return watch(returned) if is_awaitable(returned) else returned
 
     return replace(
         listener,

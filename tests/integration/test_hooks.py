@@ -136,7 +136,7 @@ def _generator() -> Any:
 @pytest.mark.parametrize(
     ("hook", "said"),
     [
-        (3, "needs a function to call, not 3"),
+        (3, "3 is not a function"),
         (lambda message: None, "a parameter 'message' that nothing is passed for.*client, event_message"),
         (lambda event_message, /: None, "a parameter 'event_message'"),
         (lambda rpc_message: None, "a parameter 'rpc_message'"),

@@ -552,7 +552,7 @@ async def _too_few(context: object) -> None: ...
 @pytest.mark.parametrize(
     ("function", "said"),
     [
-        (None, "middleware is a function, not None"),
+        (None, "None is not a function"),
         (_async_generator, "is a generator"),
         (_generator, "is a generator"),
         (_too_few, "is called as `_too_few\\(context, call_next\\)`"),
