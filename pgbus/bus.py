@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar, Unpack, overload
 from uuid import UUID
 
 from uuid_utils.compat import uuid7
@@ -19,6 +19,7 @@ from pgbus.adapters import AsyncExecutor, async_executor, sync_executor
 from pgbus.api import BusClient, BusPath
 from pgbus.api.life import Engine, RunnableWorker
 from pgbus.config import Config
+from pgbus.declaring import ListenerOptions, TakesMany, TakesOne
 from pgbus.errors import CannotBlockHere, ConfigurationError, PublishTimeout
 from pgbus.features import check_features, read_features
 from pgbus.messages import EventMessage, OpenEvent
@@ -34,6 +35,7 @@ from pgbus.sql import load
 from pgbus.telemetry import Telemetry
 from pgbus.threads import is_loop_running
 
+E = TypeVar("E")
 T = TypeVar("T")
 H = TypeVar("H", bound=Callable[..., Any])
 
@@ -119,6 +121,18 @@ class Bus:
 
     # ------------------------------------------------------------------------------------------------- listening
 
+    @overload
+    def listener(  # type: ignore[overload-overlap] # one class is also one of several
+        self, event: type[E], /, *, batch: Literal[False] = False, **options: Unpack[ListenerOptions]
+    ) -> TakesOne[E]: ...
+    @overload
+    def listener(
+        self, *events: type | str, batch: Literal[False] = False, **options: Unpack[ListenerOptions]
+    ) -> Callable[[H], H]: ...
+    @overload
+    def listener(self, *events: type | str, batch: Literal[True], **options: Unpack[ListenerOptions]) -> TakesMany: ...
+    @overload
+    def listener(self, *events: type | str, batch: bool, **options: Unpack[ListenerOptions]) -> Callable[[H], H]: ...
     def listener(
         self,
         *events: type | str,
@@ -132,11 +146,12 @@ class Bus:
         timeout: float | None = None,
         on_poison: OnPoison = "dead",
         batch: bool = False,
-    ) -> Callable[[H], H]:
+    ) -> Any:
         """Decorator: have the function called with every event of these classes, topics or patterns.
 
         Without `events`, the event class that the handler's event is annotated with. The function may be async, or
-        plain (it then runs in a thread), and gets the event decoded into its annotation.
+        plain (it then runs in a thread), and gets the event decoded into its annotation, which has to fit: it is the
+        class itself, a parent class, a union with either, an EventMessage, or a type for the payload's JSON.
 
         - `name`: the listener_name, under which events are kept for it and workers share its work; default: the
           function's qualified name.
@@ -152,6 +167,8 @@ class Bus:
         - `on_poison`: an ordered listener's event that is given up goes to the dead letters, and then the next one of
           its key follows ("dead", default), or waits until someone retries or discards it ("block").
         - `batch`: the handler takes a list of events.
+
+        To a type checker, a function that is declared for one class takes its event by position.
 
         Raises ConfigurationError for what cannot work, and DuplicateListenerName.
         """

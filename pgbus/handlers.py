@@ -1,4 +1,4 @@
-"""From a handler's signature to the way it is called: what it wants, and how a payload becomes its event.
+"""From a handler's signature to the way it is called: what it wants.
 
 Everything is decided when a listener is defined; a handler that nothing could call is refused then.
 """
@@ -9,14 +9,12 @@ import functools
 import inspect
 import sys
 import typing
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from pgbus.errors import ConfigurationError, UnhandledEventError
-from pgbus.messages import EventMessage
-from pgbus.values.annotations import EMPTY, bare, members_of
-from pgbus.values.codec import decoder, topic_of
+from pgbus.errors import ConfigurationError
+from pgbus.values.annotations import EMPTY, bare
 
 Handler: TypeAlias = Callable[..., Any] | Callable[..., Awaitable[Any]]
 
@@ -166,77 +164,6 @@ def _element_type(handler: Handler, annotation: Any) -> Any:
     if isinstance(origin, type) and issubclass(list, origin) and len(arguments) <= 1:  # list, Sequence, Iterable, ...
         return arguments[0] if arguments else None
     raise ConfigurationError(f"handler {describe(handler)} takes a batch: annotate its events as list[...]")
-
-
-# ------------------------------------------------------------------------------------------------------------- decoding
-
-Decode: TypeAlias = Callable[[EventMessage], Any]
-
-
-class EventDecoder:
-    """Turns stored events into what a handler takes: its annotated type, or the event class of the event's topic.
-
-    `classes` are the event classes the listener was declared with. For an event class, the most derived class that
-    this process knows for the event is taken: the one of its topic, else of its nearest ancestor.
-    """
-
-    def __init__(self, event_type: Any, *, classes: Sequence[type] = ()) -> None:
-        members = tuple(members_of(event_type)) if event_type is not None else ()
-        self._message = event_type is EventMessage
-        self._classes = tuple(
-            member for member in (*members, *classes) if isinstance(member, type) and topic_of(member) is not None
-        )
-        self._plain = self._plain_type(event_type, members)
-        if self._plain is not None:
-            decoder(self._plain)  # refuses now what could not be decoded later
-        for known in self._classes:
-            decoder(known)
-        self._by_topic: dict[tuple[str, tuple[str, ...]], Callable[[str], Any]] = {}
-
-    def __call__(self, event: EventMessage) -> Any:
-        """The handler's event; raises UnhandledEventError when the payload does not fit."""
-        if self._message:
-            return event
-        key = (event.topic, tuple(event.ancestors or ()))
-        decode = self._by_topic.get(key)
-        if decode is None:
-            decode = self._by_topic[key] = self._resolve(event)
-        return decode(event.raw)
-
-    def reads(self, pattern: str) -> Any:
-        """The type that the handler takes events of this topic as; Any where it is not told by their topic."""
-        if self._message:
-            return Any
-        known = {topic_of(cls): cls for root in self._classes for cls in _family(root)}
-        return known.get(pattern, Any) if self._plain is None else self._plain
-
-    def _plain_type(self, event_type: Any, members: Sequence[Any]) -> Any:
-        if self._message:
-            return None  # passed as it is
-        if event_type is None:
-            return None if self._classes else Any
-        if event_type is object or event_type is Any:
-            return Any
-        return None if any(member in self._classes for member in members) else event_type
-
-    def _resolve(self, event: EventMessage) -> Callable[[str], Any]:
-        if self._plain is not None:
-            return decoder(self._plain)
-        known = {topic_of(cls): cls for root in self._classes for cls in _family(root)}
-        for topic in (event.topic, *(event.ancestors or ())):
-            if topic in known:
-                return decoder(known[topic])
-        topics = ", ".join(sorted(topic for topic in known if topic))
-        raise UnhandledEventError(f"the handler takes events of {topics}, and not of {event.topic}")
-
-
-def _family(cls: type) -> Iterator[type]:
-    """The class and everything derived from it that has a topic, parents first."""
-    if topic_of(cls) is not None:
-        yield cls
-    children: list[type] = cls.__subclasses__()
-    for child in children:
-        yield from _family(child)
 
 
 def default_name(handler: Handler) -> str:

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal, TypeAlias
 
+from pgbus.decoding import Decode, EventDecoder
 from pgbus.errors import ConfigurationError, DuplicateListenerName, InvalidEventError
 from pgbus.features import FEATURES
-from pgbus.handlers import Decode, EventDecoder, Handler, Signature, default_name, describe, inspect_handler
+from pgbus.handlers import Handler, Signature, default_name, describe, inspect_handler
 from pgbus.middleware import Middleware
 from pgbus.outcomes import RetryPolicy
 from pgbus.procedures import Procedures
@@ -89,10 +90,15 @@ def make_listener(
 ) -> Listener:
     """A listener from what `Bus.listener` was given; raises ConfigurationError naming what is wrong."""
     signature = inspect_handler(handler, batch=batch)
+    label = f"listener {name or describe(handler)!r}"
     decode = EventDecoder(signature.event_type, classes=[event for event in events if isinstance(event, type)])
+    patterns = _patterns(label, events, signature)
+    for event in events:
+        if reason := decode.why_not(event):
+            raise ConfigurationError(f"{label}: {reason}")
     return build_listener(
         handler,
-        _patterns(f"listener {name or describe(handler)!r}", events, signature),
+        patterns,
         signature=signature,
         decode=decode,
         reads=decode.reads,

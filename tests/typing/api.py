@@ -109,8 +109,61 @@ def with_session(event: Placed, session: Session) -> None: ...
 
 
 # A decorated handler is still the function that it was.
-async def handlers_are_functions() -> None:
-    assert_type(await one_event(Placed(1)), None)
+async def handlers_are_functions(context: pgbus.Context) -> None:
+    assert_type(await one_event(event=Placed(1)), None)
+    assert_type(await a_batch([{}]), None)
+    assert_type(in_a_thread(Placed(1), context=context), None)
+
+
+# What a handler takes fits what it is declared for: the class, a parent, a union, the stored event, or it says nothing.
+
+
+@bus.listener(PlacedOnline)
+async def of_a_child(event: Placed) -> None: ...
+
+
+@bus.listener(Placed)
+async def of_one_of_several(event: Placed | Paid) -> None: ...
+
+
+@bus.listener(Placed)
+async def of_anything(event: Any) -> None: ...
+
+
+@bus.listener(Placed)
+async def of_the_stored_event(event: pgbus.EventMessage) -> None: ...
+
+
+@bus.listener(Placed)
+async def context_first(context: pgbus.Context, event: Placed) -> None: ...
+
+
+@bus.listener(PlacedOnline, batch=True)
+async def of_children(events: list[Placed]) -> None: ...
+
+
+@bus.listener(Placed, batch=True)
+async def in_a_sequence(context: pgbus.Context, events: Sequence[Placed]) -> None: ...
+
+
+@bus.listener(Placed)  # type: ignore[arg-type] # another event
+async def of_another_event(event: Paid) -> None: ...
+
+
+@bus.listener(Placed)  # type: ignore[arg-type] # not each Placed is one
+async def of_a_parent(event: PlacedOnline) -> None: ...
+
+
+@bus.listener(Placed)  # type: ignore[arg-type] # one event at a time
+async def of_a_list(event: list[Placed]) -> None: ...
+
+
+@bus.listener(Placed, batch=True)  # type: ignore[type-var] # a list
+async def of_one(event: Placed) -> None: ...
+
+
+@bus.listener("orders.*", batch=True)  # type: ignore[type-var] # a list
+async def of_one_of_a_topic(event: dict[str, Any]) -> None: ...
 
 
 # ------------------------------------------------------------------------------------------------ hooks, middleware
@@ -142,10 +195,10 @@ def on_stop(client: pgbus.BusClient) -> None:
 
 bus.client.on_stop(7)  # type: ignore[call-overload] # a function
 
-bus.listener("orders.*", start="tomorrow")  # type: ignore[arg-type] # "now" or "beginning"
-bus.listener("orders.*", on_poison="ignore")  # type: ignore[arg-type] # "dead" or "block"
-bus.listener(7)  # type: ignore[arg-type] # a class, a topic or a pattern
-bus.listener("orders.*", colour="red")  # type: ignore[call-arg] # there is no such option
+bus.listener("orders.*", start="tomorrow")  # type: ignore[call-overload] # "now" or "beginning"
+bus.listener("orders.*", on_poison="ignore")  # type: ignore[call-overload] # "dead" or "block"
+bus.listener(7)  # type: ignore[call-overload] # a class, a topic or a pattern
+bus.listener("orders.*", colour="red")  # type: ignore[call-overload] # there is no such option
 
 # -------------------------------------------------------------------------------------------------------- publishing
 

@@ -66,7 +66,7 @@ def test_the_decorator_returns_the_function_itself(bus: pgbus.Bus) -> None:
 
 def test_without_parentheses_the_decorator_says_so(bus: pgbus.Bus) -> None:
     with pytest.raises(TypeError, match="parentheses"):
-        bus.listener(handle)  # type: ignore[arg-type]
+        bus.listener(handle)  # type: ignore[call-overload]
 
 
 def test_classes_topics_and_patterns_are_listened_to_each_once(bus: pgbus.Bus) -> None:
