@@ -16,7 +16,7 @@ from pgbus.cli.loading import load_bus
 from pgbus.cli.options import database_options, json_option, load_config, pass_on, with_admin
 from pgbus.cli.output import console, print_json
 from pgbus.schema import Break, Change, Declaration, Stored, find_broken, find_changes, make_stubs
-from pgbus.schema.compatibility import ANY_LISTENER, latest
+from pgbus.schema.compatibility import ANY_LISTENER, find_unreadable, latest
 from pgbus.schema.documents import encode_documents, read_documents, to_documents, write_documents
 
 _STYLES = {"added": ("+", "green"), "removed": ("-", "red"), "changed": ("~", "yellow")}
@@ -59,10 +59,16 @@ def dump(module: str | None, local: bool, out: str | None) -> None:
 def check(module: str | None, against: str | None, as_json: bool) -> None:
     """Refuse a change that would break a live listener or caller: for CI, before the code of MODULE is deployed.
 
+    A listener in the code that could not read the events of others is refused, too.
+
     Exit codes: 0 nothing would break, 1 something would, 2 and more as always.
     """
     bus = _load(module)
-    found = find_broken(_declared(bus), _known(against), service=bus.config.service_name)
+    known = _known(against)
+    found = [
+        *find_broken(_declared(bus), known, service=bus.config.service_name),
+        *find_unreadable(bus.schema.declare(listeners=bus.listeners), known),
+    ]
     for one in found:
         if as_json:
             print_json(one)

@@ -87,6 +87,20 @@ def find_broken(
     ]
 
 
+def find_unreadable(declared: Sequence[Declaration], stored: Iterable[Stored]) -> list[Break]:
+    """What the listeners among the declarations could not read of the events of others that are stored."""
+    own = {one.name for one in declared if one.kind == "event"}
+    listeners = [
+        Stored(kind="listener", name=one.name, schema=one.schema) for one in declared if one.kind == "listener"
+    ]
+    events = [
+        Declaration("event", one.name, one.schema)
+        for one in latest(stored)
+        if one.kind == "event" and one.name not in own
+    ]
+    return find_broken(events, listeners, with_missing=False)
+
+
 def _event_breaks(event: Declaration, known: Sequence[Stored]) -> Iterator[Break]:
     written = event.schema["parameters"]
     before = [one for one in known if one.kind == "event" and one.name == event.name]

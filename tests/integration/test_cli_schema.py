@@ -116,6 +116,48 @@ async def test_check_passes_code_that_fits(module: Path, database: str) -> None:
     assert schema(module, "check", dsn=database) == "nothing would break\n"
 
 
+def test_check_refuses_a_listener_that_could_not_read_an_event_of_others(module: Path) -> None:
+    schema(module, "dump", "--local", "-o", "others.json")
+    code = """
+import pgbus
+
+bus = pgbus.create()
+
+
+@bus.listener("auth.user_created", name="mail")
+def mail(event: User) -> None: ...
+"""
+    user = "class User:\n    username: str\n    email: str\n"
+    (module / "bus.py").write_text(f"from dataclasses import dataclass\n\n@dataclass\n{user}{code}")
+    said = schema(module, "check", "--against", "others.json", code=1)
+    assert said == "breaks listener mail: event auth.user_created\n    `email` is needed, and is missing\n"
+
+
+def test_check_refuses_a_listener_that_takes_another_event_than_it_is_declared_for(module: Path) -> None:
+    schema(module, "dump", "--local", "-o", "others.json")
+    code = """
+from dataclasses import dataclass
+
+import pgbus
+
+bus = pgbus.create()
+
+
+@pgbus.event("stock.reserved")
+@dataclass
+class Reserved:
+    n: int
+
+
+@bus.listener("auth.user_created", name="mail")
+def mail(event: Reserved) -> None: ...
+"""
+    (module / "bus.py").write_text(code)
+    answer = run_program("schema", "check", "--against", "others.json", cwd=module, environ={})
+    assert answer.returncode == 2
+    assert "the handler takes Reserved, of which no topic" in answer.stderr
+
+
 def test_check_and_diff_compare_with_files(module: Path) -> None:
     schema(module, "dump", "--local", "-o", "before.json")
     assert schema(module, "check", "--against", "before.json") == "nothing would break\n"
