@@ -126,6 +126,11 @@ def clip(text: str, length: int) -> str:
     return text if len(text) <= length else text[: length - 1] + "…"
 
 
+def in_ascii(text: str) -> str:
+    """The text as one that a database in any encoding stores."""
+    return text.encode("ascii", "backslashreplace").decode()
+
+
 def _storable(text: str) -> str:
     # PostgreSQL's text holds no NUL, and lone surrogates cannot be encoded.
     return text.replace("\x00", "\\x00").encode("utf-8", "backslashreplace").decode()

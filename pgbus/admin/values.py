@@ -62,13 +62,14 @@ class BusStatus:
     """The bus at one moment.
 
     `outbox_waiting` events are not in the log yet, the oldest for `outbox_age` seconds; `outbox_scheduled` wait for
-    their `deliver_at`. `log_head` is the last position of the log, 0 when it is empty.
+    their `deliver_at`. `log_head` is the last position of the log, 0 when it is empty. `encoding` is the database's.
     """
 
     outbox_waiting: int
     outbox_scheduled: int
     outbox_age: float
     log_head: int
+    encoding: str
     listeners: tuple[ListenerStatus, ...]
     workers: tuple[WorkerStatus, ...]
     schedules: tuple[ScheduleStatus, ...]

@@ -14,6 +14,7 @@ from pgbus.admin import Admin, BusStatus, ListenerStatus, WorkerStatus
 from pgbus.cli.options import database_options, json_option, with_admin
 from pgbus.cli.output import age, ago, console, flagged, number, print_json, table
 from pgbus.cli.schedules import schedule_table
+from pgbus.migrate.versions import find_encoding_fault
 
 
 @click.command()
@@ -64,6 +65,7 @@ def _as_json(found: BusStatus) -> dict[str, object]:
         "outbox_scheduled": found.outbox_scheduled,
         "outbox_age": found.outbox_age,
         "log_head": found.log_head,
+        "encoding": found.encoding,
         "leader": found.leader.name if found.leader else None,
         "listeners": found.listeners,
         "workers": found.workers,
@@ -81,6 +83,8 @@ def _summary(found: BusStatus) -> Table:
     rows.add_row(Text("outbox", style="bold"), _outbox(found))
     rows.add_row(Text("log head", style="bold"), number(found.log_head))
     rows.add_row(Text("leader", style="bold"), _leader(found.leader))
+    if fault := find_encoding_fault(found.encoding):
+        rows.add_row(Text("encoding", style="bold"), Text(fault, style="yellow"))
     return rows
 
 

@@ -6,11 +6,11 @@ Pure bookkeeping; no I/O.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 from pgbus.messages import EventMessage
-from pgbus.outcomes import DONE, Dead, Done, Outcome, Retry
+from pgbus.outcomes import DONE, Dead, Done, Outcome, Retry, in_ascii
 from pgbus.store import Claim
 
 
@@ -38,7 +38,7 @@ Ending: TypeAlias = Outcome | Released | Blocked | Alone
 class Flight:
     """One claim while its events are handled. Times are monotonic seconds."""
 
-    __slots__ = ("claim", "durations", "endings", "landed_at", "left", "messages", "next", "offset", "started")
+    __slots__ = ("claim", "durations", "endings", "left", "messages", "next", "offset", "refusals", "started")
 
     def __init__(self, claim: Claim, *, now: float) -> None:
         size = len(claim.events)
@@ -52,6 +52,8 @@ class Flight:
         self.durations: list[float] = [0.0] * size
         # What turns our monotonic clock into the database's: claims tell when they were made by that.
         self.offset = claim.claimed_at - now
+        # How often the database has refused to settle it.
+        self.refusals = 0
 
     def end(self, index: int, ending: Ending, *, started: float, duration: float) -> bool:
         """Note what came of an event; true when it was the last one of the claim."""
@@ -66,6 +68,13 @@ class Flight:
         if self.messages is self.claim.events:
             self.messages = list(self.messages)
         self.messages[index] = message
+
+    def spell_in_ascii(self) -> bool:
+        """Say what failed in ASCII, for a database whose encoding cannot hold it; false when that changes nothing."""
+        spelt = [_in_ascii(ending) for ending in self.endings]
+        changed = spelt != self.endings
+        self.endings = spelt
+        return changed
 
     @property
     def done_messages(self) -> list[EventMessage]:
@@ -191,6 +200,16 @@ def _add_mixed(
         row = (*tried, claim.lane, delay, error, traceback, event.key)
         for column, value in zip(others, row, strict=True):
             column.append(value)
+
+
+def _in_ascii(ending: Ending | None) -> Ending | None:
+    match ending:
+        case Retry(error=error):
+            return replace(ending, error=in_ascii(error))
+        case Dead(error=error, traceback=traceback):
+            return replace(ending, error=in_ascii(error), traceback=traceback and in_ascii(traceback))
+        case _:
+            return ending
 
 
 def _describe(ending: Ending | None) -> tuple[str, float | None, str | None, str | None]:

@@ -38,6 +38,7 @@ class Hand:
         self._wake = wake
         self._flights: dict[int, Flight] = {}
         self._landed: list[Flight] = []
+        self._refused: set[int] = set()
         self.landing = asyncio.Event()
         """Set when a claim has landed."""
         self.changed = asyncio.Event()
@@ -55,6 +56,11 @@ class Hand:
     def tokens(self) -> set[UUID]:
         """Their claim tokens."""
         return {flight.claim.token for flight in self._flights.values()}
+
+    @property
+    def refused(self) -> int:
+        """How many of them the database refuses to settle."""
+        return len(self._refused)
 
     def take(self, flight: Flight) -> None:
         """A new claim."""
@@ -83,12 +89,23 @@ class Hand:
     def put_back(self, flights: Iterable[Flight]) -> None:
         """They could not be settled: they count as landed again, before what has landed meanwhile."""
         self._landed = [*flights, *self._landed]
+        self.landing.set()
+
+    def refuse(self, flight: Flight) -> None:
+        """The database does not let it be settled, for now: it stays in hand."""
+        flight.refusals += 1
+        self._refused.add(flight.claim.id)
+        self.changed.set()
 
     def let_go(self, flight: Flight) -> None:
-        """It is settled, or lost, or given up."""
-        if self._flights.pop(flight.claim.id, None) and flight.claim.suspect:
+        """It is settled, or lost."""
+        known = self._flights.pop(flight.claim.id, None)
+        if known and flight.claim.suspect:
             self._quarantine.leave()
             self._wake()  # the next suspect
+        if flight.claim.id in self._refused:
+            self._refused.discard(flight.claim.id)
+            self._wake()
         self.changed.set()
 
     def lose(self, flight: Flight) -> None:

@@ -37,6 +37,8 @@ logger = logging.getLogger("pgbus")
 
 # Seconds between scans from the bottom: they find what a claim that was rolled back left below the floor.
 BOTTOM_INTERVAL = 5.0
+# Claims that the database refuses to settle, beyond which a listener handles no more: their outcomes are only in memory.
+REFUSED_LIMIT = 100
 # Seconds that the hooks of the events settled last have in any case.
 LAST_HOOKS = 2.0
 
@@ -225,7 +227,7 @@ class Runner:
                 pause = min(LINK_PAUSE_LIMIT, pause * 2)
 
     def _wanted(self) -> int:
-        if not self._worker_id():
+        if not self._worker_id() or self._hand.refused >= REFUSED_LIMIT:
             return 0
         if self.listener.batch:
             # A batch fills one slot.

@@ -15,6 +15,9 @@ from pgbus.telemetry import ClaimsLost, Telemetry
 
 logger = logging.getLogger("pgbus")
 
+# Seconds between tries to settle what the database refuses, at most.
+REFUSED_PAUSE_LIMIT = 60.0
+
 
 class Settler:
     """Settles one listener's claims; `was_settled` gets those that were still ours, a tally, and retries' delays."""
@@ -52,7 +55,7 @@ class Settler:
                 pause = LINK_PAUSE
             except Exception as error:
                 if not is_link_error(error):
-                    await self._settle_one_by_one(flights, error)
+                    await self._settle_one_by_one(flights)
                     continue
                 self._hand.put_back(flights)
                 await asyncio.sleep(pause)
@@ -62,7 +65,7 @@ class Settler:
         """Wait until everything in hand is settled, but not for ever."""
         try:
             async with asyncio.timeout(LINK_PAUSE_LIMIT):
-                while len(self._hand):
+                while len(self._hand) > self._hand.refused:
                     self._hand.changed.clear()
                     await self._hand.changed.wait()
         except TimeoutError:
@@ -80,23 +83,32 @@ class Settler:
             logger.warning("%s lost %d claims before it settled them", self._listener.name, lost)
         self._was_settled([flight for flight in flights if flight.claim.id in ours], tally, delays)
 
-    async def _settle_one_by_one(self, flights: Sequence[Flight], error: Exception) -> None:
+    async def _settle_one_by_one(self, flights: Sequence[Flight]) -> None:
         """One claim's outcome that the database refuses must not keep the others from being settled."""
-        if len(flights) == 1:
-            self._give_up(flights[0], error)
-            return
         for flight in flights:
             try:
-                await self._settle([flight])
-            except Exception as again:
-                if is_link_error(again):
+                await self._settle_alone(flight)
+            except Exception as error:
+                if is_link_error(error):
                     self._hand.put_back([flight])
                 else:
-                    self._give_up(flight, again)
+                    self._keep(flight, error)
 
-    def _give_up(self, flight: Flight, error: Exception) -> None:
+    async def _settle_alone(self, flight: Flight) -> None:
+        try:
+            await self._settle([flight])
+        except Exception as error:
+            if is_link_error(error) or not flight.spell_in_ascii():
+                raise
+            await self._settle([flight])
+
+    def _keep(self, flight: Flight, error: Exception) -> None:
+        """Settle it later. Let go of, its events would be handled again at once, and again, with no attempt counted."""
+        self._hand.refuse(flight)
+        pause = min(REFUSED_PAUSE_LIMIT, LINK_PAUSE * 2.0 ** min(flight.refusals, 10))
         logger.error(
-            "%s could not settle delivery %d; it is freed when its lease runs out",
-            self._listener.name, flight.claim.id, exc_info=error,
+            "%s: the database refuses the outcome of event %s, which stays in flight; next try in %.1f s: %s",
+            self._listener.name, flight.claim.events[0].position, pause, error,
+            exc_info=error if flight.refusals == 1 else None,
         )  # fmt: skip
-        self._hand.let_go(flight)
+        asyncio.get_running_loop().call_later(pause, self._hand.put_back, [flight])

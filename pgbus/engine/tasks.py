@@ -19,7 +19,7 @@ from uuid import UUID, uuid4
 from pgbus.config import Config
 from pgbus.engine.loops import LINK_PAUSE, LINK_PAUSE_LIMIT, failure_of, is_being_cancelled
 from pgbus.errors import InvalidSchedule
-from pgbus.outcomes import format_traceback
+from pgbus.outcomes import format_traceback, in_ascii
 from pgbus.returned import finish
 from pgbus.schedules import Background, Schedule, Task, TaskContext
 from pgbus.store import Store, is_link_error
@@ -334,9 +334,14 @@ class Tasks:
                     next_run_at=run.turn.next_run_at,
                 )
             except Exception as problem:
-                if not is_link_error(problem):
-                    raise
-                in_doubt = True  # it may have been written, and only the answer was lost
+                if is_link_error(problem):
+                    in_doubt = True  # it may have been written, and only the answer was lost
+                else:
+                    logger.error(
+                        "schedule %s: the database refuses the outcome of a run, tried again: %s",
+                        run.schedule.name, problem,
+                    )  # fmt: skip
+                    error = error and in_ascii(error)
                 await asyncio.sleep(pause)
                 pause = min(LINK_PAUSE_LIMIT, pause * 2)
             else:

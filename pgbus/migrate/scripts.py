@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import threading
 from collections.abc import Callable, Mapping
 
@@ -17,6 +18,7 @@ from pgbus.errors import SchemaVersionError
 from pgbus.migrate.sessions import Connection, session
 from pgbus.migrate.versions import (
     VERSION_TABLE,
+    find_encoding_fault,
     find_fault,
     migration_lock,
     read_revision,
@@ -25,6 +27,8 @@ from pgbus.migrate.versions import (
     scripts_directory,
 )
 from pgbus.sql import in_namespace, quote_identifier
+
+logger = logging.getLogger("pgbus")
 
 # Alembic keeps the context of the migration at hand in module globals.
 _alembic = threading.Lock()
@@ -58,6 +62,8 @@ async def run_upgrade(dsn: str | None, *, namespace: str, revision: str) -> None
     async with session(dsn) as connection, connection.transaction():
         await connection.execute(_preparation(namespace))
         await _read_known_revision(connection, namespace=namespace)
+        if fault := find_encoding_fault(await connection.fetchval("SHOW server_encoding")):
+            logger.warning("%s", fault)
         await _run(connection, lambda config: command.upgrade(config, revision), namespace=namespace)
 
 

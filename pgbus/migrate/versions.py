@@ -70,6 +70,17 @@ async def check_async(connection: Connection, *, namespace: str = DEFAULT_NAMESP
         raise SchemaVersionError(fault)
 
 
+def find_encoding_fault(encoding: str) -> str | None:
+    """What to know about a database in this encoding; None for UTF8, which holds everything."""
+    if encoding == "UTF8":
+        return None
+    if encoding == "SQL_ASCII":
+        limit = "which stores bytes without knowing what they mean"
+    else:
+        limit = f"not UTF8: events with characters that {encoding} does not have cannot be published"
+    return f"the database's encoding is {encoding}, {limit}; a new one made with ENCODING 'UTF8' holds everything"
+
+
 async def read_revision(connection: Connection, *, namespace: str) -> str | None:
     """The revision in the namespace's version table; None without a table or a row."""
     table = f"{quote_identifier(namespace)}.{VERSION_TABLE}"

@@ -1,13 +1,15 @@
 -- Operators' verbs: what goes on, what happened, and the few changes that a person makes.
 
 -- name: describe_bus
--- Events that are not in the log yet, the age in seconds of the oldest of them that could be, and the log's last position.
+-- Events that are not in the log yet, the age in seconds of the oldest of them that could be, the log's last position, and
+-- the database's encoding.
 SELECT count(*) FILTER (WHERE o.deliver_at IS NULL OR o.deliver_at <= now()) AS outbox_waiting,
        count(*) FILTER (WHERE o.deliver_at > now()) AS outbox_scheduled,
        CAST(COALESCE(
            extract(epoch FROM clock_timestamp() - min(pgbus.readable(COALESCE(o.deliver_at, o.published_at)))
                FILTER (WHERE o.deliver_at IS NULL OR o.deliver_at <= now())), 0) AS double precision) AS outbox_age,
-       COALESCE((SELECT max(e.position) FROM pgbus.events AS e), 0) AS log_head
+       COALESCE((SELECT max(e.position) FROM pgbus.events AS e), 0) AS log_head,
+       current_setting('server_encoding') AS encoding
 FROM pgbus.outbox AS o
 
 -- name: list_workers
