@@ -326,14 +326,18 @@ class Store:
         )
         return _claims(records, token=token, blocking=blocking)
 
-    async def extend_leases(self, claims: Sequence[Claim], *, lease: float) -> None:
-        """Keep claims for `lease` seconds from now."""
-        await self.fetch(
+    async def extend_leases(self, claims: Sequence[Claim], *, lease: float) -> dict[int, bool]:
+        """Keep claims for `lease` seconds from now.
+
+        Returns the ids of those that are still ours, each with whether it was kept: a locked one need not be.
+        """
+        rows = await self.fetch(
             "extend_leases",
             delivery_ids=[claim.id for claim in claims],
             claim_tokens=[claim.token for claim in claims],
             lease=lease,
         )
+        return {row["id"]: row["kept"] for row in rows}
 
     async def register_listener(
         self,

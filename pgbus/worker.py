@@ -23,7 +23,9 @@ from pgbus import migrate
 from pgbus.adapters.transactions import Transactions
 from pgbus.bus import Bus
 from pgbus.catalog import SEEN_INTERVAL
+from pgbus.engine.clock import now
 from pgbus.engine.executor import Executor
+from pgbus.engine.flights import Flight
 from pgbus.engine.leader import Leader
 from pgbus.engine.notifier import Session
 from pgbus.engine.quarantine import Quarantine
@@ -283,6 +285,7 @@ class Worker:
     async def _live(self, session: Session) -> None:
         await migrate.check_async(session.connection, namespace=self._config.namespace)
         await self._register_worker(session)
+        await self._extend_leases(session.store)  # while we were away, the leader may have taken some back
         # A leader who believed to be alone notifies from now on. After our lock, by which it counts its company.
         await session.store.fetch("notify", channel=session.store.work_channel, payload="arrived")
         self._session = session
@@ -333,6 +336,8 @@ class Worker:
         if self._worker_id and await self._lock_worker(session, self._worker_id):
             return
         self._worker_id = 0
+        for flight in self._flights():
+            flight.lapse()  # claimed under an id whose lock is not ours any more
         row = await session.store.fetch_one(
             "register_worker",
             name=self._config.process_name,
@@ -487,9 +492,20 @@ class Worker:
                 raise error
 
     async def _extend_leases(self, store: Store) -> None:
-        claims = [flight.claim for runner in self._runners.values() for flight in runner.flights]
-        if claims:
-            await store.extend_leases(claims, lease=self._config.lease)
+        """Keep our claims; of one that is no longer ours no more events begin."""
+        flights = self._flights()
+        if not flights:
+            return
+        kept_until = now() + self._config.lease
+        kept = await store.extend_leases([flight.claim for flight in flights], lease=self._config.lease)
+        for flight in flights:
+            if flight.claim.id not in kept:
+                flight.lapse()
+            elif kept[flight.claim.id]:
+                flight.kept_until = kept_until
+
+    def _flights(self) -> list[Flight]:
+        return [flight for runner in self._runners.values() for flight in runner.flights]
 
     async def _return_forgotten_claims(self, store: Store) -> None:
         """Give back what the database says we have claimed, and we do not know of: an answer was lost."""

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from pgbus.adapters import AsyncExecutor, SyncExecutor
+from pgbus.engine.clock import now
 from pgbus.engine.executor import ClaimLost, Executor
 from pgbus.engine.flights import ALONE, RELEASED, Ending, Flight, Tally, settlement
 from pgbus.engine.hand import Hand
@@ -76,7 +76,7 @@ class Attempts:
 
     async def attempt(self, flight: Flight, index: int) -> Ending:
         """Try one event."""
-        started = time.monotonic()
+        started = now()
         error: BaseException | None = None
         try:
             if self._hooks.before_event_execution:
@@ -95,13 +95,13 @@ class Attempts:
             return RELEASED
         except BaseException as raised:  # even a SystemExit is the handler's failure, not the worker's end
             error = raised
-        now = time.monotonic()
+        ended = now()
         outcome = self._decide(error, flight, index)
         if not (self._listener.transactional and outcome is DONE):
-            self._hand.end(flight, index, outcome, started=started, duration=now - started)
-        if now - self._yielded_at > LOOP_SHARE:
+            self._hand.end(flight, index, outcome, started=started, duration=ended - started)
+        if ended - self._yielded_at > LOOP_SHARE:
             await asyncio.sleep(0)
-            self._yielded_at = time.monotonic()
+            self._yielded_at = now()
         return outcome
 
     async def _run_hooks_before(self, flight: Flight, index: int) -> None:
@@ -131,9 +131,11 @@ class Attempts:
         if await self._call_batch(decoded):
             return
         for one in decoded:
-            if self._listener.transactional and len(one.flight.claim.events) > 1:
+            if not one.flight.may_begin(now()):
+                self._hand.end(one.flight, one.index, RELEASED, started=now(), duration=0.0)
+            elif self._listener.transactional and len(one.flight.claim.events) > 1:
                 # A transaction settles a claim as a whole, so first they must come back each in a claim of its own.
-                self._hand.end(one.flight, one.index, ALONE, started=time.monotonic(), duration=0.0)
+                self._hand.end(one.flight, one.index, ALONE, started=now(), duration=0.0)
             else:
                 await self._call_batch([one])
 
@@ -141,7 +143,7 @@ class Attempts:
         decoded: list[Decoded] = []
         for flight in flights:
             for index in range(len(flight.claim.events)):
-                started = time.monotonic()
+                started = now()
                 try:
                     if self._hooks.before_event_execution:
                         await self._run_hooks_before(flight, index)
@@ -157,7 +159,7 @@ class Attempts:
         """Call the handler; the events' endings are noted. False when that of several failed, and nothing is noted."""
         if not decoded:
             return True
-        started = time.monotonic()
+        started = now()
         error: BaseException | None = None
         try:
             await self._handle_batch(decoded, started)
@@ -187,7 +189,7 @@ class Attempts:
             await self._executor.run_batch(bodies, messages, _attempt(flights))
 
     def _end_batch(self, decoded: Sequence[Decoded], error: BaseException | None, *, started: float) -> None:
-        duration = (time.monotonic() - started) / len(decoded)
+        duration = (now() - started) / len(decoded)
         for one in decoded:
             outcome = self._decide(error, one.flight, one.index)
             self._hand.end(one.flight, one.index, outcome, started=started, duration=duration)
@@ -259,7 +261,7 @@ class _Settling:
 
     def _values(self) -> dict[str, Any]:
         attempts = self._attempts
-        duration = (time.monotonic() - self._started) / self._events
+        duration = (now() - self._started) / self._events
         self.settled = [flight.with_rest_done(started=self._started, duration=duration) for flight in self._flights]
         values, self.tally, _ = settlement(
             self.settled,

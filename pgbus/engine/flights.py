@@ -5,6 +5,7 @@ Pure bookkeeping; no I/O.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
@@ -36,13 +37,19 @@ Ending: TypeAlias = Outcome | Released | Blocked | Alone
 
 
 class Flight:
-    """One claim while its events are handled. Times are monotonic seconds."""
+    """One claim while its events are handled. Times are those of the engine's clock.
 
-    __slots__ = ("claim", "durations", "endings", "left", "messages", "next", "offset", "refusals", "started")
+    Once `kept_until` has passed someone else may have the claim, and none of its events may begin.
+    """
 
-    def __init__(self, claim: Claim, *, now: float) -> None:
+    __slots__ = (
+        "claim", "durations", "endings", "kept_until", "left", "messages", "next", "offset", "refusals", "started",
+    )  # fmt: skip
+
+    def __init__(self, claim: Claim, *, now: float, kept_until: float = math.inf) -> None:
         size = len(claim.events)
         self.claim = claim
+        self.kept_until = kept_until
         # The events as their handlers get them: those of the claim, unless hooks change them.
         self.messages = claim.events
         self.next = 0
@@ -50,7 +57,7 @@ class Flight:
         self.endings: list[Ending | None] = [None] * size
         self.started: list[float] = [0.0] * size
         self.durations: list[float] = [0.0] * size
-        # What turns our monotonic clock into the database's: claims tell when they were made by that.
+        # What turns our clock into the database's: claims tell when they were made by that.
         self.offset = claim.claimed_at - now
         # How often the database has refused to settle it.
         self.refusals = 0
@@ -62,6 +69,14 @@ class Flight:
         self.durations[index] = duration
         self.left -= 1
         return self.left == 0
+
+    def may_begin(self, now: float) -> bool:
+        """Whether an event of it may be handled: it is ours for certain."""
+        return now < self.kept_until
+
+    def lapse(self) -> None:
+        """Begin no more of it: it is no longer ours, or may not be."""
+        self.kept_until = -math.inf
 
     def replace_message(self, index: int, message: EventMessage) -> None:
         """Have the handler get this in place of the claim's event, which remains what the engine goes by."""

@@ -67,7 +67,7 @@ class Hand:
         self._flights[flight.claim.id] = flight
 
     def end(self, flight: Flight, index: int, ending: Ending, *, started: float, duration: float) -> None:
-        """Note what came of an event, unless it has ended otherwise by now. Times are monotonic seconds."""
+        """Note what came of an event, unless it has ended otherwise by now. Times are those of the engine's clock."""
         if flight.endings[index] is None and flight.end(index, ending, started=started, duration=duration):
             self.land(flight)
 

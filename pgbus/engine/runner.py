@@ -11,7 +11,6 @@ import asyncio
 import heapq
 import logging
 import math
-import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -19,6 +18,7 @@ from uuid import UUID, uuid4
 
 from pgbus.config import Config
 from pgbus.engine.attempts import Attempts
+from pgbus.engine.clock import now
 from pgbus.engine.executor import Executor
 from pgbus.engine.flights import ALONE, BLOCKED, RELEASED, Flight, Tally
 from pgbus.engine.hand import Hand
@@ -37,7 +37,7 @@ logger = logging.getLogger("pgbus")
 
 # Seconds between scans from the bottom: they find what a claim that was rolled back left below the floor.
 BOTTOM_INTERVAL = 5.0
-# Claims that the database refuses to settle, beyond which a listener handles no more: their outcomes are only in memory.
+# Claims that the database refuses to settle, from which on a listener claims no more: only memory knows their outcomes.
 REFUSED_LIMIT = 100
 # Seconds that the hooks of the events settled last have in any case.
 LAST_HOOKS = 2.0
@@ -142,7 +142,7 @@ class Runner:
         if claim and not self._draining:
             self._telemetry.emit(Claimed(self.listener.name, 1))
             self._pace.saw_claim(events=1, rows=1)
-            self._take_off([claim], 1, now=sent_at)
+            self._take_off([claim], 1, sent_at=sent_at)
 
     @property
     def tokens(self) -> set[UUID]:
@@ -161,7 +161,7 @@ class Runner:
 
     async def stop(self, *, grace: float) -> None:
         """Claim no more, let running handlers finish for `grace` seconds, settle, and give back the rest."""
-        deadline = time.monotonic() + grace
+        deadline = now() + grace
         self._draining = True
         self._tasks[0].cancel()
         await asyncio.wait([self._tasks[0]])
@@ -177,7 +177,7 @@ class Runner:
         await self._settler.finish()
         self._tasks[1].cancel()
         await asyncio.wait(self._tasks)
-        await self._afterwards.finish(max(LAST_HOOKS, deadline - time.monotonic()))
+        await self._afterwards.finish(max(LAST_HOOKS, deadline - now()))
         if self._retry_timer:
             self._retry_timer.cancel()
 
@@ -189,8 +189,13 @@ class Runner:
 
     def _release_queue(self) -> None:
         while self._queue:
-            flight = self._queue.popleft()
-            self._waiting -= flight.release_rest()
+            self._give_back(self._queue.popleft())
+
+    def _give_back(self, flight: Flight) -> None:
+        """Begin no more of it: what was not begun is released when it is settled, if it is still ours then."""
+        # Nothing was left to release: it has landed by itself, and may be settled already.
+        if released := flight.release_rest():
+            self._waiting -= released
             if not flight.left:
                 self._hand.land(flight)
 
@@ -243,7 +248,7 @@ class Runner:
         suspects = self._look_for_suspects and self._quarantine.enter(self.wake)
         claims: list[Claim] = []
         try:
-            sent_at = time.monotonic()
+            sent_at = now()
             claims = await self._send_claim(wanted, token=token, rows=rows, suspects=suspects)
         finally:
             self._claiming = None
@@ -258,7 +263,7 @@ class Runner:
         self._pace.saw_claim(events=events, rows=len(claims))
         self._raise_floor(claims)
         self._telemetry.emit(Claimed(self.listener.name, events))
-        self._take_off(claims, events, now=sent_at)
+        self._take_off(claims, events, sent_at=sent_at)
 
     async def _send_claim(self, wanted: int, *, token: UUID, rows: int, suspects: bool) -> list[Claim]:
         return await self._store.claim_deliveries(
@@ -276,17 +281,19 @@ class Runner:
             blocking=self.listener.blocks,
         )
 
-    def _take_off(self, claims: Sequence[Claim], events: int, *, now: float) -> None:
+    def _take_off(self, claims: Sequence[Claim], events: int, *, sent_at: float) -> None:
+        # Kept for longer, by the time that it took the database to begin; never for less.
+        kept_until = sent_at + self._config.lease
         for claim in claims:
-            flight = Flight(claim, now=now)
+            flight = Flight(claim, now=sent_at, kept_until=kept_until)
             self._hand.take(flight)
             self._queue.append(flight)
         self._waiting += events
         self._more.set()
 
     def _lower_floors(self) -> None:
-        if (now := time.monotonic()) >= self._bottom_at:
-            self._bottom_at = now + BOTTOM_INTERVAL
+        if (at := now()) >= self._bottom_at:
+            self._bottom_at = at + BOTTOM_INTERVAL
             self._look_for_suspects = True
             self._floor, self._due_floor = 0, -math.inf
 
@@ -327,6 +334,9 @@ class Runner:
 
     async def _handle_next(self) -> None:
         flight = self._queue[0]
+        if not self._may_begin(flight):
+            self._give_back(self._queue.popleft())
+            return
         index = flight.next
         flight.next += 1
         if flight.next == len(flight.claim.events):
@@ -340,19 +350,19 @@ class Runner:
         claim = flight.claim
         barred: set[str] = set()
         for index, event in enumerate(claim.events):
+            if not self._may_begin(flight):
+                self._give_back(flight)
+                break
             flight.next = index + 1
             self._waiting -= 1
             if event.key in barred or (claim.blocked and claim.blocked[index]):
-                self._hand.end(flight, index, BLOCKED, started=time.monotonic(), duration=0.0)
+                self._hand.end(flight, index, BLOCKED, started=now(), duration=0.0)
                 continue
             ending = await self._attempts.attempt(flight, index)
             if isinstance(ending, Dead) and self.listener.blocks and event.key is not None:
                 barred.add(event.key)
             if isinstance(ending, Retry) or self._draining:
-                # Nothing was left to release: it has landed by itself, and may be settled already.
-                if released := flight.release_rest():
-                    self._waiting -= released
-                    self._hand.land(flight)
+                self._give_back(flight)
                 break
 
     async def _handle_batch(self) -> None:
@@ -360,11 +370,21 @@ class Runner:
         size = 0
         while self._queue and (not flights or size + len(self._queue[0].claim.events) <= self._pace.reserve):
             flight = self._queue.popleft()
+            if not self._may_begin(flight):
+                self._give_back(flight)
+                continue
             flight.next = len(flight.claim.events)
             size += flight.next
             flights.append(flight)
         self._waiting -= size
-        await self._attempts.attempt_batch(flights)
+        if flights:
+            await self._attempts.attempt_batch(flights)
+
+    def _may_begin(self, flight: Flight) -> bool:
+        """Whether the claim is ours for certain. Without a session it may not be: with that goes the lock by which the
+        leader sees that we live.
+        """
+        return self._worker_id() != 0 and flight.may_begin(now())
 
     # --------------------------------------------------------------------------------------------------- settled
 

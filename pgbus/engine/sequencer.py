@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import asyncio
 import math
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 from uuid import UUID, uuid4
 
+from pgbus.engine.clock import now
 from pgbus.store import Claim, Sequencing, Store
 from pgbus.telemetry import LeaderSlept, Sequenced, Telemetry
 
@@ -80,7 +80,7 @@ class Neighbours(Protocol):
         """The worker's id, and the listeners that are idle: a claim under this token may be made for each of them."""
 
     def hand_over(self, claims: Mapping[int, Claim], *, sent_at: float) -> None:
-        """What came of the offer, by listener id; called after each offer. `sent_at`: monotonic seconds."""
+        """What came of the offer, by listener id; called after each offer. `sent_at`: by the engine's clock."""
 
 
 class Sequencer:
@@ -164,8 +164,8 @@ class Sequencer:
             self._base = (self.partition + 1) * PARTITION_SIZE
             await self._store.fetch("open_partition", number=self.partition)
             self._roll_over = False
-        if (now := time.monotonic()) >= self._bottom_at:
-            self._due_floor, self._bottom_at = -math.inf, now + BOTTOM_INTERVAL
+        if (at := now()) >= self._bottom_at:
+            self._due_floor, self._bottom_at = -math.inf, at + BOTTOM_INTERVAL
         look = await self._sequence()
         self._base += look.moved
         self._floor.observe(look)
@@ -178,7 +178,7 @@ class Sequencer:
 
     async def _sequence(self) -> Sequencing:
         """One look. An event that comes alone is claimed for our idle listeners at once: that saves a round trip."""
-        token, sent_at = uuid4(), time.monotonic()
+        token, sent_at = uuid4(), now()
         worker_id, idle = self._neighbours.offer(token)
         handed: Mapping[int, Claim] = {}
         try:

@@ -17,6 +17,7 @@ from typing import Any, Literal, TypeAlias
 from uuid import UUID, uuid4
 
 from pgbus.config import Config
+from pgbus.engine.clock import now
 from pgbus.engine.loops import LINK_PAUSE, LINK_PAUSE_LIMIT, failure_of, is_being_cancelled
 from pgbus.errors import InvalidSchedule
 from pgbus.outcomes import format_traceback, in_ascii
@@ -163,17 +164,17 @@ class Tasks:
 
     async def _look(self) -> float:
         """Do what is due; in how many seconds to look again."""
-        now = time.monotonic()
-        if self._runs and now >= self._extend_at:
+        at = now()
+        if self._runs and at >= self._extend_at:
             await self._extend_leases()
-            self._extend_at = now + self._config.lease / 3
+            self._extend_at = at + self._config.lease / 3
         longest = min(self._config.poll_interval, self._config.lease / 3)
         if self._stopping or not (worker_id := self._worker_id()):
             return longest
         await self._register()
-        if now >= self._touch_at:
+        if at >= self._touch_at:
             await self._store.fetch("touch_schedules", schedule_names=list(self._schedules))
-            self._touch_at = now + TOUCH_INTERVAL
+            self._touch_at = at + TOUCH_INTERVAL
         return min(longest, await self._claim(worker_id))
 
     async def _register(self) -> None:
@@ -198,7 +199,7 @@ class Tasks:
         names = [name for name in self._schedules if name not in self._runs]
         if not names:
             return self._config.poll_interval
-        kept_until = time.monotonic() + self._config.lease
+        kept_until = now() + self._config.lease
         rows = await self._store.fetch(
             "claim_schedules",
             worker_id=worker_id,
@@ -212,7 +213,7 @@ class Tasks:
         self._unregistered |= set(names) - {row["schedule_name"] for row in rows}
         delays = [self._config.poll_interval] + [0.0] * len(self._unregistered)
         for row in rows:
-            if row["claim_token"]:
+            if row["claim_token"] and now() < kept_until:
                 self._begin(row, kept_until=kept_until)
             elif row["next_run_at"] is None:
                 delays.append(await self._set_next_run(row))
@@ -241,7 +242,7 @@ class Tasks:
             return declared
 
     async def _extend_leases(self) -> None:
-        kept_until = time.monotonic() + self._config.lease
+        kept_until = now() + self._config.lease
         runs = list(self._runs.values())
         rows = await self._store.fetch(
             "extend_schedule_leases",
@@ -259,7 +260,7 @@ class Tasks:
     def _give_up_expired(self) -> None:
         """Break off what others may have taken over, as we could not keep it."""
         for run in self._runs.values():
-            if time.monotonic() >= run.kept_until:
+            if now() >= run.kept_until:
                 run.break_off("lost")
 
     # ------------------------------------------------------------------------------------------------------ runs

@@ -217,8 +217,17 @@ WITH settled AS MATERIALIZED (
 SELECT s.id FROM settled AS s
 
 -- name: extend_leases
--- Keep claims that are still being worked on. A row locked by a transactional handler needs no lease: the lock guards it.
-WITH held AS (
+-- Keep claims that are still being worked on; returns those that are still ours, and whether they were kept. A row locked
+-- by a transactional handler needs no lease: the lock guards it.
+WITH ours AS MATERIALIZED (
+    SELECT d.id
+    FROM pgbus.deliveries AS d
+    WHERE d.id = ANY (CAST(:delivery_ids AS bigint[]))
+      AND ((d.id, d.claim_token) IN (
+          SELECT c.id, c.claim_token
+          FROM unnest(CAST(:delivery_ids AS bigint[]), CAST(:claim_tokens AS uuid[])) AS c (id, claim_token)
+      )) IS TRUE
+), held AS (
     SELECT d.id
     FROM pgbus.deliveries AS d
     WHERE d.id = ANY (CAST(:delivery_ids AS bigint[]))
@@ -227,11 +236,15 @@ WITH held AS (
           FROM unnest(CAST(:delivery_ids AS bigint[]), CAST(:claim_tokens AS uuid[])) AS c (id, claim_token)
       )) IS TRUE
     FOR UPDATE SKIP LOCKED
+), kept AS (
+    UPDATE pgbus.deliveries AS d
+    SET lease_expires_at = now() + CAST(:lease AS double precision) * INTERVAL '1 second'
+    FROM held AS h
+    WHERE d.id = h.id
+    RETURNING d.id
 )
-UPDATE pgbus.deliveries AS d
-SET lease_expires_at = now() + CAST(:lease AS double precision) * INTERVAL '1 second'
-FROM held AS h
-WHERE d.id = h.id
+SELECT o.id, (o.id IN (SELECT k.id FROM kept AS k)) IS TRUE AS kept
+FROM ours AS o
 
 -- name: find_own_claims
 -- The tokens of a worker's claims. Those whose leases ran out are the leader's business; and without them the scan steps

@@ -108,3 +108,32 @@ async def blocking(event: dict[str, int]) -> None:
     if BLOCKS:
         pass_gate_blocking()  # and with us, the whole event loop waits
     await note("handled", event["n"])
+
+
+async def handle_gated(number: int) -> None:
+    await note("started", number)
+    await pass_gate()
+    await note("handled", number)
+
+
+@bus.listener("chaos.stopped", name="one_by_one", start="beginning", concurrency=1, batch_size=15)
+async def one_by_one(event: dict[str, int]) -> None:
+    await handle_gated(event["n"])
+
+
+@bus.listener("chaos.stopped", name="laned", start="beginning", ordered=True, batch_size=15)
+async def laned(event: dict[str, int]) -> None:
+    await handle_gated(event["n"])
+
+
+@bus.listener("chaos.stopped", name="together", start="beginning", batch=True, concurrency=1, batch_size=15)
+async def together(events: list[dict[str, int]]) -> None:
+    await handle_gated(events[0]["n"])
+    if len(events) > 1:
+        raise ValueError("one by one, please")
+
+
+@bus.listener("chaos.stopped", name="gated_effect", start="beginning", transactional=True, concurrency=1, batch_size=15)
+async def gated_effect(event: dict[str, int], connection: asyncpg.Connection) -> None:
+    await handle_gated(event["n"])
+    await connection.execute("INSERT INTO effects (n, pid) VALUES ($1, $2)", event["n"], PID)

@@ -167,8 +167,13 @@ class Stage:
 
     # ------------------------------------------------------------------------------------------------------- events
 
-    async def publish(self, topic: str, numbers: Iterable[int]) -> None:
-        await self.bus.publish_many([{"n": number} for number in numbers], topic=topic)
+    async def publish(self, topic: str, numbers: Iterable[int], *, key: str | None = None) -> None:
+        if key is None:
+            await self.bus.publish_many([{"n": number} for number in numbers], topic=topic)
+            return
+        async with self.connection.transaction():
+            for number in numbers:
+                await self.bus.publish({"n": number}, topic=topic, key=key, using=self.connection)
 
     async def publish_rolled_back(self, topic: str, numbers: Iterable[int]) -> None:
         transaction = self.connection.transaction()
@@ -219,6 +224,7 @@ class Stage:
 
 ALL_LISTENERS = (
     "record", "gated", "hanging", "threaded", "effect", "ordered", "poisoned", "bystander", "blocking",
+    "one_by_one", "laned", "together", "gated_effect",
 )  # fmt: skip
 
 

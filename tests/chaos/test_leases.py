@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import signal
 
+import pytest
+
 from tests.chaos.stage import Stage
 from tests.support import eventually
 
@@ -49,3 +51,35 @@ async def test_a_transactional_handler_that_hangs_needs_no_lease(stage: Stage) -
     await stage.connection.execute("COMMIT")
     await stage.settled()
     assert await stage.numbers("effects") == [1]
+
+
+@pytest.mark.parametrize("listener", ["one_by_one", "laned", "together", "gated_effect"])
+async def test_a_worker_that_was_stopped_past_its_lease_begins_nothing_more_of_its_claims(
+    stage: Stage, listener: str
+) -> None:
+    await stage.start_idle()
+    await stage.close_gate()
+    stopped = await stage.start(listener, lease=1, process_name="stopped")
+    await stage.registered(stopped)
+    await stage.publish("chaos.stopped", range(1, 16), key="k")
+    await stage.wait_for("started", 1, pid=stopped.pid)
+    # A transaction holds on to its one event, and a batch begins with its first.
+    left = range(2, 16) if listener == "gated_effect" else range(1, 16)
+    stopped.signal(signal.SIGSTOP)
+
+    heir = await stage.start(listener, lease=1, process_name="heir")
+    await stage.wait_for("started", 1, pid=heir.pid)
+    await stage.open_gate()
+    settled = "SELECT count(*) = $1 FROM pgbus.history WHERE worker = 'heir' AND outcome = 'done'"
+    await eventually(lambda: stage.value(settled, len(left)), 20)
+    await heir.kill()
+
+    stopped.signal(signal.SIGCONT)
+    await stage.wait_for("handled", 1, pid=stopped.pid)
+    await stage.publish("chaos.stopped", [99], key="k")
+    await stage.settled()
+    started = await stage.connection.fetch("SELECT DISTINCT n FROM started WHERE pid = $1 ORDER BY n", stopped.pid)
+    assert [row["n"] for row in started] == [1, 99]
+    assert await stage.dead_letters() == []
+    if listener == "gated_effect":
+        assert await stage.numbers("effects") == [*range(1, 16), 99]
