@@ -135,7 +135,7 @@ def unreachable(config: Config, error: BaseException | str) -> DatabaseUnreachab
 
 @dataclass(slots=True)
 class Claim:
-    """A claimed delivery and its events, in the order of the log."""
+    """A claimed delivery and its events, in the order of the log: `size` of them, less those that someone deleted."""
 
     id: int
     token: UUID
@@ -145,6 +145,7 @@ class Claim:
     fresh: bool
     last: int
     claimed_at: float
+    size: int
     events: list[EventMessage]
     blocked: list[bool] | None = None
 
@@ -326,18 +327,25 @@ class Store:
         )
         return _claims(records, token=token, blocking=blocking)
 
-    async def extend_leases(self, claims: Sequence[Claim], *, lease: float) -> dict[int, bool]:
-        """Keep claims for `lease` seconds from now.
-
-        Returns the ids of those that are still ours, each with whether it was kept: a locked one need not be.
-        """
+    async def skip_missing_events(self, claims: Sequence[Claim], *, listener_id: int, worker: str) -> list[int]:
+        """Take events that are no longer in the log out of claims of one token; their positions."""
         rows = await self.fetch(
-            "extend_leases",
+            "skip_missing_events",
             delivery_ids=[claim.id for claim in claims],
-            claim_tokens=[claim.token for claim in claims],
-            lease=lease,
+            claim_token=claims[0].token,
+            listener_id=listener_id,
+            worker=worker,
         )
-        return {row["id"]: row["kept"] for row in rows}
+        return [row["position"] for row in rows]
+
+    async def extend_leases(self, claims: Sequence[Claim], *, lease: float) -> set[int]:
+        """Keep claims for `lease` seconds from now, but for those that someone has locked; the ids of what was kept."""
+        rows = await self.fetch("extend_leases", **_names(claims), lease=lease)
+        return {row["id"] for row in rows}
+
+    async def find_our_claims(self, claims: Sequence[Claim]) -> set[int]:
+        """The ids of those claims that are still ours, locked or not."""
+        return {row["id"] for row in await self.fetch("find_our_claims", **_names(claims))}
 
     async def register_listener(
         self,
@@ -373,10 +381,14 @@ class Store:
         )
 
 
+def _names(claims: Sequence[Claim]) -> dict[str, object]:
+    return {"delivery_ids": [claim.id for claim in claims], "claim_tokens": [claim.token for claim in claims]}
+
+
 def _handed(row: Any, *, token: UUID) -> dict[int, Claim]:
     """The claims that `sequence_outbox` made of its lone event; each listener gets an event of its own."""
     return {
-        listener_id: Claim(id_, token, 1, None, False, True, row["position"], row["looked_at"], [_event(row)])
+        listener_id: Claim(id_, token, 1, None, False, True, row["position"], row["looked_at"], 1, [_event(row)])
         for id_, listener_id in zip(row["handed_ids"], row["handed_to"], strict=True)
     }
 
@@ -400,13 +412,15 @@ def _claims(records: Sequence[Any], *, token: UUID, blocking: bool) -> list[Clai
     claims: dict[int, Claim] = {}
     claim: Claim | None = None
     for (
-        id_, lane, attempt, suspect, fresh, last, position, event_id, topic, ancestors, key, payload, headers,
+        id_, lane, attempt, suspect, fresh, last, size, position, event_id, topic, ancestors, key, payload, headers,
         published_at, deliver_at, blocked, claimed_at,
     ) in records:  # fmt: skip
         if claim is None or claim.id != id_:
             claim = claims.get(id_)
             if claim is None:
-                claim = claims[id_] = Claim(id_, token, attempt, lane, suspect, fresh, last, claimed_at, [])
+                claim = claims[id_] = Claim(id_, token, attempt, lane, suspect, fresh, last, claimed_at, size, [])
+        if position is None:
+            continue
         claim.events.append(
             EventMessage(
                 topic=topic,
@@ -423,7 +437,7 @@ def _claims(records: Sequence[Any], *, token: UUID, blocking: bool) -> list[Clai
         if blocking:
             claim.blocked = claim.blocked or []
             claim.blocked.append(blocked)
-    return sorted(claims.values(), key=lambda claim: claim.events[0].position or 0)
+    return sorted(claims.values(), key=lambda claim: (claim.events and claim.events[0].position) or 0)
 
 
 @asynccontextmanager

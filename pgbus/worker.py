@@ -493,16 +493,17 @@ class Worker:
 
     async def _extend_leases(self, store: Store) -> None:
         """Keep our claims; of one that is no longer ours no more events begin."""
-        flights = self._flights()
+        flights = {flight.claim.id: flight for flight in self._flights()}
         if not flights:
             return
         kept_until = now() + self._config.lease
-        kept = await store.extend_leases([flight.claim for flight in flights], lease=self._config.lease)
-        for flight in flights:
-            if flight.claim.id not in kept:
-                flight.lapse()
-            elif kept[flight.claim.id]:
-                flight.kept_until = kept_until
+        kept = await store.extend_leases([flight.claim for flight in flights.values()], lease=self._config.lease)
+        for id_ in kept:
+            flights.pop(id_).kept_until = kept_until
+        if flights:  # a transactional handler has locked them, or they are lost
+            ours = await store.find_our_claims([flight.claim for flight in flights.values()])
+            for id_ in flights.keys() - ours:
+                flights[id_].lapse()
 
     def _flights(self) -> list[Flight]:
         return [flight for runner in self._runners.values() for flight in runner.flights]

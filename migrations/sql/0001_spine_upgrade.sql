@@ -241,9 +241,12 @@ CREATE INDEX deliveries_ready ON pgbus.deliveries (listener_id, first)
 -- Whatever has to wait for an instant: retries, runs freed from a dead worker, replays.
 CREATE INDEX deliveries_due ON pgbus.deliveries (listener_id, available_at)
     WHERE claim_token IS NULL AND available_at IS NOT NULL AND lane IS NULL;
--- Ordered listeners: the head of a lane bars the rest of it, claimed or not.
+-- Ordered listeners: the head of a lane blocks the rest of it.
 CREATE INDEX deliveries_lanes ON pgbus.deliveries (listener_id, lane, first)
     WHERE lane IS NOT NULL AND blocked_key IS NULL;
+-- And so does its one claimed row, which need not be the head: a dead letter that was put back comes before it.
+CREATE UNIQUE INDEX deliveries_lane_claims ON pgbus.deliveries (listener_id, lane)
+    WHERE lane IS NOT NULL AND claim_token IS NOT NULL;
 CREATE INDEX deliveries_blocked ON pgbus.deliveries (listener_id, blocked_key) WHERE blocked_key IS NOT NULL;
 CREATE INDEX deliveries_claimed ON pgbus.deliveries (lease_expires_at) WHERE claim_token IS NOT NULL;
 

@@ -16,6 +16,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 from uuid import UUID, uuid4
 
+import asyncpg
+
 from pgbus.config import Config
 from pgbus.engine.attempts import Attempts
 from pgbus.engine.clock import now
@@ -223,6 +225,10 @@ class Runner:
             try:
                 await self._claim(wanted)
                 pause = LINK_PAUSE
+            except asyncpg.UniqueViolationError:
+                # Another worker has just claimed in one of our lanes, behind what an operator put back before it.
+                self._may_have_work = True
+                await asyncio.sleep(LINK_PAUSE)
             except Exception as error:
                 if not is_link_error(error):
                     raise
@@ -250,6 +256,7 @@ class Runner:
         try:
             sent_at = now()
             claims = await self._send_claim(wanted, token=token, rows=rows, suspects=suspects)
+            claims = await self._skip_missing(claims)
         finally:
             self._claiming = None
             if suspects and not any(claim.suspect for claim in claims):
@@ -280,6 +287,21 @@ class Runner:
             suspects=suspects,
             blocking=self.listener.blocks,
         )
+
+    async def _skip_missing(self, claims: Sequence[Claim]) -> list[Claim]:
+        """The claims without what someone has deleted from the log: it can be handled by nobody, ever."""
+        lacking = [claim for claim in claims if len(claim.events) < claim.size]
+        if lacking:
+            positions = await self._store.skip_missing_events(
+                lacking, listener_id=self.listener_id, worker=self._config.process_name
+            )
+            if positions:
+                logger.warning(
+                    "%s skips %d events that are no longer in the log: positions %s to %s",
+                    self.listener.name, len(positions), positions[0], positions[-1],
+                )  # fmt: skip
+            self.wake()
+        return [claim for claim in claims if claim.events]
 
     def _take_off(self, claims: Sequence[Claim], events: int, *, sent_at: float) -> None:
         # Kept for longer, by the time that it took the database to begin; never for less.

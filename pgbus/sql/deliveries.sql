@@ -36,7 +36,7 @@ WITH active AS MATERIALIZED (
     SELECT h.id, h.first
     FROM generate_series(0, CAST(:lanes AS integer) - 1) AS n (lane)
     CROSS JOIN LATERAL (
-        -- Whatever comes first bars its lane, claimed or waiting for its instant.
+        -- Whatever comes first blocks its lane, claimed or waiting for its instant.
         SELECT d.id, d.first, d.claim_token, d.available_at, d.crashes
         FROM pgbus.deliveries AS d
         WHERE d.listener_id = (SELECT a.id FROM active AS a)
@@ -49,6 +49,12 @@ WITH active AS MATERIALIZED (
     WHERE h.claim_token IS NULL
       AND (h.available_at IS NULL OR h.available_at <= now())
       AND (h.crashes < 2 OR CAST(:suspects AS boolean))
+      -- So does a claimed row behind it: what an operator put back, or a reset brought again, may come before that. Who
+      -- cannot see it yet, as it is being claimed at this moment, fails by the unique index. `IS FALSE`: no join, please.
+      AND (EXISTS (
+          SELECT 1 FROM pgbus.deliveries AS x
+          WHERE x.listener_id = CAST(:listener_id AS integer) AND x.lane = n.lane AND x.claim_token IS NOT NULL
+      )) IS FALSE
 ), lanes AS MATERIALIZED (
     -- Judged again on the locked row: another worker may have taken its beginning, and then `first` has moved on.
     -- Looked up one by one: a join may as well read the whole index, with all its dead rows.
@@ -81,7 +87,7 @@ WITH active AS MATERIALIZED (
         lease_expires_at = now() + CAST(:lease AS double precision) * INTERVAL '1 second'
     FROM chosen AS c
     WHERE d.id = c.id AND c.taken = c.events AND c.events <= CAST(:piece AS integer)
-    RETURNING d.id, d.lane, d.first, d.last, d.positions, d.available_at, d.attempt, d.crashes
+    RETURNING d.id, d.lane, d.first, d.last, d.events, d.positions, d.available_at, d.attempt, d.crashes
 ), rest AS (
     UPDATE pgbus.deliveries AS d
     SET first = COALESCE(c.positions[c.taken + 1], c.first + c.taken),
@@ -111,11 +117,11 @@ WITH active AS MATERIALIZED (
         FROM generate_series(0, c.taken - 1, CAST(:piece AS integer)) AS s (skipped)
     ) AS p
     WHERE c.taken < c.events OR c.events > CAST(:piece AS integer)
-    RETURNING id, lane, first, last, positions, available_at, attempt, crashes
+    RETURNING id, lane, first, last, events, positions, available_at, attempt, crashes
 ), claimed AS (
     SELECT * FROM whole UNION ALL SELECT * FROM pieces
 )
-SELECT c.id, c.lane, c.attempt, c.crashes >= 2 AS suspect, c.available_at IS NULL AS fresh, c.last,
+SELECT c.id, c.lane, c.attempt, c.crashes >= 2 AS suspect, c.available_at IS NULL AS fresh, c.last, c.events,
        e.position, e.event_id, e.topic, e.ancestors, e.key, e.payload, e.headers,
        pgbus.readable(e.published_at) AS published_at, pgbus.readable(e.deliver_at) AS deliver_at,
        CASE WHEN CAST(:blocking AS boolean) THEN EXISTS (
@@ -124,13 +130,60 @@ SELECT c.id, c.lane, c.attempt, c.crashes >= 2 AS suspect, c.available_at IS NUL
        ) END AS blocked,
        CAST(extract(epoch FROM now()) AS double precision) AS claimed_at
 FROM claimed AS c
-CROSS JOIN LATERAL (
+-- A claim without any event, as someone deleted them, is told of too.
+LEFT JOIN LATERAL (
     SELECT x.* FROM pgbus.events AS x
     WHERE c.positions IS NULL AND x.position BETWEEN c.first AND c.last
     UNION ALL
     SELECT x.* FROM unnest(c.positions) AS p (position)
     JOIN pgbus.events AS x ON x.position = p.position
-) AS e
+) AS e ON true
+
+-- name: skip_missing_events
+-- Take events that are no longer in the log out of our claims, say so in the history, and end claims of which nothing is
+-- left; returns their positions. History has no place for those of a partition that someone dropped by hand.
+WITH ours AS MATERIALIZED (
+    SELECT d.id, d.first, d.last, d.positions, d.attempt
+    FROM pgbus.deliveries AS d
+    WHERE d.id = ANY (CAST(:delivery_ids AS bigint[])) AND d.claim_token = CAST(:claim_token AS uuid)
+    FOR UPDATE
+), owed AS MATERIALIZED (
+    SELECT o.id, o.attempt, p.position,
+           EXISTS (SELECT 1 FROM pgbus.events AS e WHERE e.position = p.position) AS is_logged
+    FROM ours AS o
+    CROSS JOIN LATERAL (
+        SELECT u.position FROM unnest(o.positions) AS u (position)
+        UNION ALL
+        SELECT g.position FROM generate_series(o.first, o.last) AS g (position) WHERE o.positions IS NULL
+    ) AS p
+), kept AS MATERIALIZED (
+    SELECT w.id, array_agg(w.position ORDER BY w.position) AS positions
+    FROM owed AS w
+    WHERE w.is_logged
+    GROUP BY w.id
+), shrunk AS (
+    UPDATE pgbus.deliveries AS d
+    SET first = k.positions[1],
+        last = k.positions[cardinality(k.positions)],
+        events = cardinality(k.positions),
+        positions = k.positions
+    FROM kept AS k
+    WHERE d.id = k.id
+), ended AS (
+    DELETE FROM pgbus.deliveries AS d
+    USING ours AS o
+    WHERE d.id = o.id AND NOT EXISTS (SELECT 1 FROM kept AS k WHERE k.id = o.id)
+), skipped AS (
+    INSERT INTO pgbus.history (position, listener_id, attempt, outcome, started_at, duration, worker, error)
+    SELECT w.position, CAST(:listener_id AS integer), w.attempt, 'skipped', now(), 0, CAST(:worker AS text),
+           'the event is no longer in the log'
+    FROM owed AS w
+    WHERE NOT w.is_logged AND to_regclass('pgbus.history_p' || w.position / 1000000000) IS NOT NULL
+)
+SELECT w.position
+FROM owed AS w
+WHERE NOT w.is_logged
+ORDER BY w.position
 
 -- name: lock_delivery
 -- Hold a claimed delivery until the end of a transactional handler's transaction; no row: the claim is lost.
@@ -217,17 +270,9 @@ WITH settled AS MATERIALIZED (
 SELECT s.id FROM settled AS s
 
 -- name: extend_leases
--- Keep claims that are still being worked on; returns those that are still ours, and whether they were kept. A row locked
--- by a transactional handler needs no lease: the lock guards it.
-WITH ours AS MATERIALIZED (
-    SELECT d.id
-    FROM pgbus.deliveries AS d
-    WHERE d.id = ANY (CAST(:delivery_ids AS bigint[]))
-      AND ((d.id, d.claim_token) IN (
-          SELECT c.id, c.claim_token
-          FROM unnest(CAST(:delivery_ids AS bigint[]), CAST(:claim_tokens AS uuid[])) AS c (id, claim_token)
-      )) IS TRUE
-), held AS (
+-- Keep claims that are still being worked on; returns which. A row locked by a transactional handler needs no lease: the
+-- lock guards it.
+WITH held AS (
     SELECT d.id
     FROM pgbus.deliveries AS d
     WHERE d.id = ANY (CAST(:delivery_ids AS bigint[]))
@@ -236,15 +281,22 @@ WITH ours AS MATERIALIZED (
           FROM unnest(CAST(:delivery_ids AS bigint[]), CAST(:claim_tokens AS uuid[])) AS c (id, claim_token)
       )) IS TRUE
     FOR UPDATE SKIP LOCKED
-), kept AS (
-    UPDATE pgbus.deliveries AS d
-    SET lease_expires_at = now() + CAST(:lease AS double precision) * INTERVAL '1 second'
-    FROM held AS h
-    WHERE d.id = h.id
-    RETURNING d.id
 )
-SELECT o.id, (o.id IN (SELECT k.id FROM kept AS k)) IS TRUE AS kept
-FROM ours AS o
+UPDATE pgbus.deliveries AS d
+SET lease_expires_at = now() + CAST(:lease AS double precision) * INTERVAL '1 second'
+FROM held AS h
+WHERE d.id = h.id
+RETURNING d.id
+
+-- name: find_our_claims
+-- Which of these claims are still ours, locked or not.
+SELECT d.id
+FROM pgbus.deliveries AS d
+WHERE d.id = ANY (CAST(:delivery_ids AS bigint[]))
+  AND ((d.id, d.claim_token) IN (
+      SELECT c.id, c.claim_token
+      FROM unnest(CAST(:delivery_ids AS bigint[]), CAST(:claim_tokens AS uuid[])) AS c (id, claim_token)
+  )) IS TRUE
 
 -- name: find_own_claims
 -- The tokens of a worker's claims. Those whose leases ran out are the leader's business; and without them the scan steps

@@ -656,3 +656,24 @@ async def test_an_event_that_is_handed_over_while_the_worker_drains_is_released_
         assert tuple(owed) == (None, True, 0)
         async with running(bus):
             assert await mail.take(1) == [1]
+
+
+@pytest.mark.parametrize("ordered", [False, True], ids=["plain", "ordered"])
+async def test_an_event_that_was_deleted_from_the_log_is_skipped_and_blocks_nothing(
+    database: str, connect: Connect, caplog: pytest.LogCaptureFixture, ordered: bool
+) -> None:
+    connection = await connect(database)
+    async with open_bus(database, process_name="worker-1") as bus:
+        inbox = collect(bus, name="mail", ordered=ordered)
+        async with running(bus):
+            await connection.execute("UPDATE pgbus.listeners SET state = 'paused'")
+            for number in range(4):
+                await bus.publish({"n": number}, topic="orders.placed", key="k")
+            await eventually(lambda: connection.fetchval("SELECT count(*) = 4 FROM pgbus.events"))
+            await connection.execute("DELETE FROM pgbus.events WHERE payload ->> 'n' IN ('0', '2')")
+            await Admin(connection).resume("mail")
+            await until_idle(connection)
+    assert inbox.items == [1, 3]
+    told = await connection.fetch("SELECT position, outcome, worker FROM pgbus.history ORDER BY position")
+    assert [(row["outcome"], row["worker"]) for row in told] == [("skipped", "worker-1"), ("done", "worker-1")] * 2
+    assert "mail skips" in caplog.text

@@ -375,3 +375,41 @@ async def test_a_listener_that_changes_its_order_loses_nothing_that_it_was_owed(
             await publish(new, "k", 3)
             assert sorted(await inbox.take(4, timeout=5)) == [0, 1, 2, 3]
             await until_idle(connection)
+
+
+@pytest.mark.parametrize(("verb", "again"), [("retry", [0]), ("reset", [0, 1])])
+async def test_what_an_operator_puts_back_before_an_event_in_hand_waits_for_it(
+    database: str, connect: Connect, verb: str, again: list[int]
+) -> None:
+    connection = await connect(database)
+    admin = Admin(await connect(database))
+    lanes = {key: await lane(connection, key) for key in "abcdefghk"}
+    other = next(key for key in lanes if lanes[key] != lanes["k"])
+    async with open_bus(database) as bus:
+        begun: Inbox[Step] = Inbox()
+        done: list[Step] = []
+        go_on = asyncio.Event()
+
+        @bus.listener("a.b", name="steps", ordered=True)
+        async def handle(event: dict[str, Any]) -> None:
+            step = (event["key"], event["n"])
+            begun.put(step)
+            if len(begun.items) == 1:
+                raise pgbus.Dead("no")
+            if event["key"] == "k":
+                await go_on.wait()
+            done.append(step)
+
+        async with running(bus):
+            await publish(bus, "k", 0)
+            await eventually(lambda: count(connection, "dead_letters"))
+            await publish(bus, "k", 1)
+            await begun.take(2)
+            await (admin.retry_dead() if verb == "retry" else admin.reset("steps", to="beginning"))
+            # It has claimed again since.
+            await publish(bus, other, 0)
+            await begun.until(lambda steps: (other, 0) in steps)
+            assert by_key(begun.items)["k"] == [0, 1]
+            go_on.set()
+            await until_idle(connection)
+    assert by_key(done)["k"] == [1, *again]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import math
 import time
 from collections.abc import Sequence
@@ -494,6 +495,59 @@ async def test_a_head_that_is_not_due_bars_its_lane(bench: Bench) -> None:
     assert await bench.claim(listener_id, lanes=LANES) == []
 
 
+async def test_a_claimed_delivery_blocks_its_lane_also_from_behind_what_was_put_back(bench: Bench) -> None:
+    listener_id = await bench.rows.listener("ordered", "**", lanes=LANES)
+    await bench.log(1, 2, 3)
+    await bench.rows.delivery(listener_id, 2, lane=5)
+    [later] = await bench.claim(listener_id, lanes=LANES)
+    await bench.rows.delivery(listener_id, 1, lane=5)
+    await bench.rows.delivery(listener_id, 3, lane=9)
+    assert positions(await bench.claim(listener_id, lanes=LANES)) == [[3]]
+    await bench.settle(listener_id, [later], DONE)
+    assert positions(await bench.claim(listener_id, lanes=LANES)) == [[1]]
+
+
+async def test_of_two_that_claim_in_a_lane_at_the_same_moment_one_is_refused(bench: Bench, other: Bench) -> None:
+    listener_id = await bench.rows.listener("ordered", "**", lanes=LANES)
+    await bench.log(1, 2)
+    await bench.rows.delivery(listener_id, 2, lane=5)
+    transaction = other.connection.transaction()
+    await transaction.start()
+    assert positions(await other.claim(listener_id, lanes=LANES)) == [[2]]
+    await bench.rows.delivery(listener_id, 1, lane=5)
+    refused = asyncio.create_task(bench.claim(listener_id, lanes=LANES))
+    waiting = "SELECT 1 FROM pg_locks WHERE NOT granted AND locktype = 'transactionid'"
+    await eventually(lambda: other.fetch(waiting))
+    await transaction.commit()
+    with pytest.raises(asyncpg.UniqueViolationError):
+        await refused
+    assert await bench.claim(listener_id, lanes=LANES) == []
+
+
+async def test_events_that_are_no_longer_in_the_log_are_taken_out_of_a_claim_and_history_says_so(bench: Bench) -> None:
+    listener_id = await bench.rows.listener("mail", "**")
+    await bench.log(1, 3, 5, 6)
+    await bench.rows.delivery(listener_id, 1, 3)
+    await bench.rows.delivery(listener_id, 4, 7, positions=[4, 7])
+    await bench.rows.delivery(listener_id, 5, 6)
+    await bench.rows.delivery(listener_id, 1_500_000_000)
+    token = uuid4()
+    claims = await bench.claim(listener_id, token=token)
+    assert sorted((claim.size, len(claim.events)) for claim in claims) == [(1, 0), (2, 0), (2, 2), (3, 2)]
+    lacking = [claim for claim in claims if len(claim.events) < claim.size]
+    other_token = [dataclasses.replace(claim, token=uuid4()) for claim in lacking]
+    assert await bench.store.skip_missing_events(other_token, listener_id=listener_id, worker="w") == []
+    skipped = await bench.store.skip_missing_events(lacking, listener_id=listener_id, worker="w")
+    assert skipped == [2, 4, 7, 1_500_000_000]
+    told = await bench.fetch("SELECT position, outcome, worker, error FROM pgbus.history ORDER BY position")
+    # There is no partition for the last.
+    assert told == [(position, "skipped", "w", "the event is no longer in the log") for position in (2, 4, 7)]
+    assert await bench.deliveries("first, last, events, positions, claim_token") == [
+        (1, 3, 2, [1, 3], token),
+        (5, 6, 2, None, token),
+    ]
+
+
 async def test_a_blocked_event_is_no_head_and_its_key_is_told_for_later_ones(bench: Bench) -> None:
     listener_id = await bench.rows.listener("ordered", "**", lanes=LANES)
     await bench.log(1, 2, 3, key="bad")
@@ -653,12 +707,15 @@ async def test_extending_a_lease_names_its_token_and_steps_over_a_locked_row(ben
     async with other.connection.transaction():
         await other.fetch("SELECT id FROM pgbus.deliveries WHERE first = 3 FOR UPDATE")
         async with asyncio.timeout(5):
-            await bench.store.extend_leases(claims, lease=1000.0)
+            kept = await bench.store.extend_leases(claims, lease=1000.0)
+            ours = await bench.store.find_our_claims(claims)
     assert await bench.deliveries("first, lease_expires_at > now() + interval '900 s'") == [
         (1, True),
         (2, False),
         (3, False),
     ]
+    assert kept == {claims[0].id}
+    assert ours == {claims[0].id, claims[2].id}
 
 
 async def test_locking_a_delivery_finds_only_our_own_claim(bench: Bench, other: Bench) -> None:

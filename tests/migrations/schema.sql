@@ -871,6 +871,8 @@ CREATE INDEX deliveries_claimed ON pgbus.deliveries USING btree (lease_expires_a
 
 CREATE INDEX deliveries_due ON pgbus.deliveries USING btree (listener_id, available_at) WHERE ((claim_token IS NULL) AND (available_at IS NOT NULL) AND (lane IS NULL));
 
+CREATE UNIQUE INDEX deliveries_lane_claims ON pgbus.deliveries USING btree (listener_id, lane) WHERE ((lane IS NOT NULL) AND (claim_token IS NOT NULL));
+
 CREATE INDEX deliveries_lanes ON pgbus.deliveries USING btree (listener_id, lane, first) WHERE ((lane IS NOT NULL) AND (blocked_key IS NULL));
 
 CREATE INDEX deliveries_ready ON pgbus.deliveries USING btree (listener_id, first) WHERE ((claim_token IS NULL) AND (available_at IS NULL) AND (lane IS NULL));

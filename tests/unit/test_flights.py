@@ -30,6 +30,7 @@ def claim(size: int, *, id_: int = 1, attempt: int = 1, claimed_at: float = 1000
         fresh=True,
         last=events[-1].position or 0,
         claimed_at=claimed_at,
+        size=size,
         events=events,
     )
 
