@@ -50,8 +50,16 @@ def declared_type(parameter: Declared) -> Any:
     if annotation is not EMPTY:
         if bare(annotation) is Any:
             return Any
-        return Union[annotation, None] if default is None else annotation  # noqa: UP007 - holds any annotation
+        return _or_none(annotation) if default is None else annotation
     return type(default) if type(default) in _TELLING or isinstance(default, Enum) else Any
+
+
+def _or_none(hint: Any) -> Any:
+    """The type, and None."""
+    while typing.get_origin(hint) in _MARKS:
+        hint = typing.get_args(hint)[0]
+    inner = bare(hint)
+    return hint if inner is Any or NoneType in members_of(inner) else Union[hint, None]  # noqa: UP007 - of any hint
 
 
 # ------------------------------------------------------------------------------------------------------------ spellings
@@ -102,13 +110,17 @@ def class_of(hint: Any) -> type | None:
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """A field of a class: `name` in Python, `key` in JSON, and the keyword of the constructor, None without one."""
+    """A field of a class: `name` in Python, `key` in JSON, and the keyword of the constructor, None without one.
+
+    `implies_none`: it may be None because that is its default, although its annotation does not say so.
+    """
 
     name: str
     key: str
     keyword: str | None
     hint: Any
     is_required: bool
+    implies_none: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,29 +187,37 @@ def _filled(hint: Any, given: Mapping[Any, Any]) -> Any:
     return hint[tuple(given.get(variable, variable) for variable in free)] if given and free else hint
 
 
+def _field(name: str, key: str, keyword: str | None, hint: Any, *, required: bool, default: object) -> Field:
+    allowed = _or_none(hint) if default is None else hint
+    return Field(name, key, keyword, allowed, required, implies_none=allowed is not hint)
+
+
 def _of_named_tuple(cls: Any, hints: Mapping[str, Any]) -> Iterator[Field]:
     for name in cls._fields:
-        yield Field(name, name, name, hints.get(name, Any), name not in cls._field_defaults)
+        default = cls._field_defaults.get(name, EMPTY)
+        yield _field(name, name, name, hints.get(name, Any), required=default is EMPTY, default=default)
 
 
 def _of_dataclass(cls: Any, hints: Mapping[str, Any]) -> Iterator[Field]:
     for field in dataclasses.fields(cls):
         has_default = field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
         keyword = field.name if field.init else None
-        yield Field(field.name, field.name, keyword, hints.get(field.name, Any), field.init and not has_default)
+        required, hint = field.init and not has_default, hints.get(field.name, Any)
+        yield _field(field.name, field.name, keyword, hint, required=required, default=field.default)
 
 
 def _of_attrs(cls: Any, hints: Mapping[str, Any]) -> Iterator[Field]:
     for attribute in cls.__attrs_attrs__:
         has_default = type(attribute.default).__name__ != "_Nothing"
         keyword = (attribute.alias or attribute.name.lstrip("_")) if attribute.init else None
-        hint = hints.get(attribute.name, Any)
-        yield Field(attribute.name, attribute.name, keyword, hint, attribute.init and not has_default)
+        name, hint, required = attribute.name, hints.get(attribute.name, Any), attribute.init and not has_default
+        yield _field(name, name, keyword, hint, required=required, default=attribute.default)
 
 
 def _of_struct(cls: Any, hints: Mapping[str, Any]) -> Iterator[Field]:
     for field in msgspec.structs.fields(cls):
-        yield Field(field.name, field.encode_name, field.name, hints.get(field.name, Any), field.required)
+        name, hint, default = field.name, hints.get(field.name, Any), field.default
+        yield _field(name, field.encode_name, name, hint, required=field.required, default=default)
 
 
 def _of_typed_dict(cls: Any, hints: Mapping[str, Any]) -> Iterator[Field]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import UTC, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
-from typing import Any, Literal, NamedTuple, TypedDict
+from typing import Any, Generic, Literal, NamedTuple, NewType, TypeAlias, TypedDict, TypeVar
 from uuid import UUID
 
 import attrs
@@ -114,10 +114,6 @@ LEAVES: list[tuple[Any, st.SearchStrategy[Any]]] = [
 UNHASHABLE = {"Options", "Place", "Model", "list", "dict", "set"}
 
 
-def _of(container: Any, *hints: Any) -> Any:
-    return container[hints]
-
-
 def _containers(part: tuple[Any, st.SearchStrategy[Any]]) -> Iterator[tuple[Any, st.SearchStrategy[Any]]]:
     hint: Any
     hint, values = part
@@ -141,6 +137,109 @@ def typed_values(draw: st.DrawFn) -> tuple[Any, Any]:
 
 def same(one: Any, other: Any) -> bool:
     return bool(one == other) and type(one) is type(other)
+
+
+# What is not quite of its type, by the type: the JSON value, and what it is taken for.
+TIMES = st.times().map(lambda at: at.replace(second=0, microsecond=0))
+MINUTES = st.datetimes().map(lambda at: at.replace(second=0, microsecond=0))
+INSTANTS = st.datetimes(timezones=st.just(UTC) | st.none())
+LOOSE: list[tuple[Any, st.SearchStrategy[tuple[Any, Any]]]] = [
+    (str, (NUMBERS | st.floats(allow_nan=False, allow_infinity=False)).map(lambda number: (number, str(number)))),
+    (int, NUMBERS.map(lambda number: (str(number), number))),
+    (float, st.floats(0, 1e9).map(lambda number: (str(number), number))),
+    (bool, st.booleans().map(lambda value: (str(value).lower(), value))),
+    (date, INSTANTS.map(lambda at: (at.isoformat(), at.date()))),
+    (datetime, INSTANTS.map(lambda at: (at.date().isoformat(), datetime.combine(at.date(), time())))),
+    (datetime, MINUTES.map(lambda at: (at.isoformat(" ", "minutes"), at))),
+    (time, TIMES.map(lambda at: (f"{at:%H:%M}", at))),
+]  # fmt: skip
+
+T = TypeVar("T")
+
+
+@dataclass
+class Held(Generic[T]):
+    it: T
+
+
+class HeldByTuple(NamedTuple, Generic[T]):
+    it: T
+
+
+class HeldByStruct(msgspec.Struct, Generic[T]):
+    it: T
+
+
+@attrs.define
+class HeldByAttrs(Generic[T]):
+    it: T
+
+
+class HeldByDict(TypedDict, Generic[T]):
+    it: T
+
+
+def _of(container: Any, *hints: Any) -> Any:
+    return container[hints]
+
+
+Maker: TypeAlias = Callable[[Any], Any]
+
+# How a part is held: the type of the whole, the whole of JSON, and the whole as it is taken.
+HOLDERS: list[tuple[Callable[[Any], Any], Maker, Maker]] = [
+    (lambda hint: _of(list, hint), lambda part: [part], lambda part: [part]),
+    (lambda hint: _of(tuple, hint, ...), lambda part: [part, part], lambda part: (part, part)),
+    (lambda hint: _of(tuple, int, hint), lambda part: [1, part], lambda part: (1, part)),
+    (lambda hint: _of(dict, str, hint), lambda part: {"a": part}, lambda part: {"a": part}),
+    (lambda hint: hint | None, lambda part: part, lambda part: part),
+    (lambda hint: NewType("Named", hint), lambda part: part, lambda part: part),
+    *(
+        (lambda hint, cls=cls: cls[hint], lambda part: {"it": part}, lambda part, cls=cls: cls(it=part))
+        for cls in (Held, HeldByTuple, HeldByStruct, HeldByAttrs, HeldByDict)
+    ),
+]
+
+
+@given(st.data(), st.sampled_from(LOOSE), st.lists(st.sampled_from(HOLDERS), max_size=3))
+def test_what_is_taken_leniently_is_taken_so_wherever_it_stands(data: st.DataObject, loose: Any, holders: Any) -> None:
+    hint, values = loose
+    sent, taken = data.draw(values)
+    for hold, hold_sent, hold_taken in holders:
+        hint, sent, taken = hold(hint), hold_sent(sent), hold_taken(taken)
+    assert same(caster(hint, strict=False)(sent), taken)
+
+
+@given(st.lists(st.sampled_from(HOLDERS), max_size=2))
+def test_none_by_default_comes_back_wherever_its_class_stands(holders: Any) -> None:
+    for cls in (Implied, ImpliedByTuple, ImpliedByStruct, ImpliedByAttrs):
+        hint: Any = cls
+        value: Any = cls()
+        for hold, _, hold_taken in holders:
+            hint, value = hold(hint), hold_taken(value)
+        for decoded in (decoder(hint), lambda text, hint=hint: caster(hint, strict=False)(msgspec.json.decode(text))):
+            assert same(decoded(encode(value, limit=LIMIT)), value)
+
+
+@dataclass
+class Implied:
+    age: int = None  # type: ignore[assignment] # as people write it
+    at: Point = None  # type: ignore[assignment]
+
+
+class ImpliedByTuple(NamedTuple):
+    age: int = None  # type: ignore[assignment]
+    at: Implied = None  # type: ignore[assignment]
+
+
+class ImpliedByStruct(msgspec.Struct):
+    age: int = None  # type: ignore[assignment]
+    at: list[Point] = None  # type: ignore[assignment]
+
+
+@attrs.define
+class ImpliedByAttrs:
+    age: int = None  # type: ignore[assignment]
+    at: ImpliedByTuple = None  # type: ignore[assignment]
 
 
 @given(typed_values())

@@ -14,6 +14,7 @@ from types import MappingProxyType
 from typing import (
     Annotated,
     Any,
+    Final,
     Generic,
     Literal,
     NamedTuple,
@@ -406,6 +407,61 @@ def test_lenient_casting_takes_texts_for_numbers(hint: Any, given: object, expec
     assert caster(hint, strict=False)(given) == expected
     with pytest.raises(ValueError, match="Expected"):
         caster(hint)(given)
+
+
+@pytest.mark.parametrize(
+    ("hint", "given", "expected"),
+    [
+        (str | int, 5, 5),
+        (str | None, 5, "5"),
+        (str | None, "null", "null"),
+        (int | None, "null", None),
+        (date | None, "null", None),
+        (date | str, "soon", "soon"),
+        (dict[date, str], {"2026-01-02T10:00:00Z": 5}, {date(2026, 1, 2): "5"}),
+        (Annotated[str, msgspec.Meta(max_length=2)], 12, "12"),
+        (User | Address, {"city": 5}, Address("5")),
+        (Cat | Dog, {"type": "Dog", "tricks": "3"}, Dog(3)),
+        (datetime, "2026-01-02T10:00+02:00", datetime(2026, 1, 2, 8, tzinfo=UTC)),
+        (time, "10:00", time(10)),
+    ],
+)
+def test_what_is_taken_leniently(hint: Any, given: object, expected: object) -> None:
+    assert caster(hint, strict=False)(given) == expected
+
+
+@pytest.mark.parametrize(
+    ("hint", "given", "place"),
+    [
+        (str, True, ""),
+        (list[str], [[]], "[0]"),
+        (Annotated[str, msgspec.Meta(max_length=2)], 123, ""),
+        (User, {"name": "a", "address": {"city": None}}, ".address.city"),
+        (date, "soon", ""),
+        (dict[date, int], {"soon": 1}, " (a key)"),
+    ],
+)
+def test_what_is_not_even_taken_leniently(hint: Any, given: object, place: str) -> None:
+    with pytest.raises(ValueError, match=r"Expected|Invalid") as refused:
+        caster(hint, strict=False)(given)
+    assert explain(refused.value)[1] == place
+
+
+@dataclass
+class Implied:
+    age: int = None  # type: ignore[assignment] # as people write it
+    final: Final[int] = None  # type: ignore[assignment]
+    anything: Any = None
+    some: Optional[int] = None  # noqa: UP045 - said both ways
+    named: UserId = None  # type: ignore[assignment]
+
+
+def test_a_default_of_none_allows_none_in_a_schema_too() -> None:
+    assert decoder(Implied)('{"age":null,"final":null,"named":null}') == Implied()
+    check = make_validator(type_schema(Implied, title="Implied"))
+    check({"age": None, "final": None, "named": None})
+    with pytest.raises(UnhandledEventError, match=r"age: Expected `int | null`, got `str`"):
+        decoder(Implied)('{"age":"1"}')
 
 
 # -------------------------------------------------------------------------------------------------------- what is wrong

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import reprlib
 import typing
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import date, datetime, time
 from functools import lru_cache
 from typing import Any
 
@@ -86,6 +87,34 @@ def cast_by_pydantic(cls: Any, value: object) -> object:
     """`pydantic_parser` for a value that was decoded."""
     # From JSON, as pydantic is laxer there with texts, and stricter with the rest.
     return pydantic_parser(cls)(msgspec.json.encode(value))
+
+
+def _cast_text(value: Any) -> str:
+    return str(value) if type(value) in (int, float) else msgspec.convert(value, str)
+
+
+def _cast_instant(kind: Any, read: Callable[[str], Any]) -> Cast:
+    """By msgspec where it can; else of any other ISO 8601 text."""
+
+    def cast(value: Any) -> Any:
+        try:
+            return msgspec.convert(value, kind, strict=False)
+        except msgspec.ValidationError:
+            if isinstance(value, str):
+                with contextlib.suppress(ValueError):
+                    return read(value)
+            raise
+
+    return cast
+
+
+# What is taken leniently beyond what msgspec takes so.
+LENIENT: Mapping[type, Cast] = {
+    str: _cast_text,
+    date: _cast_instant(date, lambda text: datetime.fromisoformat(text).date()),
+    datetime: _cast_instant(datetime, datetime.fromisoformat),
+    time: _cast_instant(time, time.fromisoformat),
+}
 
 
 def cast_complex(value: Any) -> complex:

@@ -12,10 +12,18 @@ from typing import Annotated, Any, Literal, Union
 import msgspec
 
 from pgbus.values.annotations import Shape, bare, class_of, is_pydantic, members_of, shape_of
-from pgbus.values.casting.makers import cast_by_pydantic, cast_complex, from_bus, one_of, pydantic_parser, sent_as
+from pgbus.values.casting.makers import (
+    LENIENT,
+    cast_by_pydantic,
+    cast_complex,
+    from_bus,
+    one_of,
+    pydantic_parser,
+    sent_as,
+)
 from pgbus.values.casting.objects import Cast, ObjectCast, array_in, cast_part, json_name, object_in
 from pgbus.values.casting.places import step_to
-from pgbus.values.casting.whose import has_from_bus, is_known, is_one_way, is_ours, is_validated
+from pgbus.values.casting.whose import classes_in, has_from_bus, is_known, is_one_way, is_ours, is_validated
 
 _LISTS = (list, collections.abc.Sequence, collections.abc.MutableSequence, collections.abc.Collection)
 _ARRAYS: Mapping[Any, Callable[[Iterable[Any]], Any]] = {
@@ -30,10 +38,12 @@ _MAPPINGS = (dict, collections.abc.Mapping, collections.abc.MutableMapping)
 def caster(hint: Any, *, strict: bool = True) -> Cast:
     """A function from JSON values, as they were decoded, to values of the type.
 
-    Unless it is strict, a text becomes a number where one is asked for, and so on. The function raises whatever
-    exception; `explain` says what it is about. Raises TypeError or NameError for a type that nothing can be cast to.
+    Unless it is strict, a text becomes a number where one is asked for, and so on, wherever that stands in the type.
+    The function raises whatever exception; `explain` says what it is about. Raises TypeError or NameError for a type
+    that nothing can be cast to.
     """
-    return _Plan(strict=strict).cast(hint)
+    strictly = _Plan(strict=True).cast(hint)
+    return strictly if strict else _else(strictly, _Plan(strict=False).cast(hint))
 
 
 def parser(hint: Any) -> Callable[[str], Any]:
@@ -56,7 +66,7 @@ class _Plan:
     def cast(self, hint: Any) -> Cast:
         """What `caster` returns."""
         hint = bare(hint)
-        if not is_ours(hint):
+        if not (is_ours(hint) or self._is_lenient_in(hint)):
             return self._by_msgspec(hint)
         members = tuple(members_of(hint))
         if len(members) > 1:
@@ -70,10 +80,15 @@ class _Plan:
             raise TypeError(f"nothing can be cast to {hint!r}")
         return self._of_class(cls, hint)
 
+    def _is_lenient_in(self, hint: Any) -> bool:
+        return not self._strict and not LENIENT.keys().isdisjoint(classes_in(hint))
+
     def _of_class(self, cls: type, hint: Any) -> Cast:
         arguments = typing.get_args(hint)
         if has_from_bus(cls):
             return from_bus(cls, _lenient)
+        if cls in LENIENT and not self._strict:
+            return LENIENT[cls]
         if is_one_way(cls):
             return self.cast(sent_as(cls))
         if is_validated(cls):
@@ -97,8 +112,6 @@ class _Plan:
         def cast(value: Any) -> Any:
             if type(value) is hint:
                 return value
-            if hint is str and not strict and type(value) in (int, float):
-                return str(value)
             return msgspec.convert(value, hint, strict=strict, dec_hook=_hook, str_keys=True)
 
         return cast
@@ -106,6 +119,8 @@ class _Plan:
     def _constrained(self, hint: Any) -> Cast:
         """Let msgspec check the constraints, of the parts as they came."""
         cls, cast = class_of(hint), self.cast(hint.__origin__)
+        if cls in LENIENT:
+            return lambda value: msgspec.convert(cast(value), hint)
         outside = dict[str, Any] if cls in _MAPPINGS else list[Any] if cls in _ARRAYS else Any
         if outside is Any:
             return cast
@@ -141,15 +156,29 @@ class _Plan:
         return cast
 
     def _mapping(self, key_hint: Any, hint: Any) -> Cast:
-        cast_value, cast_keys = self.cast(hint), self._by_msgspec(dict[key_hint, None])
+        cast_value, cast_keys = self.cast(hint), self._keys(key_hint)
 
         def cast(value: Any) -> Any:
             given = object_in(value)
-            keys = cast_keys(dict.fromkeys(given))
+            keys = cast_keys(given)
             return {
                 key: cast_part(cast_value, step_to(name), part)
                 for key, (name, part) in zip(keys, given.items(), strict=True)
             }
+
+        return cast
+
+    def _keys(self, hint: Any) -> Callable[[Mapping[str, Any]], Iterable[Any]]:
+        if not self._is_lenient_in(hint):
+            cast_all = self._by_msgspec(dict[hint, None])
+            return lambda given: cast_all(dict.fromkeys(given))
+        cast_key = self.cast(hint)
+
+        def cast(given: Mapping[str, Any]) -> Iterable[Any]:
+            try:
+                return [cast_key(name) for name in given]
+            except Exception as error:
+                raise msgspec.ValidationError(f"{error} - at `key` in `$`") from error
 
         return cast
 
@@ -161,7 +190,13 @@ class _Plan:
 
     def _union(self, members: Sequence[Any]) -> Cast:
         """The first member that fits; of classes with fields, that one first which knows most of what is given."""
-        candidates = [(self.cast(hint), _keys_of(hint)) for hint in _joined(members)]
+        if self._strict:
+            return self._first_that_fits(_joined(members))
+        # What fits as it is goes before what is made to fit: of `str | int`, 5 is the int.
+        return _else(_Plan(strict=True)._union(members), self._first_that_fits(members))
+
+    def _first_that_fits(self, members: Sequence[Any]) -> Cast:
+        candidates = [(self.cast(hint), _keys_of(hint)) for hint in members]
 
         def cast(value: Any) -> Any:
             if value is None and NoneType in members:
@@ -175,6 +210,18 @@ class _Plan:
             raise failure or msgspec.ValidationError(f"Expected `null`, got `{json_name(value)}`")
 
         return cast
+
+
+def _else(strictly: Cast, leniently: Cast) -> Cast:
+    """What comes as it should is left to the strict cast, which is quicker, and chooses better among types."""
+
+    def cast(value: Any) -> Any:
+        try:
+            return strictly(value)
+        except Exception:
+            return leniently(value)
+
+    return cast
 
 
 def _hook(cls: Any, value: object) -> object:
@@ -191,8 +238,8 @@ def _hook(cls: Any, value: object) -> object:
 
 
 def _joined(members: Sequence[Any]) -> list[Any]:
-    """The members but None; those together that msgspec knows together, as it tells Structs apart by their tags."""
-    others = [member for member in members if member is not NoneType]
+    """The members, None last; those together that msgspec knows together, as it tells Structs apart by their tags."""
+    others = sorted(members, key=lambda member: member is NoneType)
     known = [member for member in others if not is_ours(member)]
     together = Union[tuple(known)] if len(known) > 1 else None  # noqa: UP007 - of as many as there are
     if together is None or not is_known(together):

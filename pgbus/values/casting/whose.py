@@ -82,6 +82,7 @@ def _is_special(cls: type) -> bool:
         or is_one_way(cls)
         or is_validated(cls)
         or _is_set_up_late(cls)
+        or _implies_none(cls)
         or (has_from_bus(cls) and not is_foreign(cls))
         or (issubclass(cls, Enum) and not is_known(cls))
     )
@@ -93,6 +94,12 @@ def _is_set_up_late(cls: type) -> bool:
         return False
     fields = getattr(cls, "__attrs_attrs__", None) or getattr(cls, "__dataclass_fields__", {}).values()
     return any(not field.init for field in fields)
+
+
+def _implies_none(cls: type) -> bool:
+    """Whether a field may be None only by its default, of which msgspec does not think."""
+    shape = shape_of(cls)
+    return shape is not None and any(field.implies_none for field in shape.fields)
 
 
 def is_known(hint: Any) -> bool:
