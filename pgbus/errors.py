@@ -32,6 +32,7 @@ PgbusError
 ├── CannotBlockHere              a blocking call on the thread of a running event loop
 ├── SchemaVersionError           the database was never upgraded, or is older or newer than the code
 ├── DatabaseUnreachableError     the database does not answer, or does not let us in
+│   └── OutcomeUnknownError      the connection was lost before the database said whether it had done what was asked for
 ├── PrivilegeError               the database user may not do what was asked for
 ├── UnknownListenerError         an operator named a listener that is not registered
 ├── ListenerRunningError         a listener is not removed while a worker runs it
@@ -252,6 +253,17 @@ class DatabaseUnreachableError(PgbusError):
 
     def __init__(self, database: str, reason: str) -> None:
         super().__init__(f"cannot connect to {database}: {reason}")
+
+
+class OutcomeUnknownError(DatabaseUnreachableError):
+    """Do it again, a publish under a `dedup_key` if twice would be wrong: it may have been done already."""
+
+    def __init__(self, database: str, reason: str) -> None:
+        PgbusError.__init__(
+            self,
+            f"the connection to {database} was lost ({reason}); whether the event was published, or cancelled, is not "
+            "known, so do it again, and publish it under a dedup_key if twice would be wrong",
+        )
 
 
 class PrivilegeError(PgbusError):

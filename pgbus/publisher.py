@@ -17,13 +17,16 @@ from asyncpg.pool import PoolConnectionProxy
 
 from pgbus.adapters import async_executor
 from pgbus.config import Config
-from pgbus.errors import ConnectionUnusableError
+from pgbus.errors import DatabaseUnreachableError, OutcomeUnknownError
+from pgbus.faults import is_link_error, sqlstate_of
 from pgbus.migrate import check_async
 from pgbus.outbox import OutboxRow, chunks, insert, published_ids
 from pgbus.sql import load
-from pgbus.store import Connection, Run, borrow, create_pool, is_link_error, unreachable
+from pgbus.store import Connection, Run, borrow, create_pool, shown, unreachable
 
 POOL_SIZE = 2
+# serialization_failure, deadlock_detected: the server has rolled everything back, for no fault of the rows.
+_ROLLED_BACK = frozenset({"40001", "40P01"})
 
 
 class Publisher:
@@ -50,9 +53,21 @@ class Publisher:
         return await future
 
     async def publish_all(self, rows: Sequence[OutboxRow]) -> list[UUID]:
-        """Insert rows in one transaction; for each, the id of the event that it stands for."""
+        """Insert rows in one transaction; for each, the id of the event that it stands for.
+
+        What failed is tried once more, if nothing can have been committed, or a dedup key bars a second event. Raises
+        OutcomeUnknownError if that is not so and the connection was lost, and DatabaseUnreachableError.
+        """
         if not rows:
             return []
+        try:
+            return await self._insert_all(rows)
+        except Exception as error:
+            if not may_repeat(error, rows):
+                raise
+        return await self._insert_all(rows)
+
+    async def _insert_all(self, rows: Sequence[OutboxRow]) -> list[UUID]:
         async with self._connection() as connection:
             stretches = list(chunks(rows))
             if len(stretches) == 1:  # a statement is a transaction of its own
@@ -80,17 +95,18 @@ class Publisher:
     @asynccontextmanager
     async def _connection(self) -> AsyncIterator[PoolConnectionProxy[Any]]:
         pool = await self._open()
+        is_open = False
         try:
             async with borrow(pool) as connection:
+                is_open = True
                 yield connection
         except Exception as error:
-            if isinstance(error, ConnectionUnusableError) or is_link_error(error):
-                reason = (
-                    f"the connection was lost ({error}); whether the event was published is not known, so publish it "
-                    "again, under a dedup_key if twice would be wrong"
-                )
-                raise unreachable(self._config, reason) from error
-            raise
+            if not is_link_error(error):
+                raise
+            # The driver's InterfaceError says that it was closed before anything was sent.
+            if is_open and not isinstance(error.__cause__ or error, asyncpg.InterfaceError):
+                raise OutcomeUnknownError(shown(self._config), str(error)) from error
+            raise unreachable(self._config, error) from error
 
     async def _open(self) -> asyncpg.Pool:
         async with self._opening:
@@ -134,10 +150,17 @@ class Publisher:
         for row, future in waiting:
             if future.done():
                 continue
-            if len(waiting) == 1 or not isinstance(error, asyncpg.PostgresError):
+            if len(waiting) == 1 or not (isinstance(error, asyncpg.PostgresError) or may_repeat(error, [row])):
                 future.set_exception(error)
                 continue
             try:
                 future.set_result((await self.publish_all([row]))[0])
             except Exception as own:
                 future.set_exception(own)
+
+
+def may_repeat(error: Exception, rows: Sequence[OutboxRow]) -> bool:
+    """Whether rows may be inserted again after this error without the danger of publishing them twice."""
+    if isinstance(error, OutcomeUnknownError):
+        return all(row.dedup_key is not None for row in rows)
+    return isinstance(error, DatabaseUnreachableError) or sqlstate_of(error) in _ROLLED_BACK

@@ -6,7 +6,7 @@ the business of the modules above.
 
 from __future__ import annotations
 
-import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -18,7 +18,8 @@ import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
 from pgbus.config import Config, hide_password
-from pgbus.errors import ConnectionUnusableError, DatabaseUnreachableError
+from pgbus.errors import DatabaseUnreachableError
+from pgbus.faults import is_link_error
 from pgbus.messages import EventMessage
 from pgbus.sql import Statement, load
 
@@ -34,21 +35,27 @@ ENGINE_SETTINGS = {
     "jit": "off",
     "enable_seqscan": "off",
     "enable_bitmapscan": "off",
+    "enable_indexscan": "on",
+    "enable_indexonlyscan": "on",
+    "enable_nestloop": "on",
     "plan_cache_mode": "force_generic_plan",
     "synchronous_commit": "off",
+    # What a role or a database may be set to otherwise, and our statements rest on.
+    "default_transaction_isolation": "read committed",
+    "default_transaction_read_only": "off",
+    "default_transaction_deferrable": "off",
+    "statement_timeout": "0",
+    "lock_timeout": "0",
+    "idle_in_transaction_session_timeout": "0",
+    "idle_session_timeout": "0",
+    "search_path": "",
+    "datestyle": "ISO, MDY",
+    "intervalstyle": "postgres",
+    "timezone": "UTC",
+    "bytea_output": "hex",
+    "extra_float_digits": "1",
 }
-
-# What says that the link to the database is broken, and not that the statement is wrong.
-LINK_ERRORS: tuple[type[BaseException], ...] = (
-    DatabaseUnreachableError,
-    OSError,
-    TimeoutError,
-    asyncpg.InterfaceError,
-    asyncpg.InternalClientError,  # a link that broke in the middle of the driver's own work
-    asyncpg.PostgresConnectionError,
-    asyncpg.OperatorInterventionError,
-    asyncpg.InsufficientResourcesError,
-)
+_SINCE_17 = {"transaction_timeout": "0"}
 
 Connection: TypeAlias = "asyncpg.Connection[Any]"
 # Runs a named statement.
@@ -68,6 +75,12 @@ def settings_sql(settings: Mapping[str, str]) -> str:
     return "; ".join(f"SET {name} = '{value}'" for name, value in settings.items())
 
 
+async def set_up(connection: Connection, **more: str) -> None:
+    """Make a session one for the engine's statements, whatever its role and database are set to."""
+    newer = _SINCE_17 if connection.get_server_version() >= (17,) else {}
+    await connection.execute(settings_sql({**ENGINE_SETTINGS, **newer, **more}))
+
+
 async def connect(config: Config) -> Connection:
     """A session of one's own; raises DatabaseUnreachableError when there is none to be had."""
     try:
@@ -80,9 +93,11 @@ async def connect(config: Config) -> Connection:
         raise unreachable(config, error) from error
     # The server, too, should notice within half a minute that our host has vanished: then our locks are free.
     try:
-        await connection.execute(settings_sql({**ENGINE_SETTINGS, **_KEEPALIVES}))
-    except BaseException:
+        await set_up(connection, **_KEEPALIVES)
+    except BaseException as error:
         connection.terminate()
+        if is_link_error(error):
+            raise unreachable(config, error) from error
         raise
     return connection
 
@@ -95,12 +110,9 @@ async def create_pool(config: Config, *, size: int, for_engine: bool = False, fo
 
     - `for_engine`: with the engine's settings, on which its plans rest. It goes past a transaction-mode pooler, which
       would mix them up with those of others.
-    - `for_users`: other people's code runs on the connections.
+    - `for_users`: other people's code runs on the connections. They keep the settings of their role: what we run there
+      holds a row by its lock, and names everything in full, so it rests on none of them.
     """
-
-    async def set_up(connection: Connection) -> None:
-        await connection.execute(settings_sql(ENGINE_SETTINGS))
-
     pool: asyncpg.Pool[Any] = asyncpg.create_pool(
         config.session_dsn if for_engine else config.dsn,
         min_size=0,
@@ -123,11 +135,15 @@ async def _keep_settings(connection: Connection) -> None:
 
 def unreachable(config: Config, error: BaseException | str) -> DatabaseUnreachableError:
     """The error for people, without the password."""
-    target = "the database of the PG* variables" if config.dsn is None else hide_password(config.dsn)
     if isinstance(error, ValueError):
         # The driver's words may quote a piece of the DSN, which may be a piece of the password.
         error = "the DSN cannot be read; percent-encode what is not a letter or digit in its user and password"
-    return DatabaseUnreachableError(target, str(error) or type(error).__name__)
+    return DatabaseUnreachableError(shown(config), str(error) or type(error).__name__)
+
+
+def shown(config: Config) -> str:
+    """The database as people may read it, without the password."""
+    return "the database of the PG* variables" if config.dsn is None else hide_password(config.dsn)
 
 
 # --------------------------------------------------------------------------------------------------------------- values
@@ -454,8 +470,9 @@ async def borrow(pool: asyncpg.Pool) -> AsyncIterator[PoolConnectionProxy[Any]]:
         try:
             yield connection
         except BaseException as error:
-            if is_link_error(error) or isinstance(error, ConnectionUnusableError):
-                connection.terminate()
+            if is_link_error(error):
+                with contextlib.suppress(asyncpg.InterfaceError):  # the pool has noticed, too, and taken it back
+                    connection.terminate()
             raise
 
 
@@ -469,11 +486,6 @@ class Pooled:
         """Run one statement."""
         async with borrow(self._pool) as connection:
             return await connection.fetch(query, *args)
-
-
-def is_link_error(error: BaseException) -> bool:
-    """Whether it was the connection that failed, so that the same statement may well succeed on another."""
-    return isinstance(error, LINK_ERRORS) and not isinstance(error, asyncio.CancelledError)
 
 
 def session_closed() -> asyncpg.PostgresConnectionError:

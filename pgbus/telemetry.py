@@ -33,6 +33,14 @@ class SessionLost:
 
 
 @dataclass(frozen=True, slots=True)
+class ListenerFailed:
+    """A listener of this worker ended by a fault of code; it begins again after a pause."""
+
+    listener_name: str
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
 class LeaderChanged:
     """A worker became the leader, or is it no longer."""
 
@@ -123,6 +131,7 @@ class TaskEnded:
 Happening: TypeAlias = (
     SessionOpened
     | SessionLost
+    | ListenerFailed
     | LeaderChanged
     | LeaderSlept
     | Sequenced

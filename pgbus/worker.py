@@ -11,6 +11,7 @@ import logging
 import os
 import random
 import socket
+import time
 from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
@@ -21,18 +22,21 @@ import asyncpg
 
 from pgbus import migrate
 from pgbus.adapters.transactions import Transactions
+from pgbus.backoff import Backoff
 from pgbus.bus import Bus
 from pgbus.catalog import SEEN_INTERVAL
 from pgbus.engine.clock import now
 from pgbus.engine.executor import Executor
 from pgbus.engine.flights import Flight
 from pgbus.engine.leader import Leader
+from pgbus.engine.loops import Tries
 from pgbus.engine.notifier import Session
 from pgbus.engine.quarantine import Quarantine
 from pgbus.engine.registration import register_listener
 from pgbus.engine.runner import Runner, slots_of
 from pgbus.engine.stall import StallWatch
 from pgbus.engine.tasks import Tasks
+from pgbus.faults import is_fatal, is_link_error, is_passing
 from pgbus.plugins import tell_plugins
 from pgbus.procedures import Procedure
 from pgbus.registry import Listener
@@ -42,10 +46,9 @@ from pgbus.store import (
     Pooled,
     Store,
     create_pool,
-    is_link_error,
     session_closed,
 )
-from pgbus.telemetry import SessionLost, SessionOpened
+from pgbus.telemetry import ListenerFailed, SessionLost, SessionOpened
 
 logger = logging.getLogger("pgbus")
 
@@ -55,6 +58,9 @@ TOUCH_INTERVAL = 10.0
 RECONNECT_PAUSE = 0.1
 RECONNECT_LIMIT = 5.0
 HURRIED_HOOKS = 2.0
+# What failed though the database is well, a listener or the leader, begins again after this pause, which grows.
+RESTART_PAUSE = 1.0
+RESTART_LIMIT = 60.0
 
 
 class Worker:
@@ -75,7 +81,11 @@ class Worker:
         self._runners: dict[int, Runner] = {}
         self._server: Server | None = None
         self._tasks: Tasks | None = None
-        self._threads: list[ThreadPoolExecutor] = []
+        self._threads: dict[int, ThreadPoolExecutor] = {}
+        self._restarts: dict[str, Backoff] = {}
+        self._resting: set[str] = set()
+        self._reconnecting = Backoff(RECONNECT_PAUSE, RECONNECT_LIMIT)
+        self._leading_again = Backoff(RESTART_PAUSE, RESTART_LIMIT)
         self._quarantine = Quarantine()
         self._others = True
         self._leader = Leader(bus.config, telemetry=bus.telemetry, neighbours=self, has_others=lambda: self._others)
@@ -115,8 +125,10 @@ class Worker:
 
         Those of `bus.client.on_stop` run when it has stopped.
 
-        A lost connection is opened again; raises SchemaVersionError for the wrong schema, DatabaseUnreachableError
-        when the first connection fails, and ConfigurationError for a name in `only` or `skip` that is not there.
+        A lost connection is opened again, and what the database refuses for now is tried again. Raises
+        SchemaVersionError for the wrong schema, DatabaseUnreachableError when the first connection fails,
+        ConfigurationError for a name in `only` or `skip` that is not there, and the driver's error for what no further
+        try can mend.
         """
         self._bus.client.note_start(self)
         try:
@@ -176,7 +188,7 @@ class Worker:
         finally:
             for unwatch in watches:
                 unwatch()
-            for threads in self._threads:
+            for threads in self._threads.values():
                 threads.shutdown(wait=False, cancel_futures=True)
             await transactions.close()
             await _close_pool(handler_pool)
@@ -214,7 +226,7 @@ class Worker:
         stall_watch = StallWatch(on_stall=self._leader.resign)
         try:
             await asyncio.wait([session_task, upkeep, stopping], return_when=asyncio.FIRST_COMPLETED)
-            await self._drain(store)
+            await self._drain(store, failed=session_task.done() or upkeep.done())
         finally:
             stall_watch.stop()
             stopping.cancel()
@@ -226,16 +238,18 @@ class Worker:
             if not task.cancelled() and (error := task.exception()) is not None:
                 raise error
 
-    async def _drain(self, store: Store) -> None:
+    async def _drain(self, store: Store, *, failed: bool) -> None:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + (0.0 if self._hurry.is_set() else self._config.grace)
         parts: list[Runner | Tasks] = [*self._runners.values(), *([self._tasks] if self._tasks else [])]
         await asyncio.gather(*(part.stop(grace=deadline - loop.time()) for part in parts))
         # A claim whose answer was under way: while our lock is held, or else a leader would count it for a death. If we
-        # lead, after a look of the sequencer that may be claiming for us.
-        with contextlib.suppress(OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
-            async with asyncio.timeout(2):
-                await self._return_forgotten_claims(self._leader.store or store)
+        # lead, after a look of the sequencer that may be claiming for us. When it is an error that ends us, it may be
+        # that claim's: then let it be counted.
+        if not failed:
+            with contextlib.suppress(OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+                async with asyncio.timeout(2):
+                    await self._return_forgotten_claims(self._leader.store or store)
         if self._server:  # last: handlers that finish may call our own procedures
             grace = 0.0 if self._hurry.is_set() else deadline - loop.time()
             await self._server.stop(grace=max(0.0, grace))
@@ -254,26 +268,21 @@ class Worker:
 
     async def _session_loop(self) -> None:
         """Keep a session open; say once when it is lost, and once when it is back."""
-        pause = RECONNECT_PAUSE
         opened_before = False
         while True:
             try:
                 async with contextlib.AsyncExitStack() as stack:
                     session = await self._open_session()
                     stack.push_async_callback(session.close)
-                    if opened_before:
-                        logger.info("the database is back")
                     opened_before = True
-                    pause = RECONNECT_PAUSE
                     await self._live(session)
             except Exception as error:
-                if not opened_before or not is_link_error(error):
+                if not opened_before or is_fatal(error, has_worked=self.ready.is_set()):
                     raise
-                if pause == RECONNECT_PAUSE:
+                if not self._reconnecting.tries:
                     logger.warning("lost the database, trying to get it back: %s", error)
                     self._telemetry.emit(SessionLost(str(error)))
-            await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - jitter is no secret
-            pause = min(RECONNECT_LIMIT, pause * 2)
+            await asyncio.sleep(self._reconnecting.next())
 
     async def _open_session(self) -> Session:
         namespace = self._config.namespace
@@ -295,6 +304,9 @@ class Worker:
         self._telemetry.emit(SessionOpened(self._worker_id))
         for runner in self._runners.values():
             runner.look_at_everything()
+        if self._reconnecting.tries:
+            logger.info("the database is back")
+        self._reconnecting.reset()
         self.ready.set()
         while not session.lost.is_set():
             if await self._is_leaderless(session):
@@ -365,12 +377,22 @@ class Worker:
                 await self._leaderless.wait()
 
     async def _lead(self, session: Session) -> None:
-        """Lead until the leader's session breaks, or ours."""
+        """Lead until the leader's session breaks, or ours.
+
+        What fails in it ends no worker: if it is a row, it would end one after the other, and their listeners.
+        """
+        began = time.monotonic()
         leading = await _run_until(self._leader.lead(self._worker_id), session.lost, name="pgbus leader")
-        if not leading.cancelled() and (error := leading.exception()):
-            if not is_link_error(error):
-                raise error
+        if leading.cancelled() or not (error := leading.exception()):
+            return
+        if is_passing(error):
             logger.info("no longer leading: %s", error)
+            return
+        if time.monotonic() - began > RESTART_LIMIT:
+            self._leading_again.reset()
+        pause = self._leading_again.next()
+        logger.error("leading failed; this worker does not try again for %.1f s", pause, exc_info=error)
+        await _run_until(asyncio.sleep(pause), session.lost, name="pgbus leader's rest")
 
     # ------------------------------------------------------------------------------------------------ the listeners
 
@@ -379,18 +401,18 @@ class Worker:
         known = {runner.listener.name for runner in self._runners.values()}
         for listener in self._listeners():
             registration = await register_listener(listener, pool=pool, config=self._config)
-            if listener.name in known or registration.id in self._runners:
+            if listener.name in known or registration.id in self._runners or listener.name in self._resting:
                 continue
             runner = self._make_runner(listener, registration.id)
             self._runners[registration.id] = runner
-            runner.start()
+            runner.start(ended=self._added.set)
         self._leader.catch_up()
 
     def _make_runner(self, listener: Listener, listener_id: int) -> Runner:
         _, store, transactions = self._engine
         # Threads of its own: those of a listener whose functions hang are nobody else's.
         threads = ThreadPoolExecutor(slots_of(listener, self._config), thread_name_prefix=f"pgbus {listener.name}")
-        self._threads.append(threads)
+        self._threads[listener_id] = threads
         executor = Executor(
             listener,
             threads=threads,
@@ -410,6 +432,33 @@ class Worker:
             telemetry=self._telemetry,
             quarantine=self._quarantine,
         )
+
+    async def _end_failed_listeners(self, store: Store) -> bool:
+        """End the listeners of which a loop has failed, which nothing but a fault of code can bring about.
+
+        Their claims count as those of a dead worker's. Each begins again after a pause, and nothing else ends with it.
+        """
+        failed = [(id_, runner, error) for id_, runner in self._runners.items() if (error := runner.failure())]
+        for id_, runner, error in failed:
+            name = runner.listener.name
+            del self._runners[id_]
+            restart = self._restarts.setdefault(name, Backoff(RESTART_PAUSE, RESTART_LIMIT))
+            if runner.age > RESTART_LIMIT:
+                restart.reset()
+            pause = restart.next()
+            logger.critical("listener %s has failed, and begins again in %.1f s", name, pause, exc_info=error)
+            self._telemetry.emit(ListenerFailed(name, str(error)))
+            self._resting.add(name)
+            asyncio.get_running_loop().call_later(pause, self._wake_listener, name)
+            await runner.break_off()
+            self._threads.pop(id_).shutdown(wait=False, cancel_futures=True)
+        if failed and (worker_id := self._claimant()):
+            await store.fetch("forfeit_claims", worker_id=worker_id, claim_tokens=list(await self._forgotten(store)))
+        return bool(failed)
+
+    def _wake_listener(self, name: str) -> None:
+        self._resting.discard(name)
+        self._added.set()
 
     def _claimant(self) -> int:
         """The id to claim under; 0 while our session is away, and with it the lock that says we live.
@@ -459,9 +508,13 @@ class Worker:
         loop = asyncio.get_running_loop()
         await self.ready.wait()
         extend_at = touch_at = 0.0
+        tries = Tries("look after what is claimed")
         while True:
-            self._fail_if_a_runner_did()
+            self._fail_if_a_part_did()
+            pause = min(self._config.poll_interval, self._config.lease / 3)
             try:
+                if await self._end_failed_listeners(store):
+                    touch_at = 0.0
                 if loop.time() >= extend_at:
                     await self._extend_leases(store)
                     extend_at = loop.time() + self._config.lease / 3
@@ -476,17 +529,14 @@ class Worker:
                         await self._publish_schemas(store)
                 await self._return_forgotten_claims(store)
                 await self._poll(store)
+                tries.worked()
             except Exception as error:
-                if not is_link_error(error):
-                    raise
+                pause = tries.pause_after(error)
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(min(self._config.poll_interval, self._config.lease / 3)):
+                async with asyncio.timeout(pause):
                     await self._added.wait()
 
-    def _fail_if_a_runner_did(self) -> None:
-        for runner in self._runners.values():
-            if error := runner.failure():
-                raise error
+    def _fail_if_a_part_did(self) -> None:
         for part in (self._server, self._tasks):
             if part and (error := part.failure()):
                 raise error
@@ -510,13 +560,13 @@ class Worker:
 
     async def _return_forgotten_claims(self, store: Store) -> None:
         """Give back what the database says we have claimed, and we do not know of: an answer was lost."""
-        if not (worker_id := self._claimant()):
-            return
-        claimed = await store.find_own_claims(worker_id)
-        # Known is asked for last: by then we know of every claim that we asked for before the look.
-        known = {token for runner in self._runners.values() for token in runner.tokens}
-        if forgotten := claimed - known:
+        if (worker_id := self._claimant()) and (forgotten := await self._forgotten(store)):
             await store.return_claims(forgotten, worker_id=worker_id)
+
+    async def _forgotten(self, store: Store) -> set[UUID]:
+        claimed = await store.find_own_claims(self._claimant())
+        # Known is asked for last: by then we know of every claim that we asked for before the look.
+        return claimed - {token for runner in self._runners.values() for token in runner.tokens}
 
     async def _touch(self, store: Store) -> None:
         row = await store.fetch_one(

@@ -27,12 +27,13 @@ from pgbus.errors import (
     UnknownApi,
     ValidationError,
 )
+from pgbus.faults import is_link_error
 from pgbus.procedures import Procedure
 from pgbus.registry import Listener, Registry
 from pgbus.schema import Declaration, Documents, Schema
 from pgbus.schema.documents import Kind, encode_documents, read_documents, split_name, to_documents, write_documents
 from pgbus.schema.validate import Validator, can_validate, make_validator, to_json
-from pgbus.store import Run, is_link_error
+from pgbus.store import Run
 
 logger = logging.getLogger("pgbus")
 

@@ -14,7 +14,8 @@ from pgbus.config import Config
 from pgbus.engine.maintenance import Maintenance
 from pgbus.engine.notifier import Session
 from pgbus.engine.sequencer import Neighbours, Sequencer
-from pgbus.store import Store, connect, is_link_error, session_closed
+from pgbus.faults import is_passing
+from pgbus.store import Store, connect, session_closed
 from pgbus.telemetry import LeaderChanged, Telemetry
 
 logger = logging.getLogger("pgbus")
@@ -112,7 +113,7 @@ class Leader:
         try:
             asyncio.run(self._end_session(session.backend_pid))
         except Exception as error:
-            if not is_link_error(error):
+            if not is_passing(error):
                 raise
             logger.warning("could not let another process lead: %s", error)
         else:

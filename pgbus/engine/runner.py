@@ -24,7 +24,7 @@ from pgbus.engine.clock import now
 from pgbus.engine.executor import Executor
 from pgbus.engine.flights import ALONE, BLOCKED, RELEASED, Flight, Tally
 from pgbus.engine.hand import Hand
-from pgbus.engine.loops import LINK_PAUSE, LINK_PAUSE_LIMIT, failure_of
+from pgbus.engine.loops import LINK_PAUSE, Tries, failure_of
 from pgbus.engine.pace import Pace
 from pgbus.engine.quarantine import Quarantine
 from pgbus.engine.settler import Settler
@@ -32,7 +32,7 @@ from pgbus.hooked import Afterwards
 from pgbus.hooks import Hooks
 from pgbus.outcomes import Dead, Retry
 from pgbus.registry import Listener
-from pgbus.store import Claim, Store, is_link_error
+from pgbus.store import Claim, Store
 from pgbus.telemetry import Claimed, Settled, Telemetry
 
 logger = logging.getLogger("pgbus")
@@ -109,6 +109,7 @@ class Runner:
         self._due_floor = -math.inf
         self._bottom_at = 0.0
         self._look_for_suspects = True
+        self._started_at = 0.0
         self._claiming: UUID | None = None
         self._offered: UUID | None = None
         self._retries: list[float] = []
@@ -117,10 +118,13 @@ class Runner:
 
     # ------------------------------------------------------------------------------------------------------ life
 
-    def start(self) -> None:
-        """Begin to claim."""
+    def start(self, *, ended: Callable[[], None]) -> None:
+        """Begin to claim; `ended` is called when one of the loops ends."""
+        self._started_at = now()
         loops = [self._claim_loop(), self._settler.run(), *(self._slot() for _ in range(self._slots))]
         self._tasks = [asyncio.create_task(loop, name=f"pgbus {self.listener.name}") for loop in loops]
+        for task in self._tasks:
+            task.add_done_callback(lambda _: ended())
 
     def wake(self) -> None:
         """Claim: there may be work."""
@@ -157,9 +161,26 @@ class Runner:
         """The claims in hand."""
         return self._hand.flights
 
+    @property
+    def age(self) -> float:
+        """Seconds since the start."""
+        return now() - self._started_at
+
     def failure(self) -> BaseException | None:
         """What ended one of the loops, which should never end by themselves."""
         return failure_of(self._tasks)
+
+    async def break_off(self) -> None:
+        """End at once; what is in hand is neither settled nor given back."""
+        self._draining = True
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.wait(self._tasks, timeout=LAST_HOOKS)
+        for flight in self.flights:
+            self._hand.let_go(flight)
+        self._afterwards.abandon()
+        if self._retry_timer:
+            self._retry_timer.cancel()
 
     async def stop(self, *, grace: float) -> None:
         """Claim no more, let running handlers finish for `grace` seconds, settle, and give back the rest."""
@@ -215,7 +236,7 @@ class Runner:
     # -------------------------------------------------------------------------------------------------- claiming
 
     async def _claim_loop(self) -> None:
-        pause = LINK_PAUSE
+        tries = Tries(f"claim events for {self.listener.name}")
         while True:
             wanted = self._wanted() if self._may_have_work else 0
             if not wanted:
@@ -224,18 +245,14 @@ class Runner:
                 continue
             try:
                 await self._claim(wanted)
-                pause = LINK_PAUSE
+                tries.worked()
             except asyncpg.UniqueViolationError:
                 # Another worker has just claimed in one of our lanes, behind what an operator put back before it.
                 self._may_have_work = True
                 await asyncio.sleep(LINK_PAUSE)
             except Exception as error:
-                if not is_link_error(error):
-                    raise
-                # The session says once that the database is away; here it is enough to try again.
                 self._may_have_work = True
-                await asyncio.sleep(pause)
-                pause = min(LINK_PAUSE_LIMIT, pause * 2)
+                await asyncio.sleep(tries.pause_after(error))
 
     def _wanted(self) -> int:
         if not self._worker_id() or self._hand.refused >= REFUSED_LIMIT:

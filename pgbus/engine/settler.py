@@ -8,9 +8,10 @@ from collections.abc import Callable, Sequence
 
 from pgbus.engine.flights import Flight, Tally, settlement
 from pgbus.engine.hand import Hand
-from pgbus.engine.loops import LINK_PAUSE, LINK_PAUSE_LIMIT
+from pgbus.engine.loops import LINK_PAUSE, LINK_PAUSE_LIMIT, Tries
+from pgbus.faults import is_passing
 from pgbus.registry import Listener
-from pgbus.store import Store, is_link_error
+from pgbus.store import Store
 from pgbus.telemetry import ClaimsLost, Telemetry
 
 logger = logging.getLogger("pgbus")
@@ -43,7 +44,7 @@ class Settler:
 
     async def run(self) -> None:
         """Settle until cancelled."""
-        pause = LINK_PAUSE
+        tries = Tries(f"settle events of {self._listener.name}")
         while True:
             flights = self._hand.take_landed()
             if not flights:
@@ -52,14 +53,13 @@ class Settler:
                 continue
             try:
                 await self._settle(flights)
-                pause = LINK_PAUSE
+                tries.worked()
             except Exception as error:
-                if not is_link_error(error):
+                if not is_passing(error):
                     await self._settle_one_by_one(flights)
                     continue
                 self._hand.put_back(flights)
-                await asyncio.sleep(pause)
-                pause = min(LINK_PAUSE_LIMIT, pause * 2)
+                await asyncio.sleep(tries.pause_after(error))
 
     async def finish(self) -> None:
         """Wait until everything in hand is settled, but not for ever."""
@@ -89,7 +89,7 @@ class Settler:
             try:
                 await self._settle_alone(flight)
             except Exception as error:
-                if is_link_error(error):
+                if is_passing(error):
                     self._hand.put_back([flight])
                 else:
                     self._keep(flight, error)
@@ -98,7 +98,7 @@ class Settler:
         try:
             await self._settle([flight])
         except Exception as error:
-            if is_link_error(error) or not flight.spell_in_ascii():
+            if is_passing(error) or not flight.spell_in_ascii():
                 raise
             await self._settle([flight])
 

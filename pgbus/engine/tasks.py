@@ -16,14 +16,16 @@ from datetime import datetime
 from typing import Any, Literal, TypeAlias
 from uuid import UUID, uuid4
 
+from pgbus.backoff import Backoff
 from pgbus.config import Config
 from pgbus.engine.clock import now
-from pgbus.engine.loops import LINK_PAUSE, LINK_PAUSE_LIMIT, failure_of, is_being_cancelled
+from pgbus.engine.loops import LINK_PAUSE, LINK_PAUSE_LIMIT, Tries, failure_of, is_being_cancelled
 from pgbus.errors import InvalidSchedule
+from pgbus.faults import is_passing
 from pgbus.outcomes import format_traceback, in_ascii
 from pgbus.returned import finish
 from pgbus.schedules import Background, Schedule, Task, TaskContext
-from pgbus.store import Store, is_link_error
+from pgbus.store import Store
 from pgbus.telemetry import TaskEnded, TaskStarted, Telemetry
 from pgbus.threads import start
 from pgbus.timetable import Rule, Turn, parse_rule, take_turn
@@ -146,18 +148,15 @@ class Tasks:
     # ------------------------------------------------------------------------------------------------- schedules
 
     async def _look_loop(self) -> None:
-        pause = LINK_PAUSE
+        tries = Tries("look after schedules")
         while True:
             self._wake.clear()
             try:
                 delay = await self._look()
-                pause = LINK_PAUSE
+                tries.worked()
             except Exception as error:
-                if not is_link_error(error):
-                    raise
+                delay = tries.pause_after(error)
                 self._give_up_expired()
-                delay = pause
-                pause = min(LINK_PAUSE_LIMIT, pause * 2)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(delay):
                     await self._wake.wait()
@@ -320,7 +319,7 @@ class Tasks:
 
     async def _finish(self, run: Run, outcome: RunOutcome, error: str | None) -> RunOutcome:
         """Write it down, however long the database is away; what became of the run in the end."""
-        pause = LINK_PAUSE
+        backoff = Backoff(LINK_PAUSE, LINK_PAUSE_LIMIT)
         in_doubt = False
         while True:
             try:
@@ -335,7 +334,7 @@ class Tasks:
                     next_run_at=run.turn.next_run_at,
                 )
             except Exception as problem:
-                if is_link_error(problem):
+                if is_passing(problem):
                     in_doubt = True  # it may have been written, and only the answer was lost
                 else:
                     logger.error(
@@ -343,8 +342,7 @@ class Tasks:
                         run.schedule.name, problem,
                     )  # fmt: skip
                     error = error and in_ascii(error)
-                await asyncio.sleep(pause)
-                pause = min(LINK_PAUSE_LIMIT, pause * 2)
+                await asyncio.sleep(backoff.next())
             else:
                 return outcome if rows or in_doubt else "lost"
 
@@ -358,17 +356,17 @@ class Tasks:
             logger.error("background task %s failed, and is not started again", background.name, exc_info=error)
 
     async def _keep_up(self, name: str, task: Task) -> None:
-        pause = RESTART_PAUSE
+        backoff = Backoff(RESTART_PAUSE, RESTART_LIMIT)
         while True:
             started = time.monotonic()
             error = await _attempt(task, None)
             if error is None:
                 return
             if time.monotonic() - started > RESTART_LIMIT:
-                pause = RESTART_PAUSE
-            logger.error("background task %s failed, and starts again in %.0f s", name, pause, exc_info=error)
+                backoff.reset()
+            pause = backoff.next()
+            logger.error("background task %s failed, and starts again in %.1f s", name, pause, exc_info=error)
             await asyncio.sleep(pause)
-            pause = min(RESTART_LIMIT, pause * 2)
 
 
 async def _attempt(task: Task, context: TaskContext | None) -> BaseException | None:

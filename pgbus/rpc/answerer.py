@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from uuid import UUID
 
-import asyncpg
-
-from pgbus.engine.loops import LINK_PAUSE, LINK_PAUSE_LIMIT
+from pgbus.engine.loops import Tries
+from pgbus.faults import Fault, classify
 from pgbus.rpc.values import Response, join_ids, take_batch
-from pgbus.store import Store, is_link_error
+from pgbus.store import Store
+
+logger = logging.getLogger("pgbus")
 
 
 class Answerer:
@@ -40,7 +42,7 @@ class Answerer:
 
     async def run(self) -> None:
         """Write responses until cancelled."""
-        pause = LINK_PAUSE
+        tries = Tries("answer calls")
         while True:
             if not self._responses:
                 self._more.clear()
@@ -49,32 +51,39 @@ class Answerer:
             batch = take_batch(self._responses)
             try:
                 await self._answer(batch)
-                pause = LINK_PAUSE
+                tries.worked()
             except Exception as error:
-                self._responses[:0] = batch  # written again, a response is there once
-                if not is_link_error(error):
-                    raise
-                await asyncio.sleep(pause)
-                pause = min(LINK_PAUSE_LIMIT, pause * 2)
+                # Written again, a response is there once; but some may be out of our hands by now.
+                self._responses[:0] = [response for response in batch if response.call_id in self._callers]
+                await asyncio.sleep(tries.pause_after(error))
 
     async def _answer(self, batch: list[Response]) -> None:
         try:
-            await self._write(batch)
-        except asyncpg.PostgresError as error:
-            if is_link_error(error):
+            await self._write(batch, told=self._notifications(batch))
+        except Exception as error:
+            if classify(error) is not Fault.VALUES:
                 raise
             if len(batch) > 1:  # one that the database refuses fails alone
                 for response in batch:
                     await self._answer([response])
                 return
-            text = f"the database refused the result: {error}"
-            await self._write([Response(batch[0].call_id, "invalid", error=text)])
+            await self._answer_refused(batch[0].call_id, error)
         for response in batch:
             self._callers.pop(response.call_id, None)
         self._written()
 
-    async def _write(self, batch: list[Response]) -> None:
-        channels, payloads = self._notifications(batch)
+    async def _answer_refused(self, call_id: UUID, error: Exception) -> None:
+        """Say why there is no result. The caller is not notified, which may be what failed: it looks twice a second."""
+        text = f"the database refused the result: {error}".encode("ascii", "backslashreplace").decode()
+        try:
+            await self._write([Response(call_id, "invalid", error=text)], told=([], []))
+        except Exception as again:
+            if classify(again) is not Fault.VALUES:
+                raise
+            logger.error("call %s is left without an answer: %s", call_id, again)
+
+    async def _write(self, batch: list[Response], *, told: tuple[list[str], list[str]]) -> None:
+        channels, payloads = told
         await self._store.fetch(
             "answer_requests",
             worker=self._worker,

@@ -18,9 +18,12 @@ from uuid import UUID
 import asyncpg
 from uuid_utils.compat import uuid7
 
+from pgbus.backoff import Backoff
 from pgbus.config import Config
+from pgbus.engine.loops import Tries
 from pgbus.engine.notifier import Session
-from pgbus.errors import CallCancelled, CallTimeout, ConfigurationError, DatabaseUnreachableError, NoWorkerAvailable
+from pgbus.errors import CallCancelled, CallTimeout, ConfigurationError, InvalidArguments, NoWorkerAvailable
+from pgbus.faults import Fault, classify, is_link_error, is_passing
 from pgbus.migrate import check_async
 from pgbus.procedures import Procedures, check_procedure_name
 from pgbus.rpc.values import (
@@ -34,7 +37,7 @@ from pgbus.rpc.values import (
     take_batch,
     to_error,
 )
-from pgbus.store import Connection, Pooled, Run, Store, borrow, create_pool, is_link_error, unreachable
+from pgbus.store import Connection, Pooled, Run, Store, borrow, create_pool, unreachable
 
 logger = logging.getLogger("pgbus")
 
@@ -227,20 +230,19 @@ class Caller:
         return await Session.open(self._config, channels=channels)
 
     async def _keep_session(self, session: Session) -> None:
-        pause = LINK_PAUSE
+        backoff = Backoff(LINK_PAUSE, LINK_PAUSE_LIMIT)
         while True:
             try:
                 await session.lost.wait()
             finally:
                 await session.close()
             while session.lost.is_set():
-                await asyncio.sleep(pause)
-                pause = min(LINK_PAUSE_LIMIT, pause * 2)
+                await asyncio.sleep(backoff.next())
                 try:
                     session = await self._open_session()
-                except DatabaseUnreachableError:
-                    continue
-            pause = LINK_PAUSE
+                except Exception as error:  # whatever it is: meanwhile the watcher reads the answers
+                    logger.debug("cannot hear of answers to calls: %s", error)
+            backoff.reset()
             self._expect(self._calls)  # what was answered in between was notified to nobody
 
     def _keep(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
@@ -250,21 +252,27 @@ class Caller:
             self._tasks[name] = asyncio.ensure_future(self._guard(work))
 
     async def _guard(self, work: Callable[[], Awaitable[None]]) -> None:
-        """Run it again while the link is down. Any other error is ours, or a privilege's: the calls get it."""
-        pause = LINK_PAUSE
+        """Run it again until it succeeds. What no further try can mend is our fault, or a privilege's: calls get it."""
+        tries = Tries("exchange calls and answers", first=LINK_PAUSE, limit=LINK_PAUSE_LIMIT)
         while True:
             try:
                 await work()
             except Exception as error:
-                if is_link_error(error):
-                    await asyncio.sleep(pause)
-                    pause = min(LINK_PAUSE_LIMIT, pause * 2)
-                    continue
-                logger.exception("calls failed")
-                for call in self._calls.values():
-                    if not call.response.done():
-                        call.response.set_exception(error)
-            return
+                try:
+                    pause = tries.pause_after(error)
+                except Exception:
+                    logger.exception("calls failed")
+                    self._refuse(self._calls, error)
+                    return
+                await asyncio.sleep(pause)
+            else:
+                return
+
+    def _refuse(self, call_ids: Iterable[UUID], error: Exception) -> None:
+        for call_id in call_ids:
+            call = self._calls.get(call_id)
+            if call and not call.response.done():
+                call.response.set_exception(error)
 
     # ------------------------------------------------------------------------------------------------- the directory
 
@@ -310,10 +318,9 @@ class Caller:
                     self._calls[request.call_id].posted = True
                 try:
                     await self._post_batch(batch)
-                except Exception as error:
-                    if is_link_error(error):
-                        # Whether it got there is not known; posted again, a request is there once.
-                        self._unposted[:0] = batch
+                except Exception:
+                    # Whether it got there is not known; posted again, a request is there once.
+                    self._unposted[:0] = batch
                     raise
             # After the requests: one that is to be taken back may have been among them.
             if self._cancelled:
@@ -324,6 +331,22 @@ class Caller:
         return call is not None and not call.response.done()
 
     async def _post_batch(self, batch: list[Request]) -> None:
+        """Post requests; those that the database refuses fail, and no others."""
+        try:
+            await self._send(batch)
+        except Exception as error:
+            if is_passing(error):
+                raise
+            if classify(error) is not Fault.VALUES:
+                logger.exception("calls failed")
+                self._refuse((request.call_id for request in batch), error)
+            elif len(batch) == 1:
+                self._refuse([batch[0].call_id], _refused(batch[0], error))
+            else:
+                for request in batch:
+                    await self._post_batch([request])
+
+    async def _send(self, batch: list[Request]) -> None:
         await self._store.fetch(
             "post_requests",
             call_ids=[request.call_id for request in batch],
@@ -400,3 +423,11 @@ class Caller:
         unserved = [request.call_id for request in requests if request.procedure not in served]
         if unserved:
             await self._withdraw(unserved, outcome="unserved", error=UNSERVED)
+
+
+def _refused(request: Request, error: Exception) -> InvalidArguments:
+    refusal = InvalidArguments(
+        f"the database refused the arguments of {request.procedure}: {error}", procedure=request.procedure
+    )
+    refusal.__cause__ = error
+    return refusal

@@ -7,7 +7,6 @@ answerer  writes the responses
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
 import logging
 import time
@@ -21,7 +20,7 @@ import msgspec
 
 from pgbus import hooked, threads
 from pgbus.config import Config
-from pgbus.engine.loops import LINK_PAUSE, LINK_PAUSE_LIMIT, failure_of
+from pgbus.engine.loops import LINK_PAUSE_LIMIT, Tries, failure_of
 from pgbus.errors import InvalidEventError, InvalidResult
 from pgbus.hooks import Hooks
 from pgbus.messages import differ
@@ -39,7 +38,7 @@ from pgbus.rpc.values import (
     failure,
     split_ids,
 )
-from pgbus.store import LINK_ERRORS, Store, is_link_error
+from pgbus.store import Store
 from pgbus.telemetry import CallEnded, CallStarted, Telemetry
 from pgbus.values.codec import encode
 
@@ -171,9 +170,10 @@ class Server:
         if not self._tasks:
             return
         claimer, answerer = self._tasks
-        with contextlib.suppress(*LINK_ERRORS):
-            # From now on a caller who finds no other worker is told so at once.
+        try:  # from now on a caller who finds no other worker is told so at once
             await self._register([], worker_id=self._worker_id(), store=self._store)
+        except Exception as error:
+            logger.debug("callers may still try this worker, until its session ends: %s", error)
         claimer.cancel()
         await asyncio.wait([claimer])
         await self._wait_until_idle(grace)
@@ -202,7 +202,7 @@ class Server:
     # -------------------------------------------------------------------------------------------------- claiming
 
     async def _claim_loop(self) -> None:
-        pause = LINK_PAUSE
+        tries = Tries("take calls")
         while True:
             desks = [desk for desk in self._desks.values() if desk.room > 0]
             worker_id = self._worker_id()
@@ -214,15 +214,12 @@ class Server:
                 if self._in_doubt:
                     await self._fail_unknown_claims(worker_id)
                 await self._claim(desks, worker_id)
-                pause = LINK_PAUSE
+                tries.worked()
             except Exception as error:
-                if not is_link_error(error):
-                    raise
                 self._in_doubt = True
                 for desk in desks:
                     desk.may_have_work = True
-                await asyncio.sleep(pause)
-                pause = min(LINK_PAUSE_LIMIT, pause * 2)
+                await asyncio.sleep(tries.pause_after(error))
 
     async def _fail_unknown_claims(self, worker_id: int) -> None:
         """Give up what we may have taken without learning of it, as the link broke."""

@@ -374,6 +374,21 @@ WITH held AS MATERIALIZED (
 SELECT count(*) AS runs, (SELECT d.position FROM dead AS d) AS dead
 FROM freed AS f
 
+-- name: forfeit_claims
+-- Let a worker's claims count as those of a dead one, by having their leases run out: it failed with them in its hands.
+WITH held AS MATERIALIZED (
+    SELECT d.id
+    FROM pgbus.deliveries AS d
+    WHERE d.claim_token IS NOT NULL
+      AND d.worker_id = CAST(:worker_id AS integer)
+      AND d.claim_token = ANY (CAST(:claim_tokens AS uuid[]))
+    FOR UPDATE SKIP LOCKED
+)
+UPDATE pgbus.deliveries AS d
+SET lease_expires_at = clock_timestamp()
+FROM held AS h
+WHERE d.id = h.id
+
 -- name: free_claims
 -- Take back the claims of workers whose session is gone, or whose lease ran out. A run that was in a worker's hands for
 -- its second death comes back in single events, to be tried one at a time; an event that was alone in the hands of

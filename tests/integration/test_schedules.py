@@ -667,7 +667,7 @@ async def test_a_background_function_that_fails_is_started_again_and_a_coroutine
         await inbox.until(lambda items: items.count("function") >= 3)
     assert inbox.items.count("coroutine") == 1
     assert "fail failed, and is not started again" in caplog.text
-    assert "function failed, and starts again in 0 s" in caplog.text
+    assert "function failed, and starts again in 0.0 s" in caplog.text
 
 
 # -------------------------------------------------------------------------------------------------------- declarations

@@ -1,0 +1,31 @@
+"""Pauses between tries: how long to wait before the next one."""
+
+from __future__ import annotations
+
+import random
+
+
+class Backoff:
+    """Pauses in seconds: `first`, then each twice as long as the last, up to `limit`.
+
+    Of each, up to half is taken off by chance, so that many who failed together do not try again together.
+    """
+
+    def __init__(self, first: float, limit: float) -> None:
+        self._first = first
+        self._limit = limit
+        self._longest = first
+        self.tries = 0
+        """How often in a row it failed."""
+
+    def next(self) -> float:
+        """How long to wait now, as one more try has failed."""
+        self.tries += 1
+        pause = self._longest * random.uniform(0.5, 1.0)  # noqa: S311 - jitter is no secret
+        self._longest = min(self._limit, self._longest * 2)
+        return pause
+
+    def reset(self) -> None:
+        """A try has succeeded."""
+        self.tries = 0
+        self._longest = self._first
