@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import asyncpg
 import psycopg
@@ -43,8 +44,9 @@ LINK, PASSING, VALUES, PRIVILEGE, CODE = Fault
 def test_an_error_of_the_server_is_judged_by_its_sqlstate_whichever_driver_brings_it(
     sqlstate: str, fault: Fault
 ) -> None:
-    by_asyncpg = type("Refused", (asyncpg.PostgresError,), {"sqlstate": sqlstate})("so")
-    by_psycopg = type("Refused", (psycopg.Error,), {"sqlstate": sqlstate})("so")
+    by_asyncpg: Any = asyncpg.PostgresError.new({"C": sqlstate, "M": "so"})
+    by_psycopg: Any = psycopg.Error("so")
+    by_psycopg.sqlstate = sqlstate
     by_sqlalchemy = sqlalchemy.exc.DBAPIError("SELECT 1", {}, by_psycopg)
     assert [classify(error) for error in (by_asyncpg, by_psycopg, by_sqlalchemy)] == [fault] * 3
 
