@@ -56,9 +56,16 @@ def _import(name: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if f"{name}.".startswith(f"{error.name}."):
             raise FailedToImportBusModule(
-                f"there is no module {name!r} in {Path.cwd()}, nor elsewhere on Python's path; name another one: "
+                f"there is no module {name!r} in {_here()}, nor elsewhere on Python's path; name another one: "
                 "MODULE:BUS, or PGBUS_MODULE"
             ) from None
         raise FailedToImportBusModule(f"module {name!r} cannot be imported: {error}") from error
     except Exception as error:
         raise FailedToImportBusModule(f"module {name!r} cannot be imported: {type(error).__name__}: {error}") from error
+
+
+def _here() -> str:
+    try:
+        return str(Path.cwd())
+    except FileNotFoundError:
+        return "the working directory, which was removed"

@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from importlib.metadata import version
 
 from rich.text import Text
@@ -35,7 +36,8 @@ def announce(
         _log.info("%s runs the same, as process %d", config.process_name, os.getpid())
     else:
         lines = _lines(config, listeners, procedures, tasks, module=module)
-        console(sys.stderr).print(Text("\n").join(lines), soft_wrap=True)
+        with suppress(OSError):  # nobody can read it; the worker works all the same
+            console(sys.stderr).print(Text("\n").join(lines), soft_wrap=True)
     if not listeners and not procedures and not tasks:
         _log.warning("no listeners to run: this process only leads when no other does")
 

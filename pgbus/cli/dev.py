@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import rich_click as click
 
 from pgbus import migrate
 from pgbus.cli.options import database_options, load_config
+from pgbus.cli.signals import ignore_hangups, interrupt_by_signals
+from pgbus.cli.streams import say
 from pgbus.embedded import EmbeddedPostgres
 
 
@@ -26,23 +29,19 @@ from pgbus.embedded import EmbeddedPostgres
     "--migrate/--no-migrate", "wants_schema", default=True, show_default=True, help="Upgrade the schema first."
 )
 def dev(*, datadir: Path | None, port: int | None, wants_schema: bool) -> None:
-    """Start an embedded PostgreSQL, print its DSN, and keep it until Ctrl-C or SIGTERM."""
-    # As Ctrl-C does; not its own handler, for a shell lets commands in the background ignore Ctrl-C.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    """Start an embedded PostgreSQL, print its DSN for a shell, and keep it until Ctrl-C, SIGTERM or SIGHUP."""
+    interrupt_by_signals()
     namespace = load_config().namespace
     with EmbeddedPostgres(datadir, port=port, listen=port is not None) as server:
         dsn = server.dsn()
         if wants_schema:
             migrate.upgrade(dsn, namespace=namespace)
-        # Alone on stdout, so that a script can read it, and only there: with --port it holds a password.
-        click.echo(dsn)
-        click.echo("PostgreSQL runs; give its DSN to others as PGBUS_DSN. Ctrl-C stops it.", err=True)
-        _wait_for_signal()
-
-
-def _wait_for_signal() -> None:
-    try:
-        while True:
-            signal.pause()
-    except KeyboardInterrupt:
-        click.echo("stopping", err=True)
+        try:
+            # Alone on stdout, so that a script can read it, and only there: with --port it holds a password.
+            click.echo(f"export PGBUS_DSN={shlex.quote(dsn)}")
+            say("PostgreSQL runs; run the line above in the other shells. Ctrl-C stops it.")
+            while True:
+                signal.pause()
+        except KeyboardInterrupt:
+            ignore_hangups()
+            say("stopping")

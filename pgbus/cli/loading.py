@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 import traceback
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -24,7 +25,8 @@ def load_bus(target: str) -> pgbus.Bus:
     Raises FailedToImportBusModule if there is no such module, NoBusFoundInBusModule, and ConfigurationError if that is
     what declaring a listener or an event class in there raised.
     """
-    sys.path.insert(0, str(Path.cwd()))
+    with suppress(FileNotFoundError):  # a working directory that was removed: the module may be elsewhere
+        sys.path.insert(0, str(Path.cwd()))
     try:
         module = pgbus.import_bus_module(target)
         bus = pgbus.get_bus(target)

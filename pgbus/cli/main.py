@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import traceback
 from importlib.metadata import version
+from typing import NoReturn
 
 import rich_click as click
 
@@ -14,7 +15,7 @@ from pgbus.cli.db import db
 from pgbus.cli.dead import dead
 from pgbus.cli.dev import dev
 from pgbus.cli.events import events
-from pgbus.cli.exits import BUG, PgbusGroup
+from pgbus.cli.exits import BUG, PgbusGroup, explain, explain_loss, tell
 from pgbus.cli.inspect import inspect
 from pgbus.cli.listeners import listeners
 from pgbus.cli.options import database_options
@@ -24,6 +25,7 @@ from pgbus.cli.schedules import schedules
 from pgbus.cli.schema import schema
 from pgbus.cli.shell import shell
 from pgbus.cli.status import status
+from pgbus.cli.streams import flush_streams, open_streams, say
 
 
 @click.group(cls=PgbusGroup, context_settings={"help_option_names": ["-h", "--help"]})
@@ -46,10 +48,24 @@ for command in (
     pgbus.add_command(command)
 
 
-def main() -> None:
+def main() -> NoReturn:
     """Run the program. A traceback on stderr and exit code 70 mean a bug."""
+    open_streams()
+    code = _run()
+    if (lost := flush_streams()) and not code:
+        message, code = explain_loss(lost)
+        tell(message)
+    sys.exit(code)
+
+
+def _run() -> int:
     try:
-        pgbus()
-    except Exception:  # the outermost frame: whatever is expected was an exit code already
-        traceback.print_exc()
-        sys.exit(BUG)
+        return int(pgbus(standalone_mode=True) or 0)
+    except SystemExit as ended:
+        return ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+    except Exception as error:  # of parsing the options, or of writing the help
+        if (ending := explain(error)) is None:
+            say("".join(traceback.format_exception(error)).rstrip())
+            return BUG
+        tell(ending[0])
+        return ending[1]

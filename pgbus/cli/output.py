@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from datetime import UTC, datetime
-from typing import TextIO
+from typing import NoReturn, TextIO
 
 import msgspec
 import rich_click as click
@@ -18,11 +19,17 @@ from pgbus.messages import EventMessage
 _PIPE_WIDTH = 160
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> NoReturn:
+        """A reader that has seen enough: told as an error like any other, not as an end of the program."""
+        raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+
+
 def console(stream: TextIO | None = None) -> Console:
     """A console on stdout, or on `stream`. In a pipe it writes plain text, wide enough for a table's columns."""
     target = stream or sys.stdout
     width = None if target.isatty() or "COLUMNS" in os.environ else _PIPE_WIDTH
-    return Console(file=target, width=width, highlight=False, soft_wrap=False)
+    return _Console(file=target, width=width, highlight=False, soft_wrap=False)
 
 
 def print_json(value: object) -> None:

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import signal
 from asyncio.subprocess import Process
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from pgbus.cli.exits import fail
+from pgbus.cli.signals import heed_signals
 from pgbus.cli.supervisor import start_copy
 
 _log = logging.getLogger("pgbus.reload")
 
 
 def run_reloading(command: Sequence[str]) -> None:
-    """Run `command` until Ctrl-C or SIGTERM, anew after each change to a source or configuration file.
+    """Run `command` until Ctrl-C, SIGTERM or SIGHUP, again after each change to a source or configuration file.
 
     A copy that ended by itself, by a syntax error say, is started again by the next change.
     """
@@ -25,10 +25,17 @@ def run_reloading(command: Sequence[str]) -> None:
         import watchfiles  # noqa: F401 - only to say early that it is missing
     except ModuleNotFoundError:
         fail("--reload needs watchfiles: pip install 'pgbus[reload]'")
-    asyncio.run(_reload(command))
+    asyncio.run(_reload(command, directory=_working_directory()))
 
 
-async def _reload(command: Sequence[str]) -> None:
+def _working_directory() -> Path:
+    try:
+        return Path.cwd()
+    except FileNotFoundError:
+        fail("--reload watches the working directory, which was removed")
+
+
+async def _reload(command: Sequence[str], *, directory: Path) -> None:
     import watchfiles
 
     stopping = asyncio.Event()
@@ -38,10 +45,9 @@ async def _reload(command: Sequence[str]) -> None:
         stopping.set()
         _terminate(child)
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop)
+    heed_signals(stop)
     sources = watchfiles.PythonFilter(extra_extensions=(".toml", ".yaml", ".yml"))
-    async for changes in watchfiles.awatch(Path.cwd(), watch_filter=sources, stop_event=stopping):
+    async for changes in watchfiles.awatch(directory, watch_filter=sources, stop_event=stopping):
         _log.info("restarting for %s", ", ".join(sorted({Path(path).name for _, path in changes})))
         _terminate(child)
         await child.wait()

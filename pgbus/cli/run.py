@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 import sys
 import threading
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from pgbus.cli.banner import announce
 from pgbus.cli.loading import load_bus
 from pgbus.cli.options import database_options, load_config, pass_on
 from pgbus.cli.reloading import run_reloading
+from pgbus.cli.signals import heed_signals
 from pgbus.cli.supervisor import supervise, watch_supervisor
 from pgbus.config import Config, LogFormat, LogLevel
 from pgbus.features import FEATURES, read_features
@@ -31,7 +31,7 @@ _LINGER = 1.0  # seconds
 @click.command()
 @click.argument("module", required=False, metavar="[MODULE[:BUS]]")
 @database_options
-@click.option("--processes", type=click.IntRange(min=1), default=1, show_default=True, help="Run so many workers.")
+@click.option("--processes", type=click.IntRange(min=1), default=1, show_default=True, help="Run this many workers.")
 @click.option(
     "--listener",
     "only",
@@ -74,9 +74,9 @@ def run(
     log_level: str | None,
     log_format: str | None,
 ) -> None:
-    """Run a bus's listeners, procedures and tasks until SIGTERM or Ctrl-C, which let what runs finish.
+    """Run a bus's listeners, procedures and tasks until SIGTERM, Ctrl-C or SIGHUP, which let what runs finish.
 
-    A second signal does not wait.
+    A second SIGTERM or Ctrl-C does not wait.
 
     MODULE is imported from the working directory (default: PGBUS_MODULE, or `bus`); BUS is the bus's name in it
     (default: `bus`).
@@ -175,9 +175,7 @@ async def _work(bus: pgbus.Bus, *, only: tuple[str, ...], skip: tuple[str, ...])
     from pgbus.worker import Worker  # the engine, which the other commands do without
 
     worker = Worker(bus, only=only or None, skip=skip or None)
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, worker.request_stop)
+    heed_signals(worker.request_stop)
     watch_supervisor(worker.request_stop)
     async with bus:
         await worker.run()

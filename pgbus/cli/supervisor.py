@@ -11,13 +11,14 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from pgbus.cli.exits import FAILED, SCHEMA, UNREACHABLE, USAGE
+from pgbus.cli.signals import heed_signals
 
 _NUMBER = "PGBUS_SUPERVISED"
 
 _HOPELESS = frozenset({FAILED, USAGE, SCHEMA})  # the copy said in one line what a person has to change
 _FIRST_DELAY = 1.0
 _MAX_DELAY = 30.0
-_STEADY = 60.0  # a copy that ran for so many seconds died of something new
+_STEADY = 60.0  # seconds after which a copy's death has a new cause
 
 _log = logging.getLogger("pgbus.supervisor")
 
@@ -25,9 +26,9 @@ _log = logging.getLogger("pgbus.supervisor")
 def supervise(command: Sequence[str], *, processes: int) -> int:
     """Run copies of `command` until all have ended; returns the exit code.
 
-    SIGTERM and SIGINT are passed on to every copy as SIGTERM, each time. A copy that died is started again, after a
-    delay that doubles from 1 s to 30 s while it keeps dying; one that failed for a reason that only a person can
-    remove stops all, and so does one that cannot reach the database to begin with.
+    SIGTERM and SIGINT are passed on to every copy as SIGTERM, each time, and SIGHUP once. A copy that died is started
+    again, after a delay that doubles from 1 s to 30 s while it keeps dying; one that failed for a reason that only a
+    person can remove stops all, and so does one that cannot reach the database to begin with.
     """
     return asyncio.run(_Supervisor(command).run(processes))
 
@@ -65,9 +66,7 @@ class _Supervisor:
         self._code = 0
 
     async def run(self, processes: int) -> int:
-        loop = asyncio.get_running_loop()
-        for told in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(told, self._stop)
+        heed_signals(self._stop)
         watch_supervisor(self._stop)
         async with asyncio.TaskGroup() as tasks:
             for number in range(1, processes + 1):

@@ -271,7 +271,7 @@ def _file(
         return File(fill(checked_root(table, "config"), environ, source="config"), "config")
     if named := file or environ.get(CONFIG_VARIABLE):
         return read_file(Path(named), source=str(named), environ=environ)
-    return find_file(directory or Path.cwd(), environ=environ)
+    return find_file(directory or Path(), environ=environ)  # relative: the working directory may have been removed
 
 
 class _Merged:

@@ -108,7 +108,11 @@ def read_documents(source: str | Path | IO[str] | IO[bytes]) -> list[Declaration
     """Read a file, the `*.json` of a directory, or an open file; raises InvalidSchema."""
     if not isinstance(source, str | Path):
         name = str(getattr(source, "name", "the stream"))
-        return list(from_documents(_decode(source.read(), name), source=name))
+        try:
+            text = source.read()
+        except UnicodeDecodeError as error:
+            raise InvalidSchema(f"{name} is not JSON: {error}") from error
+        return list(from_documents(_decode(text, name), source=name))
     path = Path(source)
     files = sorted(path.glob("*.json")) if path.is_dir() else [path]
     if not files:
@@ -142,5 +146,5 @@ def _read(path: Path) -> bytes:
 def _decode(text: str | bytes, source: str) -> object:
     try:
         return msgspec.json.decode(text)
-    except msgspec.DecodeError as error:
-        raise InvalidSchema(f"{source} is no JSON: {error}") from error
+    except (msgspec.DecodeError, UnicodeError) as error:
+        raise InvalidSchema(f"{source} is not JSON: {error}") from error

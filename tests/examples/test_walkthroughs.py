@@ -1,5 +1,6 @@
 """The README's example and the tutorial, step by step, as a reader takes them."""
 
+import shlex
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -35,7 +36,8 @@ async def test_the_example_of_the_readme_needs_no_more_than_pgbus_dev(tmp_path: 
     write_files(ROOT / "README.md", tmp_path)
     async with run(*pgbus("dev"), dsn=None, cwd=tmp_path) as server:
         await server.wait_for("Ctrl-C stops it")
-        (dsn,) = [line for line in server.output.splitlines() if line.startswith("postgresql://")]
+        (line,) = [line for line in server.output.splitlines() if line.startswith("export ")]
+        [dsn] = shlex.split(line.removeprefix("export PGBUS_DSN="))
         async with run(*python("shop.py"), dsn=dsn, cwd=tmp_path) as shop:
             assert await shop.wait() == 0, shop.output
 

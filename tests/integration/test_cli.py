@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import re
+import shlex
 import signal
 import socket
 from collections.abc import Iterator
@@ -476,7 +477,7 @@ async def test_a_listener_that_runs_is_removed_by_force_only(invoke: Invoke, row
 async def test_dev_prints_the_dsn_of_an_upgraded_server_and_ends_with_sigterm(tmp_path: Path, connect: Connect) -> None:
     async with program("dev", "--datadir", str(tmp_path / "data"), cwd=tmp_path) as child:
         assert child.stdout is not None
-        dsn = (await child.stdout.readline()).decode().strip()
+        [dsn] = shlex.split((await child.stdout.readline()).decode().removeprefix("export PGBUS_DSN="))
         connection = await connect(dsn)
         assert await connection.fetchval("SELECT count(*) FROM pgbus.outbox") == 0
         await connection.close()
@@ -490,7 +491,7 @@ async def test_dev_listens_on_a_port_and_leaves_nothing_behind_after_ctrl_c(tmp_
         port = free.getsockname()[1]
     async with program("dev", "--port", str(port), "--no-migrate", cwd=tmp_path) as child:
         assert child.stdout is not None
-        dsn = (await child.stdout.readline()).decode().strip()
+        [dsn] = shlex.split((await child.stdout.readline()).decode().removeprefix("export PGBUS_DSN="))
         assert f"@127.0.0.1:{port}/" in dsn
         connection = await connect(dsn)
         assert await connection.fetchval("SELECT to_regclass('pgbus.outbox')") is None
@@ -512,7 +513,7 @@ async def test_dev_in_the_background_of_a_script_ends_with_sigterm(tmp_path: Pat
     async with program_of("sh", "-c", script, cwd=tmp_path) as shell:
         assert shell.stdout is not None
         process = int(await shell.stdout.readline())
-        assert (await shell.stdout.readline()).startswith(b"postgresql://")
+        assert (await shell.stdout.readline()).startswith(b"export PGBUS_DSN=")
         os.kill(process, signal.SIGTERM)
         assert await asyncio.wait_for(shell.wait(), 30) == 0
 

@@ -49,6 +49,7 @@ class Terminal:
         self._stream = pyte.ByteStream(self._screen)
         self._changed = asyncio.Event()
         self._ended = False
+        self.closed = False
 
     @property
     def text(self) -> str:
@@ -58,6 +59,12 @@ class Terminal:
     def type(self, text: str) -> None:
         """Press keys."""
         os.write(self._fd, text.encode())
+
+    def hang_up(self) -> None:
+        """Close the terminal: its program gets SIGHUP, and can write no more."""
+        asyncio.get_running_loop().remove_reader(self._fd)
+        os.close(self._fd)
+        self.closed = True
 
     async def shows(self, pattern: str) -> str:
         """Wait until the pattern is on the screen, which is returned."""
@@ -113,5 +120,5 @@ async def terminal(
         if child.returncode is None:
             child.kill()
             await child.wait()
-        asyncio.get_running_loop().remove_reader(ours)
-        os.close(ours)
+        if not made.closed:
+            made.hang_up()

@@ -1,0 +1,49 @@
+"""Which signals ask a program to stop: SIGTERM and Ctrl-C, and SIGHUP when its terminal is gone."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Callable
+
+
+def heed_signals(stop: Callable[[], None]) -> None:
+    """Call `stop` at every SIGTERM and SIGINT (the second one means: do not wait), and at SIGHUP if that comes first.
+
+    A closing terminal may send SIGHUP twice, from the shell and from the kernel, and service managers may send it right
+    after SIGTERM: so it begins a stop, but never hurries one.
+    """
+    loop = asyncio.get_running_loop()
+    told = False
+
+    def stop_each_time() -> None:
+        nonlocal told
+        told = True
+        stop()
+
+    def stop_once() -> None:
+        if not told:
+            stop_each_time()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop_each_time)
+    if not _ignores_hangup():
+        loop.add_signal_handler(signal.SIGHUP, stop_once)
+
+
+def interrupt_by_signals() -> None:
+    """Have SIGTERM and SIGHUP raise KeyboardInterrupt, as Ctrl-C does."""
+    # Not Ctrl-C's own handler: a shell lets commands in the background ignore Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if not _ignores_hangup():
+        signal.signal(signal.SIGHUP, signal.default_int_handler)
+
+
+def ignore_hangups() -> None:
+    """What ends already is not disturbed by a second SIGHUP."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+
+def _ignores_hangup() -> bool:
+    """Whether whoever started us wants us to outlive the terminal, as `nohup` does."""
+    return signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
