@@ -13,6 +13,7 @@ from typing import TextIO
 import structlog
 
 from pgbus.config import LogFormat, LogLevel
+from pgbus.printable import printable
 
 
 def configure_logging(
@@ -56,4 +57,13 @@ def _renderers(format: LogFormat, *, colors: bool) -> list[structlog.typing.Proc
             ]
         case "text":
             plain = structlog.dev.plain_traceback
-            return [structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=plain, pad_event_to=0)]
+            return [
+                structlog.processors.format_exc_info,
+                _make_printable,
+                structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=plain, pad_event_to=0),
+            ]
+
+
+def _make_printable(_: object, __: str, record: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """What an error says may be somebody's payload; other values are shown as Python spells them."""
+    return {key: printable(value) if isinstance(value, str) else value for key, value in record.items()}

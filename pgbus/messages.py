@@ -10,7 +10,11 @@ from uuid import UUID
 import msgspec
 from uuid_utils.compat import uuid7
 
+from pgbus.errors import UnhandledEventError
+
 VERSION_HEADER = "api_version"
+# More digits are no version of an API; `find_events` reads no more of them either.
+_VERSION_DIGITS = 9
 
 
 class EventMessage(msgspec.Struct, kw_only=True, eq=False):
@@ -31,8 +35,12 @@ class EventMessage(msgspec.Struct, kw_only=True, eq=False):
 
     @property
     def payload(self) -> Any:
-        """The payload, decoded from JSON into dicts, lists, strings, numbers, booleans and None."""
-        return msgspec.json.decode(self.raw)
+        """The payload, decoded from JSON into dicts, lists, strings, numbers, booleans and None.
+
+        Raises UnhandledEventError for JSON that PostgreSQL stores and Python cannot hold: numbers beyond its floats,
+        nesting that is too deep.
+        """
+        return _decode(self.raw, "the payload")
 
     @payload.setter
     def payload(self, value: Any) -> None:
@@ -40,8 +48,8 @@ class EventMessage(msgspec.Struct, kw_only=True, eq=False):
 
     @property
     def headers(self) -> dict[str, str]:
-        """The headers; empty when the publisher gave none."""
-        return msgspec.json.decode(self.raw_headers, type=dict[str, str]) if self.raw_headers else {}
+        """The headers; empty when the publisher gave none. Raises UnhandledEventError unless all are strings."""
+        return _decode(self.raw_headers, "a header", type=dict[str, str]) if self.raw_headers else {}
 
     @headers.setter
     def headers(self, value: Mapping[str, str]) -> None:
@@ -90,8 +98,11 @@ class EventMessage(msgspec.Struct, kw_only=True, eq=False):
     @property
     def version(self) -> int:
         """Version of the API when the event was fired (its `Meta.version`); 1 for an event of no API."""
-        text = self.headers.get(VERSION_HEADER, "")
-        return int(text) if text.isdecimal() else 1
+        try:
+            text = self.headers.get(VERSION_HEADER, "")
+        except UnhandledEventError:
+            return 1
+        return int(text) if text.isascii() and text.isdecimal() and len(text) <= _VERSION_DIGITS else 1
 
 
 class OpenEvent(EventMessage, kw_only=True, eq=False, dict=True):
@@ -112,7 +123,7 @@ class OpenEvent(EventMessage, kw_only=True, eq=False, dict=True):
     def payload(self) -> Any:
         """The payload: decoded once, and then whatever became of it."""
         if "payload" not in self.__dict__:
-            self.__dict__["payload"] = msgspec.json.decode(self.raw)
+            self.__dict__["payload"] = super().payload
         return self.__dict__["payload"]
 
     @payload.setter
@@ -133,7 +144,7 @@ class OpenEvent(EventMessage, kw_only=True, eq=False, dict=True):
     @property
     def has_new_payload(self) -> bool:
         """Whether the payload is not what it was."""
-        return "payload" in self.__dict__ and differ(self.payload, msgspec.json.decode(self.raw))
+        return "payload" in self.__dict__ and differ(self.payload, super().payload)
 
     @property
     def has_new_headers(self) -> bool:
@@ -146,6 +157,26 @@ class OpenEvent(EventMessage, kw_only=True, eq=False, dict=True):
         self.raw_headers = raw_headers
         self.__dict__.pop("payload", None)
         self.__dict__.pop("headers", None)
+
+
+def refuse_unreadable(event: EventMessage) -> None:
+    """Raise UnhandledEventError for an event of the log that holds what no handler could be given.
+
+    The database refuses such values by now, but what is in the log may be older, or a superuser's.
+    """
+    if event.published_at is None:
+        raise UnhandledEventError("published_at is not an instant of the years 1 to 9999, and Python has no others")
+    if event.raw_headers:
+        _ = event.headers
+    if event.ancestors and not all(isinstance(topic, str) for topic in event.ancestors):
+        raise UnhandledEventError("ancestors is not a list of topics")
+
+
+def _decode(text: str, what: str, *, type: Any = Any) -> Any:  # noqa: A002 - as msgspec names it
+    try:
+        return msgspec.json.decode(text, type=type)
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise UnhandledEventError(f"{what} is not what Python can hold: {error}") from error
 
 
 def differ(one: object, other: object) -> bool:

@@ -61,6 +61,8 @@ HURRIED_HOOKS = 2.0
 # What failed though the database is well, a listener or the leader, begins again after this pause, which grows.
 RESTART_PAUSE = 1.0
 RESTART_LIMIT = 60.0
+# Of a PostgreSQL integer.
+_ID_DIGITS = 10
 
 
 class Worker:
@@ -334,7 +336,7 @@ class Worker:
         try:
             await schemas.publish(declared, run=store.run, worker_id=self._worker_id)
             await schemas.load(store.run)
-        except asyncpg.PostgresError as error:
+        except Exception as error:  # what others stored may be anything
             if is_link_error(error):
                 raise
             logger.warning("schemas are neither stored nor known here: %s", error)
@@ -499,7 +501,7 @@ class Worker:
             if self._tasks:
                 self._tasks.wake()
         else:
-            self.wake(int(part) for part in payload.split(",") if part.isdigit())
+            self.wake(_read_ids(payload))
 
     # ------------------------------------------------------------------------------------------------ upkeep
 
@@ -584,6 +586,12 @@ class Worker:
             self.wake(row["id"] for row in rows)
         if self._server:
             self._server.wake()
+
+
+def _read_ids(payload: str) -> Iterable[int]:
+    """The listener ids of a notification. Anyone may notify: what is not an id is passed over."""
+    # ASCII, as isdigit() alone is also true of what int() refuses; and short, as it refuses thousands of digits.
+    return (int(part) for part in payload.split(",") if part.isascii() and part.isdigit() and len(part) <= _ID_DIGITS)
 
 
 async def _run_until(work: Coroutine[Any, Any, None], ended: asyncio.Event, *, name: str) -> asyncio.Task[None]:

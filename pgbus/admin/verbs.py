@@ -7,7 +7,7 @@ import difflib
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import fields, replace
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Literal
 
 import asyncpg
@@ -29,7 +29,7 @@ from pgbus.admin.values import (
     Owed,
     WorkerStatus,
 )
-from pgbus.catalog import read_stored
+from pgbus.catalog import read_schema, read_stored
 from pgbus.config import Config
 from pgbus.errors import ListenerRunningError, UnknownListenerError
 from pgbus.messages import EventMessage
@@ -62,6 +62,9 @@ class Admin:
         """
         # Without a cache every statement is planned for its own values, so that filters which are NULL cost nothing.
         async with session(config.session_dsn, statement_cache_size=0) as connection:
+            await connection.set_type_codec(
+                "timestamptz", schema="pg_catalog", format="tuple", encoder=_to_microseconds, decoder=_to_instant
+            )
             await check_async(connection, namespace=config.namespace)
             yield cls(connection, namespace=config.namespace)
 
@@ -131,7 +134,8 @@ class Admin:
     async def event_schemas(self) -> dict[str, Schema]:
         """The JSON Schema of each event's payload that holds now, by topic."""
         rows = await self._fetch("load_schemas")
-        return {row["name"]: msgspec.json.decode(row["schema"])["parameters"] for row in rows if row["kind"] == "event"}
+        events = ((row["name"], read_schema(row["schema"])) for row in rows if row["kind"] == "event")
+        return {name: schema["parameters"] for name, schema in events if schema is not None}
 
     async def dead_letters(self, wanted: DeadFilter = EVERY_DEAD_LETTER, *, limit: int = 100) -> list[DeadLetter]:
         """At most `limit` dead letters, newest first. Raises UnknownListenerError if the filter names none."""
@@ -259,6 +263,23 @@ class Admin:
             yield signal
         finally:
             await self._connection.remove_listener(channel, notified)
+
+
+_POSTGRES_EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+_FIRST, _LAST = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
+
+
+def _to_instant(wire: tuple[int]) -> datetime:
+    """An instant, or the nearest that a datetime can hold: what was stored by others must not keep us from looking."""
+    try:
+        return _POSTGRES_EPOCH + timedelta(microseconds=wire[0])
+    except OverflowError:
+        return _FIRST if wire[0] < 0 else _LAST
+
+
+def _to_microseconds(instant: datetime) -> tuple[int]:
+    return ((instant - _POSTGRES_EPOCH) // _MICROSECOND,)
 
 
 def _event_record(row: asyncpg.Record) -> EventRecord:

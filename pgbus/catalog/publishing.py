@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from pgbus.schema import Declaration, Stored, find_broken
+from pgbus.schema import Declaration, Schema, Stored, find_broken
 from pgbus.store import Run
 
 logger = logging.getLogger("pgbus")
@@ -78,15 +78,24 @@ async def list_stored(run: Run) -> list[Stored]:
     return read_stored(await run("list_schemas", {}))
 
 
+def read_schema(text: str) -> Schema | None:
+    """A stored schema; None for JSON that Python cannot hold: whoever may publish may store any."""
+    try:
+        return msgspec.json.decode(text, type=dict[str, Any])
+    except (msgspec.MsgspecError, RecursionError) as error:
+        logger.warning("a stored schema is passed over, as it cannot be read: %s", error)
+        return None
+
+
 def read_stored(rows: Iterable[Any]) -> list[Stored]:
-    """From the rows of the statement `list_schemas`."""
+    """From the rows of the statement `list_schemas`; those that cannot be read are left out."""
     return [
         Stored(
             kind=kind,
             name=name,
             service=service,
             version=version,
-            schema=msgspec.json.decode(schema),
+            schema=schema,
             is_live=is_live,
             workers=tuple(workers),
             is_registered=is_registered,
@@ -95,9 +104,10 @@ def read_stored(rows: Iterable[Any]) -> list[Stored]:
             last_seen_at=last_seen_at,
         )
         for (
-            kind, name, service, version, schema, is_live, workers, is_registered, first_seen_at, published_at,
+            kind, name, service, version, text, is_live, workers, is_registered, first_seen_at, published_at,
             last_seen_at,
         ) in rows
+        if (schema := read_schema(text)) is not None
     ]  # fmt: skip
 
 

@@ -9,7 +9,9 @@ import rich_click as click
 
 from pgbus.cli.loading import create_bus
 from pgbus.cli.options import database_options, load_config, read_json, read_pair
+from pgbus.cli.output import encode_json
 from pgbus.errors import NoWorkerAvailable, RemoteError
+from pgbus.printable import printable
 from pgbus.rpc.caller import UNSERVED
 
 
@@ -58,9 +60,9 @@ def call(
     except NoWorkerAvailable as error:
         raise NoWorkerAvailable(f"{procedure}: {UNSERVED}; start one, or say --wait", procedure=procedure) from error
     except RemoteError as error:
-        click.echo(error.remote_traceback.rstrip(), err=True)
+        click.echo(printable(error.remote_traceback.rstrip()), err=True)
         raise
-    click.echo(bytes(result))
+    click.echo(encode_json(result))
 
 
 def _arguments(given: object, named: tuple[tuple[str, object], ...]) -> dict[str, object]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Awaitable, Callable
 from datetime import datetime
 from typing import Any, TypeVar
@@ -15,7 +14,8 @@ from rich.text import Text
 from pgbus.admin import Admin, DeadFilter, DeadLetter
 from pgbus.cli.exits import fail
 from pgbus.cli.options import database_options, json_option, read_instant, read_pattern, with_admin
-from pgbus.cli.output import clip, console, event_fields, instant, number, print_json, table
+from pgbus.cli.output import clip, console, event_fields, indented, instant, number, print_json, table
+from pgbus.printable import on_one_line
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -163,12 +163,12 @@ def _detail(letter: DeadLetter) -> Group:
         ("attempts", f"{letter.attempts}, the last at {instant(letter.dead_at)} by {letter.worker}"),
         ("topic", event.topic),
         ("event", f"{event.event_id} at position {event.position}, published {instant(event.published_at)}"),
-        ("key", event.key or "-"),
-        ("headers", event.raw_headers or "-"),
+        ("key", on_one_line(event.key or "-")),
+        ("headers", on_one_line(event.raw_headers or "-")),
         ("blocks", _blocks(letter)),
     ):
         facts.add_row(Text(name, style="bold"), Text(value))
-    payload = Text(json.dumps(event.payload, indent=2, ensure_ascii=False))
+    payload = Text(indented(event.raw))
     return Group(facts, Text(), payload, Text(), Text(letter.traceback or letter.error, style="red"))
 
 
@@ -176,4 +176,4 @@ def _blocks(letter: DeadLetter) -> str:
     if letter.blocked_key is None:
         return "-"
     waiting = f"{number(letter.blocked)} event{'' if letter.blocked == 1 else 's'}"
-    return f"key {letter.blocked_key} until it is retried or discarded; {waiting} of it wait"
+    return f"key {on_one_line(letter.blocked_key)} until it is retried or discarded; {waiting} of it wait"

@@ -12,6 +12,7 @@ from pgbus.admin import Condition, EventFilter, EventRecord
 from pgbus.cli.history import deliveries, follow_events
 from pgbus.cli.options import database_options, json_option, read_condition, read_instant, read_pattern, with_admin
 from pgbus.cli.output import clip, console, event_fields, instant, print_json
+from pgbus.printable import on_one_line
 
 
 @click.command()
@@ -103,7 +104,7 @@ def _print(record: EventRecord) -> None:
         f"  {event.event_id}",
     )
     if event.key is not None:
-        text.append(f"  key {event.key}")
+        text.append(f"  key {on_one_line(event.key)}")
     text.append(f"\n    {clip(event.raw, 500)}")
     for listener_name, state, details in deliveries(record):
         text.append(f"\n    {listener_name}: ").append_text(state).append_text(details)

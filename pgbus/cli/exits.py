@@ -20,6 +20,7 @@ from pgbus.errors import (
     SchemaVersionError,
     WorkerLost,
 )
+from pgbus.printable import on_one_line
 
 FAILED = 1
 USAGE = 2
@@ -67,7 +68,7 @@ def fail(message: str, *, code: int = FAILED) -> NoReturn:
 def tell(message: str) -> None:
     """A line on stderr, if there is anything to tell."""
     if message:
-        say(f"pgbus: {' '.join(message.split())}")
+        say(f"pgbus: {on_one_line(' '.join(message.split()))}")
 
 
 def explain(error: BaseException) -> tuple[str, int] | None:

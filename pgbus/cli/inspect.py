@@ -24,8 +24,9 @@ from pgbus.cli.exits import FAILED
 from pgbus.cli.history import deliveries, follow_events
 from pgbus.cli.loading import load_bus
 from pgbus.cli.options import database_options, load_config, pass_on, read_condition, read_instant, with_admin
-from pgbus.cli.output import age, clip, console, instant, print_json
+from pgbus.cli.output import age, clip, console, encode_json, indented, instant, print_json, stored_json
 from pgbus.cli.remarks import Casting, Remark, Validation
+from pgbus.printable import on_one_line
 
 _Record = TypeVar("_Record", EventRecord, CallRecord)
 Format: TypeAlias = Literal["json", "pretty", "human"]
@@ -176,7 +177,7 @@ def _printer(
         case "json":
             return lambda record: print_json(fields(record))
         case "pretty":
-            return lambda record: click.echo(msgspec.json.format(msgspec.json.encode(fields(record)), indent=2))
+            return lambda record: click.echo(indented(encode_json(fields(record))))
         case _:
             return lambda record: console().print(text(record))
 
@@ -192,9 +193,9 @@ def _event_fields(record: EventRecord, *, remarks: Sequence[Remark]) -> dict[str
         "api_name": event.api_name,
         "event_name": event.event_name,
         "version": event.version,
-        "kwargs": msgspec.Raw(event.raw.encode()),
+        "kwargs": stored_json(event.raw),
         "key": event.key,
-        "headers": event.headers,
+        "headers": stored_json(event.raw_headers or "{}"),
         "published_at": event.published_at,
         "logged_at": record.logged_at,
         "states": record.states,
@@ -212,7 +213,7 @@ def _event_text(record: EventRecord, *, remarks: Sequence[Remark]) -> Renderable
     )
     identity = Text.assemble(f"id {event.event_id}", (f"  native id {event.native_id}", "dim"))
     if event.key is not None:
-        identity.append(f"  key {event.key}")
+        identity.append(f"  key {on_one_line(event.key)}")
     rows = _grid()
     for listener_name, state, details in deliveries(record):
         rows.add_row(listener_name, Text.assemble(state, details))
@@ -230,7 +231,7 @@ def _call_fields(record: CallRecord) -> dict[str, object]:
         "id": record.call_id,
         "api_name": record.api_name,
         "procedure_name": record.procedure_name,
-        "kwargs": msgspec.Raw(record.arguments.encode()),
+        "kwargs": stored_json(record.arguments),
         "state": record.state,
         "caller": record.caller,
         "worker": record.worker,
@@ -239,7 +240,7 @@ def _call_fields(record: CallRecord) -> dict[str, object]:
         "started_at": record.started_at,
         "responded_at": record.responded_at,
         "duration": record.duration,
-        "result": None if record.result is None else msgspec.Raw(record.result.encode()),
+        "result": stored_json(record.result),
         "error_type": record.error_type,
         "error": record.error,
         "traceback": record.traceback,
@@ -248,11 +249,11 @@ def _call_fields(record: CallRecord) -> dict[str, object]:
 
 def _call_text(record: CallRecord) -> RenderableType:
     heading = Text.assemble(
-        (record.procedure, "bold cyan"),
+        (on_one_line(record.procedure), "bold cyan"),
         f"  {instant(record.requested_at)}  ",
         (record.state, _STATE_STYLES.get(record.state, "red")),
     )
-    people = Text(f"called by {record.caller}", style="dim")
+    people = Text(f"called by {on_one_line(record.caller)}", style="dim")
     if record.worker:
         people.append(f", served by {record.worker}")
     if record.duration is not None:
@@ -275,12 +276,14 @@ def _entry(heading: Text, *below: Text | Table) -> RenderableType:
 
 
 def _values(raw: str) -> Text | Table:
-    """A row for each argument; a line for what is no JSON object."""
-    if not raw.startswith("{"):
+    """A row for each argument; a line for what is no JSON object, or cannot be taken apart."""
+    try:
+        values = msgspec.json.decode(raw, type=dict[str, msgspec.Raw])
+    except (msgspec.MsgspecError, RecursionError):
         return Text(clip(raw, _LONGEST))
     rows = _grid()
-    for name, value in msgspec.json.decode(raw, type=dict[str, msgspec.Raw]).items():
-        rows.add_row(Text(name, style="dim"), Text(clip(bytes(value).decode(), _LONGEST)))
+    for name, value in values.items():
+        rows.add_row(Text(on_one_line(name), style="dim"), Text(clip(bytes(value).decode(), _LONGEST)))
     return rows
 
 

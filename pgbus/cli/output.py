@@ -5,21 +5,31 @@ from __future__ import annotations
 import errno
 import os
 import sys
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import NoReturn, TextIO
 
 import msgspec
 import rich_click as click
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
 from pgbus.messages import EventMessage
+from pgbus.printable import on_one_line, printable
 
 _PIPE_WIDTH = 160
 
 
 class _Console(Console):
+    """A console to which nothing that it shows can send commands."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """The segments, before they are laid out in rows and columns."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(printable(segment.text), segment.style)
+
     def on_broken_pipe(self) -> NoReturn:
         """A reader that has seen enough: told as an error like any other, not as an end of the program."""
         raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
@@ -29,12 +39,18 @@ def console(stream: TextIO | None = None) -> Console:
     """A console on stdout, or on `stream`. In a pipe it writes plain text, wide enough for a table's columns."""
     target = stream or sys.stdout
     width = None if target.isatty() or "COLUMNS" in os.environ else _PIPE_WIDTH
-    return _Console(file=target, width=width, highlight=False, soft_wrap=False)
+    # No markup: the brackets in a name are the name's.
+    return _Console(file=target, width=width, highlight=False, soft_wrap=False, markup=False, emoji=False)
 
 
 def print_json(value: object) -> None:
     """One JSON object on a line of its own, sent at once, as a reader may be waiting for it."""
-    click.echo(msgspec.json.encode(value))
+    click.echo(encode_json(value))
+
+
+def encode_json(value: object) -> str:
+    """JSON that means the same, and in which nothing steers a terminal."""
+    return on_one_line(msgspec.json.encode(value).decode())
 
 
 def table(*columns: str, right: tuple[str, ...] = (), wide: tuple[str, ...] = ()) -> Table:
@@ -86,8 +102,21 @@ def flagged(value: int, style: str) -> Text:
 
 def clip(text: str, length: int) -> str:
     """The first line of the text, at most `length` characters of it."""
-    line = text.strip().split("\n", 1)[0]
+    line = on_one_line(text.strip().split("\n", 1)[0])
     return line if len(line) <= length else line[: length - 1] + "…"
+
+
+def stored_json(text: str | None) -> msgspec.Raw | None:
+    """JSON as it is stored, to stand on one line: in JSON, line breaks are only between its parts."""
+    return None if text is None else msgspec.Raw(text.replace("\n", " ").replace("\r", " ").encode())
+
+
+def indented(raw: str) -> str:
+    """JSON over several lines; as it is where it nests too deeply for that."""
+    try:
+        return msgspec.json.format(raw, indent=2)
+    except (msgspec.MsgspecError, RecursionError):
+        return raw
 
 
 def event_fields(event: EventMessage) -> dict[str, object]:
@@ -97,8 +126,8 @@ def event_fields(event: EventMessage) -> dict[str, object]:
         "event_id": event.event_id,
         "topic": event.topic,
         "key": event.key,
-        "payload": msgspec.Raw(event.raw.encode()),
-        "headers": None if event.raw_headers is None else msgspec.Raw(event.raw_headers.encode()),
+        "payload": stored_json(event.raw),
+        "headers": stored_json(event.raw_headers),
         "ancestors": event.ancestors,
         "published_at": event.published_at,
         "deliver_at": event.deliver_at,

@@ -12,7 +12,7 @@ from rich.text import Text
 import pgbus
 from pgbus.admin import EventRecord
 from pgbus.api.arguments import Arguments
-from pgbus.errors import UnhandledEventError
+from pgbus.errors import InvalidSchema, UnhandledEventError
 from pgbus.messages import EventMessage
 from pgbus.registry import Listener
 from pgbus.schema import Fields, Schema
@@ -60,9 +60,12 @@ class Validation:
             yield "Validation", Text("Passed", style="green")
 
     def _complaint(self, event: EventMessage) -> str | None:
-        if event.topic not in self._validators:
-            self._validators[event.topic] = make_validator(self._schemas[event.topic])
-        return self._validators[event.topic](event.payload)
+        try:
+            if event.topic not in self._validators:
+                self._validators[event.topic] = make_validator(self._schemas[event.topic])
+            return self._validators[event.topic](event.payload)
+        except (InvalidSchema, UnhandledEventError) as error:
+            return str(error)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +117,10 @@ class Casting:
 
 def _cast(listener: Listener, event: EventMessage) -> Casts:
     error = None
+    try:
+        _ = event.payload
+    except UnhandledEventError as refusal:
+        return Casts(listener.name, (), str(refusal))
     try:
         decoded: Any = listener.decode(event)
     except UnhandledEventError as refusal:

@@ -15,6 +15,7 @@ from pgbus.cli.exits import FAILED, PgbusGroup
 from pgbus.cli.loading import load_bus
 from pgbus.cli.options import database_options, json_option, load_config, pass_on, with_admin
 from pgbus.cli.output import console, print_json
+from pgbus.printable import printable
 from pgbus.schema import Break, Change, Declaration, Stored, find_broken, find_changes, make_stubs
 from pgbus.schema.compatibility import ANY_LISTENER, find_unreadable, latest
 from pgbus.schema.documents import encode_documents, read_documents, to_documents, write_documents
@@ -44,7 +45,7 @@ def dump(module: str | None, local: bool, out: str | None) -> None:
     """
     documents = to_documents(_declared(_load(module)) if local else latest(_stored()))
     if out is None:
-        click.echo(encode_documents(documents), nl=False)
+        click.echo(printable(encode_documents(documents).decode()), nl=False)
         return
     write_documents(documents, out)
     count = f"{len(documents)} API{'' if len(documents) == 1 else 's'}"

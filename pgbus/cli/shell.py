@@ -19,6 +19,7 @@ from pgbus.cli.exits import FAILED
 from pgbus.cli.loading import load_bus
 from pgbus.cli.options import database_options, load_config, pass_on
 from pgbus.cli.prompt import SCRIPT, Completion, Prompt, describe, is_direct, run_script
+from pgbus.printable import printable
 
 
 @click.command()
@@ -67,7 +68,7 @@ def _known_names(bus: pgbus.Bus) -> list[str]:
     try:
         return [".".join(names) for names in (*bus.schema.events, *bus.schema.rpcs)]
     except (pgbus.PgbusError, asyncpg.PostgresError) as error:
-        click.echo(f"pgbus: what other services have is not known: {error}", err=True)
+        click.echo(printable(f"pgbus: what other services have is not known: {error}"), err=True)
         return []
 
 
@@ -115,7 +116,7 @@ def _adapt(ipython: Any, completion: Completion) -> None:
 
     def show(shell: Any, cls: type[BaseException], error: BaseException, trace: Any, tb_offset: Any = None) -> None:
         if is_direct(trace):
-            click.echo(describe(error), err=True, nl=False)
+            click.echo(printable(describe(error)), err=True, nl=False)
         else:
             shell.showtraceback((cls, error, trace), tb_offset=tb_offset)
 

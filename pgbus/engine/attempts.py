@@ -20,7 +20,7 @@ from pgbus.engine.loops import is_being_cancelled
 from pgbus.errors import UnhandledEventError
 from pgbus.hooked import prepare
 from pgbus.hooks import Hooks
-from pgbus.messages import EventMessage
+from pgbus.messages import EventMessage, refuse_unreadable
 from pgbus.outcomes import DONE, Dead, Outcome, Retry, decide
 from pgbus.registry import Listener
 from pgbus.store import Store
@@ -79,6 +79,7 @@ class Attempts:
         started = now()
         error: BaseException | None = None
         try:
+            refuse_unreadable(flight.claim.events[index])
             if self._hooks.before_event_execution:
                 await self._run_hooks_before(flight, index)
             if self._listener.transactional:
@@ -145,6 +146,7 @@ class Attempts:
             for index in range(len(flight.claim.events)):
                 started = now()
                 try:
+                    refuse_unreadable(flight.claim.events[index])
                     if self._hooks.before_event_execution:
                         await self._run_hooks_before(flight, index)
                     decoded.append(Decoded(flight, index, self._listener.decode(flight.messages[index])))

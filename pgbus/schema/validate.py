@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib.util import find_spec
-from typing import Any, TypeAlias
+from typing import Any, NoReturn, TypeAlias
 
 import msgspec
 
@@ -32,7 +32,7 @@ def make_validator(schema: Schema) -> Validator:
             "to validate against a stored schema, install pgbus[schema], which brings jsonschema-rs"
         ) from error
     try:
-        library = jsonschema_rs.Draft202012Validator(schema)
+        library = jsonschema_rs.Draft202012Validator(schema, retriever=_refuse_to_fetch)
     except ValueError as error:
         raise InvalidSchema(f"{schema.get('title', 'a schema')} is no JSON Schema: {error}") from error
 
@@ -44,6 +44,11 @@ def make_validator(schema: Schema) -> Validator:
         return f"`{path.lstrip('.')}`: {error.message}" if path else error.message
 
     return validate
+
+
+def _refuse_to_fetch(address: str) -> NoReturn:
+    """Others publish schemas: what they refer to is not fetched from wherever they say."""
+    raise ValueError(f"it refers to {address}, outside of itself")
 
 
 def to_json(value: object, *, field: str) -> Any:

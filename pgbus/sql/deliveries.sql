@@ -331,49 +331,6 @@ WITH lost AS MATERIALIZED (
 SELECT pg_notify(CAST(:work_channel AS text), 'reload') AS told
 WHERE EXISTS (SELECT 1 FROM freed)
 
--- name: set_claims_aside
--- Take back claims whose events the driver could not read, of which nobody knows more than their token. A run comes back
--- in single events, each a suspect, so that the one which cannot be read comes alone; that one is a dead letter.
-WITH held AS MATERIALIZED (
-    SELECT d.id
-    FROM pgbus.deliveries AS d
-    WHERE d.claim_token IS NOT NULL
-      AND d.worker_id = CAST(:worker_id AS integer)
-      AND d.claim_token = CAST(:claim_token AS uuid)
-    FOR UPDATE
-), freed AS (
-    DELETE FROM pgbus.deliveries AS d
-    USING held AS h
-    WHERE d.id = h.id
-    RETURNING d.listener_id, d.lane, d.first, d.last, d.events, d.positions, d.attempt, d.crashes, d.last_error
-), dead AS (
-    INSERT INTO pgbus.dead_letters (listener_id, position, lane, attempts, error, worker, blocked_key)
-    SELECT f.listener_id, f.first, f.lane, f.attempt, CAST(:error AS text), CAST(:worker AS text),
-           CASE WHEN l.options ->> 'on_poison' = 'block' THEN e.key END
-    FROM freed AS f
-    JOIN pgbus.listeners AS l ON l.id = f.listener_id
-    JOIN pgbus.events AS e ON e.position = f.first
-    WHERE f.events = 1 AND (SELECT count(*) FROM freed) = 1
-    RETURNING position, listener_id, attempts, error, worker
-), noted AS (
-    INSERT INTO pgbus.history (position, listener_id, attempt, outcome, started_at, duration, worker, error)
-    SELECT x.position, x.listener_id, x.attempts, 'dead', now(), 0, x.worker, x.error
-    FROM dead AS x
-), again AS (
-    INSERT INTO pgbus.deliveries
-        (listener_id, lane, first, last, events, available_at, attempt, crashes, last_error)
-    SELECT f.listener_id, f.lane, p.position, p.position, 1, now(), f.attempt, GREATEST(f.crashes, 2), f.last_error
-    FROM freed AS f
-    CROSS JOIN LATERAL (
-        SELECT u.position FROM unnest(f.positions) AS u (position)
-        UNION ALL
-        SELECT g.position FROM generate_series(f.first, f.last) AS g (position) WHERE f.positions IS NULL
-    ) AS p
-    WHERE NOT EXISTS (SELECT 1 FROM dead)
-)
-SELECT count(*) AS runs, (SELECT d.position FROM dead AS d) AS dead
-FROM freed AS f
-
 -- name: forfeit_claims
 -- Let a worker's claims count as those of a dead one, by having their leases run out: it failed with them in its hands.
 WITH held AS MATERIALIZED (

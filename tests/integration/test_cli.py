@@ -230,7 +230,8 @@ async def test_db_refuses_a_revision_that_there_is_not(invoke: Invoke) -> None:
 async def test_db_roles_grants_the_group_roles(invoke: Invoke, rows: Rows) -> None:
     result = await invoke("db", "roles")
     assert result.stdout == "granted: pgbus_publisher, pgbus_caller, pgbus_worker, pgbus_reader, pgbus_admin\n"
-    assert await rows.connection.fetchval("SELECT has_table_privilege('pgbus_publisher', 'pgbus.outbox', 'INSERT')")
+    may_publish = "SELECT has_column_privilege('pgbus_publisher', 'pgbus.outbox', 'topic', 'INSERT')"
+    assert await rows.connection.fetchval(may_publish)
 
 
 # -------------------------------------------------------------------------------------------------------------- status

@@ -69,3 +69,14 @@ def test_the_level_decides_what_is_logged(stream: io.StringIO) -> None:
     logging.getLogger("shop").info("quiet")
     logging.getLogger("shop").warning("loud")
     assert [json.loads(line)["message"] for line in stream.getvalue().splitlines()] == ["loud"]
+
+
+def test_what_an_error_says_does_not_steer_the_terminal(stream: io.StringIO) -> None:
+    configure_logging(stream=stream)
+    try:
+        raise ValueError("a\x1b]0;x\x07\u202e")
+    except ValueError:
+        logging.getLogger("shop").exception("failed: %s", "\x9b31m", extra={"key": "\x7f"})
+    assert not set(stream.getvalue()) & set("\x1b\x07\u202e\x9b\x7f")
+    assert "ValueError: a\\u001b]0;x\\u0007\\u202e" in stream.getvalue()
+    assert "Traceback" in stream.getvalue()
