@@ -9,7 +9,7 @@ MAX_CLAIM = 2_000
 # Seconds of work in one claimed piece: its events are settled together, so a slow event keeps only few others waiting.
 PIECE_SECONDS = 0.1
 _WEIGHT = 0.3
-# Seconds an event is taken for before one was seen: careful at first, quick to learn.
+# Seconds an event is taken for when the first one was seen to be quicker: careful at first, quick to learn.
 _FIRST_GUESS = 0.05
 
 
@@ -21,11 +21,22 @@ class Pace:
         self._target = target
         self._batch_size = batch_size
         self._seconds = _FIRST_GUESS
+        self._seen = False
         self._row_events = 1.0
 
     @property
     def reserve(self) -> int:
-        """Events to have at hand beyond those that are running: `target` seconds of work for all slots."""
+        """Events to have at hand beyond those that are running: `target` seconds of work for all slots.
+
+        None before one was seen: another worker may be idle, and they may be slow.
+        """
+        if self._batch_size is not None:
+            return self._batch_size
+        return self.batch if self._seen else 0
+
+    @property
+    def batch(self) -> int:
+        """Events that a handler of batches takes in one call."""
         if self._batch_size is not None:
             return self._batch_size
         return min(MAX_CLAIM, int(self._target * self._concurrency / self._seconds))
@@ -58,6 +69,7 @@ class Pace:
 
     def saw_work(self, *, events: int, seconds: float) -> None:
         """So many events took so many seconds of slots' time."""
+        self._seen = True
         mean = max(1e-6, seconds / max(1, events))
         # Slower at once, quicker bit by bit: a claim that is too large hurts more than one that is too small.
         self._seconds = mean if mean > self._seconds else self._seconds + _WEIGHT * (mean - self._seconds)

@@ -39,6 +39,9 @@ logger = logging.getLogger("pgbus")
 
 # Seconds between scans from the bottom: they find what a claim that was rolled back left below the floor.
 BOTTOM_INTERVAL = 5.0
+# Seconds until the next claim when others have locked what we came for, doubled each time.
+LOCKED_PAUSE = 0.01
+LOCKED_PAUSE_LIMIT = 1.0
 # Claims that the database refuses to settle, from which on a listener claims no more: only memory knows their outcomes.
 REFUSED_LIMIT = 100
 # Seconds that the hooks of the events settled last have in any case.
@@ -110,6 +113,7 @@ class Runner:
         self._bottom_at = 0.0
         self._look_for_suspects = True
         self._started_at = 0.0
+        self._locked_pause = LOCKED_PAUSE
         self._claiming: UUID | None = None
         self._offered: UUID | None = None
         self._retries: list[float] = []
@@ -259,7 +263,7 @@ class Runner:
             return 0
         if self.listener.batch:
             # A batch fills one slot.
-            size = self._pace.reserve
+            size = self._pace.batch
             return size if self._running + len(self._queue) < self._slots else 0
         return self._pace.wanted(free_slots=self._slots - self._running, waiting=self._waiting)
 
@@ -280,7 +284,9 @@ class Runner:
                 self._look_for_suspects = False
                 self._quarantine.leave()
         if not claims:
+            await self._look_again_if_locked()
             return
+        self._locked_pause = LOCKED_PAUSE
         events = sum(len(claim.events) for claim in claims)
         more = events >= wanted or len(claims) >= rows or any(claim.suspect for claim in claims)
         self._may_have_work = self._may_have_work or more
@@ -304,6 +310,19 @@ class Runner:
             suspects=suspects,
             blocking=self.listener.blocks,
         )
+
+    async def _look_again_if_locked(self) -> None:
+        """A run that many workers were woken for is locked by the first of them, which leaves the rest of it to us."""
+        if self.listener.ordered:
+            return
+        rows = await self._store.fetch(
+            "is_work_left", listener_id=self.listener_id, floor=self._floor, due_floor=self._due_floor
+        )
+        if rows and rows[0]["is_left"]:
+            asyncio.get_running_loop().call_later(self._locked_pause, self.wake)
+            self._locked_pause = min(LOCKED_PAUSE_LIMIT, self._locked_pause * 2)
+        else:
+            self._locked_pause = LOCKED_PAUSE
 
     async def _skip_missing(self, claims: Sequence[Claim]) -> list[Claim]:
         """The claims without what someone has deleted from the log: it can be handled by nobody, ever."""
@@ -407,7 +426,7 @@ class Runner:
     async def _handle_batch(self) -> None:
         flights: list[Flight] = []
         size = 0
-        while self._queue and (not flights or size + len(self._queue[0].claim.events) <= self._pace.reserve):
+        while self._queue and (not flights or size + len(self._queue[0].claim.events) <= self._pace.batch):
             flight = self._queue.popleft()
             if not self._may_begin(flight):
                 self._give_back(flight)

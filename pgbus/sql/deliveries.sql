@@ -139,6 +139,21 @@ LEFT JOIN LATERAL (
     JOIN pgbus.events AS x ON x.position = p.position
 ) AS e ON true
 
+-- name: is_work_left
+-- After a claim that got nothing: whether there is something to claim all the same, which someone has locked at this moment.
+SELECT EXISTS (
+    SELECT 1 FROM pgbus.deliveries AS d
+    WHERE d.listener_id = l.id AND d.lane IS NULL AND d.claim_token IS NULL AND d.available_at IS NULL
+      AND d.first >= CAST(:floor AS bigint)
+) OR EXISTS (
+    SELECT 1 FROM pgbus.deliveries AS d
+    WHERE d.listener_id = l.id AND d.lane IS NULL AND d.claim_token IS NULL
+      AND d.available_at >= to_timestamp(CAST(:due_floor AS double precision)) AND d.available_at <= now()
+      AND d.crashes < 2
+) AS is_left
+FROM pgbus.listeners AS l
+WHERE l.id = CAST(:listener_id AS integer) AND l.state = 'active'
+
 -- name: skip_missing_events
 -- Take events that are no longer in the log out of our claims, say so in the history, and end claims of which nothing is
 -- left; returns their positions. History has no place for those of a partition that someone dropped by hand.

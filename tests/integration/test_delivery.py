@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from contextlib import AsyncExitStack
 from typing import Any
 
 import asyncpg
@@ -677,3 +678,24 @@ async def test_an_event_that_was_deleted_from_the_log_is_skipped_and_blocks_noth
     told = await connection.fetch("SELECT position, outcome, worker FROM pgbus.history ORDER BY position")
     assert [(row["outcome"], row["worker"]) for row in told] == [("skipped", "worker-1"), ("done", "worker-1")] * 2
     assert "mail skips" in caplog.text
+
+
+async def test_idle_workers_share_the_first_events_of_a_listener(database: str) -> None:
+    """Published at once they are one run: who finds it locked looks again, and nobody takes what he cannot begin."""
+    async with AsyncExitStack() as stack:
+        names = ["one", "two", "three", "four"]
+        buses = [await stack.enter_async_context(open_bus(database, process_name=name)) for name in names]
+        begun: Inbox[str] = Inbox()
+        go_on = asyncio.Event()
+        for bus in buses:
+
+            @bus.listener("orders.placed", name="mail", concurrency=1)
+            async def handle(event: dict[str, int], name: str = bus.config.process_name) -> None:
+                begun.put(name)
+                await go_on.wait()
+
+            await stack.enter_async_context(running(bus))
+        await publish(buses[0], *range(24))
+        assert sorted(await begun.take(4)) == sorted(names)
+        go_on.set()
+        await begun.take(24)

@@ -30,6 +30,12 @@ def test_quick_events_are_claimed_by_the_thousand_and_slow_ones_one_by_one() -> 
     assert adaptive(seconds=60).piece == 1
 
 
+def test_before_an_event_was_seen_no_more_are_claimed_than_can_start_now() -> None:
+    assert adaptive().wanted(free_slots=10, waiting=0) == 10
+    assert adaptive().wanted(free_slots=0, waiting=0) == 0
+    assert adaptive(concurrency=1).batch > 1
+
+
 def test_one_slow_claim_slows_the_pace_at_once_and_quick_ones_quicken_it_bit_by_bit() -> None:
     pace = adaptive(seconds=0.001)
     quick = pace.reserve
