@@ -40,6 +40,7 @@ PgbusError
 ├── ScheduleInUseError           what was asked for cannot be done while a schedule runs, rests or is declared
 ├── UnhandledEventError          an event that a listener cannot decode or accept: dead-lettered at once
 ├── HandlerTimeoutError          a handler ran past its `timeout`
+├── HandlerTransactionError      a transactional handler ended the transaction that it was given
 ├── CallError                    a call did not bring a result; `procedure` says of what
 │   ├── RemoteError              the procedure raised; `remote_type` and `remote_traceback` say what and where
 │   ├── NoAnswer                 no answer came, for whatever reason; Lightbus's name for it is LightbusTimeout
@@ -316,6 +317,16 @@ class UnhandledEventError(PgbusError):
 
 class HandlerTimeoutError(PgbusError):
     """Raise the listener's `timeout`, in seconds, or make the handler quicker."""
+
+
+class HandlerTransactionError(PgbusError):
+    """Leave COMMIT and ROLLBACK to pgbus: return to have the handler's writes committed, raise to have them undone."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the handler has ended the transaction that it was given: leave COMMIT and ROLLBACK to pgbus, and raise an "
+            "error to have its writes undone"
+        )
 
 
 class CallError(PgbusError):

@@ -19,6 +19,12 @@ if TYPE_CHECKING:
     from pgbus.adapters import AsyncExecutor, SyncExecutor
 
 
+def is_ended(connection: Any) -> bool:
+    """Whether an SQLAlchemy session knows that the transaction it was opened with has ended."""
+    in_transaction = getattr(connection, "in_transaction", None)
+    return in_transaction is not None and not in_transaction()
+
+
 class Transactions:
     """Opens transactions with the server's own settings: what a handler commits is its user's, and durable.
 

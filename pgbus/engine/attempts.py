@@ -17,7 +17,7 @@ from pgbus.engine.executor import ClaimLost, Executor
 from pgbus.engine.flights import ALONE, RELEASED, Ending, Flight, Tally, settlement
 from pgbus.engine.hand import Hand
 from pgbus.engine.loops import is_being_cancelled
-from pgbus.errors import UnhandledEventError
+from pgbus.errors import HandlerTransactionError, UnhandledEventError
 from pgbus.hooked import prepare
 from pgbus.hooks import Hooks
 from pgbus.messages import EventMessage, refuse_unreadable
@@ -237,18 +237,22 @@ class _Settling:
         self.settled: list[Flight] = []
         self.tally = Tally()
         self.given_up = False
+        self._xid: int | None = None
 
     async def begin(self, executor: AsyncExecutor) -> None:
         """Hold the claims."""
         for keys in self._keys():
-            if not await executor.fetch(self._lock, keys):
-                raise ClaimLost
+            self._note_lock(await executor.fetch(self._lock, keys))
 
     def begin_sync(self, executor: SyncExecutor) -> None:
         """The same."""
         for keys in self._keys():
-            if not executor.fetch(self._lock, keys):
-                raise ClaimLost
+            self._note_lock(executor.fetch(self._lock, keys))
+
+    def _note_lock(self, rows: Sequence[Sequence[Any]]) -> None:
+        if not rows:
+            raise ClaimLost
+        self._xid = rows[0][0]
 
     async def settle(self, executor: AsyncExecutor) -> None:
         """Settle them as done, but for events that have ended otherwise before."""
@@ -270,6 +274,7 @@ class _Settling:
             listener_id=attempts._listener_id,
             worker=attempts._worker,
             blocking=attempts._listener.blocks,
+            xid=self._xid,
         )
         # Last: a thread that ran past its timeout is still here, and the flights have been ended otherwise by now.
         if self.given_up:
@@ -278,7 +283,7 @@ class _Settling:
 
     def _check(self, rows: Sequence[object]) -> None:
         if len(rows) < len(self._flights):
-            raise ClaimLost  # the handler has ended the transaction that held the claim
+            raise HandlerTransactionError
 
 
 def _flights(decoded: Sequence[Decoded]) -> list[Flight]:

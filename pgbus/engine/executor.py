@@ -14,8 +14,8 @@ from typing import Any, TypeAlias, TypeVar
 
 from pgbus import threads as in_threads
 from pgbus.adapters import AsyncExecutor, SyncExecutor
-from pgbus.adapters.transactions import Transactions
-from pgbus.errors import HandlerTimeoutError
+from pgbus.adapters.transactions import Transactions, is_ended
+from pgbus.errors import HandlerTimeoutError, HandlerTransactionError
 from pgbus.handlers import ContextMarker
 from pgbus.messages import EventMessage
 from pgbus.middleware import Middleware
@@ -137,6 +137,8 @@ class Executor:
             async with self._transactions.begin(kind) as (connection, executor):
                 await begin(executor)
                 await self._call(body, events, attempt, connection)
+                if is_ended(connection):
+                    raise HandlerTransactionError
                 await settle(executor)
             return
 
@@ -144,6 +146,8 @@ class Executor:
             with self._transactions.begin_sync() as (session, executor):
                 begin_sync(executor)
                 value = handle(session)
+                if is_ended(session):
+                    raise HandlerTransactionError
                 settle_sync(executor)
                 return value
 

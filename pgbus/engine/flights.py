@@ -137,9 +137,12 @@ class Tally:
 
 
 def settlement(
-    flights: Iterable[Flight], *, listener_id: int, worker: str, blocking: bool
+    flights: Iterable[Flight], *, listener_id: int, worker: str, blocking: bool, xid: int | None = None
 ) -> tuple[dict[str, Any], Tally, list[float]]:
-    """The values of `settle_deliveries` for claims whose events have all ended, a tally, and the delays of retries."""
+    """The values of `settle_deliveries` for claims whose events have all ended, a tally, and the delays of retries.
+
+    With an `xid` they are only settled in that transaction.
+    """
     done: tuple[list[Any], ...] = ([], [], [], [], [])
     others: tuple[list[Any], ...] = tuple([] for _ in range(11))
     ids: list[int] = []
@@ -160,6 +163,7 @@ def settlement(
         "listener_id": listener_id,
         "worker": worker,
         "blocking": blocking,
+        "xid": xid,
         "delivery_ids": ids,
         "claim_tokens": tokens,
         **{f"done_{name}": column for name, column in zip(names_done, done, strict=True)},

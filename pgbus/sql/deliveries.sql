@@ -201,21 +201,25 @@ WHERE NOT w.is_logged
 ORDER BY w.position
 
 -- name: lock_delivery
--- Hold a claimed delivery until the end of a transactional handler's transaction; no row: the claim is lost.
-SELECT d.id
+-- Hold a claimed delivery until the end of a transactional handler's transaction; no row: the claim is lost. Returns the
+-- transaction's id: only in that one may it be settled.
+SELECT CAST(CAST(pg_current_xact_id() AS text) AS bigint) AS xid
 FROM pgbus.deliveries AS d
 WHERE d.id = CAST(:delivery_id AS bigint) AND d.claim_token = CAST(:claim_token AS uuid)
 FOR UPDATE
 
 -- name: settle_deliveries
 -- End claims: what was done goes into history; what failed comes back later, or becomes a dead letter; what was not
--- started is released. Returns the deliveries whose claims were still ours; for the others nothing is written.
+-- started is released. Returns the deliveries whose claims were still ours; for the others nothing is written, nor in
+-- another transaction than `xid`, unless that is NULL.
 --
 -- The odd `(x IN (...)) IS TRUE` keeps a hashed subplan: as a join, thousands of one-event claims would cost their square.
 -- `= ANY` has them looked up by their key: another plan would be to read all claims there are, dead rows and all.
 WITH settled AS MATERIALIZED (
     DELETE FROM pgbus.deliveries AS d
     WHERE d.id = ANY (CAST(:delivery_ids AS bigint[]))
+      AND (CAST(:xid AS bigint) IS NULL
+           OR CAST(CAST(pg_current_xact_id_if_assigned() AS text) AS bigint) = CAST(:xid AS bigint))
       AND ((d.id, d.claim_token) IN (
           SELECT c.id, c.claim_token
           FROM unnest(CAST(:delivery_ids AS bigint[]), CAST(:claim_tokens AS uuid[])) AS c (id, claim_token)

@@ -535,3 +535,73 @@ async def test_a_plain_handler_past_its_timeout_still_commits_once_or_not_at_all
     assert await ledger(connection) == [1, 2]
     done = await connection.fetchval("SELECT count(*) FROM pgbus.history WHERE outcome = 'done'")
     assert done == 2
+
+
+RAW_ENDS = ("ROLLBACK", "COMMIT", "ROLLBACK; BEGIN", "COMMIT AND CHAIN")
+
+
+def own_end(kind: str, end: str) -> Callable[..., Any]:
+    """A handler that writes, ends the transaction itself at its first attempt, and writes again."""
+
+    async def asyncpg_kind(event: dict[str, int], connection: asyncpg.Connection, context: pgbus.Context) -> None:
+        await connection.execute(WRITE, event["n"])
+        if context.attempt == 1:
+            await connection.execute(end)
+            await connection.execute(WRITE, -1)
+
+    async def async_session_kind(event: dict[str, int], session: AsyncSession, context: pgbus.Context) -> None:
+        await session.execute(text("INSERT INTO ledger (n) VALUES (:n)"), {"n": event["n"]})
+        if context.attempt == 1:
+            for part in end.split("; "):
+                await session.execute(text(part))
+
+    def session_kind(event: dict[str, int], session: Session, context: pgbus.Context) -> None:
+        session.execute(text("INSERT INTO ledger (n) VALUES (:n)"), {"n": event["n"]})
+        if context.attempt == 1:
+            session.execute(text(end))
+
+    return {"asyncpg": asyncpg_kind, "AsyncSession": async_session_kind, "Session": session_kind}[kind]
+
+
+@pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SAWarning")
+@pytest.mark.parametrize("end", RAW_ENDS)
+@pytest.mark.parametrize("kind", ["asyncpg", "AsyncSession", "Session"])
+async def test_a_handler_that_ends_its_transaction_has_failed(
+    database: str, connection: asyncpg.Connection, kind: str, end: str
+) -> None:
+    async with open_bus(database) as bus:
+        bus.listener("a.b", name="ledger", transactional=True, retry=QUICK_RETRY)(own_end(kind, end))
+        async with running(bus):
+            await bus.publish({"n": 1}, topic="a.b")
+            await until_idle(connection)
+    assert await outcomes(connection) == [(1, "retry"), (2, "done")]
+    error = await connection.fetchval("SELECT error FROM pgbus.history WHERE outcome = 'retry'")
+    assert error.startswith("HandlerTransactionError: the handler has ended the transaction that it was given: leave")
+    committed = [1] if end.startswith("COMMIT") else []
+    assert [n for n in await ledger(connection) if n > 0] == [*committed, 1]
+
+
+@pytest.mark.parametrize("verb", ["commit", "rollback"])
+@pytest.mark.parametrize("kind", ["AsyncSession", "Session"])
+async def test_a_handler_that_ends_its_session_has_failed(
+    database: str, connection: asyncpg.Connection, kind: str, verb: str
+) -> None:
+    async def async_session_kind(event: dict[str, int], session: AsyncSession, context: pgbus.Context) -> None:
+        await session.execute(text("INSERT INTO ledger (n) VALUES (1)"))
+        if context.attempt == 1:
+            await getattr(session, verb)()
+
+    def session_kind(event: dict[str, int], session: Session, context: pgbus.Context) -> None:
+        session.execute(text("INSERT INTO ledger (n) VALUES (1)"))
+        if context.attempt == 1:
+            getattr(session, verb)()
+
+    async with open_bus(database) as bus:
+        handler: Callable[..., Any] = async_session_kind if kind == "AsyncSession" else session_kind
+        bus.listener("a.b", name="ledger", transactional=True, retry=QUICK_RETRY)(handler)
+        async with running(bus):
+            await bus.publish({"n": 1}, topic="a.b")
+            await until_idle(connection)
+    assert await outcomes(connection) == [(1, "retry"), (2, "done")]
+    error = await connection.fetchval("SELECT error FROM pgbus.history WHERE outcome = 'retry'")
+    assert error.startswith("HandlerTransactionError: the handler has ended the transaction that it was given: leave")

@@ -78,6 +78,7 @@ def done(ids: Sequence[int], tokens: Sequence[str]) -> dict[str, object]:
         "listener_id": 3,
         "worker": "w",
         "blocking": False,
+        "xid": None,
         "delivery_ids": list(ids),
         "claim_tokens": list(tokens),
         "done_deliveries": list(ids),
