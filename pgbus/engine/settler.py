@@ -85,6 +85,8 @@ class Settler:
 
     async def _settle_one_by_one(self, flights: Sequence[Flight]) -> None:
         """One claim's outcome that the database refuses must not keep the others from being settled."""
+        refused: list[Flight] = []
+        reason: Exception | None = None
         for flight in flights:
             try:
                 await self._settle_alone(flight)
@@ -92,7 +94,10 @@ class Settler:
                 if is_passing(error):
                     self._hand.put_back([flight])
                 else:
-                    self._keep(flight, error)
+                    refused.append(flight)
+                    reason = reason or error
+        if reason:
+            self._keep(refused, reason)
 
     async def _settle_alone(self, flight: Flight) -> None:
         try:
@@ -102,13 +107,15 @@ class Settler:
                 raise
             await self._settle([flight])
 
-    def _keep(self, flight: Flight, error: Exception) -> None:
-        """Settle it later. Let go of, its events would be handled again at once, and again, with no attempt counted."""
-        self._hand.refuse(flight)
-        pause = min(REFUSED_PAUSE_LIMIT, LINK_PAUSE * 2.0 ** min(flight.refusals, 10))
+    def _keep(self, flights: Sequence[Flight], error: Exception) -> None:
+        """Settle them later. Let go of, their events would be handled again at once, and that for ever, uncounted."""
+        for flight in flights:
+            self._hand.refuse(flight)
+        tries = min(flight.refusals for flight in flights)
+        pause = min(REFUSED_PAUSE_LIMIT, LINK_PAUSE * 2.0 ** min(tries, 10))
         logger.error(
-            "%s: the database refuses the outcome of event %s, which stays in flight; next try in %.1f s: %s",
-            self._listener.name, flight.claim.events[0].position, pause, error,
-            exc_info=error if flight.refusals == 1 else None,
+            "%s: the database refuses the outcome of %d claims (event %s first), which stay in flight; next try "
+            "in %.1f s: %s", self._listener.name, len(flights), flights[0].claim.events[0].position, pause, error,
+            exc_info=error if tries == 1 else None,
         )  # fmt: skip
-        asyncio.get_running_loop().call_later(pause, self._hand.put_back, [flight])
+        asyncio.get_running_loop().call_later(pause, self._hand.put_back, flights)
