@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pgbus.engine.flights import Flight, Tally, settlement
 from pgbus.engine.hand import Hand
 from pgbus.engine.loops import LINK_PAUSE, LINK_PAUSE_LIMIT, Tries
-from pgbus.faults import is_passing
+from pgbus.faults import Fault, classify, is_link_error
 from pgbus.registry import Listener
 from pgbus.store import Store
 from pgbus.telemetry import ClaimsLost, Telemetry
@@ -55,7 +55,7 @@ class Settler:
                 await self._settle(flights)
                 tries.worked()
             except Exception as error:
-                if not is_passing(error):
+                if not is_link_error(error):
                     await self._settle_one_by_one(flights)
                     continue
                 self._hand.put_back(flights)
@@ -91,7 +91,7 @@ class Settler:
             try:
                 await self._settle_alone(flight)
             except Exception as error:
-                if is_passing(error):
+                if is_link_error(error):
                     self._hand.put_back([flight])
                 else:
                     refused.append(flight)
@@ -103,7 +103,7 @@ class Settler:
         try:
             await self._settle([flight])
         except Exception as error:
-            if is_passing(error) or not flight.spell_in_ascii():
+            if classify(error) is not Fault.VALUES or not flight.spell_in_ascii():
                 raise
             await self._settle([flight])
 

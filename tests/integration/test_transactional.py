@@ -560,7 +560,12 @@ def own_end(kind: str, end: str) -> Callable[..., Any]:
         if context.attempt == 1:
             session.execute(text(end))
 
-    return {"asyncpg": asyncpg_kind, "AsyncSession": async_session_kind, "Session": session_kind}[kind]
+    kinds: dict[str, Callable[..., Any]] = {
+        "asyncpg": asyncpg_kind,
+        "AsyncSession": async_session_kind,
+        "Session": session_kind,
+    }
+    return kinds[kind]
 
 
 @pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SAWarning")
