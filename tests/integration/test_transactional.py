@@ -518,7 +518,7 @@ async def test_a_plain_handler_past_its_timeout_still_commits_once_or_not_at_all
         go_on = threading.Event()
         watch = Watch(bus)
 
-        @bus.listener("a.b", name="ledger", transactional=True, retry=QUICK_RETRY, timeout=0.05)
+        @bus.listener("a.b", name="ledger", transactional=True, retry=QUICK_RETRY, timeout=1.0)
         def handle(event: dict[str, int], session: Session, context: pgbus.Context) -> None:
             session.execute(text(f"INSERT INTO ledger (n) VALUES ({event['n']})"))
             started.put(context.attempt)
