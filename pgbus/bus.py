@@ -27,7 +27,7 @@ from pgbus.outbox import Limits, OutboxRow
 from pgbus.outcomes import RetryPolicy
 from pgbus.plugins import Plugin, in_order, load_plugins
 from pgbus.portal import Portal
-from pgbus.procedures import make_procedure
+from pgbus.procedures import check_procedure_name, make_procedure
 from pgbus.publisher import Publisher
 from pgbus.registry import Listener, OnPoison, Registry, Start, make_listener
 from pgbus.rpc.caller import Caller
@@ -112,7 +112,7 @@ class Bus:
         return BusPath(client, (word,))
 
     def __dir__(self) -> Iterable[str]:
-        return [*super().__dir__(), *self.client.api_registry.next_words(()), *self.schema.next_words(())]
+        return {*super().__dir__(), *self.client.api_registry.next_words(()), *self.schema.next_words(())}
 
     @property
     def features(self) -> frozenset[str]:
@@ -233,6 +233,7 @@ class Bus:
 
         Raises ConfigurationError for what cannot work, and DuplicateProcedureName.
         """
+        check_procedure_name(name)
 
         def declare(handler: H) -> H:
             settings = self.config.api(name.rpartition(".")[0])

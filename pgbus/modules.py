@@ -15,19 +15,24 @@ def import_bus_module(name: str | None = None) -> ModuleType:
     """Import a bus module; default: the setting `module`, which is `PGBUS_MODULE`, or else `bus`.
 
     Both `shop.events` and `shop.events:my_bus` name the module `shop.events`, which is looked for where Python looks
-    for modules. Raises FailedToImportBusModule (what the module raised is its `__cause__`), and ConfigurationError if
-    a listener, a procedure or an event class is declared wrongly in it.
+    for modules. Raises FailedToImportBusModule (what the module raised is its `__cause__`), NoBusFoundInBusModule, and
+    ConfigurationError if a listener, a procedure or an event class is declared wrongly in it.
     """
-    return _import(_target(name)[0])
+    return _load(name)[0]
 
 
 def get_bus(module: str | None = None) -> Bus:
     """The bus of a bus module: its attribute `bus`, or the one that is named, as in `shop.events:my_bus`.
 
-    Imports the module as `import_bus_module` does. Raises NoBusFoundInBusModule too.
+    Imports the module as `import_bus_module` does, and raises what that does.
     """
-    name, attribute = _target(module)
-    bus = getattr(_import(name), attribute, None)
+    return _load(module)[1]
+
+
+def _load(text: str | None) -> tuple[ModuleType, Bus]:
+    name, attribute = _target(text)
+    module = _import(name)
+    bus = getattr(module, attribute, None)
     if bus is None:
         raise NoBusFoundInBusModule(
             f"module {name!r} has no {attribute!r}; name the bus, as in `{name}:BUS`, or assign "
@@ -37,7 +42,7 @@ def get_bus(module: str | None = None) -> Bus:
         raise NoBusFoundInBusModule(
             f"{attribute!r} in module {name!r} is of type {type(bus).__name__}, not a bus made by `pgbus.create()`"
         )
-    return bus
+    return module, bus
 
 
 def _target(text: str | None) -> tuple[str, str]:

@@ -20,11 +20,12 @@ from pgbus.errors import (
     DuplicateProcedureName,
     InvalidArguments,
     InvalidEventError,
+    InvalidName,
     InvalidResult,
     UnhandledEventError,
 )
 from pgbus.handlers import Handler, describe, is_async, resolved_signature, why_not_handler
-from pgbus.topics import check_topic
+from pgbus.topics import check_topic, is_private
 from pgbus.values.annotations import EMPTY, bare, declared_type
 from pgbus.values.casting import cast_if_it_fits, cast_part, caster, explain, parser, step_to
 from pgbus.values.codec import check_readable, decoder, keeper, misfit
@@ -75,13 +76,17 @@ def make_procedure(
 
 
 def check_procedure_name(name: str) -> None:
-    """Raises ConfigurationError unless the name is dotted: `api.procedure`."""
+    """Raises ConfigurationError unless the name is dotted: `api.procedure`; and InvalidName for a private one."""
+    if not isinstance(name, str):
+        raise ConfigurationError(f"procedure: name it by a string, as in 'auth.check_password', and not {name!r}")
     try:
         check_topic(name)
     except InvalidEventError as error:
         raise ConfigurationError(f"procedure: {error.reason}") from None
     if "." not in name:
         raise ConfigurationError(f"procedure {name!r}: name it by its API and itself, as in 'auth.check_password'")
+    if is_private(name):
+        raise InvalidName(f"procedure {name!r}: words that begin with an underscore are private; take that away")
 
 
 class Arguments:

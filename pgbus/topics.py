@@ -74,3 +74,8 @@ def _compiled(pattern: str) -> re.Pattern[str]:
 def matches(pattern: str, topic: str) -> bool:
     """Whether `topic` falls under `pattern`."""
     return pattern == topic or (is_wildcard(pattern) and _compiled(pattern).match(topic + ".") is not None)
+
+
+def is_private(name: str) -> bool:
+    """Whether a word of the name begins with an underscore, so that no path on a bus can spell it."""
+    return any(word.startswith("_") for word in name.split("."))

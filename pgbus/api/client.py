@@ -29,6 +29,7 @@ from pgbus.messages import VERSION_HEADER, EventMessage
 from pgbus.procedures import make_procedure
 from pgbus.registry import Registry, build_listener
 from pgbus.store import Run
+from pgbus.topics import is_private
 
 Publish: TypeAlias = Callable[..., Awaitable[EventMessage]]
 PublishSync: TypeAlias = Callable[..., EventMessage]
@@ -269,8 +270,13 @@ class BusClient(HookDecorators, Life, Tasking):
 
 
 def _full_name(api_name: str, name: str) -> str:
-    if not name or name.startswith("_"):
-        raise InvalidName(f"{name!r} names nothing: names are not empty and do not begin with an underscore")
+    for given in (api_name, name):
+        if not isinstance(given, str):
+            raise InvalidName(f"{given!r} is no name: APIs, events and procedures are named by strings")
+    if not name or is_private(f"{api_name}.{name}"):
+        raise InvalidName(
+            f"{name!r} of API {api_name!r} names nothing: names are not empty, and no word begins with an underscore"
+        )
     if not api_name:
         raise InvalidName(f"{name!r} needs the name of its API before it: bus.api.{name}")
     return f"{api_name}.{name}"

@@ -22,7 +22,7 @@ from pgbus.errors import (
     MisconfiguredApiOptions,
     UnhandledEventError,
 )
-from pgbus.topics import check_topic
+from pgbus.topics import check_topic, is_private
 from pgbus.values.annotations import EMPTY, declared_type, members_of
 from pgbus.values.casting import explain
 from pgbus.values.codec import check_readable, decoder, encode, keeper
@@ -259,6 +259,11 @@ def _events(cls: type) -> Iterator[tuple[str, Event]]:
                 check_topic(name)
             except InvalidEventError as error:
                 raise InvalidApiEventConfiguration(f"event {cls.__qualname__}.{name}: {error.reason}") from None
+            if is_private(name):
+                raise InvalidApiEventConfiguration(
+                    f"event {cls.__qualname__}.{name}: names that begin with an underscore are private, so nobody "
+                    "could fire it; take the underscore away"
+                )
             yield name, value
 
 
@@ -285,6 +290,11 @@ def _api_name(cls: type, name: object) -> str:
         raise MisconfiguredApiOptions(f"{cls.__qualname__}.Meta needs a `name`, as in name = 'auth'")
     if name.split(".")[0] == "default":
         raise MisconfiguredApiOptions(f"{cls.__qualname__}.Meta.name cannot be 'default', nor begin with 'default.'")
+    if is_private(name):
+        raise MisconfiguredApiOptions(
+            f"{cls.__qualname__}.Meta.name is {name!r}, but words that begin with an underscore are private, so that "
+            "nothing of it could be reached on the bus; take the underscore away"
+        )
     try:
         return check_topic(name)
     except InvalidEventError as error:

@@ -126,11 +126,11 @@ class BusPath:
         return BusPath(self._client, (*self._words, word))
 
     def __dir__(self) -> Iterable[str]:
-        return [
+        return {
             *super().__dir__(),
             *self._client.api_registry.next_words(self._words),
             *self._client.schema.next_words(self._words),
-        ]
+        }
 
     def __str__(self) -> str:
         return ".".join(self._words)

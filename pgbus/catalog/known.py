@@ -17,6 +17,7 @@ import msgspec
 
 from pgbus.catalog.declared import Apis, Code
 from pgbus.catalog.publishing import Publication, read_schema
+from pgbus.catalog.unserved import why_unserved
 from pgbus.config import Config
 from pgbus.errors import (
     CannotBlockHere,
@@ -172,6 +173,13 @@ class Catalog:
                 )
         elif settings.strict_validation:
             self._refuse_unknown("procedure", procedure)
+
+    async def why_unserved(self, procedure: str, *, run: Run) -> str | None:
+        """What is wrong with the name of a procedure that no live worker serves, if it looks wrong."""
+        if self._stored is None or self._is_stale:
+            await self._load_for_check(run)
+        declared = [(one.kind, one.name) for one in self.declare()]
+        return why_unserved(procedure, [*declared, *self._files, *(self._stored or {})])
 
     def refuse_unknown_event(self, topic: str) -> None:
         """Raise UnknownApi or SchemaNotFound for an event that no schema is known of, once schemas were read."""

@@ -12,7 +12,6 @@ from pgbus.cli.options import database_options, load_config, read_json, read_pai
 from pgbus.cli.output import encode_json
 from pgbus.errors import NoWorkerAvailable, RemoteError
 from pgbus.printable import printable
-from pgbus.rpc.caller import UNSERVED
 
 
 def read_argument(text: str) -> tuple[str, object]:
@@ -58,7 +57,9 @@ def call(
     try:
         result = asyncio.run(call_it())
     except NoWorkerAvailable as error:
-        raise NoWorkerAvailable(f"{procedure}: {UNSERVED}; start one, or say --wait", procedure=procedure) from error
+        raise NoWorkerAvailable(
+            str(error).replace("or call with wait=True", "or say --wait"), procedure=procedure
+        ) from error
     except RemoteError as error:
         click.echo(printable(error.remote_traceback.rstrip()), err=True)
         raise

@@ -82,6 +82,10 @@ class Schemas(Protocol):
         """Refuse arguments, as JSON text, that do not fit; `run` runs statements."""
         ...
 
+    async def why_unserved(self, procedure: str, *, run: Run) -> str | None:
+        """What is wrong with the name of a procedure that no live worker serves, if it looks wrong."""
+        ...
+
     def drop(self, run: Run | None = None) -> None:
         """What is known has changed."""
         ...
@@ -139,9 +143,7 @@ class Caller:
                     await self._schemas.check_call(procedure, arguments, run=self._run)
                 service = await self._find(procedure, since=started)
                 if not (service.is_served or wait):
-                    raise NoWorkerAvailable(
-                        f"{procedure}: {UNSERVED}; start one, or call with wait=True", procedure=procedure
-                    )
+                    raise await self._unserved(procedure)
                 if timeout is None:
                     timeout = service.timeout or self._default_timeout(procedure)
                     scope.reschedule(started + timeout)
@@ -157,6 +159,11 @@ class Caller:
         if response.result is None:
             raise to_error(response, procedure=procedure, allowed=self._procedures.errors)
         return response.result
+
+    async def _unserved(self, procedure: str) -> NoWorkerAvailable:
+        why = self._schemas and await self._schemas.why_unserved(procedure, run=self._run)
+        reason = f", and {why}" if why else "; start one, or call with wait=True"
+        return NoWorkerAvailable(f"{procedure}: {UNSERVED}{reason}", procedure=procedure)
 
     def _default_timeout(self, procedure: str) -> float:
         api_name, _, _ = procedure.rpartition(".")

@@ -97,7 +97,12 @@ async def test_a_large_result_arrives_whole(invoke: Invoke, bus: pgbus.Bus) -> N
     [
         (("auth.check_password",), exits.USAGE, "pgbus: the arguments .*auth.check_password.*username"),
         (("auth.check_password", "--arg", "username=1", "--arg", "password=a"), exits.USAGE, "pgbus: the arguments "),
-        (("auth.nothing",), exits.UNSERVED, "pgbus: auth.nothing: no live worker serves it; start one, or say --wait"),
+        (
+            ("auth.nothing",),
+            exits.UNSERVED,
+            "pgbus: auth.nothing: no live worker serves it, and no service .*API 'auth' has",
+        ),
+        (("auth.ecko",), exits.UNSERVED, ".*procedure of that name: did you mean 'auth.echo'"),
         (("auth.nothing", "--wait", "--timeout", "0.2"), exits.TIMEOUT, "pgbus: auth.nothing: no answer within 0.2 s"),
         (("auth.hang", "--timeout", "0.2"), exits.TIMEOUT, "pgbus: auth.hang: no answer within 0.2 seconds"),
         (("auth.fail",), exits.REMOTE, "pgbus: auth.fail raised builtins.ValueError: no such user"),

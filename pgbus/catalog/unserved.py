@@ -1,0 +1,32 @@
+"""What may be wrong with the name of a procedure that nobody serves."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+from pgbus.schema.documents import Kind, split_name
+
+
+def why_unserved(procedure: str, known: Iterable[tuple[Kind, str]]) -> str | None:
+    """What is wrong with the name, by the events and procedures that are known; None where it is a known one."""
+    procedures, events = set[str](), set[str]()
+    for kind, name in known:
+        (procedures if kind == "procedure" else events).add(name)
+    if procedure in procedures:
+        return None
+    if procedure in events:
+        return f"it is an event, which is not called: `bus.{procedure}.fire(...)`"
+    if close := _close(procedure, procedures):
+        return f"no service has told of a procedure of that name: did you mean {close}?"
+    if close := _close(procedure, events):
+        return f"no service has told of a procedure of that name: did you mean to fire {close}?"
+    api = split_name(procedure)[0]
+    if of_api := sorted(split_name(name)[1] for name in procedures if split_name(name)[0] == api):
+        return f"no service has told of a procedure of that name: API {api!r} has {', '.join(of_api)}"
+    apis = sorted({split_name(name)[0] for name in procedures} - {""})
+    return f"no service has told of a procedure of API {api!r}: those with procedures are {', '.join(apis) or 'none'}"
+
+
+def _close(name: str, names: Iterable[str]) -> str:
+    return " or ".join(map(repr, difflib.get_close_matches(name, sorted(names), n=3, cutoff=0.8)))

@@ -1,0 +1,89 @@
+"""Names that no path can spell, and names that are spelt wrongly."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+import pgbus
+from pgbus import Api, Event
+from tests.support.workers import open_bus, running
+
+
+class AuthApi(Api):
+    user_created = Event(parameters=("username",))
+
+    class Meta:
+        name = "auth"
+
+    def check_password(self, username: str) -> bool:
+        return True
+
+
+@pytest.fixture
+def here() -> pgbus.Bus:
+    return pgbus.create("postgresql://localhost/nowhere")
+
+
+async def test_a_caller_is_told_of_an_event_that_is_called_and_of_a_misspelt_procedure(
+    bus: pgbus.Bus, database: str
+) -> None:
+    bus.client.register_api(AuthApi())
+    async with open_bus(database) as caller, running(bus):
+        with pytest.raises(pgbus.NoWorkerAvailable, match=r"it is an event, .*bus\.auth\.user_created\.fire"):
+            await caller.auth.user_created.call_async(username="a")
+        with pytest.raises(pgbus.NoWorkerAvailable, match=r"did you mean 'auth\.check_password'"):
+            await caller.auth.chek_password.call_async(username="a")
+        with pytest.raises(pgbus.NoWorkerAvailable, match="API 'auth' has check_password"):
+            await bus.auth.login.call_async()
+    with pytest.raises(pgbus.NoWorkerAvailable, match="no live worker serves it; start one, or call with wait=True"):
+        await bus.auth.check_password.call_async(username="a")
+
+
+def test_a_private_event_is_refused_when_its_class_is_defined() -> None:
+    with pytest.raises(pgbus.InvalidApiEventConfiguration, match=r"_created: names that begin with an underscore"):
+
+        class SecretApi(Api):
+            _created = Event()
+
+            class Meta:
+                name = "secret"
+
+
+@pytest.mark.parametrize("api_name", ["_secret", "shop._secret"])
+def test_a_private_api_is_refused_when_its_class_is_defined(api_name: str) -> None:
+    with pytest.raises(pgbus.MisconfiguredApiOptions, match="words that begin with an underscore are private"):
+
+        class SecretApi(Api):
+            class Meta:
+                name = api_name
+
+
+@pytest.mark.parametrize("name", ["auth._check", "_auth.check"])
+def test_a_private_procedure_is_refused_where_it_is_declared(here: pgbus.Bus, name: str) -> None:
+    with pytest.raises(pgbus.InvalidName, match="begin with an underscore are private"):
+        here.procedure(name)
+
+
+@pytest.mark.parametrize("names", [("auth", "_x"), ("_auth", "x"), ("auth", ""), ("auth", 7), (7, "x")])
+def test_what_no_path_can_spell_is_not_listened_to(here: pgbus.Bus, names: tuple[Any, Any]) -> None:
+    with pytest.raises(pgbus.InvalidName):
+        here.client.listen_for_event(*names, print)
+
+
+def test_dir_lists_each_word_once(here: pgbus.Bus) -> None:
+    here.client.register_api(AuthApi())
+    here.schema.load_local(_saved(here))
+    for place, word in ((here, "auth"), (here.auth, "user_created"), (here.auth, "check_password")):
+        assert dir(place).count(word) == 1
+
+
+def _saved(bus: pgbus.Bus) -> Any:
+    import io
+
+    stream = io.StringIO()
+    bus.schema._stored = {}
+    bus.schema.save_local(stream)
+    stream.seek(0)
+    return stream
