@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import TypeAlias
 
 from pgbus import errors
+from pgbus.options import check_options, number, whole_number
 
 MAX_ERROR_LENGTH = 4_000
 MAX_TRACEBACK_LENGTH = 20_000
@@ -41,6 +42,15 @@ Outcome: TypeAlias = Done | Retry | Dead
 DONE = Done()
 
 
+_POLICY = {
+    "max_attempts": whole_number("attempts", 1),
+    "base_delay": number("a number of seconds, at least 0", 0),
+    "factor": number("a number, at least 1", 1),
+    "max_delay": number("a number of seconds, at least 0", 0),
+    "jitter": number("a number between 0 and 1", 0, 1),
+}
+
+
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
     """How often, and how far apart, a listener tries an event.
@@ -57,12 +67,7 @@ class RetryPolicy:
     jitter: float = 0.5
 
     def __post_init__(self) -> None:
-        if self.max_attempts < 1:
-            raise errors.ConfigurationError("retry: max_attempts must be at least 1")
-        if not (self.base_delay >= 0 and self.max_delay >= 0 and self.factor >= 1):
-            raise errors.ConfigurationError("retry: delays are seconds >= 0 and factor is at least 1")
-        if not 0 <= self.jitter <= 1:
-            raise errors.ConfigurationError("retry: jitter is between 0 and 1")
+        check_options("retry", _POLICY, {name: getattr(self, name) for name in _POLICY})
 
     def delay(self, attempt: int, *, chance: float | None = None) -> float:
         """Seconds to wait after `attempt` (1 for the first) has failed; `chance` (0 to 1) replaces the random draw."""

@@ -6,7 +6,6 @@ The signature is read once: into a decoder of the arguments, and one that the re
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -25,12 +24,15 @@ from pgbus.errors import (
     UnhandledEventError,
 )
 from pgbus.handlers import Handler, describe, is_async, resolved_signature, why_not_handler
+from pgbus.options import check_options, seconds, whole_number
 from pgbus.topics import check_topic, is_private
 from pgbus.values.annotations import EMPTY, bare, declared_type
 from pgbus.values.casting import cast_if_it_fits, cast_part, caster, explain, parser, step_to
 from pgbus.values.codec import check_readable, decoder, keeper, misfit
 from pgbus.values.losses import LostError
 from pgbus.watched import Watched, is_chosen
+
+_OPTIONS = {"concurrency": whole_number("calls", 1).or_none(), "timeout": seconds().or_none()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,10 +60,7 @@ def make_procedure(
     check_procedure_name(name)
     if reason := why_not_handler(handler):
         raise ConfigurationError(f"procedure {name!r} needs a function to call: {reason}")
-    if concurrency is not None and concurrency < 1:
-        raise ConfigurationError(f"procedure {name!r}: concurrency is a number of calls, at least 1")
-    if timeout is not None and not 0 < timeout < math.inf:
-        raise ConfigurationError(f"procedure {name!r}: timeout is seconds, more than 0")
+    check_options(f"procedure {name!r}", _OPTIONS, {"concurrency": concurrency, "timeout": timeout})
     signature = resolved_signature(handler)
     return Procedure(
         name=name,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -13,6 +12,7 @@ from pgbus.errors import ConfigurationError, DuplicateListenerName, InvalidEvent
 from pgbus.features import FEATURES
 from pgbus.handlers import Handler, Signature, default_name, describe, inspect_handler
 from pgbus.middleware import Middleware
+from pgbus.options import FLAG, NAME, START, Option, check_options, one_of, seconds, whole_number
 from pgbus.outcomes import RetryPolicy
 from pgbus.procedures import Procedures
 from pgbus.schedules import Schedules
@@ -20,11 +20,26 @@ from pgbus.topics import check_pattern
 from pgbus.values.codec import topic_of
 from pgbus.watched import Watched, is_chosen
 
-MAX_NAME_LENGTH = 255
 LANES = 64
 
 Start: TypeAlias = Literal["now", "beginning"] | datetime | int
 OnPoison: TypeAlias = Literal["dead", "block"]
+_ATTEMPTS = whole_number("attempts", 1)
+_OPTIONS = {
+    "name": NAME,
+    "start": START,
+    "concurrency": whole_number("events", 1),
+    "batch_size": whole_number("events", 1, 10_000).or_none(),
+    "ordered": FLAG,
+    "transactional": FLAG,
+    "retry": Option(
+        lambda value: isinstance(value, RetryPolicy) or _ATTEMPTS.fits(value),
+        f"a RetryPolicy, or {_ATTEMPTS.expected}",
+    ),
+    "timeout": seconds().or_none(),
+    "on_poison": one_of("dead", "block"),
+    "batch": FLAG,
+}
 # What a listener takes of the events of a topic or pattern: a type, or Fields.
 Reads: TypeAlias = Callable[[str], Any]
 
@@ -135,8 +150,11 @@ def build_listener(
 ) -> Listener:
     """A listener whose handler is called as `signature` says; raises ConfigurationError naming what is wrong."""
     label = f"listener {name!r}"
-    _check_numbers(label, concurrency=concurrency, batch_size=batch_size, timeout=timeout)
-    _check_start(label, start)
+    given = {
+        "name": name, "start": start, "concurrency": concurrency, "batch_size": batch_size, "ordered": ordered,
+        "transactional": transactional, "retry": retry, "timeout": timeout, "on_poison": on_poison, "batch": batch,
+    }  # fmt: skip
+    check_options(label, _OPTIONS, given)
     _check_choices(label, signature, ordered=ordered, transactional=transactional, on_poison=on_poison, batch=batch)
     return Listener(
         name=_check_name(label, name),
@@ -181,28 +199,9 @@ def _pattern(label: str, event: type | str) -> str:
     )
 
 
-def _check_numbers(label: str, *, concurrency: int, batch_size: int | None, timeout: float | None) -> None:
-    if concurrency < 1:
-        raise ConfigurationError(f"{label}: concurrency is a number of events, at least 1")
-    if batch_size is not None and not 1 <= batch_size <= 10_000:
-        raise ConfigurationError(f"{label}: batch_size is a number of events between 1 and 10000")
-    if timeout is not None and not 0 < timeout < math.inf:
-        raise ConfigurationError(f"{label}: timeout is seconds, more than 0")
-
-
-def _check_start(label: str, start: Start) -> None:
-    if isinstance(start, datetime):
-        if start.tzinfo is None:
-            raise ConfigurationError(f"{label}: start is a datetime without a time zone; use an aware one")
-    elif isinstance(start, bool) or not (start in ("now", "beginning") or (isinstance(start, int) and start >= 0)):
-        raise ConfigurationError(f"{label}: start is 'now', 'beginning', an aware datetime or a position")
-
-
 def _check_choices(
     label: str, signature: Signature, *, ordered: bool, transactional: bool, on_poison: OnPoison, batch: bool
 ) -> None:
-    if on_poison not in ("dead", "block"):
-        raise ConfigurationError(f"{label}: on_poison is 'dead' or 'block'")
     if on_poison == "block" and not ordered:
         raise ConfigurationError(
             f"{label}: on_poison='block' needs ordered=True; without order there is nothing to block"
@@ -223,8 +222,6 @@ def _check_choices(
 
 
 def _check_name(label: str, name: str) -> str:
-    if not 1 <= len(name) <= MAX_NAME_LENGTH or "\x00" in name:
-        raise ConfigurationError(f"{label}: a listener_name has between 1 and {MAX_NAME_LENGTH} characters")
     if name in FEATURES:
         raise ConfigurationError(f"{label}: that is the name of a feature; `pgbus run --skip {name}` would mean both")
     return name

@@ -11,11 +11,12 @@ from typing import Any, TypeAlias
 from pgbus.errors import ConfigurationError, DuplicateScheduleName, InvalidSchedule
 from pgbus.features import FEATURES
 from pgbus.handlers import describe, is_async, type_hints, why_not_handler
+from pgbus.options import FLAG, NAME, check_options, one_of
 from pgbus.returned import finish
 from pgbus.timetable import Missed, Rule
 from pgbus.watched import Watched, is_chosen
 
-MAX_NAME_LENGTH = 255
+_OPTIONS = {"name": NAME, "missed": one_of("once", "skip", "all"), "also_run_immediately": FLAG}
 
 TaskFunction: TypeAlias = Callable[..., Any]
 
@@ -114,8 +115,8 @@ class Schedule:
     run_immediately: bool = False
 
     def __post_init__(self) -> None:
-        if not 1 <= len(self.name) <= MAX_NAME_LENGTH or "\x00" in self.name:
-            raise InvalidSchedule(f"schedule {self.name!r}: a name has between 1 and {MAX_NAME_LENGTH} characters")
+        given = {"name": self.name, "missed": self.missed, "also_run_immediately": self.run_immediately}
+        check_options(f"schedule {self.name!r}", _OPTIONS, given, error=InvalidSchedule)
         if self.name in FEATURES:
             raise InvalidSchedule(f"schedule {self.name!r}: that is the name of a feature; choose another `name`")
 

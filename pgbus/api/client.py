@@ -19,13 +19,13 @@ from pgbus.config import Config
 from pgbus.errors import (
     ConfigurationError,
     DuplicateProcedureName,
-    InvalidEventListener,
     InvalidName,
     NothingToListenFor,
 )
 from pgbus.handlers import Handler, default_name
 from pgbus.hooks import Hooks
 from pgbus.messages import VERSION_HEADER, EventMessage
+from pgbus.options import NAME, check_options, given_options
 from pgbus.procedures import make_procedure
 from pgbus.registry import Registry, build_listener
 from pgbus.store import Run
@@ -240,9 +240,8 @@ class BusClient(HookDecorators, Life, Tasking):
         )
 
     def _listener_name(self, given: str | None, topics: Sequence[str], listener: Handler) -> str:
+        check_options(f"a listener of {', '.join(topics)}", {"listener_name": NAME.or_none()}, {"listener_name": given})
         name = f"{','.join(topics)}:{default_name(listener)}" if given is None else given
-        if not name:
-            raise InvalidEventListener("an empty listener_name is no identity; leave it out or give one")
         service_name = self._config.service_name
         return f"{service_name}-{name}" if service_name else name
 
@@ -283,10 +282,11 @@ def _full_name(api_name: str, name: str) -> str:
 
 
 def _known(options: Mapping[str, object] | None, names: Sequence[str]) -> dict[str, Any]:
-    for name in options or {}:
+    given = given_options("options", options)
+    for name in given:
         if name not in names:
             raise ConfigurationError(f"there is no option {name!r} here; there are: {', '.join(names)}")
-    return dict(options or {})
+    return dict(given)
 
 
 def _listening(options: Mapping[str, object] | None, on_error: OnError) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from pgbus.api.client import BusClient, OnError
 from pgbus.errors import InvalidParameters
 from pgbus.handlers import Handler
 from pgbus.messages import EventMessage
+from pgbus.options import given_options
 
 
 class BusPath:
@@ -150,5 +151,5 @@ class BusPath:
 
 
 def _with_using(bus_options: Mapping[str, object] | None, using: object) -> Mapping[str, object]:
-    options = dict(bus_options or {})
+    options = given_options("bus_options", bus_options)
     return options if using is None else {**options, "using": using}

@@ -10,6 +10,7 @@ from pgbus.config import Config
 from pgbus.errors import ConfigurationError, InvalidSchedule
 from pgbus.features import check_features
 from pgbus.handlers import default_name
+from pgbus.options import NAME, check_options
 from pgbus.registry import Registry
 from pgbus.schedules import Schedule, make_background, make_task
 from pgbus.timetable import Cron, Every, Missed, Rule, check_missed, duration, read_job
@@ -78,6 +79,7 @@ class Tasking:
         return self._on(_rule(schedule, timezone), also_run_immediately, name, missed)
 
     def _on(self, rule: Rule, run_immediately: bool, name: str | None, missed: str) -> Callable[[F], F]:
+        check_options("a schedule", {"name": NAME.or_none()}, {"name": name}, error=InvalidSchedule)
         policy = check_missed(missed)
 
         def declare(function: F) -> F:
@@ -122,6 +124,7 @@ class Tasking:
 
 
 def _rule(schedule: object, timezone: str | None) -> Rule:
+    check_options("a schedule", {"timezone": NAME.or_none()}, {"timezone": timezone}, error=InvalidSchedule)
     if isinstance(schedule, str):
         return Cron(schedule, timezone or "UTC")
     if timezone is not None:

@@ -22,9 +22,10 @@ from pgbus.backoff import Backoff
 from pgbus.config import Config
 from pgbus.engine.loops import Tries
 from pgbus.engine.notifier import Session
-from pgbus.errors import CallCancelled, CallTimeout, ConfigurationError, InvalidArguments, NoWorkerAvailable
+from pgbus.errors import CallCancelled, CallTimeout, InvalidArguments, NoWorkerAvailable
 from pgbus.faults import Fault, classify, is_link_error, is_passing
 from pgbus.migrate import check_async
+from pgbus.options import FLAG, check_options, seconds
 from pgbus.procedures import Procedures, check_procedure_name
 from pgbus.rpc.values import (
     Request,
@@ -51,6 +52,8 @@ MAX_TIMEOUT = 86_400.0
 FAREWELL = 2.0
 LINK_PAUSE = 0.1
 LINK_PAUSE_LIMIT = 2.0
+
+_OPTIONS = {"timeout": seconds(MAX_TIMEOUT).or_none(), "wait": FLAG}
 
 UNSERVED = "no live worker serves it"
 
@@ -124,8 +127,7 @@ class Caller:
         declared = self._procedures.get(procedure)
         settings = self._config.api(procedure.rpartition(".")[0])
         receive = result_receiver(procedure, returns, declared=declared, settings=settings)
-        if timeout is not None and not 0 < timeout <= MAX_TIMEOUT:
-            raise ConfigurationError(f"{procedure}: timeout is seconds, more than 0 and at most {MAX_TIMEOUT:g}")
+        check_options(procedure, _OPTIONS, {"timeout": timeout, "wait": wait})
         text = encode_arguments(procedure, arguments, limit=self._config.rpc_max_payload)
         if declared:
             declared.decode.check(text, arguments)
