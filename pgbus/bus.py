@@ -57,7 +57,7 @@ class StandIn(Protocol):
         ...
 
 
-class Bus:
+class Bus(BusPath):
     """An event bus in a PostgreSQL database. Make one with `pgbus.create()`; it connects when it is first used.
 
     Any attribute that it does not have begins the path to an event or a procedure: `bus.auth.user_created`.
@@ -82,19 +82,21 @@ class Bus:
         self._portal: Portal | None = None
         self._portal_lock = threading.Lock()
         self.client = BusClient(
+            bus=self,
             registry=self.registry,
             publish=self.publish,
             publish_sync=self.publish_sync,
             call=self.call,
             call_sync=self.call_sync,
             config=config,
-            taken_names=frozenset([*super().__dir__(), "client", "schema"]),
+            taken_names=frozenset([*object.__dir__(self), "client", "schema"]),
             engine=Engine(
                 make_worker=self._make_worker, connect=self._connect, close=self.close, close_sync=self.close_sync
             ),
             run=self._run_statement,
             block=self._block,
         )
+        super().__init__(self.client, ())
         self.schema = self.client.schema
         self._hooks = self.client.hook_registry
         for plugin in self.plugins:
@@ -111,8 +113,11 @@ class Bus:
             raise AttributeError(f"a bus has no attribute {word!r}")
         return BusPath(client, (word,))
 
-    def __dir__(self) -> Iterable[str]:
-        return {*super().__dir__(), *self.client.api_registry.next_words(()), *self.schema.next_words(())}
+    def __str__(self) -> str:
+        return repr(self)
+
+    def __repr__(self) -> str:
+        return object.__repr__(self)
 
     @property
     def features(self) -> frozenset[str]:
@@ -244,7 +249,7 @@ class Bus:
 
         return declare
 
-    async def call(
+    async def call(  # type: ignore[override] # of a bus, as no path, the name is an argument
         self,
         procedure: str,
         arguments: Mapping[str, object] | None = None,

@@ -156,6 +156,21 @@ def role_of(annotation: Any) -> tuple[str, Any]:
     return "event", None if annotation is inspect.Parameter.empty else annotation
 
 
+def wants_bus(parameter: inspect.Parameter, *, bus: object, client: object) -> bool:
+    """Whether a parameter that gets the bus or its client wants the bus: by annotation, else by its name."""
+    annotation = parameter.annotation
+    if isinstance(annotation, str):
+        word = annotation.split(".")[-1]
+        if word in ("Bus", "BusPath", "BusClient"):
+            return word != "BusClient"
+    elif isinstance(annotation, type) and annotation is not object:
+        if isinstance(client, annotation):
+            return False
+        if isinstance(bus, annotation):
+            return True
+    return parameter.name == "bus" and parameter.default in (EMPTY, None)
+
+
 def _element_type(handler: Handler, annotation: Any) -> Any:
     hint = bare(annotation)
     origin, arguments = typing.get_origin(hint) or hint, typing.get_args(hint)

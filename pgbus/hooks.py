@@ -18,7 +18,7 @@ from typing import Any, TypeAlias, TypeVar, overload
 
 from pgbus import threads
 from pgbus.errors import CannotBlockHere, ConfigurationError
-from pgbus.handlers import describe, is_async, why_not_handler
+from pgbus.handlers import describe, is_async, wants_bus, why_not_handler
 from pgbus.returned import check, finish, is_awaitable
 
 H = TypeVar("H", bound=Callable[..., Any])
@@ -46,17 +46,17 @@ _depth: contextvars.ContextVar[int] = contextvars.ContextVar("pgbus_hook_depth",
 
 @dataclass(frozen=True, slots=True)
 class Hook:
-    """A registered function, and what it is called with: the client by position, and what of `names` by name."""
+    """A registered function, and what it is called with: the client or the bus first, and what of `names` by name."""
 
     function: Callable[..., Any]
     is_async: bool
-    takes_client: bool
+    first: str | None
     names: tuple[str, ...]
     place: Place
 
     def bind(self, offered: Mapping[str, object]) -> Callable[[], Any]:
         """The call, with those of the offered arguments that the function takes."""
-        positional = (offered["client"],) if self.takes_client else ()
+        positional = (offered[self.first],) if self.first else ()
         named = {name: offered[name] for name in self.names}
         return lambda: self.function(*positional, **named)
 
@@ -93,13 +93,15 @@ class HookThreads:
 class Moment:
     """One of the things that hooks are for, and the hooks that were registered for it, in the order of their calls.
 
-    `arguments` are the names of what they are offered, the client first.
+    `arguments` are the names of what they are offered, beside the client and the bus.
     """
 
-    def __init__(self, name: str, arguments: Sequence[str], *, client: object, hook_threads: HookThreads) -> None:
+    def __init__(
+        self, name: str, arguments: Sequence[str], *, client: object, bus: object, hook_threads: HookThreads
+    ) -> None:
         self.name = name
         self._arguments = ("client", *arguments)
-        self._client = client
+        self._always = {"client": client, "bus": bus}
         self._threads = hook_threads
         self._hooks: list[Hook] = []
 
@@ -140,7 +142,7 @@ class Moment:
 
     async def run(self, **messages: object) -> None:
         """Call the hooks, one after the other: plain ones in threads. What one raises comes through."""
-        offered = {"client": self._client, **messages}
+        offered = {**self._always, **messages}
         for hook in self._hooks:
             await self._call(hook, offered)
 
@@ -151,11 +153,11 @@ class Moment:
         """
         while waiting := [hook for hook in self._hooks if plugins or hook.place is not Place.PLUGIN]:
             self._hooks = [hook for hook in self._hooks if hook is not waiting[0]]
-            await self._call(waiting[0], {"client": self._client})
+            await self._call(waiting[0], self._always)
 
     async def run_all(self, **messages: object) -> None:
         """Call the hooks, each of them whatever the others raise, which is logged."""
-        offered = {"client": self._client, **messages}
+        offered = {**self._always, **messages}
         for hook in self._hooks:
             try:
                 await self._call(hook, offered)
@@ -164,7 +166,7 @@ class Moment:
 
     def run_here(self, block: Block, **messages: object) -> None:
         """Call the hooks in this thread, which may block: plain ones here, async ones through `block`."""
-        offered = {"client": self._client, **messages}
+        offered = {**self._always, **messages}
         for hook in self._hooks:
             result = hook.bind(offered)()
             if is_awaitable(result):
@@ -203,39 +205,44 @@ class Moment:
             parameters = list(inspect.signature(function).parameters.values())
         except ValueError as error:
             raise ConfigurationError(f"{self.name}: {error}; wrap it in a function of your own") from None
-        takes_client = self._takes_client(parameters)
-        named = parameters[1:] if takes_client and parameters[0].kind in _POSITIONAL else parameters
+        first = self._first(parameters)
+        named = parameters[1:] if first and parameters[0].kind in _POSITIONAL else parameters
         return Hook(
             function=function,
             is_async=is_async(function),
-            takes_client=takes_client,
-            names=self._names(function, named, taken=("client",) if takes_client else ()),
+            first=first,
+            names=self._names(function, named, taken=(first,) if first else ()),
             place=place,
         )
 
-    def _takes_client(self, parameters: Sequence[inspect.Parameter]) -> bool:
-        """Whether the first parameter gets the client, whatever it is called: where nothing else is offered."""
+    def _first(self, parameters: Sequence[inspect.Parameter]) -> str | None:
+        """What the first parameter gets, whatever it is called, where nothing else is offered."""
         if self._arguments != ("client",) or not parameters:
-            return False
+            return None
         first = parameters[0]
         if first.kind not in (*_POSITIONAL, first.VAR_POSITIONAL):
-            return False
-        return first.default is first.empty or first.name == "client"
+            return None
+        if wants_bus(first, bus=self._always["bus"], client=self._always["client"]):
+            return "bus"
+        return "client" if first.default is first.empty or first.name == "client" else None
 
     def _names(
         self, function: Callable[..., Any], parameters: Sequence[inspect.Parameter], *, taken: Sequence[str]
     ) -> tuple[str, ...]:
         offered = [name for name in self._arguments if name not in taken]
+        # A default that is a bus is meant: it may be another one.
+        takes_bus = any(one.name == "bus" and one.default in (one.empty, None) for one in parameters)
+        by_name = [*offered, "bus"] if takes_bus else offered
         for one in parameters:
-            by_name = one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY) and one.name in offered
-            if not by_name and one.default is one.empty and one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD):
+            is_given = one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY) and one.name in by_name
+            if not is_given and one.default is one.empty and one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD):
                 raise ConfigurationError(
                     f"the {self.name} hook {describe(function)} has a parameter {one.name!r} that nothing is passed "
-                    f"for; a hook gets, by name, what it has parameters for of: {', '.join(self._arguments)}"
+                    f"for; a hook gets, by name, what it has parameters for of: {', '.join(self._arguments)}, bus"
                 )
         if any(one.kind is one.VAR_KEYWORD for one in parameters):
-            return tuple(offered)
-        return tuple(one.name for one in parameters if one.kind not in _NOT_BY_NAME and one.name in offered)
+            return tuple(by_name)
+        return tuple(one.name for one in parameters if one.kind not in _NOT_BY_NAME and one.name in by_name)
 
 
 _NOT_BY_NAME = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
@@ -244,11 +251,11 @@ _NOT_BY_NAME = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.VAR_POSITIO
 class Hooks:
     """The hooks of one bus, by moment; each moment's name is an attribute."""
 
-    def __init__(self, client: object) -> None:
+    def __init__(self, client: object, *, bus: object) -> None:
         self._threads = HookThreads()
 
         def moment(name: str, *arguments: str) -> Moment:
-            return Moment(name, arguments, client=client, hook_threads=self._threads)
+            return Moment(name, arguments, client=client, bus=bus, hook_threads=self._threads)
 
         self.before_worker_start = moment("before_worker_start")
         self.after_worker_stopped = moment("after_worker_stopped")

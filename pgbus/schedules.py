@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 from pgbus.errors import ConfigurationError, DuplicateScheduleName, InvalidSchedule
 from pgbus.features import FEATURES
-from pgbus.handlers import describe, is_async, type_hints, why_not_handler
+from pgbus.handlers import describe, is_async, type_hints, wants_bus, why_not_handler
 from pgbus.options import FLAG, NAME, check_options, one_of
 from pgbus.returned import finish
 from pgbus.timetable import Missed, Rule
@@ -36,32 +36,26 @@ class TaskContext:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A function and what it is called with: the names of its parameters for the client and the context, if any."""
+    """A function and what it is called with: arguments, and the name of its parameter for the context, if any."""
 
     function: TaskFunction
     is_async: bool
-    client: object
-    client_parameter: str | None
+    arguments: Mapping[str, object]
     context_parameter: str | None
 
     def call(self, context: TaskContext | None = None) -> Any:
         """Call it; what it returns is for `finish`."""
-        arguments: dict[str, object] = {}
-        if self.client_parameter:
-            arguments[self.client_parameter] = self.client
-        if self.context_parameter:
-            arguments[self.context_parameter] = context
-        return self.function(**arguments)
+        return self.function(**self.arguments, **({self.context_parameter: context} if self.context_parameter else {}))
 
     async def finish(self, returned: Any) -> None:
         """Await what a call has returned, if that can be; raises ConfigurationError if nothing of it has run."""
         await finish(returned, f"the task {describe(self.function)}")
 
 
-def make_task(function: TaskFunction, *, client: object, has_context: bool = True) -> Task:
+def make_task(function: TaskFunction, *, client: object, bus: object, has_context: bool = True) -> Task:
     """A task from a function; raises InvalidSchedule for one that pgbus cannot call.
 
-    It may take the client, as its first parameter or as `client`, and a TaskContext, by annotation.
+    It may take the client, as its first parameter or as `client`, the bus as `bus`, and a TaskContext, by annotation.
     """
     if reason := why_not_handler(function):
         raise InvalidSchedule(f"a task is a function: {reason}")
@@ -73,7 +67,10 @@ def make_task(function: TaskFunction, *, client: object, has_context: bool = Tru
     hints = _hints(function) if parameters else {}
     roles: dict[str, str] = {}
     for number, parameter in enumerate(parameters):
-        role = _role(parameter, hints.get(parameter.name, parameter.annotation), is_first=number == 0)
+        parameter = parameter.replace(annotation=hints.get(parameter.name, parameter.annotation))
+        role = _role(parameter, is_first=number == 0)
+        if role != "context" and wants_bus(parameter, bus=bus, client=client):
+            role = "bus"
         if role == "context" and not has_context:
             role = None
         if parameter.kind is parameter.POSITIONAL_ONLY or role is None or role in roles:
@@ -81,10 +78,12 @@ def make_task(function: TaskFunction, *, client: object, has_context: bool = Tru
                 continue
             raise InvalidSchedule(
                 f"task {describe(function)}: pgbus does not know what to pass as {parameter.name!r}; a task may take "
-                "the client, and on a schedule a TaskContext by annotation, each by name"
+                "the client or the bus, and on a schedule a TaskContext by annotation, each by name"
             )
         roles[role] = parameter.name
-    return Task(function, is_async(function), client, roles.get("client"), roles.get("context"))
+    given = {"client": client, "bus": bus}
+    arguments = {name: given[role] for role, name in roles.items() if role in given}
+    return Task(function, is_async(function), arguments, roles.get("context"))
 
 
 def _hints(function: TaskFunction) -> Mapping[str, Any]:
@@ -95,7 +94,8 @@ def _hints(function: TaskFunction) -> Mapping[str, Any]:
         return {}
 
 
-def _role(parameter: inspect.Parameter, annotation: object, *, is_first: bool) -> str | None:
+def _role(parameter: inspect.Parameter, *, is_first: bool) -> str | None:
+    annotation = parameter.annotation
     if annotation is TaskContext or (isinstance(annotation, str) and annotation.split(".")[-1] == "TaskContext"):
         return "context"
     if parameter.name == "client":
@@ -135,13 +135,13 @@ class Background:
         return taken
 
 
-def make_background(given: object, *, name: str, client: object) -> Background:
+def make_background(given: object, *, name: str, client: object, bus: object) -> Background:
     """A background task from a coroutine, another awaitable, or a function; raises ConfigurationError."""
     if inspect.isawaitable(given):
         return Background(name, awaitable=given)
     if not callable(given):
         raise ConfigurationError(f"a background task is a coroutine or a function, not {given!r}")
-    return Background(name, task=make_task(given, client=client, has_context=False))
+    return Background(name, task=make_task(given, client=client, bus=bus, has_context=False))
 
 
 class Schedules(Watched[object]):

@@ -65,6 +65,7 @@ class BusClient(HookDecorators, Life, Tasking):
     def __init__(
         self,
         *,
+        bus: object,
         registry: Registry,
         publish: Publish,
         publish_sync: PublishSync,
@@ -77,13 +78,13 @@ class BusClient(HookDecorators, Life, Tasking):
         block: Block,
     ) -> None:
         Life.__init__(self, engine)
-        Tasking.__init__(self, registry, config)
+        Tasking.__init__(self, registry, config, bus)
         self.api_registry = ApiRegistry(taken_names=taken_names)
         self._publish = publish
         self._publish_sync = publish_sync
         self._call = call
         self._call_sync = call_sync
-        self.hook_registry = Hooks(self)
+        self.hook_registry = Hooks(self, bus=bus)
         self.schema = Catalog(config=config, registry=registry, apis=self.api_registry, run=run, block=block)
 
     def register_api(self, api: Api) -> None:
@@ -258,7 +259,10 @@ class BusClient(HookDecorators, Life, Tasking):
         return tuple(self.hook_registry.before_worker_start)
 
     def adopt_start_hooks(self, module: ModuleType) -> None:
-        """Call the functions `before_server_start` and `on_start` of a module, where it has them, on start."""
+        """Call the functions `before_server_start` and `on_start` of a module, where it has them, on start.
+
+        They get the bus as `bus`, else the client.
+        """
         for name in START_HOOKS:
             if callable(hook := getattr(module, name, None)):
                 self.on_start(hook)

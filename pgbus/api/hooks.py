@@ -24,7 +24,10 @@ class Register(Protocol):
 
 
 class HookDecorators:
-    """Where hooks are registered. All of them may have a parameter `client`; beside it, they get what is named here."""
+    """Where hooks are registered.
+
+    All of them may have the parameters `client` and `bus`; beside these, they get what is named here.
+    """
 
     hook_registry: Hooks
 
@@ -32,8 +35,8 @@ class HookDecorators:
     def before_worker_start(self) -> Register:
         """Before a worker registers its listeners: what a hook raises keeps it from starting.
 
-        The client also goes to a first parameter of any name. A hook runs once, however many workers of the bus start
-        in this process.
+        The client also goes to a first parameter of any name, or the bus if it is named `bus`, or annotated so. A hook
+        runs once, however many workers of the bus start in this process.
         """
         return self.hook_registry.before_worker_start.register
 
@@ -41,7 +44,7 @@ class HookDecorators:
     def after_worker_stopped(self) -> Register:
         """When a worker that had started has stopped: drained, or failed. What a hook raises is logged.
 
-        The client also goes to a first parameter of any name.
+        The client also goes to a first parameter of any name, or the bus if it is named `bus`, or annotated so.
         """
         return self.hook_registry.after_worker_stopped.register
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pgbus.api.client import BusClient, OnError
-from pgbus.errors import InvalidParameters
+from pgbus.errors import InvalidName, InvalidParameters
 from pgbus.handlers import Handler
 from pgbus.messages import EventMessage
 from pgbus.options import given_options
@@ -15,7 +15,8 @@ from pgbus.options import given_options
 class BusPath:
     """Words after `bus.`: the last one names an event or a procedure, those before it the API.
 
-    Nothing is looked up until it is fired or called, and anything may be listened to: the API may be another service's.
+    The bus itself is the path without any words. Nothing is looked up until it is fired or called, and anything may be
+    listened to: the API may be another service's.
     """
 
     __slots__ = ("_client", "_words")
@@ -74,6 +75,8 @@ class BusPath:
 
     def __call__(self, /, *args: object, bus_options: Mapping[str, object] | None = None, **kwargs: object) -> Any:
         """`call`."""
+        if not self._words:
+            self._split()
         if len(self._words) == 1:
             raise AttributeError(
                 f"a bus has no method {self._words[0]!r}; a procedure is called as `bus.api.procedure`"
@@ -140,6 +143,8 @@ class BusPath:
         return f"<BusPath {self}>"
 
     def _split(self) -> tuple[str, str]:
+        if not self._words:
+            raise InvalidName("a bus by itself is neither an event nor a procedure: name one, as in `bus.api.name`")
         *api_words, name = self._words
         return ".".join(api_words), name
 

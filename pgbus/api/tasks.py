@@ -21,8 +21,9 @@ F = TypeVar("F", bound=Callable[..., Any])
 class Tasking:
     """Declares tasks."""
 
-    def __init__(self, registry: Registry, config: Config) -> None:
+    def __init__(self, registry: Registry, config: Config, bus: object) -> None:
         self._registry = registry
+        self._bus = bus
         self._config = config
 
     def every(
@@ -41,8 +42,9 @@ class Tasking:
         """Decorator: have a function called at an interval, each time by one worker of all that declare it.
 
         The function may be async, or plain (it then runs in a thread). It gets the client if it has a parameter for
-        it, and a TaskContext if one is annotated so. What it raises is logged and kept in the history, and does not
-        stop the worker; the next run is at the next interval. Runs of one schedule never overlap.
+        it, the bus if that is named `bus`, and a TaskContext if one is annotated so. What it raises is logged and kept
+        in the history, and does not stop the worker; the next run is at the next interval. Runs of one schedule never
+        overlap.
 
         - The interval is measured from start to start, and by the database: it goes on while workers come and go.
         - `also_run_immediately`: the first run is at once when the schedule is new to the database, and not after one
@@ -83,7 +85,7 @@ class Tasking:
         policy = check_missed(missed)
 
         def declare(function: F) -> F:
-            task = make_task(function, client=self)
+            task = make_task(function, client=self, bus=self._bus)
             own_name = default_name(function) if name is None else name
             service_name = self._config.service_name
             self._registry.schedules.add(
@@ -110,7 +112,7 @@ class Tasking:
         It is cancelled when the worker stops, which does not wait for it; a thread has to end by itself.
         """
         self._registry.schedules.add_background(
-            make_background(coroutine_or_function, name=_name_of(coroutine_or_function), client=self)
+            make_background(coroutine_or_function, name=_name_of(coroutine_or_function), client=self, bus=self._bus)
         )
 
     @property

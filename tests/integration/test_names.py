@@ -79,6 +79,63 @@ def test_dir_lists_each_word_once(here: pgbus.Bus) -> None:
         assert dir(place).count(word) == 1
 
 
+# ------------------------------------------------------------------------------------------------- the bus as a path
+
+
+def test_a_bus_is_a_path_without_words(here: pgbus.Bus) -> None:
+    def listens(bus: pgbus.BusPath) -> pgbus.BusPath:
+        return bus.auth.user_created
+
+    assert isinstance(here, pgbus.BusPath)
+    assert str(listens(here)) == "auth.user_created"
+    assert repr(here).startswith("<pgbus.bus.Bus object at ")
+
+
+async def test_a_bus_by_itself_is_neither_fired_nor_called_nor_listened_to(here: pgbus.Bus) -> None:
+    for use in (here.fire, here, lambda: here.listen(print), lambda: here.parameter_schema):
+        with pytest.raises(pgbus.InvalidName, match="neither an event nor a procedure"):
+            use()
+    for wait in (here.fire_async, here.call_async):
+        with pytest.raises(pgbus.InvalidName, match="neither an event nor a procedure"):
+            await wait()
+
+
+async def test_start_hooks_get_the_bus_where_they_ask_for_it(bus: pgbus.Bus) -> None:
+    given: list[object] = []
+
+    def named(bus):  # type: ignore[no-untyped-def] # as programs for Lightbus have it
+        given.append(bus)
+
+    def annotated(anything: pgbus.BusPath) -> None:
+        given.append(anything)
+
+    def of_the_client(bus: pgbus.BusClient) -> None:
+        given.append(bus)
+
+    def both(client: pgbus.BusClient, bus: pgbus.Bus) -> None:
+        given.extend([client, bus])
+
+    for hook in (named, annotated, of_the_client, both):
+        bus.client.on_start(hook)
+    async with running(bus):
+        assert given == [bus, bus, bus.client, bus.client, bus]
+
+
+async def test_other_hooks_get_the_bus_by_its_name(bus: pgbus.Bus) -> None:
+    given: list[object] = []
+
+    @bus.client.before_event_sent()
+    def before(event_message: pgbus.EventMessage, bus: pgbus.Bus | None = None) -> None:
+        given.append(bus)
+
+    @bus.client.after_event_sent()
+    def after(event_message: pgbus.EventMessage, bus: object = "another") -> None:
+        given.append(bus)
+
+    await bus.publish({}, topic="a.b")
+    assert given == [bus, "another"]
+
+
 def _saved(bus: pgbus.Bus) -> Any:
     import io
 

@@ -20,7 +20,7 @@ CONTEXT = TaskContext("task", None, 1)  # type: ignore[arg-type]
 
 
 def called_with(function: Callable[..., object]) -> object:
-    return make_task(function, client="the client").call(CONTEXT)
+    return make_task(function, client="the client", bus="the bus").call(CONTEXT)
 
 
 @pytest.mark.parametrize(
@@ -34,6 +34,9 @@ def called_with(function: Callable[..., object]) -> object:
         (lambda x=1, client=None: (x, client), (1, "the client")),
         (lambda x=1, *, client: (x, client), (1, "the client")),
         (functools.partial(lambda client, x: (client, x), x=2), ("the client", 2)),
+        (lambda bus: bus, "the bus"),
+        (lambda client, bus: (client, bus), ("the client", "the bus")),
+        (lambda bus=7: bus, 7),
     ],
 )
 def test_a_task_gets_the_client_if_it_has_a_parameter_for_it(function: Callable[..., object], expected: object) -> None:
@@ -71,7 +74,7 @@ def generator() -> Any:
 )
 def test_a_task_that_nobody_could_call_is_refused(function: Any) -> None:
     with pytest.raises(pgbus.InvalidSchedule):
-        make_task(function, client=None)
+        make_task(function, client=None, bus=None)
 
 
 @pytest.fixture
