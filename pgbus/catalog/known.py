@@ -179,6 +179,8 @@ class Catalog:
         if self._stored is None or self._is_stale:
             await self._load_for_check(run)
         declared = [(one.kind, one.name) for one in self.declare()]
+        if not self._stored and ("event", procedure) not in declared:
+            return None  # nobody has told of anything, or it cannot be read by this role
         return why_unserved(procedure, [*declared, *self._files, *(self._stored or {})])
 
     def refuse_unknown_event(self, topic: str) -> None:
