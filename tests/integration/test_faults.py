@@ -1,0 +1,256 @@
+"""The database refuses for a while, or is set up in a way that nobody foresaw: no worker ends of it, nor any listener
+of another one's fault.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import uuid
+from collections.abc import AsyncIterator
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+from uuid import UUID
+
+import asyncpg
+import pytest
+
+import pgbus
+from pgbus import migrate
+from pgbus.embedded import EmbeddedPostgres
+from pgbus.store import Claim, Store
+from pgbus.telemetry import ClaimsFreed, ListenerFailed, SessionLost
+from pgbus.worker import Worker
+from tests.conftest import Connect
+from tests.support import eventually
+from tests.support.workers import Inbox, Watch, open_bus, running, until_idle
+
+SETTINGS = {
+    "default_transaction_isolation": "serializable",
+    "default_transaction_read_only": "on",
+    "default_transaction_deferrable": "on",
+    "lock_timeout": "1ms",
+    "statement_timeout": "20ms",
+    "idle_session_timeout": "200ms",
+    "search_path": "nowhere",
+    "datestyle": "SQL, DMY",
+    "intervalstyle": "iso_8601",
+    "timezone": "Asia/Kathmandu",
+    "bytea_output": "escape",
+    "enable_indexscan": "off",
+    "enable_nestloop": "off",
+}
+
+
+@pytest.fixture
+async def role(database: str, connect: Connect) -> AsyncIterator[str]:
+    """A role of the test's own that may do everything and log in, dropped afterwards."""
+    connection = await connect(database)
+    name = f"t{uuid.uuid4().hex[:12]}"
+    await connection.execute(f"CREATE ROLE {name} LOGIN SUPERUSER")
+    yield name
+    await connection.execute(f"DROP ROLE {name}")
+
+
+def dsn_as(dsn: str, role: str) -> str:
+    parts = urlsplit(dsn)
+    return urlunsplit(parts._replace(netloc=f"{role}@{parts.netloc.rpartition('@')[2]}"))
+
+
+async def test_workers_do_not_rest_on_what_their_role_is_set_to(
+    database: str, role: str, connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    connection = await connect(database)
+    settings = dict(SETTINGS)
+    if connection.get_server_version() >= (17,):
+        settings["transaction_timeout"] = "20ms"
+    for name, value in settings.items():
+        await connection.execute(f"ALTER ROLE {role} SET {name} = '{value}'")
+    async with contextlib.AsyncExitStack() as stack:
+        publisher = await stack.enter_async_context(open_bus(database))
+        inbox: Inbox[int] = Inbox()
+        workers = []
+        for number in range(3):
+            bus = await stack.enter_async_context(open_bus(dsn_as(database, role), process_name=f"w{number}"))
+
+            @bus.listener("a.b", name="shared", concurrency=3)
+            async def shared(event: int) -> None:
+                inbox.put(event)
+
+            @bus.listener("a.b", name="in order", ordered=True)
+            async def in_order(event: int) -> None:
+                inbox.put(event)
+
+            @bus.procedure("math.double")
+            async def double(n: int) -> int:
+                return 2 * n
+
+            workers.append(await stack.enter_async_context(running(bus)))
+        for number in range(100):
+            await publisher.publish(number, topic="a.b", key=str(number % 7))
+        await until_idle(connection)
+        caller = await stack.enter_async_context(open_bus(dsn_as(database, role)))
+        assert await caller.call("math.double", {"n": 2}) == 4
+    assert sorted(inbox.items) == sorted([*range(100), *range(100)])
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
+async def test_logins_that_are_refused_for_a_while_end_no_worker(database: str, role: str, connect: Connect) -> None:
+    connection = await connect(database)
+    async with open_bus(dsn_as(database, role)) as bus, open_bus(database) as publisher:
+        inbox: Inbox[int] = Inbox()
+        watch = Watch(bus)
+
+        @bus.listener("a.b", name="mail")
+        async def handle(event: int) -> None:
+            inbox.put(event)
+
+        async with running(bus):
+            await publisher.publish(1, topic="a.b")
+            await inbox.take(1)
+            await connection.execute(f"ALTER ROLE {role} NOLOGIN")
+            await connection.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = $1", role)
+            await watch.first(SessionLost)
+            await publisher.publish(2, topic="a.b")
+            begun_at = await connection.fetchval("SELECT clock_timestamp()")
+            passed = "SELECT clock_timestamp() > $1::timestamptz + interval '3 seconds'"
+            await eventually(lambda: connection.fetchval(passed, begun_at))
+            await connection.execute(f"ALTER ROLE {role} LOGIN")
+            assert await inbox.take(2) == [1, 2]
+            await until_idle(connection)
+    assert len(watch.of(SessionLost)) == 1, "it is told once"
+
+
+async def test_a_role_that_may_have_no_more_connections_ends_no_worker(
+    database: str, role: str, connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    connection = await connect(database)
+    await connection.execute(f"ALTER ROLE {role} NOSUPERUSER")
+    await connection.execute(f"GRANT ALL ON SCHEMA pgbus TO {role}")
+    for kind in ("TABLES", "SEQUENCES", "FUNCTIONS"):
+        await connection.execute(f"GRANT ALL ON ALL {kind} IN SCHEMA pgbus TO {role}")
+    async with open_bus(dsn_as(database, role), pool_size=2) as bus, open_bus(database) as publisher:
+        inbox: Inbox[int] = Inbox()
+
+        @bus.listener("a.b", name="mail")
+        async def handle(event: int) -> None:
+            inbox.put(event)
+
+        async with running(bus):
+            await publisher.publish(1, topic="a.b")
+            await inbox.take(1)
+            await connection.execute(f"ALTER ROLE {role} CONNECTION LIMIT 0")
+            await connection.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = $1", role)
+            await eventually(lambda: "lost the database" in caplog.text)
+            await publisher.publish(2, topic="a.b")
+            await connection.execute(f"ALTER ROLE {role} CONNECTION LIMIT -1")
+            assert await inbox.take(2) == [1, 2]
+            await until_idle(connection)
+    await connection.execute(f"DROP OWNED BY {role}")
+
+
+async def test_a_worker_waits_until_a_standby_is_promoted(
+    own_server: EmbeddedPostgres, caplog: pytest.LogCaptureFixture
+) -> None:
+    dsn = own_server.dsn()
+    migrate.upgrade(dsn)
+    async with open_bus(dsn) as bus:
+        inbox: Inbox[int] = Inbox()
+        watch = Watch(bus)
+
+        @bus.listener("a.b", name="mail")
+        async def handle(event: int) -> None:
+            inbox.put(event)
+
+        async with running(bus):
+            await bus.publish(1, topic="a.b")
+            await inbox.take(1)
+            (own_server.datadir / "standby.signal").touch()
+            await asyncio.to_thread(own_server.restart)
+            await watch.first(SessionLost)
+            connection = await asyncpg.connect(dsn)
+            assert await connection.fetchval("SELECT pg_is_in_recovery()")
+            with pytest.raises(asyncpg.ReadOnlySQLTransactionError):
+                await connection.execute("LISTEN nothing")
+            # It comes to the standby again and again, and is refused.
+            begun_at = await connection.fetchval("SELECT clock_timestamp()")
+            passed = "SELECT clock_timestamp() > $1::timestamptz + interval '2 seconds'"
+            await eventually(lambda: connection.fetchval(passed, begun_at))
+            await connection.execute("SELECT pg_promote()")
+            await connection.close()
+            await bus.publish(2, topic="a.b")
+            assert await inbox.take(2) == [1, 2]
+    assert caplog.text.count("lost the database") == 1
+
+
+async def test_a_fault_of_code_in_one_listener_ends_no_other_and_counts_as_a_death_for_its_claims(
+    bus: pgbus.Bus, database: str, connect: Connect, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("pgbus.worker.RESTART_PAUSE", 0.01)
+    claim = Store.claim_deliveries
+    faults = [TypeError("a fault of code")]
+
+    async def claim_and_fail(store: Store, **values: Any) -> list[Claim]:
+        claims = await claim(store, **values)
+        if faults and claims and claims[0].events[0].topic == "a.faulty":
+            raise faults.pop()
+        return claims
+
+    monkeypatch.setattr(Store, "claim_deliveries", claim_and_fail)
+    connection = await connect(database)
+    inbox: Inbox[int] = Inbox()
+    watch = Watch(bus)
+
+    @bus.listener("a.good", name="good")
+    async def good(event: int) -> None:
+        inbox.put(event)
+
+    @bus.listener("a.faulty", name="bad", ordered=True)
+    async def bad(event: int) -> None:
+        inbox.put(100 + await connection.fetchval("SELECT crashes FROM pgbus.deliveries"))
+
+    async with running(bus):
+        await bus.publish(1, topic="a.faulty")
+        assert await watch.first(ListenerFailed) == ListenerFailed("bad", "a fault of code")
+        await bus.publish(2, topic="a.good")
+        assert await inbox.take(2) in ([2, 101], [101, 2])
+        await until_idle(connection)
+    assert len(watch.of(ClaimsFreed)) == 1
+    assert "listener bad has failed, and begins again" in caplog.text
+
+
+async def test_a_worker_that_an_error_ends_counts_as_dead_for_the_claims_it_cannot_account_for(
+    database: str, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connection = await connect(database)
+    async with open_bus(database, poll_interval=0.05) as bus, open_bus(database) as other:
+
+        @bus.listener("a.b", name="mail")
+        async def handle(event: int) -> None:
+            pass
+
+        claimed = asyncio.Event()
+
+        async def fail(store: Store, worker_id: int) -> set[UUID]:
+            await claimed.wait()
+            raise TypeError(f"a fault of code in worker {worker_id}")
+
+        worker = Worker(bus)
+        task = asyncio.create_task(worker.run())
+        await worker.ready.wait()
+        monkeypatch.setattr(Store, "find_own_claims", fail)
+        # A claim of which the worker knows nothing, as when it could not read the answer.
+        await connection.execute(
+            "INSERT INTO pgbus.deliveries (listener_id, first, last, events, claim_token, worker_id, lease_expires_at)"
+            " SELECT l.id, 1, 1, 1, gen_random_uuid(), w.id, now() + interval '1 hour'"
+            " FROM pgbus.listeners AS l, pgbus.workers AS w"
+        )
+        claimed.set()
+        with pytest.raises(TypeError, match="a fault of code in worker"):
+            await task
+        monkeypatch.undo()
+        watch = Watch(other)
+        async with running(other):
+            await watch.first(ClaimsFreed)
+            assert await connection.fetchval("SELECT crashes FROM pgbus.deliveries") == 1
