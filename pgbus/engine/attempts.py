@@ -12,11 +12,13 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from pgbus.adapters import AsyncExecutor, SyncExecutor
+from pgbus.adapters.transactions import TransactionLost
+from pgbus.backoff import Backoff
 from pgbus.engine.clock import now
 from pgbus.engine.executor import ClaimLost, Executor
 from pgbus.engine.flights import ALONE, RELEASED, Ending, Flight, Tally, settlement
 from pgbus.engine.hand import Hand
-from pgbus.engine.loops import is_being_cancelled
+from pgbus.engine.loops import LINK_PAUSE, LINK_PAUSE_LIMIT, is_being_cancelled
 from pgbus.errors import HandlerTransactionError, UnhandledEventError
 from pgbus.hooked import prepare
 from pgbus.hooks import Hooks
@@ -29,6 +31,8 @@ logger = logging.getLogger("pgbus")
 
 # Seconds that a handler which never waits may keep the event loop to itself.
 LOOP_SHARE = 0.01
+# So often in a row a connection may break under a handler before that counts as its failure: it may be what breaks it.
+MAX_LOSSES = 5
 
 WasSettled: TypeAlias = Callable[[Sequence[Flight], Tally], None]
 
@@ -93,6 +97,9 @@ class Attempts:
             error = cancelled
         except ClaimLost:
             self._hand.lose(flight)
+            return RELEASED
+        except TransactionLost:
+            self._hand.end(flight, index, RELEASED, started=started, duration=0.0)
             return RELEASED
         except BaseException as raised:  # even a SystemExit is the handler's failure, not the worker's end
             error = raised
@@ -173,6 +180,10 @@ class Attempts:
             for flight in _flights(decoded):
                 self._hand.lose(flight)
             return True
+        except TransactionLost:
+            for one in decoded:
+                self._hand.end(one.flight, one.index, RELEASED, started=started, duration=0.0)
+            return True
         except BaseException as raised:
             error = raised
         if error is not None and len(decoded) > 1:
@@ -201,7 +212,33 @@ class Attempts:
     async def _transact(
         self, flights: Sequence[Flight], body: Any, messages: Sequence[EventMessage], started: float
     ) -> None:
-        """The handler's writes and the settlement of its events commit together."""
+        """The handler's writes and the settlement of its events commit together.
+
+        A transaction whose connection broke, or could not be had, is begun again while we hold the claims. Raises
+        TransactionLost when we do no longer.
+        """
+        backoff = Backoff(LINK_PAUSE, LINK_PAUSE_LIMIT)
+        losses = 0
+        while True:
+            try:
+                await self._transact_once(flights, body, messages, started)
+            except TransactionLost as lost:
+                losses += lost.was_called
+                if losses == MAX_LOSSES:
+                    raise lost.error from None
+                if not backoff.tries:
+                    logger.warning(
+                        "%s: the transaction was lost, and is begun again: %s", self._listener.name, lost.error
+                    )
+                await asyncio.sleep(backoff.next())
+                if not all(flight.may_begin(now()) for flight in flights):
+                    raise
+            else:
+                return
+
+    async def _transact_once(
+        self, flights: Sequence[Flight], body: Any, messages: Sequence[EventMessage], started: float
+    ) -> None:
         settling = _Settling(self, flights, started=started, events=len(messages))
         try:
             await self._executor.run_in_transaction(

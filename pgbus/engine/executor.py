@@ -8,14 +8,16 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import Executor as Threads
+from contextlib import contextmanager
 from typing import Any, TypeAlias, TypeVar
 
 from pgbus import threads as in_threads
 from pgbus.adapters import AsyncExecutor, SyncExecutor
-from pgbus.adapters.transactions import Transactions, is_ended
+from pgbus.adapters.transactions import TransactionLost, Transactions, is_ended
 from pgbus.errors import HandlerTimeoutError, HandlerTransactionError
+from pgbus.faults import is_passing
 from pgbus.handlers import ContextMarker
 from pgbus.messages import EventMessage
 from pgbus.middleware import Middleware
@@ -89,6 +91,32 @@ class Context(ContextMarker):
         return self._publish_sync(event, **options)
 
 
+class _Call:
+    """Whether the handler was called before its transaction was lost; a timeout before that was not its own."""
+
+    has_begun = False
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, TransactionLost):
+            error.was_called = self.has_begun
+        elif isinstance(error, HandlerTimeoutError) and not self.has_begun:
+            raise TransactionLost(error) from error
+
+
+@contextmanager
+def _before_the_handler() -> Iterator[None]:
+    """Take what the server refuses for now, such as a lock, for no failure of a handler that was not called yet."""
+    try:
+        yield
+    except Exception as error:
+        if is_passing(error):
+            raise TransactionLost(error) from error
+        raise
+
+
 class Executor:
     """Calls the handler of one listener."""
 
@@ -131,24 +159,46 @@ class Executor:
         begin_sync: Callable[[SyncExecutor], None],
         settle_sync: Callable[[SyncExecutor], None],
     ) -> None:
-        """Handle with an open transaction, in which `begin` ran before the handler and `settle` after it."""
+        """Handle with an open transaction, in which `begin` ran before the handler and `settle` after it.
+
+        Raises TransactionLost for what was not the handler's failure.
+        """
         kind = self._listener.signature.connection_kind or ""
-        if kind != "sqlalchemy_sync":
+        call = _Call()
+        with call:
+            if kind == "sqlalchemy_sync":
+                await self._run_in_threads_transaction(
+                    body, events, attempt, call=call, begin=begin_sync, settle=settle_sync
+                )
+                return
             async with self._transactions.begin(kind) as (connection, executor):
-                await begin(executor)
+                with _before_the_handler():
+                    await begin(executor)
+                call.has_begun = True
                 await self._call(body, events, attempt, connection)
                 if is_ended(connection):
                     raise HandlerTransactionError
                 await settle(executor)
-            return
 
+    async def _run_in_threads_transaction(
+        self,
+        body: Any,
+        events: Sequence[EventMessage],
+        attempt: int,
+        *,
+        call: _Call,
+        begin: Callable[[SyncExecutor], None],
+        settle: Callable[[SyncExecutor], None],
+    ) -> None:
         def transact(handle: Callable[[Any], T]) -> T:
             with self._transactions.begin_sync() as (session, executor):
-                begin_sync(executor)
+                with _before_the_handler():
+                    begin(executor)
+                call.has_begun = True
                 value = handle(session)
                 if is_ended(session):
                     raise HandlerTransactionError
-                settle_sync(executor)
+                settle(executor)
                 return value
 
         if self._middleware.is_used:
