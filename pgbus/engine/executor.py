@@ -92,7 +92,7 @@ class Context(ContextMarker):
 
 
 class _Call:
-    """Whether the handler was called before its transaction was lost; a timeout before that was not its own."""
+    """Whether the handler was called before its transaction was lost."""
 
     has_begun = False
 
@@ -102,8 +102,6 @@ class _Call:
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if isinstance(error, TransactionLost):
             error.was_called = self.has_begun
-        elif isinstance(error, HandlerTimeoutError) and not self.has_begun:
-            raise TransactionLost(error) from error
 
 
 @contextmanager
