@@ -22,6 +22,7 @@ from pgbus.errors import DatabaseUnreachableError
 from pgbus.faults import is_link_error
 from pgbus.messages import EventMessage
 from pgbus.sql import Statement, load
+from pgbus.sql.rights import missing_right
 
 # Seconds. A statement of ours takes milliseconds; one that takes this long waits on a link that is dead.
 COMMAND_TIMEOUT = 60.0
@@ -222,9 +223,12 @@ class Store:
         return self._statements[name]
 
     async def fetch(self, name: str, /, **values: object) -> list[Any]:
-        """Run a named statement."""
+        """Run a named statement; raises PrivilegeError for one that this user may not run."""
         statement = self._statements[name]
-        return await self._runner.fetch(statement.asyncpg, *statement.arguments(values))
+        try:
+            return await self._runner.fetch(statement.asyncpg, *statement.arguments(values))
+        except asyncpg.InsufficientPrivilegeError as error:
+            raise missing_right(statement, error) from error
 
     async def run(self, name: str, values: dict[str, object]) -> list[Any]:
         """`fetch` for whoever is given it as a `Run`."""

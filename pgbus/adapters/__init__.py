@@ -19,8 +19,9 @@ class AsyncExecutor(Protocol):
     async def fetch(self, statement: Statement, values: Mapping[str, object]) -> Sequence[Sequence[Any]]:
         """Run one statement and return its rows; none for a statement that returns nothing.
 
-        Raises TransactionAbortedError when an earlier statement has failed in the transaction, and
-        ConnectionUnusableError when the connection is closed; other errors of the driver come as they are.
+        Raises TransactionAbortedError when an earlier statement has failed in the transaction,
+        ConnectionUnusableError when the connection is closed, and PrivilegeError for what its user may not do; other
+        errors of the driver come as they are.
         """
         ...
 

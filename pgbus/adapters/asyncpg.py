@@ -10,6 +10,7 @@ from asyncpg.pool import PoolConnectionProxy
 
 from pgbus.adapters import connection_closed, transaction_aborted
 from pgbus.sql import Statement
+from pgbus.sql.rights import missing_right
 
 
 class AsyncpgExecutor:
@@ -26,6 +27,8 @@ class AsyncpgExecutor:
             rows: list[Any] = await self._connection.fetch(statement.asyncpg, *statement.arguments(values))
         except asyncpg.InFailedSQLTransactionError as error:
             raise transaction_aborted(error) from error
+        except asyncpg.InsufficientPrivilegeError as error:
+            raise missing_right(statement, error) from error
         except asyncpg.InternalClientError as error:
             # The server closed it, and the driver is half way through noticing that.
             raise connection_closed(error) from error

@@ -14,6 +14,7 @@ from psycopg.rows import tuple_row
 
 from pgbus.adapters import connection_closed, transaction_aborted
 from pgbus.sql import Statement
+from pgbus.sql.rights import missing_right
 
 _ARRAY = re.compile(r"%\((\w+)\)s AS ([a-z ]+\[\])")
 
@@ -30,7 +31,7 @@ class PsycopgExecutor:
         """Run one statement and return its rows."""
         # Not `connection.cursor()`, which makes whatever kind the user has chosen.
         cursor = psycopg.Cursor(self._connection, row_factory=tuple_row)
-        with _errors_told_apart(self._connection):
+        with _errors_told_apart(self._connection, statement):
             cursor.execute(_query(statement.psycopg), values)
             return cursor.fetchall() if _has_rows(cursor, statement) else []
 
@@ -46,7 +47,7 @@ class PsycopgAsyncExecutor:
     async def fetch(self, statement: Statement, values: Mapping[str, object]) -> Sequence[Sequence[Any]]:
         """Run one statement and return its rows."""
         cursor = psycopg.AsyncCursor(self._connection, row_factory=tuple_row)
-        with _errors_told_apart(self._connection):
+        with _errors_told_apart(self._connection, statement):
             await cursor.execute(_query(statement.psycopg), values)
             return await cursor.fetchall() if _has_rows(cursor, statement) else []
 
@@ -69,7 +70,9 @@ def _has_rows(cursor: psycopg.Cursor[Any] | psycopg.AsyncCursor[Any], statement:
 
 
 @contextmanager
-def _errors_told_apart(connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]) -> Iterator[None]:
+def _errors_told_apart(
+    connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any], statement: Statement
+) -> Iterator[None]:
     # Known here already, and in a pipeline it would come to light only when the user's pipeline is read.
     if connection.info.transaction_status is TransactionStatus.INERROR:
         raise transaction_aborted("the connection waits for a rollback")
@@ -77,6 +80,8 @@ def _errors_told_apart(connection: psycopg.Connection[Any] | psycopg.AsyncConnec
         yield
     except (psycopg.errors.InFailedSqlTransaction, psycopg.errors.PipelineAborted) as error:
         raise transaction_aborted(error) from error
+    except psycopg.errors.InsufficientPrivilege as error:
+        raise missing_right(statement, error) from error
     except psycopg.Error as error:
         if connection.closed:
             raise connection_closed(error) from error

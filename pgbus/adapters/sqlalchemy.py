@@ -17,8 +17,7 @@ from sqlalchemy.orm import Session, scoped_session
 from pgbus.adapters import connection_closed, transaction_aborted
 from pgbus.errors import ConnectionUnusableError
 from pgbus.sql import Statement
-
-_IN_FAILED_TRANSACTION = "25P02"
+from pgbus.sql.rights import missing_right
 
 
 class AsyncConnectionExecutor:
@@ -31,7 +30,7 @@ class AsyncConnectionExecutor:
 
     async def fetch(self, statement: Statement, values: Mapping[str, object]) -> Sequence[Sequence[Any]]:
         """Run one statement and return its rows."""
-        with _errors_told_apart():
+        with _errors_told_apart(statement):
             query = _query(self._connection.dialect, statement, values)
             return _rows(await self._connection.exec_driver_sql(*query))
 
@@ -46,7 +45,7 @@ class AsyncSessionExecutor:
 
     async def fetch(self, statement: Statement, values: Mapping[str, object]) -> Sequence[Sequence[Any]]:
         """Run one statement and return its rows."""
-        with _errors_told_apart():
+        with _errors_told_apart(statement):
             # Each time anew: this is what makes a session begin, and begin_nested() send its SAVEPOINT.
             connection = await self._session.connection()
         return await AsyncConnectionExecutor(connection).fetch(statement, values)
@@ -62,7 +61,7 @@ class ConnectionExecutor:
 
     def fetch(self, statement: Statement, values: Mapping[str, object]) -> Sequence[Sequence[Any]]:
         """Run one statement and return its rows."""
-        with _errors_told_apart():
+        with _errors_told_apart(statement):
             return _rows(self._connection.exec_driver_sql(*_query(self._connection.dialect, statement, values)))
 
 
@@ -76,7 +75,7 @@ class SessionExecutor:
 
     def fetch(self, statement: Statement, values: Mapping[str, object]) -> Sequence[Sequence[Any]]:
         """Run one statement and return its rows."""
-        with _errors_told_apart():
+        with _errors_told_apart(statement):
             connection = self._session.connection()
         return ConnectionExecutor(connection).fetch(statement, values)
 
@@ -102,7 +101,7 @@ def _rows(result: CursorResult[Any]) -> Sequence[Sequence[Any]]:
 
 
 @contextmanager
-def _errors_told_apart() -> Iterator[None]:
+def _errors_told_apart(statement: Statement) -> Iterator[None]:
     try:
         yield
     except exc.PendingRollbackError as error:
@@ -116,6 +115,10 @@ def _errors_told_apart() -> Iterator[None]:
     except exc.DBAPIError as error:
         if error.connection_invalidated:
             raise connection_closed(error.orig or error) from error
-        if getattr(error.orig, "sqlstate", None) == _IN_FAILED_TRANSACTION:
-            raise transaction_aborted(error.orig or error) from error
-        raise
+        match getattr(error.orig, "sqlstate", None):
+            case "25P02":
+                raise transaction_aborted(error.orig or error) from error
+            case "42501":
+                raise missing_right(statement, error.orig or error) from error
+            case _:
+                raise

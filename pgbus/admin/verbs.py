@@ -36,6 +36,7 @@ from pgbus.messages import EventMessage
 from pgbus.migrate import check_async
 from pgbus.migrate.sessions import Connection, session
 from pgbus.schema import Schema, Stored
+from pgbus.sql.rights import missing_right
 
 EVERY_EVENT = EventFilter()
 EVERY_DEAD_LETTER = DeadFilter()
@@ -189,7 +190,10 @@ class Admin:
 
     async def _fetch(self, name: str, **values: object) -> Sequence[asyncpg.Record]:
         statement = self._statements[name]
-        return await self._connection.fetch(statement.asyncpg, *statement.arguments(values))
+        try:
+            return await self._connection.fetch(statement.asyncpg, *statement.arguments(values))
+        except asyncpg.InsufficientPrivilegeError as error:
+            raise missing_right(statement, error) from error
 
     @asynccontextmanager
     async def _change(self) -> AsyncIterator[None]:

@@ -24,6 +24,7 @@ from pgbus.errors import (
     InvalidArguments,
     InvalidEventError,
     InvalidSchema,
+    PrivilegeError,
     RemoteSchemasNotLoaded,
     SchemaNotFound,
     UnknownApi,
@@ -191,7 +192,7 @@ class Catalog:
     async def _load_for_check(self, run: Run) -> None:
         try:
             await self.load(run)
-        except asyncpg.PostgresError as error:  # such as a role that may call and not read schemas
+        except (asyncpg.PostgresError, PrivilegeError) as error:  # such as a user who may call and not read schemas
             if is_link_error(error):
                 raise
             logger.warning("calls are not checked here, as the stored schemas cannot be read: %s", error)
@@ -320,7 +321,7 @@ class Catalog:
             declared = self.declare(procedures=())
             if not self._publication.covers(declared):
                 await self.publish(declared, run=run)
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
+        except (asyncpg.PostgresError, PrivilegeError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
             logger.info("the schemas of events could not be stored: %s", error)
 
 

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
-from pgbus.errors import SchemaVersionError
-from pgbus.migrate.sessions import Connection, privileges_told, run_blocking, session
+import asyncpg
+
+from pgbus.errors import PrivilegeError, SchemaVersionError
+from pgbus.migrate.sessions import Connection, run_blocking, session
 from pgbus.sql import DEFAULT_NAMESPACE, quote_identifier
 
 VERSION_TABLE = "alembic_version"
@@ -64,8 +66,14 @@ def check(dsn: str | None, *, namespace: str = DEFAULT_NAMESPACE) -> None:
 
 async def check_async(connection: Connection, *, namespace: str = DEFAULT_NAMESPACE) -> None:
     """The same over a connection that is open already."""
-    with privileges_told():
+    try:
         found = await read_revision(connection, namespace=namespace)
+    except asyncpg.InsufficientPrivilegeError as error:
+        roles = ", ".join(f"{namespace}_{role}" for role in ("publisher", "caller", "worker", "reader"))
+        raise PrivilegeError(
+            f"{error}: this user may not use the bus of namespace {namespace!r}; grant it one of the roles {roles}, "
+            "after `pgbus db roles` if they are not there yet"
+        ) from error
     if fault := find_fault(found, known=revisions(), namespace=namespace):
         raise SchemaVersionError(fault)
 

@@ -27,6 +27,7 @@ class Statement:
 
     name: str
     text: str
+    namespace: str = DEFAULT_NAMESPACE
     parameters: tuple[str, ...] = field(init=False)
     asyncpg: str = field(init=False)
     psycopg: str = field(init=False)
@@ -78,5 +79,5 @@ def load(namespace: str = DEFAULT_NAMESPACE) -> Mapping[str, Statement]:
         for name, text in parse(path.read_text(encoding="utf-8")).items():
             if name in statements:
                 raise ValueError(f"two SQL statements are named {name}")
-            statements[name] = Statement(name, in_namespace(text, namespace))
+            statements[name] = Statement(name, in_namespace(text, namespace), namespace)
     return statements

@@ -12,6 +12,7 @@ import pytest
 import pgbus
 from pgbus import migrate, sql
 from pgbus.errors import PrivilegeError, SchemaVersionError
+from pgbus.sql import rights
 from tests.migrations.conftest import PASSWORD, dsn_of_user
 from tests.support import DatabaseServer
 from tests.support.workers import running
@@ -24,12 +25,6 @@ VIEWS = (
     "timetable", "schedule_history",
 )  # fmt: skip
 SIZE = 1_000_000_000
-# What the commands run that show and change nothing.
-READING = (
-    "describe_bus", "list_workers", "list_listeners", "find_events", "find_calls", "read_log_head", "find_position_at",
-    "match_dead_letters", "read_dead_letters", "list_listener_names", "load_schemas", "list_schemas", "list_schedules",
-    "list_schedule_runs",
-)  # fmt: skip
 READ = (
     "outbox", "events", "history", "listeners", "subscriptions", "dead_letters", "workers", "rpc_requests", "schemas",
     "alembic_version",
@@ -329,21 +324,10 @@ async def test_a_worker_runs_the_bus(bus: Bus) -> None:
 @pytest.mark.parametrize(
     ("role", "names"),
     [
-        ("publisher", ("insert_event", "insert_events", "insert_events_once", "publish_schemas", "load_schemas")),
-        (
-            "caller",
-            (
-                "find_servers",
-                "post_requests",
-                "notify",
-                "withdraw_requests",
-                "fetch_responses",
-                "fail_lost_calls",
-                "load_schemas",
-            ),
-        ),
+        ("publisher", tuple(rights.PUBLISHER)),
+        ("caller", (*rights.CALLER, "notify", "load_schemas")),
         ("worker", tuple(sql.load())),
-        ("reader", READING),
+        ("reader", (*rights.READER, "load_schemas")),
         ("admin", tuple(sql.load())),
     ],
 )
