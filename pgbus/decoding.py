@@ -5,7 +5,7 @@ What a listener is declared for, and what its handler takes, must fit: that is j
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, MutableSequence, MutableSet, Sequence, Set
 from datetime import date, time, timedelta
 from decimal import Decimal
 from enum import Enum
@@ -23,6 +23,7 @@ Decode: TypeAlias = Callable[[EventMessage], Any]
 
 _SCALARS = (str, int, float, complex, bytes, bytearray, date, time, timedelta, UUID, Decimal, Enum)
 _ARRAYS = (list, tuple, set, frozenset)
+_ABSTRACT_ARRAYS = (Sequence, MutableSequence, Set, MutableSet)
 
 
 class EventDecoder:
@@ -151,7 +152,7 @@ def _is_array(member: Any) -> bool:
     cls = class_of(member)
     if cls is None or is_named_tuple(cls):
         return False
-    return issubclass(cls, _ARRAYS) or (issubclass(list, cls) and not issubclass(dict, cls))
+    return cls in _ABSTRACT_ARRAYS or issubclass(cls, _ARRAYS)
 
 
 def _takes_objects(member: Any) -> bool:

@@ -9,7 +9,7 @@ import functools
 import inspect
 import sys
 import typing
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, MutableSequence, Reversible, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -27,6 +27,9 @@ CONNECTIONS = {
     ("sqlalchemy.ext.asyncio.session", "AsyncSession"): "sqlalchemy_async",
     ("sqlalchemy.orm.session", "Session"): "sqlalchemy_sync",
 }
+
+# What a batch, which is a list, may be annotated as.
+_LISTS = (list, MutableSequence, Sequence, Reversible, Collection, Iterable)
 
 
 class ContextMarker:
@@ -176,7 +179,7 @@ def _element_type(handler: Handler, annotation: Any) -> Any:
     origin, arguments = typing.get_origin(hint) or hint, typing.get_args(hint)
     if annotation is None or hint is Any:
         return None
-    if isinstance(origin, type) and issubclass(list, origin) and len(arguments) <= 1:  # list, Sequence, Iterable, ...
+    if origin in _LISTS:
         return arguments[0] if arguments else None
     raise ConfigurationError(f"handler {describe(handler)} takes a batch: annotate its events as list[...]")
 

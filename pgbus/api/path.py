@@ -105,12 +105,14 @@ class BusPath:
     @property
     def parameter_schema(self) -> dict[str, Any]:
         """The JSON Schema of the arguments of the event or procedure; raises SchemaNotFound."""
+        self._refuse_root()
         found: dict[str, Any] = self._client.schema.get_event_or_rpc_schema(*self._split())["parameters"]
         return found
 
     @property
     def response_schema(self) -> dict[str, Any]:
         """The JSON Schema of the procedure's result; raises SchemaNotFound."""
+        self._refuse_root()
         found: dict[str, Any] = self._client.schema.get_rpc_schema(*self._split())["response"]
         return found
 
@@ -147,6 +149,10 @@ class BusPath:
             raise InvalidName("a bus by itself is neither an event nor a procedure: name one, as in `bus.api.name`")
         *api_words, name = self._words
         return ".".join(api_words), name
+
+    def _refuse_root(self) -> None:
+        if not self._words:  # what looks at all attributes of a bus is not to fail
+            raise AttributeError("a bus by itself has no schema of a name")
 
     def _refuse_positional(self, args: tuple[object, ...]) -> None:
         if args:

@@ -23,7 +23,19 @@ from uuid import UUID
 import msgspec
 
 from pgbus.errors import InvalidEventError
-from pgbus.values.annotations import EMPTY, Shape, bare, class_of, declared_type, is_pydantic, members_of, shape_of
+from pgbus.values.annotations import (
+    EMPTY,
+    Shape,
+    bare,
+    class_of,
+    declared_type,
+    is_alias,
+    is_pydantic,
+    is_recursive,
+    members_of,
+    shape_of,
+    value_of,
+)
 from pgbus.values.codec import encode
 
 logger = logging.getLogger("pgbus")
@@ -164,6 +176,8 @@ class _Generator:
             return {}
 
     def _schema(self, hint: Any) -> Schema:
+        if is_alias(hint) and is_recursive(hint):
+            return self._reference(hint, lambda: self._schema(value_of(hint)))
         hint = bare(hint)
         members = list(members_of(hint))
         if len(members) != 1:
@@ -191,7 +205,7 @@ class _Generator:
             return dict(_SCALARS[cls])
         if isinstance(cls, type) and issubclass(cls, enum.Enum):
             return self._reference(cls, lambda: {"title": cls.__name__, **_values(member.value for member in cls)})
-        if is_pydantic(cls) or "__pydantic_validator__" in vars(cls):
+        if is_pydantic(cls) or (cls is not None and "__pydantic_validator__" in vars(cls)):
             return self._reference(cls, lambda: self._pydantic(cls))
         shape = shape_of(hint)
         if shape is not None:
@@ -285,7 +299,7 @@ class _Generator:
         if name is None:
             name = _plain(_name(cls))
             if name in self.definitions:
-                name = _plain(f"{cls.__module__}.{cls.__qualname__}")
+                name = _plain(f"{cls.__module__}.{getattr(cls, '__qualname__', cls.__name__)}")
             self._names[cls] = name
             self.definitions[name] = {}  # taken, should the class hold itself
             self.definitions[name] = make()

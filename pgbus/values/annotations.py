@@ -20,6 +20,8 @@ from uuid import UUID
 
 import msgspec
 
+from pgbus.errors import ConfigurationError
+
 EMPTY = inspect.Parameter.empty
 
 Kind: TypeAlias = Literal["named tuple", "dataclass", "attrs class", "Struct", "TypedDict"]
@@ -80,12 +82,52 @@ def bare(hint: Any) -> Any:
             hint = hint.__supertype__
         elif isinstance(hint, TypeVar):
             hint = Any if hint.__bound__ is None else hint.__bound__
-        elif type(hint).__name__ == "TypeAliasType":  # `type X = ...` of Python 3.12
-            hint = hint.__value__
+        elif is_alias(hint):
+            hint = value_of(hint)
         elif hint is EMPTY or hint is object:
             return Any
         else:
             return NoneType if hint is None else hint
+
+
+def is_alias(hint: Any) -> bool:
+    """Whether it is a `type X = ...` of Python 3.12, or one with parameters that are given."""
+    return type(typing.get_origin(hint) or hint).__name__ == "TypeAliasType"
+
+
+def value_of(alias: Any) -> Any:
+    """What an alias stands for; raises ConfigurationError for one that is a member of itself."""
+    _refuse_circle(alias, ())
+    return _value_of(alias)
+
+
+def _value_of(alias: Any) -> Any:
+    origin = typing.get_origin(alias)
+    if origin is None:
+        return alias.__value__
+    return _filled(origin.__value__, dict(zip(origin.__type_params__, typing.get_args(alias), strict=False)))
+
+
+def _refuse_circle(hint: Any, within: tuple[Any, ...]) -> None:
+    for member in members_of(hint):
+        if member in within:
+            raise ConfigurationError(f"the type {member} is a member of itself, so that it says nothing")
+        if is_alias(member):
+            _refuse_circle(_value_of(member), (*within, member))
+
+
+def is_recursive(alias: Any) -> bool:
+    """Whether an alias has parts of its own kind, as JSON has; its value can then not be written out."""
+    seen: list[Any] = []
+    unseen = [_value_of(alias)]
+    while unseen:
+        part = unseen.pop()
+        if part == alias:
+            return True
+        if part not in seen:
+            seen.append(part)
+            unseen += [_value_of(part)] if is_alias(part) else typing.get_args(part)
+    return False
 
 
 def members_of(hint: Any) -> Iterator[Any]:

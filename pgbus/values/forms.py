@@ -173,7 +173,14 @@ def _open_fields(cls: Any, within: frozenset[type]) -> list[str]:
     except Exception:  # annotations that only a type checker can resolve
         attributes = [attribute.name for attribute in getattr(cls, "__attrs_attrs__", ())]
         return [*getattr(cls, "__struct_fields__", ()), *getattr(cls, "__dataclass_fields__", ()), *attributes]
-    return [field.name for field in shape.fields if not _is_plain(field.hint, within)] if shape else []
+    return [field.name for field in shape.fields if not _is_plain_throughout(field.hint, within)] if shape else []
+
+
+def _is_plain_throughout(hint: Any, within: frozenset[type]) -> bool:
+    try:
+        return _is_plain(hint, within)
+    except RecursionError:  # an alias that has parts of its own kind
+        return False
 
 
 def _is_plain(hint: Any, within: frozenset[type]) -> bool:

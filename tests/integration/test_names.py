@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import pytest
@@ -92,12 +93,16 @@ def test_a_bus_is_a_path_without_words(here: pgbus.Bus) -> None:
 
 
 async def test_a_bus_by_itself_is_neither_fired_nor_called_nor_listened_to(here: pgbus.Bus) -> None:
-    for use in (here.fire, here, lambda: here.listen(print), lambda: here.parameter_schema):
+    for use in (here.fire, here, lambda: here.listen(print)):
         with pytest.raises(pgbus.InvalidName, match="neither an event nor a procedure"):
             use()
     for wait in (here.fire_async, here.call_async):
         with pytest.raises(pgbus.InvalidName, match="neither an event nor a procedure"):
             await wait()
+
+
+def test_all_attributes_of_a_bus_can_be_looked_at(here: pgbus.Bus) -> None:
+    assert {name for name, _ in inspect.getmembers(here)} >= {"call", "client", "fire", "response_schema"}
 
 
 async def test_start_hooks_get_the_bus_where_they_ask_for_it(bus: pgbus.Bus) -> None:

@@ -56,18 +56,41 @@ def parser(hint: Any) -> Callable[[str], Any]:
     return lambda text: cast(decode(text))
 
 
+class _Pending:
+    """Stands for the cast of a type while that is made: the type has parts of its own kind."""
+
+    def __init__(self, hint: Any) -> None:
+        self.hint = hint
+        self.made: Cast | None = None
+
+    def __call__(self, value: Any) -> Any:
+        assert self.made is not None
+        return self.made(value)
+
+
 class _Plan:
     """Makes the casts of one type, those of each class in it once: a class may have fields of itself."""
 
     def __init__(self, *, strict: bool) -> None:
         self._strict = strict
         self._objects: dict[Any, ObjectCast] = {}
+        self._pending: list[_Pending] = []
 
     def cast(self, hint: Any) -> Cast:
         """What `caster` returns."""
         hint = bare(hint)
         if not (is_ours(hint) or self._is_lenient_in(hint)):
             return self._by_msgspec(hint)
+        if pending := next((one for one in self._pending if one.hint == hint), None):
+            return pending
+        self._pending.append(pending := _Pending(hint))
+        try:
+            pending.made = self._of_type(hint)
+        finally:
+            self._pending.pop()
+        return pending.made
+
+    def _of_type(self, hint: Any) -> Cast:
         members = tuple(members_of(hint))
         if len(members) > 1:
             return self._union([member for member in members if member is not msgspec.UnsetType])
@@ -75,6 +98,11 @@ class _Plan:
             return one_of(typing.get_args(hint))
         if typing.get_origin(hint) is Annotated:
             return self._constrained(hint)
+        if isinstance(hint, typing.ForwardRef):
+            raise TypeError(
+                f"{hint.__forward_arg__!r} stands within itself; write it with a `type` statement (of Python 3.12), as "
+                "a class, or Any in its place"
+            )
         cls = class_of(hint)
         if cls is None:
             raise TypeError(f"nothing can be cast to {hint!r}")

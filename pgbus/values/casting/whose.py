@@ -64,7 +64,7 @@ def is_foreign(cls: type) -> bool:
         return False
     try:
         return isinstance(msgspec.inspect.type_info(cls), msgspec.inspect.CustomType)
-    except (TypeError, NameError):
+    except (TypeError, NameError, RecursionError):
         return False
 
 
@@ -103,10 +103,10 @@ def _implies_none(cls: type) -> bool:
 
 
 def is_known(hint: Any) -> bool:
-    """Whether msgspec takes the type."""
+    """Whether msgspec takes the type, which it does not if an alias in it is recursive."""
     try:
         msgspec.json.Decoder(hint, dec_hook=_refuse)
-    except TypeError:
+    except (TypeError, RecursionError):
         return False
     return True
 
