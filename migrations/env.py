@@ -1,11 +1,5 @@
-"""Run by Alembic for every verb of `pgbus.migrate`, which opens the transaction, takes the lock and commits."""
+"""Never run: the verbs of `pgbus.migrate` take Alembic's revisions and no environment, for that is one per process."""
 
-from alembic import context
 from alembic.util import CommandError
 
-options = context.config.attributes.get("options")
-if options is None:
-    raise CommandError("databases are upgraded by `pgbus db upgrade`; Alembic's own command is for new revisions only")
-
-context.configure(**options)
-context.run_migrations()
+raise CommandError("databases are upgraded by `pgbus db upgrade`; Alembic's own command is for new revisions only")

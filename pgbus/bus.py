@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 import weakref
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
@@ -18,7 +19,7 @@ from pgbus import hooked, outbox
 from pgbus.adapters import AsyncExecutor, async_executor, sync_executor
 from pgbus.api import BusClient, BusPath
 from pgbus.api.life import Engine, RunnableWorker
-from pgbus.config import Config
+from pgbus.config import Config, home_of_caller
 from pgbus.declaring import ListenerOptions, TakesMany, TakesOne
 from pgbus.errors import CannotBlockHere, ConfigurationError, PublishTimeout
 from pgbus.features import check_features, read_features
@@ -158,8 +159,8 @@ class Bus(BusPath):
         plain (it then runs in a thread), and gets the event decoded into its annotation, which has to fit: it is the
         class itself, a parent class, a union with either, an EventMessage, or a type for the payload's JSON.
 
-        - `name`: the listener_name, under which events are kept for it and workers share its work; default: the
-          function's qualified name.
+        - `name`: the listener_name, under which events are kept for it and workers share its work, whatever service
+          they belong to; default: `{service_name}-` and the function's qualified name.
         - `start`: where a listener begins that was never registered before: "now" (default), "beginning", an aware
           datetime or a position of the log.
         - `concurrency`: events handled at once in one process; default 10.
@@ -195,6 +196,7 @@ class Bus(BusPath):
                     timeout=timeout,
                     on_poison=on_poison,
                     batch=batch,
+                    service_name=self.config.service_name,
                 )
             )
             return handler
@@ -587,6 +589,8 @@ def create(
     - `features`: what its workers do: run listeners (`"events"`), serve procedures (`"rpcs"`) and run what is on a
       schedule or in the background (`"tasks"`); default: the setting of that name, which is all of it.
     - `plugins`: these, and no others; default: those that are installed and enabled in the configuration.
+    - `service_name`: default, for a bus that a module's own code makes: the name of the project or folder in which that
+      module lies; so each service has a name of its own, and the same at each start.
     - `apis`: settings by API name, as in a file: `{"default": {"cast_values": False}, "auth": {"rpc_timeout": 1}}`.
 
     `flask`, of programs written for Lightbus, asks not to connect in the parent process of Flask's reloader. No bus
@@ -596,6 +600,8 @@ def create(
     """
     settings |= {"dsn": dsn, "namespace": namespace}
     loaded = _config(config, config_file, settings)
+    if home := home_of_caller(sys._getframe(1)):
+        loaded = loaded.at_home(home)
     return Bus(loaded, features=features, plugins=load_plugins(loaded) if plugins is None else plugins)
 
 

@@ -3,6 +3,7 @@
 PgbusError
 ├── ConfigurationError           a setting, a listener or an event class is wrong: raised at definition or start-up
 │   ├── DuplicateListenerName    two listeners of one process share a name
+│   ├── ListenerTakenError       a live worker of another service declares a listener of this name otherwise
 │   ├── DuplicateProcedureName   two procedures of one process share a name
 │   ├── InvalidEventListener     a handler that cannot be called with the arguments of its event
 │   │   └── NothingToListenFor   a listener of no event at all
@@ -76,6 +77,17 @@ class DuplicateListenerName(ConfigurationError):
             f"two listeners are named {listener_name!r}; a listener_name is the identity under which events are "
             "kept for a listener, so give one of them another name"
         )
+        self.listener_name = listener_name
+
+
+class ListenerTakenError(ConfigurationError):
+    """Give the two services names of their own (`service_name`), or the listener another name; or stop the other one.
+
+    Else each would be handed events that only the other one can handle.
+    """
+
+    def __init__(self, listener_name: str, conflict: str) -> None:
+        super().__init__(f"listener {listener_name!r} is taken: {conflict}")
         self.listener_name = listener_name
 
 
@@ -416,3 +428,7 @@ class Dead(Exception):
 
 class SuddenDeathException(Exception):
     """Raised by a procedure in a test, it is to the caller as if the worker had died: WorkerLost."""
+
+
+class NoTransactionWarning(RuntimeWarning):
+    """Publish in the transaction that writes your rows, before it ends; the message says what became of the event."""

@@ -15,7 +15,7 @@ from uuid import UUID
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
-from pgbus.adapters import async_executor
+from pgbus.adapters.asyncpg import AsyncpgExecutor
 from pgbus.config import Config
 from pgbus.errors import DatabaseUnreachableError, OutcomeUnknownError
 from pgbus.faults import is_link_error, sqlstate_of
@@ -78,7 +78,7 @@ class Publisher:
     async def execute(self, name: str, values: dict[str, object]) -> Sequence[Sequence[object]]:
         """Run one named statement in a transaction of its own."""
         async with self._connection() as connection:
-            return await async_executor(connection).fetch(self._statements[name], values)
+            return await AsyncpgExecutor(connection, is_ours=True).fetch(self._statements[name], values)
 
     async def connect(self) -> None:
         """Open the pool now; raises DatabaseUnreachableError, and SchemaVersionError."""
@@ -126,7 +126,7 @@ class Publisher:
 
     async def _run(self, pool: asyncpg.Pool, name: str, values: dict[str, object]) -> Sequence[Sequence[Any]]:
         async with borrow(pool) as connection:
-            return await async_executor(connection).fetch(self._statements[name], values)
+            return await AsyncpgExecutor(connection, is_ours=True).fetch(self._statements[name], values)
 
     async def _flush(self) -> None:
         while self._pending:
@@ -141,9 +141,9 @@ class Publisher:
                     if not future.done():
                         future.set_result(event_id)
 
-    async def _insert(self, connection: object, rows: Sequence[OutboxRow]) -> list[UUID]:
+    async def _insert(self, connection: PoolConnectionProxy[Any], rows: Sequence[OutboxRow]) -> list[UUID]:
         statement, values = insert(rows, self._statements, dedup_ttl=self._config.dedup_ttl)
-        return published_ids(rows, await async_executor(connection).fetch(statement, values))
+        return published_ids(rows, await AsyncpgExecutor(connection, is_ours=True).fetch(statement, values))
 
     async def _fail(self, waiting: Sequence[tuple[OutboxRow, asyncio.Future[UUID]]], error: Exception) -> None:
         """Let a row that the database refuses fail alone; when the link broke, nobody knows, and all are told so."""

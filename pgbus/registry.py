@@ -102,8 +102,13 @@ def make_listener(
     timeout: float | None,
     on_poison: OnPoison,
     batch: bool,
+    service_name: str = "",
 ) -> Listener:
-    """A listener from what `Bus.listener` was given; raises ConfigurationError naming what is wrong."""
+    """A listener from what `Bus.listener` was given; raises ConfigurationError naming what is wrong.
+
+    A name that is given is taken as it is. Else the service's name is part of it: in two services, a function of the
+    same name is another listener.
+    """
     signature = inspect_handler(handler, batch=batch)
     label = f"listener {name or describe(handler)!r}"
     decode = EventDecoder(signature.event_type, classes=[event for event in events if isinstance(event, type)])
@@ -117,7 +122,7 @@ def make_listener(
         signature=signature,
         decode=decode,
         reads=decode.reads,
-        name=name if name is not None else default_name(handler),
+        name=in_service(service_name, default_name(handler)) if name is None else name,
         start=start,
         concurrency=concurrency,
         batch_size=batch_size,
@@ -128,6 +133,11 @@ def make_listener(
         on_poison=on_poison,
         batch=batch,
     )
+
+
+def in_service(service_name: str, name: str) -> str:
+    """A name that is unique within a service, as one that is so in the database."""
+    return f"{service_name}-{name}" if service_name else name
 
 
 def build_listener(

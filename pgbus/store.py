@@ -23,6 +23,7 @@ from pgbus.faults import is_link_error
 from pgbus.messages import EventMessage
 from pgbus.sql import Statement, load
 from pgbus.sql.rights import missing_right
+from pgbus.topics import is_wildcard, pattern_regex
 
 # Seconds. A statement of ours takes milliseconds; one that takes this long waits on a link that is dead.
 COMMAND_TIMEOUT = 60.0
@@ -196,12 +197,18 @@ class Freeing:
 
 
 @dataclass(frozen=True, slots=True)
-class Registration:
-    """A listener's row, as registering found and left it."""
+class Registered:
+    """A listener's row, and what its options were before; None for a new one."""
 
     id: int
     is_new: bool
     old_options: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class SubscriptionChanges:
+    """Patterns that were added to a listener's subscriptions, and removed from them."""
+
     added: tuple[str, ...]
     removed: tuple[str, ...]
 
@@ -325,6 +332,7 @@ class Store:
         lease: float,
         suspects: bool,
         blocking: bool,
+        left_topics: Sequence[str] = (),
     ) -> list[Claim]:
         """Claim up to `limit` events from up to `rows` waiting runs, in pieces of at most `piece` events.
 
@@ -343,6 +351,7 @@ class Store:
             lease=lease,
             suspects=suspects,
             blocking=blocking,
+            left_topics=left_topics,
             claim_token=token,
         )
         return _claims(records, token=token, blocking=blocking)
@@ -371,15 +380,13 @@ class Store:
         self,
         *,
         listener_name: str,
-        patterns: Sequence[str],
-        regexes: Sequence[str | None],
         lanes: int | None,
         options: str,
         service: str,
         start_position: int | None,
         start_at: datetime | None,
-    ) -> Registration:
-        """Make a listener and its subscriptions known."""
+    ) -> Registered:
+        """Make a listener known, and lock its row."""
         row = await self.fetch_one(
             "register_listener",
             listener_name=listener_name,
@@ -389,15 +396,17 @@ class Store:
             start_position=start_position,
             start_at=start_at,
         )
-        changes = await self.fetch(
-            "replace_subscriptions", listener_id=row["id"], patterns=list(patterns), regexes=list(regexes)
+        return Registered(id=row["id"], is_new=row["is_new"], old_options=row["old_options"])
+
+    async def replace_subscriptions(self, listener_id: int, patterns: Sequence[str]) -> SubscriptionChanges:
+        """Make a listener's subscriptions these patterns."""
+        regexes = [pattern_regex(pattern) if is_wildcard(pattern) else None for pattern in patterns]
+        rows = await self.fetch(
+            "replace_subscriptions", listener_id=listener_id, patterns=list(patterns), regexes=regexes
         )
-        return Registration(
-            id=row["id"],
-            is_new=row["is_new"],
-            old_options=row["old_options"],
-            added=tuple(change["pattern"] for change in changes if change["change"] == "added"),
-            removed=tuple(change["pattern"] for change in changes if change["change"] == "removed"),
+        return SubscriptionChanges(
+            added=tuple(row["pattern"] for row in rows if row["change"] == "added"),
+            removed=tuple(row["pattern"] for row in rows if row["change"] == "removed"),
         )
 
 

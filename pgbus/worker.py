@@ -133,6 +133,11 @@ class Worker:
         try can mend.
         """
         self._bus.client.note_start(self)
+        if self._config.home and not self._config.service_name:
+            logger.warning(
+                "this service has no name, and no folder above %s tells one: set service_name, or else a listener of "
+                "the same name in another service shares its events", self._config.home,
+            )  # fmt: skip
         try:
             if await self._run_start_hooks():
                 try:
@@ -356,6 +361,7 @@ class Worker:
             "register_worker",
             name=self._config.process_name,
             service=self._config.service_name,
+            home=self._config.home,
             host=socket.gethostname(),
             pid=os.getpid(),
             version=version("pgbus"),
@@ -402,11 +408,11 @@ class Worker:
         pool, _, _ = self._engine
         known = {runner.listener.name for runner in self._runners.values()}
         for listener in self._listeners():
-            registration = await register_listener(listener, pool=pool, config=self._config)
-            if listener.name in known or registration.id in self._runners or listener.name in self._resting:
+            listener_id = await register_listener(listener, pool=pool, config=self._config, worker_id=self._worker_id)
+            if listener.name in known or listener_id in self._runners or listener.name in self._resting:
                 continue
-            runner = self._make_runner(listener, registration.id)
-            self._runners[registration.id] = runner
+            runner = self._make_runner(listener, listener_id)
+            self._runners[listener_id] = runner
             runner.start(ended=self._added.set)
         self._leader.catch_up()
 

@@ -1,5 +1,5 @@
 DROP VIEW pgbus.scheduled, pgbus.dead, pgbus.listener_lag, pgbus.pending, pgbus.event_history;
-DROP TABLE pgbus.partitions, pgbus.workers, pgbus.dead_letters, pgbus.deliveries, pgbus.subscriptions, pgbus.listeners,
+DROP TABLE pgbus.partitions, pgbus.workers, pgbus.dead_letters, pgbus.deliveries, pgbus.declarations, pgbus.subscriptions, pgbus.listeners,
            pgbus.history, pgbus.events, pgbus.dedup_keys, pgbus.outbox;
 DROP FUNCTION pgbus.open_partition(integer), pgbus.drop_partition(integer);
 DROP FUNCTION pgbus.outbox_before_insert();

@@ -205,6 +205,20 @@ CREATE TABLE pgbus.subscriptions (
     PRIMARY KEY (listener_id, pattern)
 );
 
+-- What a version of a service's code declares that a listener hears, and the workers that run it or did. What live
+-- workers declare stays subscribed, and so does what the newest version declared, while a restart of an older one may be
+-- part of its deploy.
+CREATE TABLE pgbus.declarations (
+    listener_id   integer     NOT NULL REFERENCES pgbus.listeners (id) ON DELETE CASCADE,
+    service       text        NOT NULL,
+    patterns      text[]      NOT NULL,
+    worker_ids    integer[]   NOT NULL,
+    first_seen_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    last_seen_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
+    CONSTRAINT declarations_patterns_are_some CHECK (cardinality(patterns) > 0)
+);
+CREATE INDEX declarations_listener ON pgbus.declarations (listener_id);
+
 -- A run of events, `first`..`last`, owed to a listener. `positions` lists them when the run has holes.
 -- waiting (no token) -> claimed (token, worker, lease) -> gone. A waiting row with `available_at` waits until then.
 CREATE TABLE pgbus.deliveries (
@@ -223,6 +237,8 @@ CREATE TABLE pgbus.deliveries (
     lease_expires_at timestamptz,
     blocked_key      text,
     last_error       text,
+    -- A worker that does not declare this topic left the event to those that do.
+    left_topic       text,
     CONSTRAINT deliveries_run_is_whole CHECK (
         first <= last AND events > 0
         AND CASE WHEN positions IS NULL THEN events = last - first + 1 ELSE events = cardinality(positions) END),
@@ -277,6 +293,8 @@ CREATE TABLE pgbus.workers (
     pid           integer     NOT NULL,
     version       text        NOT NULL,
     listeners     text[]      NOT NULL DEFAULT '{}',
+    -- The folder that its service has its name from; NULL where the name was given.
+    home          text,
     started_at    timestamptz NOT NULL DEFAULT now(),
     last_seen_at  timestamptz NOT NULL DEFAULT now(),
     leading_since timestamptz

@@ -9,6 +9,7 @@ import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
 from pgbus.adapters import connection_closed, transaction_aborted
+from pgbus.adapters.outside import warn_of_autocommit
 from pgbus.sql import Statement
 from pgbus.sql.rights import missing_right
 
@@ -16,13 +17,18 @@ from pgbus.sql.rights import missing_right
 class AsyncpgExecutor:
     """Runs statements on an asyncpg connection: in its transaction, or each in one of its own where there is none."""
 
-    __slots__ = ("_connection",)
+    __slots__ = ("_connection", "_is_ours")
 
-    def __init__(self, connection: asyncpg.Connection | PoolConnectionProxy) -> None:
+    def __init__(self, connection: asyncpg.Connection | PoolConnectionProxy, *, is_ours: bool = False) -> None:
         self._connection = connection
+        self._is_ours = is_ours  # then each statement is meant to be a transaction of its own
 
     async def fetch(self, statement: Statement, values: Mapping[str, object]) -> Sequence[Sequence[Any]]:
         """Run one statement and return its rows."""
+        if not (self._is_ours or self._is_closed() or self._connection.is_in_transaction()):
+            warn_of_autocommit(
+                "the asyncpg connection", begin="write both within `async with connection.transaction():`"
+            )
         try:
             rows: list[Any] = await self._connection.fetch(statement.asyncpg, *statement.arguments(values))
         except asyncpg.InFailedSQLTransactionError as error:

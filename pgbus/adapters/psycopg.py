@@ -13,6 +13,7 @@ from psycopg.pq import TransactionStatus
 from psycopg.rows import tuple_row
 
 from pgbus.adapters import connection_closed, transaction_aborted
+from pgbus.adapters.outside import warn_of_autocommit
 from pgbus.sql import Statement
 from pgbus.sql.rights import missing_right
 
@@ -76,6 +77,10 @@ def _errors_told_apart(
     # Known here already, and in a pipeline it would come to light only when the user's pipeline is read.
     if connection.info.transaction_status is TransactionStatus.INERROR:
         raise transaction_aborted("the connection waits for a rollback")
+    if connection.autocommit and connection.info.transaction_status is TransactionStatus.IDLE:
+        warn_of_autocommit(
+            "the psycopg connection (autocommit)", begin="write both within `with connection.transaction():`"
+        )
     try:
         yield
     except (psycopg.errors.InFailedSqlTransaction, psycopg.errors.PipelineAborted) as error:

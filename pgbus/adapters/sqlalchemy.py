@@ -15,6 +15,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_scoped_s
 from sqlalchemy.orm import Session, scoped_session
 
 from pgbus.adapters import connection_closed, transaction_aborted
+from pgbus.adapters.outside import warn_of_autocommit
+from pgbus.adapters.sessions import watching
 from pgbus.errors import ConnectionUnusableError
 from pgbus.sql import Statement
 from pgbus.sql.rights import missing_right
@@ -32,6 +34,7 @@ class AsyncConnectionExecutor:
         """Run one statement and return its rows."""
         with _errors_told_apart(statement):
             query = _query(self._connection.dialect, statement, values)
+            _warn_of_autocommit(self._connection.sync_connection)
             return _rows(await self._connection.exec_driver_sql(*query))
 
 
@@ -45,9 +48,10 @@ class AsyncSessionExecutor:
 
     async def fetch(self, statement: Statement, values: Mapping[str, object]) -> Sequence[Sequence[Any]]:
         """Run one statement and return its rows."""
-        with _errors_told_apart(statement):
+        session = self._session() if isinstance(self._session, async_scoped_session) else self._session
+        with _errors_told_apart(statement), watching(session.sync_session):
             # Each time anew: this is what makes a session begin, and begin_nested() send its SAVEPOINT.
-            connection = await self._session.connection()
+            connection = await session.connection()
         return await AsyncConnectionExecutor(connection).fetch(statement, values)
 
 
@@ -62,7 +66,9 @@ class ConnectionExecutor:
     def fetch(self, statement: Statement, values: Mapping[str, object]) -> Sequence[Sequence[Any]]:
         """Run one statement and return its rows."""
         with _errors_told_apart(statement):
-            return _rows(self._connection.exec_driver_sql(*_query(self._connection.dialect, statement, values)))
+            query = _query(self._connection.dialect, statement, values)
+            _warn_of_autocommit(self._connection)
+            return _rows(self._connection.exec_driver_sql(*query))
 
 
 class SessionExecutor:
@@ -75,8 +81,9 @@ class SessionExecutor:
 
     def fetch(self, statement: Statement, values: Mapping[str, object]) -> Sequence[Sequence[Any]]:
         """Run one statement and return its rows."""
-        with _errors_told_apart(statement):
-            connection = self._session.connection()
+        session = self._session() if isinstance(self._session, scoped_session) else self._session
+        with _errors_told_apart(statement), watching(session):
+            connection = session.connection()
         return ConnectionExecutor(connection).fetch(statement, values)
 
 
@@ -94,6 +101,16 @@ def _query(dialect: Dialect, statement: Statement, values: Mapping[str, object])
                 f"SQLAlchemy's {name}+{driver} cannot be used; "
                 "make the engine with postgresql+psycopg:// or, for async code, postgresql+asyncpg://"
             )
+
+
+def _warn_of_autocommit(connection: Connection | None) -> None:
+    """Warn of a connection whose statements commit by themselves, though SQLAlchemy speaks of a transaction."""
+    if connection is None or connection.closed or connection.invalidated:
+        return
+    if getattr(connection.connection.dbapi_connection, "autocommit", False) is True:
+        warn_of_autocommit(
+            "SQLAlchemy's connection (AUTOCOMMIT)", begin="take the isolation_level AUTOCOMMIT away from it"
+        )
 
 
 def _rows(result: CursorResult[Any]) -> Sequence[Sequence[Any]]:

@@ -27,7 +27,7 @@ from pgbus.hooks import Hooks
 from pgbus.messages import VERSION_HEADER, EventMessage
 from pgbus.options import NAME, check_options, given_options
 from pgbus.procedures import make_procedure
-from pgbus.registry import Registry, build_listener
+from pgbus.registry import Registry, build_listener, in_service
 from pgbus.store import Run
 from pgbus.topics import is_private
 
@@ -209,8 +209,8 @@ class BusClient(HookDecorators, Life, Tasking):
 
         - `listener`: takes the event's arguments by name, cast to its annotations. A first positional parameter that
           the event does not have gets the EventMessage; one annotated pgbus.Context, the Context.
-        - `listener_name`: the identity under which events are kept for it; with a `service_name` in the
-          configuration, `{service_name}-{listener_name}`. Default: the events' and the function's names.
+        - `listener_name`: the identity under which events are kept for it, within the service: in the database it is
+          `{service_name}-{listener_name}`. Default: the events' and the function's names.
         - `options`: those of `Bus.listener`, beside `name` and `batch`; `concurrency` is 1 here unless given. `since`
           is another way to say `start`: `"$"` is now, `"0"` the beginning, a `native_id` what follows it.
 
@@ -243,8 +243,7 @@ class BusClient(HookDecorators, Life, Tasking):
     def _listener_name(self, given: str | None, topics: Sequence[str], listener: Handler) -> str:
         check_options(f"a listener of {', '.join(topics)}", {"listener_name": NAME.or_none()}, {"listener_name": given})
         name = f"{','.join(topics)}:{default_name(listener)}" if given is None else given
-        service_name = self._config.service_name
-        return f"{service_name}-{name}" if service_name else name
+        return in_service(self._config.service_name, name)
 
     @property
     def topics(self) -> list[str]:

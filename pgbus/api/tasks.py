@@ -11,7 +11,7 @@ from pgbus.errors import ConfigurationError, InvalidSchedule
 from pgbus.features import check_features
 from pgbus.handlers import default_name
 from pgbus.options import NAME, check_options
-from pgbus.registry import Registry
+from pgbus.registry import Registry, in_service
 from pgbus.schedules import Schedule, make_background, make_task
 from pgbus.timetable import Cron, Every, Missed, Rule, check_missed, duration, read_job
 
@@ -87,10 +87,9 @@ class Tasking:
         def declare(function: F) -> F:
             task = make_task(function, client=self, bus=self._bus)
             own_name = default_name(function) if name is None else name
-            service_name = self._config.service_name
             self._registry.schedules.add(
                 Schedule(
-                    name=f"{service_name}-{own_name}" if service_name and own_name else own_name,
+                    name=in_service(self._config.service_name, own_name) if own_name else own_name,
                     rule=rule,
                     task=task,
                     missed=policy,

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from pgbus.admin import Admin, DeadFilter, DeadLetter
 from pgbus.cli.exits import fail
-from pgbus.cli.options import database_options, json_option, read_instant, read_pattern, with_admin
+from pgbus.cli.options import database_options, json_option, read_past, read_pattern, with_admin
 from pgbus.cli.output import clip, console, event_fields, indented, instant, number, print_json, table
 from pgbus.printable import on_one_line
 
@@ -30,7 +30,7 @@ def _filter_options(command: _Command) -> _Command:
     for option in (
         click.option(
             "--since",
-            type=read_instant,
+            type=read_past,
             metavar="INSTANT",
             help="Given up then or later: 2025-01-31T12:00, or 2h ago.",
         ),

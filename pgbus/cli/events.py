@@ -9,8 +9,9 @@ import rich_click as click
 from rich.text import Text
 
 from pgbus.admin import Condition, EventFilter, EventRecord
+from pgbus.cli.exits import fail
 from pgbus.cli.history import deliveries, follow_events
-from pgbus.cli.options import database_options, json_option, read_condition, read_instant, read_pattern, with_admin
+from pgbus.cli.options import database_options, json_option, read_condition, read_past, read_pattern, with_admin
 from pgbus.cli.output import clip, console, event_fields, instant, print_json
 from pgbus.printable import on_one_line
 
@@ -22,11 +23,11 @@ from pgbus.printable import on_one_line
 @click.option("--id", "event_id", type=click.UUID, help="The event with this id.")
 @click.option(
     "--since",
-    type=read_instant,
+    type=read_past,
     metavar="INSTANT",
     help="Logged then or later: 2025-01-31T12:00, or 2h ago.",
 )
-@click.option("--until", type=read_instant, metavar="INSTANT", help="Logged before then.")
+@click.option("--until", type=read_past, metavar="INSTANT", help="Logged before then.")
 @click.option("--after", type=int, help="Positions greater than this.")
 @click.option("--before", type=int, help="Positions less than this.")
 @click.option(
@@ -79,6 +80,8 @@ def events(
     records = with_admin(lambda admin: admin.find_events(wanted, limit=limit, newest_first=not oldest_first))
     for record in records:
         show(record)
+    if event_id and not records:
+        fail(f"no event {event_id} is in the log, or none that fits; a scheduled one enters it when it is due")
     if not (records or as_json):
         console().print("no events")
 

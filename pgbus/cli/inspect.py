@@ -23,7 +23,7 @@ from pgbus.admin import CallFilter, CallRecord, Condition, EventFilter, EventRec
 from pgbus.cli.exits import FAILED
 from pgbus.cli.history import deliveries, follow_events
 from pgbus.cli.loading import load_bus
-from pgbus.cli.options import database_options, load_config, pass_on, read_condition, read_instant, with_admin
+from pgbus.cli.options import database_options, load_config, pass_on, read_condition, read_past, with_admin
 from pgbus.cli.output import age, clip, console, encode_json, indented, instant, print_json, stored_json
 from pgbus.cli.remarks import Casting, Remark, Validation
 from pgbus.printable import on_one_line
@@ -65,8 +65,8 @@ def read_version(text: str) -> Condition:
     metavar="PATH OP VALUE",
     help="Argument: 'email=joe@example.com', 'address.city=London', 'age>=18'. Several: all must hold.",
 )
-@click.option("--since", type=read_instant, metavar="INSTANT", help="Logged then or later: 2025-01-31T12:00, or 2h.")
-@click.option("--until", type=read_instant, metavar="INSTANT", help="Logged before then.")
+@click.option("--since", type=read_past, metavar="INSTANT", help="Logged then or later: 2025-01-31T12:00, or 2h.")
+@click.option("--until", type=read_past, metavar="INSTANT", help="Logged before then.")
 @click.option("--owed-to", metavar="LISTENER", help="Events that this listener has yet to handle.")
 @click.option("--dead", is_flag=True, help="Events that a listener gave up on, and that are dead letters now.")
 @click.option("--calls", is_flag=True, help="Calls of procedures instead of events, until they are pruned.")

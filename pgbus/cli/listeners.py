@@ -9,7 +9,7 @@ import rich_click as click
 from rich.text import Text
 
 from pgbus.admin import Admin, ListenerStatus
-from pgbus.cli.options import change_each, database_options, json_option, read_instant, with_admin
+from pgbus.cli.options import change_each, database_options, json_option, read_past, with_admin
 from pgbus.cli.output import ago, console, number, print_json, table
 
 
@@ -70,7 +70,7 @@ def read_place(text: str) -> str | int | datetime:
     """Where in the log: `beginning`, `now`, a position, or an instant."""
     if text in ("beginning", "now"):
         return text
-    return int(text) if text.isdecimal() else read_instant(text)
+    return int(text) if text.isdecimal() else read_past(text)
 
 
 @listeners.command()

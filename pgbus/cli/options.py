@@ -24,7 +24,9 @@ from pgbus.topics import check_pattern
 _T = TypeVar("_T")
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
-_AGO = re.compile(r"(\d+(?:\.\d+)?)\s*([smhdw])(?:\s+ago)?")
+_SPAN = r"(\d+(?:\.\d+)?)\s*([smhdw])"
+_AGO = re.compile(rf"{_SPAN}(?:\s+ago)?")
+_AHEAD = re.compile(rf"(?:in\s+)?{_SPAN}")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
@@ -89,15 +91,26 @@ def change_each(names: Iterable[str], method: Callable[[Admin, str], Awaitable[N
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, one object per line.")
 
 
-def read_instant(text: str) -> datetime:
-    """An instant, from ISO 8601 (in UTC unless it says otherwise) or from so long ago: `90s`, `10m`, `2h`, `7d`."""
-    if found := _AGO.fullmatch(text.strip()):
-        return datetime.now(UTC) - timedelta(**{_UNITS[found[2]]: float(found[1])})
+def read_past(text: str) -> datetime:
+    """An instant of the past, from ISO 8601 (in UTC unless it says otherwise) or an age: `90s`, `10m`, `2h`, `7d`."""
+    return _instant(text, _AGO, sign=-1, relative="an age, as in 90s, 10m, 2h, 7d")
+
+
+def read_future(text: str) -> datetime:
+    """An instant to come, from ISO 8601 (in UTC unless it says otherwise) or a time from now: `90s`, `2h`, `in 7d`."""
+    return _instant(text, _AHEAD, sign=1, relative="a time from now, as in 90s, 10m, 2h, 7d")
+
+
+def _instant(text: str, span: re.Pattern[str], *, sign: int, relative: str) -> datetime:
     try:
+        if found := span.fullmatch(text.strip()):
+            return datetime.now(UTC) + sign * timedelta(**{_UNITS[found[2]]: float(found[1])})
         instant = datetime.fromisoformat(text)
+    except OverflowError:
+        raise click.BadParameter(f"{text!r} is beyond the years 1 to 9999") from None
     except ValueError:
         raise click.BadParameter(
-            f"{text!r} is neither ISO 8601, as in 2025-01-31T12:00, nor so long ago, as in 90s, 10m, 2h, 7d"
+            f"{text!r} is neither an instant in ISO 8601, as in 2025-01-31T12:00, nor {relative}"
         ) from None
     return instant if instant.tzinfo else instant.replace(tzinfo=UTC)
 

@@ -8,7 +8,7 @@ from datetime import datetime
 import rich_click as click
 
 from pgbus.cli.loading import create_bus
-from pgbus.cli.options import database_options, json_option, load_config, read_instant, read_json, read_pair
+from pgbus.cli.options import database_options, json_option, load_config, read_future, read_json, read_pair
 from pgbus.cli.output import event_fields, print_json
 from pgbus.messages import EventMessage
 
@@ -22,9 +22,9 @@ from pgbus.messages import EventMessage
 @click.option("--delay", type=click.FloatRange(min=0), metavar="SECONDS", help="Deliver so much later.")
 @click.option(
     "--deliver-at",
-    type=read_instant,
+    type=read_future,
     metavar="INSTANT",
-    help="Deliver then: 2025-01-31T12:00+01:00.",
+    help="Deliver then: 2025-01-31T12:00+01:00, or 2h from now.",
 )
 @click.option("--dedup-key", help="Publish only if no event was published under this key lately.")
 @json_option

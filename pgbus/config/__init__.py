@@ -5,6 +5,7 @@ It reads the environment and one file; what a setting does is up to the module t
 
 from pgbus.config.apis import ApiConfig
 from pgbus.config.files import has_variables
+from pgbus.config.home import home_of_caller
 from pgbus.config.schema import file_schema, or_variable
 from pgbus.config.settings import Config, LogFormat, LogLevel, Setting, hide_password
 
@@ -17,5 +18,6 @@ __all__ = [
     "file_schema",
     "has_variables",
     "hide_password",
+    "home_of_caller",
     "or_variable",
 ]

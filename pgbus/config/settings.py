@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import unquote, urlsplit
@@ -13,6 +13,7 @@ from urllib.parse import unquote, urlsplit
 from pgbus.config.about import DAY, About, about, check_name, checked, kinds, mapping, place, refusal, seconds
 from pgbus.config.apis import BUILT_IN, DEFAULT, SPELLINGS, ApiConfig, read_apis, resolve
 from pgbus.config.files import File, FromVariables, checked_root, fill, find_file, has_variables, read_file
+from pgbus.config.home import Home
 from pgbus.config.names import expand
 from pgbus.errors import ConfigurationError, UnsupportedUse
 from pgbus.features import FEATURES, read_features
@@ -49,8 +50,13 @@ class Config:
         "pgbus"
     )
     service_name: Annotated[
-        str, About("Service that this process belongs to; may have placeholders", 0, 255, "characters")
-    ] = ""
+        str,
+        About(
+            "Service that this process belongs to; may have placeholders; default: the project or folder of the module "
+            "that makes the bus",
+            0, 255, "characters",
+        ),
+    ] = ""  # fmt: skip
     process_name: Annotated[
         str, About("Name of this process in history; may have placeholders", 1, 255, "characters")
     ] = "{hostname}-{pid}"
@@ -100,6 +106,8 @@ class Config:
     plugins: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
     """Options by plugin name, as they were given."""
     sources: Mapping[str, str] = field(default_factory=dict, compare=False)
+    home: str | None = field(default=None, compare=False)
+    """The folder that the service has its name from; None where the name was given, or there is no such folder."""
 
     def __post_init__(self) -> None:
         for name in kinds(Config):
@@ -144,6 +152,13 @@ class Config:
         merged.note_inheritance()
         return cls(**merged.values, apis=resolve(merged.apis), plugins=merged.plugins, sources=merged.sources)
 
+    def at_home(self, home: Home) -> Config:
+        """The same with the service's name from its home, unless a name was given, were it an empty one."""
+        if "service_name" in self.sources or self.service_name:
+            return self
+        sources = {**self.sources, "service_name": home.folder} if home.name else self.sources
+        return replace(self, service_name=home.name, home=home.folder, sources=sources)
+
     def api(self, name: str) -> ApiConfig:
         """The settings of an API: each its own, else that of `apis.default`, else what is built in."""
         return self.apis.get(name) or self.apis.get(DEFAULT) or BUILT_IN
@@ -151,7 +166,8 @@ class Config:
     def source(self, name: str) -> str:
         """Where the value of `name` came from: `argument`, `PGBUS_X`, a file's name, `[tool.pgbus]` or `default`.
 
-        `name` is written as `describe()` does. What an API takes from the default one came from `apis.default`.
+        `name` is written as `describe()` does. What an API takes from the default one came from `apis.default`, and a
+        service name that nobody gave from a folder.
         """
         check_name(name.partition(".")[0], [*kinds(Config), *_TABLES], where="settings")
         return self.sources.get(name, "default")

@@ -16,8 +16,9 @@ from pgbus.adapters.transactions import TransactionLost
 from pgbus.backoff import Backoff
 from pgbus.engine.clock import now
 from pgbus.engine.executor import ClaimLost, Executor
-from pgbus.engine.flights import ALONE, RELEASED, Ending, Flight, Tally, settlement
+from pgbus.engine.flights import ALONE, RELEASED, Ending, Flight, Left, Tally, settlement
 from pgbus.engine.hand import Hand
+from pgbus.engine.known_topics import KnownTopics
 from pgbus.engine.loops import LINK_PAUSE, LINK_PAUSE_LIMIT, is_being_cancelled
 from pgbus.errors import HandlerTransactionError, UnhandledEventError
 from pgbus.hooked import prepare
@@ -64,6 +65,7 @@ class Attempts:
         executor: Executor,
         hooks: Hooks,
         hand: Hand,
+        known: KnownTopics,
         was_settled: WasSettled,
     ) -> None:
         self._listener = listener
@@ -73,13 +75,16 @@ class Attempts:
         self._executor = executor
         self._hooks = hooks
         self._hand = hand
+        self._known = known
         self._was_settled = was_settled
         self._yielded_at = 0.0
 
     # -------------------------------------------------------------------------------------------------- one event
 
     async def attempt(self, flight: Flight, index: int) -> Ending:
-        """Try one event."""
+        """Try one event, unless it is another worker's to handle."""
+        if left := await self._leave(flight, index):
+            return left
         started = now()
         error: BaseException | None = None
         try:
@@ -111,6 +116,14 @@ class Attempts:
             await asyncio.sleep(0)
             self._yielded_at = now()
         return outcome
+
+    async def _leave(self, flight: Flight, index: int) -> Left | None:
+        event = flight.claim.events[index]
+        if not await self._known.leaves(event):
+            return None
+        left = Left(event.topic)
+        self._hand.end(flight, index, left, started=now(), duration=0.0)
+        return left
 
     async def _run_hooks_before(self, flight: Flight, index: int) -> None:
         event = flight.claim.events[index]
@@ -151,6 +164,8 @@ class Attempts:
         decoded: list[Decoded] = []
         for flight in flights:
             for index in range(len(flight.claim.events)):
+                if await self._leave(flight, index):
+                    continue
                 started = now()
                 try:
                     refuse_unreadable(flight.claim.events[index])

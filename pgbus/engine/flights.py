@@ -30,10 +30,17 @@ class Alone:
     """Not settled: the event goes back as it was, but in a delivery of its own."""
 
 
+@dataclass(frozen=True, slots=True)
+class Left:
+    """Not started: this worker does not declare the event's topic, and leaves it to one that does."""
+
+    topic: str
+
+
 RELEASED = Released()
 BLOCKED = Blocked()
 ALONE = Alone()
-Ending: TypeAlias = Outcome | Released | Blocked | Alone
+Ending: TypeAlias = Outcome | Released | Blocked | Alone | Left
 
 
 class Flight:
@@ -241,5 +248,7 @@ def _describe(ending: Ending | None) -> tuple[str, float | None, str | None, str
             return "blocked", None, None, None
         case Alone():
             return "alone", None, None, None
+        case Left(topic=topic):
+            return "left", None, topic, None
         case _:
             return "released", None, None, None

@@ -75,6 +75,7 @@ class Maintenance:
         await self._turn_periods()
         await self._drop_expired_partitions()
         await self._store.fetch("release_lanes", work_channel=self._store.work_channel)
+        await self._store.fetch("expire_declarations", ttl=self._config.worker_ttl)
         await self._store.fetch("prune_dedup_keys", batch=PRUNE_BATCH)
         await self._store.fetch("prune_schedule_runs", retention=self._config.schedule_retention, batch=PRUNE_BATCH)
         await self._store.fetch("prune_workers", worker_ttl=self._config.worker_ttl, worker_id=self._worker_id)

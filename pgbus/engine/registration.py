@@ -9,32 +9,63 @@ import asyncpg
 import msgspec
 
 from pgbus.config import Config
+from pgbus.engine.sharing import Declaration, Neighbour, find_conflict, find_sharing, subscribed_patterns
+from pgbus.errors import ListenerTakenError
 from pgbus.registry import Listener
-from pgbus.store import Registration, Store, own_transaction
-from pgbus.topics import is_wildcard, pattern_regex
+from pgbus.store import Registered, Store, SubscriptionChanges, own_transaction
 
 logger = logging.getLogger("pgbus")
 
 
-async def register_listener(listener: Listener, *, pool: asyncpg.Pool, config: Config) -> Registration:
-    """Register a listener, or bring what is registered up to date, and have the leader heed what is new in it."""
-    wildcards = [pattern_regex(pattern) if is_wildcard(pattern) else None for pattern in listener.patterns]
+async def register_listener(listener: Listener, *, pool: asyncpg.Pool, config: Config, worker_id: int) -> int:
+    """Register a listener, or bring what is registered up to date, and have the leader heed what is new in it; its id.
+
+    Raises ListenerTakenError when a live worker of another service declares it otherwise.
+    """
     async with own_transaction(pool) as connection:
         store = Store(connection, namespace=config.namespace)
-        registration = await store.register_listener(
+        # It locks the row, so that of two services that start at once the second sees the first.
+        registered = await store.register_listener(
             listener_name=listener.name,
-            patterns=listener.patterns,
-            regexes=wildcards,
             lanes=listener.lanes,
             options=msgspec.json.encode(listener.options()).decode(),
             service=config.service_name,
             start_position=_start_position(listener),
             start_at=listener.start if isinstance(listener.start, datetime) else None,
         )
-        if registration.is_new or registration.added:
+        known = await _find_declarations(store, registered.id, worker_id=worker_id, ttl=config.worker_ttl)
+        ours = Declaration(service=config.service_name, home=config.home, patterns=tuple(sorted(listener.patterns)))
+        if conflict := find_conflict(ours, known):
+            raise ListenerTakenError(listener.name, conflict)
+        await store.fetch(
+            "note_declaration",
+            listener_id=registered.id,
+            service=ours.service,
+            patterns=list(ours.patterns),
+            worker_id=worker_id,
+        )
+        changes = await store.replace_subscriptions(registered.id, subscribed_patterns(ours, known))
+        if registered.is_new or changes.added:
             await store.fetch("notify", channel=store.work_channel, payload="reload")
-    _log(listener, registration)
-    return registration
+    _log(listener, registered, changes)
+    if sharing := find_sharing(ours, known):
+        logger.warning("listener %s: %s", listener.name, sharing)
+    return registered.id
+
+
+async def _find_declarations(store: Store, listener_id: int, *, worker_id: int, ttl: float) -> list[Declaration]:
+    rows = await store.fetch("find_declarations", listener_id=listener_id, worker_id=worker_id, ttl=ttl)
+    return [
+        Declaration(
+            service=row["service"],
+            home=row["home"],
+            patterns=tuple(row["patterns"]),
+            first_seen_at=row["first_seen_at"],
+            is_recent=row["is_recent"],
+            worker=Neighbour(row["worker"], row["host"], row["pid"]) if row["worker_id"] else None,
+        )
+        for row in rows
+    ]
 
 
 def _start_position(listener: Listener) -> int | None:
@@ -47,13 +78,13 @@ def _start_position(listener: Listener) -> int | None:
             return None
 
 
-def _log(listener: Listener, registration: Registration) -> None:
-    if registration.is_new:
+def _log(listener: Listener, registered: Registered, changes: SubscriptionChanges) -> None:
+    if registered.is_new:
         logger.info("listener %s is new; it hears %s", listener.name, ", ".join(listener.patterns))
         return
-    for verb, patterns in (("now hears", registration.added), ("no longer hears", registration.removed)):
+    for verb, patterns in (("now hears", changes.added), ("no longer hears", changes.removed)):
         if patterns:
             logger.info("listener %s %s %s", listener.name, verb, ", ".join(patterns))
-    old = msgspec.json.decode(registration.old_options) if registration.old_options else None
+    old = msgspec.json.decode(registered.old_options) if registered.old_options else None
     if old is not None and old != listener.options():
         logger.info("listener %s has new options: %s", listener.name, listener.options())

@@ -22,8 +22,9 @@ from pgbus.config import Config
 from pgbus.engine.attempts import Attempts
 from pgbus.engine.clock import now
 from pgbus.engine.executor import Executor
-from pgbus.engine.flights import ALONE, BLOCKED, RELEASED, Flight, Tally
+from pgbus.engine.flights import ALONE, BLOCKED, RELEASED, Flight, Left, Tally
 from pgbus.engine.hand import Hand
+from pgbus.engine.known_topics import KnownTopics
 from pgbus.engine.loops import LINK_PAUSE, Tries, failure_of
 from pgbus.engine.pace import Pace
 from pgbus.engine.quarantine import Quarantine
@@ -81,6 +82,7 @@ class Runner:
         self._slots = slots_of(listener, config)
         self._pace = Pace(concurrency=self._slots, target=config.batch_target, batch_size=listener.batch_size)
         self._hand = Hand(listener, pace=self._pace, telemetry=telemetry, quarantine=quarantine, wake=self.wake)
+        self._known = KnownTopics(listener, listener_id=listener_id, store=store)
         self._attempts = Attempts(
             listener,
             listener_id=listener_id,
@@ -89,6 +91,7 @@ class Runner:
             executor=executor,
             hooks=hooks,
             hand=self._hand,
+            known=self._known,
             was_settled=self._was_settled,
         )
         self._settler = Settler(
@@ -309,6 +312,7 @@ class Runner:
             lease=self._config.lease,
             suspects=suspects,
             blocking=self.listener.blocks,
+            left_topics=list(self._known.left),
         )
 
     async def _look_again_if_locked(self) -> None:
@@ -354,6 +358,7 @@ class Runner:
             self._bottom_at = at + BOTTOM_INTERVAL
             self._look_for_suspects = True
             self._floor, self._due_floor = 0, -math.inf
+            self._known.left.clear()  # they may be nobody's by now
 
     def _raise_floor(self, claims: Sequence[Claim]) -> None:
         """Fresh runs come in the order of the log: what we took of them lies behind us.
@@ -419,7 +424,7 @@ class Runner:
             ending = await self._attempts.attempt(flight, index)
             if isinstance(ending, Dead) and self.listener.blocks and event.key is not None:
                 barred.add(event.key)
-            if isinstance(ending, Retry) or self._draining:
+            if isinstance(ending, Retry | Left) or self._draining:
                 self._give_back(flight)
                 break
 

@@ -6,10 +6,10 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 
-from pgbus.engine.flights import Flight, Tally, settlement
+from pgbus.engine.flights import Flight, Left, Tally, settlement
 from pgbus.engine.hand import Hand
 from pgbus.engine.loops import LINK_PAUSE, LINK_PAUSE_LIMIT, Tries
-from pgbus.faults import Fault, classify, is_link_error
+from pgbus.faults import Fault, classify, is_link_error, is_passing
 from pgbus.registry import Listener
 from pgbus.store import Store
 from pgbus.telemetry import ClaimsLost, Telemetry
@@ -82,6 +82,16 @@ class Settler:
             self._telemetry.emit(ClaimsLost(self._listener.name, lost))
             logger.warning("%s lost %d claims before it settled them", self._listener.name, lost)
         self._was_settled([flight for flight in flights if flight.claim.id in ours], tally, delays)
+        if any(isinstance(ending, Left) for flight in flights for ending in flight.endings):
+            await self._tell_others()
+
+    async def _tell_others(self) -> None:
+        """Wake those to whom an event was left. They would find it by their poll, so this need not be tried again."""
+        try:
+            await self._store.fetch("notify", channel=self._store.work_channel, payload=str(self._listener_id))
+        except Exception as error:
+            if not is_passing(error):
+                raise
 
     async def _settle_one_by_one(self, flights: Sequence[Flight]) -> None:
         """One claim's outcome that the database refuses must not keep the others from being settled."""

@@ -1,14 +1,20 @@
-"""The migrations themselves, run by Alembic: against a database, or into a text."""
+"""The migrations themselves, run by Alembic: against a database, or into a string.
+
+Without Alembic's EnvironmentContext and Operations: those put themselves behind the names of the modules
+`alembic.context` and `alembic.op`, and take them away at the end, from an Alembic run of the user's around ours, too.
+"""
 
 from __future__ import annotations
 
 import io
 import logging
-import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from contextvars import ContextVar
+from typing import Any
 
-from alembic import command, op
 from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import Connection as SqlalchemyConnection
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import create_async_engine
@@ -30,8 +36,11 @@ from pgbus.sql import in_namespace, quote_identifier
 
 logger = logging.getLogger("pgbus")
 
-# Alembic keeps the context of the migration at hand in module globals.
-_alembic = threading.Lock()
+# The migration at hand, for `execute_script`.
+_migration: ContextVar[MigrationContext] = ContextVar("pgbus migration")
+
+# From the heads that the database is at to the steps that Alembic runs.
+Plan = Callable[[Any, MigrationContext], Any]
 
 _PREPARATION = """\
 -- One at a time. The lock ends with the transaction.
@@ -59,31 +68,40 @@ $$;"""
 
 async def run_upgrade(dsn: str | None, *, namespace: str, revision: str) -> None:
     """See `pgbus.migrate.upgrade`; the arguments are right."""
+    scripts = _scripts()
     async with session(dsn) as connection, connection.transaction():
         await connection.execute(_preparation(namespace))
         await _read_known_revision(connection, namespace=namespace)
         if fault := find_encoding_fault(await connection.fetchval("SHOW server_encoding")):
             logger.warning("%s", fault)
-        await _run(connection, lambda config: command.upgrade(config, revision), namespace=namespace)
+        await _run(connection, lambda heads, _: scripts._upgrade_revs(revision, heads), namespace=namespace)
 
 
 async def run_downgrade(dsn: str | None, *, namespace: str, revision: str) -> None:
     """See `pgbus.migrate.downgrade`; the arguments are right."""
+    scripts = _scripts()
     async with session(dsn) as connection, connection.transaction():
         await connection.execute(migration_lock(namespace))
         if await _read_known_revision(connection, namespace=namespace) is None:
             return
-        await _run(connection, lambda config: command.downgrade(config, revision), namespace=namespace)
+        await _run(connection, lambda heads, _: scripts._downgrade_revs(revision, heads), namespace=namespace)
         if revision == "base":
             await connection.execute(f"DROP TABLE {quote_identifier(namespace)}.{VERSION_TABLE}")
 
 
 def upgrade_script(*, namespace: str, start: str | None, revision: str) -> str:
     """See `pgbus.migrate.sql`; the arguments are right."""
-    output = io.StringIO()
-    with _alembic:
-        config = _configure({"dialect_name": "postgresql"}, namespace=namespace, output=output)
-        command.upgrade(config, f"{start}:{revision}" if start else revision, sql=True)
+    scripts, output = _scripts(), io.StringIO()
+    context = MigrationContext.configure(
+        dialect_name="postgresql",
+        opts={
+            **_options(lambda heads, _: scripts._upgrade_revs(revision, heads), namespace=namespace),
+            "as_sql": True,
+            "output_buffer": output,
+            "starting_rev": start,
+        },
+    )
+    _migrate(context)
     begin = ["\\set ON_ERROR_STOP on", "BEGIN;", _preparation(namespace)]
     if start:
         begin.append(_START.format(start=start, schema=quote_identifier(namespace)))
@@ -92,7 +110,7 @@ def upgrade_script(*, namespace: str, start: str | None, revision: str) -> str:
 
 def execute_script(name: str) -> None:
     """Run one file of `migrations/sql`, in the namespace of the migration at hand. For revisions."""
-    context = op.get_context()
+    context = _migration.get()
     namespace = context.version_table_schema
     assert namespace is not None
     text = in_namespace(read_script(name), namespace)
@@ -117,15 +135,14 @@ def _preparation(namespace: str) -> str:
     return _PREPARATION.format(lock=migration_lock(namespace), schema=quote_identifier(namespace)).rstrip()
 
 
-async def _run(connection: Connection, migrate: Callable[[Config], None], *, namespace: str) -> None:
+async def _run(connection: Connection, plan: Plan, *, namespace: str) -> None:
     """Run Alembic over the connection, inside the transaction that it is in."""
 
     async def lend() -> Connection:
         return connection
 
     def run(borrowed: SqlalchemyConnection) -> None:
-        with _alembic:
-            migrate(_configure({"connection": borrowed}, namespace=namespace))
+        _migrate(MigrationContext.configure(borrowed, opts=_options(plan, namespace=namespace)))
 
     # As SQLAlchemy believes in AUTOCOMMIT it neither begins nor ends a transaction, and as its pool is static it does
     # not close the connection: both are the caller's.
@@ -140,9 +157,19 @@ async def _run(connection: Connection, migrate: Callable[[Config], None], *, nam
         raise (error.orig and error.orig.__cause__) or error from None
 
 
-def _configure(target: Mapping[str, object], *, namespace: str, output: io.StringIO | None = None) -> Config:
-    """Alembic's configuration, without a file; `env.py` takes `options` from it."""
-    config = Config(output_buffer=output)
+def _migrate(context: MigrationContext) -> None:
+    reset = _migration.set(context)
+    try:
+        context.run_migrations()
+    finally:
+        _migration.reset(reset)
+
+
+def _options(plan: Plan, *, namespace: str) -> dict[str, Any]:
+    return {"fn": plan, "version_table": VERSION_TABLE, "version_table_schema": namespace}
+
+
+def _scripts() -> ScriptDirectory:
+    config = Config()
     config.set_main_option("script_location", str(scripts_directory()).replace("%", "%%"))
-    config.attributes["options"] = {**target, "version_table": VERSION_TABLE, "version_table_schema": namespace}
-    return config
+    return ScriptDirectory.from_config(config)

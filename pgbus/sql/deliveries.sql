@@ -5,7 +5,8 @@
 --
 -- `due` are rows that had to wait for an instant, `ready` those fresh from the sequencer, `heads` the first row of each
 -- lane of an ordered listener (the other two are empty then). `floor` and `due_floor` keep the scans off the dead rows
--- that a snapshot held open by someone keeps in the way. A suspect, a row whose worker died twice, is claimed alone, and
+-- that a snapshot held open by someone keeps in the way. `left_topics` are those that this worker does not declare and
+-- has left to others: what was left is none of its business. A suspect, a row whose worker died twice, is claimed alone, and
 -- only if `suspects` says so. Of a lane only one piece is claimed, for its pieces must come one after the other.
 WITH active AS MATERIALIZED (
     SELECT l.id FROM pgbus.listeners AS l WHERE l.id = CAST(:listener_id AS integer) AND l.state = 'active'
@@ -18,6 +19,7 @@ WITH active AS MATERIALIZED (
       AND d.available_at >= to_timestamp(CAST(:due_floor AS double precision))
       AND d.available_at <= now()
       AND (d.crashes < 2 OR CAST(:suspects AS boolean))
+      AND (d.left_topic IS NULL OR d.left_topic <> ALL (CAST(:left_topics AS text[])))
     ORDER BY d.available_at
     LIMIT CAST(:rows AS bigint)
     FOR UPDATE SKIP LOCKED
@@ -37,7 +39,7 @@ WITH active AS MATERIALIZED (
     FROM generate_series(0, CAST(:lanes AS integer) - 1) AS n (lane)
     CROSS JOIN LATERAL (
         -- Whatever comes first blocks its lane, claimed or waiting for its instant.
-        SELECT d.id, d.first, d.claim_token, d.available_at, d.crashes
+        SELECT d.id, d.first, d.claim_token, d.available_at, d.crashes, d.left_topic
         FROM pgbus.deliveries AS d
         WHERE d.listener_id = (SELECT a.id FROM active AS a)
           AND d.lane = n.lane
@@ -49,6 +51,7 @@ WITH active AS MATERIALIZED (
     WHERE h.claim_token IS NULL
       AND (h.available_at IS NULL OR h.available_at <= now())
       AND (h.crashes < 2 OR CAST(:suspects AS boolean))
+      AND (h.left_topic IS NULL OR h.left_topic <> ALL (CAST(:left_topics AS text[])))
       -- So does a claimed row behind it: what an operator put back, or a reset brought again, may come before that. Who
       -- cannot see it yet, as it is being claimed at this moment, fails by the unique index. `IS FALSE`: no join, please.
       AND (EXISTS (
@@ -285,6 +288,12 @@ WITH settled AS MATERIALIZED (
     FROM others AS o
     WHERE o.outcome IN ('released', 'alone')
     GROUP BY o.delivery_id, o.lane, o.attempt, CASE WHEN o.outcome = 'alone' THEN o.position END
+), left_to_others AS (
+    -- For an event that is left, `error` is its topic.
+    INSERT INTO pgbus.deliveries (listener_id, lane, first, last, events, available_at, attempt, left_topic)
+    SELECT CAST(:listener_id AS integer), o.lane, o.position, o.position, 1, now(), o.attempt, o.error
+    FROM others AS o
+    WHERE o.outcome = 'left'
 )
 SELECT s.id FROM settled AS s
 

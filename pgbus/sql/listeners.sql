@@ -64,12 +64,68 @@ SELECT 'added' AS change, a.pattern FROM added AS a
 UNION ALL
 SELECT 'removed' AS change, r.pattern FROM removed AS r
 
+-- name: find_declarations
+-- What versions of services declare of a listener, each with one of the other live workers that run it, or none.
+-- `is_recent`: it was seen within `ttl` seconds.
+SELECT d.service, d.patterns, d.first_seen_at, w.id AS worker_id, w.name AS worker, w.host, w.pid, w.home,
+       d.last_seen_at > now() - CAST(:ttl AS double precision) * INTERVAL '1 second' AS is_recent
+FROM pgbus.declarations AS d
+LEFT JOIN (
+    SELECT x.id, x.name, x.host, x.pid, x.home
+    FROM pgbus.live_workers AS v
+    JOIN pgbus.workers AS x ON x.id = v.id
+    WHERE x.id <> CAST(:worker_id AS integer)
+) AS w ON w.id = ANY (d.worker_ids)
+WHERE d.listener_id = CAST(:listener_id AS integer)
+
+-- name: note_declaration
+-- Remember that a worker declares this of a listener, whose row the transaction has locked by registering it.
+WITH noted AS (
+    UPDATE pgbus.declarations AS d
+    SET worker_ids = ARRAY(
+            SELECT w.id FROM pgbus.workers AS w
+            WHERE w.id = ANY (d.worker_ids) OR w.id = CAST(:worker_id AS integer)),
+        last_seen_at = clock_timestamp()
+    WHERE d.listener_id = CAST(:listener_id AS integer)
+      AND d.service = CAST(:service AS text)
+      AND d.patterns = CAST(:patterns AS text[])
+    RETURNING d.listener_id
+)
+INSERT INTO pgbus.declarations (listener_id, service, patterns, worker_ids)
+SELECT CAST(:listener_id AS integer), CAST(:service AS text), CAST(:patterns AS text[]),
+       ARRAY[CAST(:worker_id AS integer)]
+WHERE NOT EXISTS (SELECT 1 FROM noted)
+
+-- name: find_patterns
+-- What a listener is subscribed to.
+SELECT s.pattern FROM pgbus.subscriptions AS s WHERE s.listener_id = CAST(:listener_id AS integer)
+
+-- name: expire_declarations
+-- Forget what no worker has declared for `ttl` seconds, and what only that subscribed to; unless nobody runs the listener
+-- at all, which then keeps what it had.
+WITH kept AS MATERIALIZED (
+    SELECT d.listener_id, d.patterns
+    FROM pgbus.declarations AS d
+    WHERE d.last_seen_at > now() - CAST(:ttl AS double precision) * INTERVAL '1 second'
+), expired AS (
+    DELETE FROM pgbus.declarations AS d
+    USING (SELECT DISTINCT k.listener_id FROM kept AS k) AS l
+    WHERE d.listener_id = l.listener_id
+      AND d.last_seen_at <= now() - CAST(:ttl AS double precision) * INTERVAL '1 second'
+    RETURNING d.listener_id, d.patterns
+)
+DELETE FROM pgbus.subscriptions AS s
+USING expired AS e
+WHERE s.listener_id = e.listener_id
+  AND s.pattern = ANY (e.patterns)
+  AND NOT EXISTS (SELECT 1 FROM kept AS k WHERE k.listener_id = s.listener_id AND s.pattern = ANY (k.patterns))
+
 -- name: register_worker
 -- Make a process known.
-INSERT INTO pgbus.workers AS w (name, service, host, pid, version, listeners)
+INSERT INTO pgbus.workers AS w (name, service, home, host, pid, version, listeners)
 VALUES (
-    CAST(:name AS text), CAST(:service AS text), CAST(:host AS text), CAST(:pid AS integer), CAST(:version AS text),
-    CAST(:listeners AS text[])
+    CAST(:name AS text), CAST(:service AS text), CAST(:home AS text), CAST(:host AS text), CAST(:pid AS integer),
+    CAST(:version AS text), CAST(:listeners AS text[])
 )
 RETURNING w.id
 
@@ -84,6 +140,10 @@ WITH seen_listeners AS (
     UPDATE pgbus.listeners AS l
     SET last_seen_at = now()
     WHERE l.id = ANY (CAST(:listener_ids AS integer[]))
+), seen_declarations AS (
+    UPDATE pgbus.declarations AS d
+    SET last_seen_at = now()
+    WHERE d.listener_id = ANY (CAST(:listener_ids AS integer[])) AND CAST(:worker_id AS integer) = ANY (d.worker_ids)
 ), seen AS (
     UPDATE pgbus.workers AS w
     SET last_seen_at = now(), listeners = CAST(:listeners AS text[])

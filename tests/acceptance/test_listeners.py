@@ -108,7 +108,7 @@ async def test_an_event_that_does_not_fit_its_listener_is_dead_and_the_next_ones
     assert len(errors) == 2
     assert all("number" in error for error in errors), errors
     listed = services.pgbus(shop, "dead", "list", "--json").splitlines()
-    assert [json.loads(letter)["listener_name"] for letter in listed] == ["count", "count"]
+    assert [json.loads(letter)["listener_name"] for letter in listed] == ["other-count", "other-count"]
 
 
 async def test_defaults_are_filled_in_and_further_arguments_travel(services: Services) -> None:

@@ -212,7 +212,7 @@ class TestRegistration(TestCase):
     def test_a_profile_is_made(self):
         register("ada")
         attempts = deliver_now_sync(bus, using=connection.connection)
-        self.assertEqual([attempt.listener_name for attempt in attempts], ["make_profile", "tell"])
+        self.assertEqual([attempt.listener_name for attempt in attempts], ["site-make_profile", "site-tell"])
         self.assertEqual(heard, [Profile.objects.get().pk])
 
     def test_what_a_handler_raises_comes_through(self):

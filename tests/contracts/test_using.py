@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from contextlib import suppress
 
 import asyncpg
@@ -10,9 +11,11 @@ import sqlalchemy
 from sqlalchemy import orm
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
+import pgbus
 from pgbus import outbox
 from pgbus.adapters import async_executor, sync_executor
-from pgbus.errors import ConnectionUnusableError, TransactionAbortedError
+from pgbus.errors import ConnectionUnusableError, NoTransactionWarning, TransactionAbortedError
+from tests.conftest import Connect
 from tests.contracts import faces
 from tests.contracts.faces import LIMITS, STATEMENTS
 from tests.contracts.rows import PersonChanged, outbox_rows, payloads
@@ -31,6 +34,7 @@ async def test_publishing_first_makes_sqlalchemy_begin(database: str, observer: 
             await faces.AsyncSqlalchemyFace(session).publish(PersonChanged(driver))
             await session.commit()
             await faces.AsyncSqlalchemyFace(session).publish(PersonChanged("gone"))
+            await session.rollback()
         await engine.dispose()
     assert await payloads(observer) == [{"name": "asyncpg"}, {"name": "psycopg"}]
 
@@ -39,7 +43,8 @@ async def test_autocommit_is_what_the_user_asked_for(database: str, observer: as
     for driver in ("asyncpg", "psycopg"):
         engine = create_async_engine(faces.sqlalchemy_url(database, driver), isolation_level="AUTOCOMMIT")
         async with engine.connect() as connection:
-            await faces.AsyncSqlalchemyFace(connection).publish(PersonChanged(driver))
+            with pytest.warns(NoTransactionWarning, match=r"connection \(AUTOCOMMIT\) is in no transaction"):
+                await faces.AsyncSqlalchemyFace(connection).publish(PersonChanged(driver))
             assert len(await outbox_rows(observer)) == 1
             await observer.execute("TRUNCATE pgbus.outbox")
         await engine.dispose()
@@ -50,9 +55,82 @@ async def test_autocommit_of_psycopg_commits_at_once(database: str, observer: as
         faces.psycopg_sync(database, autocommit=True) as face,
         faces.psycopg_async(database, autocommit=True) as other,
     ):
-        await face.publish(PersonChanged("one"))
-        await other.publish(PersonChanged("two"))
+        for autocommitting, name in ((face, "one"), (other, "two")):
+            with pytest.warns(NoTransactionWarning, match=r"psycopg connection \(autocommit\) is in no transaction"):
+                await autocommitting.publish(PersonChanged(name))
         assert await payloads(observer) == [{"name": "one"}, {"name": "two"}]
+
+
+# ------------------------------------------------------------------------------------------------ no transaction at all
+
+SWALLOWED = r"closed without a commit, so it was not published: publish before `commit\(\)`"
+
+
+async def test_an_event_after_commit_that_closing_swallows_is_warned_of_at_its_line(
+    database: str, observer: asyncpg.Connection
+) -> None:
+    engine = sqlalchemy.create_engine(faces.sqlalchemy_url(database, "psycopg"))
+    session = orm.Session(engine)
+    session.execute(sqlalchemy.text("SELECT 1"))
+    session.commit()
+    await faces.SqlalchemyFace(session).publish(PersonChanged("gone"))
+    with pytest.warns(NoTransactionWarning, match=SWALLOWED):
+        session.close()
+    engine.dispose()
+    assert await payloads(observer) == []
+
+
+async def test_the_same_of_a_session_that_is_awaited(database: str, observer: asyncpg.Connection) -> None:
+    engine = create_async_engine(faces.sqlalchemy_url(database, "asyncpg"))
+    session = AsyncSession(engine)
+    await session.execute(sqlalchemy.text("SELECT 1"))
+    await session.commit()
+    await faces.AsyncSqlalchemyFace(session).publish(PersonChanged("gone"))
+    with pytest.warns(NoTransactionWarning, match=SWALLOWED):
+        await session.close()
+    await engine.dispose()
+    assert await payloads(observer) == []
+
+
+async def test_what_is_committed_or_rolled_back_is_not_warned_of(database: str, observer: asyncpg.Connection) -> None:
+    engine = sqlalchemy.create_engine(faces.sqlalchemy_url(database, "psycopg"))
+    with orm.Session(engine) as session:
+        for name in ("one", "two"):
+            await faces.SqlalchemyFace(session).publish(PersonChanged(name))
+            session.execute(sqlalchemy.text("SELECT 1"))
+            session.commit()
+        await faces.SqlalchemyFace(session).publish(PersonChanged("gone"))
+        session.rollback()
+        with suppress(KeyError), orm.Session(engine) as other:
+            await faces.SqlalchemyFace(other).publish(PersonChanged("gone"))
+            raise KeyError
+        with session.begin():
+            await faces.SqlalchemyFace(session).publish(PersonChanged("three"))
+    assert await payloads(observer) == [{"name": "one"}, {"name": "two"}, {"name": "three"}]
+
+
+async def test_asyncpg_without_a_transaction_is_told_that_the_event_is_published_at_once(
+    database: str, observer: asyncpg.Connection, connect: Connect
+) -> None:
+    face = faces.AsyncpgFace(await connect(database))
+    with pytest.warns(NoTransactionWarning, match=r"at once, whatever becomes of your rows: write both within"):
+        await face.publish(PersonChanged("one"))
+    async with face.transaction():
+        await face.publish(PersonChanged("two"))
+    assert await payloads(observer) == [{"name": "one"}, {"name": "two"}]
+
+
+async def test_each_line_is_warned_of_once(database: str, connect: Connect) -> None:
+    connection = await connect(database)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("default")
+        async with pgbus.create(database) as bus:
+            for _ in range(3):
+                await bus.publish({}, topic="a.b", using=connection)
+            await bus.publish({}, topic="a.b", using=connection)
+    first, second = [one for one in told if one.category is NoTransactionWarning]
+    assert (first.filename, second.filename) == (__file__, __file__)
+    assert second.lineno == first.lineno + 1
 
 
 class Mapped(orm.DeclarativeBase):
@@ -118,7 +196,8 @@ class SubclassedConnection(asyncpg.Connection):
 
 async def test_a_subclass_of_a_connection_is_known(database: str) -> None:
     connection = await asyncpg.connect(database, connection_class=SubclassedConnection)
-    await faces.AsyncpgFace(connection).publish(PersonChanged("Ada"))
+    async with connection.transaction():
+        await faces.AsyncpgFace(connection).publish(PersonChanged("Ada"))
     await connection.close()
 
 

@@ -8,9 +8,11 @@ import shlex
 import signal
 import socket
 from collections.abc import Iterator
+from datetime import timedelta
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import click
 import pytest
@@ -84,6 +86,10 @@ def test_a_wrong_setting_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
         ("nothing",),
         ("status", "--nothing"),
         ("events", "--since", "soon"),
+        ("events", "--since", "in 2h"),
+        ("events", "--until", "99999999w"),
+        ("publish", "a.b", "{}", "--deliver-at", "2h ago"),
+        ("publish", "a.b", "{}", "--deliver-at", "99999999w"),
         ("events", "--where", "x"),
         ("events", "a..b"),
     ],
@@ -332,6 +338,24 @@ async def test_events_owed_to_an_unknown_listener_fails_with_close_matches(invok
     await rows.listener("mailer")
     result = await invoke("events", "--owed-to", "mail")
     assert (result.exit_code, result.stderr) == (1, "pgbus: there is no listener 'mail'; did you mean 'mailer'?\n")
+
+
+@pytest.mark.parametrize("options", [(), ("--json",), ("--key", "other")])
+async def test_events_of_an_unknown_id_fail(invoke: Invoke, rows: Rows, options: tuple[str, ...]) -> None:
+    known = await rows.event(1, "orders.placed", key="adam")
+    assert (await invoke("events", "--id", str(known))).exit_code == 0
+    asked = known if options == ("--key", "other") else uuid4()
+    result = await invoke("events", "--id", str(asked), *options)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr.startswith(f"pgbus: no event {asked} is in the log")
+
+
+@pytest.mark.parametrize("text", ["2h", "in 2h", "in 120 m"])
+async def test_a_relative_time_of_delivery_is_in_the_future(invoke: Invoke, rows: Rows, text: str) -> None:
+    result = await invoke("publish", "orders.placed", "{}", "--deliver-at", text)
+    assert result.exit_code == 0, result.output
+    delay = await rows.connection.fetchval("SELECT deliver_at - now() FROM pgbus.outbox")
+    assert timedelta(minutes=115) < delay <= timedelta(hours=2)
 
 
 async def test_events_follow_prints_what_enters_the_log(tmp_path: Path, database: str, rows: Rows) -> None:

@@ -827,18 +827,17 @@ async def test_claims_that_their_living_worker_does_not_know_of_come_back_withou
 
 async def register(bench: Bench, **values: Any) -> Any:
     defaults: dict[str, Any] = {
-        "listener_name": "mail", "patterns": ["a.b"], "regexes": [None], "lanes": None, "options": "{}",
-        "service": "shop", "start_position": None, "start_at": None,
+        "listener_name": "mail", "lanes": None, "options": "{}", "service": "shop", "start_position": None,
+        "start_at": None,
     }  # fmt: skip
     return await bench.store.register_listener(**{**defaults, **values})
 
 
 async def test_registering_makes_a_listener_once_and_then_brings_it_up_to_date(bench: Bench) -> None:
     first = await register(bench, options='{"a": 1}')
-    assert (first.is_new, first.old_options, first.added, first.removed) == (True, None, ("a.b",), ())
-    second = await register(bench, options='{"a": 2}', lanes=64, service="new", patterns=["x.*"], regexes=["^x"])
+    assert (first.is_new, first.old_options) == (True, None)
+    second = await register(bench, options='{"a": 2}', lanes=64, service="new")
     assert (second.id, second.is_new, second.old_options) == (first.id, False, '{"a": 1}')
-    assert (second.added, second.removed) == (("x.*",), ("a.b",))
     assert await bench.fetch("SELECT lanes, options, service, state FROM pgbus.listeners") == [
         (64, '{"a": 2}', "new", "active")
     ]
@@ -853,6 +852,14 @@ async def test_only_a_new_listener_or_schedule_takes_an_id(bench: Bench) -> None
             else:
                 await bench.store.fetch("register_schedule", schedule_name=name, **schedule)
         assert await bench.fetch(f"SELECT id FROM pgbus.{table} ORDER BY id") == [(1,), (2,)]
+
+
+async def test_replacing_subscriptions_tells_what_was_added_and_what_was_removed(bench: Bench) -> None:
+    mail = await register(bench)
+    first = await bench.store.replace_subscriptions(mail.id, ["a.b"])
+    assert (first.added, first.removed) == (("a.b",), ())
+    second = await bench.store.replace_subscriptions(mail.id, ["x.*"])
+    assert (second.added, second.removed) == (("x.*",), ("a.b",))
 
 
 async def test_registering_again_moves_no_cursor_and_ends_no_pause(bench: Bench) -> None:
@@ -880,11 +887,11 @@ async def test_workers_that_register_one_listener_at_once_get_one_row(database: 
     sessions = [Bench(await connect(database)) for _ in range(5)]
     found = await asyncio.gather(*(register(session) for session in sessions))
     assert len({registration.id for registration in found}) == 1
-    assert await sessions[0].fetch("SELECT count(*) FROM pgbus.subscriptions") == [(1,)]
+    assert await sessions[0].fetch("SELECT count(*) FROM pgbus.listeners") == [(1,)]
 
 
 async def test_a_worker_is_registered_locked_counted_touched_and_removed(bench: Bench, other: Bench) -> None:
-    worker = {"name": "w", "service": "s", "host": "h", "pid": 1, "version": "0", "listeners": ["mail"]}
+    worker = {"name": "w", "service": "s", "home": None, "host": "h", "pid": 1, "version": "0", "listeners": ["mail"]}
     mine = (await bench.store.fetch_one("register_worker", **worker))["id"]
     theirs = (await other.store.fetch_one("register_worker", **worker))["id"]
     assert (await bench.store.fetch_one("lock_worker", namespace="pgbus", worker_id=mine))["locked"]

@@ -288,6 +288,16 @@ ALTER TABLE pgbus.dead_letters ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY 
     CACHE 1
 );
 
+CREATE TABLE pgbus.declarations (
+    listener_id integer NOT NULL,
+    service text NOT NULL,
+    patterns text[] NOT NULL,
+    worker_ids integer[] NOT NULL,
+    first_seen_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    last_seen_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    CONSTRAINT declarations_patterns_are_some CHECK ((cardinality(patterns) > 0))
+);
+
 CREATE TABLE pgbus.dedup_keys (
     dedup_key text NOT NULL,
     event_id uuid NOT NULL,
@@ -311,6 +321,7 @@ CREATE TABLE pgbus.deliveries (
     lease_expires_at timestamp with time zone,
     blocked_key text,
     last_error text,
+    left_topic text,
     CONSTRAINT deliveries_attempt_is_positive CHECK (((attempt > 0) AND (crashes >= 0))),
     CONSTRAINT deliveries_blocked_is_waiting CHECK (((blocked_key IS NULL) OR ((claim_token IS NULL) AND (lane IS NOT NULL)))),
     CONSTRAINT deliveries_claim_is_whole CHECK ((((claim_token IS NULL) = (worker_id IS NULL)) AND ((claim_token IS NULL) = (lease_expires_at IS NULL)))),
@@ -443,6 +454,7 @@ CREATE TABLE pgbus.workers (
     pid integer NOT NULL,
     version text NOT NULL,
     listeners text[] DEFAULT '{}'::text[] NOT NULL,
+    home text,
     started_at timestamp with time zone DEFAULT now() NOT NULL,
     last_seen_at timestamp with time zone DEFAULT now() NOT NULL,
     leading_since timestamp with time zone
@@ -861,6 +873,8 @@ CREATE INDEX dead_letters_listener ON pgbus.dead_letters USING btree (listener_i
 
 CREATE INDEX dead_letters_position ON pgbus.dead_letters USING btree ("position");
 
+CREATE INDEX declarations_listener ON pgbus.declarations USING btree (listener_id);
+
 CREATE INDEX dedup_keys_event_id ON pgbus.dedup_keys USING btree (event_id);
 
 CREATE INDEX dedup_keys_expires_at ON pgbus.dedup_keys USING btree (expires_at);
@@ -929,6 +943,9 @@ CREATE TRIGGER outbox_before_insert BEFORE INSERT ON pgbus.outbox FOR EACH STATE
 
 ALTER TABLE ONLY pgbus.dead_letters
     ADD CONSTRAINT dead_letters_listener_id_fkey FOREIGN KEY (listener_id) REFERENCES pgbus.listeners(id) ON DELETE CASCADE;
+
+ALTER TABLE ONLY pgbus.declarations
+    ADD CONSTRAINT declarations_listener_id_fkey FOREIGN KEY (listener_id) REFERENCES pgbus.listeners(id) ON DELETE CASCADE;
 
 ALTER TABLE ONLY pgbus.rpc_servers
     ADD CONSTRAINT rpc_servers_worker_id_fkey FOREIGN KEY (worker_id) REFERENCES pgbus.workers(id) ON DELETE CASCADE;

@@ -1,9 +1,11 @@
 import asyncio
 import logging
 import multiprocessing
+import os
 import shutil
 import subprocess
 import sys
+import textwrap
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -14,6 +16,7 @@ import pytest
 from pgbus import migrate
 from pgbus.errors import ConfigurationError, DatabaseUnreachableError, PrivilegeError, SchemaVersionError
 from pgbus.migrate.versions import migration_lock
+from tests.contracts.faces import sqlalchemy_url
 from tests.migrations.conftest import PASSWORD, dsn_of_user
 from tests.support import eventually
 
@@ -203,3 +206,65 @@ def test_alembic_makes_a_new_revision_from_the_template(tmp_path: Path) -> None:
     compile(text, "7001_calls_and_answers.py", "exec")
     assert f'down_revision = "{migrate.head()}"' in text
     assert 'execute_script("7001_calls_and_answers_upgrade.sql")' in text
+
+
+# A migration of an application's own, which brings its database's bus along.
+APPLICATION = {
+    "env.py": """
+        import os
+        from alembic import context
+        from sqlalchemy import create_engine, pool
+
+        engine = create_engine(os.environ["URL"], poolclass=pool.NullPool)
+        with engine.connect() as connection:
+            context.configure(connection=connection)
+            with context.begin_transaction():
+                context.run_migrations()
+    """,
+    "versions/one.py": """
+        import os
+        from alembic import context, op
+        from pgbus import migrate
+
+        revision, down_revision = "one", None
+
+        def upgrade():
+            op.execute("CREATE TABLE before (n int)")
+            migrate.upgrade(os.environ["DSN"])
+            assert "CREATE TABLE pgbus.outbox" in migrate.sql()
+            op.execute("CREATE TABLE after (n int)")
+            assert context.is_offline_mode() is False
+
+        def downgrade():
+            op.execute("DROP TABLE before")
+            migrate.downgrade(os.environ["DSN"], revision="base")
+            op.execute("DROP TABLE after")
+    """,
+}
+
+
+def test_an_application_upgrades_the_bus_within_its_own_alembic_run(empty_database: str, tmp_path: Path) -> None:
+    (tmp_path / "versions").mkdir()
+    for name, text in APPLICATION.items():
+        (tmp_path / name).write_text(textwrap.dedent(text))
+    (tmp_path / "alembic.ini").write_text("[alembic]\nscript_location = %(here)s\n")
+    environ = {**os.environ, "DSN": empty_database, "URL": sqlalchemy_url(empty_database, "psycopg")}
+    for direction, tables in (("upgrade head", ["after", "before"]), ("downgrade base", [])):
+        command = [sys.executable, "-m", "alembic", *direction.split()]
+        done = subprocess.run(command, cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+        with psycopg.connect(empty_database) as connection:
+            query = "SELECT tablename FROM pg_tables WHERE schemaname = 'public' AND tablename <> 'alembic_version'"
+            assert sorted(row[0] for row in connection.execute(query)) == tables
+        assert migrate.current(empty_database) == (migrate.head() if tables else None)
+
+
+def test_the_event_loop_that_a_thread_has_set_is_still_set_after_an_upgrade(database: str) -> None:
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    try:
+        migrate.check(database)
+        assert asyncio.get_event_loop_policy().get_event_loop() is loop
+    finally:
+        asyncio.set_event_loop(None)
+        loop.close()

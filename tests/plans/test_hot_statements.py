@@ -35,6 +35,7 @@ async def claim(
         lease=60.0,
         suspects=False,
         blocking=False,
+        left_topics=[],
     )
 
 

@@ -282,8 +282,6 @@ class DeliveryMachine(RuleBasedStateMachine):
         registration = self.run(
             self.store.register_listener(
                 listener_name=f"{kind} {len(self.all)}",
-                patterns=topics,
-                regexes=[None] * len(topics),
                 lanes=lanes,
                 options='{"on_poison": "block"}' if kind == "blocking" else "{}",
                 service="",
@@ -291,6 +289,7 @@ class DeliveryMachine(RuleBasedStateMachine):
                 start_at=None,
             )
         )
+        self.run(self.store.replace_subscriptions(registration.id, topics))
         one = Subscriber(registration.id, topics, lanes, blocking=kind == "blocking")
         if start == 0:
             one.owed = {position for position, number in self.logged.items() if self.topic_of[number] in topics}
@@ -314,7 +313,9 @@ class DeliveryMachine(RuleBasedStateMachine):
         session = self.wires.open()
         store = Store(session, namespace="pgbus")
         registered = self.run(
-            store.fetch_one("register_worker", name="w", service="", host="h", pid=1, version="0", listeners=[])
+            store.fetch_one(
+                "register_worker", name="w", service="", home=None, host="h", pid=1, version="0", listeners=[]
+            )
         )
         worker_id = registered["id"]
         self.run(store.fetch("lock_worker", namespace="pgbus", worker_id=worker_id))

@@ -1,0 +1,53 @@
+"""Warning of what is published where no transaction holds it together with the user's rows.
+
+A Python warning, and no log record: it belongs to a line of the user's code, Python shows each such line once, and
+tests that turn warnings into errors find it.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+from pgbus.errors import NoTransactionWarning
+
+_NOT_THE_USERS = ("pgbus.", "sqlalchemy.", "contextlib")
+
+AUTOCOMMIT = (
+    "{what} is in no transaction, so the event is published at once, whatever becomes of your rows: {begin}; or leave "
+    "`using` out, if the event is to stand alone"
+)
+
+
+def warn_of_autocommit(what: str, *, begin: str) -> None:
+    """Warn that this statement commits by itself; `begin` says how a transaction is begun there."""
+    Place.here().warn(AUTOCOMMIT.format(what=what, begin=begin))
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A line of the user's code."""
+
+    filename: str
+    line: int
+    module: str
+    registry: dict[Any, Any]
+
+    @classmethod
+    def here(cls) -> Place:
+        """The innermost line that is neither ours nor SQLAlchemy's."""
+        frame = sys._getframe(1)
+        while frame.f_back and str(frame.f_globals.get("__name__")).startswith(_NOT_THE_USERS):
+            frame = frame.f_back
+        names = frame.f_globals
+        # Where `warnings.warn` too notes what was shown.
+        registry = names.setdefault("__warningregistry__", {})
+        return cls(frame.f_code.co_filename, frame.f_lineno, str(names.get("__name__")), registry)
+
+    def warn(self, message: str) -> None:
+        """Warn of something at this line."""
+        warnings.warn_explicit(
+            message, NoTransactionWarning, self.filename, self.line, module=self.module, registry=self.registry
+        )

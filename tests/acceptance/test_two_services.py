@@ -1,0 +1,216 @@
+"""Services that know nothing of each other, and versions of one service side by side."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.support.services import Service, Services
+from tests.support.waiting import eventually
+
+# Lightbus's pages, without a service name, and without (seed 000) or with (seed 001) a listener_name.
+AUTH = """
+import pgbus
+from pgbus import Api, Event
+
+bus = pgbus.create()
+
+
+class AuthApi(Api):
+    user_created = Event(parameters=("username", "email"))
+    user_updated = Event(parameters=("username", "new_email"))
+    user_deleted = Event(parameters=("username",))
+
+    class Meta:
+        name = "auth"
+
+
+bus.client.register_api(AuthApi())
+"""
+HEARING = """
+import pgbus
+
+bus = pgbus.create()
+
+
+def handle_created(event, username, email):
+    print("created", username, flush=True)
+
+
+def handle_deleted(event, username):
+    print("deleted", username, flush=True)
+
+
+def before_server_start():
+    bus.auth.user_created.listen(handle_created{created})
+    bus.auth.user_deleted.listen(handle_deleted{deleted})
+"""
+FIRE = """
+from bus import bus
+for number in range(10):
+    bus.auth.user_created.fire(username=f"u{number}", email="e")
+    bus.auth.user_deleted.fire(username=f"u{number}")
+"""
+ALL = sorted(f"{what} u{number}" for what in ("created", "deleted") for number in range(10))
+
+# One plain listener of a name that is taken as it is.
+PLAIN = """
+import pgbus
+
+bus = pgbus.create()
+
+
+@bus.listener({topics}, name="mail")
+async def mail(event: pgbus.EventMessage):
+    print(event.topic, event.payload["n"], flush=True)
+"""
+
+
+async def _heard(service: Service, wanted: list[str]) -> None:
+    await eventually(lambda: len(service.out) >= len(wanted), 40.0)
+    assert sorted(service.out) == wanted
+
+
+@pytest.mark.parametrize(
+    "names", [("", ""), (', listener_name="user_created"', ', listener_name="user_deleted"')], ids=["unnamed", "named"]
+)
+async def test_two_services_without_a_service_name_each_get_their_own_copy(
+    services: Services, names: tuple[str, str]
+) -> None:
+    auth = services.write("auth_service", AUTH)
+    source = HEARING.format(created=names[0], deleted=names[1])
+    async with (
+        services.worker(services.write("mail_service", source)) as mail,
+        services.worker(services.write("audit_service", source)) as audit,
+    ):
+        services.run(auth, _script(auth, FIRE))
+        await _heard(mail, ALL)
+        await _heard(audit, ALL)
+    names_there = [row[0] for row in await services.connection.fetch("SELECT DISTINCT service FROM pgbus.listeners")]
+    assert sorted(names_there) == ["audit_service", "mail_service"]
+    assert "split" not in repr(mail) + repr(audit)
+
+
+async def test_two_services_with_one_listener_name_on_different_events_hear_each_its_own(services: Services) -> None:
+    auth = services.write("auth_service", AUTH)
+    mail_source = HEARING.format(created=', listener_name="users"', deleted="")
+    audit_source = HEARING.format(created="", deleted=', listener_name="users"')
+    mail, audit = services.write("mail_service", mail_source), services.write("audit_service", audit_source)
+    async with services.worker(mail), services.worker(audit) as second:
+        async with services.worker(mail) as again:  # at whose start it used to flip back
+            services.run(auth, _script(auth, FIRE))
+            await services.settled()
+        assert sorted(second.out) == ALL
+        assert "no longer hears" not in repr(again)
+    assert await services.dead_errors() == []
+
+
+async def test_a_listener_is_not_taken_from_a_live_worker_of_another_service(services: Services) -> None:
+    shop, mail = (
+        services.write(name, PLAIN.format(topics=topic)) for name, topic in (("shop", '"a.b"'), ("mailer", '"c.d"'))
+    )
+    async with services.worker(shop) as worker:
+        refused = services.command(mail, "run")
+        assert refused.returncode == 2
+        first = r"\S+ \(process \d+ on .*\) of service 'shop' \(.*/shop\) runs it for a\.b"
+        second = r"this process, of service 'mailer' \(.*/mailer\), declares it for c\.d"
+        advice = "If they are two services, give each its own service_name, or the listener another name;"
+        assert re.match(
+            rf"pgbus: listener 'mail' is taken: {first}, and {second}\. {advice}", refused.stderr.splitlines()[-1]
+        )
+        services.pgbus(mail, "publish", "a.b", '{"n": 1}')
+        await _heard(worker, ["a.b 1"])
+    async with services.worker(mail) as worker:  # nobody is there whom it would rob
+        services.pgbus(mail, "publish", "c.d", '{"n": 2}')
+        await _heard(worker, ["c.d 2"])
+
+
+@pytest.mark.parametrize("second", ["mailer", "elsewhere/shop"])
+async def test_services_that_share_a_listener_by_accident_are_told(services: Services, second: str) -> None:
+    (services.directory / "elsewhere").mkdir()
+    source = PLAIN.format(topics='"a.b"')
+    async with (
+        services.worker(services.write("shop", source)),
+        services.worker(services.write(second, source)) as other,
+    ):
+        await other.says(r"listener mail: .* of service 'shop' \(.*/shop\) runs it too, and this process is of service")
+
+
+# ------------------------------------------------------------------------------------------------------ rolling deploys
+
+
+def _releases(services: Services, old: str = '"a.b"', new: str = '"a.b", "c.d"') -> tuple[Path, Path]:
+    for folder in ("shop", "shop/releases"):
+        (services.directory / folder).mkdir()
+    return (
+        services.write("shop/releases/1", PLAIN.format(topics=old)),
+        services.write("shop/releases/2", PLAIN.format(topics=new)),
+    )
+
+
+def _publish(services: Services, cwd: Path, numbers: range) -> None:
+    services.run_code(
+        cwd,
+        f"""
+        import pgbus
+        bus = pgbus.create()
+        for n in {numbers!r}:
+            bus.publish_sync({{"n": n}}, topic="a.b")
+            bus.publish_sync({{"n": n}}, topic="c.d")
+        """,
+    )
+
+
+async def _all_done(services: Services, numbers: range, topics: tuple[str, ...] = ("a.b", "c.d")) -> None:
+    await services.settled()
+    assert await services.dead_errors() == []
+    done = await services.connection.fetch(
+        """SELECT e.topic || ' ' || (e.payload ->> 'n') AS event FROM pgbus.history AS h
+           JOIN pgbus.events AS e ON e.position = h.position WHERE h.outcome = 'done'"""
+    )
+    assert sorted(row["event"] for row in done) == sorted(f"{topic} {n}" for topic in topics for n in numbers)
+
+
+@pytest.mark.parametrize("starts_first", ["old", "new"])
+async def test_old_and_new_workers_of_a_service_stand_side_by_side_in_a_rolling_deploy(
+    services: Services, starts_first: str
+) -> None:
+    old, new = _releases(services)
+    first, second = (old, new) if starts_first == "old" else (new, old)
+    async with services.worker(first) as one, services.worker(second) as other:
+        _publish(services, old, range(30))
+        await _all_done(services, range(30))
+        old_worker = one if first is old else other
+        assert not [line for line in old_worker.out if line.startswith("c.d")]
+
+
+async def test_restarts_in_a_rolling_deploy_lose_no_event_of_the_added_topic(services: Services) -> None:
+    old, new = _releases(services)
+    async with services.worker(old), services.worker(new):
+        _publish(services, old, range(5))
+    # Both are gone. The older one is back first, and alone.
+    async with services.worker(old) as alone:
+        _publish(services, old, range(5, 20))
+        await eventually(lambda: len([line for line in alone.out if line.startswith("a.b")]) >= 15, 40.0)
+        async with services.worker(new):
+            _publish(services, old, range(20, 25))
+            await _all_done(services, range(25))
+        assert not [line for line in alone.out if line.startswith("c.d")]
+
+
+async def test_a_version_that_drops_a_topic_leaves_its_events_to_the_older_worker(services: Services) -> None:
+    old, new = _releases(services, old='"a.b", "c.d"', new='"a.b"')
+    async with services.worker(old), services.worker(new) as newer:
+        _publish(services, old, range(10))
+        await _all_done(services, range(10))
+        assert not [line for line in newer.out if line.startswith("c.d")]
+    async with services.worker(services.write("shop/releases/3", PLAIN.format(topics='"a.b", "e.f"'))):
+        rows = await services.connection.fetch("SELECT pattern FROM pgbus.subscriptions ORDER BY pattern")
+        assert [row["pattern"] for row in rows] == ["a.b", "e.f"]
+
+
+def _script(cwd: Path, code: str) -> str:
+    (cwd / "fire.py").write_text(code)
+    return "fire.py"
