@@ -104,7 +104,13 @@ async def connect(config: Config) -> Connection:
     return connection
 
 
-_KEEPALIVES = {"tcp_keepalives_idle": "10", "tcp_keepalives_interval": "5", "tcp_keepalives_count": "3"}
+# 25 seconds each: the first where nothing was under way to our host, the second (ms) where something was.
+_KEEPALIVES = {
+    "tcp_keepalives_idle": "10",
+    "tcp_keepalives_interval": "5",
+    "tcp_keepalives_count": "3",
+    "tcp_user_timeout": "25000",
+}
 
 
 async def create_pool(config: Config, *, size: int, for_engine: bool = False, for_users: bool = False) -> asyncpg.Pool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -17,21 +18,29 @@ PATH_METHODS = frozenset(
     }
 )  # fmt: skip
 
+_log = logging.getLogger("pgbus")
+
 
 class ApiRegistry:
     """The registered APIs of one bus, by name.
 
-    `taken_names` are what the first word of an API's name cannot be, as the bus has attributes of these names.
+    `taken_names` are attributes of the bus: an API whose name begins with one is reached through `bus.client` only.
     """
 
     def __init__(self, *, taken_names: frozenset[str]) -> None:
-        self._taken_names = taken_names
+        self.taken_names = taken_names
         self._apis: dict[str, Api] = {}
 
     def add(self, api: Api) -> None:
         """Register an API; raises InvalidApiRegistryEntry."""
         self.check(api)
-        self._apis[api.meta.name] = api
+        name = api.meta.name
+        if (first := name.partition(".")[0]) in self.taken_names:
+            _log.warning(
+                "API %r: `bus.%s` is an attribute of every bus, so reach the API through `bus.client`, as in "
+                "`bus.client.fire_event(%r, ...)`", name, first, name,
+            )  # fmt: skip
+        self._apis[name] = api
 
     def check(self, api: Api) -> dict[str, Callable[..., Any]]:
         """The API's procedures by name; raises InvalidApiRegistryEntry if it cannot be registered."""
@@ -93,11 +102,7 @@ class ApiRegistry:
         return list(found)
 
     def _refuse_clashes(self, api: Api, methods: Mapping[str, Callable[..., Any]]) -> None:
-        first, *others = api.meta.name.split(".")
-        if first in self._taken_names:
-            raise InvalidApiRegistryEntry(
-                f"no API can be named {api.meta.name!r}: `bus.{first}` is something else; choose another name"
-            )
+        _, *others = api.meta.name.split(".")
         for name, method in methods.items():
             if "bus_options" in inspect.signature(method).parameters:
                 raise InvalidApiRegistryEntry(

@@ -121,7 +121,8 @@ def stubs(module: str | None, source: str | None, local: bool, out: str | None) 
     name, _, attribute = target.partition(":")
     declared = _declared(bus)
     own = {one.name for one in declared if one.kind == "procedure"}
-    text = make_stubs([*others, *declared], bus_name=attribute or "bus", own=own)
+    taken = bus.client.api_registry.taken_names
+    text = make_stubs([*others, *declared], bus_name=attribute or "bus", own=own, taken_names=taken)
     if out == "-":
         click.echo(text, nl=False)
         return

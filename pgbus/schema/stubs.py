@@ -46,13 +46,23 @@ class _Node:
     procedure: Schema | None = None
 
 
-def make_stubs(items: Iterable[Declaration | Stored], *, bus_name: str = "bus", own: Collection[str] = ()) -> str:
+def make_stubs(
+    items: Iterable[Declaration | Stored],
+    *,
+    bus_name: str = "bus",
+    own: Collection[str] = (),
+    taken_names: Collection[str] = (),
+) -> str:
     """The text of a stub for a module whose bus is `bus_name`; what cannot be written as a path is left out.
+
+    So is what begins with one of `taken_names`, which are attributes of the bus.
 
     `own` names the procedures that the module has itself, whose results are cast to its annotations: where those are no
     plain values, a schema does not tell what they are.
     """
     root = _tree(items)
+    for name in taken_names:
+        root.words.pop(name, None)
     writer = _Writer(own)
     words = writer.words(root, ())
     lines = [

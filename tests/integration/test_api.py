@@ -135,6 +135,25 @@ async def test_a_dotted_api_name_is_a_path_of_more_words(bus: pgbus.Bus) -> None
         assert await heard.wait(1) == [7]
 
 
+async def test_an_api_named_like_an_attribute_of_the_bus_is_reached_through_the_client(bus: pgbus.Bus) -> None:
+    class ConfigApi(Api):
+        changed = Event(parameters=("name",))
+
+        def read(self, name: str) -> str:
+            return name.upper()
+
+        class Meta:
+            name = "config"
+
+    heard = Heard()
+    bus.client.register_api(ConfigApi())
+    bus.client.listen_for_event("config", "changed", lambda name: heard(name), "changes")
+    async with working(bus):
+        await bus.client.fire_event("config", "changed", {"name": "lease"})
+        assert await heard.wait(1) == ["lease"]
+        assert await bus.client.call_rpc_remote("config", "read", {"name": "lease"}) == "LEASE"
+
+
 async def test_one_listener_hears_many_events_or_all_of_an_api(bus: pgbus.Bus) -> None:
     heard = Heard()
 

@@ -207,15 +207,33 @@ def test_registering_something_else_than_an_api_is_refused() -> None:
         ("auth", "listen_async"),
         ("auth", "call"),
         ("auth.fire", "created"),
-        ("publish", "created"),
-        ("client.x", "created"),
-        ("config", "created"),
     ],
 )
 def test_a_name_that_no_path_can_have_is_refused_at_registration(api_name: str, member: str) -> None:
     api = type("Clash", (Api,), {"Meta": type("Meta", (), {"name": api_name}), member: Event()})
     with pytest.raises(pgbus.InvalidApiRegistryEntry, match="choose another name"):
         make_bus().client.register_api(api())
+
+
+@pytest.mark.parametrize("api_name", ["config", "features", "schema", "publish", "client.x"])
+async def test_an_api_named_like_an_attribute_of_the_bus_works_through_the_client(
+    api_name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    class TakenApi(Api):
+        created = Event(parameters=["n"])
+
+        def ask(self) -> int:
+            return 1
+
+        class Meta:
+            name = api_name
+
+    bus = make_bus()
+    bus.client.register_api(TakenApi())
+    assert f"API '{api_name}': `bus.{api_name.partition('.')[0]}` is an attribute of every bus" in caplog.text
+    assert f"{api_name}.ask" in bus.registry.procedures
+    bus.client.listen_for_event(api_name, "created", lambda n: None, listener_name="hears")
+    assert [listener.patterns for listener in bus.listeners] == [(f"{api_name}.created",)]
 
 
 def test_the_reserved_words_are_what_a_path_has_of_its_own() -> None:

@@ -1,5 +1,6 @@
 """docker-compose.yml without a Docker: what it says must agree with what is in the tree."""
 
+import tomllib
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TypedDict
@@ -53,3 +54,11 @@ def test_the_image_copies_files_that_exist(services: dict[str, Service]) -> None
     copied = [name for line in lines if line.startswith("COPY") for name in line.split()[1:-1]]
     assert copied
     assert [name for name in copied if not (ROOT / name).exists()] == []
+
+
+def test_the_image_copies_all_that_the_wheel_is_made_of(services: dict[str, Service]) -> None:
+    lines = services["worker"]["build"]["dockerfile_inline"].splitlines()
+    copied = {name for line in lines if line.startswith("COPY") for name in line.split()[1:-1]}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    wheel = project["tool"]["hatch"]["build"]["targets"]["wheel"]["only-include"]
+    assert {*wheel, "pyproject.toml", project["project"]["readme"], *project["project"]["license-files"]} <= copied

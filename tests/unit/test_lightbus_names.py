@@ -163,3 +163,10 @@ def test_what_the_page_says_is_there_is_there(section: str) -> None:
             assert f"`{name}" in (pgbus.Plugin.__doc__ or "")
         else:
             assert answer.startswith("none: "), name
+
+
+def test_the_page_lists_every_name_that_an_api_cannot_have_on_the_bus() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "how-to" / "move-from-lightbus.md").read_text(encoding="utf-8")
+    [said] = re.findall(r"^- \*\*An API that is named like .*?(?=^- \*\*An API is registered once)", page, re.S | re.M)
+    taken = pgbus.create("postgresql://nobody@nowhere/").client.api_registry.taken_names
+    assert [name for name in sorted(taken) if not name.startswith("_") and f"`{name}`" not in said] == []

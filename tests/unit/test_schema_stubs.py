@@ -104,3 +104,9 @@ def test_what_no_path_can_reach_is_left_out() -> None:
     assert "from:" not in text
     assert "lonely" not in text
     assert "class(" not in text
+
+
+def test_an_api_that_the_bus_has_an_attribute_for_is_left_out() -> None:
+    text = make_stubs([event(name="config.changed"), event(name="auth.changed")], taken_names={"config"})
+    assert "def auth(self)" in text
+    assert "def config(self)" not in text
