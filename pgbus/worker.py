@@ -433,6 +433,7 @@ class Worker:
             listener,
             listener_id=listener_id,
             worker_id=self._claimant,
+            has_others=lambda: self._others,
             store=store,
             executor=executor,
             hooks=self._bus.client.hook_registry,

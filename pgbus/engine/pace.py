@@ -8,6 +8,8 @@ from __future__ import annotations
 MAX_CLAIM = 2_000
 # Seconds of work in one claimed piece: its events are settled together, so a slow event keeps only few others waiting.
 PIECE_SECONDS = 0.1
+# The part of its target that a worker keeps at hand when others could begin it at once.
+SHARED_PART = 0.2
 _WEIGHT = 0.3
 # Seconds an event is taken for when the first one was seen to be quicker: careful at first, quick to learn.
 _FIRST_GUESS = 0.05
@@ -22,24 +24,29 @@ class Pace:
         self._batch_size = batch_size
         self._seconds = _FIRST_GUESS
         self._seen = False
+        self.shared = False
+        """Whether other workers live, which may be idle."""
         self._row_events = 1.0
 
     @property
     def reserve(self) -> int:
         """Events to have at hand beyond those that are running: `target` seconds of work for all slots.
 
-        None before one was seen: another worker may be idle, and they may be slow.
+        None before one was seen: another worker may be idle, and they may be slow. Less when there are other workers.
         """
         if self._batch_size is not None:
             return self._batch_size
-        return self.batch if self._seen else 0
+        return self._events(self._target * (SHARED_PART if self.shared else 1.0)) if self._seen else 0
 
     @property
     def batch(self) -> int:
         """Events that a handler of batches takes in one call."""
         if self._batch_size is not None:
             return self._batch_size
-        return min(MAX_CLAIM, int(self._target * self._concurrency / self._seconds))
+        return self._events(self._target)
+
+    def _events(self, seconds: float) -> int:
+        return min(MAX_CLAIM, int(seconds * self._concurrency / self._seconds))
 
     def wanted(self, *, free_slots: int, waiting: int) -> int:
         """Events to claim now, given the free slots and the claimed events that wait for one; 0: none yet."""

@@ -63,6 +63,7 @@ class Runner:
         *,
         listener_id: int,
         worker_id: Callable[[], int],
+        has_others: Callable[[], bool],
         store: Store,
         executor: Executor,
         hooks: Hooks,
@@ -73,6 +74,7 @@ class Runner:
         self.listener = listener
         self.listener_id = listener_id
         self._worker_id = worker_id
+        self._has_others = has_others
         self._store = store
         self._hooks = hooks
         self._afterwards = Afterwards(hooks.after_event_execution)
@@ -268,6 +270,7 @@ class Runner:
             # A batch fills one slot.
             size = self._pace.batch
             return size if self._running + len(self._queue) < self._slots else 0
+        self._pace.shared = self._has_others()
         return self._pace.wanted(free_slots=self._slots - self._running, waiting=self._waiting)
 
     async def _claim(self, wanted: int) -> None:

@@ -36,6 +36,14 @@ def test_before_an_event_was_seen_no_more_are_claimed_than_can_start_now() -> No
     assert adaptive(concurrency=1).batch > 1
 
 
+def test_with_other_workers_less_is_kept_at_hand() -> None:
+    pace = adaptive(seconds=0.125)
+    assert pace.reserve == 80
+    pace.shared = True
+    assert pace.reserve == 16
+    assert pace.batch == 80
+
+
 def test_one_slow_claim_slows_the_pace_at_once_and_quick_ones_quicken_it_bit_by_bit() -> None:
     pace = adaptive(seconds=0.001)
     quick = pace.reserve
