@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -122,8 +123,11 @@ async def test_start_hooks_get_the_bus_where_they_ask_for_it(bus: pgbus.Bus) -> 
 
     for hook in (named, annotated, of_the_client, both):
         bus.client.on_start(hook)
+    module = ModuleType("shop")
+    module.before_server_start = lambda bus: given.append(bus)  # type: ignore[attr-defined] # that is how it is made
+    bus.client.adopt_start_hooks(module)
     async with running(bus):
-        assert given == [bus, bus, bus.client, bus.client, bus]
+        assert given == [bus, bus, bus.client, bus.client, bus, bus]
 
 
 async def test_other_hooks_get_the_bus_by_its_name(bus: pgbus.Bus) -> None:

@@ -235,6 +235,24 @@ async def test_the_caller_is_told_of_a_procedure_that_has_not_run(bus: pgbus.Bus
             await bus.call("a.add")
 
 
+async def test_a_deadline_cancels_the_coroutine_of_a_plain_procedure_and_frees_its_place(bus: pgbus.Bus) -> None:
+    inbox: Inbox[str] = Inbox()
+
+    async def body(hangs: bool) -> bool:
+        try:
+            return hangs and await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            inbox.put("cancelled")
+            raise
+
+    bus.procedure("a.hang", concurrency=1)(wrapped(body))
+    async with running(bus):
+        with pytest.raises(pgbus.CallTimeout):
+            await bus.call("a.hang", {"hangs": True}, timeout=0.5)
+        assert await inbox.take(1) == ["cancelled"]
+        assert await bus.call("a.hang", {"hangs": False}) is False
+
+
 # ------------------------------------------------------------------------------------------------------- hooks, tasks
 
 
