@@ -16,13 +16,13 @@ import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
 from pgbus.adapters.asyncpg import AsyncpgExecutor
-from pgbus.config import Config
+from pgbus.config import Config, shown_dsn
 from pgbus.errors import DatabaseUnreachableError, OutcomeUnknownError
 from pgbus.faults import is_link_error, sqlstate_of
 from pgbus.migrate import check_async
 from pgbus.outbox import OutboxRow, chunks, insert, published_ids
 from pgbus.sql import load
-from pgbus.store import Connection, Run, borrow, create_pool, shown, unreachable
+from pgbus.store import Connection, Run, borrow, create_pool, unreachable
 
 POOL_SIZE = 2
 # serialization_failure, deadlock_detected: the server has rolled everything back, for no fault of the rows.
@@ -105,7 +105,7 @@ class Publisher:
                 raise
             # The driver's InterfaceError says that it was closed before anything was sent.
             if is_open and not isinstance(error.__cause__ or error, asyncpg.InterfaceError):
-                raise OutcomeUnknownError(shown(self._config), str(error)) from error
+                raise OutcomeUnknownError(shown_dsn(self._config.dsn), str(error)) from error
             raise unreachable(self._config, error) from error
 
     async def _open(self) -> asyncpg.Pool:

@@ -17,7 +17,7 @@ from uuid import UUID
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
-from pgbus.config import Config, hide_password
+from pgbus.config import Config, connect_timeout, for_asyncpg, shown_dsn
 from pgbus.errors import DatabaseUnreachableError
 from pgbus.faults import is_link_error
 from pgbus.messages import EventMessage
@@ -87,7 +87,9 @@ async def connect(config: Config) -> Connection:
     """A session of one's own; raises DatabaseUnreachableError when there is none to be had."""
     try:
         connection: Connection = await asyncpg.connect(
-            config.session_dsn, timeout=CONNECT_TIMEOUT, command_timeout=COMMAND_TIMEOUT
+            for_asyncpg(config.session_dsn),
+            timeout=connect_timeout(config.session_dsn, CONNECT_TIMEOUT),
+            command_timeout=COMMAND_TIMEOUT,
         )
     except ValueError as error:
         raise unreachable(config, error) from None
@@ -121,12 +123,13 @@ async def create_pool(config: Config, *, size: int, for_engine: bool = False, fo
     - `for_users`: other people's code runs on the connections. They keep the settings of their role: what we run there
       holds a row by its lock, and names everything in full, so it rests on none of them.
     """
+    dsn = config.session_dsn if for_engine else config.dsn
     pool: asyncpg.Pool[Any] = asyncpg.create_pool(
-        config.session_dsn if for_engine else config.dsn,
+        for_asyncpg(dsn),
         min_size=0,
         max_size=size,
         init=set_up if for_engine else None,
-        timeout=CONNECT_TIMEOUT,
+        timeout=connect_timeout(dsn, CONNECT_TIMEOUT),
         command_timeout=COMMAND_TIMEOUT,
         # Only others leave something behind; for us a reset would be one more round trip, and take our settings away.
         reset=None if for_users else _keep_settings,
@@ -146,12 +149,7 @@ def unreachable(config: Config, error: BaseException | str) -> DatabaseUnreachab
     if isinstance(error, ValueError):
         # The driver's words may quote a piece of the DSN, which may be a piece of the password.
         error = "the DSN cannot be read; percent-encode what is not a letter or digit in its user and password"
-    return DatabaseUnreachableError(shown(config), str(error) or type(error).__name__)
-
-
-def shown(config: Config) -> str:
-    """The database as people may read it, without the password."""
-    return "the database of the PG* variables" if config.dsn is None else hide_password(config.dsn)
+    return DatabaseUnreachableError(shown_dsn(config.dsn), str(error) or type(error).__name__)
 
 
 # --------------------------------------------------------------------------------------------------------------- values

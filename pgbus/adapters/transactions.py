@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import asyncpg
 
 from pgbus.adapters import async_executor, sync_executor
+from pgbus.config import for_asyncpg, for_libpq
 from pgbus.errors import ConfigurationError, Dead, Retry
 from pgbus.faults import is_link_error
 
@@ -134,7 +135,7 @@ class Transactions:
     def _async_engine(self) -> AsyncEngine:
         from sqlalchemy.ext.asyncio import create_async_engine
 
-        arguments: dict[str, Any] = {"dsn": self._dsn}
+        arguments: dict[str, Any] = {"dsn": for_asyncpg(self._dsn)}
         if self._behind_pooler:
             # A statement without a name is prepared and run in one transaction, and leaves nothing behind.
             arguments |= {"statement_cache_size": 0, "prepared_statement_cache_size": 0}
@@ -190,4 +191,4 @@ def _psycopg_connect(dsn: str | None, *, prepare_threshold: int | None) -> Calla
         raise ConfigurationError(
             "a handler that takes a SQLAlchemy Session needs psycopg: install pgbus[psycopg]"
         ) from None
-    return lambda: psycopg.connect(dsn or "", prepare_threshold=prepare_threshold)
+    return lambda: psycopg.connect(for_libpq(dsn), prepare_threshold=prepare_threshold)

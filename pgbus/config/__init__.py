@@ -4,10 +4,11 @@ It reads the environment and one file; what a setting does is up to the module t
 """
 
 from pgbus.config.apis import ApiConfig
+from pgbus.config.dsn import connect_timeout, for_asyncpg, for_libpq, hide_password, read_dsn, shown_dsn
 from pgbus.config.files import has_variables
 from pgbus.config.home import home_of_caller
 from pgbus.config.schema import file_schema, or_variable
-from pgbus.config.settings import Config, LogFormat, LogLevel, Setting, hide_password
+from pgbus.config.settings import Config, LogFormat, LogLevel, Setting
 
 __all__ = [
     "ApiConfig",
@@ -15,9 +16,14 @@ __all__ = [
     "LogFormat",
     "LogLevel",
     "Setting",
+    "connect_timeout",
     "file_schema",
+    "for_asyncpg",
+    "for_libpq",
     "has_variables",
     "hide_password",
     "home_of_caller",
     "or_variable",
+    "read_dsn",
+    "shown_dsn",
 ]

@@ -9,9 +9,10 @@ from typing import Any, Literal, get_args, get_origin
 
 from pgbus.config.about import About, about, kinds
 from pgbus.config.apis import SPELLINGS, ApiConfig
+from pgbus.config.dsn import PATTERN as DSN
 from pgbus.config.files import VARIABLE_NAME
 from pgbus.config.names import PLACEHOLDERS
-from pgbus.config.settings import DSN_SCHEME, NAMESPACE, Config
+from pgbus.config.settings import NAMESPACE, Config
 from pgbus.features import FEATURES
 from pgbus.topics import TOPIC
 
@@ -19,8 +20,8 @@ _TYPES = {str: "string", int: "integer", float: "number", bool: "boolean", NoneT
 _VARIABLE = {"$ref": "#/$defs/variable"}
 _NAME_PATTERN = rf"^([^{{}}]|\{{({'|'.join(PLACEHOLDERS)})\}})*$"
 _PATTERNS = {
-    "dsn": rf"^{DSN_SCHEME.pattern}",
-    "direct_dsn": rf"^{DSN_SCHEME.pattern}",
+    "dsn": f"^{DSN.pattern}",
+    "direct_dsn": f"^{DSN.pattern}",
     "namespace": f"^{NAMESPACE.pattern}$",
     "service_name": _NAME_PATTERN,
     "process_name": _NAME_PATTERN,

@@ -8,10 +8,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import unquote, urlsplit
 
 from pgbus.config.about import DAY, About, about, check_name, checked, kinds, mapping, place, refusal, seconds
 from pgbus.config.apis import BUILT_IN, DEFAULT, SPELLINGS, ApiConfig, read_apis, resolve
+from pgbus.config.dsn import hide_password, names_pooler, read_dsn
 from pgbus.config.files import File, FromVariables, checked_root, fill, find_file, has_variables, read_file
 from pgbus.config.home import Home
 from pgbus.config.names import expand
@@ -22,11 +22,9 @@ MAX_NAMESPACE_LENGTH = 40
 CONFIG_VARIABLE = "PGBUS_CONFIG"
 
 NAMESPACE = re.compile(r"(?!pg_)[a-z_][a-z0-9_]*", re.ASCII)
-DSN_SCHEME = re.compile(r"postgres(ql)?://")
 _NAMES = frozenset({"service_name", "process_name"})
 _SECRETS = frozenset({"dsn", "direct_dsn"})
 _TABLES = ("apis", "plugins")
-_NAMES_PASSWORD = re.compile(r"password\s*=", re.IGNORECASE)
 
 LogLevel = Literal["debug", "info", "warning", "error", "critical"]
 LogFormat = Literal["text", "json"]
@@ -114,8 +112,8 @@ class Config:
             value = self._expanded(name) if name in _NAMES else getattr(self, name)
             source = self.sources.get(name, "argument")
             object.__setattr__(self, name, checked(Config, name, value, label=name, source=source))
-        self._check_dsn("dsn", self.dsn)
-        self._check_dsn("direct_dsn", self.direct_dsn)
+        self._read_dsn("dsn")
+        self._read_dsn("direct_dsn")
         self._check_features()
         if not NAMESPACE.fullmatch(self.namespace):
             raise self._error(
@@ -223,13 +221,18 @@ class Config:
         except UnsupportedUse as error:
             raise UnsupportedUse(f"{place('features', self.sources.get('features', 'argument'))}: {error}") from None
 
-    def _check_dsn(self, name: str, dsn: str | None) -> None:
-        if dsn is not None and not DSN_SCHEME.match(dsn):
-            raise self._error(name, "must look like postgresql://user:password@host:port/database")
-        if dsn is not None and not _has_good_ports(dsn):
+    def _read_dsn(self, name: str) -> None:
+        if (dsn := getattr(self, name)) is None:
+            return
+        try:
+            object.__setattr__(self, name, read_dsn(dsn))
+        except ValueError as error:
+            raise self._error(name, str(error)) from None
+        if names_pooler(getattr(self, name)) and (name == "direct_dsn" or self.direct_dsn is None):
             raise self._error(
                 name,
-                "has no number for its port; percent-encode what is not a letter or digit in its user and password",
+                "says by `pgbouncer` that it leads to a transaction-mode pooler: give the database's own address as "
+                "direct_dsn, for LISTEN and locks",
             )
 
     def _error(self, name: str, reason: str) -> ConfigurationError:
@@ -244,34 +247,6 @@ class Setting:
     value: object
     source: str
     meaning: str
-
-
-def _has_good_ports(dsn: str) -> bool:
-    """False mostly for a `/` or `#` in a password: a driver would say so, too, and quote what it took for a port."""
-    try:
-        hosts = urlsplit(dsn).netloc.rpartition("@")[2]
-    except ValueError:
-        return False
-    return all(port.isdecimal() for port in re.findall(r":([^:,\]]+)(?=,|$)", hosts))
-
-
-def hide_password(dsn: str) -> str:
-    """The DSN with its passwords as `***`; rather too much is hidden than too little."""
-    if not re.match(r"\s*[\w+.-]+://", dsn):
-        return re.sub(r"(password\s*=\s*)('(?:[^'\\]|\\.)*'|\S+)", r"\1***", dsn, flags=re.IGNORECASE)
-    # Greedy up to the last `@`: a password that should have been percent-encoded must not show either.
-    dsn = re.sub(r"^(\s*[\w+.-]+://[^:@/?]*):(.*)@.*", _hide_authority, dsn, flags=re.DOTALL)
-    return re.sub(r"([?&][^=&]*=)([^&]*)", _hide_parameter, dsn)
-
-
-def _hide_authority(found: re.Match[str]) -> str:
-    if _NAMES_PASSWORD.search(unquote(found[2])):
-        return f"{found[1]}:***"  # that `@` may well be within a password further on
-    return f"{found[1]}:***{found[0][found.end(2) - found.start() :]}"
-
-
-def _hide_parameter(found: re.Match[str]) -> str:
-    return f"{found[1]}***" if _NAMES_PASSWORD.search(unquote(found[1])) else found[0]
 
 
 def _file(

@@ -10,8 +10,8 @@ from typing import Any, TypeAlias, TypeVar
 
 import asyncpg
 
-from pgbus.config import hide_password
-from pgbus.errors import DatabaseUnreachableError, PrivilegeError
+from pgbus.config import connect_timeout, for_asyncpg, read_dsn, shown_dsn
+from pgbus.errors import ConfigurationError, DatabaseUnreachableError, PrivilegeError
 
 Connection: TypeAlias = "asyncpg.Connection[Any]"
 T = TypeVar("T")
@@ -41,8 +41,13 @@ def _run(work: Coroutine[Any, Any, T]) -> T:
 async def session(dsn: str | None, *, statement_cache_size: int = 100) -> AsyncIterator[Connection]:
     """A connection that is closed afterwards; None means the PG* variables. The cache is the driver's, in statements.
 
-    Raises DatabaseUnreachableError, and PrivilegeError for whatever the server refused to this user in the block.
+    Raises ConfigurationError for what is no DSN, DatabaseUnreachableError, and PrivilegeError for what the
+    server refused to this user in the block.
     """
+    try:
+        dsn = read_dsn(dsn) if dsn else None
+    except ValueError as error:
+        raise ConfigurationError(f"dsn: {error}") from None
     connection = await _connect(dsn, statement_cache_size=statement_cache_size)
     try:
         with privileges_told():
@@ -50,7 +55,7 @@ async def session(dsn: str | None, *, statement_cache_size: int = 100) -> AsyncI
     except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
         if not (connection.is_closed() or isinstance(error, _LOST)):
             raise
-        raise DatabaseUnreachableError(_shown(dsn), f"the connection was lost ({error})") from error
+        raise DatabaseUnreachableError(shown_dsn(dsn), f"the connection was lost ({error})") from error
     finally:
         await connection.close()
 
@@ -66,14 +71,14 @@ def privileges_told() -> Iterator[None]:
 
 async def _connect(dsn: str | None, *, statement_cache_size: int) -> Connection:
     try:
-        return await asyncpg.connect(dsn, timeout=_CONNECT_TIMEOUT, statement_cache_size=statement_cache_size)
+        return await asyncpg.connect(
+            for_asyncpg(dsn),
+            timeout=connect_timeout(dsn, _CONNECT_TIMEOUT),
+            statement_cache_size=statement_cache_size,
+        )
     except (ValueError, asyncpg.InterfaceError):
         # The driver's words may quote a piece of the DSN, which may be a piece of the password.
         reason = "the DSN cannot be read; percent-encode what is not a letter or digit in its user and password"
     except (OSError, asyncpg.PostgresError) as error:
         reason = str(error) or type(error).__name__
-    raise DatabaseUnreachableError(_shown(dsn), reason)
-
-
-def _shown(dsn: str | None) -> str:
-    return "the PG* variables' database" if dsn is None else hide_password(dsn)
+    raise DatabaseUnreachableError(shown_dsn(dsn), reason)

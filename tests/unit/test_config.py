@@ -90,7 +90,7 @@ def test_an_unknown_setting_is_refused(tmp_path: Path, file: str, arguments: dic
         ("namespace", "x" * 41, r"must be between 1 and 40 characters, not 41$"),
         ("service_name", "x" * 256, r"must be between 0 and 255 characters, not 256$"),
         ("dsn", "mysql://adam:s3cret@db/shop", r"^dsn \(PGBUS_DSN\): must look like postgresql://"),
-        ("direct_dsn", "host=db password=s3cret", r"^direct_dsn \(PGBUS_DIRECT_DSN\): must look like postgresql://"),
+        ("direct_dsn", "db s3cret", r"^direct_dsn \(PGBUS_DIRECT_DSN\): must look like postgresql://"),
     ],
 )
 def test_a_value_that_is_not_allowed_is_refused_with_what_is(
