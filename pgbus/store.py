@@ -176,12 +176,15 @@ class Claim:
 class Sequencing:
     """What one call of `sequence_outbox` did and saw.
 
-    `stopped_at` is the last outbox id it took when there may be more, else None. `next_due` is in seconds from then;
-    None: nothing is scheduled. `listener_ids` have something to claim; `handed` were given a claim, by listener id.
+    `stopped_at` is an outbox id beyond which there may be more, else None. `has_more`: look again at once; `too_big`:
+    with fewer rows, as these were too many bytes. `next_due` is in seconds from then; None: nothing is scheduled.
+    `listener_ids` have something to claim; `handed` were given a claim, by listener id.
     """
 
     moved: int
     stopped_at: int | None
+    has_more: bool
+    too_big: bool
     listener_ids: list[int]
     xmin: int
     xid: int | None
@@ -259,6 +262,8 @@ class Store:
         due_floor: float,
         base: int,
         batch: int,
+        batch_bytes: int,
+        avoid: Collection[int],
         run: int,
         tell_others: bool,
         idle_listener_ids: Sequence[int],
@@ -268,7 +273,8 @@ class Store:
     ) -> Sequencing:
         """Move up to `batch` rows (and as many scheduled ones that are due) into the log from position `base` on.
 
-        A lone event is claimed at once for those of the idle listeners that hear it.
+        More than one only if they are not more than `batch_bytes`, and none of the ids to `avoid`. A lone event is
+        claimed at once for those of the idle listeners that hear it.
         """
         row = await self.fetch_one(
             "sequence_outbox",
@@ -277,6 +283,8 @@ class Store:
             due_floor=due_floor,
             base=base,
             batch=batch,
+            batch_bytes=batch_bytes,
+            avoid=list(avoid),
             run=run,
             tell_others=tell_others,
             work_channel=self.work_channel,
@@ -285,9 +293,12 @@ class Store:
             worker_id=worker_id,
             lease=lease,
         )
+        stops = [id_ - 1 for id_ in avoid] + ([] if row["stopped_at"] is None else [row["stopped_at"]])
         return Sequencing(
             moved=row["moved"],
-            stopped_at=row["stopped_at"],
+            stopped_at=min(stops) if stops else None,
+            has_more=row["is_full"] or row["too_big"],
+            too_big=row["too_big"],
             listener_ids=row["listener_ids"] or [],
             xmin=row["xmin"],
             xid=row["xid"],
@@ -297,15 +308,26 @@ class Store:
             handed=_handed(row, token=token) if row["handed_ids"] else {},
         )
 
-    async def backfill_listener(self, *, batch: int, run: int) -> int | None:
-        """Give one listener that is behind the next stretch of the log; its id, or None when none is behind."""
-        rows = await self.fetch("backfill_listener", batch=batch, run=run, work_channel=self.work_channel)
-        return rows[0]["listener_id"] if rows else None
+    async def backfill_listener(self, *, batch: int, run: int) -> tuple[int | None, bool]:
+        """Give one listener that is behind the next stretch of the log.
 
-    async def free_claims(self, *, max_crashes: int, lease_floor: float) -> Freeing:
-        """Take back the claims of dead workers, and those whose leases ran out, at `lease_floor` or later."""
+        Returns its id, or None when there is none that nobody else holds locked; and whether any was behind.
+        """
+        row = await self.fetch_one("backfill_listener", batch=batch, run=run, work_channel=self.work_channel)
+        return row["listener_id"], row["were_behind"]
+
+    async def find_locked_events(self, *, floor: int, batch: int) -> list[int]:
+        """The outbox ids that a look would take and someone holds locked."""
+        return [row["id"] for row in await self.fetch("find_locked_events", floor=floor, batch=batch)]
+
+    async def free_claims(self, *, max_crashes: int, lease_floor: float, batch: int) -> Freeing:
+        """Take back up to `batch` claims of dead workers, or whose leases ran out, at `lease_floor` or later."""
         row = await self.fetch_one(
-            "free_claims", max_crashes=max_crashes, lease_floor=lease_floor, work_channel=self.work_channel
+            "free_claims",
+            max_crashes=max_crashes,
+            lease_floor=lease_floor,
+            batch=batch,
+            work_channel=self.work_channel,
         )
         return Freeing(row["freed"], row["listener_ids"] or [], row["looked_at"])
 

@@ -144,7 +144,7 @@ REVOKE EXECUTE ON FUNCTION pgbus.take_dedup_keys(text[], uuid[], double precisio
 
 -- --------------------------------------------------------------------------------------------------------------- the log
 
--- The append-only log. `position` order is the order in which transactions made their events visible.
+-- The append-only log. The order of `position` is that in which the leader found the events.
 -- A partition covers 10^9 positions; the leader opens the next one when a period ends.
 CREATE TABLE pgbus.events (
     position     bigint      NOT NULL PRIMARY KEY,
@@ -308,10 +308,10 @@ CREATE TABLE pgbus.partitions (
 );
 
 -- Opens the partition of positions from number * 10^9 on, of the log and of history; false if it is open already.
--- Like drop_partition it runs as the tables' owner, since a leader is not one, and gives up after a second
--- (lock_not_available) rather than let the whole bus queue behind it while it waits for a lock.
+-- Like drop_partition it runs as the tables' owner, since a leader is not one, and gives up after 0.1 s (lock_not_available)
+-- rather than let the whole bus queue behind it while it waits for a lock.
 CREATE FUNCTION pgbus.open_partition(partition_number integer) RETURNS boolean
-    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '1s'
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '100ms'
 AS $$
 DECLARE
     beginning CONSTANT bigint := partition_number * bigint '1000000000';
@@ -336,7 +336,7 @@ $$;
 -- Drops a partition of the log and of history; false if there is none. Refuses (object_in_use) while any event in it is
 -- owed to a listener or lies in its dead letters, and when no later event is logged: positions are counted on from the last.
 CREATE FUNCTION pgbus.drop_partition(partition_number integer) RETURNS boolean
-    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '1s'
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '100ms'
 AS $$
 DECLARE
     beginning CONSTANT bigint := partition_number * bigint '1000000000';

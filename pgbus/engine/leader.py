@@ -15,13 +15,16 @@ from pgbus.engine.maintenance import Maintenance
 from pgbus.engine.notifier import Session
 from pgbus.engine.sequencer import Neighbours, Sequencer
 from pgbus.faults import is_passing
-from pgbus.store import Store, connect, session_closed
+from pgbus.store import Store, connect, session_closed, settings_sql
 from pgbus.telemetry import LeaderChanged, Telemetry
 
 logger = logging.getLogger("pgbus")
 
 # Seconds.
 RESIGN_TIMEOUT = 10.0
+# The leader steps over what is locked. Where that cannot be told beforehand, it waits for no longer than this; and a
+# statement that takes too long is cut off on the server, so that the next one can do less, and the session stays.
+LEADER_SETTINGS = {"lock_timeout": "100ms", "statement_timeout": "10s"}
 
 
 class Leader:
@@ -59,6 +62,7 @@ class Leader:
         """
         session = await Session.open(self._config, channels={f"{self._config.namespace}_wake": self._heard_wake})
         try:
+            await session.connection.execute(settings_sql(LEADER_SETTINGS))
             row = await session.store.fetch_one("try_lead", namespace=self._config.namespace)
             if row["leads"]:
                 await session.store.fetch("note_leader", worker_id=worker_id)

@@ -6,7 +6,8 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
+from typing import TypeVar
 
 import asyncpg
 
@@ -16,12 +17,15 @@ from pgbus.telemetry import ClaimsFreed, Telemetry
 
 logger = logging.getLogger("pgbus")
 
+T = TypeVar("T")
+
 # Seconds.
 CLAIMS_INTERVAL = 1.0
 CHORES_INTERVAL = 60.0
 # An event is tried alone from the second death of its worker on; this many deaths make it a dead letter.
 MAX_CRASHES = 5
 PRUNE_BATCH = 10_000
+FREE_BATCH = 1_000
 # Seconds between looks for lost claims from the bottom, at least, and how many times as long as the last one took. They
 # find claims whose leases ran out while a transactional handler had locked them: a lock needs no lease.
 BOTTOM_INTERVAL = 10.0
@@ -62,9 +66,9 @@ class Maintenance:
         chores_at = calls_at = 0.0
         clock = asyncio.get_running_loop().time
         while True:
-            await self._free_claims()
+            await _unless_barred(self._free_claims())
             if clock() >= calls_at:
-                calls_at = clock() + (0.0 if await self._end_calls() else CALLS_INTERVAL)
+                calls_at = clock() + (0.0 if await _unless_barred(self._end_calls()) else CALLS_INTERVAL)
             if clock() >= chores_at:
                 chores_at = clock() + CHORES_INTERVAL
                 await self.do_chores()
@@ -72,23 +76,26 @@ class Maintenance:
 
     async def do_chores(self) -> None:
         """One round of what is done once a minute."""
-        await self._turn_periods()
-        await self._drop_expired_partitions()
-        await self._store.fetch("release_lanes", work_channel=self._store.work_channel)
-        await self._store.fetch("expire_declarations", ttl=self._config.worker_ttl)
-        await self._store.fetch("prune_dedup_keys", batch=PRUNE_BATCH)
-        await self._store.fetch("prune_schedule_runs", retention=self._config.schedule_retention, batch=PRUNE_BATCH)
-        await self._store.fetch("prune_workers", worker_ttl=self._config.worker_ttl, worker_id=self._worker_id)
+        fetch, config = self._store.fetch, self._config
+        await _unless_barred(self._turn_periods())
+        await _unless_barred(self._drop_expired_partitions())
+        await _unless_barred(self._in_bites("release_lanes", work_channel=self._store.work_channel))
+        await _unless_barred(fetch("expire_declarations", ttl=config.worker_ttl))
+        await _unless_barred(fetch("prune_dedup_keys", batch=PRUNE_BATCH))
+        await _unless_barred(fetch("prune_schedule_runs", retention=config.schedule_retention, batch=PRUNE_BATCH))
+        await _unless_barred(fetch("prune_workers", worker_ttl=config.worker_ttl, worker_id=self._worker_id))
 
     async def _free_claims(self) -> None:
         began = time.monotonic()
         from_bottom = began >= self._bottom_at
         look = await self._store.free_claims(
-            max_crashes=MAX_CRASHES, lease_floor=-math.inf if from_bottom else self._lease_floor
+            max_crashes=MAX_CRASHES, lease_floor=-math.inf if from_bottom else self._lease_floor, batch=FREE_BATCH
         )
         if from_bottom:
             self._bottom_at = began + max(BOTTOM_INTERVAL, BOTTOM_SHARE * (time.monotonic() - began))
         self._lease_floor = look.looked_at
+        if look.freed >= FREE_BATCH:
+            self._bottom_at = 0.0
         if look.freed:
             logger.warning("took back %d claims of workers that died", look.freed)
             self._telemetry.emit(ClaimsFreed(look.freed))
@@ -104,8 +111,8 @@ class Maintenance:
 
     async def _in_bites(self, statement: str, **values: object) -> bool:
         for _ in range(CALLS_BITES):
-            row = await self._store.fetch_one(statement, batch=CALLS_BITE, **values)
-            if row["calls"] < CALLS_BITE:
+            done, *_ = await self._store.fetch_one(statement, batch=CALLS_BITE, **values)
+            if done < CALLS_BITE:
                 return False
         return True
 
@@ -113,10 +120,7 @@ class Maintenance:
         """Have the next partition ready, and begin it when the first event of the current one is a period old."""
         current = self._partition()
         for number in (current, current + 1):
-            try:
-                await self._store.fetch("open_partition", number=number)
-            except asyncpg.LockNotAvailableError:
-                return  # someone reads or backs up the whole log just now; the next minute will do
+            await self._store.fetch("open_partition", number=number)
         rows = await self._store.fetch("find_partition_start", number=current)
         if rows and rows[0]["age"] >= self._config.partition_period:
             self._begin_period()
@@ -133,11 +137,21 @@ class Maintenance:
     async def _drop_partition(self, number: int) -> None:
         try:
             await self._store.fetch("drop_partition", number=number)
-        except asyncpg.LockNotAvailableError:
-            return
         except asyncpg.ObjectInUseError as error:
             if number not in self._refused:
                 self._refused.add(number)
                 logger.warning("retention keeps partition %d of the log: %s", number, error)
         else:
             logger.info("retention dropped partition %d of the log", number)
+
+
+async def _unless_barred(duty: Awaitable[T]) -> T | None:
+    """Do it, or leave it for the next time: the sequencer, on the same session, waits meanwhile.
+
+    Someone holds a lock, say because he reads or backs up the whole log just now; or it took too long.
+    """
+    try:
+        return await duty
+    except (asyncpg.LockNotAvailableError, asyncpg.QueryCanceledError) as error:
+        logger.info("a chore is put off: %s", error)
+        return None

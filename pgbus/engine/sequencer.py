@@ -10,18 +10,26 @@ publishers go on with the next slot, and the old one is looked at now and then u
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 from uuid import UUID, uuid4
 
+import asyncpg
+
 from pgbus.engine.clock import now
 from pgbus.store import Claim, Sequencing, Store
 from pgbus.telemetry import LeaderSlept, Sequenced, Telemetry
 
-# Rows per statement, and events per run.
+logger = logging.getLogger("pgbus")
+
+# Rows per statement, and bytes of them as they are stored; events per run.
 BATCH = 2_000
+BATCH_BYTES = 4_000_000
 RUN = 500
+# Seconds between tries to get at what someone else holds locked.
+LOCKED_PAUSE = 0.2
 # Seconds between looks while a publisher is about to commit without a NOTIFY, and how often before its slot is left.
 CONTENDED_PAUSE = 0.002
 CONTENDED_LOOKS = 20
@@ -70,6 +78,21 @@ class Floor:
         self._last_id = look.last_id
 
 
+class Batch:
+    """How many rows a look takes: fewer after one that was too big or took too long, then more again, step by step."""
+
+    def __init__(self) -> None:
+        self.rows = BATCH
+
+    def shrink(self) -> None:
+        """It was too much."""
+        self.rows = max(1, self.rows // 4)
+
+    def grow(self) -> None:
+        """It was not."""
+        self.rows = min(BATCH, self.rows * 2)
+
+
 class Neighbours(Protocol):
     """The listeners of the leader's own process: it wakes them itself, and hands them an event that comes alone."""
 
@@ -104,6 +127,8 @@ class Sequencer:
         self._has_others = has_others
         self._woken = asyncio.Event()
         self._floor = Floor()
+        self._batch = Batch()
+        self._locked: list[int] = []
         self._due_floor = -math.inf
         self._bottom_at = 0.0
         self._base = 0
@@ -111,7 +136,7 @@ class Sequencer:
         self._contended = 0
         self._held: set[int] = set()
         self._held_pause = HELD_PAUSE
-        self._behind = True
+        self._backfill_at = 0.0
         self._roll_over = False
 
     def wake(self) -> None:
@@ -120,7 +145,7 @@ class Sequencer:
 
     def catch_up(self) -> None:
         """Look now, also for listeners that are behind."""
-        self._behind = True
+        self._backfill_at = 0.0
         self.wake()
 
     def begin_period(self) -> None:
@@ -136,18 +161,29 @@ class Sequencer:
         """Sequence until cancelled, or until the session breaks."""
         await self._take_over()
         while True:
-            look = await self._look()
-            if self._behind:
-                await self._backfill()
-            elif look.moved >= BATCH:
-                continue
-            elif self._slot is None:
-                await self._arm()
-            elif look.moved > 1 or self._woken.is_set():
-                await self._disarm()
-            else:
-                # Armed before this look: whatever it could not see yet will notify us.
-                await self._sleep(look)
+            try:
+                await self._step()
+            except asyncpg.QueryCanceledError as error:
+                self._batch.shrink()
+                logger.warning("a look was cut off, the next one takes %d events at most: %s", self._batch.rows, error)
+            except asyncpg.LockNotAvailableError:
+                await self._find_locked()
+                if not self._locked:
+                    await asyncio.sleep(LOCKED_PAUSE)
+
+    async def _step(self) -> None:
+        look = await self._look()
+        if now() >= self._backfill_at:
+            await self._backfill()
+        elif look.has_more:
+            return
+        elif self._slot is None:
+            await self._arm()
+        elif look.moved > 1 or self._woken.is_set():
+            await self._disarm()
+        else:
+            # Armed before this look: whatever it could not see yet will notify us.
+            await self._sleep(look)
 
     async def _take_over(self) -> None:
         end = await self._store.fetch_one("find_log_end")
@@ -161,16 +197,22 @@ class Sequencer:
 
     async def _look(self) -> Sequencing:
         if self._roll_over:
+            await self._store.fetch("open_partition", number=self.partition + 1)
             self._base = (self.partition + 1) * PARTITION_SIZE
-            await self._store.fetch("open_partition", number=self.partition)
             self._roll_over = False
+        if self._locked:
+            await self._find_locked()
         if (at := now()) >= self._bottom_at:
             self._due_floor, self._bottom_at = -math.inf, at + BOTTOM_INTERVAL
         look = await self._sequence()
         self._base += look.moved
         self._floor.observe(look)
-        if look.moved < BATCH:
+        if not look.has_more:
             self._due_floor = look.looked_at
+        if look.too_big:
+            self._batch.shrink()
+        else:
+            self._batch.grow()
         if look.moved:
             self._telemetry.emit(Sequenced(look.moved))
             self._neighbours.wake(look.listener_ids)
@@ -187,7 +229,9 @@ class Sequencer:
                 wants_xid=self._floor.wants_xid,
                 due_floor=self._due_floor,
                 base=self._base,
-                batch=BATCH,
+                batch=self._batch.rows,
+                batch_bytes=BATCH_BYTES,
+                avoid=self._locked,
                 run=RUN,
                 tell_others=self._has_others(),
                 idle_listener_ids=idle,
@@ -201,11 +245,18 @@ class Sequencer:
         return look
 
     async def _backfill(self) -> None:
-        listener_id = await self._store.backfill_listener(batch=BATCH, run=RUN)
-        if listener_id is None:
-            self._behind = False
-        else:
+        listener_id, were_behind = await self._store.backfill_listener(batch=self._batch.rows, run=RUN)
+        if listener_id is not None:
             self._neighbours.wake([listener_id])
+        else:
+            self._backfill_at = now() + LOCKED_PAUSE if were_behind else math.inf
+
+    async def _find_locked(self) -> None:
+        """Leave out the rows that someone holds locked, as long as they do: nobody waits for them but themselves."""
+        try:
+            self._locked = await self._store.find_locked_events(floor=self._floor.value, batch=BATCH)
+        except asyncpg.LockNotAvailableError:
+            self._locked = []  # it is the table that someone holds
 
     # ------------------------------------------------------------------------------------------------------- sleeping
 
@@ -237,7 +288,11 @@ class Sequencer:
 
     async def _sleep(self, look: Sequencing) -> None:
         self._telemetry.emit(LeaderSlept())
-        pause = min(self._poll_interval, math.inf if look.next_due is None else look.next_due)
+        pause = min(
+            self._poll_interval, math.inf if look.next_due is None else look.next_due, self._backfill_at - now()
+        )
+        if self._locked:
+            pause = min(pause, LOCKED_PAUSE)
         if self._held:
             pause = min(pause, self._held_pause)
         woken = await _wait(self._woken, pause)
@@ -249,9 +304,9 @@ class Sequencer:
 
     async def _disarm(self) -> None:
         """Under load, let publishers commit without NOTIFY. For a lone event it is quickest to stay armed."""
-        slot, self._slot = self._slot, None
         self._woken.clear()
-        await self._store.fetch("wake_up", namespace=self._store.namespace, slot=slot)
+        await self._store.fetch("wake_up", namespace=self._store.namespace, slot=self._slot)
+        self._slot = None
 
     async def _review_held_slots(self) -> None:
         held = await self._find_held_slots()

@@ -387,6 +387,7 @@ WITH live AS MATERIALIZED (
     WHERE d.claim_token IS NOT NULL
       AND d.lease_expires_at >= to_timestamp(CAST(:lease_floor AS double precision))
       AND (d.lease_expires_at < now() OR NOT EXISTS (SELECT 1 FROM live AS l WHERE l.worker_id = d.worker_id))
+    LIMIT CAST(:batch AS bigint)
     FOR UPDATE SKIP LOCKED
 ), freed AS (
     DELETE FROM pgbus.deliveries AS d

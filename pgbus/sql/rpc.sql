@@ -146,9 +146,14 @@ WITH bounds AS MATERIALIZED (
        AND x.deadline < clock_timestamp() - CAST(:retention AS double precision) * INTERVAL '1 second'
      ORDER BY x.call_id
      LIMIT CAST(:batch AS bigint))
+), free AS MATERIALIZED (
+    SELECT r.call_id
+    FROM pgbus.rpc_requests AS r
+    WHERE r.call_id = ANY (ARRAY(SELECT p.call_id FROM past AS p))
+    FOR UPDATE SKIP LOCKED
 ), old AS (
     DELETE FROM pgbus.rpc_requests AS r
-    WHERE r.call_id = ANY (ARRAY(SELECT p.call_id FROM past AS p))
+    WHERE r.call_id = ANY (ARRAY(SELECT f.call_id FROM free AS f))
     RETURNING r.call_id
 ), answers AS (
     DELETE FROM pgbus.rpc_responses AS a USING old AS o WHERE a.call_id = o.call_id

@@ -138,6 +138,7 @@ WHERE r.run_id = ANY (ARRAY(
       AND x.run_id <> ALL (ARRAY(SELECT s.claim_token FROM pgbus.schedules AS s WHERE s.claim_token IS NOT NULL))
     ORDER BY x.started_at
     LIMIT CAST(:batch AS bigint)
+    FOR UPDATE SKIP LOCKED
 ))
 
 -- name: list_schedules

@@ -1,37 +1,47 @@
 -- The leader's statements: from the outbox into the log, and its sleep. All of them run on the session that holds the
--- leader lock, one after the other, so that the order of positions is the order in which events became visible.
+-- leader lock, one after the other, so that the order of positions is the order in which it found the events.
 
 -- name: sequence_outbox
 -- Move committed outbox rows into the log, and write the runs that are owed to each listener whose subscription matches.
 -- A lone event is handed over: its run is written as claimed for those of the leader's own listeners that are idle.
+--
+-- It takes up to `batch` rows of each kind, due at once and scheduled. When those are more than `batch_bytes`, as they are
+-- stored, it takes none and says that the batch is too big; but a single row it takes anyhow. Scheduled ones come first, in
+-- the order of their `deliver_at`, then the others in that of their ids. `avoid` are rows that someone holds locked.
 WITH bound AS MATERIALIZED (
-    SELECT max(o.id) AS id, count(*) AS rows
+    SELECT count(*) AS rows,
+           count(*) > 1 AND sum(w.bytes) > CAST(:batch_bytes AS bigint) AS too_big,
+           max(w.id) AS id
     FROM (
-        SELECT x.id
-        FROM pgbus.outbox AS x
-        WHERE x.id >= CAST(:floor AS bigint) AND x.deliver_at IS NULL
-        ORDER BY x.id
+        SELECT o.id, pg_column_size(o.payload) + COALESCE(pg_column_size(o.headers), 0) AS bytes
+        FROM pgbus.outbox AS o
+        WHERE o.id >= CAST(:floor AS bigint) AND o.deliver_at IS NULL
+        ORDER BY o.id
         LIMIT CAST(:batch AS bigint)
-    ) AS o
+    ) AS w
 ), due AS MATERIALIZED (
     -- Someone who cancels a scheduled event holds its row until the end of a transaction that may be long: step over it.
-    SELECT o.id
+    SELECT o.id, pg_column_size(o.payload) + COALESCE(pg_column_size(o.headers), 0) AS bytes
     FROM pgbus.outbox AS o
     WHERE o.deliver_at >= to_timestamp(CAST(:due_floor AS double precision)) AND o.deliver_at <= now()
-    ORDER BY o.deliver_at
+    ORDER BY o.deliver_at, o.id
     LIMIT CAST(:batch AS bigint)
     FOR UPDATE SKIP LOCKED
+), due_bound AS MATERIALIZED (
+    SELECT count(*) AS rows, count(*) > 1 AND sum(d.bytes) > CAST(:batch_bytes AS bigint) AS too_big FROM due AS d
 ), moved_now AS (
     DELETE FROM pgbus.outbox AS o
-    WHERE o.id >= CAST(:floor AS bigint) AND o.id <= (SELECT b.id FROM bound AS b) AND o.deliver_at IS NULL
+    WHERE o.id >= CAST(:floor AS bigint) AND o.id <= (SELECT b.id FROM bound AS b WHERE NOT b.too_big)
+      AND o.deliver_at IS NULL
+      AND o.id <> ALL (CAST(:avoid AS bigint[]))
     RETURNING o.id, o.event_id, o.topic, o.ancestors, o.key, o.payload, o.headers, o.published_at, o.deliver_at
 ), moved_due AS (
     DELETE FROM pgbus.outbox AS o
     USING due AS d
-    WHERE o.id = d.id
+    WHERE o.id = d.id AND NOT (SELECT b.too_big FROM due_bound AS b)
     RETURNING o.id, o.event_id, o.topic, o.ancestors, o.key, o.payload, o.headers, o.published_at, o.deliver_at
 ), numbered AS MATERIALIZED (
-    SELECT CAST(:base AS bigint) + row_number() OVER (ORDER BY m.id) - 1 AS position, m.*
+    SELECT CAST(:base AS bigint) + row_number() OVER (ORDER BY m.deliver_at, m.id) - 1 AS position, m.*
     FROM (SELECT * FROM moved_now UNION ALL SELECT * FROM moved_due) AS m
 ), logged AS (
     INSERT INTO pgbus.events
@@ -89,10 +99,14 @@ WITH bound AS MATERIALIZED (
     FROM delivered AS d
 )
 SELECT (SELECT count(*) FROM numbered) AS moved,
-       (SELECT CASE WHEN b.rows = CAST(:batch AS bigint) THEN b.id END FROM bound AS b) AS stopped_at,
+       b.too_big OR d.too_big AS too_big,
+       b.rows = CAST(:batch AS bigint) OR d.rows = CAST(:batch AS bigint) AS is_full,
+       CASE WHEN b.too_big THEN CAST(:floor AS bigint) - 1 WHEN b.rows = CAST(:batch AS bigint) THEN b.id END AS stopped_at,
        w.listener_ids,
-       CASE WHEN CAST(:tell_others AS boolean) AND w.listener_ids IS NOT NULL
-            THEN pg_notify(CAST(:work_channel AS text), array_to_string(w.listener_ids, ',')) END AS told,
+       -- A notification carries less than 8000 bytes: 700 ids, however long they are.
+       (SELECT count(pg_notify(CAST(:work_channel AS text), array_to_string(w.listener_ids[n:n + 699], ',')))
+        FROM generate_series(1, cardinality(w.listener_ids), 700) AS n
+        WHERE CAST(:tell_others AS boolean)) AS told,
        CAST(CAST(pg_snapshot_xmin(pg_current_snapshot()) AS text) AS bigint) AS xmin,
        -- An xid that is higher than any given out before. A snapshot's xmax would not do: it is one more than the
        -- highest xid that has *ended*, and a publisher that still runs may well lie above that.
@@ -107,15 +121,21 @@ SELECT (SELECT count(*) FROM numbered) AS moved,
        n.position, n.event_id, n.topic, n.ancestors, n.key, n.payload, n.headers,
        pgbus.readable(n.published_at) AS published_at, pgbus.readable(n.deliver_at) AS deliver_at
 FROM woken AS w
+CROSS JOIN bound AS b
+CROSS JOIN due_bound AS d
 LEFT JOIN numbered AS n ON w.handed_ids IS NOT NULL
 
 -- name: backfill_listener
 -- Give a listener that is not live yet the next stretch of the log; its cursor becomes NULL, live, at the end of the log.
+-- Returns which, NULL for none, and whether any was behind before that.
 WITH behind AS MATERIALIZED (
+    -- The leader waits for nobody: a listener whose row someone holds locked has its turn later.
     SELECT l.id, l.lanes, l.cursor
     FROM pgbus.listeners AS l
-    WHERE l.id = (SELECT x.id FROM pgbus.listeners AS x WHERE x.cursor IS NOT NULL ORDER BY x.id LIMIT 1)
-    FOR UPDATE
+    WHERE l.cursor IS NOT NULL
+    ORDER BY l.id
+    LIMIT 1
+    FOR UPDATE SKIP LOCKED
 ), stretch AS MATERIALIZED (
     SELECT e.position, e.event_id, e.topic, e.ancestors, e.key
     FROM pgbus.events AS e
@@ -161,8 +181,29 @@ WITH behind AS MATERIALIZED (
     WHERE l.id = b.id
     RETURNING l.id
 )
-SELECT m.id AS listener_id, pg_notify(CAST(:work_channel AS text), CAST(m.id AS text)) AS told
-FROM moved AS m
+SELECT m.id AS listener_id,
+       CASE WHEN m.id IS NOT NULL THEN pg_notify(CAST(:work_channel AS text), CAST(m.id AS text)) END AS told,
+       EXISTS (SELECT 1 FROM pgbus.listeners AS l WHERE l.cursor IS NOT NULL) AS were_behind
+FROM (SELECT 1) AS one
+LEFT JOIN moved AS m ON true
+
+-- name: find_locked_events
+-- The first rows that `sequence_outbox` would take, which someone holds locked.
+WITH waiting AS MATERIALIZED (
+    SELECT o.id
+    FROM pgbus.outbox AS o
+    WHERE o.id >= CAST(:floor AS bigint) AND o.deliver_at IS NULL
+    ORDER BY o.id
+    LIMIT CAST(:batch AS bigint)
+), free AS MATERIALIZED (
+    SELECT o.id
+    FROM pgbus.outbox AS o
+    WHERE o.id = ANY (ARRAY(SELECT w.id FROM waiting AS w))
+    FOR UPDATE SKIP LOCKED
+)
+SELECT w.id FROM waiting AS w
+EXCEPT
+SELECT f.id FROM free AS f
 
 -- name: find_log_end
 -- The position after the last event of the log, and the highest partition that exists.
@@ -214,9 +255,16 @@ WHERE l.locktype = 'advisory'
 
 -- name: note_leader
 -- Show who leads since when.
+WITH changed AS MATERIALIZED (
+    SELECT w.id
+    FROM pgbus.workers AS w
+    WHERE w.id = CAST(:worker_id AS integer) OR w.leading_since IS NOT NULL
+    FOR UPDATE SKIP LOCKED
+)
 UPDATE pgbus.workers AS w
 SET leading_since = CASE WHEN w.id = CAST(:worker_id AS integer) THEN now() END
-WHERE w.id = CAST(:worker_id AS integer) OR w.leading_since IS NOT NULL
+FROM changed AS c
+WHERE w.id = c.id
 
 -- name: find_ready_listeners
 -- Which of these listeners have something to claim now: a look in case a notification was lost.

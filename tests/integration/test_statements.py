@@ -47,7 +47,8 @@ class Bench:
 
     async def sequence(self, **values: Any) -> Sequencing:
         defaults = {
-            "floor": 0, "wants_xid": False, "due_floor": float("-inf"), "base": 1, "batch": 100, "run": 10,
+            "floor": 0, "wants_xid": False, "due_floor": float("-inf"), "base": 1, "batch": 100,
+            "batch_bytes": 1_000_000, "avoid": [], "run": 10,
             "tell_others": False, "idle_listener_ids": [], "token": uuid4(), "worker_id": 1, "lease": LEASE,
         }  # fmt: skip
         return await self.store.sequence_outbox(**{**defaults, **values})
@@ -265,6 +266,78 @@ async def test_sequencing_notifies_others_only_if_there_are_any(bench: Bench, ot
     assert heard == [str(listener_id)]
 
 
+async def test_sequencing_orders_scheduled_events_by_the_instant_they_are_due_and_then_by_id(bench: Bench) -> None:
+    now = datetime.now(UTC)
+    await bench.outbox("at.once", "at.once.too")
+    for topic, age in (("third", 1), ("first", 3), ("second", 2), ("third.too", 1)):
+        await bench.outbox(topic, deliver_at=now - timedelta(seconds=age))
+    await bench.sequence()
+    assert await bench.fetch("SELECT topic FROM pgbus.events ORDER BY position") == [
+        ("first",), ("second",), ("third",), ("third.too",), ("at.once",), ("at.once.too",)
+    ]  # fmt: skip
+
+
+async def test_sequencing_takes_nothing_of_a_batch_that_is_too_big_but_one_row_anyhow(bench: Bench) -> None:
+    noise = "(SELECT jsonb_agg(md5(random()::text || n)) FROM generate_series(1, 500) AS n)"
+    await bench.connection.execute(
+        f"INSERT INTO pgbus.outbox (topic, payload, deliver_at) VALUES ('a', {noise}, NULL), ('b', {noise}, NULL), "
+        f"('c', {noise}, now()), ('d', {noise}, now())"
+    )
+    look = await bench.sequence(batch_bytes=20_000)
+    assert (look.moved, look.too_big, look.has_more) == (0, True, True)
+    assert look.stopped_at == -1, "the floor must not pass what was left"
+    for base in (1, 3):
+        look = await bench.sequence(base=base, batch=1, batch_bytes=20_000)
+        assert (look.moved, look.too_big, look.has_more) == (2, False, True)
+    look = await bench.sequence(base=5, batch_bytes=20_000)
+    assert (look.moved, look.too_big, look.has_more, look.stopped_at) == (0, False, False, None)
+
+
+async def test_rows_that_someone_holds_locked_are_found_and_stepped_over(bench: Bench, other: Bench) -> None:
+    await bench.outbox("a.a", "b.b", "c.c")
+    ids = [row[0] for row in await bench.fetch("SELECT id FROM pgbus.outbox ORDER BY id")]
+    assert await bench.store.find_locked_events(floor=0, batch=10) == []
+    async with other.connection.transaction():
+        await other.fetch("SELECT id FROM pgbus.outbox WHERE id = $1 FOR UPDATE", ids[1])
+        locked = await bench.store.find_locked_events(floor=0, batch=10)
+        assert locked == [ids[1]]
+        look = await bench.sequence(avoid=locked)
+        assert (look.moved, look.has_more, look.stopped_at) == (2, False, ids[1] - 1)
+    assert await bench.store.find_locked_events(floor=0, batch=10) == []
+    assert (await bench.sequence(base=3)).moved == 1
+
+
+async def test_notifications_of_many_listeners_are_cut_into_pieces(bench: Bench, other: Bench) -> None:
+    heard: list[str] = []
+    await other.connection.add_listener("pgbus_work", lambda *args: heard.append(args[3]))
+    await bench.connection.execute(
+        """
+        INSERT INTO pgbus.listeners (id, listener_name) OVERRIDING SYSTEM VALUE
+        SELECT 2000000000 + n, n FROM generate_series(1, 2000) AS n;
+        INSERT INTO pgbus.subscriptions SELECT id, 'a.b' FROM pgbus.listeners
+        """
+    )
+    ids = {row[0] for row in await bench.fetch("SELECT id FROM pgbus.listeners")}
+
+    def told() -> bool:
+        return {int(part) for payload in heard for part in payload.split(",")} == ids
+
+    await bench.outbox("a.b")
+    await bench.sequence(tell_others=True)
+    await eventually(told)
+    assert len(heard) == 3
+    heard.clear()
+    await bench.connection.execute("UPDATE pgbus.deliveries SET lane = 1")
+    await bench.store.fetch("release_lanes", batch=10_000, work_channel="pgbus_work")
+    await eventually(told)
+
+
+async def test_keys_stay_in_their_lanes_from_one_version_of_the_server_to_the_next(bench: Bench) -> None:
+    # What waits in a lane outlives an upgrade of the server. PostgreSQL's own hash indexes rest on this function, too.
+    hashes = await bench.fetch("SELECT hashtext('key-1'), hashtext('customer 7'), hashtext('über')")
+    assert hashes == [(-497482992, -1107570502, 690680912)]
+
+
 # ------------------------------------------------------------------------------------------------- backfill_listener
 
 
@@ -272,13 +345,13 @@ async def test_a_listener_that_is_behind_gets_the_log_in_stretches_and_then_is_l
     listener_id = await bench.rows.listener("behind", "a.*", cursor=2)
     await bench.log(1, 2, 4, 5, topic="a.b")
     await bench.log(3, topic="x.y")
-    assert await bench.store.backfill_listener(batch=3, run=10) == listener_id
+    assert await bench.store.backfill_listener(batch=3, run=10) == (listener_id, True)
     assert await bench.deliveries("first, last, positions, available_at IS NOT NULL") == [(2, 4, [2, 4], True)]
     assert await bench.fetch("SELECT cursor FROM pgbus.listeners") == [(5,)]
-    assert await bench.store.backfill_listener(batch=3, run=10) == listener_id
+    assert await bench.store.backfill_listener(batch=3, run=10) == (listener_id, True)
     assert await bench.deliveries("first, last") == [(2, 4), (5, 5)]
     assert await bench.fetch("SELECT cursor FROM pgbus.listeners") == [(None,)]
-    assert await bench.store.backfill_listener(batch=3, run=10) is None
+    assert await bench.store.backfill_listener(batch=3, run=10) == (None, False)
 
 
 async def test_backfilling_keeps_keys_in_the_lanes_that_sequencing_gives_them(bench: Bench) -> None:
@@ -290,6 +363,16 @@ async def test_backfilling_keeps_keys_in_the_lanes_that_sequencing_gives_them(be
     await bench.connection.execute("DELETE FROM pgbus.deliveries; UPDATE pgbus.listeners SET cursor = 0")
     await bench.store.backfill_listener(batch=100, run=10)
     assert await bench.deliveries("lane, first, last, positions") == live
+
+
+async def test_a_listener_whose_row_someone_holds_locked_is_backfilled_later(bench: Bench, other: Bench) -> None:
+    listener_id = await bench.rows.listener("behind", "**", cursor=0)
+    await bench.log(1)
+    async with other.connection.transaction():
+        await other.connection.execute("UPDATE pgbus.listeners SET last_seen_at = now()")
+        async with asyncio.timeout(5):
+            assert await bench.store.backfill_listener(batch=100, run=10) == (None, True)
+    assert await bench.store.backfill_listener(batch=100, run=10) == (listener_id, True)
 
 
 async def test_a_paused_listener_is_backfilled_too(bench: Bench) -> None:
@@ -731,13 +814,13 @@ async def test_locking_a_delivery_finds_only_our_own_claim(bench: Bench, other: 
 
 async def crash(bench: Bench, *, lease_floor: float = -math.inf) -> tuple[int, list[int]]:
     """Free the claims of workers, none of whom lives."""
-    look = await bench.store.free_claims(max_crashes=MAX_CRASHES, lease_floor=lease_floor)
+    look = await bench.store.free_claims(max_crashes=MAX_CRASHES, lease_floor=lease_floor, batch=100)
     return look.freed, look.listener_ids
 
 
 async def test_freeing_looks_at_no_lease_below_its_floor(bench: Bench) -> None:
     listener_id, _ = await claimed(bench)
-    look = await bench.store.free_claims(max_crashes=MAX_CRASHES, lease_floor=time.time() + 10 * LEASE)
+    look = await bench.store.free_claims(max_crashes=MAX_CRASHES, lease_floor=time.time() + 10 * LEASE, batch=100)
     assert look.freed == 0
     await bench.connection.execute("UPDATE pgbus.deliveries SET lease_expires_at = clock_timestamp()")
     assert await crash(bench, lease_floor=look.looked_at) == (1, [listener_id])
@@ -975,7 +1058,7 @@ async def test_what_waits_in_lanes_that_nobody_looks_at_is_freed_and_its_workers
     await bench.rows.delivery(unordered, 2, lane=3, blocked_key="k")
     await bench.rows.delivery(unordered, 3, lane=3, worker_id=1)
     await bench.rows.delivery(ordered, 4, lane=3)
-    await bench.store.fetch("release_lanes", work_channel="pgbus_work")
+    await bench.store.fetch("release_lanes", batch=100, work_channel="pgbus_work")
     freed = "SELECT first, lane, blocked_key, available_at IS NOT NULL FROM pgbus.deliveries ORDER BY first"
     assert await bench.fetch(freed) == [
         (1, None, None, True),
@@ -983,6 +1066,6 @@ async def test_what_waits_in_lanes_that_nobody_looks_at_is_freed_and_its_workers
         (3, 3, None, False),
         (4, 3, None, False),
     ]
-    await bench.store.fetch("release_lanes", work_channel="pgbus_work")
+    await bench.store.fetch("release_lanes", batch=100, work_channel="pgbus_work")
     await eventually(lambda: heard)
     assert heard == [str(unordered)]

@@ -6,7 +6,7 @@ CREATE DOMAIN pgbus.instant AS timestamp with time zone
 CREATE FUNCTION pgbus.drop_partition(partition_number integer) RETURNS boolean
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
-    SET lock_timeout TO '1s'
+    SET lock_timeout TO '100ms'
     AS $$
 DECLARE
     beginning CONSTANT bigint := partition_number * bigint '1000000000';
@@ -64,7 +64,7 @@ $$;
 CREATE FUNCTION pgbus.open_partition(partition_number integer) RETURNS boolean
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
-    SET lock_timeout TO '1s'
+    SET lock_timeout TO '100ms'
     AS $$
 DECLARE
     beginning CONSTANT bigint := partition_number * bigint '1000000000';

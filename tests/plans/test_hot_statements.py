@@ -47,6 +47,8 @@ async def sequence(plans: Plans, *, batch: int, floor: int, base: int) -> Plan:
         due_floor=-math.inf,
         base=SECOND_PARTITION + base,
         batch=batch,
+        batch_bytes=4_000_000,
+        avoid=[],
         run=500,
         tell_others=False,
         work_channel="pgbus_work",
@@ -171,7 +173,9 @@ async def test_freeing_and_finding_claims_looks_only_at_claims(plans: Plans) -> 
         "VALUES (1, 'w', 's', 'h', 1, '0', '{}')"
     )
     await plans.connection.execute("SELECT pg_advisory_xact_lock(hashtext('pgbus.worker'), 1)")
-    free = await plans.explain("free_claims", max_crashes=5, lease_floor=-math.inf, work_channel="pgbus_work")
+    free = await plans.explain(
+        "free_claims", max_crashes=5, lease_floor=-math.inf, batch=1_000, work_channel="pgbus_work"
+    )
     own = await plans.explain("find_own_claims", worker_id=1)
     for plan in (free, own):
         assert "deliveries_claimed" in plan.indexes

@@ -220,6 +220,8 @@ class DeliveryMachine(RuleBasedStateMachine):
                 due_floor=-math.inf,
                 base=self.base,
                 batch=batch,
+                batch_bytes=4_000_000,
+                avoid=[],
                 run=run,
                 tell_others=False,
                 idle_listener_ids=[one.id for one in idle],
@@ -251,12 +253,12 @@ class DeliveryMachine(RuleBasedStateMachine):
         self._backfill(batch, run)
 
     def _backfill(self, batch: int, run: int) -> bool:
-        return self.run(self.store.backfill_listener(batch=batch, run=run)) is not None
+        return self.run(self.store.backfill_listener(batch=batch, run=run))[1]
 
     @rule()
     def free_claims(self) -> None:
         """Afterwards nobody who is dead, or whose lease ran out, has a claim."""
-        self.run(self.store.free_claims(max_crashes=5, lease_floor=-math.inf))
+        self.run(self.store.free_claims(max_crashes=5, lease_floor=-math.inf, batch=1_000))
         left = """
             SELECT count(*) FROM pgbus.deliveries
             WHERE claim_token IS NOT NULL AND (lease_expires_at < now() OR worker_id <> ALL ($1))
@@ -492,7 +494,7 @@ class DeliveryMachine(RuleBasedStateMachine):
                 pass
             for worker_id in tuple(self.workers):
                 self._end_session(worker_id)
-            self.run(self.store.free_claims(max_crashes=5, lease_floor=-math.inf))
+            self.run(self.store.free_claims(max_crashes=5, lease_floor=-math.inf, batch=1_000))
             self.start_worker()
             for one in self.all:
                 self.set_state(one, "active")

@@ -84,13 +84,18 @@ class Model:
                 last_id = self.last_id
             elif wants_xid:
                 xid = self.take_xid()
+        stops = [taken[-1]] if len(taken) == self.batch else []
+        if taken and meanwhile and chance.random() < 0.2:  # one that someone holds locked is left
+            stops.append(taken.pop(chance.randrange(len(taken))) - 1)
         self.visible -= set(taken)
         if xid is not None:
             self.last_ended = max(self.last_ended, xid)
         self.floor.observe(
             Sequencing(
                 moved=len(taken),
-                stopped_at=taken[-1] if len(taken) == self.batch else None,
+                stopped_at=min(stops, default=None),
+                has_more=False,
+                too_big=False,
                 listener_ids=[],
                 xmin=xmin,
                 xid=xid,
