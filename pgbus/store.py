@@ -413,6 +413,10 @@ class Store:
         start_at: datetime | None,
     ) -> Registered:
         """Make a listener known, and lock its row."""
+        if start_at is not None:
+            # A new listener is not live there, even at the log's end: an event that the leader is sequencing at this
+            # moment is not missed.
+            start_position = (await self.fetch_one("find_position_at", instant=start_at))["position"]
         row = await self.fetch_one(
             "register_listener",
             listener_name=listener_name,
@@ -420,7 +424,6 @@ class Store:
             options=options,
             service=service,
             start_position=start_position,
-            start_at=start_at,
         )
         return Registered(id=row["id"], is_new=row["is_new"], old_options=row["old_options"])
 

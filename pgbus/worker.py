@@ -357,6 +357,14 @@ class Worker:
         self._worker_id = 0
         for flight in self._flights():
             flight.lapse()  # claimed under an id whose lock is not ours any more
+        worker_id = await self._insert_worker(session)
+        while not await self._lock_worker(session, worker_id):
+            # Someone, say another application, holds a lock of the same numbers: nobody could tell when we are dead.
+            await session.store.fetch("remove_worker", worker_id=worker_id)
+            worker_id = await self._insert_worker(session)
+        self._worker_id = worker_id
+
+    async def _insert_worker(self, session: Session) -> int:
         row = await session.store.fetch_one(
             "register_worker",
             name=self._config.process_name,
@@ -367,8 +375,7 @@ class Worker:
             version=version("pgbus"),
             listeners=[listener.name for listener in self._listeners()],
         )
-        await self._lock_worker(session, row["id"])
-        self._worker_id = row["id"]
+        return int(row["id"])
 
     async def _lock_worker(self, session: Session, worker_id: int) -> bool:
         row = await session.store.fetch_one("lock_worker", namespace=self._config.namespace, worker_id=worker_id)

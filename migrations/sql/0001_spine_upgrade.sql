@@ -343,6 +343,10 @@ DECLARE
     ending    CONSTANT bigint := beginning + 1000000000;
     debtor text;
 BEGIN
+    IF current_setting('transaction_isolation') <> 'read committed' THEN
+        RAISE EXCEPTION 'drop_partition looks at what is owed after it has locked the log, which only READ COMMITTED shows'
+            USING ERRCODE = 'object_not_in_prerequisite_state';
+    END IF;
     DELETE FROM pgbus.partitions WHERE number = partition_number;
     IF NOT FOUND THEN
         RETURN false;

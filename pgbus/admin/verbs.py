@@ -234,7 +234,7 @@ class Admin:
                 if place.tzinfo is None:
                     raise ValueError(f"{place} has no time zone: give an aware datetime")
                 [row] = await self._fetch("find_position_at", instant=place)
-                return following if row["position"] is None else int(row["position"])
+                return int(row["position"])
             case int() if 0 <= place <= following:
                 return place
             case _:

@@ -150,15 +150,28 @@ SELECT COALESCE(max(e.position), 0) AS log_head
 FROM pgbus.events AS e
 
 -- name: find_position_at
--- The position of the first event that entered the log at an instant or after it; NULL when there is none.
--- Materialized, or min() would walk the primary key from the log's beginning instead of using the index on logged_at.
-WITH later AS MATERIALIZED (
-    SELECT e.position
-    FROM pgbus.events AS e
-    WHERE e.logged_at >= CAST(:instant AS timestamptz)
+-- The position of the first event that entered the log at an instant or after it, or else the end of the log. It halves
+-- the log again and again, for no index tells that without a look at all that came later.
+WITH RECURSIVE halves (low, high) AS (
+    SELECT CAST(0 AS bigint),
+           COALESCE((SELECT e.position + 1 FROM pgbus.events AS e ORDER BY e.position DESC LIMIT 1), 0)
+    UNION ALL
+    SELECT CASE WHEN probe.logged_at < CAST(:instant AS timestamptz) THEN probe.position + 1 ELSE h.low END,
+           CASE WHEN probe.logged_at < CAST(:instant AS timestamptz) THEN h.high ELSE (h.low + h.high) / 2 END
+    FROM halves AS h
+    LEFT JOIN LATERAL (
+        SELECT e.position, e.logged_at
+        FROM pgbus.events AS e
+        WHERE e.position >= (h.low + h.high) / 2 AND e.position < h.high
+        ORDER BY e.position
+        LIMIT 1
+    ) AS probe ON true
+    WHERE h.low < h.high
 )
-SELECT min(l.position) AS position
-FROM later AS l
+SELECT COALESCE((SELECT e.position FROM pgbus.events AS e WHERE e.position >= h.low ORDER BY e.position LIMIT 1), h.low)
+       AS position
+FROM halves AS h
+WHERE h.low = h.high
 
 -- name: match_dead_letters
 -- Ids of the dead letters that match every filter that is not NULL, newest first.

@@ -2,7 +2,7 @@
 
 -- name: register_listener
 -- Make a listener known, or bring its row up to date; says whether it is new, and what its options were before.
--- `start_position` and `start_at` say where a new listener begins; both NULL: with the events logged from now on.
+-- `start_position` says where a new listener begins; NULL: with the events logged from now on.
 WITH known AS MATERIALIZED (
     -- Locked: a row that is being removed at this moment is not found.
     SELECT l.id, l.options FROM pgbus.listeners AS l WHERE l.listener_name = CAST(:listener_name AS text) FOR NO KEY UPDATE
@@ -22,16 +22,7 @@ WITH known AS MATERIALIZED (
            CAST(:lanes AS smallint),
            CAST(CAST(:options AS text) AS jsonb),
            CAST(:service AS text),
-           CASE WHEN CAST(:start_at AS timestamptz) IS NULL THEN CAST(:start_position AS bigint)
-                -- No such event yet: from the end of the log on, and not live, or else an event that the leader is
-                -- sequencing at this moment would be missed.
-                ELSE COALESCE(
-                    (SELECT e.position FROM pgbus.events AS e
-                     WHERE e.logged_at >= CAST(:start_at AS timestamptz)
-                     ORDER BY e.position
-                     LIMIT 1),
-                    (SELECT e.position + 1 FROM pgbus.events AS e ORDER BY e.position DESC LIMIT 1),
-                    0) END
+           CAST(:start_position AS bigint)
     WHERE NOT EXISTS (SELECT 1 FROM known)
     ON CONFLICT (listener_name) DO UPDATE SET
         lanes = excluded.lanes,

@@ -214,3 +214,11 @@ async def test_one_event_is_heard_by_five_thousand_listeners(database: str, conn
             await eventually(owed)
             await one.publish({"n": 2}, topic="a.b")
             await eventually(lambda: sorted(first.items + second.items) == [1, 2])
+
+
+async def test_a_worker_takes_another_id_when_someone_holds_the_lock_that_goes_with_it(
+    database: str, holder: asyncpg.Connection
+) -> None:
+    await holder.execute("SELECT pg_advisory_lock(hashtext('pgbus.worker'), 1)")
+    async with open_bus(database) as bus, running(bus):
+        assert await holder.fetchval("SELECT array_agg(id) FROM pgbus.workers") == [2]

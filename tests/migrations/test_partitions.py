@@ -57,6 +57,19 @@ async def drop_partition(connection: asyncpg.Connection, number: int) -> bool:
     return dropped
 
 
+async def test_a_partition_is_dropped_only_where_what_was_committed_meanwhile_is_seen(
+    connection: asyncpg.Connection, grown: Rows, database: str, connect: Connect
+) -> None:
+    other = await connect(database)
+    listener_id = await grown.listener("mail")
+    async with other.transaction(isolation="repeatable_read"):
+        await other.execute("SELECT 1 FROM pgbus.workers")
+        await grown.delivery(listener_id, 7)
+        with pytest.raises(asyncpg.ObjectNotInPrerequisiteStateError, match="READ COMMITTED"):
+            await drop_partition(other, 0)
+    assert "pgbus.events_p0" in await partitions(connection)
+
+
 async def test_a_database_begins_with_the_first_partition(connection: asyncpg.Connection) -> None:
     assert await partitions(connection) == ["pgbus.events_p0", "pgbus.history_p0"]
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
 from pgbus.admin import EventFilter
@@ -219,9 +219,17 @@ async def test_a_listener_that_is_behind_gets_its_stretch_of_the_log(plans: Plan
 
 
 async def test_a_listener_that_is_known_is_registered_again_without_a_look_at_the_log(plans: Plans) -> None:
-    values = {"lanes": None, "options": "{}", "service": "", "start_position": None, "start_at": datetime.now(UTC)}
+    values = {"lanes": None, "options": "{}", "service": "", "start_position": None}
     plan = await plans.explain("register_listener", listener_name="one", **values)
     assert not {relation for relation in plan.relations if relation.startswith("events")}
+
+
+async def test_the_place_of_an_instant_is_found_without_reading_the_log_before_or_after_it(plans: Plans) -> None:
+    for age in (0.0, 10_000.0, 1e9):
+        instant = datetime.now(UTC) - timedelta(seconds=age)
+        plan = await plans.explain("find_position_at", instant=instant)
+        assert plan.steps < 1_000
+        assert plan.pages < 1_000
 
 
 async def test_looking_for_events_reads_few_of_the_log(plans: Plans) -> None:
