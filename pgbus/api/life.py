@@ -69,6 +69,10 @@ class Life:
     async def start_worker(self) -> None:
         """Start a worker in the running event loop, and return once its listeners and procedures are at work.
 
+        A worker goes on by itself when the database goes away or refuses something for a while, and when a handler, a
+        listener or the leader fails. Only a fault of code or schema that concerns all of it ends it: that is logged,
+        `raise_errors` and `stop_worker` raise it, and to start a worker again is up to the program.
+
         Raises what the start hooks do, SchemaVersionError, DatabaseUnreachableError; and ConfigurationError if this
         was called before and the worker still runs.
         """
@@ -88,6 +92,7 @@ class Life:
             ready.cancel()
         if task.done():
             await task
+        task.add_done_callback(_log_failure)
 
     async def stop_worker(self) -> None:
         """End what `start_worker` has started: running handlers finish within the grace period, in seconds.
@@ -146,6 +151,12 @@ class Life:
     async def close_async(self) -> None:
         """Close the connections of the running event loop, and those of code that blocks."""
         await self._engine.close()
+
+
+def _log_failure(task: asyncio.Task[None]) -> None:
+    """Say that a worker has ended: its program may not be waiting for that."""
+    if not task.cancelled() and (error := task.exception()):
+        logger.critical("the worker has ended, and runs nothing any more: %s: %s", type(error).__name__, error)
 
 
 def refuse_to_block(*, blocking: str, awaitable: str) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+from pgbus import errors
 from pgbus.adapters import AsyncExecutor, SyncExecutor
 from pgbus.adapters.transactions import TransactionLost
 from pgbus.backoff import Backoff
@@ -141,6 +142,8 @@ class Attempts:
             logger.warning(
                 "%s failed on event %s, attempt %d, and tries again in %.1f s: %s",
                 self._listener.name, position, attempt, outcome.delay, outcome.error,
+                # Where it failed, once: the next attempts mostly fail in the same place.
+                exc_info=error if attempt == 1 and not isinstance(error, errors.Retry) else None,
             )  # fmt: skip
         return outcome
 
