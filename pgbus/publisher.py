@@ -22,11 +22,13 @@ from pgbus.faults import is_link_error, sqlstate_of
 from pgbus.migrate import check_async
 from pgbus.outbox import OutboxRow, chunks, insert, published_ids
 from pgbus.sql import load
-from pgbus.store import Connection, Run, borrow, create_pool, unreachable
+from pgbus.store import Connection, Run, behind_pooler, borrow, create_pool, unreachable
 
 POOL_SIZE = 2
 # serialization_failure, deadlock_detected: the server has rolled everything back, for no fault of the rows.
 _ROLLED_BACK = frozenset({"40001", "40P01"})
+# A prepared statement that is not there, or is there already: the session is not the one that prepared it.
+_MIXED_UP = frozenset({"26000", "42P05"})
 
 
 class Publisher:
@@ -101,6 +103,8 @@ class Publisher:
                 is_open = True
                 yield connection
         except Exception as error:
+            if sqlstate_of(error.__cause__ or error) in _MIXED_UP:
+                raise behind_pooler(self._config) from error
             if not is_link_error(error):
                 raise
             # The driver's InterfaceError says that it was closed before anything was sent.

@@ -12,13 +12,13 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol, TypeAlias
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
 from pgbus.config import Config, connect_timeout, for_asyncpg, shown_dsn
-from pgbus.errors import DatabaseUnreachableError
+from pgbus.errors import ConfigurationError, DatabaseUnreachableError
 from pgbus.faults import is_link_error
 from pgbus.messages import EventMessage
 from pgbus.sql import Statement, load
@@ -97,6 +97,8 @@ async def connect(config: Config) -> Connection:
         raise unreachable(config, error) from error
     # The server, too, should notice within half a minute that our host has vanished: then our locks are free.
     try:
+        if await _is_shared(connection, config):
+            raise behind_pooler(config)
         await set_up(connection, **_KEEPALIVES)
     except BaseException as error:
         connection.terminate()
@@ -104,6 +106,44 @@ async def connect(config: Config) -> Connection:
             raise unreachable(config, error) from error
         raise
     return connection
+
+
+async def _is_shared(connection: Connection, config: Config) -> bool:
+    """Whether a pooler may run our next statement in another session of the server than the last one.
+
+    All by scripts: a pooler of that kind may lose a prepared statement. A pooler makes up the process id that it tells.
+    In transaction mode, the session that we used last is free for the next client; while that has it, we get another.
+    """
+    if await _holds(connection, f"pg_backend_pid() = {connection.get_server_pid()}"):
+        return False
+    mark = uuid4().hex
+    await connection.execute(f"SET pgbus.session = '{mark}'")
+    other: Connection = await asyncpg.connect(
+        for_asyncpg(config.session_dsn), timeout=CONNECT_TIMEOUT, statement_cache_size=0
+    )
+    try:
+        await other.execute("BEGIN")
+        if not await _holds(other, f"current_setting('pgbus.session', true) IS DISTINCT FROM '{mark}'"):
+            return True
+        return not await _holds(connection, f"current_setting('pgbus.session', true) IS NOT DISTINCT FROM '{mark}'")
+    finally:
+        other.terminate()
+
+
+async def _holds(connection: Connection, condition: str) -> bool:
+    try:
+        await connection.execute(f"DO $$ BEGIN ASSERT {condition}; END $$")
+    except asyncpg.AssertError:
+        return False
+    return True
+
+
+def behind_pooler(config: Config) -> ConfigurationError:
+    """The error for a DSN whose pooler takes sessions apart."""
+    return ConfigurationError(
+        f"dsn: {shown_dsn(config.session_dsn)} leads to a pooler that shares sessions among its clients, as PgBouncer "
+        "does in transaction mode; give the database's own address as direct_dsn (PGBUS_DIRECT_DSN), too"
+    )
 
 
 # 25 seconds each: the first where nothing was under way to our host, the second (ms) where something was.

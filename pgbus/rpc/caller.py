@@ -12,7 +12,8 @@ import logging
 import secrets
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from functools import partial
+from typing import Any, Protocol
 from uuid import UUID
 
 import asyncpg
@@ -38,7 +39,7 @@ from pgbus.rpc.values import (
     take_batch,
     to_error,
 )
-from pgbus.store import Connection, Pooled, Run, Store, borrow, create_pool, unreachable
+from pgbus.store import Pooled, Run, Store, create_pool, unreachable
 
 logger = logging.getLogger("pgbus")
 
@@ -219,19 +220,21 @@ class Caller:
             if self._pool is not None:
                 return
             pool = await create_pool(self._config, size=POOL_SIZE, for_engine=True)
+            session: Session | None = None
             try:
-                async with borrow(pool) as connection:
-                    await check_async(cast("Connection", connection), namespace=self._config.namespace)
                 session = await self._open_session()
+                await check_async(session.connection, namespace=self._config.namespace)
             except BaseException as error:
                 pool.terminate()
+                if session:
+                    session.terminate()
                 if is_link_error(error) or isinstance(error, asyncpg.PostgresError):
                     raise unreachable(self._config, error) from error
                 raise
             self._store = Store(Pooled(pool), namespace=self._config.namespace)
             self._calls_channel = f"{self._config.namespace}_calls"
             self._pool = pool
-            self._keep("session", lambda: self._keep_session(session))
+            self._keep("session", partial(self._keep_session, session))
 
     async def _open_session(self) -> Session:
         namespace = self._config.namespace

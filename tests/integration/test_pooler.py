@@ -18,6 +18,8 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
+import pgbus
+from pgbus.worker import Worker
 from tests.conftest import Connect
 from tests.support import eventually
 from tests.support.faultproxy import FaultProxy
@@ -37,7 +39,7 @@ async def pooled(database: str, tmp_path: Path) -> AsyncIterator[str]:
 
 
 @contextlib.asynccontextmanager
-async def pgbouncer(target: str, ini: Path) -> AsyncIterator[str]:
+async def pgbouncer(target: str, ini: Path, *, mode: str = "transaction") -> AsyncIterator[str]:
     assert PGBOUNCER is not None
     to = urlsplit(target)
     name = to.path.lstrip("/")
@@ -47,7 +49,7 @@ async def pgbouncer(target: str, ini: Path) -> AsyncIterator[str]:
     ini.write_text(
         f"[databases]\n{name} = host={to.hostname} port={to.port} user={to.username} password={to.password or 'none'}\n"
         f"[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\nauth_type = any\n"
-        "pool_mode = transaction\ndefault_pool_size = 2\n"
+        f"pool_mode = {mode}\ndefault_pool_size = {2 if mode == 'transaction' else 20}\n"
     )
     as_nobody = ["-u", "nobody"] if os.geteuid() == 0 else []  # it refuses to run as root
     with ini.open("rb") as settings:
@@ -119,4 +121,33 @@ async def test_calls_and_wake_ups_pass_by_a_pooler(pooled: str, database: str) -
                 2 * n for n in range(20)
             ]
             await caller.publish({"n": 1}, topic="orders.placed")
+            assert await inbox.take(1) == [1]
+
+
+async def test_a_pooler_without_the_way_past_it_is_refused_in_one_line(pooled: str) -> None:
+    async with open_bus(pooled) as bus:
+
+        @bus.listener("orders.placed", name="mail")
+        async def handle(event: int) -> None:
+            pass
+
+        for work in (Worker(bus).run(), bus.call("math.double", {"n": 1})):
+            with pytest.raises(pgbus.ConfigurationError, match="give the database's own address as direct_dsn"):
+                await work
+
+
+async def test_a_pooler_in_session_mode_needs_no_way_past_it(database: str, tmp_path: Path) -> None:
+    async with (
+        FaultProxy(database) as bridge,
+        pgbouncer(bridge.dsn, tmp_path / "pgbouncer.ini", mode="session") as dsn,
+        open_bus(dsn) as bus,
+    ):
+        inbox: Inbox[int] = Inbox()
+
+        @bus.listener("orders.placed", name="mail")
+        async def handle(event: int) -> None:
+            inbox.put(event)
+
+        async with running(bus):  # which never polls
+            await bus.publish(1, topic="orders.placed")
             assert await inbox.take(1) == [1]
