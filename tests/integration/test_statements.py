@@ -1069,3 +1069,29 @@ async def test_what_waits_in_lanes_that_nobody_looks_at_is_freed_and_its_workers
     await bench.store.fetch("release_lanes", batch=100, work_channel="pgbus_work")
     await eventually(lambda: heard)
     assert heard == [str(unordered)]
+
+
+@pytest.mark.parametrize(
+    "call_id",
+    [
+        UUID(int=0),
+        UUID(int=2**128 - 1),
+        UUID("f47ac10b-58cc-4372-a567-0e02b2c3d479"),
+        UUID("3b241101-e2bb-4255-8caf-4136c566a962"),
+    ],
+    ids=["nil", "max", "random and high", "random and low"],
+)
+async def test_a_call_is_pruned_whatever_its_id(bench: Bench, call_id: UUID) -> None:
+    insert = """
+    INSERT INTO pgbus.rpc_requests (call_id, procedure, arguments, caller, caller_name, requested_at, deadline)
+    VALUES ($1, 'a.b', '{}', 'x', 'x', now() - INTERVAL '1 day', now() + $2)
+    """
+    await bench.connection.execute(insert, call_id, timedelta(hours=-2))
+    await bench.connection.execute(
+        "INSERT INTO pgbus.rpc_responses (call_id, outcome, error) VALUES ($1, 'lost', '')", call_id
+    )
+    waiting = uuid4()
+    await bench.connection.execute(insert, waiting, timedelta(minutes=1))
+    assert (await bench.store.fetch_one("prune_calls", retention=3600.0, batch=100))["calls"] == 1
+    assert await bench.fetch("SELECT call_id FROM pgbus.rpc_requests") == [(waiting,)]
+    assert await bench.fetch("SELECT * FROM pgbus.rpc_responses") == []
