@@ -90,5 +90,5 @@ def _test(condition: Condition, variable: str) -> str:
 def _read_value(text: str) -> Scalar:
     try:
         return cast("Scalar", msgspec.json.decode(text))
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         return text

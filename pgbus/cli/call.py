@@ -19,7 +19,7 @@ def read_argument(text: str) -> tuple[str, object]:
     name, value = read_pair(text)
     try:
         return name, msgspec.json.decode(value)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         return name, value
 
 

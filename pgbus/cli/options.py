@@ -135,7 +135,7 @@ def read_json(text: str) -> object:
     """A JSON value from its text, or from stdin if that is `-`."""
     try:
         return msgspec.json.decode(sys.stdin.read() if text == "-" else text)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, RecursionError) as error:
         raise click.BadParameter(f"not JSON: {error}") from None
 
 
