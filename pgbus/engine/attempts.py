@@ -120,6 +120,10 @@ class Attempts:
 
     async def _leave(self, flight: Flight, index: int) -> Left | None:
         event = flight.claim.events[index]
+        try:
+            refuse_unreadable(event)
+        except UnhandledEventError:
+            return None  # whoever has it gives it up
         if not await self._known.leaves(event):
             return None
         left = Left(event.topic)
