@@ -197,7 +197,7 @@ class Admin:
 
     @asynccontextmanager
     async def _change(self) -> AsyncIterator[None]:
-        """A transaction after which the workers read the listeners anew."""
+        """A transaction after which the workers read the listeners again."""
         async with self._connection.transaction():
             yield
             await self._fetch("notify_workers", channel=f"{self._namespace}_work")

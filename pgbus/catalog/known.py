@@ -267,7 +267,7 @@ class Catalog:
         self._replace({(kind, name): schema for kind, name, text in rows if (schema := read_schema(text)) is not None})
 
     def forget(self) -> None:
-        """Begin anew: the bus is to use another database, of which neither this holds, nor what was stored there."""
+        """Begin again: the bus is to use another database, of which neither this holds, nor what was stored there."""
         self._stored = None
         self._is_stale = False
         self._checks.clear()

@@ -36,7 +36,9 @@ def read_argument(text: str) -> tuple[str, object]:
     help="An argument; VALUE is JSON if it can be read as such, else a text. May be given again.",
 )
 @click.option("--json", "given", type=read_json, metavar="JSON", help="All arguments as one object; `-` reads stdin.")
-@click.option("--timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="Wait so long.")
+@click.option(
+    "--timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="Wait up to this many seconds."
+)
 @click.option("--wait", is_flag=True, help="Wait for a worker, until the timeout, where there is none.")
 def call(
     *, procedure: str, named: tuple[tuple[str, object], ...], given: object, timeout: float | None, wait: bool

@@ -44,7 +44,7 @@ def _filter_options(command: _Command) -> _Command:
 @dead.command("list")
 @database_options
 @_filter_options
-@click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True, help="At most so many.")
+@click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True, help="Show at most N.")
 @json_option
 def list_dead(
     *, listener_name: str | None, topic: str | None, since: datetime | None, limit: int, as_json: bool

@@ -38,7 +38,7 @@ from pgbus.printable import on_one_line
     help="Payload: 'customer.age>=18', 'items[*].sku=\"7\"', with = != < <= > >=. May be given again: all must hold.",
 )
 @click.option("--owed-to", metavar="LISTENER", help="Events that this listener has yet to handle.")
-@click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="At most so many.")
+@click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="Show at most N.")
 @click.option("--oldest-first", is_flag=True, help="From the oldest on, instead of from the newest back.")
 @click.option("--follow", is_flag=True, help="Print events as they enter the log, until Ctrl-C.")
 @json_option

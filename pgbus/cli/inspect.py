@@ -51,7 +51,9 @@ def read_version(text: str) -> Condition:
 
 @click.command()
 @database_options
-@click.option("--api", "-a", "apis", metavar="GLOB", multiple=True, help="Of this API: 'auth', 'my.*'. Several: any.")
+@click.option(
+    "--api", "-a", "apis", metavar="GLOB", multiple=True, help="Of this API: 'auth', 'my.*'. Repeatable; matches any."
+)
 @click.option("--event", "-e", "words", metavar="GLOB", multiple=True, help="Of this name in its API: 'user_*'.")
 @click.option("--id", "-i", "event_id", type=click.UUID, help="The event, or the call, with this id.")
 @click.option("--native-id", "-n", type=int, metavar="POSITION", help="The event at this position of the log.")
@@ -63,7 +65,7 @@ def read_version(text: str) -> Condition:
     type=read_condition,
     multiple=True,
     metavar="PATH OP VALUE",
-    help="Argument: 'email=joe@example.com', 'address.city=London', 'age>=18'. Several: all must hold.",
+    help="Argument: 'email=joe@example.com', 'address.city=London', 'age>=18'. Repeatable; all must match.",
 )
 @click.option("--since", type=read_past, metavar="INSTANT", help="Logged then or later: 2025-01-31T12:00, or 2h.")
 @click.option("--until", type=read_past, metavar="INSTANT", help="Logged before then.")
@@ -74,7 +76,7 @@ def read_version(text: str) -> Condition:
 @click.option("--validate", "-d", is_flag=True, help="Say whether the arguments fit the current schema.")
 @click.option("--show-casting", "-C", is_flag=True, help="Say what each listener of the bus gets: type, hint, result.")
 @click.option("--bus", "-b", "module", metavar="MODULE[:BUS]", help="The bus whose listeners and APIs are meant.")
-@click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="At most so many.")
+@click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="Show at most N.")
 @click.option("--follow", "-f", is_flag=True, help="Print events as they enter the log, until Ctrl-C.")
 @click.option(
     "--format",

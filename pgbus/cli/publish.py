@@ -19,7 +19,7 @@ from pgbus.messages import EventMessage
 @database_options
 @click.option("--key", help="Ordered listeners hear events with the same key in order.")
 @click.option("--header", "headers", type=read_pair, multiple=True, metavar="NAME=VALUE", help="May be given again.")
-@click.option("--delay", type=click.FloatRange(min=0), metavar="SECONDS", help="Deliver so much later.")
+@click.option("--delay", type=click.FloatRange(min=0), metavar="SECONDS", help="Deliver after this many seconds.")
 @click.option(
     "--deliver-at",
     type=read_future,

@@ -73,7 +73,7 @@ def _outcome(outcome: str) -> Text:
 @schedules.command()
 @click.argument("name")
 @database_options
-@click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="At most so many runs.")
+@click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="Show at most N runs.")
 @json_option
 def history(name: str, limit: int, as_json: bool) -> None:
     """Show the runs of a schedule, the newest first."""

@@ -12,7 +12,7 @@ from pgbus.schema.documents import Declaration, Stored, split_name
 from pgbus.schema.generate import Schema
 
 _HEADER = """\
-# Written by `pgbus schema stubs`; write it anew when an API changes.
+# Written by `pgbus schema stubs`; write it again when an API changes.
 from collections.abc import Callable, Mapping
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
