@@ -236,10 +236,7 @@ class Worker:
             await self._drain(store, failed=session_task.done() or upkeep.done())
         finally:
             stall_watch.stop()
-            stopping.cancel()
-            upkeep.cancel()
-            session_task.cancel()
-            await asyncio.wait([stopping, upkeep, session_task])
+            await _cancel(stopping, upkeep, session_task)
         await self._leave(store)
         for task in (session_task, upkeep):
             if not task.cancelled() and (error := task.exception()) is not None:
@@ -627,3 +624,11 @@ async def _close_pool(pool: asyncpg.Pool) -> None:
             await pool.close()
     except TimeoutError:
         pool.terminate()
+
+
+async def _cancel(*tasks: asyncio.Task[Any]) -> None:
+    """Cancel until all have ended: a link that fails at the same moment may swallow a cancellation, and did."""
+    while pending := [task for task in tasks if not task.done()]:
+        for task in pending:
+            task.cancel()
+        await asyncio.wait(pending, timeout=1.0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import shlex
 import signal
 import subprocess
 from pathlib import Path
@@ -177,6 +178,18 @@ async def test_a_worker_under_nohup_outlives_its_terminal(tmp_path: Path, databa
     child.terminate()
     await child.communicate()
     assert child.returncode == 0
+
+
+async def test_a_worker_ends_whose_database_is_stopped_at_the_same_moment(tmp_path: Path) -> None:
+    (tmp_path / "bus.py").write_text(BUS)
+    async with program("dev", cwd=tmp_path) as server:
+        assert server.stdout is not None
+        [dsn] = shlex.split((await server.stdout.readline()).decode().removeprefix("export PGBUS_DSN="))
+        async with talking("run", cwd=tmp_path, environ={"PGBUS_DSN": dsn}) as worker:
+            await worker.says("leading")
+            worker.child.terminate()
+            server.terminate()
+            assert await worker.ends(within=20) == 0
 
 
 async def test_dev_stops_its_server_when_the_terminal_is_gone(tmp_path: Path) -> None:
