@@ -596,6 +596,8 @@ def create(
     `flask`, of programs written for Lightbus, asks not to connect in the parent process of Flask's reloader. No bus
     connects, or starts a thread, before it is used; so it makes no difference.
 
+    In a module that a command of `pgbus` imports, the command's options win over all of these.
+
     Nothing is connected yet. Raises ConfigurationError for a setting that is unknown or wrong.
     """
     settings |= {"dsn": dsn, "namespace": namespace}
@@ -613,4 +615,4 @@ def _config(config: Config | Mapping[str, object] | None, file: str | Path | Non
     others = [name for name, value in {**given, "config_file": file}.items() if value is not None]
     if others:
         raise ConfigurationError(f"a Config has all settings: leave out {', '.join(others)}, or give a mapping instead")
-    return config
+    return config.as_told()

@@ -14,7 +14,8 @@ from click import get_current_context
 import pgbus
 from pgbus import modules
 from pgbus.cli.exits import FAILED
-from pgbus.config import Config
+from pgbus.cli.options import told
+from pgbus.config import Config, last_word
 from pgbus.errors import FailedToImportBusModule
 
 
@@ -28,8 +29,9 @@ def load_bus(target: str) -> pgbus.Bus:
     with suppress(FileNotFoundError):  # a working directory that was removed: the module may be elsewhere
         sys.path.insert(0, str(Path.cwd()))
     try:
-        module = pgbus.import_bus_module(target)
-        bus = pgbus.get_bus(target)
+        with last_word(told()):
+            module = pgbus.import_bus_module(target)
+            bus = pgbus.get_bus(target)
     except FailedToImportBusModule as error:
         if error.__cause__ is None:
             raise

@@ -57,13 +57,36 @@ def load_config(**arguments: object) -> Config:
     return Config.load({**remembered, **arguments}, file=file)
 
 
+_TOLD = "pgbus.told"
+_MARK = "PGBUS_COMMAND_LINE"
+
+
 def pass_on(**arguments: object) -> None:
-    """Show options to a module's `pgbus.create()` and to child processes: as variables, for a DSN is a secret."""
-    for name, value in {**get_current_context().ensure_object(dict), **arguments}.items():
+    """Show options to a module's `pgbus.create()`, over which they win: as variables, for a DSN is a secret."""
+    context = get_current_context()
+    names = [name for name in os.environ.get(_MARK, "").split(",") if name]
+    for name, value in {**context.ensure_object(dict), **arguments}.items():
         if value is not None:
             # As they were given: a placeholder in a name is each process's own. A child may be elsewhere.
             text = str(Path(str(value)).absolute()) if name == "config" else str(value)
-            os.environ[f"PGBUS_{name.upper()}"] = text
+            os.environ[_variable(name)] = text
+            names.append(name)
+    context.meta[_TOLD] = {name: os.environ[_variable(name)] for name in names}
+
+
+def told() -> dict[str, str]:
+    """The options that `pass_on` was given, here or in the process that started this one."""
+    found: dict[str, str] = get_current_context().meta.get(_TOLD, {})
+    return found
+
+
+def tell_children() -> None:
+    """Have processes that we start know which of the variables were options."""
+    os.environ[_MARK] = ",".join(told())
+
+
+def _variable(name: str) -> str:
+    return f"PGBUS_{name.upper()}"
 
 
 def with_admin(action: Callable[[Admin], Awaitable[_T]]) -> _T:

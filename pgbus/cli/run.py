@@ -17,7 +17,7 @@ from pgbus import migrate
 from pgbus.admin import Admin
 from pgbus.cli.banner import announce
 from pgbus.cli.loading import load_bus
-from pgbus.cli.options import database_options, load_config, pass_on
+from pgbus.cli.options import database_options, load_config, pass_on, tell_children
 from pgbus.cli.reloading import run_reloading
 from pgbus.cli.signals import heed_signals
 from pgbus.cli.supervisor import supervise, watch_supervisor
@@ -90,6 +90,8 @@ def run(
     }
     config = load_config(**arguments)
     pass_on(**arguments)
+    if wants_reload or processes > 1:
+        tell_children()
     configure_logging(level=config.log_level, format=config.log_format)
     choice = Choice.read(features, skip)
     if schema == "-" and (wants_reload or processes > 1):

@@ -8,7 +8,7 @@ from pgbus.config.dsn import connect_timeout, for_asyncpg, for_libpq, hide_passw
 from pgbus.config.files import has_variables
 from pgbus.config.home import home_of_caller
 from pgbus.config.schema import file_schema, or_variable
-from pgbus.config.settings import Config, LogFormat, LogLevel, Setting
+from pgbus.config.settings import Config, LogFormat, LogLevel, Setting, last_word
 
 __all__ = [
     "ApiConfig",
@@ -23,6 +23,7 @@ __all__ = [
     "has_variables",
     "hide_password",
     "home_of_caller",
+    "last_word",
     "or_variable",
     "read_dsn",
     "shown_dsn",

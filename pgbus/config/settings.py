@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -25,6 +27,22 @@ NAMESPACE = re.compile(r"(?!pg_)[a-z_][a-z0-9_]*", re.ASCII)
 _NAMES = frozenset({"service_name", "process_name"})
 _SECRETS = frozenset({"dsn", "direct_dsn"})
 _TABLES = ("apis", "plugins")
+
+_last_word: ContextVar[Mapping[str, str] | None] = ContextVar("pgbus settings that code cannot change", default=None)
+
+
+@contextmanager
+def last_word(told: Mapping[str, str]) -> Iterator[None]:
+    """Have settings that are loaded in the block, as text, win over arguments; `config` is the file's name.
+
+    So a command line is heard by the module that it imports, whatever that passes to `pgbus.create()`.
+    """
+    reset = _last_word.set(told)
+    try:
+        yield
+    finally:
+        _last_word.reset(reset)
+
 
 LogLevel = Literal["debug", "info", "warning", "error", "critical"]
 LogFormat = Literal["text", "json"]
@@ -143,12 +161,23 @@ class Config:
         UnexpectedConfigurationFormat for a file that is no table.
         """
         environ = os.environ if environ is None else environ
+        told = dict(_last_word.get() or {})
+        if "config" in told:
+            file, table = told.pop("config"), None
         merged = _Merged()
         merged.add_file(_file(environ, directory=directory, file=file, table=table))
         merged.add_environment(environ)
         merged.add_arguments(arguments or {})
+        merged.add_command_line(told)
         merged.note_inheritance()
         return cls(**merged.values, apis=resolve(merged.apis), plugins=merged.plugins, sources=merged.sources)
+
+    def as_told(self) -> Config:
+        """The same with what the command line says."""
+        told = {name: FromVariables(text) for name, text in (_last_word.get() or {}).items() if name != "config"}
+        sources = {**self.sources, **dict.fromkeys(told, "command line")}
+        changes: dict[str, Any] = {**told, "sources": sources}
+        return replace(self, **changes) if told else self
 
     def at_home(self, home: Home) -> Config:
         """The same with the service's name from its home, unless a name was given, were it an empty one."""
@@ -292,6 +321,11 @@ class _Merged:
         for name, value in arguments.items():
             if value is not None:
                 self._add(name, value, source="argument", where="arguments")
+
+    def add_command_line(self, told: Mapping[str, str]) -> None:
+        """Add what a command line says, which is the last word."""
+        for name, text in told.items():
+            self._add(name, FromVariables(text), source="command line", where="command line")
 
     def _add(self, name: str, value: object, *, source: str, where: str) -> None:
         match name:
