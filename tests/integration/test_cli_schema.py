@@ -38,7 +38,7 @@ class AuthApi(Api):
         return []
 
 
-bus = pgbus.create()
+bus = pgbus.create(service_name="auth")
 bus.client.register_api(AuthApi())
 """
 
