@@ -311,7 +311,7 @@ def published_ids(rows: Sequence[OutboxRow], returned: Iterable[Sequence[Any]]) 
 
     It is the row's own, or that of an earlier event with the same dedup key.
     """
-    holders: dict[str | None, UUID] = {found[0]: found[1] for found in returned}
+    holders: dict[str | None, UUID] = {found[0]: UUID(found[1]) for found in returned}
     return [holders.get(row.dedup_key, row.event_id) for row in rows]
 
 

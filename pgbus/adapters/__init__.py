@@ -1,6 +1,7 @@
 """Running pgbus's statements in the transaction of a connection or session that someone else has opened.
 
-One small module per driver; none is imported before an object of that driver turns up.
+One small module per driver; none is imported before an object of that driver turns up. What goes to such a connection
+goes as text, and comes back as text, since its owner may have given any other type a codec or adapter of their own.
 """
 
 from __future__ import annotations

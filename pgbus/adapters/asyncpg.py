@@ -10,7 +10,7 @@ from asyncpg.pool import PoolConnectionProxy
 
 from pgbus.adapters import connection_closed, transaction_aborted
 from pgbus.adapters.outside import warn_of_autocommit
-from pgbus.sql import Statement
+from pgbus.sql import Statement, as_text, bound_as_text
 from pgbus.sql.rights import missing_right
 
 
@@ -29,8 +29,13 @@ class AsyncpgExecutor:
             warn_of_autocommit(
                 "the asyncpg connection", begin="write both within `async with connection.transaction():`"
             )
+        statement = bound_as_text(statement)
+        arguments = map(as_text, statement.arguments(values))
         try:
-            rows: list[Any] = await self._connection.fetch(statement.asyncpg, *statement.arguments(values))
+            rows: list[Any] = await self._connection.fetch(
+                # Not the user's class of records, which may have other keys than numbers.
+                statement.asyncpg, *arguments, record_class=asyncpg.Record
+            )  # fmt: skip
         except asyncpg.InFailedSQLTransactionError as error:
             raise transaction_aborted(error) from error
         except asyncpg.InsufficientPrivilegeError as error:

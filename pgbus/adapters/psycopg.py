@@ -14,7 +14,7 @@ from psycopg.rows import tuple_row
 
 from pgbus.adapters import connection_closed, transaction_aborted
 from pgbus.adapters.outside import warn_of_autocommit
-from pgbus.sql import Statement
+from pgbus.sql import Statement, as_text, bound_as_text
 from pgbus.sql.rights import missing_right
 
 _ARRAY = re.compile(r"%\((\w+)\)s AS ([a-z ]+\[\])")
@@ -33,7 +33,7 @@ class PsycopgExecutor:
         # Not `connection.cursor()`, which makes whatever kind the user has chosen.
         cursor = psycopg.Cursor(self._connection, row_factory=tuple_row)
         with _errors_told_apart(self._connection, statement):
-            cursor.execute(_query(statement.psycopg), values)
+            cursor.execute(*_query(statement, values))
             return cursor.fetchall() if _has_rows(cursor, statement) else []
 
 
@@ -49,12 +49,19 @@ class PsycopgAsyncExecutor:
         """Run one statement and return its rows."""
         cursor = psycopg.AsyncCursor(self._connection, row_factory=tuple_row)
         with _errors_told_apart(self._connection, statement):
-            await cursor.execute(_query(statement.psycopg), values)
+            await cursor.execute(*_query(statement, values))
             return await cursor.fetchall() if _has_rows(cursor, statement) else []
 
 
-def _query(text: str) -> bytes:
-    return binary_arrays(text).encode()
+def _query(statement: Statement, values: Mapping[str, object]) -> tuple[bytes, dict[str, Any]]:
+    text, arguments = as_psycopg_takes_it(statement, values)
+    return text.encode(), arguments
+
+
+def as_psycopg_takes_it(statement: Statement, values: Mapping[str, object]) -> tuple[str, dict[str, Any]]:
+    """The text of a statement, and its values."""
+    statement = bound_as_text(statement)
+    return binary_arrays(statement.psycopg), {name: as_text(values[name]) for name in statement.parameters}
 
 
 @lru_cache(maxsize=256)

@@ -18,7 +18,7 @@ from pgbus.adapters import connection_closed, transaction_aborted
 from pgbus.adapters.outside import warn_of_autocommit
 from pgbus.adapters.sessions import watching
 from pgbus.errors import ConnectionUnusableError
-from pgbus.sql import Statement
+from pgbus.sql import Statement, as_text, bound_as_text
 from pgbus.sql.rights import missing_right
 
 
@@ -91,11 +91,12 @@ def _query(dialect: Dialect, statement: Statement, values: Mapping[str, object])
     """The text and parameters as the driver takes them. Through `text()`, SQLAlchemy would guess types from values."""
     match dialect.name, dialect.driver:
         case "postgresql", "asyncpg":
-            return statement.asyncpg, tuple(statement.arguments(values))
+            statement = bound_as_text(statement)
+            return statement.asyncpg, tuple(map(as_text, statement.arguments(values)))
         case "postgresql", "psycopg" | "psycopg_async":
-            from pgbus.adapters.psycopg import binary_arrays
+            from pgbus.adapters.psycopg import as_psycopg_takes_it
 
-            return binary_arrays(statement.psycopg), dict(values)
+            return as_psycopg_takes_it(statement, values)
         case name, driver:
             raise ConnectionUnusableError(
                 f"SQLAlchemy's {name}+{driver} cannot be used; "

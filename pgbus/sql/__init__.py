@@ -11,13 +11,16 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from functools import lru_cache
 from importlib.resources import files
+from typing import Any
 
 DEFAULT_NAMESPACE = "pgbus"
 
 _NAME = re.compile(r"^-- name: (\w+)$", re.MULTILINE)
 _PARAMETER = re.compile(r"(?<![:\w]):([a-z_]+)\b")
+_CAST = re.compile(r"CAST\((:[a-z_]+) AS ([a-z ]+?)(\[\])?\)")
 _QUALIFIED = re.compile(r"\bpgbus\.(?=[a-z])")
 
 
@@ -40,9 +43,32 @@ class Statement:
         escaped = self.text.replace("%", "%%")
         object.__setattr__(self, "psycopg", _PARAMETER.sub(lambda found: f"%({found[1]})s", escaped))
 
-    def arguments(self, values: Mapping[str, object]) -> list[object]:
+    def arguments(self, values: Mapping[str, object]) -> list[Any]:
         """The values in asyncpg's order; a KeyError names a parameter that was forgotten."""
         return [values[name] for name in self.parameters]
+
+
+@lru_cache(maxsize=256)
+def bound_as_text(statement: Statement) -> Statement:
+    """The statement for a connection that belongs to someone else: all its parameters are texts, or arrays of texts.
+
+    The connection may have codecs or adapters of its own for every other type. `as_text` makes the values.
+    """
+
+    def cast_twice(found: re.Match[str]) -> str:
+        name, of, array = found[1], found[2], found[3] or ""
+        return found[0] if of == "text" else f"CAST(CAST({name} AS text{array}) AS {of}{array})"
+
+    return Statement(statement.name, _CAST.sub(cast_twice, statement.text))
+
+
+def as_text(value: Any) -> Any:
+    """The value as PostgreSQL reads it from a text; None stays, and an array stays one."""
+    if value is None or type(value) is str:
+        return value
+    if isinstance(value, list | tuple):
+        return [as_text(part) for part in value]
+    return value.isoformat() if isinstance(value, datetime) else str(value)
 
 
 def quote_identifier(name: str) -> str:

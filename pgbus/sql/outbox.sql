@@ -1,6 +1,7 @@
 -- Publishing: events into the outbox, each at most once under a dedup key, and a scheduled one out of it again.
 --
--- Payloads and headers are bound as text and cast here, because a connection may have its own codec for jsonb.
+-- Payloads and headers are bound as text and cast here, because a connection may have its own codec for jsonb; what is
+-- returned is text, as it may have one for uuid, too.
 -- Ancestors come as one text of topics with spaces between them: arrays of arrays must be rectangular.
 
 -- name: insert_event
@@ -76,7 +77,7 @@ WITH given AS MATERIALIZED (
     WHERE g.dedup_key IS NULL OR h.dedup_key IS NOT NULL
     ORDER BY g.number
 )
-SELECT h.dedup_key, h.event_id
+SELECT h.dedup_key, CAST(h.event_id AS text) AS event_id
 FROM holders AS h
 
 -- name: cancel_event
@@ -92,5 +93,5 @@ WITH cancelled AS (
     USING cancelled AS c
     WHERE k.event_id = c.event_id
 )
-SELECT c.event_id
+SELECT CAST(c.event_id AS text) AS event_id
 FROM cancelled AS c

@@ -8,7 +8,8 @@ SELECT CAST(pg_current_xact_id() AS text) AS xid
 -- Take out of the outbox what this transaction has published, and nobody else can see, and is due.
 --
 -- Of all rows that can be seen, only those of our own transaction and its savepoints have an xmin that is in progress.
--- An xmin is the lower half of such an xid; the upper half is taken from our own.
+-- An xmin is the lower half of such an xid; the upper half is taken from our own. All is text, as the connection is a
+-- user's, who may have codecs for other types.
 WITH ours AS MATERIALIZED (
     SELECT CAST(CAST(pg_current_xact_id() AS text) AS bigint) >> 32 << 32 AS epoch
 ), taken AS (
@@ -19,7 +20,10 @@ WITH ours AS MATERIALIZED (
     RETURNING o.id, o.event_id, o.topic, o.ancestors, o.key, CAST(o.payload AS text) AS payload,
               CAST(o.headers AS text) AS headers, o.published_at, o.deliver_at
 )
-SELECT t.id, t.event_id, t.topic, t.ancestors, t.key, t.payload, t.headers, t.published_at, t.deliver_at
+SELECT CAST(t.id AS text) AS id, CAST(t.event_id AS text) AS event_id, t.topic,
+       array_to_string(t.ancestors, ' ') AS ancestors, t.key, t.payload, t.headers,
+       to_json(t.published_at) #>> '{}' AS published_at,
+       to_json(t.deliver_at) #>> '{}' AS deliver_at
 FROM taken AS t
 ORDER BY t.id
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from concurrent.futures import Executor as Threads
+from datetime import UTC, datetime
+from uuid import UUID
 
 from pgbus.adapters import AsyncExecutor
 from pgbus.bus import Bus
@@ -68,7 +70,7 @@ class Rehearsal:
             )
 
     async def _take(self) -> list[EventMessage]:
-        return [message_of(row) for row in await self._join.fetch(self._statements["take_own_events"], {})]
+        return [_own_event(row) for row in await self._join.fetch(self._statements["take_own_events"], {})]
 
     def _listeners(self) -> Sequence[Listener]:
         return self._bus.listeners if "events" in self._bus.features else []
@@ -183,6 +185,14 @@ class Rehearsal:
 def _hears(listener: Listener, event: EventMessage) -> bool:
     topics = (event.topic, *(event.ancestors or ()))
     return any(matches(pattern, topic) for pattern in listener.patterns for topic in topics)
+
+
+def _own_event(columns: Sequence[str]) -> EventMessage:
+    """An event from what `take_own_events` returns, which is all text."""
+    position, event_id, topic, ancestors, key, payload, headers, *instants = columns
+    published_at, deliver_at = (datetime.fromisoformat(text).astimezone(UTC) if text else None for text in instants)
+    names = ancestors.split(" ") if ancestors else None
+    return message_of((int(position), UUID(event_id), topic, names, key, payload, headers, published_at, deliver_at))
 
 
 async def _do_nothing(_: AsyncExecutor) -> None:

@@ -6,6 +6,7 @@ import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, AsyncExitStack, asynccontextmanager
+from datetime import datetime
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 from uuid import UUID
@@ -14,6 +15,7 @@ import asyncpg
 import msgspec
 import psycopg
 import sqlalchemy
+from psycopg.adapt import Dumper, Loader
 from psycopg.rows import dict_row
 from sqlalchemy.ext.asyncio import (
     AsyncConnection,
@@ -190,6 +192,81 @@ async def asyncpg_with_json_codec(dsn: str) -> AsyncIterator[Face]:
         yield face
 
 
+class Wrapped:
+    """What a user's codecs make of the values of a type, and take for one."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+
+class NamedRecord(asyncpg.Record):
+    """A row whose user goes by names alone."""
+
+    def __getitem__(self, key: Any) -> Any:
+        if not isinstance(key, str):
+            raise KeyError(key)
+        return super().__getitem__(key)
+
+    def __iter__(self) -> Any:
+        return iter(self.keys())
+
+
+async def set_own_codecs(connection: Any) -> None:
+    """Have every type that pgbus uses, but text, read and written as its user wishes."""
+    for name in ("uuid", "timestamptz", "int2", "int4", "int8", "float4", "float8", "bool", "jsonb"):
+        await connection.set_type_codec(
+            name, encoder=lambda value: value.text, decoder=Wrapped, schema="pg_catalog", format="text"
+        )
+
+
+@asynccontextmanager
+async def asyncpg_with_own_codecs(dsn: str) -> AsyncIterator[Face]:
+    connection = await asyncpg.connect(dsn, record_class=NamedRecord)
+    await set_own_codecs(connection)
+    try:
+        yield AsyncpgFace(connection)
+    finally:
+        connection.terminate()
+
+
+def adapt_own_ways(connection: Any) -> None:
+    """Have psycopg read and write every type that pgbus uses, but text, as its user wishes."""
+
+    class WrappedDumper(Dumper):
+        def dump(self, obj: Any) -> bytes:
+            return bytes(obj.text.encode())
+
+    class WrappedLoader(Loader):
+        def load(self, data: Any) -> Wrapped:
+            return Wrapped(bytes(data).decode())
+
+    for cls in (UUID, datetime, int, float, bool):
+        connection.adapters.register_dumper(cls, WrappedDumper)
+    for name in ("uuid", "timestamptz", "int2", "int4", "int8", "float4", "float8", "bool", "jsonb"):
+        connection.adapters.register_loader(name, WrappedLoader)
+
+
+@asynccontextmanager
+async def psycopg_with_own_adapters(dsn: str) -> AsyncIterator[Face]:
+    async with psycopg_sync(dsn) as face:
+        adapt_own_ways(face.using)
+        yield face
+
+
+@asynccontextmanager
+async def psycopg_async_with_own_adapters(dsn: str) -> AsyncIterator[Face]:
+    async with psycopg_async(dsn) as face:
+        adapt_own_ways(face.using)
+        yield face
+
+
+@asynccontextmanager
+async def async_session_with_own_codecs(dsn: str) -> AsyncIterator[Face]:
+    async with _async_engine(dsn, "asyncpg") as engine, AsyncSession(engine) as session:
+        sqlalchemy.event.listen(engine.sync_engine, "connect", lambda raw, _: raw.run_async(set_own_codecs))
+        yield AsyncSqlalchemyFace(session)
+
+
 @asynccontextmanager
 async def asyncpg_pooled(dsn: str) -> AsyncIterator[Face]:
     async with asyncpg.create_pool(dsn, min_size=1, max_size=1) as pool, pool.acquire() as connection:
@@ -299,6 +376,9 @@ async def _async_engine(dsn: str, driver: str) -> AsyncIterator[Any]:
 FACES: Mapping[str, Callable[[str], AbstractAsyncContextManager[Face]]] = {
     "asyncpg": asyncpg_connection,
     "asyncpg with a JSON codec": asyncpg_with_json_codec,
+    "asyncpg with own codecs": asyncpg_with_own_codecs,
+    "psycopg with own adapters": psycopg_with_own_adapters,
+    "psycopg async with own adapters": psycopg_async_with_own_adapters,
     "asyncpg from a pool": asyncpg_pooled,
     "psycopg async": psycopg_async,
     "psycopg pipeline": psycopg_pipeline,
@@ -306,6 +386,7 @@ FACES: Mapping[str, Callable[[str], AbstractAsyncContextManager[Face]]] = {
     "psycopg with own ways": psycopg_own_ways,
     "AsyncSession on asyncpg": async_session("asyncpg"),
     "AsyncSession on psycopg": async_session("psycopg"),
+    "AsyncSession on asyncpg with own codecs": async_session_with_own_codecs,
     "AsyncConnection on asyncpg": async_connection("asyncpg"),
     "AsyncConnection on psycopg": async_connection("psycopg"),
     "async_scoped_session": scoped_async_session,
