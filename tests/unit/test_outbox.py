@@ -240,7 +240,7 @@ def test_published_ids_are_those_of_the_holders_of_dedup_keys() -> None:
     rows = [prepare(), prepare(dedup_key="a"), prepare(dedup_key="b"), prepare(dedup_key="a")]
     earlier = UUID(int=7)
     assert outbox.published_ids(rows, []) == [row.event_id for row in rows]
-    assert outbox.published_ids(rows, [("a", earlier), ("b", rows[2].event_id)]) == [
+    assert outbox.published_ids(rows, [("a", str(earlier)), ("b", str(rows[2].event_id))]) == [
         rows[0].event_id,
         earlier,
         rows[2].event_id,
