@@ -311,7 +311,7 @@ class _Settling:
     def _note_lock(self, rows: Sequence[Sequence[Any]]) -> None:
         if not rows:
             raise ClaimLost
-        self._xid = rows[0][0]
+        self._xid = int(rows[0][0])  # text, as the connection is the handler's
 
     async def settle(self, executor: AsyncExecutor) -> None:
         """Settle them as done, but for events that have ended otherwise before."""

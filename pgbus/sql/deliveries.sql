@@ -206,7 +206,7 @@ ORDER BY w.position
 -- name: lock_delivery
 -- Hold a claimed delivery until the end of a transactional handler's transaction; no row: the claim is lost. Returns the
 -- transaction's id: only in that one may it be settled.
-SELECT CAST(CAST(pg_current_xact_id() AS text) AS bigint) AS xid
+SELECT CAST(pg_current_xact_id() AS text) AS xid
 FROM pgbus.deliveries AS d
 WHERE d.id = CAST(:delivery_id AS bigint) AND d.claim_token = CAST(:claim_token AS uuid)
 FOR UPDATE
