@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import sys
 import threading
-import weakref
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -23,6 +22,7 @@ from pgbus.config import Config, home_of_caller
 from pgbus.declaring import ListenerOptions, TakesMany, TakesOne
 from pgbus.errors import CannotBlockHere, ConfigurationError, PublishTimeout
 from pgbus.features import check_features, read_features
+from pgbus.loopbound import LoopBound
 from pgbus.messages import EventMessage, OpenEvent
 from pgbus.outbox import Limits, OutboxRow
 from pgbus.outcomes import RetryPolicy
@@ -76,8 +76,8 @@ class Bus(BusPath):
             max_payload=config.max_payload, is_checked=lambda api_name: config.api(api_name).validate_outgoing
         )
         self._statements = load(config.namespace)
-        self._publishers: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Publisher] = weakref.WeakKeyDictionary()
-        self._callers: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Caller] = weakref.WeakKeyDictionary()
+        self._publishers = LoopBound(lambda: Publisher(self.config, on_open=self.schema.announce))
+        self._callers = LoopBound(lambda: Caller(self.config, procedures=self.registry.procedures, schemas=self.schema))
         self._stand_in: StandIn | None = None
         self._joined: AsyncExecutor | None = None  # a test's transaction, which publishing without `using` joins
         self._portal: Portal | None = None
@@ -520,20 +520,10 @@ class Bus(BusPath):
         return [] if self._stand_in else await self._publisher().execute(name, values)
 
     def _publisher(self) -> Publisher:
-        loop = asyncio.get_running_loop()
-        publisher = self._publishers.get(loop)
-        if publisher is None:
-            publisher = self._publishers[loop] = Publisher(self.config, on_open=self.schema.announce)
-        return publisher
+        return self._publishers.here()
 
     def _caller(self) -> Caller:
-        if self._stand_in:
-            return self._stand_in.caller
-        loop = asyncio.get_running_loop()
-        caller = self._callers.get(loop)
-        if caller is None:
-            caller = self._callers[loop] = Caller(self.config, procedures=self.registry.procedures, schemas=self.schema)
-        return caller
+        return self._stand_in.caller if self._stand_in else self._callers.here()
 
     def _block(self, work: Callable[[], Awaitable[T]], call: str) -> T:
         _refuse_to_block(call)
@@ -548,11 +538,8 @@ class Bus(BusPath):
 
     async def _close_here(self) -> None:
         """Close what belongs to the running loop."""
-        loop = asyncio.get_running_loop()
-        if caller := self._callers.pop(loop, None):
-            await caller.close()
-        if publisher := self._publishers.pop(loop, None):
-            await publisher.close()
+        await self._callers.close_here()
+        await self._publishers.close_here()
 
 
 def _published(row: OutboxRow, event_id: UUID) -> EventMessage:

@@ -21,7 +21,7 @@ from pgbus.faults import is_link_error, sqlstate_of
 from pgbus.migrate import check_async
 from pgbus.outbox import OutboxRow, chunks, insert, published_ids
 from pgbus.sql import Statement, load
-from pgbus.store import Connection, Run, behind_pooler, borrow, create_pool, unreachable
+from pgbus.store import Connection, Run, behind_pooler, borrow, create_pool, cut_pool, unreachable
 
 POOL_SIZE = 2
 # serialization_failure, deadlock_detected: the server has rolled everything back, for no fault of the rows.
@@ -92,6 +92,11 @@ class Publisher:
         if self._pool:
             await self._pool.close()
             self._pool = None
+
+    def abandon(self) -> None:
+        """Drop the connections of a loop that was closed with them."""
+        if self._pool:
+            cut_pool(self._pool)
 
     @asynccontextmanager
     async def _connection(self) -> AsyncIterator[PoolConnectionProxy[Any]]:

@@ -7,6 +7,7 @@ the business of the modules above.
 from __future__ import annotations
 
 import contextlib
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -556,6 +557,20 @@ async def borrow(pool: asyncpg.Pool) -> AsyncIterator[PoolConnectionProxy[Any]]:
                 with contextlib.suppress(asyncpg.InterfaceError):  # the pool has noticed, too, and taken it back
                     connection.terminate()
             raise
+
+
+def cut_pool(pool: Any) -> None:
+    """Have the server see the end of a pool's connections, whose event loop is closed, so that nothing can be sent."""
+    for holder in pool._holders:
+        if holder._con is not None:
+            cut(holder._con)
+
+
+def cut(connection: Any) -> None:
+    """The same for one connection."""
+    # The driver has no call for it: all of its own go by way of the loop.
+    with contextlib.suppress(OSError, AttributeError):
+        connection._transport.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
 
 
 class Pooled:

@@ -12,7 +12,6 @@ import logging
 import secrets
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Protocol
 from uuid import UUID
 
@@ -39,11 +38,10 @@ from pgbus.rpc.values import (
     take_batch,
     to_error,
 )
-from pgbus.store import Pooled, Run, Store, create_pool, unreachable
+from pgbus.store import Run, Store, cut, session_closed, unreachable
 
 logger = logging.getLogger("pgbus")
 
-POOL_SIZE = 2
 # Seconds. A call that is under way for longer than this is asked after as often.
 WATCH_INTERVAL = 0.5
 # For so long a procedure counts as served without another look; the watcher finds out soon if it is not.
@@ -96,14 +94,20 @@ class Schemas(Protocol):
 
 
 class Caller:
-    """Calls procedures from one event loop, over a session and a small pool of its own, opened by the first call."""
+    """Calls procedures from one event loop, over one session of its own, opened by the first call.
+
+    A call's statements follow each other, and those of calls at the same time are gathered: a second connection would
+    be waited for by nobody.
+    """
 
     def __init__(self, config: Config, *, procedures: Procedures, schemas: Schemas | None = None) -> None:
         self._config = config
         self._schemas = schemas
         self._procedures = procedures
         self._id = secrets.token_hex(8)
-        self._pool: asyncpg.Pool | None = None
+        self._store = Store(self, namespace=config.namespace)
+        self._calls_channel = f"{config.namespace}_calls"
+        self._session: Session | None = None
         self._opening = asyncio.Lock()
         self._looking = asyncio.Lock()
         self._services: dict[str, Service] = {}
@@ -140,7 +144,7 @@ class Caller:
         scope = asyncio.timeout(timeout)
         try:
             async with scope:
-                if self._pool is None:
+                if self._session is None:
                     await self._open()
                 if self._schemas is not None:
                     await self._schemas.check_call(procedure, arguments, run=self._run)
@@ -209,50 +213,69 @@ class Caller:
         if tasks:
             await asyncio.wait(tasks)
         self._tasks.clear()
-        if self._pool:
-            await self._pool.close()
-            self._pool = None
+        if self._session:
+            await self._session.close()
+            self._session = None
+
+    def abandon(self) -> None:
+        """Drop the connection of a loop that was closed with it."""
+        if self._session:
+            cut(self._session.connection)
 
     # ------------------------------------------------------------------------------------------------- connections
 
+    async def fetch(self, query: str, *args: Any) -> list[Any]:
+        """Run one statement on the session."""
+        session = self._session
+        if session is None:
+            raise session_closed()
+        try:
+            return await session.fetch(query, *args)
+        except Exception as error:
+            if is_link_error(error):  # it may not have noticed yet
+                session.terminate()
+                session.lost.set()
+            raise
+
     async def _open(self) -> None:
+        """Have a session that is not known to be lost; raises DatabaseUnreachableError."""
         async with self._opening:
-            if self._pool is not None:
+            if self._session is not None and not self._session.lost.is_set():
                 return
-            pool = await create_pool(self._config, size=POOL_SIZE, for_engine=True)
-            session: Session | None = None
-            try:
-                session = await self._open_session()
-                await check_async(session.connection, namespace=self._config.namespace)
-            except BaseException as error:
-                pool.terminate()
-                if session:
-                    session.terminate()
-                if is_link_error(error) or isinstance(error, asyncpg.PostgresError):
-                    raise unreachable(self._config, error) from error
-                raise
-            self._store = Store(Pooled(pool), namespace=self._config.namespace)
-            self._calls_channel = f"{self._config.namespace}_calls"
-            self._pool = pool
-            self._keep("session", partial(self._keep_session, session))
+            session = await self._open_session()
+            if self._session is None:
+                await self._check(session)
+                self._session = session
+                self._keep("session", self._keep_session)
+            self._session = session
+
+    async def _check(self, session: Session) -> None:
+        try:
+            await check_async(session.connection, namespace=self._config.namespace)
+        except BaseException as error:
+            session.terminate()
+            if is_link_error(error) or isinstance(error, asyncpg.PostgresError):
+                raise unreachable(self._config, error) from error
+            raise
 
     async def _open_session(self) -> Session:
         namespace = self._config.namespace
         channels = {f"{namespace}_reply_{self._id}": self._heard, f"{namespace}_schemas": self._heard_schemas}
-        return await Session.open(self._config, channels=channels)
+        try:
+            return await Session.open(self._config, channels=channels)
+        except asyncpg.PostgresError as error:
+            raise unreachable(self._config, error) from error
 
-    async def _keep_session(self, session: Session) -> None:
+    async def _keep_session(self) -> None:
         backoff = Backoff(LINK_PAUSE, LINK_PAUSE_LIMIT)
-        while True:
-            try:
-                await session.lost.wait()
-            finally:
-                await session.close()
-            while session.lost.is_set():
+        while session := self._session:
+            await session.lost.wait()
+            session.terminate()
+            while session is self._session:
                 await asyncio.sleep(backoff.next())
                 try:
-                    session = await self._open_session()
-                except Exception as error:  # whatever it is: meanwhile the watcher reads the answers
+                    await self._open()
+                except Exception as error:  # whatever it is: the calls find out by themselves
                     logger.debug("cannot hear of answers to calls: %s", error)
             backoff.reset()
             self._expect(self._calls)  # what was answered in between was notified to nobody
@@ -302,7 +325,8 @@ class Caller:
             except Exception as error:
                 if not is_link_error(error):
                     raise
-                try:  # the pool's connections may all have died of old; a new one tells whether the database lives
+                try:  # the session may have died long ago; a new one tells whether the database lives
+                    await self._open()
                     rows = await self._find_servers([procedure])
                 except Exception as again:
                     raise unreachable(self._config, again) from error
