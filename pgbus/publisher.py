@@ -21,6 +21,7 @@ from pgbus.faults import is_link_error, sqlstate_of
 from pgbus.migrate import check_async
 from pgbus.outbox import OutboxRow, chunks, insert, published_ids
 from pgbus.sql import Statement, load
+from pgbus.sql.rights import missing_right
 from pgbus.store import Connection, Run, behind_pooler, borrow, create_pool, cut_pool, unreachable
 
 POOL_SIZE = 2
@@ -178,5 +179,8 @@ async def _fetch(
     connection: PoolConnectionProxy[Any], statement: Statement, values: Mapping[str, object]
 ) -> Sequence[Sequence[Any]]:
     # The connection is our own: values go as they are, which is quicker than as text.
-    rows: Sequence[Sequence[Any]] = await connection.fetch(statement.asyncpg, *statement.arguments(values))
+    try:
+        rows: Sequence[Sequence[Any]] = await connection.fetch(statement.asyncpg, *statement.arguments(values))
+    except asyncpg.InsufficientPrivilegeError as error:
+        raise missing_right(statement, error) from error
     return rows

@@ -17,15 +17,14 @@ from pgbus.sql.rights import missing_right
 class AsyncpgExecutor:
     """Runs statements on an asyncpg connection: in its transaction, or each in one of its own where there is none."""
 
-    __slots__ = ("_connection", "_is_ours")
+    __slots__ = ("_connection",)
 
-    def __init__(self, connection: asyncpg.Connection | PoolConnectionProxy, *, is_ours: bool = False) -> None:
+    def __init__(self, connection: asyncpg.Connection | PoolConnectionProxy) -> None:
         self._connection = connection
-        self._is_ours = is_ours  # then each statement is meant to be a transaction of its own
 
     async def fetch(self, statement: Statement, values: Mapping[str, object]) -> Sequence[Sequence[Any]]:
         """Run one statement and return its rows."""
-        if not (self._is_ours or self._is_closed() or self._connection.is_in_transaction()):
+        if not (self._is_closed() or self._connection.is_in_transaction()):
             warn_of_autocommit(
                 "the asyncpg connection", begin="write both within `async with connection.transaction():`"
             )
