@@ -9,7 +9,7 @@ import asyncpg
 import msgspec
 
 from benchmarks.support import RUNS, OrderPlaced, fresh_bus, median
-from pgbus.outbox import Limits, OutboxRow, chunks, prepare
+from pgbus.publishing.outbox import Limits, OutboxRow, chunks, prepare
 
 EVENTS = 50_000
 TRANSACTIONS = 1_500

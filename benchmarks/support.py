@@ -16,7 +16,7 @@ import msgspec
 import pgbus
 from pgbus import migrate
 from pgbus.embedded import EmbeddedPostgres
-from pgbus.worker import Worker
+from pgbus.worker.worker import Worker
 
 RUNS = int(os.environ.get("PGBUS_BENCH_RUNS", "5"))
 SETTINGS = {"shared_buffers": "1GB", "max_wal_size": "8GB", "fsync": "on", "synchronous_commit": "on"}

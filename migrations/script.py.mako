@@ -1,7 +1,7 @@
 <% script = "_".join([up_revision, *message.lower().split()]) %>\
 """${message}."""
 
-from pgbus.migrate.scripts import execute_script
+from pgbus.database.migrate.scripts import execute_script
 
 revision = "${up_revision}"
 down_revision = "${down_revision}"

@@ -1,18 +1,9 @@
 """pgbus: an event bus whose broker is the PostgreSQL that your service already has."""
 
-from pgbus.api import (
-    Api,
-    ApiOptions,
-    BusClient,
-    BusPath,
-    Event,
-    OnError,
-    Parameter,
-    WildcardParameter,
-)
+from pgbus.api import Api, ApiOptions, BusClient, BusPath, Event, OnError, Parameter, WildcardParameter
 from pgbus.bus import Bus, create
+from pgbus.bus_module import get_bus, import_bus_module
 from pgbus.config import ApiConfig, Config
-from pgbus.engine.executor import Context
 from pgbus.errors import (
     CallCancelled,
     CallError,
@@ -68,13 +59,13 @@ from pgbus.errors import (
     ValidationError,
     WorkerLost,
 )
+from pgbus.events import event
+from pgbus.handlers.contexts import CallContext
+from pgbus.listeners.executor import Context
 from pgbus.messages import EventMessage, ResultMessage, RpcMessage
-from pgbus.modules import get_bus, import_bus_module
 from pgbus.outcomes import RetryPolicy
 from pgbus.plugins import Plugin
-from pgbus.rpc.context import CallContext
-from pgbus.schedules import TaskContext
-from pgbus.values.codec import event
+from pgbus.schedules.schedule import TaskContext
 
 __all__ = [
     "Api",

@@ -14,27 +14,29 @@ from uuid import UUID
 
 from uuid_utils.compat import uuid7
 
-from pgbus import hooked, outbox
-from pgbus.adapters import AsyncExecutor, async_executor, sync_executor
+from pgbus.aio.loopbound import LoopBound
+from pgbus.aio.portal import Portal
+from pgbus.aio.threads import is_loop_running
 from pgbus.api import BusClient, BusPath
 from pgbus.api.life import Engine, RunnableWorker
 from pgbus.config import Config, home_of_caller
-from pgbus.declaring import ListenerOptions, TakesMany, TakesOne
+from pgbus.config.features import check_features, read_features
+from pgbus.database.adapters import AsyncExecutor, async_executor, sync_executor
+from pgbus.database.sql import load
 from pgbus.errors import CannotBlockHere, ConfigurationError, PublishTimeout
-from pgbus.features import check_features, read_features
-from pgbus.loopbound import LoopBound
+from pgbus.listeners.declaring import ListenerOptions, TakesMany, TakesOne
+from pgbus.listeners.listener import Listener, OnPoison, Start, make_listener
 from pgbus.messages import EventMessage, OpenEvent
-from pgbus.outbox import Limits, OutboxRow
 from pgbus.outcomes import RetryPolicy
 from pgbus.plugins import Plugin, in_order, load_plugins
-from pgbus.portal import Portal
-from pgbus.procedures import check_procedure_name, make_procedure
-from pgbus.publisher import Publisher
-from pgbus.registry import Listener, OnPoison, Registry, Start, make_listener
+from pgbus.publishing import hooked, outbox
+from pgbus.publishing.outbox import Limits, OutboxRow
+from pgbus.publishing.publisher import Publisher
+from pgbus.registry import Registry
 from pgbus.rpc.caller import Caller
-from pgbus.sql import load
+from pgbus.rpc.hooks import exchange, exchange_here, rpc_message
+from pgbus.rpc.procedures import check_procedure_name, make_procedure
 from pgbus.telemetry import Telemetry
-from pgbus.threads import is_loop_running
 
 E = TypeVar("E")
 T = TypeVar("T")
@@ -278,12 +280,12 @@ class Bus(BusPath):
         if not self._hooks.on_calling:
             return await self._caller().call(procedure, arguments or {}, **options)
         options["call_id"] = call_id = uuid7()
-        message = hooked.rpc_message(procedure, arguments or {}, call_id=call_id)
+        message = rpc_message(procedure, arguments or {}, call_id=call_id)
 
         async def work() -> Any:
             return await self._caller().call(procedure, message.kwargs, **options)
 
-        return await hooked.exchange(self._hooks.before_rpc_call, self._hooks.after_rpc_call, message, work)
+        return await exchange(self._hooks.before_rpc_call, self._hooks.after_rpc_call, message, work)
 
     def call_sync(
         self,
@@ -300,13 +302,13 @@ class Bus(BusPath):
         if not self._hooks.on_calling:
             return self._through_portal(lambda: self._caller().call(procedure, arguments or {}, **options))
         options["call_id"] = call_id = uuid7()
-        message = hooked.rpc_message(procedure, arguments or {}, call_id=call_id)
+        message = rpc_message(procedure, arguments or {}, call_id=call_id)
 
         def work() -> Any:
             return self._through_portal(lambda: self._caller().call(procedure, message.kwargs, **options))
 
         before, after = self._hooks.before_rpc_call, self._hooks.after_rpc_call
-        return hooked.exchange_here(before, after, message, work, block=self._through_portal)
+        return exchange_here(before, after, message, work, block=self._through_portal)
 
     # ------------------------------------------------------------------------------------------------ publishing
 
@@ -506,7 +508,7 @@ class Bus(BusPath):
         await self.close()
 
     def _make_worker(self) -> RunnableWorker:
-        from pgbus.worker import Worker  # the engine, which those do without who only publish
+        from pgbus.worker.worker import Worker  # the engine, which those do without who only publish
 
         return Worker(self)
 

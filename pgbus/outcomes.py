@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import TypeAlias
 
 from pgbus import errors
-from pgbus.options import check_options, number, whole_number
+from pgbus.config.options import check_options, number, whole_number
 
 MAX_ERROR_LENGTH = 4_000
 MAX_TRACEBACK_LENGTH = 20_000

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import TypeAlias
 from uuid import UUID
 
+from pgbus.aio.returned import refuse_awaitable
 from pgbus.errors import ConfigurationError
-from pgbus.returned import refuse_awaitable
 
 logger = logging.getLogger("pgbus")
 

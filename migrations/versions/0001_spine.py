@@ -1,6 +1,6 @@
 """The spine: outbox, log, listeners, deliveries, history, dead letters, workers, and the views for people who audit."""
 
-from pgbus.migrate.scripts import execute_script
+from pgbus.database.migrate.scripts import execute_script
 
 revision = "0001"
 down_revision = None

@@ -1,6 +1,6 @@
 """Calls: requests, responses, who serves what, and the view for people who audit."""
 
-from pgbus.migrate.scripts import execute_script
+from pgbus.database.migrate.scripts import execute_script
 
 revision = "0002"
 down_revision = "0001"

@@ -1,6 +1,6 @@
 """Schemas by version, who speaks which, and the views for people who audit."""
 
-from pgbus.migrate.scripts import execute_script
+from pgbus.database.migrate.scripts import execute_script
 
 revision = "0003"
 down_revision = "0002"

@@ -1,6 +1,6 @@
 """Schedules, their runs, and the views for people who audit."""
 
-from pgbus.migrate.scripts import execute_script
+from pgbus.database.migrate.scripts import execute_script
 
 revision = "0004"
 down_revision = "0003"

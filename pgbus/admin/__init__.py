@@ -1,9 +1,8 @@
 """Operators' verbs: how the bus is doing, what happened to an event, and the changes that a person makes."""
 
 from pgbus.admin.conditions import Condition
-from pgbus.admin.names import Names
-from pgbus.admin.schedules import ScheduleRun, ScheduleStatus
-from pgbus.admin.values import (
+from pgbus.admin.name_filter import Names
+from pgbus.admin.records import (
     Attempt,
     BusStatus,
     CallFilter,
@@ -17,6 +16,7 @@ from pgbus.admin.values import (
     Owed,
     WorkerStatus,
 )
+from pgbus.admin.schedules import ScheduleRun, ScheduleStatus
 from pgbus.admin.verbs import Admin
 
 __all__ = [

@@ -13,9 +13,7 @@ from typing import Literal
 import asyncpg
 import msgspec
 
-from pgbus import sql
-from pgbus.admin.schedules import ScheduleVerbs
-from pgbus.admin.values import (
+from pgbus.admin.records import (
     Attempt,
     BusStatus,
     CallFilter,
@@ -29,14 +27,15 @@ from pgbus.admin.values import (
     Owed,
     WorkerStatus,
 )
-from pgbus.catalog import read_schema, read_stored
+from pgbus.admin.schedules import ScheduleVerbs
 from pgbus.config import Config
+from pgbus.database import sql
+from pgbus.database.migrate import check_async
+from pgbus.database.migrate.sessions import Connection, session
+from pgbus.database.sql.rights import missing_right
 from pgbus.errors import ListenerRunningError, UnknownListenerError
 from pgbus.messages import EventMessage
-from pgbus.migrate import check_async
-from pgbus.migrate.sessions import Connection, session
-from pgbus.schema import Schema, Stored
-from pgbus.sql.rights import missing_right
+from pgbus.schema import Schema, Stored, read_schema, read_stored
 
 EVERY_EVENT = EventFilter()
 EVERY_DEAD_LETTER = DeadFilter()

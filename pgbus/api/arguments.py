@@ -14,15 +14,15 @@ from typing import Any
 import msgspec
 
 from pgbus.api.declarations import Event
+from pgbus.codec.annotations import EMPTY, bare, members_of
+from pgbus.codec.casting import Cast, caster
+from pgbus.codec.json import misfit
 from pgbus.config import ApiConfig
 from pgbus.config.apis import BUILT_IN
 from pgbus.errors import ConfigurationError, InvalidEventArguments, InvalidEventListener, UnhandledEventError
-from pgbus.handlers import Handler, Signature, describe, is_async, role_of, type_hints, why_not_handler
+from pgbus.handlers.signatures import Handler, Signature, describe, is_async, role_of, type_hints, why_not_handler
 from pgbus.messages import EventMessage
 from pgbus.schema import Field, Fields
-from pgbus.values.annotations import EMPTY, bare, members_of
-from pgbus.values.casting import Cast, caster
-from pgbus.values.codec import misfit
 
 _ARGUMENTS = "pgbus_arguments"
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)

@@ -14,21 +14,17 @@ from pgbus.api.hooks import HookDecorators
 from pgbus.api.life import Engine, Life, refuse_to_block
 from pgbus.api.registry import ApiRegistry
 from pgbus.api.tasks import Tasking
-from pgbus.catalog import Block, Catalog
 from pgbus.config import Config
-from pgbus.errors import (
-    ConfigurationError,
-    DuplicateProcedureName,
-    InvalidName,
-    NothingToListenFor,
-)
-from pgbus.handlers import Handler, default_name
-from pgbus.hooks import Hooks
+from pgbus.config.options import NAME, check_options, given_options
+from pgbus.database.store import Run
+from pgbus.errors import ConfigurationError, DuplicateProcedureName, InvalidName, NothingToListenFor
+from pgbus.handlers.hooks import Hooks
+from pgbus.handlers.signatures import Handler, default_name
+from pgbus.listeners.listener import build_listener, in_service
 from pgbus.messages import VERSION_HEADER, EventMessage
-from pgbus.options import NAME, check_options, given_options
-from pgbus.procedures import make_procedure
-from pgbus.registry import Registry, build_listener, in_service
-from pgbus.store import Run
+from pgbus.registry import Registry
+from pgbus.rpc.procedures import make_procedure
+from pgbus.schema import Block, Catalog
 from pgbus.topics import is_private
 
 Publish: TypeAlias = Callable[..., Awaitable[EventMessage]]

@@ -13,6 +13,10 @@ from typing import Any, ClassVar
 
 import msgspec
 
+from pgbus.codec.annotations import EMPTY, declared_type, members_of
+from pgbus.codec.casting import explain
+from pgbus.codec.json import check_readable, decoder, encode, keeper
+from pgbus.codec.losses import LostError
 from pgbus.errors import (
     ConfigurationError,
     EventNotFound,
@@ -23,10 +27,6 @@ from pgbus.errors import (
     UnhandledEventError,
 )
 from pgbus.topics import check_topic, is_private
-from pgbus.values.annotations import EMPTY, declared_type, members_of
-from pgbus.values.casting import explain
-from pgbus.values.codec import check_readable, decoder, encode, keeper
-from pgbus.values.losses import LostError
 
 # What `fire` and `call` take for themselves.
 OPTION_NAMES = frozenset({"bus_options", "using"})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol, TypeVar, overload
 
-from pgbus.hooks import Hooks
+from pgbus.handlers.hooks import Hooks
 
 H = TypeVar("H", bound=Callable[..., object])
 

@@ -10,14 +10,14 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from pgbus.aio.threads import is_loop_running
 from pgbus.errors import CannotBlockHere, ConfigurationError
-from pgbus.threads import is_loop_running
 
 logger = logging.getLogger("pgbus")
 
 
 class RunnableWorker(Protocol):
-    """What a `pgbus.worker.Worker` is to those who start and stop it."""
+    """What a `pgbus.worker.worker.Worker` is to those who start and stop it."""
 
     ready: asyncio.Event
 

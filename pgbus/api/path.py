@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pgbus.api.client import BusClient, OnError
+from pgbus.config.options import given_options
 from pgbus.errors import InvalidName, InvalidParameters
-from pgbus.handlers import Handler
+from pgbus.handlers.signatures import Handler
 from pgbus.messages import EventMessage
-from pgbus.options import given_options
 
 
 class BusPath:

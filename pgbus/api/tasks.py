@@ -7,13 +7,14 @@ from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 from pgbus.config import Config
+from pgbus.config.features import check_features
+from pgbus.config.options import NAME, check_options
 from pgbus.errors import ConfigurationError, InvalidSchedule
-from pgbus.features import check_features
-from pgbus.handlers import default_name
-from pgbus.options import NAME, check_options
-from pgbus.registry import Registry, in_service
-from pgbus.schedules import Schedule, make_background, make_task
-from pgbus.timetable import Cron, Every, Missed, Rule, check_missed, duration, read_job
+from pgbus.handlers.signatures import default_name
+from pgbus.listeners.listener import in_service
+from pgbus.registry import Registry
+from pgbus.schedules.rules import Cron, Every, Missed, Rule, check_missed, duration, read_job
+from pgbus.schedules.schedule import Schedule, make_background, make_task
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -14,7 +14,7 @@ from rich.text import Text
 from pgbus.cli.output import console
 from pgbus.cli.supervisor import copy_number
 from pgbus.config import Config, LogFormat, hide_password
-from pgbus.registry import Listener
+from pgbus.listeners.listener import Listener
 
 _log = logging.getLogger("pgbus")
 

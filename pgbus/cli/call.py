@@ -10,8 +10,8 @@ import rich_click as click
 from pgbus.cli.loading import create_bus
 from pgbus.cli.options import database_options, load_config, read_json, read_pair
 from pgbus.cli.output import encode_json
+from pgbus.cli.printable import printable
 from pgbus.errors import NoWorkerAvailable, RemoteError
-from pgbus.printable import printable
 
 
 def read_argument(text: str) -> tuple[str, object]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import rich_click as click
 
-from pgbus import migrate
 from pgbus.cli.options import database_options, json_option, load_config
 from pgbus.cli.output import print_json
-from pgbus.migrate.roles import ROLES
+from pgbus.database import migrate
+from pgbus.database.migrate.roles import ROLES
 
 
 @click.group()

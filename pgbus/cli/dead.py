@@ -15,7 +15,7 @@ from pgbus.admin import Admin, DeadFilter, DeadLetter
 from pgbus.cli.exits import fail
 from pgbus.cli.options import database_options, json_option, read_past, read_pattern, with_admin
 from pgbus.cli.output import clip, console, event_fields, indented, instant, number, print_json, table
-from pgbus.printable import on_one_line
+from pgbus.cli.printable import on_one_line
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 

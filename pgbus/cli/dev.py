@@ -8,10 +8,10 @@ from pathlib import Path
 
 import rich_click as click
 
-from pgbus import migrate
 from pgbus.cli.options import database_options, load_config
 from pgbus.cli.signals import ignore_hangups, interrupt_by_signals
 from pgbus.cli.streams import say
+from pgbus.database import migrate
 from pgbus.embedded import EmbeddedPostgres
 
 

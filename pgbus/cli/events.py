@@ -13,7 +13,7 @@ from pgbus.cli.exits import fail
 from pgbus.cli.history import deliveries, follow_events
 from pgbus.cli.options import database_options, json_option, read_condition, read_past, read_pattern, with_admin
 from pgbus.cli.output import clip, console, event_fields, instant, print_json
-from pgbus.printable import on_one_line
+from pgbus.cli.printable import on_one_line
 
 
 @click.command()

@@ -8,6 +8,7 @@ import asyncpg
 import rich_click as click
 from click import get_current_context
 
+from pgbus.cli.printable import on_one_line
 from pgbus.cli.streams import flush_streams, say
 from pgbus.errors import (
     CallTimeout,
@@ -20,7 +21,6 @@ from pgbus.errors import (
     SchemaVersionError,
     WorkerLost,
 )
-from pgbus.printable import on_one_line
 
 FAILED = 1
 USAGE = 2

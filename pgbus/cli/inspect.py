@@ -25,8 +25,8 @@ from pgbus.cli.history import deliveries, follow_events
 from pgbus.cli.loading import load_bus
 from pgbus.cli.options import database_options, load_config, pass_on, read_condition, read_past, with_admin
 from pgbus.cli.output import age, clip, console, encode_json, indented, instant, print_json, stored_json
+from pgbus.cli.printable import on_one_line
 from pgbus.cli.remarks import Casting, Remark, Validation
-from pgbus.printable import on_one_line
 
 _Record = TypeVar("_Record", EventRecord, CallRecord)
 Format: TypeAlias = Literal["json", "pretty", "human"]

@@ -12,7 +12,7 @@ from types import TracebackType
 from click import get_current_context
 
 import pgbus
-from pgbus import modules
+from pgbus import bus_module as modules
 from pgbus.cli.exits import FAILED
 from pgbus.cli.options import told
 from pgbus.config import Config, last_word

@@ -16,8 +16,8 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
+from pgbus.cli.printable import on_one_line, printable
 from pgbus.messages import EventMessage
-from pgbus.printable import on_one_line, printable
 
 _PIPE_WIDTH = 160
 

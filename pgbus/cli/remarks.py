@@ -13,8 +13,8 @@ import pgbus
 from pgbus.admin import EventRecord
 from pgbus.api.arguments import Arguments
 from pgbus.errors import InvalidSchema, UnhandledEventError
+from pgbus.listeners.listener import Listener
 from pgbus.messages import EventMessage
-from pgbus.registry import Listener
 from pgbus.schema import Fields, Schema
 from pgbus.schema.validate import Validator, make_validator
 from pgbus.topics import matches

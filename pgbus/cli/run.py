@@ -13,17 +13,17 @@ import rich_click as click
 from click import get_current_context
 
 import pgbus
-from pgbus import migrate
 from pgbus.admin import Admin
 from pgbus.cli.banner import announce
 from pgbus.cli.loading import load_bus
+from pgbus.cli.logs import configure_logging
 from pgbus.cli.options import database_options, load_config, pass_on, tell_children
 from pgbus.cli.reloading import run_reloading
 from pgbus.cli.signals import heed_signals
 from pgbus.cli.supervisor import supervise, watch_supervisor
 from pgbus.config import Config, LogFormat, LogLevel
-from pgbus.features import FEATURES, read_features
-from pgbus.logs import configure_logging
+from pgbus.config.features import FEATURES, read_features
+from pgbus.database import migrate
 
 _LINGER = 1.0  # seconds
 
@@ -174,7 +174,7 @@ async def _check(bus: pgbus.Bus) -> None:
 
 
 async def _work(bus: pgbus.Bus, *, only: tuple[str, ...], skip: tuple[str, ...]) -> None:
-    from pgbus.worker import Worker  # the engine, which the other commands do without
+    from pgbus.worker.worker import Worker  # the engine, which the other commands do without
 
     worker = Worker(bus, only=only or None, skip=skip or None)
     heed_signals(worker.request_stop)

@@ -15,7 +15,7 @@ from pgbus.cli.exits import FAILED, PgbusGroup
 from pgbus.cli.loading import load_bus
 from pgbus.cli.options import database_options, json_option, load_config, pass_on, with_admin
 from pgbus.cli.output import console, print_json
-from pgbus.printable import printable
+from pgbus.cli.printable import printable
 from pgbus.schema import Break, Change, Declaration, Stored, find_broken, find_changes, make_stubs
 from pgbus.schema.compatibility import ANY_LISTENER, find_unreadable, latest
 from pgbus.schema.documents import encode_documents, read_documents, to_documents, write_documents

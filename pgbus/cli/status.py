@@ -14,7 +14,7 @@ from pgbus.admin import Admin, BusStatus, ListenerStatus, WorkerStatus
 from pgbus.cli.options import database_options, json_option, with_admin
 from pgbus.cli.output import age, ago, console, flagged, number, print_json, table
 from pgbus.cli.schedules import schedule_table
-from pgbus.migrate.versions import find_encoding_fault
+from pgbus.database.migrate.versions import find_encoding_fault
 
 
 @click.command()

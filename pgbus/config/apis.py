@@ -6,7 +6,18 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from pgbus.config.about import DAY, OF_LIGHTBUS, About, check_name, checked, kinds, mapping, place, refusal, seconds
+from pgbus.config.fields import (
+    DAY,
+    OF_LIGHTBUS,
+    About,
+    check_name,
+    checked,
+    kinds,
+    mapping,
+    place,
+    refusal,
+    seconds,
+)
 from pgbus.config.files import FromVariables
 from pgbus.errors import InvalidEventError
 from pgbus.topics import check_topic

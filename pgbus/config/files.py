@@ -139,7 +139,7 @@ def _reader(path: Path, source: str) -> Callable[[str], object]:
 
 
 def _load_yaml(text: str) -> object:
-    from pgbus.config.yamls import load  # most programs have no YAML to read
+    from pgbus.config.yaml_files import load  # most programs have no YAML to read
 
     return load(text)
 

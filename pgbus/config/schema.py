@@ -7,13 +7,13 @@ from dataclasses import fields
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin
 
-from pgbus.config.about import About, about, kinds
 from pgbus.config.apis import SPELLINGS, ApiConfig
 from pgbus.config.dsn import PATTERN as DSN
+from pgbus.config.features import FEATURES
+from pgbus.config.fields import About, about, kinds
 from pgbus.config.files import VARIABLE_NAME
 from pgbus.config.names import PLACEHOLDERS
 from pgbus.config.settings import NAMESPACE, Config
-from pgbus.features import FEATURES
 from pgbus.topics import TOPIC
 
 _TYPES = {str: "string", int: "integer", float: "number", bool: "boolean", NoneType: "null"}

@@ -11,14 +11,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pgbus.config.about import DAY, About, about, check_name, checked, kinds, mapping, place, refusal, seconds
 from pgbus.config.apis import BUILT_IN, DEFAULT, SPELLINGS, ApiConfig, read_apis, resolve
 from pgbus.config.dsn import hide_password, names_pooler, read_dsn
+from pgbus.config.features import FEATURES, read_features
+from pgbus.config.fields import DAY, About, about, check_name, checked, kinds, mapping, place, refusal, seconds
 from pgbus.config.files import File, FromVariables, checked_root, fill, find_file, has_variables, read_file
 from pgbus.config.home import Home
 from pgbus.config.names import expand
 from pgbus.errors import ConfigurationError, UnsupportedUse
-from pgbus.features import FEATURES, read_features
 
 MAX_NAMESPACE_LENGTH = 40
 CONFIG_VARIABLE = "PGBUS_CONFIG"

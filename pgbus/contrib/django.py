@@ -8,9 +8,9 @@ from typing import ParamSpec, TypeVar
 
 from django.db import connections, reset_queries
 
+from pgbus.aio.returned import refuse_awaitable
 from pgbus.errors import ConfigurationError
-from pgbus.handlers import describe, is_async, why_not_handler
-from pgbus.returned import refuse_awaitable
+from pgbus.handlers.signatures import describe, is_async, why_not_handler
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from importlib.metadata import EntryPoint, entry_points
 
 from pgbus.config import Config
-from pgbus.config.about import refusal
+from pgbus.config.fields import refusal
 from pgbus.errors import ConfigurationError
 from pgbus.plugins.base import Plugin
 from pgbus.plugins.options import is_enabled, options_of, options_schema, read_options

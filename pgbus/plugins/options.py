@@ -11,7 +11,7 @@ from typing import Any, get_type_hints
 import msgspec
 
 from pgbus.config import has_variables, or_variable
-from pgbus.config.about import check_name, place, refusal
+from pgbus.config.fields import check_name, place, refusal
 from pgbus.errors import ConfigurationError
 
 ENABLED = "enabled"

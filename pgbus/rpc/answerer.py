@@ -7,10 +7,10 @@ import logging
 from collections.abc import Callable
 from uuid import UUID
 
-from pgbus.engine.loops import Tries
-from pgbus.faults import Fault, classify
-from pgbus.rpc.values import Response, join_ids, take_batch
-from pgbus.store import Store
+from pgbus.database.faults import Fault, classify
+from pgbus.database.store import Store
+from pgbus.database.tries import Tries
+from pgbus.rpc.wire import Response, join_ids, take_batch
 
 logger = logging.getLogger("pgbus")
 

@@ -18,16 +18,17 @@ from uuid import UUID
 import asyncpg
 from uuid_utils.compat import uuid7
 
-from pgbus.backoff import Backoff
+from pgbus.aio.backoff import Backoff
 from pgbus.config import Config
-from pgbus.engine.loops import Tries
-from pgbus.engine.notifier import Session
+from pgbus.config.options import FLAG, check_options, seconds
+from pgbus.database.faults import Fault, classify, is_link_error, is_passing
+from pgbus.database.migrate import check_async
+from pgbus.database.session import Session
+from pgbus.database.store import Run, Store, cut, session_closed, unreachable
+from pgbus.database.tries import Tries
 from pgbus.errors import CallCancelled, CallTimeout, InvalidArguments, NoWorkerAvailable
-from pgbus.faults import Fault, classify, is_link_error, is_passing
-from pgbus.migrate import check_async
-from pgbus.options import FLAG, check_options, seconds
-from pgbus.procedures import Procedures, check_procedure_name
-from pgbus.rpc.values import (
+from pgbus.rpc.procedures import Procedures, check_procedure_name
+from pgbus.rpc.wire import (
     Request,
     Response,
     encode_arguments,
@@ -38,7 +39,6 @@ from pgbus.rpc.values import (
     take_batch,
     to_error,
 )
-from pgbus.store import Run, Store, cut, session_closed, unreachable
 
 logger = logging.getLogger("pgbus")
 

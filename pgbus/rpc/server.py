@@ -18,29 +18,23 @@ from uuid import UUID
 
 import msgspec
 
-from pgbus import hooked, threads
+from pgbus.aio import threads
+from pgbus.aio.returned import finish
+from pgbus.aio.tasks import failure_of
+from pgbus.codec.json import encode
 from pgbus.config import Config
-from pgbus.engine.loops import LINK_PAUSE_LIMIT, Tries, failure_of
+from pgbus.database.store import Store
+from pgbus.database.tries import LINK_PAUSE_LIMIT, Tries
 from pgbus.errors import InvalidEventError, InvalidResult
-from pgbus.hooks import Hooks
+from pgbus.handlers.contexts import CallContext
+from pgbus.handlers.hooks import Hooks
+from pgbus.handlers.middleware import Middleware
 from pgbus.messages import differ
-from pgbus.middleware import Middleware
-from pgbus.procedures import Procedure
-from pgbus.returned import finish
 from pgbus.rpc.answerer import Answerer
-from pgbus.rpc.context import CallContext
-from pgbus.rpc.values import (
-    CallOutcome,
-    ClaimedRequest,
-    Response,
-    answer,
-    encode_arguments,
-    failure,
-    split_ids,
-)
-from pgbus.store import Store
+from pgbus.rpc.hooks import exchange, rpc_message
+from pgbus.rpc.procedures import Procedure
+from pgbus.rpc.wire import CallOutcome, ClaimedRequest, Response, answer, encode_arguments, failure, split_ids
 from pgbus.telemetry import CallEnded, CallStarted, Telemetry
-from pgbus.values.codec import encode
 
 logger = logging.getLogger("pgbus")
 
@@ -295,7 +289,7 @@ class Server:
     async def _between_hooks(self, running: Running, desk: Desk) -> object:
         """What the hooks made of the result; they hear of one that cannot be sent as of a failure."""
         procedure, text = running.procedure, running.request.arguments
-        message = hooked.rpc_message(procedure.name, {}, call_id=running.request.call_id)
+        message = rpc_message(procedure.name, {}, call_id=running.request.call_id)
         arguments = msgspec.json.decode(text)
         if isinstance(arguments, dict):  # anything else is refused when it is decoded for the procedure
             message.kwargs = msgspec.json.decode(text)
@@ -309,7 +303,7 @@ class Server:
             return value
 
         before, after = self._hooks.before_rpc_execution, self._hooks.after_rpc_execution
-        return await hooked.exchange(before, after, message, work)
+        return await exchange(before, after, message, work)
 
     async def _execute(self, running: Running, desk: Desk, text: str) -> object:
         procedure = running.procedure

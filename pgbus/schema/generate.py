@@ -22,8 +22,7 @@ from uuid import UUID
 
 import msgspec
 
-from pgbus.errors import InvalidEventError
-from pgbus.values.annotations import (
+from pgbus.codec.annotations import (
     EMPTY,
     Shape,
     bare,
@@ -36,7 +35,8 @@ from pgbus.values.annotations import (
     shape_of,
     value_of,
 )
-from pgbus.values.codec import encode
+from pgbus.codec.json import encode
+from pgbus.errors import InvalidEventError
 
 logger = logging.getLogger("pgbus")
 

@@ -8,9 +8,9 @@ from typing import Any, NoReturn, TypeAlias
 
 import msgspec
 
+from pgbus.codec.json import encode
 from pgbus.errors import ConfigurationError, InvalidSchema
 from pgbus.schema.generate import Schema
-from pgbus.values.codec import encode
 
 # From a JSON value to what is wrong with it; None if nothing is.
 Validator: TypeAlias = Callable[[object], str | None]

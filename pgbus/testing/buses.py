@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import cast
 
 from pgbus.bus import Bus
-from pgbus.modules import get_bus, import_bus_module
+from pgbus.bus_module import get_bus, import_bus_module
 from pgbus.testing.attempts import Attempt
 from pgbus.testing.delivery import PATIENCE, deliver_now, deliver_now_sync
 

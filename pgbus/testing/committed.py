@@ -9,14 +9,14 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
+from pgbus.aio.returned import finish, is_awaitable
 from pgbus.bus import Bus
+from pgbus.database.store import Store, connect
 from pgbus.errors import Retry
-from pgbus.registry import Listener
-from pgbus.returned import finish, is_awaitable
-from pgbus.store import Store, connect
+from pgbus.listeners.listener import Listener
 from pgbus.telemetry import Happening, Settled
 from pgbus.testing.attempts import Attempt, message_of
-from pgbus.worker import Worker
+from pgbus.worker.worker import Worker
 
 # Seconds between looks, for what gives no signal.
 LOOK_INTERVAL = 0.05

@@ -11,14 +11,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote, urlsplit, urlunsplit
 
-from pgbus import migrate
+from pgbus.aio.portal import Portal
 from pgbus.config import Config
+from pgbus.database import migrate
+from pgbus.database.migrate.sessions import run_blocking
+from pgbus.database.sql import DEFAULT_NAMESPACE, quote_identifier
+from pgbus.database.store import connect
 from pgbus.embedded import EmbeddedPostgres, find_binaries
 from pgbus.errors import ConfigurationError, EmbeddedPostgresError
-from pgbus.migrate.sessions import run_blocking
-from pgbus.portal import Portal
-from pgbus.sql import DEFAULT_NAMESPACE, quote_identifier
-from pgbus.store import connect
 
 # Durability costs time and means nothing for a server that is thrown away.
 FAST_SETTINGS: dict[str, str | int] = {

@@ -23,13 +23,13 @@ from uuid import UUID, uuid4
 import msgspec
 
 from pgbus.bus import Bus, StandIn
+from pgbus.codec.json import encode
 from pgbus.errors import CallError
-from pgbus.hooked import rpc_message
 from pgbus.messages import EventMessage, RpcMessage
-from pgbus.outbox import OutboxRow
+from pgbus.publishing.outbox import OutboxRow
 from pgbus.rpc.caller import Caller
-from pgbus.rpc.values import Response, failure, to_error
-from pgbus.values.codec import encode
+from pgbus.rpc.hooks import rpc_message
+from pgbus.rpc.wire import Response, failure, to_error
 
 T = TypeVar("T", bound=Callable[..., Any])
 

@@ -12,16 +12,16 @@ from concurrent.futures import Executor as Threads
 from datetime import UTC, datetime
 from uuid import UUID
 
-from pgbus.adapters import AsyncExecutor
+from pgbus.aio.tasks import is_being_cancelled
 from pgbus.bus import Bus
-from pgbus.engine.executor import Executor
-from pgbus.engine.loops import is_being_cancelled
+from pgbus.database.adapters import AsyncExecutor
+from pgbus.database.sql import load
 from pgbus.errors import ConnectionUnusableError, UnhandledEventError
-from pgbus.hooked import prepare
+from pgbus.listeners.executor import Executor
+from pgbus.listeners.hooks import prepare
+from pgbus.listeners.listener import Listener
 from pgbus.messages import EventMessage
 from pgbus.outcomes import Dead, Retry, decide
-from pgbus.registry import Listener
-from pgbus.sql import load
 from pgbus.testing.attempts import Attempt, message_of
 from pgbus.testing.transactions import JoinedTransactions
 from pgbus.topics import matches

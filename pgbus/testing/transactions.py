@@ -11,11 +11,11 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
-from pgbus.adapters import AsyncExecutor, SyncExecutor, async_executor, sync_executor
-from pgbus.adapters.transactions import Transactions
+from pgbus.database.adapters import AsyncExecutor, SyncExecutor, async_executor, sync_executor
+from pgbus.database.adapters.transactions import Transactions
+from pgbus.database.sql import Statement
 from pgbus.errors import ConnectionUnusableError
-from pgbus.registry import Listener
-from pgbus.sql import Statement
+from pgbus.listeners.listener import Listener
 
 _WANTED = {
     "asyncpg": "an asyncpg connection, or an SQLAlchemy AsyncSession or AsyncConnection over asyncpg",

@@ -7,7 +7,7 @@ import signal
 
 import pytest
 
-from pgbus.engine import maintenance
+from pgbus.leader import maintenance
 from tests.conftest import Connect
 from tests.support import eventually
 from tests.support.programs import PROGRAM

@@ -27,8 +27,9 @@ from sqlalchemy.ext.asyncio import (
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 from sqlalchemy.pool import NullPool
 
-from pgbus import outbox, sql
-from pgbus.adapters import async_executor, sync_executor
+from pgbus.database import sql
+from pgbus.database.adapters import async_executor, sync_executor
+from pgbus.publishing import outbox
 
 STATEMENTS = sql.load()
 LIMITS = outbox.Limits()

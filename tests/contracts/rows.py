@@ -8,16 +8,16 @@ from typing import Any
 
 import asyncpg
 
-from pgbus.values import codec
+from pgbus.events import event
 
 
-@codec.event("people.changed")
+@event("people.changed")
 @dataclass
 class PersonChanged:
     name: str
 
 
-@codec.event("people.moved")
+@event("people.moved")
 @dataclass
 class PersonMoved(PersonChanged):
     city: str

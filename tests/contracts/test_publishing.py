@@ -14,8 +14,8 @@ import psycopg
 import pytest
 import sqlalchemy
 
-from pgbus import outbox
 from pgbus.errors import ConnectionUnusableError, InvalidEventError, TransactionAbortedError
+from pgbus.publishing import outbox
 from tests.contracts import faces
 from tests.contracts.faces import FACES, LIMITS, Face
 from tests.contracts.rows import PersonChanged, PersonMoved, outbox_rows, payloads

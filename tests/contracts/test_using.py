@@ -12,9 +12,9 @@ from sqlalchemy import orm
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
 import pgbus
-from pgbus import outbox
-from pgbus.adapters import async_executor, sync_executor
+from pgbus.database.adapters import async_executor, sync_executor
 from pgbus.errors import ConnectionUnusableError, NoTransactionWarning, TransactionAbortedError
+from pgbus.publishing import outbox
 from tests.conftest import Connect
 from tests.contracts import faces
 from tests.contracts.faces import LIMITS, STATEMENTS

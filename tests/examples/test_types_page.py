@@ -10,8 +10,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from pgbus.values.casting import caster
-from pgbus.values.codec import decoder, encode
+from pgbus.codec.casting import caster
+from pgbus.codec.json import decoder, encode
 from tests.examples.documents import blocks
 from tests.examples.programs import ROOT
 

@@ -10,10 +10,10 @@ from uuid import uuid4
 import asyncpg
 import pytest
 
-from pgbus import sql
 from pgbus.admin import Admin, Condition, DeadFilter, EventFilter, EventRecord
 from pgbus.config import Config
-from pgbus.engine.flights import settlement
+from pgbus.database import sql
+from pgbus.database.store import Store
 from pgbus.errors import (
     DatabaseUnreachableError,
     InvalidEventError,
@@ -21,7 +21,7 @@ from pgbus.errors import (
     SchemaVersionError,
     UnknownListenerError,
 )
-from pgbus.store import Store
+from pgbus.listeners.settlement import settlement
 from tests.conftest import Connect
 from tests.support import eventually
 from tests.support.rows import Rows

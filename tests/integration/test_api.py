@@ -16,7 +16,7 @@ import pytest
 import pgbus
 from pgbus import Api, Event, EventMessage, OnError, Parameter, WildcardParameter
 from pgbus.telemetry import Settled
-from pgbus.worker import Worker
+from pgbus.worker.worker import Worker
 from tests.conftest import Connect
 from tests.support import eventually
 

@@ -12,9 +12,9 @@ import pytest
 
 import pgbus
 from pgbus.admin import Admin
-from pgbus.engine.sequencer import RUN
+from pgbus.leader.sequencer import RUN
 from pgbus.telemetry import Claimed, ClaimsFreed, ClaimsLost, LeaderChanged, LeaderSlept, Sequenced, Settled
-from pgbus.worker import Worker
+from pgbus.worker.worker import Worker
 from tests.conftest import Connect
 from tests.support import eventually
 from tests.support.rows import Rows

@@ -9,8 +9,8 @@ import sqlalchemy
 
 import pgbus
 from pgbus import migrate
-from pgbus.adapters.transactions import Transactions
 from pgbus.config import Config, for_asyncpg, for_libpq
+from pgbus.database.adapters.transactions import Transactions
 from pgbus.errors import DatabaseUnreachableError
 
 PARAMETERS = (

@@ -17,10 +17,10 @@ import pytest
 
 import pgbus
 from pgbus import migrate
+from pgbus.database.store import Claim, Store
 from pgbus.embedded import EmbeddedPostgres
-from pgbus.store import Claim, Store
 from pgbus.telemetry import ClaimsFreed, ListenerFailed, SessionLost
-from pgbus.worker import Worker
+from pgbus.worker.worker import Worker
 from tests.conftest import Connect
 from tests.support import eventually
 from tests.support.workers import Inbox, Watch, open_bus, running, until_idle
@@ -186,7 +186,7 @@ async def test_a_worker_waits_until_a_standby_is_promoted(
 async def test_a_fault_of_code_in_one_listener_ends_no_other_and_counts_as_a_death_for_its_claims(
     bus: pgbus.Bus, database: str, connect: Connect, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("pgbus.worker.RESTART_PAUSE", 0.01)
+    monkeypatch.setattr("pgbus.worker.worker.RESTART_PAUSE", 0.01)
     claim = Store.claim_deliveries
     faults = [TypeError("a fault of code")]
 

@@ -15,10 +15,10 @@ import pytest
 from sqlalchemy.orm import Session
 
 import pgbus
-from pgbus import hooked
+from pgbus.publishing import hooked
 from pgbus.telemetry import Claimed, Settled
 from pgbus.testing import BusMocker, deliver_now
-from pgbus.worker import Worker
+from pgbus.worker.worker import Worker
 from tests.conftest import Connect
 from tests.support import eventually
 from tests.support.workers import PATIENCE, QUICK_RETRY, Inbox, Watch, open_bus, running

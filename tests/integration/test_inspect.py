@@ -13,9 +13,9 @@ import pytest
 from click.testing import Result
 
 import pgbus
-from pgbus import sql
 from pgbus.admin import Admin, CallFilter, Names
 from pgbus.config import Config
+from pgbus.database import sql
 from tests.conftest import Connect
 from tests.integration.conftest import Invoke
 from tests.support.programs import talking

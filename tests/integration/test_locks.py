@@ -10,9 +10,9 @@ import asyncpg
 import pytest
 
 import pgbus
-from pgbus.engine.maintenance import Maintenance
-from pgbus.engine.sequencer import BATCH_BYTES
-from pgbus.store import Store
+from pgbus.database.store import Store
+from pgbus.leader.maintenance import Maintenance
+from pgbus.leader.sequencer import BATCH_BYTES
 from pgbus.telemetry import LeaderChanged, LeaderSlept, Sequenced, Telemetry
 from tests.conftest import Connect
 from tests.support import eventually
@@ -173,7 +173,7 @@ async def test_large_events_are_logged_in_batches_that_are_bounded_by_their_size
 async def test_a_look_that_takes_too_long_is_cut_off_and_the_next_one_takes_less(
     database: str, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pgbus.engine.leader.LEADER_SETTINGS", {"lock_timeout": "100ms", "statement_timeout": "1s"})
+    monkeypatch.setattr("pgbus.leader.leader.LEADER_SETTINGS", {"lock_timeout": "100ms", "statement_timeout": "1s"})
     connection = await connect(database)
     # Each row of the log takes 10 ms: 200 of them take too long.
     await connection.execute(

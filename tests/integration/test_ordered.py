@@ -13,9 +13,9 @@ import pytest
 
 import pgbus
 from pgbus.admin import Admin
-from pgbus.admin.values import DeadFilter
-from pgbus.engine.attempts import LOOP_SHARE
-from pgbus.registry import LANES
+from pgbus.admin.records import DeadFilter
+from pgbus.listeners.attempts import LOOP_SHARE
+from pgbus.listeners.listener import LANES
 from pgbus.telemetry import ClaimsLost
 from tests.conftest import Connect
 from tests.support import eventually

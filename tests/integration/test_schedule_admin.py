@@ -12,9 +12,9 @@ import pytest
 import pgbus
 from pgbus import migrate
 from pgbus.admin import Admin
-from pgbus.engine.maintenance import Maintenance
+from pgbus.database.store import Store
 from pgbus.errors import ScheduleInUseError, UnknownScheduleError
-from pgbus.store import Store
+from pgbus.leader.maintenance import Maintenance
 from pgbus.telemetry import TaskEnded, TaskStarted, Telemetry
 from tests.support import eventually
 from tests.support.programs import run_program

@@ -9,8 +9,8 @@ import asyncpg
 import pytest
 
 import pgbus
-from pgbus.engine import maintenance, sequencer
-from pgbus.engine.sequencer import PARTITION_SIZE
+from pgbus.leader import maintenance, sequencer
+from pgbus.leader.sequencer import PARTITION_SIZE
 from pgbus.telemetry import LeaderSlept, Sequenced
 from tests.conftest import Connect
 from tests.support import eventually

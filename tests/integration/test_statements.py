@@ -14,13 +14,13 @@ from uuid import UUID, uuid4
 import asyncpg
 import pytest
 
-from pgbus.adapters import async_executor
-from pgbus.engine.flights import ALONE, BLOCKED, RELEASED, Ending, Flight, settlement
-from pgbus.engine.maintenance import MAX_CRASHES
-from pgbus.engine.sequencer import PARTITION_SIZE
+from pgbus.database.adapters import async_executor
+from pgbus.database.store import Claim, Sequencing, Store
+from pgbus.leader.maintenance import MAX_CRASHES
+from pgbus.leader.sequencer import PARTITION_SIZE
+from pgbus.listeners.listener import LANES
+from pgbus.listeners.settlement import ALONE, BLOCKED, RELEASED, Ending, Flight, settlement
 from pgbus.outcomes import DONE, Dead, Retry
-from pgbus.registry import LANES
-from pgbus.store import Claim, Sequencing, Store
 from tests.conftest import Connect
 from tests.support import eventually
 from tests.support.rows import Rows

@@ -8,9 +8,9 @@ import asyncpg
 import pytest
 
 from pgbus import migrate
+from pgbus.database.store import Store
 from pgbus.embedded import EmbeddedPostgres, find_binaries
 from pgbus.errors import EmbeddedPostgresError
-from pgbus.store import Store
 from tests.conftest import Connect
 from tests.support import eventually
 

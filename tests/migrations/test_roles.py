@@ -10,9 +10,10 @@ import asyncpg
 import pytest
 
 import pgbus
-from pgbus import migrate, sql
+from pgbus import migrate
+from pgbus.database import sql
+from pgbus.database.sql import rights
 from pgbus.errors import PrivilegeError, SchemaVersionError
-from pgbus.sql import rights
 from tests.migrations.conftest import PASSWORD, dsn_of_user
 from tests.support import DatabaseServer
 from tests.support.workers import running

@@ -14,8 +14,8 @@ import psycopg
 import pytest
 
 from pgbus import migrate
+from pgbus.database.migrate.versions import migration_lock
 from pgbus.errors import ConfigurationError, DatabaseUnreachableError, PrivilegeError, SchemaVersionError
-from pgbus.migrate.versions import migration_lock
 from tests.contracts.faces import sqlalchemy_url
 from tests.migrations.conftest import PASSWORD, dsn_of_user
 from tests.support import eventually
@@ -37,7 +37,7 @@ async def test_twenty_processes_may_upgrade_at_once(empty_database: str, connect
     # Processes start apart. A lock of ours gathers all twenty, so that then they set off together.
     starter = await connect(empty_database)
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["pgbus.migrate.scripts"])
+    context.set_forkserver_preload(["pgbus.database.migrate.scripts"])
     processes = [context.Process(target=migrate.upgrade, args=(empty_database,)) for _ in range(20)]
     async with starter.transaction():
         await starter.execute(migration_lock("pgbus"))
@@ -189,7 +189,7 @@ def test_migrations_inside_the_package_come_first(empty_database: str, tmp_path:
     (tmp_path / "migrations").mkdir()
     (tmp_path / "migrations" / "env.py").write_text("raise AssertionError('this is the application\\'s')")
     program = (
-        "import sys; from pgbus import migrate; from pgbus.migrate.versions import scripts_directory;"
+        "import sys; from pgbus import migrate; from pgbus.database.migrate.versions import scripts_directory;"
         "migrate.upgrade(sys.argv[1]); migrate.check(sys.argv[1]); print(scripts_directory())"
     )
     command = [sys.executable, "-c", program, empty_database]

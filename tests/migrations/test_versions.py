@@ -6,8 +6,8 @@ import pytest
 from alembic.script import ScriptDirectory
 
 from pgbus import migrate
+from pgbus.database.migrate.versions import find_fault, scripts_directory
 from pgbus.errors import SchemaVersionError
-from pgbus.migrate.versions import find_fault, scripts_directory
 
 Connect = Callable[[str], Awaitable[asyncpg.Connection]]
 

@@ -42,7 +42,7 @@ def test_the_wheel_holds_the_package_its_types_its_sql_and_its_migrations(wheel:
     names = set(zipfile.ZipFile(wheel).namelist())
     sources = {f"pgbus/{path.relative_to(ROOT / 'pgbus')}" for path in (ROOT / "pgbus").rglob("*.py")}
     assert sources - names == set()
-    assert {"pgbus/py.typed", "pgbus/sql/deliveries.sql", "pgbus/migrations/versions/0001_spine.py"} <= names
+    assert {"pgbus/py.typed", "pgbus/database/sql/deliveries.sql", "pgbus/migrations/versions/0001_spine.py"} <= names
     assert "pgbus/migrations/sql/0001_spine_upgrade.sql" in names
     (metadata,) = (name for name in names if name.endswith(".dist-info/METADATA"))
     assert "# pgbus" in zipfile.ZipFile(wheel).read(metadata).decode()

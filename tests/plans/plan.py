@@ -10,7 +10,7 @@ from typing import Any
 
 import asyncpg
 
-from pgbus.sql import load
+from pgbus.database.sql import load
 
 BIG_TABLES = re.compile(r"(outbox|deliveries|schedule_runs|(events|history)(_p\d+)?)$")
 

@@ -19,8 +19,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pgbus.values.casting import caster
-from pgbus.values.codec import decoder, encode
+from pgbus.codec.casting import caster
+from pgbus.codec.json import decoder, encode
 from tests.support import DatabaseServer
 
 LIMIT = 10_000_000

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pgbus.codec.json import decoder, encode
 from pgbus.errors import InvalidEventError
-from pgbus.values.codec import decoder, encode
 from tests.support import DatabaseServer
 
 LIMIT = 1_000_000

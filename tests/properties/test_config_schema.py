@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pgbus.config import ApiConfig, Config, file_schema
-from pgbus.config.about import kinds
+from pgbus.config.fields import kinds
 from pgbus.errors import ConfigurationError
 
 VALIDATOR = jsonschema_rs.Draft202012Validator(file_schema({}))

@@ -28,10 +28,10 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from pgbus.engine.flights import BLOCKED, RELEASED, Ending, Flight, settlement
-from pgbus.engine.sequencer import Floor
+from pgbus.database.store import ENGINE_SETTINGS, Claim, Sequencing, Store, settings_sql
+from pgbus.leader.sequencer import Floor
+from pgbus.listeners.settlement import BLOCKED, RELEASED, Ending, Flight, settlement
 from pgbus.outcomes import DONE, Dead, Done, Retry
-from pgbus.store import ENGINE_SETTINGS, Claim, Sequencing, Store, settings_sql
 
 T = TypeVar("T")
 SOAK = int(os.environ.get("PGBUS_SOAK", "0"))

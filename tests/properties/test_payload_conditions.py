@@ -14,9 +14,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from pgbus import sql
 from pgbus.admin import Condition, EventFilter
 from pgbus.admin.conditions import Operator, Scalar
+from pgbus.database import sql
 from tests.support import DatabaseServer
 
 Path = Sequence[str | int]

@@ -7,7 +7,18 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from pgbus.errors import InvalidSchedule
-from pgbus.timetable import MAX_MISSED, PUNCTUAL, Cron, Every, Missed, Rule, Turn, parse_rule, take_turn, zone
+from pgbus.schedules.rules import (
+    MAX_MISSED,
+    PUNCTUAL,
+    Cron,
+    Every,
+    Missed,
+    Rule,
+    Turn,
+    parse_rule,
+    take_turn,
+    zone,
+)
 
 ZONES = ("UTC", "Europe/Berlin", "America/New_York", "Australia/Lord_Howe", "Asia/Kathmandu", "Africa/Casablanca")
 

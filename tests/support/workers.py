@@ -11,7 +11,7 @@ import asyncpg
 
 import pgbus
 from pgbus.telemetry import Happening
-from pgbus.worker import Worker
+from pgbus.worker.worker import Worker
 from tests.support.waiting import eventually
 
 T = TypeVar("T")

@@ -20,10 +20,10 @@ from pgbus import migrate
 from pgbus.admin import Admin, BusStatus, DeadFilter, DeadLetter, EventFilter, EventRecord, ListenerStatus
 from pgbus.contrib.django import uses_django_db
 from pgbus.embedded import EmbeddedPostgres
-from pgbus.registry import Listener
+from pgbus.listeners.listener import Listener
 from pgbus.telemetry import Happening, Settled
 from pgbus.testing import Attempt, BusMocker, BusUnderTest, MockResult, bus_mocker, deliver_now, deliver_now_sync
-from pgbus.worker import Worker
+from pgbus.worker.worker import Worker
 
 # ------------------------------------------------------------------------------------------------------ event classes
 

@@ -25,7 +25,7 @@ import msgspec
 import pytest
 
 from pgbus import Parameter
-from pgbus.values.annotations import EMPTY, bare, declared_type, shape_of
+from pgbus.codec.annotations import EMPTY, bare, declared_type, shape_of
 
 T = TypeVar("T")
 

@@ -33,11 +33,11 @@ import pydantic
 import pydantic.dataclasses
 import pytest
 
+from pgbus.codec.casting import caster, explain
+from pgbus.codec.json import decoder, encode
 from pgbus.errors import ConfigurationError, DeformError, InvalidEventError, UnhandledEventError
 from pgbus.schema import type_schema
 from pgbus.schema.validate import make_validator
-from pgbus.values.casting import caster, explain
-from pgbus.values.codec import decoder, encode
 
 T = TypeVar("T")
 

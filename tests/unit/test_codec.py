@@ -17,8 +17,9 @@ import pydantic
 import pydantic.dataclasses
 import pytest
 
+from pgbus.codec.json import decoder, encode
 from pgbus.errors import ConfigurationError, InvalidEventError, UnhandledEventError
-from pgbus.values.codec import ancestors_of, decoder, encode, event, topic_of
+from pgbus.events import ancestors_of, event, topic_of
 
 NAIVE = datetime(2026, 1, 2, 3, 4, 5)  # noqa: DTZ001 - what it is about
 AWARE = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 import pgbus
-from pgbus.decoding import EventDecoder
+from pgbus.handlers.decoding import EventDecoder
 from pgbus.messages import EventMessage
 from tests.unit.test_handlers import stored
 

@@ -10,8 +10,9 @@ import psycopg
 import pytest
 import sqlalchemy.exc
 
-from pgbus.backoff import Backoff
-from pgbus.engine.loops import Tries
+from pgbus.aio.backoff import Backoff
+from pgbus.database.faults import Fault, classify, is_fatal, is_passing
+from pgbus.database.tries import Tries
 from pgbus.errors import (
     ConfigurationError,
     ConnectionUnusableError,
@@ -19,7 +20,6 @@ from pgbus.errors import (
     PrivilegeError,
     SchemaVersionError,
 )
-from pgbus.faults import Fault, classify, is_fatal, is_passing
 
 LINK, PASSING, VALUES, PRIVILEGE, CODE = Fault
 

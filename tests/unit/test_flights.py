@@ -8,10 +8,10 @@ from uuid import uuid4
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pgbus.engine.flights import ALONE, BLOCKED, RELEASED, Ending, Flight, settlement
+from pgbus.database.store import Claim
+from pgbus.listeners.settlement import ALONE, BLOCKED, RELEASED, Ending, Flight, settlement
 from pgbus.messages import EventMessage
 from pgbus.outcomes import DONE, Dead, Retry
-from pgbus.store import Claim
 
 endings = st.sampled_from([DONE, Retry(2.0, "again"), Dead("no", "trace"), RELEASED, BLOCKED, ALONE])
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pgbus.engine.sequencer import Floor
-from pgbus.store import Sequencing
+from pgbus.database.store import Sequencing
+from pgbus.leader.sequencer import Floor
 
 
 @dataclass

@@ -18,9 +18,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
 import pgbus
-from pgbus.decoding import EventDecoder
 from pgbus.errors import UnhandledEventError
-from pgbus.handlers import default_name, describe, inspect_handler
+from pgbus.handlers.decoding import EventDecoder
+from pgbus.handlers.signatures import default_name, describe, inspect_handler
 from pgbus.messages import EventMessage
 
 

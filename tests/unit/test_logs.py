@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from pgbus.logs import configure_logging
+from pgbus.cli.logs import configure_logging
 
 
 @pytest.fixture

@@ -16,6 +16,8 @@ import pydantic.dataclasses
 import pytest
 
 from pgbus import Api, Event, Parameter
+from pgbus.codec import models
+from pgbus.codec.json import decoder, encode
 from pgbus.config import ApiConfig
 from pgbus.errors import (
     ConfigurationError,
@@ -25,10 +27,9 @@ from pgbus.errors import (
     InvalidEventError,
     InvalidResult,
 )
-from pgbus.outbox import Limits, prepare, prepare_many
-from pgbus.procedures import Procedure, make_procedure
-from pgbus.values import models
-from pgbus.values.codec import decoder, encode, event
+from pgbus.events import event
+from pgbus.publishing.outbox import Limits, prepare, prepare_many
+from pgbus.rpc.procedures import Procedure, make_procedure
 
 
 def published(value: object) -> str:

@@ -13,9 +13,10 @@ import msgspec
 import pytest
 import uuid_utils
 
-from pgbus import outbox, sql
+from pgbus.database import sql
 from pgbus.errors import InvalidEventError
-from pgbus.values.codec import event
+from pgbus.events import event
+from pgbus.publishing import outbox
 
 STATEMENTS = sql.load()
 LIMITS = outbox.Limits()

@@ -145,7 +145,7 @@ def test_a_policy_that_makes_no_sense_is_refused(wrong: dict[str, Any]) -> None:
 
 def test_the_traceback_of_a_dead_letter_begins_in_the_handler() -> None:
     # Where pgbus itself is all there is, that is better than nothing; a handler's frame comes after ours.
-    frames: dict[str, object] = {"__name__": "pgbus.engine"}
+    frames: dict[str, object] = {"__name__": "pgbus.listeners"}
     exec("def call(handler):\n    handler()", frames)
 
     def handler() -> None:

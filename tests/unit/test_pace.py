@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pgbus.engine.pace import MAX_CLAIM, Pace
+from pgbus.listeners.pace import MAX_CLAIM, Pace
 
 paces = st.builds(
     Pace,

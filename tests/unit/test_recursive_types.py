@@ -13,10 +13,10 @@ from typing import Any, NamedTuple, Optional, TypeAlias, TypedDict, get_type_hin
 import pytest
 
 import pgbus
-from pgbus.decoding import EventDecoder
+from pgbus.codec.casting import caster
+from pgbus.codec.json import decoder, encode
+from pgbus.handlers.decoding import EventDecoder
 from pgbus.schema import type_schema
-from pgbus.values.casting import caster
-from pgbus.values.codec import decoder, encode
 
 
 @dataclass

@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy.orm import Session
 
 import pgbus
-from pgbus.registry import LANES, Listener
+from pgbus.listeners.listener import LANES, Listener
 
 
 @pgbus.event("orders.placed")

@@ -5,8 +5,8 @@ import uuid
 import pytest
 
 from pgbus.errors import CallTimeout, InvalidArguments, InvalidResult, RemoteError, WorkerLost
-from pgbus.rpc import values
-from pgbus.rpc.values import Request, Response, failure, join_ids, join_names, take_batch, to_error
+from pgbus.rpc import wire as values
+from pgbus.rpc.wire import Request, Response, failure, join_ids, join_names, take_batch, to_error
 
 CALL_ID = uuid.UUID(int=7)
 

@@ -9,9 +9,9 @@ import pytest
 
 import pgbus
 from pgbus.cli.run import Choice
+from pgbus.config.features import check_features, read_features
 from pgbus.errors import ConfigurationError
-from pgbus.features import check_features, read_features
-from pgbus.schedules import TaskContext, make_task
+from pgbus.schedules.schedule import TaskContext, make_task
 
 if TYPE_CHECKING:
     from datetime import tzinfo

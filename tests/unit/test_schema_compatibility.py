@@ -6,7 +6,16 @@ from typing import Any
 
 import pytest
 
-from pgbus.schema import Declaration, Field, Fields, Stored, find_broken, find_changes, parameters_schema, type_schema
+from pgbus.schema import (
+    Declaration,
+    Field,
+    Fields,
+    Stored,
+    find_broken,
+    find_changes,
+    parameters_schema,
+    type_schema,
+)
 from pgbus.schema.compatibility import ANY_LISTENER
 
 LONG_AGO = datetime(2026, 1, 1, tzinfo=UTC)

@@ -12,10 +12,10 @@ import msgspec
 import pydantic
 import pytest
 
+from pgbus.codec.json import decoder, encode
 from pgbus.schema import Field, Fields, parameters_schema, type_schema
 from pgbus.schema.generate import DIALECT, signature_fields
 from pgbus.schema.validate import make_validator, to_json
-from pgbus.values.codec import decoder, encode
 
 T = TypeVar("T")
 

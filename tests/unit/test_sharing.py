@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from pgbus.config.home import find_home
-from pgbus.engine.sharing import Declaration, Neighbour, find_conflict, find_sharing, subscribed_patterns
+from pgbus.listeners.sharing import Declaration, Neighbour, find_conflict, find_sharing, subscribed_patterns
 
 LIVE = Neighbour("web-1", "host", 7)
 BEGAN = datetime(2025, 1, 1, tzinfo=UTC)

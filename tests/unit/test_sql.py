@@ -5,8 +5,8 @@ from importlib.resources import files
 
 import pytest
 
-from pgbus import sql
-from pgbus.sql import Statement
+from pgbus.database import sql
+from pgbus.database.sql import Statement
 
 TEXT = """
 -- A comment of the file.
@@ -78,7 +78,7 @@ def test_publishing_casts_every_parameter_so_that_a_null_has_a_type(name: str) -
 
 
 def test_every_statement_says_what_it_does() -> None:
-    for path in sorted(files("pgbus.sql").iterdir(), key=lambda path: path.name):
+    for path in sorted(files("pgbus.database.sql").iterdir(), key=lambda path: path.name):
         if path.name.endswith(".sql"):
             for body in re.split(r"^-- name: ", path.read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]:
                 assert re.match(r"\w+\n-- [A-Z`]", body), f"{path.name}: {body.splitlines()[0]} has no purpose"

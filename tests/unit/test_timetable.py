@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from pgbus.errors import InvalidSchedule
-from pgbus.timetable import Cron, Every, duration, parse_rule, read_job, zone
+from pgbus.schedules.rules import Cron, Every, duration, parse_rule, read_job, zone
 
 
 def local(text: str) -> datetime:

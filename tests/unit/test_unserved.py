@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from pgbus.catalog.unserved import why_unserved
 from pgbus.schema.documents import Kind
+from pgbus.schema.unserved import why_unserved
 
 KNOWN: list[tuple[Kind, str]] = [
     ("procedure", "auth.check_password"),

@@ -14,12 +14,18 @@ import pgbus
 from pgbus import Event, Parameter, WildcardParameter
 from pgbus.api.arguments import NamedArguments
 from pgbus.config import ApiConfig
-from pgbus.errors import InvalidArguments, InvalidEventArguments, InvalidResult, UnhandledEventError, ValidationError
+from pgbus.errors import (
+    InvalidArguments,
+    InvalidEventArguments,
+    InvalidResult,
+    UnhandledEventError,
+    ValidationError,
+)
+from pgbus.events import event
 from pgbus.messages import EventMessage
-from pgbus.outbox import Limits, prepare, prepare_many
-from pgbus.procedures import Procedure, make_procedure
-from pgbus.rpc.values import result_receiver
-from pgbus.values.codec import event
+from pgbus.publishing.outbox import Limits, prepare, prepare_many
+from pgbus.rpc.procedures import Procedure, make_procedure
+from pgbus.rpc.wire import result_receiver
 
 
 class Point(NamedTuple):

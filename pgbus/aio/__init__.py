@@ -1,0 +1,1 @@
+"""Pieces of asyncio that the slices share: tasks, threads, the portal for blocking callers."""

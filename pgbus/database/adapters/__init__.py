@@ -1,0 +1,158 @@
+"""Running pgbus's statements in the transaction of a connection or session that someone else has opened.
+
+One small module per driver; none is imported before an object of that driver turns up. What goes to such a connection
+goes as text, and comes back as text, since its owner may have given any other type a codec or adapter of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from typing import Any, Protocol
+
+from pgbus.database.sql import Statement
+from pgbus.errors import ConnectionUnusableError, TransactionAbortedError
+
+
+class AsyncExecutor(Protocol):
+    """Runs statements in the transaction of an async connection or session."""
+
+    async def fetch(self, statement: Statement, values: Mapping[str, object]) -> Sequence[Sequence[Any]]:
+        """Run one statement and return its rows; none for a statement that returns nothing.
+
+        Raises TransactionAbortedError when an earlier statement has failed in the transaction,
+        ConnectionUnusableError when the connection is closed, and PrivilegeError for what its user may not do; other
+        errors of the driver come as they are.
+        """
+        ...
+
+
+class SyncExecutor(Protocol):
+    """Runs statements in the transaction of a blocking connection or session."""
+
+    def fetch(self, statement: Statement, values: Mapping[str, object]) -> Sequence[Sequence[Any]]:
+        """As AsyncExecutor's, but blocks."""
+        ...
+
+
+# Full names of classes and not the classes, which would have to be imported. A user may have subclassed any of them.
+_KINDS = {
+    "asyncpg.connection.Connection": "asyncpg",
+    "asyncpg.pool.PoolConnectionProxy": "asyncpg",
+    "psycopg.AsyncConnection": "psycopg-async",
+    "psycopg.Connection": "psycopg-sync",
+    "sqlalchemy.ext.asyncio.engine.AsyncConnection": "sqlalchemy-async",
+    "sqlalchemy.ext.asyncio.session.AsyncSession": "sqlalchemy-async-session",
+    "sqlalchemy.ext.asyncio.scoping.async_scoped_session": "sqlalchemy-async-session",
+    "sqlalchemy.engine.base.Connection": "sqlalchemy-sync",
+    "sqlalchemy.orm.session.Session": "sqlalchemy-sync-session",
+    "sqlalchemy.orm.scoping.scoped_session": "sqlalchemy-sync-session",
+}
+
+_ASYNC_FACES = "an asyncpg connection, a psycopg AsyncConnection, or an SQLAlchemy AsyncSession or AsyncConnection"
+_SYNC_FACES = "a psycopg Connection, or an SQLAlchemy Session or Connection"
+
+_POOL = "a pool has no transaction; take a connection out of it and pass that"
+_ENGINE = "an engine has no transaction; pass a connection that it gave you, or a session"
+_FACTORY = "this makes sessions; call it and pass the session"
+_CURSOR = "pass the cursor's connection"
+_INSTEAD = {
+    "asyncpg.pool.Pool": _POOL,
+    "psycopg_pool.pool.ConnectionPool": _POOL,
+    "psycopg_pool.pool_async.AsyncConnectionPool": _POOL,
+    "sqlalchemy.ext.asyncio.engine.AsyncEngine": _ENGINE,
+    "sqlalchemy.engine.base.Engine": _ENGINE,
+    "sqlalchemy.ext.asyncio.session.async_sessionmaker": _FACTORY,
+    "sqlalchemy.orm.session.sessionmaker": _FACTORY,
+    "psycopg.Cursor": _CURSOR,
+    "psycopg.AsyncCursor": _CURSOR,
+}
+
+
+def async_executor(using: object) -> AsyncExecutor:
+    """What runs statements in the transaction of an asyncpg, psycopg or SQLAlchemy connection or session.
+
+    Raises ConnectionUnusableError, saying what to pass instead, for anything else.
+    """
+    cls: type = type(using)
+    return _async_factory(cls)(using)
+
+
+def sync_executor(using: object) -> SyncExecutor:
+    """The same for code that blocks: psycopg connections, SQLAlchemy sessions and connections."""
+    cls: type = type(using)
+    return _sync_factory(cls)(using)
+
+
+@lru_cache(maxsize=256)
+def _async_factory(cls: type) -> Callable[[Any], AsyncExecutor]:
+    match _lookup(cls, _KINDS):
+        case "asyncpg":
+            from pgbus.database.adapters.asyncpg import AsyncpgExecutor
+
+            return AsyncpgExecutor
+        case "psycopg-async":
+            from pgbus.database.adapters.psycopg import PsycopgAsyncExecutor
+
+            return PsycopgAsyncExecutor
+        case "sqlalchemy-async":
+            from pgbus.database.adapters.sqlalchemy import AsyncConnectionExecutor
+
+            return AsyncConnectionExecutor
+        case "sqlalchemy-async-session":
+            from pgbus.database.adapters.sqlalchemy import AsyncSessionExecutor
+
+            return AsyncSessionExecutor
+        case None:
+            raise _unknown(cls, _ASYNC_FACES)
+        case _:
+            raise ConnectionUnusableError(
+                f"{_name(cls)} blocks, and this call is awaited; pass {_ASYNC_FACES}, or publish with the sync call"
+            )
+
+
+@lru_cache(maxsize=256)
+def _sync_factory(cls: type) -> Callable[[Any], SyncExecutor]:
+    match _lookup(cls, _KINDS):
+        case "psycopg-sync":
+            from pgbus.database.adapters.psycopg import PsycopgExecutor
+
+            return PsycopgExecutor
+        case "sqlalchemy-sync":
+            from pgbus.database.adapters.sqlalchemy import ConnectionExecutor
+
+            return ConnectionExecutor
+        case "sqlalchemy-sync-session":
+            from pgbus.database.adapters.sqlalchemy import SessionExecutor
+
+            return SessionExecutor
+        case None:
+            raise _unknown(cls, _SYNC_FACES)
+        case _:
+            raise ConnectionUnusableError(
+                f"{_name(cls)} has to be awaited, and this call blocks; pass {_SYNC_FACES}, or await the async call"
+            )
+
+
+def _lookup(cls: type, names: Mapping[str, str]) -> str | None:
+    return next((names[name] for base in cls.__mro__ if (name := _name(base)) in names), None)
+
+
+def _name(cls: type) -> str:
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
+def _unknown(cls: type, accepted: str) -> ConnectionUnusableError:
+    return ConnectionUnusableError(f"{_name(cls)} cannot be used: {_lookup(cls, _INSTEAD) or f'pass {accepted}'}")
+
+
+def transaction_aborted(reason: object) -> TransactionAbortedError:
+    """What to raise when the driver says that the transaction has failed already."""
+    return TransactionAbortedError(
+        f"a statement before this one failed in the transaction; roll it back and run it again ({reason})"
+    )
+
+
+def connection_closed(reason: object) -> ConnectionUnusableError:
+    """What to raise when the driver says that the connection is closed, or was given back to its pool."""
+    return ConnectionUnusableError(f"the connection is closed; pass one that is open ({reason})")

@@ -1,0 +1,55 @@
+"""asyncpg: a connection, or what a pool hands out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import asyncpg
+from asyncpg.pool import PoolConnectionProxy
+
+from pgbus.database.adapters import connection_closed, transaction_aborted
+from pgbus.database.adapters.outside import warn_of_autocommit
+from pgbus.database.sql import Statement, as_text, bound_as_text
+from pgbus.database.sql.rights import missing_right
+
+
+class AsyncpgExecutor:
+    """Runs statements on an asyncpg connection: in its transaction, or each in one of its own where there is none."""
+
+    __slots__ = ("_connection",)
+
+    def __init__(self, connection: asyncpg.Connection | PoolConnectionProxy) -> None:
+        self._connection = connection
+
+    async def fetch(self, statement: Statement, values: Mapping[str, object]) -> Sequence[Sequence[Any]]:
+        """Run one statement and return its rows."""
+        if not (self._is_closed() or self._connection.is_in_transaction()):
+            warn_of_autocommit(
+                "the asyncpg connection", begin="write both within `async with connection.transaction():`"
+            )
+        statement = bound_as_text(statement)
+        arguments = map(as_text, statement.arguments(values))
+        try:
+            rows: list[Any] = await self._connection.fetch(
+                # Not the user's class of records, which may have other keys than numbers.
+                statement.asyncpg, *arguments, record_class=asyncpg.Record
+            )  # fmt: skip
+        except asyncpg.InFailedSQLTransactionError as error:
+            raise transaction_aborted(error) from error
+        except asyncpg.InsufficientPrivilegeError as error:
+            raise missing_right(statement, error) from error
+        except asyncpg.InternalClientError as error:
+            # The server closed it, and the driver is half way through noticing that.
+            raise connection_closed(error) from error
+        except (asyncpg.InterfaceError, asyncpg.PostgresConnectionError, OSError) as error:
+            if self._is_closed():
+                raise connection_closed(error) from error
+            raise
+        return rows
+
+    def _is_closed(self) -> bool:
+        try:
+            return self._connection.is_closed()
+        except asyncpg.InterfaceError:  # the pool has it back
+            return True

@@ -1,0 +1,194 @@
+"""The transaction that a transactional handler writes in, of the kind that its annotation asks for."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import asyncpg
+
+from pgbus.config import for_asyncpg, for_libpq
+from pgbus.database.adapters import async_executor, sync_executor
+from pgbus.database.faults import is_link_error
+from pgbus.errors import ConfigurationError, Dead, Retry
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+    from sqlalchemy.ext.asyncio import AsyncEngine
+
+    from pgbus.database.adapters import AsyncExecutor, SyncExecutor
+
+
+def is_ended(connection: Any) -> bool:
+    """Whether an SQLAlchemy session knows that the transaction it was opened with has ended."""
+    in_transaction = getattr(connection, "in_transaction", None)
+    return in_transaction is not None and not in_transaction()
+
+
+class TransactionLost(Exception):
+    """The transaction's own connection could not be had, or broke; `error` says how. It is not the handler's failure.
+
+    It was rolled back, unless the commit was under way: then only the claim's token can tell.
+    """
+
+    def __init__(self, error: BaseException, *, was_called: bool = False) -> None:
+        super().__init__(str(error))
+        self.error = error
+        self.was_called = was_called
+        """Whether the handler had been called."""
+
+
+class Transactions:
+    """Opens transactions with the server's own settings: what a handler commits is its user's, and durable.
+
+    asyncpg's connections come from `pool`; SQLAlchemy's engines are made from the DSN when they are first asked for.
+    `behind_pooler`: the DSN leads to a transaction-mode pooler, which knows of no prepared statements.
+    """
+
+    def __init__(self, dsn: str | None, *, pool: asyncpg.Pool, size: int, behind_pooler: bool) -> None:
+        self._dsn = dsn
+        self._pool = pool
+        self._size = size
+        self._behind_pooler = behind_pooler
+
+    @asynccontextmanager
+    async def begin(self, kind: str) -> AsyncIterator[tuple[Any, AsyncExecutor]]:
+        """A connection or session of an async kind in a transaction of its own, and what runs statements in that.
+
+        Raises TransactionLost for what befell the connection, and not for what else the block may raise, such as an
+        error of a connection of its own.
+        """
+        block = _Block()
+        begun = self._begin_asyncpg(block) if kind == "asyncpg" else self._begin_session(block)
+        try:
+            async with begun as transaction:
+                yield transaction
+        except BaseException as error:
+            raise block.verdict(error) from error.__cause__
+
+    @asynccontextmanager
+    async def _begin_asyncpg(self, block: _Block) -> AsyncIterator[tuple[Any, AsyncExecutor]]:
+        async with self._pool.acquire() as connection:
+            try:
+                async with connection.transaction():
+                    with block:
+                        yield connection, async_executor(connection)
+            except BaseException as error:
+                if isinstance(block.verdict(error), TransactionLost):
+                    with suppress(asyncpg.InterfaceError):  # the pool has noticed, too
+                        connection.terminate()
+                raise
+
+    @asynccontextmanager
+    async def _begin_session(self, block: _Block) -> AsyncIterator[tuple[Any, AsyncExecutor]]:
+        from sqlalchemy.ext.asyncio import AsyncSession
+
+        async with AsyncSession(self._async_engine, expire_on_commit=False) as session:
+            try:
+                async with session.begin():
+                    connection = await session.connection()
+                    with block:
+                        block.is_broken = lambda: bool(connection.invalidated)
+                        yield session, async_executor(session)
+            except BaseException as error:
+                if isinstance(block.verdict(error), TransactionLost):
+                    await session.invalidate()
+                raise
+
+    @contextmanager
+    def begin_sync(self) -> Iterator[tuple[Any, SyncExecutor]]:
+        """The same as SQLAlchemy's Session, for a thread."""
+        block = _Block()
+        try:
+            with self._begin_session_sync(block) as transaction:
+                yield transaction
+        except BaseException as error:
+            raise block.verdict(error) from error.__cause__
+
+    @contextmanager
+    def _begin_session_sync(self, block: _Block) -> Iterator[tuple[Any, SyncExecutor]]:
+        from sqlalchemy.orm import Session
+
+        with Session(self._sync_engine, expire_on_commit=False) as session:
+            try:
+                with session.begin():
+                    connection = session.connection()
+                    with block:
+                        block.is_broken = lambda: connection.invalidated
+                        yield session, sync_executor(session)
+            except BaseException as error:
+                if isinstance(block.verdict(error), TransactionLost):
+                    session.invalidate()
+                raise
+
+    async def close(self) -> None:
+        """Close the engines that were made."""
+        if "_async_engine" in self.__dict__:
+            await self._async_engine.dispose()
+        if "_sync_engine" in self.__dict__:
+            self._sync_engine.dispose()
+
+    @cached_property
+    def _async_engine(self) -> AsyncEngine:
+        from sqlalchemy.ext.asyncio import create_async_engine
+
+        arguments: dict[str, Any] = {"dsn": for_asyncpg(self._dsn)}
+        if self._behind_pooler:
+            # A statement without a name is prepared and run in one transaction, and leaves nothing behind.
+            arguments |= {"statement_cache_size": 0, "prepared_statement_cache_size": 0}
+            arguments["prepared_statement_name_func"] = str
+        return create_async_engine(
+            "postgresql+asyncpg://", connect_args=arguments, pool_size=self._size, max_overflow=0
+        )
+
+    @cached_property
+    def _sync_engine(self) -> Engine:
+        from sqlalchemy import create_engine
+
+        return create_engine(
+            "postgresql+psycopg://",
+            creator=_psycopg_connect(self._dsn, prepare_threshold=None if self._behind_pooler else 5),
+            pool_size=self._size,
+            max_overflow=0,
+        )
+
+
+class _Block:
+    """What the block within a transaction raised, and so whether it was that or our connection that failed.
+
+    Where the connection is broken, the rollback fails, and its error comes instead of the block's. SQLAlchemy rolls
+    back in silence what it knows to be broken: `is_broken` says so.
+    """
+
+    def __init__(self) -> None:
+        self.error: BaseException | None = None
+        self.is_broken: Callable[[], bool] = lambda: False
+        self._was_broken = False
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        self.error = error
+        self._was_broken = error is not None and self.is_broken()
+
+    def verdict(self, error: BaseException) -> BaseException:
+        """What to raise for an error that came out of the transaction."""
+        # A cancellation is someone's order, and so is what the handler decided about its event.
+        if isinstance(self.error, asyncio.CancelledError | TransactionLost | Dead | Retry):
+            return self.error
+        is_lost = self._was_broken if error is self.error else is_link_error(error)
+        return TransactionLost(error) if is_lost else error
+
+
+def _psycopg_connect(dsn: str | None, *, prepare_threshold: int | None) -> Callable[[], Any]:
+    try:
+        import psycopg
+    except ImportError:
+        raise ConfigurationError(
+            "a handler that takes a SQLAlchemy Session needs psycopg: install pgbus[psycopg]"
+        ) from None
+    return lambda: psycopg.connect(for_libpq(dsn), prepare_threshold=prepare_threshold)

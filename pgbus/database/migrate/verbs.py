@@ -1,0 +1,54 @@
+"""The verbs that run migrations. Alembic and SQLAlchemy, half a second of imports, are loaded only when one is used."""
+
+from __future__ import annotations
+
+from pgbus.config import Config
+from pgbus.database.migrate.sessions import run_blocking
+from pgbus.database.migrate.versions import revisions
+from pgbus.database.sql import DEFAULT_NAMESPACE
+from pgbus.errors import ConfigurationError
+
+
+def upgrade(dsn: str | None, *, namespace: str = DEFAULT_NAMESPACE, revision: str = "head") -> None:
+    """Bring the namespace up to `revision`, and create it if it is missing, in one transaction.
+
+    Any number of processes may do this at once: one works, the others wait for it and find it done. The DSN is what
+    asyncpg takes, None means the PG* variables. Raises DatabaseUnreachableError, PrivilegeError, SchemaVersionError
+    if the database is newer than this code, and ConfigurationError for a namespace or revision that cannot be.
+    """
+    from pgbus.database.migrate.scripts import run_upgrade
+
+    _check_arguments(namespace, revision, extreme="head")
+    run_blocking(run_upgrade(dsn, namespace=namespace, revision=revision))
+
+
+def downgrade(dsn: str | None, *, namespace: str = DEFAULT_NAMESPACE, revision: str) -> None:
+    """Take the namespace back to `revision`, in one transaction; what later revisions held is lost.
+
+    "base" is where nothing is left in the namespace. Raises what `upgrade` raises.
+    """
+    from pgbus.database.migrate.scripts import run_downgrade
+
+    _check_arguments(namespace, revision, extreme="base")
+    run_blocking(run_downgrade(dsn, namespace=namespace, revision=revision))
+
+
+def sql(*, namespace: str = DEFAULT_NAMESPACE, start: str | None = None, revision: str = "head") -> str:
+    """The upgrade from `start` (default: an empty database) to `revision` as one script for psql; connects to nothing.
+
+    Raises ConfigurationError for a namespace or revision that cannot be.
+    """
+    from pgbus.database.migrate.scripts import upgrade_script
+
+    _check_arguments(namespace, revision, extreme="head")
+    if start is not None:
+        _check_arguments(namespace, start, extreme="head")
+    return upgrade_script(namespace=namespace, start=start, revision=revision)
+
+
+def _check_arguments(namespace: str, revision: str, *, extreme: str) -> None:
+    Config(namespace=namespace)  # which has the rules for it
+    if revision not in (*revisions(), extreme):
+        raise ConfigurationError(
+            f"revision: there is no {revision!r}; this version of pgbus has {', '.join(revisions())} and {extreme!r}"
+        )

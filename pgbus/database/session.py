@@ -1,0 +1,79 @@
+"""The session connection: it listens for notifications, and holds the advisory locks that say who lives and leads.
+
+A notification only wakes; it never carries truth. When the session breaks, PostgreSQL frees its locks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import asyncpg
+
+from pgbus.config import Config
+from pgbus.database.store import Connection, Store, connect
+
+
+class Session:
+    """One open session; made by `Session.open`.
+
+    Statements on it run one after the other: asyncpg allows no two at once on a connection.
+    """
+
+    def __init__(self, connection: Connection, *, namespace: str) -> None:
+        self._connection = connection
+        self._busy = asyncio.Lock()
+        self.lost = asyncio.Event()
+        self.store = Store(self, namespace=namespace)
+        connection.add_termination_listener(lambda _: self.lost.set())
+
+    @classmethod
+    async def open(cls, config: Config, *, channels: Mapping[str, Callable[[str], None]]) -> Session:
+        """Connect, and call `channels[name](payload)` on every notification; raises DatabaseUnreachableError."""
+        connection = await connect(config)
+        session = cls(connection, namespace=config.namespace)
+        try:
+            for channel, callback in channels.items():
+                await connection.add_listener(channel, _forward(callback))
+        except BaseException:
+            connection.terminate()
+            raise
+        return session
+
+    @property
+    def connection(self) -> Connection:
+        """The connection, for whoever needs more than statements while nobody else uses the session."""
+        return self._connection
+
+    @property
+    def backend_pid(self) -> int:
+        """The process id of the server's side of it."""
+        return self._connection.get_server_pid()
+
+    async def fetch(self, query: str, *args: Any) -> list[Any]:
+        """Run one statement."""
+        async with self._busy:
+            if self._connection.is_closed():
+                raise asyncpg.InterfaceError("the session is closed")
+            return await self._connection.fetch(query, *args)
+
+    async def close(self) -> None:
+        """End the session; its locks are free when this returns."""
+        if self._connection.is_closed():
+            return
+        try:
+            await self._connection.close(timeout=2)
+        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            self._connection.terminate()
+
+    def terminate(self) -> None:
+        """Drop the connection without a word."""
+        self._connection.terminate()
+
+
+def _forward(callback: Callable[[str], None]) -> Callable[..., None]:
+    def forward(connection: object, pid: int, channel: str, payload: object) -> None:  # noqa: ARG001 - asyncpg's shape
+        callback(str(payload))
+
+    return forward

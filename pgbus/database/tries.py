@@ -1,0 +1,47 @@
+"""What the loops of a worker share: how they try again, how one that broke off is found, whose a cancellation is."""
+
+from __future__ import annotations
+
+import logging
+
+from pgbus.aio.backoff import Backoff
+from pgbus.database.faults import is_fatal, is_link_error
+
+logger = logging.getLogger("pgbus")
+
+# Seconds between tries when the database does not answer.
+LINK_PAUSE = 0.2
+LINK_PAUSE_LIMIT = 5.0
+# Failures in a row of a link before a loop speaks of it: when the whole database is away, the session says so for all.
+QUIET_TRIES = 4
+
+
+class Tries:
+    """The tries of one loop, or of one action: says once that they fail, and once that they succeed again.
+
+    `what` completes the sentence "cannot ...".
+    """
+
+    def __init__(self, what: str, *, first: float = LINK_PAUSE, limit: float = LINK_PAUSE_LIMIT) -> None:
+        self._what = what
+        self._backoff = Backoff(first, limit)
+        self._has_worked = False
+        self._told = False
+
+    def pause_after(self, error: Exception) -> float:
+        """Seconds to wait before the next try; raises the error if no further try can help."""
+        if is_fatal(error, has_worked=self._has_worked):
+            raise error
+        pause = self._backoff.next()
+        if not self._told and (not is_link_error(error) or self._backoff.tries >= QUIET_TRIES):
+            self._told = True
+            logger.warning("cannot %s, trying again: %s: %s", self._what, type(error).__name__, error)
+        return pause
+
+    def worked(self) -> None:
+        """A try has succeeded."""
+        if self._told:
+            logger.info("can %s again", self._what)
+        self._told = False
+        self._has_worked = True
+        self._backoff.reset()

@@ -1,1 +1,0 @@
-"""What a worker does with events: sequence, claim, handle, settle, keep house."""

@@ -1,0 +1,1 @@
+"""The leader: sequences the outbox into the log, and does maintenance."""

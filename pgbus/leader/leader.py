@@ -1,0 +1,138 @@
+"""The leader: sequences, and keeps house. Any worker may be it; PostgreSQL's lock sees to it that only one is.
+
+It has a session of its own, beside its worker's: leading can be ended for a process that hangs, while its claims stay
+its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from pgbus.config import Config
+from pgbus.database.faults import is_passing
+from pgbus.database.session import Session
+from pgbus.database.store import Store, connect, session_closed, settings_sql
+from pgbus.leader.maintenance import Maintenance
+from pgbus.leader.sequencer import Neighbours, Sequencer
+from pgbus.telemetry import LeaderChanged, Telemetry
+
+logger = logging.getLogger("pgbus")
+
+# Seconds.
+RESIGN_TIMEOUT = 10.0
+# The leader steps over what is locked. Where that cannot be told beforehand, it waits for no longer than this; and a
+# statement that takes too long is cut off on the server, so that the next one can do less, and the session stays.
+LEADER_SETTINGS = {"lock_timeout": "100ms", "statement_timeout": "10s"}
+
+
+class Leader:
+    """One worker's leadership: `lead` whenever nobody does."""
+
+    def __init__(
+        self, config: Config, *, telemetry: Telemetry, neighbours: Neighbours, has_others: Callable[[], bool]
+    ) -> None:
+        self._config = config
+        self._telemetry = telemetry
+        self._neighbours = neighbours
+        self._has_others = has_others
+        self._session: Session | None = None
+        self._sequencer: Sequencer | None = None
+
+    @property
+    def leads(self) -> bool:
+        """Whether this worker is the leader now."""
+        return self._sequencer is not None
+
+    @property
+    def store(self) -> Store | None:
+        """Statements on the session that leads, each after those before it; None when we do not lead."""
+        return self._session.store if self._session else None
+
+    def catch_up(self) -> None:
+        """Look now, also for listeners that are behind."""
+        if self._sequencer:
+            self._sequencer.catch_up()
+
+    async def lead(self, worker_id: int) -> None:
+        """Lead, if still nobody does, until the session breaks: PostgreSQL frees the leader's lock with it.
+
+        Raises DatabaseUnreachableError or the driver's error when it does.
+        """
+        session = await Session.open(self._config, channels={f"{self._config.namespace}_wake": self._heard_wake})
+        try:
+            await session.connection.execute(settings_sql(LEADER_SETTINGS))
+            row = await session.store.fetch_one("try_lead", namespace=self._config.namespace)
+            if row["leads"]:
+                await session.store.fetch("note_leader", worker_id=worker_id)
+                await self._do_duties(session, worker_id)
+        finally:
+            await session.close()
+
+    async def _do_duties(self, session: Session, worker_id: int) -> None:
+        sequencer = Sequencer(
+            session.store,
+            telemetry=self._telemetry,
+            poll_interval=self._config.poll_interval,
+            lease=self._config.lease,
+            neighbours=self._neighbours,
+            has_others=self._has_others,
+        )
+        maintenance = Maintenance(
+            session.store,
+            config=self._config,
+            telemetry=self._telemetry,
+            worker_id=worker_id,
+            wake_listeners=self._neighbours.wake,
+            partition=lambda: sequencer.partition,
+            begin_period=sequencer.begin_period,
+        )
+        self._session, self._sequencer = session, sequencer
+        logger.info("leading")
+        self._telemetry.emit(LeaderChanged(leads=True))
+        duties = [asyncio.create_task(duty) for duty in (sequencer.run(), maintenance.run(), _end_with(session))]
+        try:
+            done, _ = await asyncio.wait(duties, return_when=asyncio.FIRST_COMPLETED)
+            for duty in done:
+                duty.result()
+        finally:
+            for duty in duties:
+                duty.cancel()
+            await asyncio.wait(duties)
+            self._session = self._sequencer = None
+            self._telemetry.emit(LeaderChanged(leads=False))
+
+    def _heard_wake(self, payload: str) -> None:  # noqa: ARG002 - the wake carries nothing
+        if self._sequencer:
+            self._sequencer.wake()
+
+    def resign(self) -> None:
+        """Let another process lead. For a thread other than the event loop's, when that one hangs: the server ends our
+        session.
+        """
+        session = self._session
+        if session is None:
+            return
+        try:
+            asyncio.run(self._end_session(session.backend_pid))
+        except Exception as error:
+            if not is_passing(error):
+                raise
+            logger.warning("could not let another process lead: %s", error)
+        else:
+            logger.warning("gave up leading, so that another process does it while the event loop hangs")
+
+    async def _end_session(self, pid: int) -> None:
+        connection = await connect(self._config)
+        try:
+            async with asyncio.timeout(RESIGN_TIMEOUT):
+                store = Store(connection, namespace=self._config.namespace)
+                await store.fetch("end_leader", namespace=self._config.namespace, pid=pid)
+        finally:
+            connection.terminate()
+
+
+async def _end_with(session: Session) -> None:
+    await session.lost.wait()
+    raise session_closed()

@@ -1,0 +1,1 @@
+"""Listeners: claim deliveries, call the handler, settle what came of it."""

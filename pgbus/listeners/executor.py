@@ -1,0 +1,330 @@
+"""Running one handler on one event (or batch): decode, call, and say what came of it.
+
+It knows nothing of claims: for a transactional handler, the caller says what to do before and after it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from concurrent.futures import Executor as Threads
+from contextlib import contextmanager
+from typing import Any, TypeAlias, TypeVar
+
+from pgbus.aio import threads as in_threads
+from pgbus.aio.returned import finish, refuse_awaitable
+from pgbus.aio.threads import Visit
+from pgbus.database.adapters import AsyncExecutor, SyncExecutor
+from pgbus.database.adapters.transactions import TransactionLost, Transactions, is_ended
+from pgbus.database.faults import is_passing
+from pgbus.errors import HandlerTimeoutError, HandlerTransactionError
+from pgbus.handlers.middleware import Middleware
+from pgbus.handlers.signatures import ContextMarker
+from pgbus.listeners.listener import Listener
+from pgbus.messages import EventMessage
+
+Publish: TypeAlias = Callable[..., Awaitable[EventMessage]]
+PublishSync: TypeAlias = Callable[..., EventMessage]
+T = TypeVar("T")
+
+logger = logging.getLogger("pgbus")
+
+
+class ClaimLost(Exception):
+    """The claim was taken back before the handler began: someone else has the event now."""
+
+
+class Context(ContextMarker):
+    """What a handler may know of the attempt it is; it is passed to a parameter annotated `pgbus.Context`.
+
+    `events` are the stored events of this call: one, or those of a batch. `attempt` is 1 for the first.
+    `connection` is the open connection or session of a transactional handler, else None.
+    """
+
+    __slots__ = ("_publish", "_publish_sync", "attempt", "connection", "events", "listener_name")
+
+    def __init__(
+        self,
+        *,
+        events: Sequence[EventMessage],
+        attempt: int,
+        listener_name: str,
+        connection: Any = None,
+        publish: Publish,
+        publish_sync: PublishSync,
+    ) -> None:
+        self.events = events
+        self.attempt = attempt
+        self.listener_name = listener_name
+        self.connection = connection
+        self._publish = publish
+        self._publish_sync = publish_sync
+
+    @property
+    def event(self) -> EventMessage:
+        """The stored event; the first one of a batch."""
+        return self.events[0]
+
+    @property
+    def logger(self) -> logging.LoggerAdapter[logging.Logger]:
+        """A logger whose records carry `listener_name`, `event_id`, `topic` and `attempt`."""
+        extra = {
+            "listener_name": self.listener_name,
+            "event_id": str(self.event.event_id),
+            "topic": self.event.topic,
+            "attempt": self.attempt,
+        }
+        return logging.LoggerAdapter(logging.getLogger(f"pgbus.listener.{self.listener_name}"), extra)
+
+    async def publish(self, event: object, **options: Any) -> EventMessage:
+        """`Bus.publish`; in a transactional handler the event joins the handler's transaction."""
+        if self.connection is not None:
+            options.setdefault("using", self.connection)
+        return await self._publish(event, **options)
+
+    def publish_sync(self, event: object, **options: Any) -> EventMessage:
+        """`Bus.publish_sync`, for plain functions; in a transactional handler the event joins its transaction."""
+        if self.connection is not None:
+            options.setdefault("using", self.connection)
+        return self._publish_sync(event, **options)
+
+
+class _Call:
+    """Whether the handler was called before its transaction was lost."""
+
+    has_begun = False
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, TransactionLost):
+            error.was_called = self.has_begun
+
+
+@contextmanager
+def _before_the_handler() -> Iterator[None]:
+    """Take what the server refuses for now, such as a lock, for no failure of a handler that was not called yet."""
+    try:
+        yield
+    except Exception as error:
+        if is_passing(error):
+            raise TransactionLost(error) from error
+        raise
+
+
+class Executor:
+    """Calls the handler of one listener."""
+
+    def __init__(
+        self,
+        listener: Listener,
+        *,
+        threads: Threads,
+        transactions: Transactions,
+        middleware: Middleware,
+        publish: Publish,
+        publish_sync: PublishSync,
+    ) -> None:
+        self._listener = listener
+        self._threads = threads
+        self._transactions = transactions
+        self._middleware = middleware
+        self._publish = publish
+        self._publish_sync = publish_sync
+        self._what = f"the handler of {listener.name!r}"
+        signature = listener.signature
+        self._only_event = not (signature.context or signature.connection)
+
+    async def run(self, event: EventMessage, attempt: int) -> None:
+        """Handle one event; whatever the handler raises comes through."""
+        await self._call(self._listener.decode(event), [event], attempt, None)
+
+    async def run_batch(self, bodies: list[Any], events: Sequence[EventMessage], attempt: int) -> None:
+        """Handle decoded events in one call."""
+        await self._call(bodies, events, attempt, None)
+
+    async def run_in_transaction(
+        self,
+        body: Any,
+        events: Sequence[EventMessage],
+        attempt: int,
+        *,
+        begin: Callable[[AsyncExecutor], Awaitable[None]],
+        settle: Callable[[AsyncExecutor], Awaitable[None]],
+        begin_sync: Callable[[SyncExecutor], None],
+        settle_sync: Callable[[SyncExecutor], None],
+    ) -> None:
+        """Handle with an open transaction, in which `begin` ran before the handler and `settle` after it.
+
+        Raises TransactionLost for what was not the handler's failure.
+        """
+        kind = self._listener.signature.connection_kind or ""
+        call = _Call()
+        with call:
+            if kind == "sqlalchemy_sync":
+                await self._run_in_threads_transaction(
+                    body, events, attempt, call=call, begin=begin_sync, settle=settle_sync
+                )
+                return
+            async with self._transactions.begin(kind) as (connection, executor):
+                with _before_the_handler():
+                    await begin(executor)
+                call.has_begun = True
+                await self._call(body, events, attempt, connection)
+                if is_ended(connection):
+                    raise HandlerTransactionError
+                await settle(executor)
+
+    async def _run_in_threads_transaction(
+        self,
+        body: Any,
+        events: Sequence[EventMessage],
+        attempt: int,
+        *,
+        call: _Call,
+        begin: Callable[[SyncExecutor], None],
+        settle: Callable[[SyncExecutor], None],
+    ) -> None:
+        def transact(handle: Callable[[Any], T]) -> T:
+            with self._transactions.begin_sync() as (session, executor):
+                with _before_the_handler():
+                    begin(executor)
+                call.has_begun = True
+                value = handle(session)
+                if is_ended(session):
+                    raise HandlerTransactionError
+                settle(executor)
+                return value
+
+        if self._middleware.is_used:
+            await self._transact_wrapped(body, events, attempt, transact)
+        else:
+            context = self._context(events, attempt)
+
+            def handle(session: Any) -> object:
+                return self._call_blocking(self._arguments(body, context, session))
+
+            await self._within_timeout(self._in_thread(lambda _: transact(handle)))
+
+    async def _call(self, body: Any, events: Sequence[EventMessage], attempt: int, connection: Any) -> None:
+        listener = self._listener
+        if self._middleware.is_used:
+            await self._call_wrapped(body, events, attempt, connection)
+        elif listener.signature.is_async and self._only_event and listener.timeout is None:
+            value = await listener.handler(**{listener.signature.event: body})
+            if value is not None:
+                await finish(value, self._what)
+        else:
+            arguments = self._arguments(body, self._context(events, attempt, connection), connection)
+            if listener.signature.is_async:
+                await self._within_timeout(self._call_async(arguments))
+            else:
+                await self._within_timeout(self._in_thread(lambda visit: self._call_plain(visit, arguments)))
+
+    # ---------------------------------------------------------------------------------------------------- middleware
+
+    async def _call_wrapped(self, body: Any, events: Sequence[EventMessage], attempt: int, connection: Any) -> None:
+        context = self._context(events, attempt, connection)
+        arguments = self._arguments(body, context, connection)
+
+        def call_plain(visit: Visit) -> Any:
+            return self._middleware.around_plain(context, lambda: self._call_plain(visit, arguments))()
+
+        handle = (
+            functools.partial(self._call_async, arguments)
+            if self._listener.signature.is_async
+            else functools.partial(self._in_thread, call_plain)
+        )
+        await self._within_timeout(self._middleware.around(context, handle)())
+
+    async def _transact_wrapped(
+        self,
+        body: Any,
+        events: Sequence[EventMessage],
+        attempt: int,
+        transact: Callable[[Callable[[Any], Any]], Any],
+    ) -> None:
+        """The transaction is a thread's, so that only plain middleware is within it; what is async is around it."""
+        context = self._context(events, attempt)
+        committed = False
+
+        def handle(session: Any) -> Any:
+            context.connection = session
+            call = functools.partial(self._call_blocking, self._arguments(body, context, session))
+            return self._middleware.around_plain(context, call)()
+
+        async def call_next() -> Any:
+            nonlocal committed
+            try:
+                value = await self._in_thread(lambda _: transact(handle))
+            finally:
+                context.connection = None
+            committed = True
+            return value
+
+        try:
+            await self._within_timeout(self._middleware.around(context, call_next)())
+        except Exception:
+            if not committed:
+                raise
+            logger.exception("%s: middleware failed after the handler's transaction", self._listener.name)
+        if not committed:  # the handler was skipped, or its error was taken for none
+            await self._within_timeout(self._in_thread(lambda _: transact(lambda _: None)))
+
+    # ------------------------------------------------------------------------------------------------------- calling
+
+    def _context(self, events: Sequence[EventMessage], attempt: int, connection: Any = None) -> Context:
+        return Context(
+            events=events,
+            attempt=attempt,
+            listener_name=self._listener.name,
+            connection=connection,
+            publish=self._publish,
+            publish_sync=self._publish_sync,
+        )
+
+    def _arguments(self, body: Any, context: Context, connection: Any) -> dict[str, Any]:
+        signature = self._listener.signature
+        arguments = {signature.event: body}
+        if signature.context:
+            arguments[signature.context] = context
+        if signature.connection:
+            arguments[signature.connection] = connection
+        return arguments
+
+    async def _within_timeout(self, work: Awaitable[object]) -> None:
+        timeout = self._listener.timeout
+        if timeout is None:
+            await work
+            return
+        scope = asyncio.timeout(timeout)
+        try:
+            async with scope:
+                await work
+        except TimeoutError as error:
+            if not scope.expired():
+                raise
+            raise HandlerTimeoutError(f"the handler ran past its timeout of {timeout:g} seconds") from error
+
+    async def _call_async(self, arguments: dict[str, Any]) -> Any:
+        return await finish(self._listener.handler(**arguments), self._what)
+
+    def _call_plain(self, visit: Visit, arguments: dict[str, Any]) -> Any:
+        return visit.finish(self._listener.handler(**arguments), self._what)
+
+    def _call_blocking(self, arguments: dict[str, Any]) -> Any:
+        """Call it within a transaction that is its thread's, so that nothing else may work in it."""
+        value = self._listener.handler(**arguments)
+        return refuse_awaitable(value, self._what, "and its transaction is its thread's: do the work in plain code")
+
+    async def _in_thread(self, work: Callable[[Visit], T]) -> T:
+        """Run a plain function in a thread. One that runs past its timeout cannot be stopped, only given up on."""
+        visit = Visit()
+        try:
+            return (await in_threads.start(self._threads, functools.partial(work, visit))).result()
+        except asyncio.CancelledError:
+            visit.leave()
+            raise

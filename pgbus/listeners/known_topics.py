@@ -1,0 +1,56 @@
+"""Which of a listener's events are this worker's to handle: in a deploy, its workers may declare different topics."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from pgbus.database.faults import is_passing
+from pgbus.database.store import Store
+from pgbus.listeners.listener import Listener
+from pgbus.messages import EventMessage
+from pgbus.topics import matches
+
+
+class KnownTopics:
+    """Tells the events that this worker declares from those that it leaves to workers which do.
+
+    `left` are the topics that it left to others lately: it claims none of what was left of them.
+    """
+
+    def __init__(self, listener: Listener, *, listener_id: int, store: Store) -> None:
+        self._patterns = listener.patterns
+        self._listener_id = listener_id
+        self._store = store
+        self._known: set[tuple[str, tuple[str, ...]]] = set()
+        self.left: set[str] = set()
+
+    async def leaves(self, event: EventMessage) -> bool:
+        """Whether another worker has to handle it: the listener is subscribed to it, and not by what we declare.
+
+        What nobody declares any more is handled here: its subscription is gone, and only what was owed before is left.
+        """
+        key = (event.topic, tuple(event.ancestors or ()))
+        if key in self._known:
+            return False
+        if hears(self._patterns, event):
+            self._known.add(key)
+            return False
+        if not hears(await self._subscribed(event), event):
+            return False
+        self.left.add(event.topic)
+        return True
+
+    async def _subscribed(self, event: EventMessage) -> Sequence[str]:
+        try:
+            rows = await self._store.fetch("find_patterns", listener_id=self._listener_id)
+        except Exception as error:
+            if not is_passing(error):
+                raise
+            return [event.topic]  # it goes back, and whoever claims it next looks again
+        return [row["pattern"] for row in rows]
+
+
+def hears(patterns: Iterable[str], event: EventMessage) -> bool:
+    """Whether one of the patterns matches the event's topic, or an ancestor's."""
+    topics = (event.topic, *(event.ancestors or ()))
+    return any(matches(pattern, topic) for pattern in patterns for topic in topics)

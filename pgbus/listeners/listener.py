@@ -1,0 +1,233 @@
+"""The listeners declared in this process, checked when they are declared, and beside them all else that is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Literal, TypeAlias
+
+from pgbus.config.features import FEATURES
+from pgbus.config.options import FLAG, NAME, START, Option, check_options, one_of, seconds, whole_number
+from pgbus.errors import ConfigurationError, InvalidEventError
+from pgbus.events import topic_of
+from pgbus.handlers.decoding import Decode, EventDecoder
+from pgbus.handlers.signatures import Handler, Signature, default_name, describe, inspect_handler
+from pgbus.outcomes import RetryPolicy
+from pgbus.topics import check_pattern
+
+LANES = 64
+
+Start: TypeAlias = Literal["now", "beginning"] | datetime | int
+OnPoison: TypeAlias = Literal["dead", "block"]
+_ATTEMPTS = whole_number("attempts", 1)
+_OPTIONS = {
+    "name": NAME,
+    "start": START,
+    "concurrency": whole_number("events", 1),
+    "batch_size": whole_number("events", 1, 10_000).or_none(),
+    "ordered": FLAG,
+    "transactional": FLAG,
+    "retry": Option(
+        lambda value: isinstance(value, RetryPolicy) or _ATTEMPTS.fits(value),
+        f"a RetryPolicy, or {_ATTEMPTS.expected}",
+    ),
+    "timeout": seconds().or_none(),
+    "on_poison": one_of("dead", "block"),
+    "batch": FLAG,
+}
+# What a listener takes of the events of a topic or pattern: a type, or Fields.
+Reads: TypeAlias = Callable[[str], Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listener:
+    """A named subscription and its handler; what the options mean is told at `Bus.listener`."""
+
+    name: str
+    patterns: tuple[str, ...]
+    handler: Handler
+    signature: Signature
+    decode: Decode = field(repr=False)
+    reads: Reads = field(repr=False)
+    start: Start = "now"
+    concurrency: int = 10
+    batch_size: int | None = None
+    ordered: bool = False
+    transactional: bool = False
+    retry: RetryPolicy = field(default_factory=RetryPolicy)
+    timeout: float | None = None
+    on_poison: OnPoison = "dead"
+    batch: bool = False
+
+    @property
+    def lanes(self) -> int | None:
+        """Number of lanes of an ordered listener, else None."""
+        return LANES if self.ordered else None
+
+    @property
+    def blocks(self) -> bool:
+        """Whether a dead letter makes the later events of its key wait."""
+        return self.on_poison == "block"
+
+    def options(self) -> dict[str, object]:
+        """The options as the database shows them."""
+        return {
+            "concurrency": self.concurrency,
+            "batch_size": self.batch_size,
+            "ordered": self.ordered,
+            "transactional": self.transactional,
+            "max_attempts": self.retry.max_attempts,
+            "timeout": self.timeout,
+            "on_poison": self.on_poison,
+            "batch": self.batch,
+        }
+
+
+def make_listener(
+    handler: Handler,
+    events: Sequence[type | str],
+    *,
+    name: str | None,
+    start: Start,
+    concurrency: int,
+    batch_size: int | None,
+    ordered: bool,
+    transactional: bool,
+    retry: RetryPolicy | int,
+    timeout: float | None,
+    on_poison: OnPoison,
+    batch: bool,
+    service_name: str = "",
+) -> Listener:
+    """A listener from what `Bus.listener` was given; raises ConfigurationError naming what is wrong.
+
+    A name that is given is taken as it is. Else the service's name is part of it: in two services, a function of the
+    same name is another listener.
+    """
+    signature = inspect_handler(handler, batch=batch)
+    label = f"listener {name or describe(handler)!r}"
+    decode = EventDecoder(signature.event_type, classes=[event for event in events if isinstance(event, type)])
+    patterns = _patterns(label, events, signature)
+    for event in events:
+        if reason := decode.why_not(event):
+            raise ConfigurationError(f"{label}: {reason}")
+    return build_listener(
+        handler,
+        patterns,
+        signature=signature,
+        decode=decode,
+        reads=decode.reads,
+        name=in_service(service_name, default_name(handler)) if name is None else name,
+        start=start,
+        concurrency=concurrency,
+        batch_size=batch_size,
+        ordered=ordered,
+        transactional=transactional,
+        retry=retry,
+        timeout=timeout,
+        on_poison=on_poison,
+        batch=batch,
+    )
+
+
+def in_service(service_name: str, name: str) -> str:
+    """A name that is unique within a service, as one that is so in the database."""
+    return f"{service_name}-{name}" if service_name else name
+
+
+def build_listener(
+    handler: Handler,
+    patterns: tuple[str, ...],
+    *,
+    signature: Signature,
+    decode: Decode,
+    reads: Reads,
+    name: str,
+    start: Start = "now",
+    concurrency: int = 10,
+    batch_size: int | None = None,
+    ordered: bool = False,
+    transactional: bool = False,
+    retry: RetryPolicy | int = RetryPolicy(),  # noqa: B008 - immutable
+    timeout: float | None = None,
+    on_poison: OnPoison = "dead",
+    batch: bool = False,
+) -> Listener:
+    """A listener whose handler is called as `signature` says; raises ConfigurationError naming what is wrong."""
+    label = f"listener {name!r}"
+    given = {
+        "name": name, "start": start, "concurrency": concurrency, "batch_size": batch_size, "ordered": ordered,
+        "transactional": transactional, "retry": retry, "timeout": timeout, "on_poison": on_poison, "batch": batch,
+    }  # fmt: skip
+    check_options(label, _OPTIONS, given)
+    _check_choices(label, signature, ordered=ordered, transactional=transactional, on_poison=on_poison, batch=batch)
+    return Listener(
+        name=_check_name(label, name),
+        patterns=patterns,
+        handler=handler,
+        signature=signature,
+        decode=decode,
+        reads=reads,
+        start=start,
+        concurrency=concurrency,
+        batch_size=batch_size,
+        ordered=ordered,
+        transactional=transactional,
+        retry=RetryPolicy(max_attempts=retry) if isinstance(retry, int) else retry,
+        timeout=timeout,
+        on_poison=on_poison,
+        batch=batch,
+    )
+
+
+def _patterns(label: str, events: Sequence[type | str], signature: Signature) -> tuple[str, ...]:
+    """What it listens to: as told, else the event class that its handler is annotated with."""
+    if not events and isinstance(signature.event_type, type) and topic_of(signature.event_type):
+        events = (signature.event_type,)
+    if not events:
+        raise ConfigurationError(f"{label} listens to nothing: name an event class, a topic or a pattern")
+    return tuple(dict.fromkeys(_pattern(label, event) for event in events))
+
+
+def _pattern(label: str, event: type | str) -> str:
+    if isinstance(event, str):
+        try:
+            return check_pattern(event)
+        except InvalidEventError as error:
+            raise ConfigurationError(f"{label}: {error}") from None
+    if isinstance(event, type):
+        topic = topic_of(event)
+        if topic is not None:
+            return topic
+    raise ConfigurationError(
+        f'{label}: {event!r} is no event class (decorate it with @pgbus.event("topic")) and no topic'
+    )
+
+
+def _check_choices(
+    label: str, signature: Signature, *, ordered: bool, transactional: bool, on_poison: OnPoison, batch: bool
+) -> None:
+    if on_poison == "block" and not ordered:
+        raise ConfigurationError(
+            f"{label}: on_poison='block' needs ordered=True; without order there is nothing to block"
+        )
+    if batch and ordered:
+        raise ConfigurationError(f"{label}: a batch mixes keys; a listener is either ordered or takes batches")
+    if signature.connection and not transactional:
+        raise ConfigurationError(f"{label}: only transactional=True hands the handler a connection")
+    if transactional and not signature.connection:
+        raise ConfigurationError(
+            f"{label}: a transactional handler writes through the connection it is given; annotate a parameter "
+            "asyncpg.Connection, or SQLAlchemy's AsyncSession or Session"
+        )
+    wants_async = signature.connection_kind in ("asyncpg", "sqlalchemy_async")
+    if transactional and wants_async is not signature.is_async:
+        kind = "an async" if wants_async else "a plain"
+        raise ConfigurationError(f"{label}: its connection needs {kind} function as handler")
+
+
+def _check_name(label: str, name: str) -> str:
+    if name in FEATURES:
+        raise ConfigurationError(f"{label}: that is the name of a feature; `pgbus run --skip {name}` would mean both")
+    return name

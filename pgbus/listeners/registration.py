@@ -1,0 +1,90 @@
+"""Registering a listener in the database: its subscriptions, its options, and where it begins."""
+
+from __future__ import annotations
+
+import logging
+from datetime import datetime
+
+import asyncpg
+import msgspec
+
+from pgbus.config import Config
+from pgbus.database.store import Registered, Store, SubscriptionChanges, own_transaction
+from pgbus.errors import ListenerTakenError
+from pgbus.listeners.listener import Listener
+from pgbus.listeners.sharing import Declaration, Neighbour, find_conflict, find_sharing, subscribed_patterns
+
+logger = logging.getLogger("pgbus")
+
+
+async def register_listener(listener: Listener, *, pool: asyncpg.Pool, config: Config, worker_id: int) -> int:
+    """Register a listener, or bring what is registered up to date, and have the leader heed what is new in it; its id.
+
+    Raises ListenerTakenError when a live worker of another service declares it otherwise.
+    """
+    async with own_transaction(pool) as connection:
+        store = Store(connection, namespace=config.namespace)
+        # It locks the row, so that of two services that start at once the second sees the first.
+        registered = await store.register_listener(
+            listener_name=listener.name,
+            lanes=listener.lanes,
+            options=msgspec.json.encode(listener.options()).decode(),
+            service=config.service_name,
+            start_position=_start_position(listener),
+            start_at=listener.start if isinstance(listener.start, datetime) else None,
+        )
+        known = await _find_declarations(store, registered.id, worker_id=worker_id, ttl=config.worker_ttl)
+        ours = Declaration(service=config.service_name, home=config.home, patterns=tuple(sorted(listener.patterns)))
+        if conflict := find_conflict(ours, known):
+            raise ListenerTakenError(listener.name, conflict)
+        await store.fetch(
+            "note_declaration",
+            listener_id=registered.id,
+            service=ours.service,
+            patterns=list(ours.patterns),
+            worker_id=worker_id,
+        )
+        changes = await store.replace_subscriptions(registered.id, subscribed_patterns(ours, known))
+        if registered.is_new or changes.added:
+            await store.fetch("notify", channel=store.work_channel, payload="reload")
+    _log(listener, registered, changes)
+    if sharing := find_sharing(ours, known):
+        logger.warning("listener %s: %s", listener.name, sharing)
+    return registered.id
+
+
+async def _find_declarations(store: Store, listener_id: int, *, worker_id: int, ttl: float) -> list[Declaration]:
+    rows = await store.fetch("find_declarations", listener_id=listener_id, worker_id=worker_id, ttl=ttl)
+    return [
+        Declaration(
+            service=row["service"],
+            home=row["home"],
+            patterns=tuple(row["patterns"]),
+            first_seen_at=row["first_seen_at"],
+            is_recent=row["is_recent"],
+            worker=Neighbour(row["worker"], row["host"], row["pid"]) if row["worker_id"] else None,
+        )
+        for row in rows
+    ]
+
+
+def _start_position(listener: Listener) -> int | None:
+    match listener.start:
+        case "beginning":
+            return 0
+        case int():
+            return listener.start
+        case _:
+            return None
+
+
+def _log(listener: Listener, registered: Registered, changes: SubscriptionChanges) -> None:
+    if registered.is_new:
+        logger.info("listener %s is new; it hears %s", listener.name, ", ".join(listener.patterns))
+        return
+    for verb, patterns in (("now hears", changes.added), ("no longer hears", changes.removed)):
+        if patterns:
+            logger.info("listener %s %s %s", listener.name, verb, ", ".join(patterns))
+    old = msgspec.json.decode(registered.old_options) if registered.old_options else None
+    if old is not None and old != listener.options():
+        logger.info("listener %s has new options: %s", listener.name, listener.options())

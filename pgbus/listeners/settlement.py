@@ -1,0 +1,254 @@
+"""Claims in a worker's hands: which events were tried, what came of each, and the rows that settling writes.
+
+Pure bookkeeping; no I/O.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
+
+from pgbus.database.store import Claim
+from pgbus.messages import EventMessage
+from pgbus.outcomes import DONE, Dead, Done, Outcome, Retry, in_ascii
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    """Not started: the event goes back as it was."""
+
+
+@dataclass(frozen=True, slots=True)
+class Blocked:
+    """Not started: an event of the same key is a dead letter that blocks it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Alone:
+    """Not settled: the event goes back as it was, but in a delivery of its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """Not started: this worker does not declare the event's topic, and leaves it to one that does."""
+
+    topic: str
+
+
+RELEASED = Released()
+BLOCKED = Blocked()
+ALONE = Alone()
+Ending: TypeAlias = Outcome | Released | Blocked | Alone | Left
+
+
+class Flight:
+    """One claim while its events are handled. Times are those of the engine's clock.
+
+    Once `kept_until` has passed someone else may have the claim, and none of its events may begin.
+    """
+
+    __slots__ = (
+        "claim", "durations", "endings", "kept_until", "left", "messages", "next", "offset", "refusals", "started",
+    )  # fmt: skip
+
+    def __init__(self, claim: Claim, *, now: float, kept_until: float = math.inf) -> None:
+        size = len(claim.events)
+        self.claim = claim
+        self.kept_until = kept_until
+        # The events as their handlers get them: those of the claim, unless hooks change them.
+        self.messages = claim.events
+        self.next = 0
+        self.left = size
+        self.endings: list[Ending | None] = [None] * size
+        self.started: list[float] = [0.0] * size
+        self.durations: list[float] = [0.0] * size
+        # What turns our clock into the database's: claims tell when they were made by that.
+        self.offset = claim.claimed_at - now
+        # How often the database has refused to settle it.
+        self.refusals = 0
+
+    def end(self, index: int, ending: Ending, *, started: float, duration: float) -> bool:
+        """Note what came of an event; true when it was the last one of the claim."""
+        self.endings[index] = ending
+        self.started[index] = started + self.offset
+        self.durations[index] = duration
+        self.left -= 1
+        return self.left == 0
+
+    def may_begin(self, now: float) -> bool:
+        """Whether an event of it may be handled: it is ours for certain."""
+        return now < self.kept_until
+
+    def lapse(self) -> None:
+        """Begin no more of it: it is no longer ours, or may not be."""
+        self.kept_until = -math.inf
+
+    def replace_message(self, index: int, message: EventMessage) -> None:
+        """Have the handler get this in place of the claim's event, which remains what the engine goes by."""
+        if self.messages is self.claim.events:
+            self.messages = list(self.messages)
+        self.messages[index] = message
+
+    def spell_in_ascii(self) -> bool:
+        """Say what failed in ASCII, for a database whose encoding cannot hold it; false when that changes nothing."""
+        spelt = [_in_ascii(ending) for ending in self.endings]
+        changed = spelt != self.endings
+        self.endings = spelt
+        return changed
+
+    @property
+    def done_messages(self) -> list[EventMessage]:
+        """The events that are done, as their handlers got them."""
+        return [
+            message for message, ending in zip(self.messages, self.endings, strict=True) if isinstance(ending, Done)
+        ]
+
+    def with_rest_done(self, *, started: float, duration: float) -> Flight:
+        """A copy in which every event without an ending is done: what a transaction settles that may yet fail."""
+        flight = Flight(self.claim, now=0.0)
+        flight.offset, flight.next, flight.left = self.offset, self.next, self.left
+        flight.messages = self.messages
+        flight.endings, flight.started, flight.durations = list(self.endings), list(self.started), list(self.durations)
+        for index, ending in enumerate(flight.endings):
+            if ending is None:
+                flight.end(index, DONE, started=started, duration=duration)
+        return flight
+
+    def release_rest(self) -> int:
+        """Give back every event that nobody has started; how many there were."""
+        rest = range(self.next, len(self.endings))
+        for index in rest:
+            if self.endings[index] is None:
+                self.endings[index] = RELEASED
+                self.left -= 1
+        self.next = len(self.endings)
+        return len(rest)
+
+    def release_running(self) -> None:
+        """Give back every event without an ending."""
+        for index, ending in enumerate(self.endings):
+            if ending is None:
+                self.endings[index] = RELEASED
+        self.left = 0
+
+
+@dataclass(slots=True)
+class Tally:
+    """How many events ended how."""
+
+    done: int = 0
+    retried: int = 0
+    dead: int = 0
+
+
+def settlement(
+    flights: Iterable[Flight], *, listener_id: int, worker: str, blocking: bool, xid: int | None = None
+) -> tuple[dict[str, Any], Tally, list[float]]:
+    """The values of `settle_deliveries` for claims whose events have all ended, a tally, and the delays of retries.
+
+    With an `xid` they are only settled in that transaction.
+    """
+    done: tuple[list[Any], ...] = ([], [], [], [], [])
+    others: tuple[list[Any], ...] = tuple([] for _ in range(11))
+    ids: list[int] = []
+    tokens: list[Any] = []
+    tally = Tally()
+    delays: list[float] = []
+    for flight in flights:
+        claim = flight.claim
+        ids.append(claim.id)
+        tokens.append(claim.token)
+        if all(type(ending) is Done for ending in flight.endings):
+            _add_done(done, flight)
+            tally.done += len(claim.events)
+        else:
+            _add_mixed(done, others, flight, tally, delays)
+    names_done = ("deliveries", "positions", "attempts", "started", "durations")
+    values = {
+        "listener_id": listener_id,
+        "worker": worker,
+        "blocking": blocking,
+        "xid": xid,
+        "delivery_ids": ids,
+        "claim_tokens": tokens,
+        **{f"done_{name}": column for name, column in zip(names_done, done, strict=True)},
+        **{f"other_{name}": column for name, column in zip(_OTHER_COLUMNS, others, strict=True)},
+    }
+    return values, tally, delays
+
+
+_OTHER_COLUMNS = (
+    "deliveries",
+    "positions",
+    "attempts",
+    "outcomes",
+    "started",
+    "durations",
+    "lanes",
+    "delays",
+    "errors",
+    "tracebacks",
+    "keys",
+)
+
+
+def _add_done(done: tuple[list[Any], ...], flight: Flight) -> None:
+    claim = flight.claim
+    size = len(claim.events)
+    done[0].extend([claim.id] * size)
+    done[1].extend([event.position for event in claim.events])
+    done[2].extend([claim.attempt] * size)
+    done[3].extend(flight.started)
+    done[4].extend(flight.durations)
+
+
+def _add_mixed(
+    done: tuple[list[Any], ...], others: tuple[list[Any], ...], flight: Flight, tally: Tally, delays: list[float]
+) -> None:
+    claim = flight.claim
+    columns = zip(claim.events, flight.endings, flight.started, flight.durations, strict=True)
+    for event, ending, started, duration in columns:
+        if isinstance(ending, Done):
+            row: tuple[Any, ...] = (claim.id, event.position, claim.attempt, started, duration)
+            tally.done += 1
+            for column, value in zip(done, row, strict=True):
+                column.append(value)
+            continue
+        name, delay, error, traceback = _describe(ending)
+        if isinstance(ending, Retry):
+            tally.retried += 1
+            delays.append(ending.delay)
+        elif isinstance(ending, Dead):
+            tally.dead += 1
+        tried = (claim.id, event.position, claim.attempt, name, started, duration)
+        row = (*tried, claim.lane, delay, error, traceback, event.key)
+        for column, value in zip(others, row, strict=True):
+            column.append(value)
+
+
+def _in_ascii(ending: Ending | None) -> Ending | None:
+    match ending:
+        case Retry(error=error):
+            return replace(ending, error=in_ascii(error))
+        case Dead(error=error, traceback=traceback):
+            return replace(ending, error=in_ascii(error), traceback=traceback and in_ascii(traceback))
+        case _:
+            return ending
+
+
+def _describe(ending: Ending | None) -> tuple[str, float | None, str | None, str | None]:
+    match ending:
+        case Retry(delay=delay, error=error):
+            return "retry", delay, error, None
+        case Dead(error=error, traceback=traceback):
+            return "dead", None, error, traceback
+        case Blocked():
+            return "blocked", None, None, None
+        case Alone():
+            return "alone", None, None, None
+        case Left(topic=topic):
+            return "left", None, topic, None
+        case _:
+            return "released", None, None, None

@@ -1,0 +1,1 @@
+"""Publishing: from an event to the INSERT into the outbox."""

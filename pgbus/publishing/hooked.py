@@ -1,0 +1,60 @@
+"""What is sent and executed between hooks: events on their way out, calls on both sides.
+
+Each has a form for code that blocks, whose plain hooks run in the caller's own thread.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from typing import TypeAlias
+from uuid import UUID
+
+from pgbus.handlers.hooks import Block, Hooks
+from pgbus.messages import OpenEvent
+from pgbus.publishing.outbox import Limits, OutboxRow, revise
+
+Insert: TypeAlias = Callable[[Sequence[OutboxRow]], Awaitable[list[UUID]]]
+InsertHere: TypeAlias = Callable[[Sequence[OutboxRow]], list[UUID]]
+
+
+logger = logging.getLogger("pgbus")
+
+# --------------------------------------------------------------------------------------------------------------- events
+
+
+async def send(hooks: Hooks, rows: Sequence[OutboxRow], insert: Insert, *, limits: Limits) -> list[OpenEvent]:
+    """Insert what the hooks before it have made of the rows; the events as they were sent."""
+    messages = [OpenEvent.of(row.message()) for row in rows]
+    for message in messages:
+        await hooks.before_event_sent.run(event_message=message)
+    ids = await insert(_revised(rows, messages, limits))
+    for message in _sent(messages, ids):
+        await hooks.after_event_sent.run(event_message=message)
+    return messages
+
+
+def send_here(
+    hooks: Hooks, rows: Sequence[OutboxRow], insert: InsertHere, *, limits: Limits, block: Block
+) -> list[OpenEvent]:
+    """`send` for code that blocks."""
+    messages = [OpenEvent.of(row.message()) for row in rows]
+    for message in messages:
+        hooks.before_event_sent.run_here(block, event_message=message)
+    ids = insert(_revised(rows, messages, limits))
+    for message in _sent(messages, ids):
+        hooks.after_event_sent.run_here(block, event_message=message)
+    return messages
+
+
+def _revised(rows: Sequence[OutboxRow], messages: Sequence[OpenEvent], limits: Limits) -> list[OutboxRow]:
+    return [revise(row, message, limits=limits) for row, message in zip(rows, messages, strict=True)]
+
+
+def _sent(messages: Sequence[OpenEvent], ids: Sequence[UUID]) -> Iterator[OpenEvent]:
+    for message, event_id in zip(messages, ids, strict=True):
+        message.event_id = event_id
+        yield message
+
+
+# ---------------------------------------------------------------------------------------------------------------- calls

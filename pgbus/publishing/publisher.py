@@ -1,0 +1,186 @@
+"""Publishing in the bus's own transaction: concurrent publishes of a process share one INSERT.
+
+While one INSERT is on its way, further events gather for the next; each publish returns when its row is durable.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any, cast
+from uuid import UUID
+
+import asyncpg
+from asyncpg.pool import PoolConnectionProxy
+
+from pgbus.config import Config, shown_dsn
+from pgbus.database.faults import is_link_error, sqlstate_of
+from pgbus.database.migrate import check_async
+from pgbus.database.sql import Statement, load
+from pgbus.database.sql.rights import missing_right
+from pgbus.database.store import Connection, Run, behind_pooler, borrow, create_pool, cut_pool, unreachable
+from pgbus.errors import DatabaseUnreachableError, OutcomeUnknownError
+from pgbus.publishing.outbox import OutboxRow, chunks, insert, published_ids
+
+POOL_SIZE = 2
+# serialization_failure, deadlock_detected: the server has rolled everything back, for no fault of the rows.
+_ROLLED_BACK = frozenset({"40001", "40P01"})
+# A prepared statement that is not there, or is there already: the session is not the one that prepared it.
+_MIXED_UP = frozenset({"26000", "42P05"})
+
+
+class Publisher:
+    """Publishes on a small pool of its own, bound to the event loop that it was made in.
+
+    `on_open` is called once the pool is there, before anything is published; it does not fail.
+    """
+
+    def __init__(self, config: Config, *, on_open: Callable[[Run], Awaitable[None]]) -> None:
+        self._config = config
+        self._on_open = on_open
+        self._statements = load(config.namespace)
+        self._pool: asyncpg.Pool | None = None
+        self._opening = asyncio.Lock()
+        self._pending: list[tuple[OutboxRow, asyncio.Future[UUID]]] = []
+        self._flusher: asyncio.Task[None] | None = None
+
+    async def publish(self, row: OutboxRow) -> UUID:
+        """Insert one row, together with others that come at the same time; the id of the event that stands for it."""
+        future: asyncio.Future[UUID] = asyncio.get_running_loop().create_future()
+        self._pending.append((row, future))
+        if self._flusher is None or self._flusher.done():
+            self._flusher = asyncio.create_task(self._flush(), name="pgbus publisher")
+        return await future
+
+    async def publish_all(self, rows: Sequence[OutboxRow]) -> list[UUID]:
+        """Insert rows in one transaction; for each, the id of the event that it stands for.
+
+        What failed is tried once more, if nothing can have been committed, or a dedup key bars a second event. Raises
+        OutcomeUnknownError if that is not so and the connection was lost, and DatabaseUnreachableError.
+        """
+        if not rows:
+            return []
+        try:
+            return await self._insert_all(rows)
+        except Exception as error:
+            if not may_repeat(error, rows):
+                raise
+        return await self._insert_all(rows)
+
+    async def _insert_all(self, rows: Sequence[OutboxRow]) -> list[UUID]:
+        async with self._connection() as connection:
+            stretches = list(chunks(rows))
+            if len(stretches) == 1:  # a statement is a transaction of its own
+                return await self._insert(connection, stretches[0])
+            async with connection.transaction():
+                return [event_id for chunk in stretches for event_id in await self._insert(connection, chunk)]
+
+    async def execute(self, name: str, values: dict[str, object]) -> Sequence[Sequence[object]]:
+        """Run one named statement in a transaction of its own."""
+        async with self._connection() as connection:
+            return await _fetch(connection, self._statements[name], values)
+
+    async def connect(self) -> None:
+        """Open the pool now; raises DatabaseUnreachableError, and SchemaVersionError."""
+        await self._open()
+
+    async def close(self) -> None:
+        """Publish what is pending, and close the pool."""
+        if self._flusher:
+            await asyncio.wait([self._flusher])
+        if self._pool:
+            await self._pool.close()
+            self._pool = None
+
+    def abandon(self) -> None:
+        """Drop the connections of a loop that was closed with them."""
+        if self._pool:
+            cut_pool(self._pool)
+
+    @asynccontextmanager
+    async def _connection(self) -> AsyncIterator[PoolConnectionProxy[Any]]:
+        pool = await self._open()
+        is_open = False
+        try:
+            async with borrow(pool) as connection:
+                is_open = True
+                yield connection
+        except Exception as error:
+            if sqlstate_of(error.__cause__ or error) in _MIXED_UP:
+                raise behind_pooler(self._config) from error
+            if not is_link_error(error):
+                raise
+            # The driver's InterfaceError says that it was closed before anything was sent.
+            if is_open and not isinstance(error, asyncpg.InterfaceError):
+                raise OutcomeUnknownError(shown_dsn(self._config.dsn), str(error)) from error
+            raise unreachable(self._config, error) from error
+
+    async def _open(self) -> asyncpg.Pool:
+        async with self._opening:
+            if self._pool is None:
+                pool = await create_pool(self._config, size=POOL_SIZE)
+                try:
+                    async with borrow(pool) as connection:
+                        await check_async(cast("Connection", connection), namespace=self._config.namespace)
+                except BaseException as error:
+                    pool.terminate()
+                    if is_link_error(error) or isinstance(error, asyncpg.PostgresError):
+                        raise unreachable(self._config, error) from error
+                    raise
+                await self._on_open(partial(self._run, pool))
+                self._pool = pool
+        return self._pool
+
+    async def _run(self, pool: asyncpg.Pool, name: str, values: dict[str, object]) -> Sequence[Sequence[Any]]:
+        async with borrow(pool) as connection:
+            return await _fetch(connection, self._statements[name], values)
+
+    async def _flush(self) -> None:
+        while self._pending:
+            batch, self._pending = self._pending, []
+            waiting = [(row, future) for row, future in batch if not future.done()]
+            try:
+                ids = await self.publish_all([row for row, _ in waiting])
+            except Exception as error:
+                await self._fail(waiting, error)
+            else:
+                for (_, future), event_id in zip(waiting, ids, strict=True):
+                    if not future.done():
+                        future.set_result(event_id)
+
+    async def _insert(self, connection: PoolConnectionProxy[Any], rows: Sequence[OutboxRow]) -> list[UUID]:
+        statement, values = insert(rows, self._statements, dedup_ttl=self._config.dedup_ttl)
+        return published_ids(rows, await _fetch(connection, statement, values))
+
+    async def _fail(self, waiting: Sequence[tuple[OutboxRow, asyncio.Future[UUID]]], error: Exception) -> None:
+        """Let a row that the database refuses fail alone; when the link broke, nobody knows, and all are told so."""
+        for row, future in waiting:
+            if future.done():
+                continue
+            if len(waiting) == 1 or not (isinstance(error, asyncpg.PostgresError) or may_repeat(error, [row])):
+                future.set_exception(error)
+                continue
+            try:
+                future.set_result((await self.publish_all([row]))[0])
+            except Exception as own:
+                future.set_exception(own)
+
+
+def may_repeat(error: Exception, rows: Sequence[OutboxRow]) -> bool:
+    """Whether rows may be inserted again after this error without the danger of publishing them twice."""
+    if isinstance(error, OutcomeUnknownError):
+        return all(row.dedup_key is not None for row in rows)
+    return isinstance(error, DatabaseUnreachableError) or sqlstate_of(error) in _ROLLED_BACK
+
+
+async def _fetch(
+    connection: PoolConnectionProxy[Any], statement: Statement, values: Mapping[str, object]
+) -> Sequence[Sequence[Any]]:
+    # The connection is our own: values go as they are, which is quicker than as text.
+    try:
+        rows: Sequence[Sequence[Any]] = await connection.fetch(statement.asyncpg, *statement.arguments(values))
+    except asyncpg.InsufficientPrivilegeError as error:
+        raise missing_right(statement, error) from error
+    return rows

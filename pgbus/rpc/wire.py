@@ -1,0 +1,254 @@
+"""What travels in a call, and how an exception becomes a response and a response an exception. No I/O."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias, TypeVar
+from uuid import UUID
+
+import msgspec
+
+from pgbus.codec.annotations import bare
+from pgbus.codec.json import decoder, encode, misfit
+from pgbus.config import ApiConfig
+from pgbus.errors import (
+    CallCancelled,
+    CallError,
+    CallTimeout,
+    ConfigurationError,
+    DeformError,
+    InvalidArguments,
+    InvalidEventError,
+    InvalidResult,
+    NoWorkerAvailable,
+    RemoteError,
+    SuddenDeathException,
+    UnhandledEventError,
+    UnsendableArguments,
+    WorkerLost,
+)
+from pgbus.outcomes import MAX_ERROR_LENGTH, clip, error_text, format_traceback
+from pgbus.rpc.procedures import Procedure, error_name
+
+# A batch is one statement: so many calls, or so many characters of JSON.
+BATCH_CALLS = 500
+BATCH_SIZE = 8 * 1024 * 1024
+# PostgreSQL's notifications carry less than 8,000 bytes; a call_id takes 37 of them with its comma.
+NOTIFIED_CALLS = 200
+NOTIFIED_BYTES = 7_900
+
+CallOutcome: TypeAlias = Literal["answered", "failed", "refused", "invalid", "expired", "cancelled", "lost", "unserved"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Request:
+    """A call as the caller posts it; `arguments` is JSON text, `timeout` seconds."""
+
+    call_id: UUID
+    procedure: str
+    arguments: str
+    timeout: float
+
+    @property
+    def size(self) -> int:
+        """Characters of JSON."""
+        return len(self.arguments)
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimedRequest:
+    """A call as the server took it; it is to be given up in `seconds_left`."""
+
+    call_id: UUID
+    procedure: str
+    arguments: str
+    caller: str
+    seconds_left: float
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """What became of a call; `result` and `error_arguments` are JSON text."""
+
+    call_id: UUID
+    outcome: CallOutcome
+    result: str | None = None
+    error_type: str | None = None
+    error: str | None = None
+    error_arguments: str | None = None
+    traceback: str | None = None
+    worker: str | None = None
+
+    @property
+    def size(self) -> int:
+        """Characters of JSON."""
+        return len(self.result or "")
+
+
+Sized = TypeVar("Sized", Request, Response)
+
+
+def take_batch(waiting: list[Sized]) -> list[Sized]:
+    """Take from the front of `waiting` what one statement may carry: at least one."""
+    size = 0
+    for index, item in enumerate(waiting):
+        size += item.size
+        if index == BATCH_CALLS or (index and size > BATCH_SIZE):
+            batch = waiting[:index]
+            del waiting[:index]
+            return batch
+    batch = waiting[:]
+    waiting.clear()
+    return batch
+
+
+def join_names(names: Iterable[str]) -> str:
+    """Names as a notification's payload; empty, which means any name, when they are too long for one."""
+    payload = ",".join(dict.fromkeys(names))
+    return payload if len(payload) <= NOTIFIED_BYTES else ""
+
+
+def join_ids(call_ids: Iterable[UUID]) -> Iterator[str]:
+    """Call ids as the payloads of as many notifications as they need."""
+    texts = [str(call_id) for call_id in call_ids]
+    for start in range(0, len(texts), NOTIFIED_CALLS):
+        yield ",".join(texts[start : start + NOTIFIED_CALLS])
+
+
+def split_ids(payload: str) -> Iterator[UUID]:
+    """The call ids of a notification. Anyone may notify: what is no id is passed over."""
+    for text in payload.split(","):
+        with contextlib.suppress(ValueError):
+            yield UUID(text)
+
+
+# ------------------------------------------------------------------------------------------------ what people pass
+
+
+def encode_arguments(procedure: str, arguments: Mapping[str, object], *, limit: int) -> str:
+    """The arguments as JSON text of at most `limit` bytes; raises UnsendableArguments, or InvalidArguments."""
+    try:
+        return encode(dict(arguments), limit=limit, field="arguments")
+    except DeformError as error:
+        raise UnsendableArguments(error.field, error.reason, procedure=procedure) from error
+    except InvalidEventError as error:
+        raise InvalidArguments(
+            f"the arguments of {procedure} cannot be sent: {error.reason}", procedure=procedure
+        ) from error
+
+
+def result_receiver(
+    procedure: str, returns: Any, *, declared: Procedure | None, settings: ApiConfig
+) -> Callable[[str], Any]:
+    """A function from a result's JSON text to what the caller gets: of the type `returns`, else of that declared.
+
+    The function raises InvalidResult for what does not fit, unless `settings` say not to look; then that comes as plain
+    JSON values. Raises ConfigurationError for a type into which nothing can be decoded.
+    """
+    is_asked_for = returns is not Any
+    if not is_asked_for and declared:
+        returns = declared.check.type
+    is_cast = settings.cast_values or is_asked_for
+    if bare(returns) is Any or not (is_cast or settings.validate_incoming):
+        return msgspec.json.decode
+    try:
+        decode = decoder(returns)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"returns={returns!r}: no result can be decoded into it: {error.__cause__}") from error
+
+    def receive(text: str) -> Any:
+        try:
+            value = decode(text)
+        except UnhandledEventError as error:
+            if not settings.validate_incoming:
+                return msgspec.json.decode(text)
+            what = "what `returns` asks for" if is_asked_for else "its annotation here"
+            reason = misfit(error.__cause__ or error)
+            raise InvalidResult(
+                f"the result of {procedure} does not fit {what}: {reason}", procedure=procedure
+            ) from error
+        return value if is_cast else msgspec.json.decode(text)
+
+    return receive
+
+
+# ------------------------------------------------------------------------------------------------- from an exception
+
+
+def answer(call_id: UUID, result: str) -> Response:
+    """The response that brings a result."""
+    return Response(call_id, "answered", result=result)
+
+
+def failure(call_id: UUID, error: BaseException) -> Response:
+    """The response for what a procedure, or the way to it, raised."""
+    text = clip(error_text(error), MAX_ERROR_LENGTH)
+    match error:
+        case InvalidArguments():
+            return Response(call_id, "refused", error=text)
+        case InvalidResult():
+            return Response(call_id, "invalid", error=text)
+        case SuddenDeathException():
+            return Response(call_id, "lost", error=f"the procedure played dead: {text}")
+    return Response(
+        call_id,
+        "failed",
+        error_type=clip(error_name(type(error)), MAX_ERROR_LENGTH),
+        error=text,
+        error_arguments=_encode_arguments(error),
+        traceback=format_traceback(error),
+    )
+
+
+def _encode_arguments(error: BaseException) -> str | None:
+    try:
+        return encode(error.args, limit=MAX_ERROR_LENGTH)
+    except InvalidEventError:
+        return None
+
+
+# --------------------------------------------------------------------------------------------------- to an exception
+
+
+def to_error(response: Response, *, procedure: str, allowed: Mapping[str, type[Exception]]) -> Exception:
+    """The exception that a response other than an answer means to the caller.
+
+    A class in `allowed`, which is by qualified name, is raised as itself, with the RemoteError as its cause.
+    """
+    if response.outcome == "failed":
+        return _remote_error(response, procedure=procedure, allowed=allowed)
+    worker = f" (worker {response.worker})" if response.worker else ""
+    cls, hint = _ERRORS[response.outcome]
+    # What the server wrote about arguments and results names the procedure itself.
+    subject = "" if cls in (InvalidArguments, InvalidResult) else f"{procedure}: "
+    return cls(f"{subject}{response.error}{worker}{hint}", procedure=procedure)
+
+
+_ERRORS: dict[str, tuple[type[CallError], str]] = {
+    "refused": (InvalidArguments, ""),
+    "invalid": (InvalidResult, ""),
+    "expired": (CallTimeout, "; raise the timeout, or see what keeps the workers"),
+    "cancelled": (CallCancelled, ""),
+    "lost": (WorkerLost, "; it may have done the work, or part of it"),
+    "unserved": (NoWorkerAvailable, "; start one, or call with wait=True"),
+}
+
+
+def _remote_error(response: Response, *, procedure: str, allowed: Mapping[str, type[Exception]]) -> Exception:
+    remote = RemoteError(
+        f"{procedure} raised {response.error_type}: {response.error}",
+        procedure=procedure,
+        remote_type=response.error_type or "",
+        remote_traceback=response.traceback or "",
+    )
+    cls = allowed.get(remote.remote_type)
+    if cls is None or response.error_arguments is None:
+        return remote
+    try:
+        original = cls(*msgspec.json.decode(response.error_arguments, type=list))
+    except Exception:  # a constructor that wants other things than what the error's `args` hold
+        return remote
+    original.__cause__ = remote
+    return original

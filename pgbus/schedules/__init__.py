@@ -1,0 +1,1 @@
+"""Schedules: the rules, and the runner that fires what is due."""

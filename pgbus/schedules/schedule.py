@@ -1,0 +1,191 @@
+"""The tasks declared in this process: functions on a schedule, and what runs in the background of a worker."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, TypeAlias
+
+from pgbus.aio.returned import finish
+from pgbus.config.features import FEATURES
+from pgbus.config.options import FLAG, NAME, check_options, one_of
+from pgbus.errors import ConfigurationError, DuplicateScheduleName, InvalidSchedule
+from pgbus.handlers.declared import Watched, is_chosen
+from pgbus.handlers.signatures import describe, is_async, type_hints, wants_bus, why_not_handler
+from pgbus.schedules.rules import Missed, Rule
+
+_OPTIONS = {"name": NAME, "missed": one_of("once", "skip", "all"), "also_run_immediately": FLAG}
+
+TaskFunction: TypeAlias = Callable[..., Any]
+
+
+@dataclass(frozen=True, slots=True)
+class TaskContext:
+    """What a task may know of its run; it is passed to a parameter annotated `pgbus.TaskContext`.
+
+    `due_at` is when the run was due, which may be long ago for one that was missed. `attempt` is 1 unless the run was
+    begun before, by a worker that died or stopped.
+    """
+
+    schedule_name: str
+    due_at: datetime
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A function and what it is called with: arguments, and the name of its parameter for the context, if any."""
+
+    function: TaskFunction
+    is_async: bool
+    arguments: Mapping[str, object]
+    context_parameter: str | None
+
+    def call(self, context: TaskContext | None = None) -> Any:
+        """Call it; what it returns is for `finish`."""
+        return self.function(**self.arguments, **({self.context_parameter: context} if self.context_parameter else {}))
+
+    async def finish(self, returned: Any) -> None:
+        """Await what a call has returned, if that can be; raises ConfigurationError if nothing of it has run."""
+        await finish(returned, f"the task {describe(self.function)}")
+
+
+def make_task(function: TaskFunction, *, client: object, bus: object, has_context: bool = True) -> Task:
+    """A task from a function; raises InvalidSchedule for one that pgbus cannot call.
+
+    It may take the client, as its first parameter or as `client`, the bus as `bus`, and a TaskContext, by annotation.
+    """
+    if reason := why_not_handler(function):
+        raise InvalidSchedule(f"a task is a function: {reason}")
+    parameters = [
+        one
+        for one in inspect.signature(function).parameters.values()
+        if one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)
+    ]
+    hints = _hints(function) if parameters else {}
+    roles: dict[str, str] = {}
+    for number, parameter in enumerate(parameters):
+        parameter = parameter.replace(annotation=hints.get(parameter.name, parameter.annotation))
+        role = _role(parameter, is_first=number == 0)
+        if role != "context" and wants_bus(parameter, bus=bus, client=client):
+            role = "bus"
+        if role == "context" and not has_context:
+            role = None
+        if parameter.kind is parameter.POSITIONAL_ONLY or role is None or role in roles:
+            if parameter.default is not parameter.empty:
+                continue
+            raise InvalidSchedule(
+                f"task {describe(function)}: pgbus does not know what to pass as {parameter.name!r}; a task may take "
+                "the client or the bus, and on a schedule a TaskContext by annotation, each by name"
+            )
+        roles[role] = parameter.name
+    given = {"client": client, "bus": bus}
+    arguments = {name: given[role] for role, name in roles.items() if role in given}
+    return Task(function, is_async(function), arguments, roles.get("context"))
+
+
+def _hints(function: TaskFunction) -> Mapping[str, Any]:
+    """Its annotations; as they are written where a name is only there for the type checker."""
+    try:
+        return type_hints(function)
+    except ConfigurationError:
+        return {}
+
+
+def _role(parameter: inspect.Parameter, *, is_first: bool) -> str | None:
+    annotation = parameter.annotation
+    if annotation is TaskContext or (isinstance(annotation, str) and annotation.split(".")[-1] == "TaskContext"):
+        return "context"
+    if parameter.name == "client":
+        return "client"
+    is_required = parameter.default is parameter.empty
+    return "client" if is_first and is_required and parameter.kind is not parameter.KEYWORD_ONLY else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Schedule:
+    """A task and when it runs; what the options mean is told at `bus.client.every`."""
+
+    name: str
+    rule: Rule
+    task: Task
+    missed: Missed = "once"
+    run_immediately: bool = False
+
+    def __post_init__(self) -> None:
+        given = {"name": self.name, "missed": self.missed, "also_run_immediately": self.run_immediately}
+        check_options(f"schedule {self.name!r}", _OPTIONS, given, error=InvalidSchedule)
+        if self.name in FEATURES:
+            raise InvalidSchedule(f"schedule {self.name!r}: that is the name of a feature; choose another `name`")
+
+
+@dataclass(slots=True, eq=False)
+class Background:
+    """What runs from a worker's start to its end: a function, or an awaitable, which can only run once."""
+
+    name: str
+    task: Task | None = None
+    awaitable: Awaitable[object] | None = field(default=None, repr=False)
+
+    def take(self) -> Awaitable[object] | None:
+        """The awaitable, for whoever asks first."""
+        taken, self.awaitable = self.awaitable, None
+        return taken
+
+
+def make_background(given: object, *, name: str, client: object, bus: object) -> Background:
+    """A background task from a coroutine, another awaitable, or a function; raises ConfigurationError."""
+    if inspect.isawaitable(given):
+        return Background(name, awaitable=given)
+    if not callable(given):
+        raise ConfigurationError(f"a background task is a coroutine or a function, not {given!r}")
+    return Background(name, task=make_task(given, client=client, bus=bus, has_context=False))
+
+
+class Schedules(Watched[object]):
+    """The schedules of one bus, by name, and its background tasks, each in the order of their declaration."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._schedules: dict[str, Schedule] = {}
+        self._background: list[Background] = []
+
+    def add(self, schedule: Schedule) -> None:
+        """Add a schedule, also to workers that run already; raises DuplicateScheduleName."""
+        if schedule.name in self._schedules:
+            raise DuplicateScheduleName(schedule.name)
+        self._schedules[schedule.name] = schedule
+        self._tell(schedule)
+
+    def add_background(self, background: Background) -> None:
+        """Add a background task, also to workers that run already."""
+        self._background.append(background)
+        self._tell(background)
+
+    def select(self, *, only: Sequence[str] | None = None, skip: Sequence[str] | None = None) -> list[Schedule]:
+        """The schedules named in `only` (default: all) but not in `skip`."""
+        return [one for one in self._schedules.values() if is_chosen(one.name, only=only, skip=skip)]
+
+    def select_background(
+        self, *, only: Sequence[str] | None = None, skip: Sequence[str] | None = None
+    ) -> list[Background]:
+        """The background tasks named in `only` (default: all) but not in `skip`."""
+        return [one for one in self._background if is_chosen(one.name, only=only, skip=skip)]
+
+    def describe(self, *, only: Sequence[str] | None = None, skip: Sequence[str] | None = None) -> dict[str, str]:
+        """When each of those runs, by name."""
+        on_schedule = {one.name: str(one.rule) for one in self.select(only=only, skip=skip)}
+        return on_schedule | {one.name: "in the background" for one in self.select_background(only=only, skip=skip)}
+
+    def close_background(self) -> None:
+        """Have coroutines that nobody is going to run not complain of that."""
+        for one in self._background:
+            if (taken := one.take()) and inspect.iscoroutine(taken):
+                taken.close()
+
+    @property
+    def names(self) -> list[str]:
+        """The names of all of them."""
+        return list(dict.fromkeys([*self._schedules, *(one.name for one in self._background)]))

@@ -1,0 +1,1 @@
+"""A worker: one process's share of the bus."""

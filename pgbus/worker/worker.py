@@ -1,0 +1,628 @@
+"""A worker: one process's share of the bus. It keeps a session, registers its listeners and runs them.
+
+The session listens for notifications and says that we live. Whoever finds no leader leads: sequences, and keeps house.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import random
+import socket
+import time
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+
+from pgbus.aio.backoff import Backoff
+from pgbus.aio.clock import now
+from pgbus.bus import Bus
+from pgbus.database import migrate
+from pgbus.database.adapters.transactions import Transactions
+from pgbus.database.faults import is_fatal, is_link_error, is_passing
+from pgbus.database.session import Session
+from pgbus.database.store import Claim, Pooled, Store, create_pool, session_closed
+from pgbus.database.tries import Tries
+from pgbus.leader.leader import Leader
+from pgbus.listeners.executor import Executor
+from pgbus.listeners.listener import Listener
+from pgbus.listeners.quarantine import Quarantine
+from pgbus.listeners.registration import register_listener
+from pgbus.listeners.runner import Runner, slots_of
+from pgbus.listeners.settlement import Flight
+from pgbus.plugins import tell_plugins
+from pgbus.rpc.procedures import Procedure
+from pgbus.rpc.server import Server
+from pgbus.schedules.runner import Tasks
+from pgbus.schema import SEEN_INTERVAL
+from pgbus.telemetry import ListenerFailed, SessionLost, SessionOpened
+from pgbus.worker.stall_watch import StallWatch
+
+logger = logging.getLogger("pgbus")
+
+# Seconds.
+LEAD_INTERVAL = 1.0
+TOUCH_INTERVAL = 10.0
+RECONNECT_PAUSE = 0.1
+RECONNECT_LIMIT = 5.0
+HURRIED_HOOKS = 2.0
+# What failed though the database is well, a listener or the leader, begins again after this pause, which grows.
+RESTART_PAUSE = 1.0
+RESTART_LIMIT = 60.0
+# Of a PostgreSQL integer.
+_ID_DIGITS = 10
+
+
+class Worker:
+    """Runs a bus's listeners in this event loop.
+
+    `only` and `skip` name listeners and procedures; default: all of them, also those declared while it runs. A worker
+    without any still leads when nobody else does.
+    """
+
+    def __init__(self, bus: Bus, *, only: Sequence[str] | None = None, skip: Sequence[str] | None = None) -> None:
+        self._bus = bus
+        self._config = bus.config
+        self._telemetry = bus.telemetry
+        self._only = only
+        self._skip = skip
+        self._worker_id = 0
+        self._session: Session | None = None
+        self._runners: dict[int, Runner] = {}
+        self._server: Server | None = None
+        self._tasks: Tasks | None = None
+        self._threads: dict[int, ThreadPoolExecutor] = {}
+        self._restarts: dict[str, Backoff] = {}
+        self._resting: set[str] = set()
+        self._reconnecting = Backoff(RECONNECT_PAUSE, RECONNECT_LIMIT)
+        self._leading_again = Backoff(RESTART_PAUSE, RESTART_LIMIT)
+        self._quarantine = Quarantine()
+        self._others = True
+        self._leader = Leader(bus.config, telemetry=bus.telemetry, neighbours=self, has_others=lambda: self._others)
+        self._stopping = asyncio.Event()
+        self._hurry = asyncio.Event()
+        self._leaderless = asyncio.Event()
+        self._added = asyncio.Event()
+        self._stopped = asyncio.Event()
+        self.ready = asyncio.Event()
+        """Set once the listeners are registered and claim."""
+
+    @property
+    def leads(self) -> bool:
+        """Whether this worker is the leader now."""
+        return self._leader.leads
+
+    def request_stop(self) -> None:
+        """Stop: the first time, let running handlers finish within the grace period; the second time, do not."""
+        if self._stopping.is_set():
+            self._hurry.set()
+            for runner in self._runners.values():
+                runner.abandon()
+            if self._server:
+                self._server.abandon()
+            if self._tasks:
+                self._tasks.abandon()
+        self._stopping.set()
+
+    async def stop(self) -> None:
+        """Request a stop and wait until `run` has returned."""
+        if not self._stopping.is_set():
+            self.request_stop()
+        await self._stopped.wait()
+
+    async def run(self) -> None:
+        """Work until stopped, once the functions of `bus.client.on_start` have run; what they raise comes through.
+
+        Those of `bus.client.on_stop` run when it has stopped.
+
+        A lost connection is opened again, and what the database refuses for now is tried again. Raises
+        SchemaVersionError for the wrong schema, DatabaseUnreachableError when the first connection fails,
+        ConfigurationError for a name in `only` or `skip` that is not there, and the driver's error for what no further
+        try can mend.
+        """
+        self._bus.client.note_start(self)
+        if self._config.home and not self._config.service_name:
+            logger.warning(
+                "this service has no name, and no folder above %s tells one: set service_name, or else a listener of "
+                "the same name in another service shares its events", self._config.home,
+            )  # fmt: skip
+        try:
+            if await self._run_start_hooks():
+                try:
+                    await self._run_with_pools()
+                finally:
+                    await self._run_stop_hooks()
+        except Exception as error:
+            await tell_plugins(self._bus.plugins, error)
+            raise
+        finally:
+            self._bus.client.note_end(self)
+            self._stopped.set()
+
+    async def _run_start_hooks(self) -> bool:
+        """Let the module declare its listeners; false when a stop was requested before it was done."""
+        hooks = await _run_until(self._bus.client.run_start_hooks(), self._stopping, name="pgbus start hooks")
+        if hooks.cancelled():
+            return False
+        hooks.result()
+        self._bus.registry.select(only=self._only, skip=self._skip)
+        return True
+
+    async def _run_stop_hooks(self) -> None:
+        """Give them the grace period, too, unless a stop in a hurry was requested, or is while they run."""
+        limit = HURRIED_HOOKS if self._hurry.is_set() else self._config.grace
+        self._hurry.clear()
+        hooks = asyncio.create_task(self._bus.client.hook_registry.after_worker_stopped.run_all())
+        hurry = asyncio.create_task(self._hurry.wait())
+        await asyncio.wait([hooks, hurry], timeout=limit, return_when=asyncio.FIRST_COMPLETED)
+        if not hooks.done():
+            logger.warning("on_stop hooks still ran after %g seconds, or a second signal; they are left", limit)
+        hooks.cancel()
+        hurry.cancel()
+        await asyncio.wait([hooks, hurry])
+
+    async def _run_with_pools(self) -> None:
+        size = self._config.pool_size
+        engine_pool = await create_pool(self._config, size=size, for_engine=True)
+        handler_pool = await create_pool(self._config, size=self._connections_for_handlers(), for_users=True)
+        transactions = Transactions(
+            self._config.dsn,
+            pool=handler_pool,
+            size=self._connections_for_handlers(),
+            behind_pooler=self._config.behind_pooler,
+        )
+        loop = asyncio.get_running_loop()
+
+        def look_again(_: object) -> None:
+            loop.call_soon_threadsafe(self._added.set)  # what is declared while we run is declared in any thread
+
+        registry = self._bus.registry
+        watches = [part.watch(look_again) for part in (registry, registry.procedures, registry.schedules)]
+        try:
+            await self._run(engine_pool, transactions)
+        finally:
+            for unwatch in watches:
+                unwatch()
+            for threads in self._threads.values():
+                threads.shutdown(wait=False, cancel_futures=True)
+            await transactions.close()
+            await _close_pool(handler_pool)
+            await _close_pool(engine_pool)
+
+    def _listeners(self) -> list[Listener]:
+        if "events" not in self._bus.features:
+            return []
+        return self._bus.registry.select(only=self._only, skip=self._skip)
+
+    def _procedures(self) -> list[Procedure]:
+        if "rpcs" not in self._bus.features:
+            return []
+        return self._bus.registry.procedures.select(only=self._only, skip=self._skip)
+
+    def _connections_for_handlers(self) -> int:
+        needs = sum(listener.concurrency for listener in self._listeners() if listener.transactional)
+        return max(self._config.pool_size, needs)
+
+    async def _run(self, pool: asyncpg.Pool, transactions: Transactions) -> None:
+        store = Store(Pooled(pool), namespace=self._config.namespace)
+        self._engine = (pool, store, transactions)
+        self._server = Server(
+            store,
+            config=self._config,
+            telemetry=self._telemetry,
+            hooks=self._bus.client.hook_registry,
+            middleware=self._bus.registry.middleware,
+            worker_id=self._claimant,
+        )
+        self._tasks = Tasks(store, config=self._config, telemetry=self._telemetry, worker_id=self._claimant)
+        session_task = asyncio.create_task(self._session_loop(), name="pgbus session")
+        upkeep = asyncio.create_task(self._upkeep_loop(store), name="pgbus upkeep")
+        stopping = asyncio.create_task(self._stopping.wait())
+        stall_watch = StallWatch(on_stall=self._leader.resign)
+        try:
+            await asyncio.wait([session_task, upkeep, stopping], return_when=asyncio.FIRST_COMPLETED)
+            await self._drain(store, failed=session_task.done() or upkeep.done())
+        finally:
+            stall_watch.stop()
+            await _cancel(stopping, upkeep, session_task)
+        await self._leave(store)
+        for task in (session_task, upkeep):
+            if not task.cancelled() and (error := task.exception()) is not None:
+                raise error
+
+    async def _drain(self, store: Store, *, failed: bool) -> None:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + (0.0 if self._hurry.is_set() else self._config.grace)
+        parts: list[Runner | Tasks] = [*self._runners.values(), *([self._tasks] if self._tasks else [])]
+        await asyncio.gather(*(part.stop(grace=deadline - loop.time()) for part in parts))
+        # A claim whose answer was under way: while our lock is held, or else a leader would count it for a death. If we
+        # lead, after a look of the sequencer that may be claiming for us. When it is an error that ends us, it may be
+        # that claim's: then let it be counted.
+        if not failed:
+            with contextlib.suppress(OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+                async with asyncio.timeout(2):
+                    await self._return_forgotten_claims(self._leader.store or store)
+        if self._server:  # last: handlers that finish may call our own procedures
+            grace = 0.0 if self._hurry.is_set() else deadline - loop.time()
+            await self._server.stop(grace=max(0.0, grace))
+
+    async def _leave(self, store: Store) -> None:
+        """Forget ourselves, and let the next leader know that there is none."""
+        if not self._worker_id:
+            return
+        with contextlib.suppress(OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            async with asyncio.timeout(2):
+                await store.fetch("touch_schemas", worker_id=self._worker_id, age=0.0)
+                await store.fetch("remove_worker", worker_id=self._worker_id)
+                await store.fetch("notify", channel=store.work_channel, payload="leaderless")
+
+    # ------------------------------------------------------------------------------------------------ the session
+
+    async def _session_loop(self) -> None:
+        """Keep a session open; say once when it is lost, and once when it is back."""
+        opened_before = False
+        while True:
+            try:
+                async with contextlib.AsyncExitStack() as stack:
+                    session = await self._open_session()
+                    stack.push_async_callback(session.close)
+                    opened_before = True
+                    await self._live(session)
+            except Exception as error:
+                if not opened_before or is_fatal(error, has_worked=self.ready.is_set()):
+                    raise
+                if not self._reconnecting.tries:
+                    logger.warning("lost the database, trying to get it back: %s", error)
+                    self._telemetry.emit(SessionLost(str(error)))
+            await asyncio.sleep(self._reconnecting.next())
+
+    async def _open_session(self) -> Session:
+        namespace = self._config.namespace
+        channels = {f"{namespace}_work": self._heard_work, f"{namespace}_schemas": self._heard_schemas}
+        if self._server:
+            channels[f"{namespace}_calls"] = self._server.heard
+        return await Session.open(self._config, channels=channels)
+
+    async def _live(self, session: Session) -> None:
+        await migrate.check_async(session.connection, namespace=self._config.namespace)
+        await self._register_worker(session)
+        await self._extend_leases(session.store)  # while we were away, the leader may have taken some back
+        # A leader who believed to be alone notifies from now on. After our lock, by which it counts its company.
+        await session.store.fetch("notify", channel=session.store.work_channel, payload="arrived")
+        self._session = session
+        await self._register_listeners()
+        await self._serve(session.store)
+        await self._publish_schemas(session.store)
+        self._telemetry.emit(SessionOpened(self._worker_id))
+        for runner in self._runners.values():
+            runner.look_at_everything()
+        if self._reconnecting.tries:
+            logger.info("the database is back")
+        self._reconnecting.reset()
+        self.ready.set()
+        while not session.lost.is_set():
+            if await self._is_leaderless(session):
+                await self._lead(session)
+            await self._wait_for_leaderlessness()
+        raise session_closed()
+
+    async def _serve(self, store: Store) -> None:
+        if self._server and (procedures := self._procedures()):
+            await self._server.serve(procedures, worker_id=self._worker_id, store=store)
+        await self._start_tasks()
+
+    async def _start_tasks(self) -> None:
+        schedules = self._bus.registry.schedules
+        if "tasks" not in self._bus.features:
+            schedules.close_background()
+        elif self._tasks:
+            background = schedules.select_background(only=self._only, skip=self._skip)
+            await self._tasks.start(schedules.select(only=self._only, skip=self._skip), background)
+
+    async def _publish_schemas(self, store: Store) -> None:
+        """Say what we speak, and learn what others do. A worker that may not goes on without."""
+        schemas = self._bus.schema
+        declared = schemas.declare(procedures=self._procedures(), listeners=self._listeners())
+        try:
+            await schemas.publish(declared, run=store.run, worker_id=self._worker_id)
+            await schemas.load(store.run)
+        except Exception as error:  # what others stored may be anything
+            if is_link_error(error):
+                raise
+            logger.warning("schemas are neither stored nor known here: %s", error)
+
+    def _heard_schemas(self, payload: str) -> None:  # noqa: ARG002 - it tells that something changed, not what
+        if session := self._session:
+            self._bus.schema.drop(session.store.run)
+
+    async def _register_worker(self, session: Session) -> None:
+        """Take our liveness lock: under the old id if it is still ours to have, so that our claims stay ours."""
+        if self._worker_id and await self._lock_worker(session, self._worker_id):
+            return
+        self._worker_id = 0
+        for flight in self._flights():
+            flight.lapse()  # claimed under an id whose lock is not ours any more
+        worker_id = await self._insert_worker(session)
+        while not await self._lock_worker(session, worker_id):
+            # Someone, say another application, holds a lock of the same numbers: nobody could tell when we are dead.
+            await session.store.fetch("remove_worker", worker_id=worker_id)
+            worker_id = await self._insert_worker(session)
+        self._worker_id = worker_id
+
+    async def _insert_worker(self, session: Session) -> int:
+        row = await session.store.fetch_one(
+            "register_worker",
+            name=self._config.process_name,
+            service=self._config.service_name,
+            home=self._config.home,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            version=version("pgbus"),
+            listeners=[listener.name for listener in self._listeners()],
+        )
+        return int(row["id"])
+
+    async def _lock_worker(self, session: Session, worker_id: int) -> bool:
+        row = await session.store.fetch_one("lock_worker", namespace=self._config.namespace, worker_id=worker_id)
+        return bool(row["locked"])
+
+    async def _is_leaderless(self, session: Session) -> bool:
+        row = await session.store.fetch_one("is_leaderless", namespace=self._config.namespace)
+        return bool(row["leaderless"])
+
+    async def _wait_for_leaderlessness(self) -> None:
+        self._leaderless.clear()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LEAD_INTERVAL * random.uniform(0.8, 1.2)):  # noqa: S311 - jitter
+                await self._leaderless.wait()
+
+    async def _lead(self, session: Session) -> None:
+        """Lead until the leader's session breaks, or ours.
+
+        What fails in it ends no worker: if it is a row, it would end one after the other, and their listeners.
+        """
+        began = time.monotonic()
+        leading = await _run_until(self._leader.lead(self._worker_id), session.lost, name="pgbus leader")
+        if leading.cancelled() or not (error := leading.exception()):
+            return
+        if is_passing(error):
+            logger.info("no longer leading: %s", error)
+            return
+        if time.monotonic() - began > RESTART_LIMIT:
+            self._leading_again.reset()
+        pause = self._leading_again.next()
+        logger.error("leading failed; this worker does not try again for %.1f s", pause, exc_info=error)
+        await _run_until(asyncio.sleep(pause), session.lost, name="pgbus leader's rest")
+
+    # ------------------------------------------------------------------------------------------------ the listeners
+
+    async def _register_listeners(self) -> None:
+        pool, _, _ = self._engine
+        known = {runner.listener.name for runner in self._runners.values()}
+        for listener in self._listeners():
+            listener_id = await register_listener(listener, pool=pool, config=self._config, worker_id=self._worker_id)
+            if listener.name in known or listener_id in self._runners or listener.name in self._resting:
+                continue
+            runner = self._make_runner(listener, listener_id)
+            self._runners[listener_id] = runner
+            runner.start(ended=self._added.set)
+        self._leader.catch_up()
+
+    def _make_runner(self, listener: Listener, listener_id: int) -> Runner:
+        _, store, transactions = self._engine
+        # Threads of its own: those of a listener whose functions hang are nobody else's.
+        threads = ThreadPoolExecutor(slots_of(listener, self._config), thread_name_prefix=f"pgbus {listener.name}")
+        self._threads[listener_id] = threads
+        executor = Executor(
+            listener,
+            threads=threads,
+            transactions=transactions,
+            middleware=self._bus.registry.middleware,
+            publish=self._bus.publish,
+            publish_sync=self._bus.publish_sync,
+        )
+        return Runner(
+            listener,
+            listener_id=listener_id,
+            worker_id=self._claimant,
+            has_others=lambda: self._others,
+            store=store,
+            executor=executor,
+            hooks=self._bus.client.hook_registry,
+            config=self._config,
+            telemetry=self._telemetry,
+            quarantine=self._quarantine,
+        )
+
+    async def _end_failed_listeners(self, store: Store) -> bool:
+        """End the listeners of which a loop has failed, which nothing but a fault of code can bring about.
+
+        Their claims count as those of a dead worker's. Each begins again after a pause, and nothing else ends with it.
+        """
+        failed = [(id_, runner, error) for id_, runner in self._runners.items() if (error := runner.failure())]
+        for id_, runner, error in failed:
+            name = runner.listener.name
+            del self._runners[id_]
+            restart = self._restarts.setdefault(name, Backoff(RESTART_PAUSE, RESTART_LIMIT))
+            if runner.age > RESTART_LIMIT:
+                restart.reset()
+            pause = restart.next()
+            logger.critical("listener %s has failed, and begins again in %.1f s", name, pause, exc_info=error)
+            self._telemetry.emit(ListenerFailed(name, str(error)))
+            self._resting.add(name)
+            asyncio.get_running_loop().call_later(pause, self._wake_listener, name)
+            await runner.break_off()
+            self._threads.pop(id_).shutdown(wait=False, cancel_futures=True)
+        if failed and (worker_id := self._claimant()):
+            await store.fetch("forfeit_claims", worker_id=worker_id, claim_tokens=list(await self._forgotten(store)))
+        return bool(failed)
+
+    def _wake_listener(self, name: str) -> None:
+        self._resting.discard(name)
+        self._added.set()
+
+    def _claimant(self) -> int:
+        """The id to claim under; 0 while our session is away, and with it the lock that says we live.
+
+        The leader would take back whatever we claimed, and count our death for it.
+        """
+        return self._worker_id if self._session and not self._session.lost.is_set() else 0
+
+    # ------------------------------------------------------------------------------------------------ waking
+
+    def wake(self, listener_ids: Iterable[int]) -> None:
+        """Have these listeners claim."""
+        for listener_id in listener_ids:
+            if runner := self._runners.get(listener_id):
+                runner.wake()
+
+    def offer(self, token: UUID) -> tuple[int, Sequence[int]]:
+        """Our id, and the listeners that are idle: the sequencer may claim an event for each of them."""
+        worker_id = self._claimant()
+        if not worker_id:
+            return 0, []
+        return worker_id, [id_ for id_, runner in self._runners.items() if runner.offer(token)]
+
+    def hand_over(self, claims: Mapping[int, Claim], *, sent_at: float) -> None:
+        """Give the idle listeners what the sequencer claimed for them, in answer to the last offer."""
+        for listener_id, runner in self._runners.items():
+            runner.hand_over(claims.get(listener_id), sent_at=sent_at)
+
+    def _heard_work(self, payload: str) -> None:
+        if payload == "leaderless":
+            self._leaderless.set()
+        elif payload == "arrived":
+            self._others = True
+        elif payload == "reload":
+            for runner in self._runners.values():
+                runner.look_at_everything()
+            self._leader.catch_up()
+            if self._tasks:
+                self._tasks.wake()
+        else:
+            self.wake(_read_ids(payload))
+
+    # ------------------------------------------------------------------------------------------------ upkeep
+
+    async def _upkeep_loop(self, store: Store) -> None:
+        """Keep leases, say that we are here, and look for work in case a notification was lost."""
+        loop = asyncio.get_running_loop()
+        await self.ready.wait()
+        extend_at = touch_at = 0.0
+        tries = Tries("look after what is claimed")
+        while True:
+            self._fail_if_a_part_did()
+            pause = min(self._config.poll_interval, self._config.lease / 3)
+            try:
+                if await self._end_failed_listeners(store):
+                    touch_at = 0.0
+                if loop.time() >= extend_at:
+                    await self._extend_leases(store)
+                    extend_at = loop.time() + self._config.lease / 3
+                if loop.time() >= touch_at:
+                    await self._touch(store)
+                    touch_at = loop.time() + TOUCH_INTERVAL
+                if self._added.is_set():
+                    self._added.clear()
+                    await self._register_listeners()
+                    if self._session and not self._session.lost.is_set():
+                        await self._serve(store)
+                        await self._publish_schemas(store)
+                await self._return_forgotten_claims(store)
+                await self._poll(store)
+                tries.worked()
+            except Exception as error:
+                pause = tries.pause_after(error)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pause):
+                    await self._added.wait()
+
+    def _fail_if_a_part_did(self) -> None:
+        for part in (self._server, self._tasks):
+            if part and (error := part.failure()):
+                raise error
+
+    async def _extend_leases(self, store: Store) -> None:
+        """Keep our claims; of one that is no longer ours no more events begin."""
+        flights = {flight.claim.id: flight for flight in self._flights()}
+        if not flights:
+            return
+        kept_until = now() + self._config.lease
+        kept = await store.extend_leases([flight.claim for flight in flights.values()], lease=self._config.lease)
+        for id_ in kept:
+            flights.pop(id_).kept_until = kept_until
+        if flights:  # a transactional handler has locked them, or they are lost
+            ours = await store.find_our_claims([flight.claim for flight in flights.values()])
+            for id_ in flights.keys() - ours:
+                flights[id_].lapse()
+
+    def _flights(self) -> list[Flight]:
+        return [flight for runner in self._runners.values() for flight in runner.flights]
+
+    async def _return_forgotten_claims(self, store: Store) -> None:
+        """Give back what the database says we have claimed, and we do not know of: an answer was lost."""
+        if (worker_id := self._claimant()) and (forgotten := await self._forgotten(store)):
+            await store.return_claims(forgotten, worker_id=worker_id)
+
+    async def _forgotten(self, store: Store) -> set[UUID]:
+        claimed = await store.find_own_claims(self._claimant())
+        # Known is asked for last: by then we know of every claim that we asked for before the look.
+        return claimed - {token for runner in self._runners.values() for token in runner.tokens}
+
+    async def _touch(self, store: Store) -> None:
+        row = await store.fetch_one(
+            "touch_worker",
+            worker_id=self._worker_id,
+            listener_ids=list(self._runners),
+            listeners=[runner.listener.name for runner in self._runners.values()],
+        )
+        self._others = row["others"] > 0
+        await store.fetch("touch_schemas", worker_id=self._worker_id, age=SEEN_INTERVAL)
+
+    async def _poll(self, store: Store) -> None:
+        if self._runners:
+            rows = await store.fetch("find_ready_listeners", listener_ids=list(self._runners))
+            self.wake(row["id"] for row in rows)
+        if self._server:
+            self._server.wake()
+
+
+def _read_ids(payload: str) -> Iterable[int]:
+    """The listener ids of a notification. Anyone may notify: what is not an id is passed over."""
+    # ASCII, as isdigit() alone is also true of what int() refuses; and short, as it refuses thousands of digits.
+    return (int(part) for part in payload.split(",") if part.isascii() and part.isdigit() and len(part) <= _ID_DIGITS)
+
+
+async def _run_until(work: Coroutine[Any, Any, None], ended: asyncio.Event, *, name: str) -> asyncio.Task[None]:
+    """Do the work until it is done, or the event is set, which cancels it; its task, which has come to its end."""
+    task = asyncio.create_task(work, name=name)
+    end = asyncio.create_task(ended.wait())
+    try:
+        await asyncio.wait([task, end], return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        end.cancel()
+        task.cancel()
+        await asyncio.wait([task, end])
+    return task
+
+
+async def _close_pool(pool: asyncpg.Pool) -> None:
+    try:
+        async with asyncio.timeout(2):
+            await pool.close()
+    except TimeoutError:
+        pool.terminate()
+
+
+async def _cancel(*tasks: asyncio.Task[Any]) -> None:
+    """Cancel until all have ended: a link that fails at the same moment may swallow a cancellation, and did."""
+    while pending := [task for task in tasks if not task.done()]:
+        for task in pending:
+            task.cancel()
+        await asyncio.wait(pending, timeout=1.0)
