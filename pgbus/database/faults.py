@@ -2,6 +2,9 @@
 
 What is known to be a fault of code or schema ends the work that it happened to. Everything else is tried again: nobody
 can list all that may befall a database and will be mended by its operators, or by time.
+
+Packages that import no driver catch its errors by the names here: `except LockNotAvailable`, or
+`suppress(*DATABASE_ERRORS)`.
 """
 
 from __future__ import annotations
@@ -17,6 +20,17 @@ from pgbus.errors import (
     PrivilegeError,
     SchemaVersionError,
 )
+
+# What the server said to a statement, and what the driver says of itself.
+ServerError = asyncpg.PostgresError
+ClientError = asyncpg.InterfaceError
+# Single answers of the server that someone acts on.
+LockNotAvailable = asyncpg.LockNotAvailableError  # `lock_timeout` passed, or NOWAIT found it locked
+QueryCancelled = asyncpg.QueryCanceledError  # `statement_timeout` passed, or an administrator cancelled it
+ObjectInUse = asyncpg.ObjectInUseError
+UniqueViolation = asyncpg.UniqueViolationError
+# Whatever a statement on an asyncpg connection may fail with, other than the faults of our own code.
+DATABASE_ERRORS = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError)
 
 
 class Fault(enum.Enum):
@@ -116,3 +130,8 @@ def is_fatal(error: BaseException, *, has_worked: bool) -> bool:
     """Whether no further try can help; `has_worked`: the same work has succeeded before."""
     fault = classify(error)
     return fault is Fault.CODE or (fault in (Fault.PRIVILEGE, Fault.VALUES) and not has_worked)
+
+
+def is_refused(error: BaseException) -> bool:
+    """Whether the server answered the statement with an error, so that it has done nothing."""
+    return isinstance(error, ServerError)

@@ -12,7 +12,8 @@ from typing import Any
 import asyncpg
 
 from pgbus.config import Config
-from pgbus.database.store import Connection, Store, connect
+from pgbus.database.connections import Connection, connect
+from pgbus.database.store import Store
 
 
 class Session:

@@ -1,66 +1,24 @@
-"""The engine's way to the database: connections set up for its statements, and one function per named statement.
+"""The engine's statements: a `Store` runs them by name on a connection, a pool or a session.
 
-A `Store` runs statements on a pool; the leader runs the same functions on its session. Who calls them, and when, is
-the business of the modules above.
+Only `pgbus.database.statements` calls it; everyone else calls the typed functions there.
 """
 
 from __future__ import annotations
 
-import contextlib
-import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol, TypeAlias
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import asyncpg
-from asyncpg.pool import PoolConnectionProxy
 
-from pgbus.config import Config, connect_timeout, for_asyncpg, shown_dsn
-from pgbus.database.faults import is_link_error
+from pgbus.database import channels
 from pgbus.database.sql import Statement, load
 from pgbus.database.sql.rights import missing_right
-from pgbus.errors import ConfigurationError, DatabaseUnreachableError
 from pgbus.messages import EventMessage
 from pgbus.topics import is_wildcard, pattern_regex
 
-# Seconds. A statement of ours takes milliseconds; one that takes this long waits on a link that is dead.
-COMMAND_TIMEOUT = 60.0
-CONNECT_TIMEOUT = 10.0
-
-# The engine's statements touch few rows through indexes, whatever the statistics say, and are planned once. A bitmap
-# scan would read all the rows that wait in a lane, only to sort them and take the first.
-# Commits need not wait for the disk: a server crash takes WAL from its end only, so what is lost there is done again.
-ENGINE_SETTINGS = {
-    "application_name": "pgbus",
-    "jit": "off",
-    "enable_seqscan": "off",
-    "enable_bitmapscan": "off",
-    "enable_indexscan": "on",
-    "enable_indexonlyscan": "on",
-    "enable_nestloop": "on",
-    "plan_cache_mode": "force_generic_plan",
-    "synchronous_commit": "off",
-    # What a role or a database may be set to otherwise, and our statements rest on.
-    "default_transaction_isolation": "read committed",
-    "default_transaction_read_only": "off",
-    "default_transaction_deferrable": "off",
-    "statement_timeout": "0",
-    "lock_timeout": "0",
-    "idle_in_transaction_session_timeout": "0",
-    "idle_session_timeout": "0",
-    "search_path": "",
-    "datestyle": "ISO, MDY",
-    "intervalstyle": "postgres",
-    "timezone": "UTC",
-    "bytea_output": "hex",
-    "extra_float_digits": "1",
-}
-_SINCE_17 = {"transaction_timeout": "0"}
-
-Connection: TypeAlias = "asyncpg.Connection[Any]"
 # Runs a named statement.
 Run: TypeAlias = Callable[[str, dict[str, object]], Awaitable[Sequence[Sequence[Any]]]]
 
@@ -71,126 +29,6 @@ class Runner(Protocol):
     async def fetch(self, query: str, *args: Any) -> list[Any]:
         """Run one statement."""
         ...
-
-
-def settings_sql(settings: Mapping[str, str]) -> str:
-    """One script of SETs."""
-    return "; ".join(f"SET {name} = '{value}'" for name, value in settings.items())
-
-
-async def set_up(connection: Connection, **more: str) -> None:
-    """Make a session one for the engine's statements, whatever its role and database are set to."""
-    newer = _SINCE_17 if connection.get_server_version() >= (17,) else {}
-    await connection.execute(settings_sql({**ENGINE_SETTINGS, **newer, **more}))
-
-
-async def connect(config: Config) -> Connection:
-    """A session of one's own; raises DatabaseUnreachableError when there is none to be had."""
-    try:
-        connection: Connection = await asyncpg.connect(
-            for_asyncpg(config.session_dsn),
-            timeout=connect_timeout(config.session_dsn, CONNECT_TIMEOUT),
-            command_timeout=COMMAND_TIMEOUT,
-        )
-    except ValueError as error:
-        raise unreachable(config, error) from None
-    except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-        raise unreachable(config, error) from error
-    # The server, too, should notice within half a minute that our host has vanished: then our locks are free.
-    try:
-        if await _is_shared(connection, config):
-            raise behind_pooler(config)
-        await set_up(connection, **_KEEPALIVES)
-    except BaseException as error:
-        connection.terminate()
-        if is_link_error(error):
-            raise unreachable(config, error) from error
-        raise
-    return connection
-
-
-async def _is_shared(connection: Connection, config: Config) -> bool:
-    """Whether a pooler may run our next statement in another session of the server than the last one.
-
-    All by scripts: a pooler of that kind may lose a prepared statement. A pooler makes up the process id that it tells.
-    In transaction mode, the session that we used last is free for the next client; while that has it, we get another.
-    """
-    if await _holds(connection, f"pg_backend_pid() = {connection.get_server_pid()}"):
-        return False
-    mark = uuid4().hex
-    await connection.execute(f"SET pgbus.session = '{mark}'")
-    other: Connection = await asyncpg.connect(
-        for_asyncpg(config.session_dsn), timeout=CONNECT_TIMEOUT, statement_cache_size=0
-    )
-    try:
-        await other.execute("BEGIN")
-        if not await _holds(other, f"current_setting('pgbus.session', true) IS DISTINCT FROM '{mark}'"):
-            return True
-        return not await _holds(connection, f"current_setting('pgbus.session', true) IS NOT DISTINCT FROM '{mark}'")
-    finally:
-        other.terminate()
-
-
-async def _holds(connection: Connection, condition: str) -> bool:
-    try:
-        await connection.execute(f"DO $$ BEGIN ASSERT {condition}; END $$")
-    except asyncpg.AssertError:
-        return False
-    return True
-
-
-def behind_pooler(config: Config) -> ConfigurationError:
-    """The error for a DSN whose pooler takes sessions apart."""
-    return ConfigurationError(
-        f"dsn: {shown_dsn(config.session_dsn)} leads to a pooler that shares sessions among its clients, as PgBouncer "
-        "does in transaction mode; give the database's own address as direct_dsn (PGBUS_DIRECT_DSN), too"
-    )
-
-
-# 25 seconds each: the first where nothing was under way to our host, the second (ms) where something was.
-_KEEPALIVES = {
-    "tcp_keepalives_idle": "10",
-    "tcp_keepalives_interval": "5",
-    "tcp_keepalives_count": "3",
-    "tcp_user_timeout": "25000",
-}
-
-
-async def create_pool(config: Config, *, size: int, for_engine: bool = False, for_users: bool = False) -> asyncpg.Pool:
-    """A pool of up to `size` connections; none is opened yet.
-
-    - `for_engine`: with the engine's settings, on which its plans rest. It goes past a transaction-mode pooler, which
-      would mix them up with those of others.
-    - `for_users`: other people's code runs on the connections. They keep the settings of their role: what we run there
-      holds a row by its lock, and names everything in full, so it rests on none of them.
-    """
-    dsn = config.session_dsn if for_engine else config.dsn
-    pool: asyncpg.Pool[Any] = asyncpg.create_pool(
-        for_asyncpg(dsn),
-        min_size=0,
-        max_size=size,
-        init=set_up if for_engine else None,
-        timeout=connect_timeout(dsn, CONNECT_TIMEOUT),
-        command_timeout=COMMAND_TIMEOUT,
-        # Only others leave something behind; for us a reset would be one more round trip, and take our settings away.
-        reset=None if for_users else _keep_settings,
-        # Behind a pooler, the next transaction may run on a session that does not have our prepared statements.
-        statement_cache_size=0 if config.behind_pooler and not for_engine else 100,
-    )
-    await pool
-    return pool
-
-
-async def _keep_settings(connection: Connection) -> None:
-    """Leave the connection as it is: every use of it ends its own transaction."""
-
-
-def unreachable(config: Config, error: BaseException | str) -> DatabaseUnreachableError:
-    """The error for people, without the password."""
-    if isinstance(error, ValueError):
-        # The driver's words may quote a piece of the DSN, which may be a piece of the password.
-        error = "the DSN cannot be read; percent-encode what is not a letter or digit in its user and password"
-    return DatabaseUnreachableError(shown_dsn(config.dsn), str(error) or type(error).__name__)
 
 
 # --------------------------------------------------------------------------------------------------------------- values
@@ -271,7 +109,7 @@ class Store:
         self._runner = runner
         self._statements = load(namespace)
         self.namespace = namespace
-        self.work_channel = f"{namespace}_work"
+        self.work_channel = channels.work(namespace)
 
     def statement(self, name: str) -> Statement:
         """A statement by its name."""
@@ -537,54 +375,3 @@ def _claims(records: Sequence[Any], *, token: UUID, blocking: bool) -> list[Clai
             claim.blocked = claim.blocked or []
             claim.blocked.append(blocked)
     return sorted(claims.values(), key=lambda claim: (claim.events and claim.events[0].position) or 0)
-
-
-@asynccontextmanager
-async def own_transaction(pool: asyncpg.Pool) -> AsyncIterator[Runner]:
-    """A transaction on a connection of the pool."""
-    async with borrow(pool) as connection, connection.transaction():
-        yield connection
-
-
-@asynccontextmanager
-async def borrow(pool: asyncpg.Pool) -> AsyncIterator[PoolConnectionProxy[Any]]:
-    """A connection of the pool, which does not get it back when its link broke: it may not have noticed yet."""
-    async with pool.acquire() as connection:
-        try:
-            yield connection
-        except BaseException as error:
-            if is_link_error(error):
-                with contextlib.suppress(asyncpg.InterfaceError):  # the pool has noticed, too, and taken it back
-                    connection.terminate()
-            raise
-
-
-def cut_pool(pool: Any) -> None:
-    """Have the server see the end of a pool's connections, whose event loop is closed, so that nothing can be sent."""
-    for holder in pool._holders:
-        if holder._con is not None:
-            cut(holder._con)
-
-
-def cut(connection: Any) -> None:
-    """The same for one connection."""
-    # The driver has no call for it: all of its own go by way of the loop.
-    with contextlib.suppress(OSError, AttributeError):
-        connection._transport.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
-
-
-class Pooled:
-    """A pool as a Runner: each statement on whatever connection is free."""
-
-    def __init__(self, pool: asyncpg.Pool) -> None:
-        self._pool = pool
-
-    async def fetch(self, query: str, *args: Any) -> list[Any]:
-        """Run one statement."""
-        async with borrow(self._pool) as connection:
-            return await connection.fetch(query, *args)
-
-
-def session_closed() -> asyncpg.PostgresConnectionError:
-    """What ends the work that needs a session, once that is lost."""
-    return asyncpg.ConnectionDoesNotExistError("the session was closed")

@@ -11,9 +11,11 @@ import logging
 from collections.abc import Callable
 
 from pgbus.config import Config
+from pgbus.database import channels
+from pgbus.database.connections import connect, session_closed, settings_sql
 from pgbus.database.faults import is_passing
 from pgbus.database.session import Session
-from pgbus.database.store import Store, connect, session_closed, settings_sql
+from pgbus.database.store import Store
 from pgbus.leader.maintenance import Maintenance
 from pgbus.leader.sequencer import Neighbours, Sequencer
 from pgbus.telemetry import LeaderChanged, Telemetry
@@ -60,7 +62,7 @@ class Leader:
 
         Raises DatabaseUnreachableError or the driver's error when it does.
         """
-        session = await Session.open(self._config, channels={f"{self._config.namespace}_wake": self._heard_wake})
+        session = await Session.open(self._config, channels={channels.wake(self._config.namespace): self._heard_wake})
         try:
             await session.connection.execute(settings_sql(LEADER_SETTINGS))
             row = await session.store.fetch_one("try_lead", namespace=self._config.namespace)

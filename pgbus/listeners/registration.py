@@ -9,7 +9,8 @@ import asyncpg
 import msgspec
 
 from pgbus.config import Config
-from pgbus.database.store import Registered, Store, SubscriptionChanges, own_transaction
+from pgbus.database.connections import own_transaction
+from pgbus.database.store import Registered, Store, SubscriptionChanges
 from pgbus.errors import ListenerTakenError
 from pgbus.listeners.listener import Listener
 from pgbus.listeners.sharing import Declaration, Neighbour, find_conflict, find_sharing, subscribed_patterns

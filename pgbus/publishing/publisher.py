@@ -16,11 +16,12 @@ import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
 from pgbus.config import Config, shown_dsn
+from pgbus.database.connections import Connection, behind_pooler, borrow, create_pool, cut_pool, unreachable
 from pgbus.database.faults import is_link_error, sqlstate_of
 from pgbus.database.migrate import check_async
 from pgbus.database.sql import Statement, load
 from pgbus.database.sql.rights import missing_right
-from pgbus.database.store import Connection, Run, behind_pooler, borrow, create_pool, cut_pool, unreachable
+from pgbus.database.store import Run
 from pgbus.errors import DatabaseUnreachableError, OutcomeUnknownError
 from pgbus.publishing.outbox import OutboxRow, chunks, insert, published_ids
 

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable
 from uuid import UUID
 
+from pgbus.database import channels
 from pgbus.database.faults import Fault, classify
 from pgbus.database.store import Store
 from pgbus.database.tries import Tries
@@ -104,7 +105,7 @@ class Answerer:
         for response in batch:
             by_caller.setdefault(self._callers[response.call_id], []).append(response.call_id)
         pairs = [
-            (f"{self._store.namespace}_reply_{caller}", payload)
+            (channels.replies(self._store.namespace, caller), payload)
             for caller, call_ids in by_caller.items()
             for payload in join_ids(call_ids)
         ]

@@ -21,10 +21,11 @@ from uuid_utils.compat import uuid7
 from pgbus.aio.backoff import Backoff
 from pgbus.config import Config
 from pgbus.config.options import FLAG, check_options, seconds
+from pgbus.database.connections import cut, session_closed, unreachable
 from pgbus.database.faults import Fault, classify, is_link_error, is_passing
 from pgbus.database.migrate import check_async
 from pgbus.database.session import Session
-from pgbus.database.store import Run, Store, cut, session_closed, unreachable
+from pgbus.database.store import Run, Store
 from pgbus.database.tries import Tries
 from pgbus.errors import CallCancelled, CallTimeout, InvalidArguments, NoWorkerAvailable
 from pgbus.rpc.procedures import Procedures, check_procedure_name

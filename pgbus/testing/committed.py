@@ -11,7 +11,8 @@ from typing import Any
 
 from pgbus.aio.returned import finish, is_awaitable
 from pgbus.bus import Bus
-from pgbus.database.store import Store, connect
+from pgbus.database.connections import connect
+from pgbus.database.store import Store
 from pgbus.errors import Retry
 from pgbus.listeners.listener import Listener
 from pgbus.telemetry import Happening, Settled

@@ -14,9 +14,9 @@ from urllib.parse import quote, urlsplit, urlunsplit
 from pgbus.aio.portal import Portal
 from pgbus.config import Config
 from pgbus.database import migrate
+from pgbus.database.connections import connect
 from pgbus.database.migrate.sessions import run_blocking
 from pgbus.database.sql import DEFAULT_NAMESPACE, quote_identifier
-from pgbus.database.store import connect
 from pgbus.embedded import EmbeddedPostgres, find_binaries
 from pgbus.errors import ConfigurationError, EmbeddedPostgresError
 

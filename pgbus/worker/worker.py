@@ -25,9 +25,10 @@ from pgbus.aio.clock import now
 from pgbus.bus import Bus
 from pgbus.database import migrate
 from pgbus.database.adapters.transactions import Transactions
+from pgbus.database.connections import Pooled, create_pool, session_closed
 from pgbus.database.faults import is_fatal, is_link_error, is_passing
 from pgbus.database.session import Session
-from pgbus.database.store import Claim, Pooled, Store, create_pool, session_closed
+from pgbus.database.store import Claim, Store
 from pgbus.database.tries import Tries
 from pgbus.leader.leader import Leader
 from pgbus.listeners.executor import Executor

@@ -6,7 +6,7 @@ import asyncpg
 import psycopg
 import pytest
 
-from pgbus.database.store import ENGINE_SETTINGS, settings_sql
+from pgbus.database.connections import ENGINE_SETTINGS, settings_sql
 from tests.plans.plan import Plans
 from tests.support import DatabaseServer
 

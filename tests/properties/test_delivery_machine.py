@@ -28,7 +28,8 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from pgbus.database.store import ENGINE_SETTINGS, Claim, Sequencing, Store, settings_sql
+from pgbus.database.connections import ENGINE_SETTINGS, settings_sql
+from pgbus.database.store import Claim, Sequencing, Store
 from pgbus.leader.sequencer import Floor
 from pgbus.listeners.settlement import BLOCKED, RELEASED, Ending, Flight, settlement
 from pgbus.outcomes import DONE, Dead, Done, Retry
