@@ -199,7 +199,7 @@ class UnknownApi(PgbusError):
     def __init__(self, api_name: str, known: Sequence[str], *, is_foreign: bool = False) -> None:
         names = ", ".join(known) or "none"
         super().__init__(
-            f"no service has told of an API named {api_name!r}, and strict_validation asks for it; known are: {names}"
+            f"no service has registered an API named {api_name!r}, and strict_validation asks for it; known: {names}"
             if is_foreign
             else f"no API named {api_name!r} is registered here; only a service that has it registered fires its "
             f"events: `bus.client.register_api(...)`. Registered are: {names}"

@@ -77,7 +77,7 @@ class EventMessage(msgspec.Struct, kw_only=True, eq=False):
 
     @property
     def kwargs(self) -> dict[str, Any]:
-        """The arguments that the event was fired with; empty when the payload is no JSON object."""
+        """The arguments that the event was fired with; empty when the payload is not a JSON object."""
         payload = self.payload
         return payload if isinstance(payload, dict) else {}
 

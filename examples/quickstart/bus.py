@@ -18,7 +18,7 @@ class OrderPlaced:
 @bus.listener(OrderPlaced, name="send_confirmation", retry=pgbus.RetryPolicy(max_attempts=3, base_delay=0.5))
 async def send_confirmation(order: OrderPlaced, context: pgbus.Context) -> None:
     if "@" not in order.email:
-        raise ValueError(f"{order.email!r} is no e-mail address")
+        raise ValueError(f"{order.email!r} is not an e-mail address")
     print(f"to {order.email}: thank you for order {order.order_id} (attempt {context.attempt})", flush=True)
 
 

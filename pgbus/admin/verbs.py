@@ -237,7 +237,7 @@ class Admin:
             case int() if 0 <= place <= following:
                 return place
             case _:
-                raise ValueError(f"{place!r} is no position of the log, which ends at {following - 1}")
+                raise ValueError(f"{place!r} is not a position of the log, which ends at {following - 1}")
 
     async def _log_head(self) -> int:
         [row] = await self._fetch("read_log_head")

@@ -86,7 +86,7 @@ class NamedArguments:
         given: Any = message.payload
         if not isinstance(given, dict):
             raise UnhandledEventError(
-                f"{message.topic}: the payload is no JSON object, so it holds no arguments for {self._name}"
+                f"{message.topic}: the payload is not a JSON object, so it holds no arguments for {self._name}"
             )
         event, settings = self._find_event(message.topic), self._settings(message.api_name)
         if event:

@@ -270,7 +270,7 @@ class BusClient(HookDecorators, Life, Tasking):
 def _full_name(api_name: str, name: str) -> str:
     for given in (api_name, name):
         if not isinstance(given, str):
-            raise InvalidName(f"{given!r} is no name: APIs, events and procedures are named by strings")
+            raise InvalidName(f"{given!r} is not a name: APIs, events and procedures are named by strings")
     if not name or is_private(f"{api_name}.{name}"):
         raise InvalidName(
             f"{name!r} of API {api_name!r} names nothing: names are not empty, and no word begins with an underscore"

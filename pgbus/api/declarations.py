@@ -52,7 +52,7 @@ class Parameter:
 
     def __init__(self, name: str, annotation: Any = EMPTY, *, default: Any = EMPTY) -> None:
         if not str(name).isidentifier() or keyword.iskeyword(name):
-            raise InvalidApiEventConfiguration(f"{name!r} cannot name a parameter: it is no Python identifier")
+            raise InvalidApiEventConfiguration(f"{name!r} cannot name a parameter: it is not a Python identifier")
         if name in OPTION_NAMES:
             raise InvalidApiEventConfiguration(f"a parameter cannot be named {name!r}: `fire` takes an option of it")
         self.name = name
@@ -178,7 +178,7 @@ def _by_name(given: Sequence[object]) -> dict[str, Parameter]:
         if isinstance(one, WildcardParameter):
             continue
         if not isinstance(one, str | Parameter):
-            raise InvalidApiEventConfiguration(f"{one!r} is no parameter; write a name or a Parameter")
+            raise InvalidApiEventConfiguration(f"{one!r} is not a parameter; write a name or a Parameter")
         parameter = Parameter(one) if isinstance(one, str) else one
         if parameter.name in found:
             raise InvalidApiEventConfiguration(f"an event has two parameters named {parameter.name!r}")

@@ -47,7 +47,7 @@ class ApiRegistry:
         if isinstance(api, type):
             raise InvalidApiRegistryEntry(f"{api.__qualname__} is a class; register an instance: {api.__qualname__}()")
         if not isinstance(api, Api):
-            raise InvalidApiRegistryEntry(f"{api!r} is no API; derive its class from pgbus.Api")
+            raise InvalidApiRegistryEntry(f"{api!r} is not an API; derive its class from pgbus.Api")
         if api.meta.name in self._apis:
             raise InvalidApiRegistryEntry(f"an API named {api.meta.name!r} is registered already")
         methods = procedures(api)

@@ -8,14 +8,14 @@ import msgspec
 import rich_click as click
 
 from pgbus.cli.loading import create_bus
-from pgbus.cli.options import database_options, load_config, read_json, read_pair
+from pgbus.cli.options import Seconds, database_options, load_config, read_json, read_pair
 from pgbus.cli.output import encode_json
 from pgbus.cli.printable import printable
 from pgbus.errors import NoWorkerAvailable, RemoteError
 
 
 def read_argument(text: str) -> tuple[str, object]:
-    """An argument from NAME=VALUE; the value is JSON, or else a text as it stands."""
+    """An argument from NAME=VALUE; the value is JSON, or else a string as it stands."""
     name, value = read_pair(text)
     try:
         return name, msgspec.json.decode(value)
@@ -33,12 +33,10 @@ def read_argument(text: str) -> tuple[str, object]:
     type=read_argument,
     multiple=True,
     metavar="NAME=VALUE",
-    help="An argument; VALUE is JSON if it can be read as such, else a text. May be given again.",
+    help="An argument; VALUE is JSON if it can be read as such, else a string. May be given again.",
 )
 @click.option("--json", "given", type=read_json, metavar="JSON", help="All arguments as one object; `-` reads stdin.")
-@click.option(
-    "--timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="Wait up to this many seconds."
-)
+@click.option("--timeout", type=Seconds(min=0, min_open=True), metavar="SECONDS", help="Wait up to this many seconds.")
 @click.option("--wait", is_flag=True, help="Wait for a worker, until the timeout, where there is none.")
 def call(
     *, procedure: str, named: tuple[tuple[str, object], ...], given: object, timeout: float | None, wait: bool

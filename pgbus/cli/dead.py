@@ -13,7 +13,7 @@ from rich.text import Text
 
 from pgbus.admin import Admin, DeadFilter, DeadLetter
 from pgbus.cli.exits import fail
-from pgbus.cli.options import database_options, json_option, read_past, read_pattern, with_admin
+from pgbus.cli.options import Count, database_options, json_option, read_past, read_pattern, with_admin
 from pgbus.cli.output import clip, console, event_fields, indented, instant, number, print_json, table
 from pgbus.cli.printable import on_one_line
 
@@ -44,7 +44,7 @@ def _filter_options(command: _Command) -> _Command:
 @dead.command("list")
 @database_options
 @_filter_options
-@click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True, help="Show at most N.")
+@click.option("--limit", type=Count(min=1), default=50, show_default=True, help="Show at most N.")
 @json_option
 def list_dead(
     *, listener_name: str | None, topic: str | None, since: datetime | None, limit: int, as_json: bool

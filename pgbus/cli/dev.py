@@ -8,7 +8,7 @@ from pathlib import Path
 
 import rich_click as click
 
-from pgbus.cli.options import database_options, load_config
+from pgbus.cli.options import Count, database_options, load_config
 from pgbus.cli.signals import ignore_hangups, interrupt_by_signals
 from pgbus.cli.streams import say
 from pgbus.database import migrate
@@ -22,9 +22,7 @@ from pgbus.embedded import EmbeddedPostgres
     type=click.Path(file_okay=False, writable=True, path_type=Path),
     help="Keep the data here; default: a temporary directory, gone when the command ends.",
 )
-@click.option(
-    "--port", type=click.IntRange(1, 65_535), help="Listen on 127.0.0.1 as well; default: a unix socket only."
-)
+@click.option("--port", type=Count(1, 65_535), help="Listen on 127.0.0.1 as well; default: a unix socket only.")
 @click.option(
     "--migrate/--no-migrate", "wants_schema", default=True, show_default=True, help="Upgrade the schema first."
 )

@@ -11,7 +11,7 @@ from rich.text import Text
 from pgbus.admin import Condition, EventFilter, EventRecord
 from pgbus.cli.exits import fail
 from pgbus.cli.history import deliveries, follow_events
-from pgbus.cli.options import database_options, json_option, read_condition, read_past, read_pattern, with_admin
+from pgbus.cli.options import Count, database_options, json_option, read_condition, read_past, read_pattern, with_admin
 from pgbus.cli.output import clip, console, event_fields, instant, print_json
 from pgbus.cli.printable import on_one_line
 
@@ -38,7 +38,7 @@ from pgbus.cli.printable import on_one_line
     help="Payload: 'customer.age>=18', 'items[*].sku=\"7\"', with = != < <= > >=. May be given again: all must hold.",
 )
 @click.option("--owed-to", metavar="LISTENER", help="Events that this listener has yet to handle.")
-@click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="Show at most N.")
+@click.option("--limit", type=Count(min=1), default=20, show_default=True, help="Show at most N.")
 @click.option("--oldest-first", is_flag=True, help="From the oldest on, instead of from the newest back.")
 @click.option("--follow", is_flag=True, help="Print events as they enter the log, until Ctrl-C.")
 @json_option

@@ -23,7 +23,7 @@ from pgbus.admin import CallFilter, CallRecord, Condition, EventFilter, EventRec
 from pgbus.cli.exits import FAILED
 from pgbus.cli.history import deliveries, follow_events
 from pgbus.cli.loading import load_bus
-from pgbus.cli.options import database_options, load_config, pass_on, read_condition, read_past, with_admin
+from pgbus.cli.options import Count, database_options, load_config, pass_on, read_condition, read_past, with_admin
 from pgbus.cli.output import age, clip, console, encode_json, indented, instant, print_json, stored_json
 from pgbus.cli.printable import on_one_line
 from pgbus.cli.remarks import Casting, Remark, Validation
@@ -45,7 +45,7 @@ def read_version(text: str) -> Condition:
     except ValueError:
         condition = None
     if condition is None or type(condition.value) is not int:
-        raise click.BadParameter(f"{text!r} is no version: write 2, or '>=2', with = != < <= > >=")
+        raise click.BadParameter(f"{text!r} is not a version: write 2, or '>=2', with = != < <= > >=")
     return condition
 
 
@@ -76,7 +76,7 @@ def read_version(text: str) -> Condition:
 @click.option("--validate", "-d", is_flag=True, help="Say whether the arguments fit the current schema.")
 @click.option("--show-casting", "-C", is_flag=True, help="Say what each listener of the bus gets: type, hint, result.")
 @click.option("--bus", "-b", "module", metavar="MODULE[:BUS]", help="The bus whose listeners and APIs are meant.")
-@click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="Show at most N.")
+@click.option("--limit", type=Count(min=1), default=20, show_default=True, help="Show at most N.")
 @click.option("--follow", "-f", is_flag=True, help="Print events as they enter the log, until Ctrl-C.")
 @click.option(
     "--format",

@@ -111,17 +111,29 @@ def change_each(names: Iterable[str], method: Callable[[Admin, str], Awaitable[N
     with_admin(change)
 
 
+class Seconds(click.FloatRange):
+    """An option that takes a duration; what is refused is called by this name."""
+
+    name = "number of seconds"
+
+
+class Count(click.IntRange):
+    """An option that takes a whole number."""
+
+    name = "whole number"
+
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, one object per line.")
 
 
 def read_past(text: str) -> datetime:
     """An instant of the past, from ISO 8601 (in UTC unless it says otherwise) or an age: `90s`, `10m`, `2h`, `7d`."""
-    return _instant(text, _AGO, sign=-1, relative="an age, as in 90s, 10m, 2h, 7d")
+    return _instant(text, _AGO, sign=-1, relative="an age such as 90s, 10m, 2h, 7d")
 
 
 def read_future(text: str) -> datetime:
     """An instant to come, from ISO 8601 (in UTC unless it says otherwise) or a time from now: `90s`, `2h`, `in 7d`."""
-    return _instant(text, _AHEAD, sign=1, relative="a time from now, as in 90s, 10m, 2h, 7d")
+    return _instant(text, _AHEAD, sign=1, relative="a time from now such as 90s, 10m, 2h, 7d")
 
 
 def _instant(text: str, span: re.Pattern[str], *, sign: int, relative: str) -> datetime:
@@ -133,7 +145,7 @@ def _instant(text: str, span: re.Pattern[str], *, sign: int, relative: str) -> d
         raise click.BadParameter(f"{text!r} is beyond the years 1 to 9999") from None
     except ValueError:
         raise click.BadParameter(
-            f"{text!r} is neither an instant in ISO 8601, as in 2025-01-31T12:00, nor {relative}"
+            f"{text!r} is not a time: use ISO 8601, as in 2025-01-31T12:00, or {relative}"
         ) from None
     return instant if instant.tzinfo else instant.replace(tzinfo=UTC)
 

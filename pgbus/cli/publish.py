@@ -8,7 +8,7 @@ from datetime import datetime
 import rich_click as click
 
 from pgbus.cli.loading import create_bus
-from pgbus.cli.options import database_options, json_option, load_config, read_future, read_json, read_pair
+from pgbus.cli.options import Seconds, database_options, json_option, load_config, read_future, read_json, read_pair
 from pgbus.cli.output import event_fields, print_json
 from pgbus.messages import EventMessage
 
@@ -19,7 +19,7 @@ from pgbus.messages import EventMessage
 @database_options
 @click.option("--key", help="Ordered listeners hear events with the same key in order.")
 @click.option("--header", "headers", type=read_pair, multiple=True, metavar="NAME=VALUE", help="May be given again.")
-@click.option("--delay", type=click.FloatRange(min=0), metavar="SECONDS", help="Deliver after this many seconds.")
+@click.option("--delay", type=Seconds(min=0), metavar="SECONDS", help="Deliver after this many seconds.")
 @click.option(
     "--deliver-at",
     type=read_future,

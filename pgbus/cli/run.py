@@ -17,7 +17,7 @@ from pgbus.admin import Admin
 from pgbus.cli.banner import announce
 from pgbus.cli.loading import load_bus
 from pgbus.cli.logs import configure_logging
-from pgbus.cli.options import database_options, load_config, pass_on, tell_children
+from pgbus.cli.options import Count, database_options, load_config, pass_on, tell_children
 from pgbus.cli.reloading import run_reloading
 from pgbus.cli.signals import heed_signals
 from pgbus.cli.supervisor import supervise, watch_supervisor
@@ -31,7 +31,7 @@ _LINGER = 1.0  # seconds
 @click.command()
 @click.argument("module", required=False, metavar="[MODULE[:BUS]]")
 @database_options
-@click.option("--processes", type=click.IntRange(min=1), default=1, show_default=True, help="Run this many workers.")
+@click.option("--processes", type=Count(min=1), default=1, show_default=True, help="Run this many workers.")
 @click.option(
     "--listener",
     "only",

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pgbus.admin import ScheduleRun, ScheduleStatus
-from pgbus.cli.options import change_each, database_options, json_option, with_admin
+from pgbus.cli.options import Count, change_each, database_options, json_option, with_admin
 from pgbus.cli.output import age, ago, clip, console, instant, print_json, table
 
 _STYLES = {"done": "green", "failed": "red", "lost": "red", "running": "cyan"}
@@ -73,7 +73,7 @@ def _outcome(outcome: str) -> Text:
 @schedules.command()
 @click.argument("name")
 @database_options
-@click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="Show at most N runs.")
+@click.option("--limit", type=Count(min=1), default=20, show_default=True, help="Show at most N runs.")
 @json_option
 def history(name: str, limit: int, as_json: bool) -> None:
     """Show the runs of a schedule, the newest first."""

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pgbus.admin import Admin, BusStatus, ListenerStatus, WorkerStatus
-from pgbus.cli.options import database_options, json_option, with_admin
+from pgbus.cli.options import Seconds, database_options, json_option, with_admin
 from pgbus.cli.output import age, ago, console, flagged, number, print_json, table
 from pgbus.cli.schedules import schedule_table
 from pgbus.database.migrate.versions import find_encoding_fault
@@ -22,7 +22,7 @@ from pgbus.database.migrate.versions import find_encoding_fault
 @json_option
 @click.option(
     "--watch",
-    type=click.FloatRange(min=0.1),
+    type=Seconds(min=0.1),
     is_flag=False,
     flag_value=2.0,
     metavar="[SECONDS]",

@@ -40,7 +40,7 @@ _LOOKS_NAIVE = re.compile(r'T\d\d:\d\d:\d\d(?:\.\d+)?"', re.ASCII)
 # An even number of backslashes before it are escaped backslashes.
 _NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 # A 64-bit float in MessagePack whose exponent is all ones: NaN or an infinity.
-_NOT_FINITE = "is NaN or infinite, which JSON cannot say; publish None or a text"
+_NOT_FINITE = "is NaN or infinite, which JSON cannot say; publish None or a string"
 _PACKED_NOT_FINITE = re.compile(rb"\xcb[\x7f\xff][\xf0-\xff]")
 
 
@@ -72,7 +72,7 @@ def encode(value: object, *, limit: int, field: str = "payload") -> str:
     if "null" in text and _may_hold_nan(value):
         _refuse(value, field, _is_not_finite, _NOT_FINITE)
     if "\\u0000" in text and _NUL.search(text):
-        where = _find(value, _holds_nul) or "a text"
+        where = _find(value, _holds_nul) or "a string"
         raise DeformError(field, f"{where} holds a NUL character, which PostgreSQL cannot store")
     if "T" in text and _LOOKS_NAIVE.search(text):
         _refuse(value, field, _is_naive, "is a datetime without a time zone; use an aware one, as datetime.now(UTC)")
@@ -185,7 +185,7 @@ def _why_not_json(value: object, error: Exception) -> str:
                 return f"{_joined(where, not_finite)} {_NOT_FINITE}"
             return f"{_joined(where, _where(error.place))}: {error.reason}"
         case UnicodeEncodeError():
-            return f"{where} holds a lone surrogate ({error.object[error.start]!r}), which is no character"
+            return f"{where} holds a lone surrogate ({error.object[error.start]!r}), which is not a character"
         case NotImplementedError() if isinstance(culprit, dict):
             return f"{where} has a key of {error}; keys are texts, numbers, dates, UUIDs or enums"
         case NotImplementedError():

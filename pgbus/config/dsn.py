@@ -120,7 +120,7 @@ def _split(uri: str) -> tuple[str, dict[str, str]]:
     for part in filter(None, query.split("&")):
         name, equals, value = part.partition("=")
         if not equals or "@" in part:
-            raise ValueError(f"has a `?` before what is no NAME=VALUE; {_ENCODE}")
+            raise ValueError(f"has a `?` before something other than NAME=VALUE; {_ENCODE}")
         name = unquote(name).lower()
         name = _ALIASES.get(name, name)
         value = unquote(value)
@@ -143,7 +143,7 @@ def _check(name: str, value: str) -> None:
     if name in _ELSEWHERE:
         raise ValueError(f"has the parameter {name!r}: {_ELSEWHERE[name]}")
     if not re.fullmatch(r"\w+", name):
-        raise ValueError(f"has a parameter that is no name; {_ENCODE}")
+        raise ValueError(f"has a parameter without a valid name; {_ENCODE}")
     close = difflib.get_close_matches(name, [*_SHARED, *_LIBPQ, *_SETTINGS], n=1)
     hint = f"did you mean {close[0]!r}?" if close else f"a setting of the server is written options=-c%20{name}%3DVALUE"
     raise ValueError(f"has the parameter {name!r}, which is not known; {hint}")

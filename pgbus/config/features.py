@@ -12,7 +12,7 @@ FEATURES = ("events", "rpcs", "tasks")
 def check_features(names: Iterable[str]) -> frozenset[str]:
     """The features; raises UnsupportedUse for a name that is none of them."""
     if isinstance(names, str):
-        raise UnsupportedUse(f"features are a list, such as [{names!r}], and not a text")
+        raise UnsupportedUse(f"features are a list, such as [{names!r}], and not a string")
     found = frozenset(names)
     for name in sorted(found - set(FEATURES), key=str):
         raise UnsupportedUse(f"there is no feature {name!r}; features are {', '.join(map(repr, FEATURES))}")

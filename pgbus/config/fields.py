@@ -16,7 +16,7 @@ from pgbus.errors import ConfigurationError
 
 DAY = 86_400.0
 
-_KIND_NAMES = {str: "a text", int: "a whole number", float: "a number", bool: "true or false"}
+_KIND_NAMES = {str: "a string", int: "a whole number", float: "a number", bool: "true or false"}
 
 _TRANSPORT = "events travel through the database of `dsn`; what a listener claims at once is its `batch_size`"
 # What Lightbus's files say, and what becomes of it here.

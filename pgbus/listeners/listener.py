@@ -201,7 +201,7 @@ def _pattern(label: str, event: type | str) -> str:
         if topic is not None:
             return topic
     raise ConfigurationError(
-        f'{label}: {event!r} is no event class (decorate it with @pgbus.event("topic")) and no topic'
+        f'{label}: {event!r} is neither an event class (decorate it with @pgbus.event("topic")) nor a topic'
     )
 
 

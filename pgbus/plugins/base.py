@@ -49,7 +49,7 @@ def in_order(plugins: Iterable[Plugin]) -> list[Plugin]:
     found = list(plugins)
     for plugin in found:
         if not isinstance(plugin, Plugin):
-            raise ConfigurationError(f"{plugin!r} is no plugin: give instances of classes derived from pgbus.Plugin")
+            raise ConfigurationError(f"{plugin!r} is not a plugin: give instances of classes derived from pgbus.Plugin")
     return sorted(found, key=lambda plugin: plugin.priority)
 
 

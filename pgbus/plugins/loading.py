@@ -65,7 +65,7 @@ def _import(name: str, point: EntryPoint) -> type[Plugin]:
             f"plugin {name!r} cannot be imported from {point.value}: {type(error).__name__}: {error}"
         ) from error
     if not (isinstance(cls, type) and issubclass(cls, Plugin)):
-        raise ConfigurationError(f"plugin {name!r}: {point.value} is no class derived from pgbus.Plugin")
+        raise ConfigurationError(f"plugin {name!r}: {point.value} is not a class derived from pgbus.Plugin")
     return cls
 
 

@@ -71,7 +71,7 @@ def options_schema(options: Mapping[str, Option], *, plugin_name: str) -> dict[s
 def _option(plugin_name: str, parameter: inspect.Parameter, hints: Mapping[str, Any]) -> Option:
     label = f"plugin {plugin_name!r}: parameter {parameter.name!r} of from_config"
     if parameter.kind is not parameter.KEYWORD_ONLY:
-        raise ConfigurationError(f"{label} is no keyword-only one; write a '*' after `cls`")
+        raise ConfigurationError(f"{label} is not keyword-only; write a '*' after `cls`")
     if parameter.name == ENABLED:
         raise ConfigurationError(f"{label} is what every plugin has without saying; leave it out")
     if parameter.default is parameter.empty:

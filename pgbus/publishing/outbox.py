@@ -176,13 +176,13 @@ def _topic(kind: type) -> str:
 
 def _check_topic(topic: object) -> str:
     if not isinstance(topic, str):
-        raise InvalidEventError("topic", f"a topic is a str, not {type(topic)}")
+        raise InvalidEventError("topic", f"must be a str, not {type(topic).__name__}")
     return check_topic(topic)
 
 
 def _check_key(field: str, key: object) -> str:
     if not isinstance(key, str):
-        raise InvalidEventError(field, f"it is a str, not {type(key)}")
+        raise InvalidEventError(field, f"must be a str, not {type(key).__name__}")
     if not 1 <= len(key) <= MAX_KEY_LENGTH:
         raise InvalidEventError(field, f"1 to {MAX_KEY_LENGTH} characters are allowed, this has {len(key)}")
     _check_text(field, key)
@@ -195,7 +195,7 @@ def _check_text(field: str, text: str) -> None:
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise InvalidEventError(field, f"{text!r} holds a lone surrogate, which is no character") from None
+        raise InvalidEventError(field, f"{text!r} holds a lone surrogate, which is not a character") from None
 
 
 def encode_headers(headers: object) -> str | None:

@@ -33,7 +33,13 @@ ALIASES: Mapping[str, str] = {
     "@midnight": "0 0 * * *",
     "@hourly": "0 * * * *",
 }
-FIELDS = ("minute", "hour", "day-of-month", "month", "day-of-week")
+FIELDS = {
+    "minute": "0 to 59",
+    "hour": "0 to 23",
+    "day-of-month": "1 to 31",
+    "month": "1 to 12",
+    "day-of-week": "0 to 7",
+}
 
 _UNITS = ("seconds", "minutes", "hours", "days", "weeks")
 _EVERY = re.compile(r"every (\S+)(?: to (\S+))? s")
@@ -161,7 +167,7 @@ def parse_rule(text: str) -> Rule:
         try:
             return Every(*(duration(seconds=float(one)) for one in found.groups() if one))
         except ValueError as error:
-            raise InvalidSchedule(f"{text!r} is no interval: {error}") from None
+            raise InvalidSchedule(f"{text!r} is not an interval: {error}") from None
     expression, _, timezone = text.rpartition(" in ")
     return Cron(expression, timezone)
 
@@ -214,11 +220,11 @@ def _checked_expression(given: str) -> str:
     fields = expression.split(" ")
     if len(fields) != len(FIELDS):
         raise InvalidSchedule(f"{given!r} has {len(fields)} fields; a cron expression has 5: {', '.join(FIELDS)}")
-    for position, (name, value) in enumerate(zip(FIELDS, fields, strict=True)):
+    for position, ((name, values), value) in enumerate(zip(FIELDS.items(), fields, strict=True)):
         # Alone among stars, so that what is wrong is this field.
         alone = ["*"] * len(FIELDS)
         alone[position] = value
-        _check(" ".join(alone), f"{given!r}: {value!r} is no {name}")
+        _check(" ".join(alone), f"{given!r}: {name} must be {values}, not {value}")
     _check(expression, f"{given!r} is never due: there is no such day")
     return expression
 

@@ -82,14 +82,14 @@ def to_documents(items: Iterable[Declaration | Stored]) -> Documents:
 
 def from_documents(documents: object, *, source: str) -> Iterator[Declaration]:
     """The declarations that a document holds; raises InvalidSchema naming what is wrong in `source`."""
-    for api, sections in _mapping(documents, f"{source} holds no JSON object of APIs").items():
-        for section, entries in _mapping(sections, f"{source}: API {api!r} is no JSON object").items():
+    for api, sections in _mapping(documents, f"{source} is not a JSON object of APIs").items():
+        for section, entries in _mapping(sections, f"{source}: API {api!r} is not a JSON object").items():
             kind = _SECTIONS.get(section)
             if kind is None:
                 raise InvalidSchema(f"{source}: API {api!r} has {section!r}; there are 'events' and 'rpcs'")
-            for name, schema in _mapping(entries, f"{source}: {section} of API {api!r} are no JSON object").items():
+            for name, schema in _mapping(entries, f"{source}: {section} of API {api!r} are not a JSON object").items():
                 full_name = f"{api}.{name}" if api else name
-                found = _mapping(schema, f"{source}: {full_name} is no JSON object")
+                found = _mapping(schema, f"{source}: {full_name} is not a JSON object")
                 if missing := [part for part in _PARTS[kind] if part not in found]:
                     raise InvalidSchema(f"{source}: {full_name} has no {' and no '.join(map(repr, missing))}")
                 yield Declaration(kind, full_name, dict(found))

@@ -18,14 +18,16 @@ def why_unserved(procedure: str, known: Iterable[tuple[Kind, str]]) -> str | Non
     if procedure in events:
         return f"it is an event, which is not called: `bus.{procedure}.fire(...)`"
     if close := _close(procedure, procedures):
-        return f"no service has told of a procedure of that name: did you mean {close}?"
+        return f"no service has registered a procedure of that name: did you mean {close}?"
     if close := _close(procedure, events):
-        return f"no service has told of a procedure of that name: did you mean to fire {close}?"
+        return f"no service has registered a procedure of that name: did you mean to fire {close}?"
     api = split_name(procedure)[0]
     if of_api := sorted(split_name(name)[1] for name in procedures if split_name(name)[0] == api):
-        return f"no service has told of a procedure of that name: API {api!r} has {', '.join(of_api)}"
+        return f"no service has registered a procedure of that name: API {api!r} has {', '.join(of_api)}"
     apis = sorted({split_name(name)[0] for name in procedures} - {""})
-    return f"no service has told of a procedure of API {api!r}: those with procedures are {', '.join(apis) or 'none'}"
+    return (
+        f"no service has registered a procedure of API {api!r}: those with procedures are {', '.join(apis) or 'none'}"
+    )
 
 
 def _close(name: str, names: Iterable[str]) -> str:

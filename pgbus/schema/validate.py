@@ -34,7 +34,7 @@ def make_validator(schema: Schema) -> Validator:
     try:
         library = jsonschema_rs.Draft202012Validator(schema, retriever=_refuse_to_fetch)
     except ValueError as error:
-        raise InvalidSchema(f"{schema.get('title', 'a schema')} is no JSON Schema: {error}") from error
+        raise InvalidSchema(f"{schema.get('title', 'a schema')} is not a JSON Schema: {error}") from error
 
     def validate(value: object) -> str | None:
         error = next(library.iter_errors(value), None)

@@ -65,7 +65,7 @@ async def test_the_tutorial_works_as_it_says(database: str, connect: Connect) ->
         await worker.wait_for("to ada@example.com: thank you for order 1 (attempt 1)")
         await worker.wait_for("send_confirmation gave up on event")
         await eventually(lambda: connection.fetchval("SELECT count(*) = 1 FROM pgbus.dead"))
-        assert "'nobody' is no e-mail address" in await call(*pgbus("dead", "list"))
+        assert "'nobody' is not an e-mail address" in await call(*pgbus("dead", "list"))
         assert "send_confirmation" in await call(*pgbus("status"))
         history = await call(*pgbus("events", "orders.**"))
         assert "changed-my-mind" not in history

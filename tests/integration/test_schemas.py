@@ -343,7 +343,7 @@ async def test_schemas_go_to_a_file_and_come_from_one(database: str, tmp_path: P
     ("text", "complaint"),
     [
         ("{", "no JSON"),
-        ("[]", "no JSON object of APIs"),
+        ("[]", "not a JSON object of APIs"),
         ('{"auth": {"events": {"x": {}}}}', "auth.x has no 'parameters'"),
         ('{"auth": {"event": {}}}', "'events' and 'rpcs'"),
     ],

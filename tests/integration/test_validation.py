@@ -91,5 +91,5 @@ async def test_strict_validation_gives_up_events_of_an_api_that_nobody_has_told_
             await geo.geo.moved.fire_async(to=Point(1))
             await inbox.take(1)
             first, second = await eventually(errors)
-    assert first["error"].startswith("UnknownApi: no service has told of an API named 'heaven'")
+    assert first["error"].startswith("UnknownApi: no service has registered an API named 'heaven'")
     assert second["error"] == "SchemaNotFound: API 'geo' has no event 'lost' that is known"

@@ -108,7 +108,7 @@ def test_an_annotated_parameter_is_not_taken_for_the_message() -> None:
 
 def test_a_payload_that_is_no_object_does_not_fit() -> None:
     event = EventMessage(topic="auth.x", raw="[1]", event_id=uuid4())
-    with pytest.raises(UnhandledEventError, match="no JSON object"):
+    with pytest.raises(UnhandledEventError, match="not a JSON object"):
         call(lambda **rest: rest, event)
 
 

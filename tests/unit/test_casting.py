@@ -511,7 +511,7 @@ def test_a_value_that_does_not_fit_is_refused_with_the_way_to_the_culprit(
     "hint", [Path, list[Path], dict[str, Path | None], Boxed[Path], tuple[Path, Point], Point | Path]
 )
 def test_a_class_that_nobody_can_make_is_refused_when_it_is_declared(hint: Any) -> None:
-    with pytest.raises(ConfigurationError, match=r"cannot be decoded into .* Path is no dataclass"):
+    with pytest.raises(ConfigurationError, match=r"cannot be decoded into .* Path is not a dataclass"):
         decoder(hint)
 
 

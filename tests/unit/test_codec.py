@@ -298,7 +298,7 @@ def test_what_looks_like_a_naive_datetime_and_is_none_passes(value: object) -> N
         ("\\\\\x00", "the event"),
         (PetBorn("\x00"), "`name`"),
         (ModelEvent(name="\x00"), "`name`"),
-        (msgspec.Raw(b'"\\u0000"'), "a text"),
+        (msgspec.Raw(b'"\\u0000"'), "a string"),
     ],
 )
 def test_a_nul_character_is_refused(value: object, where: str) -> None:

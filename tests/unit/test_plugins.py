@@ -48,7 +48,7 @@ SOURCE = """
             if greeting == "boom":
                 raise ValueError("too loud")
             if greeting == "bad":
-                raise ConfigurationError("plugins.greeting.greeting: 'bad' is no greeting")
+                raise ConfigurationError("plugins.greeting.greeting: 'bad' is not a greeting")
             if greeting == "nothing":
                 return None
             return cls(config, greeting=greeting, times=times, colour=colour, file=file, rules=rules, share=share,
@@ -138,9 +138,9 @@ def test_options_have_their_defaults_and_are_read_into_their_annotations(tmp_pat
         ("greting", {}, r"^plugins\.greting: no such plugin is installed; there are broken, greeting, internal_metr"),
         ("broken", {}, r"^plugin 'broken' cannot be imported from broken_plugin:Broken: ModuleNotFoundError: No modu"),
         ("not_there", {}, r"^plugin 'not_there' cannot be imported from many_plugins:Nowhere: AttributeError: "),
-        ("no_plugin", {}, r"^plugin 'no_plugin': many_plugins:NoPlugin is no class derived from pgbus\.Plugin$"),
+        ("no_plugin", {}, r"^plugin 'no_plugin': many_plugins:NoPlugin is not a class derived from pgbus\.Plugin$"),
         ("no_default", {}, r"^plugin 'no_default': parameter 'needed' of from_config needs a default$"),
-        ("positional", {}, r"^plugin 'positional': parameter 'option' of from_config is no keyword-only one"),
+        ("positional", {}, r"^plugin 'positional': parameter 'option' of from_config is not keyword-only"),
         ("says_enabled", {}, r"^plugin 'says_enabled': parameter 'enabled' of from_config is what every plugin has"),
         ("unknown_hint", {}, r"^plugin 'unknown_hint': an annotation of from_config is unknown: name 'Nowhere'"),
         ("greeting", {"greting": "Hi"}, r"^plugins\.greeting: there is no setting 'greting'; did you mean 'greeting'"),
@@ -150,7 +150,7 @@ def test_options_have_their_defaults_and_are_read_into_their_annotations(tmp_pat
         ("greeting", {"rules": [{}]}, r"^plugins\.greeting\.rules: .* missing required field `topic` - at `\$\[0\]`$"),
         ("greeting", {"enabled": "yes"}, r"^plugins\.greeting\.enabled: does not fit: Expected `bool`, got `str`$"),
         ("greeting", {"greeting": "boom"}, r"^plugin 'greeting' cannot be made: ValueError: too loud$"),
-        ("greeting", {"greeting": "bad"}, r"^plugins\.greeting\.greeting: 'bad' is no greeting$"),
+        ("greeting", {"greeting": "bad"}, r"^plugins\.greeting\.greeting: 'bad' is not a greeting$"),
         ("greeting", {"greeting": "nothing"}, r"^plugin 'greeting': from_config of .* returned None, which is none$"),
         ("internal_state", {"ping_interval": 0}, r"^plugins\.internal_state\.ping_interval: does not fit: .* >= 0\.1$"),
     ],
@@ -240,7 +240,7 @@ def test_what_is_given_as_plugins_are_all_there_are(tmp_path: Path) -> None:
     assert [type(plugin).__name__ for plugin in pgbus.create(config=enabled).plugins] == ["StatePlugin"]
     assert pgbus.create(config=enabled, plugins=[]).plugins == []
     with pytest.raises(
-        ConfigurationError, match=r"is no plugin: give instances of classes derived from pgbus\.Plugin$"
+        ConfigurationError, match=r"is not a plugin: give instances of classes derived from pgbus\.Plugin$"
     ):
         pgbus.create(plugins=[Speaker])  # type: ignore[list-item] # what a caller without a type checker may write
 

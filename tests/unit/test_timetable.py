@@ -63,10 +63,12 @@ def test_aliases_and_spaces(alias: str, expression: str) -> None:
 @pytest.mark.parametrize(
     ("expression", "complaint"),
     [
-        ("60 * * * *", "'60' is no minute"),
-        ("* 24 * * *", "'24' is no hour"), ("0 0 0 * *", "'0' is no day-of-month"),
-        ("0 0 * 13 *", "'13' is no month"), ("0 0 * * 8", "'8' is no day-of-week"), ("a * * * *", "'a' is no minute"),
-        ("*/0 * * * *", "is no minute"), ("* * * *", "has 4 fields"), ("* * * * * *", "has 6 fields"),
+        ("60 * * * *", "minute must be 0 to 59, not 60"),
+        ("* 24 * * *", "hour must be 0 to 23, not 24"), ("0 0 0 * *", "day-of-month must be 1 to 31, not 0"),
+        ("0 0 * 13 *", "month must be 1 to 12, not 13"), ("0 0 * * 8", "day-of-week must be 0 to 7, not 8"),
+        ("a * * * *", "minute must be 0 to 59, not a"),
+        ("*/0 * * * *", r"minute must be 0 to 59, not \*/0"),
+        ("* * * *", "has 4 fields"), ("* * * * * *", "has 6 fields"),
         ("", "has 1 fields"),
         ("@reboot", "there is no '@reboot'"), ("0 0 31 2 *", "never due"), ("0 0 30 2 *", "never due"),
     ],

@@ -18,7 +18,7 @@ def is_ours(hint: Any) -> bool:
     for cls in classes:
         if is_foreign(cls) and not (is_hooked(cls) or is_one_way(cls)):
             raise TypeError(
-                f"{cls.__qualname__} is no dataclass, Struct, attrs class, pydantic model, named tuple, TypedDict, "
+                f"{cls.__qualname__} is not a dataclass, Struct, attrs class, pydantic model, named tuple, TypedDict, "
                 "enum or plain type, and has no `__from_bus__`"
             )
     return any(map(_is_special, classes)) or not is_known(hint)
