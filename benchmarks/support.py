@@ -15,6 +15,7 @@ import msgspec
 
 import pgbus
 from pgbus import migrate
+from pgbus.bus import make_worker
 from pgbus.embedded import EmbeddedPostgres
 from pgbus.worker.worker import Worker
 
@@ -62,7 +63,7 @@ async def fresh_bus(dsn: str, **settings: Any) -> AsyncIterator[pgbus.Bus]:
 @asynccontextmanager
 async def running(bus: pgbus.Bus) -> AsyncIterator[Worker]:
     """A worker in this process."""
-    worker = Worker(bus)
+    worker = make_worker(bus)
     task = asyncio.create_task(worker.run())
     try:
         yield worker

@@ -7,9 +7,10 @@ import sys
 import threading
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Protocol, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, Unpack, overload
 from uuid import UUID
 
 from uuid_utils.compat import uuid7
@@ -28,7 +29,7 @@ from pgbus.listeners.declaring import ListenerOptions, TakesMany, TakesOne
 from pgbus.listeners.listener import Listener, OnPoison, Start, make_listener
 from pgbus.messages import EventMessage, OpenEvent
 from pgbus.outcomes import RetryPolicy
-from pgbus.plugins import Plugin, in_order, load_plugins
+from pgbus.plugins import Plugin, in_order, load_plugins, tell_plugins
 from pgbus.publishing import hooked, outbox
 from pgbus.publishing.outbox import Limits, OutboxRow
 from pgbus.publishing.publisher import Publisher
@@ -37,6 +38,10 @@ from pgbus.rpc.caller import Caller
 from pgbus.rpc.hooks import exchange, exchange_here, rpc_message
 from pgbus.rpc.procedures import check_procedure_name, make_procedure
 from pgbus.telemetry import Telemetry
+
+if TYPE_CHECKING:
+    from pgbus.worker.selection import Selection
+    from pgbus.worker.worker import Worker
 
 E = TypeVar("E")
 T = TypeVar("T")
@@ -508,9 +513,7 @@ class Bus(BusPath):
         await self.close()
 
     def _make_worker(self) -> RunnableWorker:
-        from pgbus.worker.worker import Worker  # the engine, which those do without who only publish
-
-        return Worker(self)
+        return make_worker(self)
 
     async def _connect(self) -> None:
         if not self._stand_in:
@@ -557,6 +560,33 @@ def _refuse_to_block(call: str) -> None:
             f"{call}_sync would block the event loop that runs on this thread; await {call}, or pass `using` a "
             "blocking connection"
         )
+
+
+def make_worker(
+    bus: Bus,
+    *,
+    only: Sequence[str] | None = None,
+    skip: Sequence[str] | None = None,
+    selection: Selection | None = None,
+) -> Worker:
+    """A worker of the bus, which is not started yet; or one that runs another `selection`.
+
+    `only` and `skip` name listeners, procedures and tasks; default: all of them, also those declared while it runs.
+    """
+    from pgbus.worker.selection import Selection
+    from pgbus.worker.worker import Worker
+
+    return Worker(
+        config=bus.config,
+        selection=selection or Selection(bus.registry, only=only, skip=skip),
+        middleware=bus.registry.middleware,
+        hooks=bus.client.hook_registry,
+        schemas=bus.schema,
+        telemetry=bus.telemetry,
+        sender=bus,
+        owner=bus.client,
+        on_error=partial(tell_plugins, bus.plugins),
+    )
 
 
 def create(

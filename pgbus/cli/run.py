@@ -14,6 +14,7 @@ from click import get_current_context
 
 import pgbus
 from pgbus.admin import Admin
+from pgbus.bus import make_worker
 from pgbus.cli.banner import announce
 from pgbus.cli.loading import load_bus
 from pgbus.cli.logs import configure_logging
@@ -174,9 +175,7 @@ async def _check(bus: pgbus.Bus) -> None:
 
 
 async def _work(bus: pgbus.Bus, *, only: tuple[str, ...], skip: tuple[str, ...]) -> None:
-    from pgbus.worker.worker import Worker  # the engine, which the other commands do without
-
-    worker = Worker(bus, only=only or None, skip=skip or None)
+    worker = make_worker(bus, only=only or None, skip=skip or None)
     heed_signals(worker.request_stop)
     watch_supervisor(worker.request_stop)
     async with bus:

@@ -10,36 +10,48 @@ from dataclasses import replace
 from typing import Any
 
 from pgbus.aio.returned import finish, is_awaitable
-from pgbus.bus import Bus
+from pgbus.bus import Bus, make_worker
 from pgbus.database.connections import connect
 from pgbus.database.store import Store
 from pgbus.errors import Retry
 from pgbus.listeners.listener import Listener
+from pgbus.registry import Registry
+from pgbus.schedules.schedule import Background, Schedule
 from pgbus.telemetry import Happening, Settled
 from pgbus.testing.attempts import Attempt, message_of
+from pgbus.worker.selection import Selection
 from pgbus.worker.worker import Worker
 
 # Seconds between looks, for what gives no signal.
 LOOK_INTERVAL = 0.05
 
 
-class DeliveringWorker(Worker):
-    """A worker that runs no tasks, tells what handlers raise, and tries again without a delay."""
+class WatchedListeners(Selection):
+    """Every listener of a bus, and no tasks. It tells what handlers raise; a retry comes without a delay."""
 
-    def __init__(self, bus: Bus, *, tell: Callable[[BaseException], None]) -> None:
-        super().__init__(bus)
+    def __init__(self, registry: Registry, *, tell: Callable[[BaseException], None]) -> None:
+        super().__init__(registry)
         self._tell = tell
 
     @property
-    def listener_names(self) -> list[str]:
+    def listeners(self) -> list[Listener]:
+        """The listeners, watched."""
+        return [_watched(listener, self._tell) for listener in super().listeners]
+
+    @property
+    def names(self) -> list[str]:
         """The listeners whose events are waited for."""
-        return [listener.name for listener in self._listeners()]
+        return [listener.name for listener in super().listeners]
 
-    def _listeners(self) -> list[Listener]:
-        return [_watched(listener, self._tell) for listener in super()._listeners()]
+    @property
+    def schedules(self) -> list[Schedule]:
+        """None: what is on a schedule has nothing to do with what was published."""
+        return []
 
-    async def _start_tasks(self) -> None:
-        """What is on a schedule has nothing to do with what was published."""
+    @property
+    def background(self) -> list[Background]:
+        """None."""
+        return []
 
 
 def _watched(listener: Listener, tell: Callable[[BaseException], None]) -> Listener:
@@ -109,11 +121,11 @@ async def deliver_committed(bus: Bus, *, raise_errors: bool, timeout: float) -> 
     failure = Failure()
     async with _store(bus) as store:
         since = (await store.fetch_one("count_unsettled", listener_names=[]))["looked_at"]
-        worker = DeliveringWorker(bus, tell=failure.tell)
-        await _run_until_idle(worker, bus, store, failure=failure if raise_errors else None, timeout=timeout)
+        watched = WatchedListeners(bus.registry, tell=failure.tell)
+        await _run_until_idle(watched, bus, store, failure=failure if raise_errors else None, timeout=timeout)
         if raise_errors and failure.error:
             raise failure.error
-        rows = await store.fetch("find_attempts", since=since, listener_names=worker.listener_names)
+        rows = await store.fetch("find_attempts", since=since, listener_names=watched.names)
     attempts = [
         Attempt(name, message_of(columns), attempt, outcome, error) for name, attempt, outcome, error, *columns in rows
     ]
@@ -133,13 +145,14 @@ async def _store(bus: Bus) -> AsyncIterator[Store]:
 
 
 async def _run_until_idle(
-    worker: DeliveringWorker, bus: Bus, store: Store, *, failure: Failure | None, timeout: float
+    watched: WatchedListeners, bus: Bus, store: Store, *, failure: Failure | None, timeout: float
 ) -> None:
+    worker = make_worker(bus, selection=watched)
     happened = asyncio.Event()
     unobserve = [bus.telemetry.observe(lambda _: happened.set())]
     ends = [
         asyncio.create_task(worker.run(), name="pgbus worker of a test"),
-        asyncio.create_task(_wait_until_idle(worker, store, happened), name="pgbus test"),
+        asyncio.create_task(_wait_until_idle(worker, watched, store, happened), name="pgbus test"),
     ]
     if failure:
         unobserve.append(bus.telemetry.observe(failure.observe))
@@ -167,9 +180,9 @@ async def _wait_for(event: asyncio.Event) -> None:
     await event.wait()
 
 
-async def _wait_until_idle(worker: DeliveringWorker, store: Store, happened: asyncio.Event) -> None:
+async def _wait_until_idle(worker: Worker, watched: WatchedListeners, store: Store, happened: asyncio.Event) -> None:
     await worker.ready.wait()
-    while (await store.fetch_one("count_unsettled", listener_names=worker.listener_names))["unsettled"]:
+    while (await store.fetch_one("count_unsettled", listener_names=watched.names))["unsettled"]:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LOOK_INTERVAL):
                 await happened.wait()

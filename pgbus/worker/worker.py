@@ -12,17 +12,17 @@ import os
 import random
 import socket
 import time
-from collections.abc import Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
-from typing import Any
+from typing import Any, Protocol
 from uuid import UUID
 
 import asyncpg
 
 from pgbus.aio.backoff import Backoff
 from pgbus.aio.clock import now
-from pgbus.bus import Bus
+from pgbus.config import Config
 from pgbus.database import migrate
 from pgbus.database.adapters.transactions import Transactions
 from pgbus.database.connections import Pooled, create_pool, session_closed
@@ -30,6 +30,8 @@ from pgbus.database.faults import is_fatal, is_link_error, is_passing
 from pgbus.database.session import Session
 from pgbus.database.store import Claim, Store
 from pgbus.database.tries import Tries
+from pgbus.handlers.hooks import Hooks
+from pgbus.handlers.middleware import Middleware
 from pgbus.leader.leader import Leader
 from pgbus.listeners.executor import Executor
 from pgbus.listeners.listener import Listener
@@ -37,12 +39,12 @@ from pgbus.listeners.quarantine import Quarantine
 from pgbus.listeners.registration import register_listener
 from pgbus.listeners.runner import Runner, slots_of
 from pgbus.listeners.settlement import Flight
-from pgbus.plugins import tell_plugins
-from pgbus.rpc.procedures import Procedure
+from pgbus.messages import EventMessage
 from pgbus.rpc.server import Server
 from pgbus.schedules.runner import Tasks
-from pgbus.schema import SEEN_INTERVAL
-from pgbus.telemetry import ListenerFailed, SessionLost, SessionOpened
+from pgbus.schema import SEEN_INTERVAL, Catalog
+from pgbus.telemetry import ListenerFailed, SessionLost, SessionOpened, Telemetry
+from pgbus.worker.selection import Selection
 from pgbus.worker.stall_watch import StallWatch
 
 logger = logging.getLogger("pgbus")
@@ -60,19 +62,62 @@ RESTART_LIMIT = 60.0
 _ID_DIGITS = 10
 
 
-class Worker:
-    """Runs a bus's listeners in this event loop.
+class Sender(Protocol):
+    """Publishes what a handler publishes through its context."""
 
-    `only` and `skip` name listeners and procedures; default: all of them, also those declared while it runs. A worker
-    without any still leads when nobody else does.
+    async def publish(self, event: object, *args: Any, **options: Any) -> EventMessage:
+        """`Bus.publish`."""
+        ...
+
+    def publish_sync(self, event: object, *args: Any, **options: Any) -> EventMessage:
+        """`Bus.publish_sync`."""
+        ...
+
+
+class Owner(Protocol):
+    """Starts and stops workers, and so knows of each that runs."""
+
+    async def run_start_hooks(self) -> None:
+        """Call the functions that wait for a start, each once."""
+        ...
+
+    def note_start(self, worker: Worker) -> None:
+        """A worker runs in the running event loop."""
+        ...
+
+    def note_end(self, worker: Worker) -> None:
+        """A worker has ended."""
+        ...
+
+
+class Worker:
+    """Runs a selection of listeners, procedures and schedules in this event loop. A bus makes it: `bus.make_worker`.
+
+    A worker without any still leads when nobody else does. `on_error` is awaited with the error that ends it.
     """
 
-    def __init__(self, bus: Bus, *, only: Sequence[str] | None = None, skip: Sequence[str] | None = None) -> None:
-        self._bus = bus
-        self._config = bus.config
-        self._telemetry = bus.telemetry
-        self._only = only
-        self._skip = skip
+    def __init__(
+        self,
+        *,
+        config: Config,
+        selection: Selection,
+        middleware: Middleware,
+        hooks: Hooks,
+        schemas: Catalog,
+        telemetry: Telemetry,
+        sender: Sender,
+        owner: Owner,
+        on_error: Callable[[Exception], Awaitable[None]],
+    ) -> None:
+        self._config = config
+        self._selection = selection
+        self._middleware = middleware
+        self._hooks = hooks
+        self._schemas = schemas
+        self._telemetry = telemetry
+        self._sender = sender
+        self._owner = owner
+        self._on_error = on_error
         self._worker_id = 0
         self._session: Session | None = None
         self._runners: dict[int, Runner] = {}
@@ -85,7 +130,7 @@ class Worker:
         self._leading_again = Backoff(RESTART_PAUSE, RESTART_LIMIT)
         self._quarantine = Quarantine()
         self._others = True
-        self._leader = Leader(bus.config, telemetry=bus.telemetry, neighbours=self, has_others=lambda: self._others)
+        self._leader = Leader(config, telemetry=telemetry, neighbours=self, has_others=lambda: self._others)
         self._stopping = asyncio.Event()
         self._hurry = asyncio.Event()
         self._leaderless = asyncio.Event()
@@ -127,7 +172,7 @@ class Worker:
         ConfigurationError for a name in `only` or `skip` that is not there, and the driver's error for what no further
         try can mend.
         """
-        self._bus.client.note_start(self)
+        self._owner.note_start(self)
         if self._config.home and not self._config.service_name:
             logger.warning(
                 "this service has no name, and no folder above %s tells one: set service_name, or else a listener of "
@@ -140,26 +185,26 @@ class Worker:
                 finally:
                     await self._run_stop_hooks()
         except Exception as error:
-            await tell_plugins(self._bus.plugins, error)
+            await self._on_error(error)
             raise
         finally:
-            self._bus.client.note_end(self)
+            self._owner.note_end(self)
             self._stopped.set()
 
     async def _run_start_hooks(self) -> bool:
         """Let the module declare its listeners; false when a stop was requested before it was done."""
-        hooks = await _run_until(self._bus.client.run_start_hooks(), self._stopping, name="pgbus start hooks")
+        hooks = await _run_until(self._owner.run_start_hooks(), self._stopping, name="pgbus start hooks")
         if hooks.cancelled():
             return False
         hooks.result()
-        self._bus.registry.select(only=self._only, skip=self._skip)
+        self._selection.check()
         return True
 
     async def _run_stop_hooks(self) -> None:
         """Give them the grace period, too, unless a stop in a hurry was requested, or is while they run."""
         limit = HURRIED_HOOKS if self._hurry.is_set() else self._config.grace
         self._hurry.clear()
-        hooks = asyncio.create_task(self._bus.client.hook_registry.after_worker_stopped.run_all())
+        hooks = asyncio.create_task(self._hooks.after_worker_stopped.run_all())
         hurry = asyncio.create_task(self._hurry.wait())
         await asyncio.wait([hooks, hurry], timeout=limit, return_when=asyncio.FIRST_COMPLETED)
         if not hooks.done():
@@ -183,31 +228,19 @@ class Worker:
         def look_again(_: object) -> None:
             loop.call_soon_threadsafe(self._added.set)  # what is declared while we run is declared in any thread
 
-        registry = self._bus.registry
-        watches = [part.watch(look_again) for part in (registry, registry.procedures, registry.schedules)]
+        unwatch = self._selection.watch(look_again)
         try:
             await self._run(engine_pool, transactions)
         finally:
-            for unwatch in watches:
-                unwatch()
+            unwatch()
             for threads in self._threads.values():
                 threads.shutdown(wait=False, cancel_futures=True)
             await transactions.close()
             await _close_pool(handler_pool)
             await _close_pool(engine_pool)
 
-    def _listeners(self) -> list[Listener]:
-        if "events" not in self._bus.features:
-            return []
-        return self._bus.registry.select(only=self._only, skip=self._skip)
-
-    def _procedures(self) -> list[Procedure]:
-        if "rpcs" not in self._bus.features:
-            return []
-        return self._bus.registry.procedures.select(only=self._only, skip=self._skip)
-
     def _connections_for_handlers(self) -> int:
-        needs = sum(listener.concurrency for listener in self._listeners() if listener.transactional)
+        needs = sum(listener.concurrency for listener in self._selection.listeners if listener.transactional)
         return max(self._config.pool_size, needs)
 
     async def _run(self, pool: asyncpg.Pool, transactions: Transactions) -> None:
@@ -217,8 +250,8 @@ class Worker:
             store,
             config=self._config,
             telemetry=self._telemetry,
-            hooks=self._bus.client.hook_registry,
-            middleware=self._bus.registry.middleware,
+            hooks=self._hooks,
+            middleware=self._middleware,
             worker_id=self._claimant,
         )
         self._tasks = Tasks(store, config=self._config, telemetry=self._telemetry, worker_id=self._claimant)
@@ -314,22 +347,15 @@ class Worker:
         raise session_closed()
 
     async def _serve(self, store: Store) -> None:
-        if self._server and (procedures := self._procedures()):
+        if self._server and (procedures := self._selection.procedures):
             await self._server.serve(procedures, worker_id=self._worker_id, store=store)
-        await self._start_tasks()
-
-    async def _start_tasks(self) -> None:
-        schedules = self._bus.registry.schedules
-        if "tasks" not in self._bus.features:
-            schedules.close_background()
-        elif self._tasks:
-            background = schedules.select_background(only=self._only, skip=self._skip)
-            await self._tasks.start(schedules.select(only=self._only, skip=self._skip), background)
+        if self._tasks:
+            await self._tasks.start(self._selection.schedules, self._selection.background)
 
     async def _publish_schemas(self, store: Store) -> None:
         """Say what we speak, and learn what others do. A worker that may not goes on without."""
-        schemas = self._bus.schema
-        declared = schemas.declare(procedures=self._procedures(), listeners=self._listeners())
+        schemas = self._schemas
+        declared = schemas.declare(procedures=self._selection.procedures, listeners=self._selection.listeners)
         try:
             await schemas.publish(declared, run=store.run, worker_id=self._worker_id)
             await schemas.load(store.run)
@@ -340,7 +366,7 @@ class Worker:
 
     def _heard_schemas(self, payload: str) -> None:  # noqa: ARG002 - it tells that something changed, not what
         if session := self._session:
-            self._bus.schema.drop(session.store.run)
+            self._schemas.drop(session.store.run)
 
     async def _register_worker(self, session: Session) -> None:
         """Take our liveness lock: under the old id if it is still ours to have, so that our claims stay ours."""
@@ -365,7 +391,7 @@ class Worker:
             host=socket.gethostname(),
             pid=os.getpid(),
             version=version("pgbus"),
-            listeners=[listener.name for listener in self._listeners()],
+            listeners=[listener.name for listener in self._selection.listeners],
         )
         return int(row["id"])
 
@@ -406,7 +432,7 @@ class Worker:
     async def _register_listeners(self) -> None:
         pool, _, _ = self._engine
         known = {runner.listener.name for runner in self._runners.values()}
-        for listener in self._listeners():
+        for listener in self._selection.listeners:
             listener_id = await register_listener(listener, pool=pool, config=self._config, worker_id=self._worker_id)
             if listener.name in known or listener_id in self._runners or listener.name in self._resting:
                 continue
@@ -424,9 +450,9 @@ class Worker:
             listener,
             threads=threads,
             transactions=transactions,
-            middleware=self._bus.registry.middleware,
-            publish=self._bus.publish,
-            publish_sync=self._bus.publish_sync,
+            middleware=self._middleware,
+            publish=self._sender.publish,
+            publish_sync=self._sender.publish_sync,
         )
         return Runner(
             listener,
@@ -435,7 +461,7 @@ class Worker:
             has_others=lambda: self._others,
             store=store,
             executor=executor,
-            hooks=self._bus.client.hook_registry,
+            hooks=self._hooks,
             config=self._config,
             telemetry=self._telemetry,
             quarantine=self._quarantine,

@@ -15,6 +15,7 @@ import pytest
 
 import pgbus
 from pgbus import Api, Event, EventMessage, OnError, Parameter, WildcardParameter
+from pgbus.bus import make_worker
 from pgbus.telemetry import Settled
 from pgbus.worker.worker import Worker
 from tests.conftest import Connect
@@ -42,7 +43,7 @@ async def bus(database: str) -> AsyncIterator[pgbus.Bus]:
 
 @asynccontextmanager
 async def working(bus: pgbus.Bus) -> AsyncIterator[Worker]:
-    worker = Worker(bus)
+    worker = make_worker(bus)
     task = asyncio.create_task(worker.run())
     ready = asyncio.create_task(worker.ready.wait())
     try:
@@ -642,7 +643,7 @@ async def test_what_a_start_hook_raises_ends_the_worker(bus: pgbus.Bus) -> None:
     def on_start() -> None:
         raise ValueError("not today")
 
-    worker = Worker(bus)
+    worker = make_worker(bus)
     with pytest.raises(ValueError, match="not today"):
         await worker.run()
     await worker.stop()
@@ -656,7 +657,7 @@ async def test_a_worker_may_be_stopped_while_a_start_hook_waits(bus: pgbus.Bus) 
         await asyncio.Event().wait()
 
     bus.client.on_start(on_start)
-    worker = Worker(bus)
+    worker = make_worker(bus)
     task = asyncio.create_task(worker.run())
     await started.wait()
     await worker.stop()
@@ -676,7 +677,7 @@ async def test_a_start_hook_may_fire_and_listeners_named_in_it_may_be_selected(b
         bus.auth.user_deleted.fire(username="adam")
 
     bus.client.on_start(on_start)
-    worker = Worker(bus, only=["wanted"])
+    worker = make_worker(bus, only=["wanted"])
     task = asyncio.create_task(worker.run())
     await settled.wait()
     await worker.stop()
@@ -686,4 +687,4 @@ async def test_a_start_hook_may_fire_and_listeners_named_in_it_may_be_selected(b
 
 async def test_a_worker_told_to_run_a_listener_that_is_not_there_says_so(bus: pgbus.Bus) -> None:
     with pytest.raises(pgbus.ConfigurationError, match="no listener, procedure or task named 'nobody'"):
-        await Worker(bus, only=["nobody"]).run()
+        await make_worker(bus, only=["nobody"]).run()

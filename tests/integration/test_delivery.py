@@ -12,9 +12,9 @@ import pytest
 
 import pgbus
 from pgbus.admin import Admin
+from pgbus.bus import make_worker
 from pgbus.leader.sequencer import RUN
 from pgbus.telemetry import Claimed, ClaimsFreed, ClaimsLost, LeaderChanged, LeaderSlept, Sequenced, Settled
-from pgbus.worker.worker import Worker
 from tests.conftest import Connect
 from tests.support import eventually
 from tests.support.rows import Rows
@@ -615,7 +615,7 @@ async def test_run_ends_with_an_error_where_the_schema_is_missing(empty_database
     async with open_bus(empty_database) as bus:
         with pytest.raises(pgbus.SchemaVersionError, match="upgrade"):
             async with asyncio.timeout(10):
-                await Worker(bus).run()
+                await make_worker(bus).run()
 
 
 async def test_a_lone_event_goes_to_an_idle_listener_without_a_claim_of_its_own(

@@ -17,10 +17,10 @@ import pytest
 
 import pgbus
 from pgbus import migrate
+from pgbus.bus import make_worker
 from pgbus.database.store import Claim, Store
 from pgbus.embedded import EmbeddedPostgres
 from pgbus.telemetry import ClaimsFreed, ListenerFailed, SessionLost
-from pgbus.worker.worker import Worker
 from tests.conftest import Connect
 from tests.support import eventually
 from tests.support.workers import Inbox, Watch, open_bus, running, until_idle
@@ -235,7 +235,7 @@ async def test_a_worker_that_an_error_ends_counts_as_dead_for_the_claims_it_cann
             await claimed.wait()
             raise TypeError(f"a fault of code in worker {worker_id}")
 
-        worker = Worker(bus)
+        worker = make_worker(bus)
         task = asyncio.create_task(worker.run())
         await worker.ready.wait()
         monkeypatch.setattr(Store, "find_own_claims", fail)

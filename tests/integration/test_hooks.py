@@ -15,10 +15,10 @@ import pytest
 from sqlalchemy.orm import Session
 
 import pgbus
+from pgbus.bus import make_worker
 from pgbus.publishing import hooked
 from pgbus.telemetry import Claimed, Settled
 from pgbus.testing import BusMocker, deliver_now
-from pgbus.worker.worker import Worker
 from tests.conftest import Connect
 from tests.support import eventually
 from tests.support.workers import PATIENCE, QUICK_RETRY, Inbox, Watch, open_bus, running
@@ -890,7 +890,7 @@ async def test_stop_hooks_run_when_the_worker_fails_but_not_when_it_never_starte
     bus.client.on_start(lambda: order.append("start"))
     bus.client.on_stop(lambda: order.append("stop"))
     with pytest.raises(pgbus.DatabaseUnreachableError):
-        await Worker(bus).run()
+        await make_worker(bus).run()
     assert order == ["start", "stop"]
 
     async with open_bus(database) as other:
@@ -901,7 +901,7 @@ async def test_stop_hooks_run_when_the_worker_fails_but_not_when_it_never_starte
             raise ValueError("no")
 
         with pytest.raises(ValueError, match="no"):
-            await Worker(other).run()
+            await make_worker(other).run()
     assert order == ["start", "stop"]
 
 

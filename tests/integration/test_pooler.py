@@ -19,7 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
 import pgbus
-from pgbus.worker.worker import Worker
+from pgbus.bus import make_worker
 from tests.conftest import Connect
 from tests.support import eventually
 from tests.support.faultproxy import FaultProxy
@@ -131,7 +131,7 @@ async def test_a_pooler_without_the_way_past_it_is_refused_in_one_line(pooled: s
         async def handle(event: int) -> None:
             pass
 
-        for work in (Worker(bus).run(), bus.call("math.double", {"n": 1})):
+        for work in (make_worker(bus).run(), bus.call("math.double", {"n": 1})):
             with pytest.raises(pgbus.ConfigurationError, match="give the database's own address as direct_dsn"):
                 await work
 

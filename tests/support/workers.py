@@ -10,6 +10,7 @@ from typing import Any, Generic, TypeVar
 import asyncpg
 
 import pgbus
+from pgbus.bus import make_worker
 from pgbus.telemetry import Happening
 from pgbus.worker.worker import Worker
 from tests.support.waiting import eventually
@@ -39,7 +40,7 @@ async def running(
     bus: pgbus.Bus, *, only: Sequence[str] | None = None, skip: Sequence[str] | None = None
 ) -> AsyncIterator[Worker]:
     """A worker that is ready, and is stopped afterwards; its error, if it has one, is raised."""
-    worker = Worker(bus, only=only, skip=skip)
+    worker = make_worker(bus, only=only, skip=skip)
     task = asyncio.create_task(worker.run())
     ready = asyncio.create_task(worker.ready.wait())
     try:

@@ -18,12 +18,12 @@ from sqlalchemy.orm import Session
 import pgbus
 from pgbus import migrate
 from pgbus.admin import Admin, BusStatus, DeadFilter, DeadLetter, EventFilter, EventRecord, ListenerStatus
+from pgbus.bus import make_worker
 from pgbus.contrib.django import uses_django_db
 from pgbus.embedded import EmbeddedPostgres
 from pgbus.listeners.listener import Listener
 from pgbus.telemetry import Happening, Settled
 from pgbus.testing import Attempt, BusMocker, BusUnderTest, MockResult, bus_mocker, deliver_now, deliver_now_sync
-from pgbus.worker.worker import Worker
 
 # ------------------------------------------------------------------------------------------------------ event classes
 
@@ -248,7 +248,7 @@ async def work() -> None:
             assert_type(happening.done, int)
 
     stop_observing = bus.telemetry.observe(observe)
-    worker = Worker(bus, only=["many"], skip=["batch"])
+    worker = make_worker(bus, only=["many"], skip=["batch"])
     await worker.run()
     await worker.ready.wait()
     worker.request_stop()
