@@ -106,7 +106,7 @@ class Bus(BusPath):
         )
         super().__init__(self.client, ())
         self.schema = self.client.schema
-        self._hooks = self.client.hook_registry
+        self._hooks = self.registry.hooks
         for plugin in self.plugins:
             self._add(plugin)
 
@@ -189,7 +189,7 @@ class Bus(BusPath):
             raise TypeError("write @bus.listener() with parentheses")
 
         def declare(handler: H) -> H:
-            self.registry.add(
+            self.registry.listeners.add(
                 make_listener(
                     handler,
                     events,
@@ -213,7 +213,7 @@ class Bus(BusPath):
     @property
     def listeners(self) -> Sequence[Listener]:
         """The listeners declared so far."""
-        return list(self.registry)
+        return list(self.registry.listeners)
 
     def middleware(self, function: H) -> H:
         """Decorator: wrap the handlers of all listeners and procedures in the function.
@@ -580,7 +580,7 @@ def make_worker(
         config=bus.config,
         selection=selection or Selection(bus.registry, only=only, skip=skip),
         middleware=bus.registry.middleware,
-        hooks=bus.client.hook_registry,
+        hooks=bus.registry.hooks,
         schemas=bus.schema,
         telemetry=bus.telemetry,
         sender=bus,

@@ -1,60 +1,80 @@
-"""What this process has declared: listeners, procedures, schedules, middleware."""
+"""What this process has declared, of every kind, and which of it a worker does."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from pgbus.config.features import FEATURES
 from pgbus.errors import ConfigurationError, DuplicateListenerName
-from pgbus.handlers.declared import Watched, is_chosen
+from pgbus.handlers.declared import Declared
+from pgbus.handlers.hooks import Hooks
 from pgbus.handlers.middleware import Middleware
 from pgbus.listeners.listener import Listener
-from pgbus.rpc.procedures import Procedures
-from pgbus.schedules.schedule import Schedules
+from pgbus.rpc.procedures import Procedure, Procedures
+from pgbus.schedules.schedule import Background, Schedule, Schedules
 
 
-class Registry(Watched[Listener]):
-    """The listeners of one bus, by name, in the order of their declaration."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """What a worker does: the declarations chosen for it, of the kinds that are among its features."""
+
+    listeners: Sequence[Listener] = ()
+    procedures: Sequence[Procedure] = ()
+    schedules: Sequence[Schedule] = ()
+    background: Sequence[Background] = ()
+
+    @property
+    def tasks(self) -> dict[str, str]:
+        """When each task runs, by its name."""
+        on_schedule = {one.name: str(one.rule) for one in self.schedules}
+        return on_schedule | {one.name: "in the background" for one in self.background}
+
+
+class Registry:
+    """The declarations of one bus, and the hooks and middleware around their handlers."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self._listeners: dict[str, Listener] = {}
+        self.listeners: Declared[Listener] = Declared(duplicate=DuplicateListenerName)
         self.procedures = Procedures()
-        self.middleware = Middleware()
         self.schedules = Schedules()
+        self.hooks = Hooks()
+        self.middleware = Middleware()
         self.features = frozenset(FEATURES)
         """What workers do."""
 
-    def add(self, listener: Listener) -> None:
-        """Add a listener, also to workers that run already; raises DuplicateListenerName."""
-        if listener.name in self._listeners:
-            raise DuplicateListenerName(listener.name)
-        self._listeners[listener.name] = listener
-        self._tell(listener)
+    def work(self, *, only: Sequence[str] | None = None, skip: Sequence[str] | None = None) -> Work:
+        """What a worker does of the declarations named in `only` (default: all) but not in `skip`.
 
-    def select(self, *, only: Sequence[str] | None = None, skip: Sequence[str] | None = None) -> list[Listener]:
-        """The listeners named in `only` (default: all) but not in `skip`; raises ConfigurationError for a typo.
-
-        The names may be those of procedures and tasks, too.
+        Raises ConfigurationError for a name that is not declared.
         """
-        names = [*self._listeners, *(procedure.name for procedure in self.procedures), *self.schedules.names]
-        for name in (*(only or ()), *(skip or ())):
-            if name not in names:
-                known = ", ".join(names) or "none"
+        self._refuse_unknown([*(only or ()), *(skip or ())])
+        does_tasks = "tasks" in self.features
+        return Work(
+            listeners=self.listeners.select(only=only, skip=skip) if "events" in self.features else (),
+            procedures=self.procedures.select(only=only, skip=skip) if "rpcs" in self.features else (),
+            schedules=self.schedules.select(only=only, skip=skip) if does_tasks else (),
+            background=self.schedules.select_background(only=only, skip=skip) if does_tasks else (),
+        )
+
+    def watch(self, watcher: Callable[[str], object]) -> Callable[[], None]:
+        """Call `watcher` with the name of what is declared from now on, in the thread that declares.
+
+        Returns a function that ends it.
+        """
+        ends = [declared.watch(watcher) for declared in (self.listeners, self.procedures, self.schedules)]
+
+        def end() -> None:
+            for end_one in ends:
+                end_one()
+
+        return end
+
+    def _refuse_unknown(self, names: Sequence[str]) -> None:
+        declared = [*self.listeners.names, *self.procedures.names, *self.schedules.names]
+        for name in names:
+            if name not in declared:
+                known = ", ".join(declared) or "none"
                 raise ConfigurationError(
                     f"there is no listener, procedure or task named {name!r} here; declared are: {known}"
                 )
-        return [one for one in self._listeners.values() if is_chosen(one.name, only=only, skip=skip)]
-
-    def __iter__(self) -> Iterator[Listener]:
-        return iter(tuple(self._listeners.values()))
-
-    def __len__(self) -> int:
-        return len(self._listeners)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._listeners
-
-    def get(self, name: str) -> Listener | None:
-        """The listener of that name, if there is one."""
-        return self._listeners.get(name)

@@ -18,7 +18,6 @@ from pgbus.config import Config
 from pgbus.config.options import NAME, check_options, given_options
 from pgbus.database.store import Run
 from pgbus.errors import ConfigurationError, DuplicateProcedureName, InvalidName, NothingToListenFor
-from pgbus.handlers.hooks import Hooks
 from pgbus.handlers.signatures import Handler, default_name
 from pgbus.listeners.listener import build_listener, in_service
 from pgbus.messages import VERSION_HEADER, EventMessage
@@ -80,7 +79,8 @@ class BusClient(HookDecorators, Life, Tasking):
         self._publish_sync = publish_sync
         self._call = call
         self._call_sync = call_sync
-        self.hook_registry = Hooks(self, bus=bus)
+        registry.hooks.belong_to(client=self, bus=bus)
+        self.hook_registry = registry.hooks
         self.schema = Catalog(config=config, registry=registry, apis=self.api_registry, run=run, block=block)
 
     def register_api(self, api: Api) -> None:
@@ -224,7 +224,7 @@ class BusClient(HookDecorators, Life, Tasking):
         for topic in topics:
             if event := self.api_registry.event(topic):
                 arguments.check(event, topic=topic)
-        self._registry.add(
+        self._registry.listeners.add(
             build_listener(
                 arguments.call,
                 topics,
@@ -244,7 +244,7 @@ class BusClient(HookDecorators, Life, Tasking):
     @property
     def topics(self) -> list[str]:
         """The topics and patterns that the listeners of this process hear."""
-        return list(dict.fromkeys(pattern for listener in self._registry for pattern in listener.patterns))
+        return list(dict.fromkeys(pattern for listener in self._registry.listeners for pattern in listener.patterns))
 
     # ------------------------------------------------------------------------------------------------------ starting
 

@@ -152,17 +152,15 @@ def _run_here(
     choice.apply(bus)
     skip = choice.skip
     if not bus.client.start_hooks:  # else they may yet declare what was asked for
-        bus.registry.select(only=only or None, skip=skip)  # refuses names that are not there
+        bus.registry.work(only=only or None, skip=skip)  # refuses names that are not there
     if wants_upgrade:
         migrate.upgrade(bus.config.session_dsn, namespace=bus.config.namespace)
     asyncio.run(_check(bus))
 
     def say_what_runs() -> None:
-        listeners = bus.registry.select(only=only or None, skip=skip) if "events" in bus.features else []
-        served = bus.registry.procedures.select(only=only or None, skip=skip) if "rpcs" in bus.features else []
-        names = [procedure.name for procedure in served]
-        tasks = bus.registry.schedules.describe(only=only or None, skip=skip) if "tasks" in bus.features else {}
-        announce(bus.config, listeners, names, tasks, module=config.module, format=config.log_format)
+        work = bus.registry.work(only=only or None, skip=skip)
+        names = [procedure.name for procedure in work.procedures]
+        announce(bus.config, work.listeners, names, work.tasks, module=config.module, format=config.log_format)
 
     bus.client.on_start(say_what_runs)  # the last of the functions that may declare listeners
     asyncio.run(_work(bus, only=only, skip=skip))

@@ -97,11 +97,11 @@ class Moment:
     """
 
     def __init__(
-        self, name: str, arguments: Sequence[str], *, client: object, bus: object, hook_threads: HookThreads
+        self, name: str, arguments: Sequence[str], *, owners: Mapping[str, object], hook_threads: HookThreads
     ) -> None:
         self.name = name
         self._arguments = ("client", *arguments)
-        self._always = {"client": client, "bus": bus}
+        self._always = owners
         self._threads = hook_threads
         self._hooks: list[Hook] = []
 
@@ -251,11 +251,12 @@ _NOT_BY_NAME = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.VAR_POSITIO
 class Hooks:
     """The hooks of one bus, by moment; each moment's name is an attribute."""
 
-    def __init__(self, client: object, *, bus: object) -> None:
+    def __init__(self) -> None:
         self._threads = HookThreads()
+        self._owners: dict[str, object] = {"client": None, "bus": None}
 
         def moment(name: str, *arguments: str) -> Moment:
-            return Moment(name, arguments, client=client, bus=bus, hook_threads=self._threads)
+            return Moment(name, arguments, owners=self._owners, hook_threads=self._threads)
 
         self.before_worker_start = moment("before_worker_start")
         self.after_worker_stopped = moment("after_worker_stopped")
@@ -270,6 +271,10 @@ class Hooks:
         self.moments: Mapping[str, Moment] = {
             name: value for name, value in vars(self).items() if isinstance(value, Moment)
         }
+
+    def belong_to(self, *, client: object, bus: object) -> None:
+        """Pass these to hooks as `client` and `bus`; called once, before the first hook is registered."""
+        self._owners.update(client=client, bus=bus)
 
     @property
     def on_sending(self) -> bool:

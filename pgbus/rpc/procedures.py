@@ -6,7 +6,7 @@ The signature is read once: into a decoder of the arguments, and one that the re
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -28,7 +28,7 @@ from pgbus.errors import (
     InvalidResult,
     UnhandledEventError,
 )
-from pgbus.handlers.declared import Watched, is_chosen
+from pgbus.handlers.declared import Declared
 from pgbus.handlers.signatures import Handler, describe, is_async, resolved_signature, why_not_handler
 from pgbus.topics import check_topic, is_private
 
@@ -216,43 +216,18 @@ class Result:
             ) from error
 
 
-class Procedures(Watched[Procedure]):
-    """The procedures of one bus, by name, in the order of their declaration; and the errors its calls may raise."""
+class Procedures(Declared[Procedure]):
+    """The procedures of one bus, and the errors its calls may raise."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self._procedures: dict[str, Procedure] = {}
+        super().__init__(duplicate=DuplicateProcedureName)
         self.errors: dict[str, type[Exception]] = {}
         """Exception classes by qualified name: a call raises them as themselves, others as RemoteError."""
-
-    def add(self, procedure: Procedure) -> None:
-        """Add a procedure, also to workers that run already; raises DuplicateProcedureName."""
-        if procedure.name in self._procedures:
-            raise DuplicateProcedureName(procedure.name)
-        self._procedures[procedure.name] = procedure
-        self._tell(procedure)
 
     def allow_errors(self, *classes: type[Exception]) -> None:
         """Let calls raise these classes as themselves when a procedure raised them, made from its `args`."""
         for cls in classes:
             self.errors[error_name(cls)] = cls
-
-    def select(self, *, only: Sequence[str] | None = None, skip: Sequence[str] | None = None) -> list[Procedure]:
-        """The procedures named in `only` (default: all) but not in `skip`."""
-        return [one for one in self._procedures.values() if is_chosen(one.name, only=only, skip=skip)]
-
-    def __iter__(self) -> Iterator[Procedure]:
-        return iter(tuple(self._procedures.values()))
-
-    def __len__(self) -> int:
-        return len(self._procedures)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._procedures
-
-    def get(self, name: str) -> Procedure | None:
-        """The procedure of that name, if there is one."""
-        return self._procedures.get(name)
 
 
 def error_name(cls: type[BaseException]) -> str:

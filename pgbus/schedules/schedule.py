@@ -12,7 +12,7 @@ from pgbus.aio.returned import finish
 from pgbus.config.features import FEATURES
 from pgbus.config.options import FLAG, NAME, check_options, one_of
 from pgbus.errors import ConfigurationError, DuplicateScheduleName, InvalidSchedule
-from pgbus.handlers.declared import Watched, is_chosen
+from pgbus.handlers.declared import Declared, is_chosen
 from pgbus.handlers.signatures import describe, is_async, type_hints, wants_bus, why_not_handler
 from pgbus.schedules.rules import Missed, Rule
 
@@ -144,29 +144,17 @@ def make_background(given: object, *, name: str, client: object, bus: object) ->
     return Background(name, task=make_task(given, client=client, bus=bus, has_context=False))
 
 
-class Schedules(Watched[object]):
-    """The schedules of one bus, by name, and its background tasks, each in the order of their declaration."""
+class Schedules(Declared[Schedule]):
+    """The schedules of one bus, and its background tasks, each in the order of their declaration."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self._schedules: dict[str, Schedule] = {}
+        super().__init__(duplicate=DuplicateScheduleName)
         self._background: list[Background] = []
-
-    def add(self, schedule: Schedule) -> None:
-        """Add a schedule, also to workers that run already; raises DuplicateScheduleName."""
-        if schedule.name in self._schedules:
-            raise DuplicateScheduleName(schedule.name)
-        self._schedules[schedule.name] = schedule
-        self._tell(schedule)
 
     def add_background(self, background: Background) -> None:
         """Add a background task, also to workers that run already."""
         self._background.append(background)
-        self._tell(background)
-
-    def select(self, *, only: Sequence[str] | None = None, skip: Sequence[str] | None = None) -> list[Schedule]:
-        """The schedules named in `only` (default: all) but not in `skip`."""
-        return [one for one in self._schedules.values() if is_chosen(one.name, only=only, skip=skip)]
+        self._tell(background.name)
 
     def select_background(
         self, *, only: Sequence[str] | None = None, skip: Sequence[str] | None = None
@@ -174,18 +162,13 @@ class Schedules(Watched[object]):
         """The background tasks named in `only` (default: all) but not in `skip`."""
         return [one for one in self._background if is_chosen(one.name, only=only, skip=skip)]
 
-    def describe(self, *, only: Sequence[str] | None = None, skip: Sequence[str] | None = None) -> dict[str, str]:
-        """When each of those runs, by name."""
-        on_schedule = {one.name: str(one.rule) for one in self.select(only=only, skip=skip)}
-        return on_schedule | {one.name: "in the background" for one in self.select_background(only=only, skip=skip)}
-
     def close_background(self) -> None:
-        """Have coroutines that nobody is going to run not complain of that."""
+        """Close the coroutines that nobody is going to run, so that Python does not warn of them."""
         for one in self._background:
             if (taken := one.take()) and inspect.iscoroutine(taken):
                 taken.close()
 
     @property
     def names(self) -> list[str]:
-        """The names of all of them."""
-        return list(dict.fromkeys([*self._schedules, *(one.name for one in self._background)]))
+        """The names of the schedules and background tasks."""
+        return list(dict.fromkeys([*super().names, *(one.name for one in self._background)]))

@@ -36,7 +36,7 @@ class Rehearsal:
         self, bus: Bus, *, join: AsyncExecutor, transactions: JoinedTransactions, threads: Threads, raise_errors: bool
     ) -> None:
         self._bus = bus
-        self._hooks = bus.client.hook_registry
+        self._hooks = bus.registry.hooks
         self._join = join
         self._transactions = transactions
         self._threads = threads
@@ -53,7 +53,7 @@ class Rehearsal:
         self._bus._joined = self._join
         try:
             # They may declare listeners; those of plugins are for a worker, and its end.
-            await self._bus.client.hook_registry.before_worker_start.run_once(plugins=False)
+            await self._bus.registry.hooks.before_worker_start.run_once(plugins=False)
             while events := await self._take():
                 for listener in self._listeners():
                     await self._deliver(listener, [event for event in events if _hears(listener, event)])
@@ -73,7 +73,7 @@ class Rehearsal:
         return [_own_event(row) for row in await self._join.fetch(self._statements["take_own_events"], {})]
 
     def _listeners(self) -> Sequence[Listener]:
-        return self._bus.listeners if "events" in self._bus.features else []
+        return self._bus.registry.work().listeners
 
     # ------------------------------------------------------------------------------------------------------ attempts
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from pgbus.listeners.listener import Listener
-from pgbus.registry import Registry
+from pgbus.registry import Registry, Work
 from pgbus.rpc.procedures import Procedure
 from pgbus.schedules.schedule import Background, Schedule
 
@@ -23,44 +23,38 @@ class Selection:
         self._only = only
         self._skip = skip
 
+    def _work(self) -> Work:
+        return self._registry.work(only=self._only, skip=self._skip)
+
     def check(self) -> None:
         """Raise ConfigurationError for a name in `only` or `skip` that is not declared."""
-        self._registry.select(only=self._only, skip=self._skip)
+        self._work()
 
     @property
     def listeners(self) -> list[Listener]:
         """The listeners that this worker runs."""
-        return self._registry.select(only=self._only, skip=self._skip) if self._does("events") else []
+        return list(self._work().listeners)
 
     @property
     def procedures(self) -> list[Procedure]:
         """The procedures that this worker serves."""
-        return self._registry.procedures.select(only=self._only, skip=self._skip) if self._does("rpcs") else []
+        return list(self._work().procedures)
 
     @property
     def schedules(self) -> list[Schedule]:
         """The schedules whose runs this worker claims."""
-        return self._registry.schedules.select(only=self._only, skip=self._skip) if self._does("tasks") else []
+        return list(self._work().schedules)
 
     @property
     def background(self) -> list[Background]:
         """The background tasks that this worker runs; those of a worker without tasks are closed."""
-        schedules = self._registry.schedules
-        if not self._does("tasks"):
-            schedules.close_background()
-            return []
-        return schedules.select_background(only=self._only, skip=self._skip)
+        if "tasks" not in self._registry.features:
+            self._registry.schedules.close_background()
+        return list(self._work().background)
 
-    def watch(self, watcher: Callable[[object], object]) -> Callable[[], None]:
-        """Call `watcher` with whatever is declared from now on, in any thread; returns a function that ends it."""
-        parts = (self._registry, self._registry.procedures, self._registry.schedules)
-        ends = [part.watch(watcher) for part in parts]
+    def watch(self, watcher: Callable[[str], object]) -> Callable[[], None]:
+        """Call `watcher` with the name of what is declared from now on, in any thread.
 
-        def unwatch() -> None:
-            for end in ends:
-                end()
-
-        return unwatch
-
-    def _does(self, feature: str) -> bool:
-        return feature in self._registry.features
+        Returns a function that ends it.
+        """
+        return self._registry.watch(watcher)

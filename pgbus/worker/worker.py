@@ -225,7 +225,7 @@ class Worker:
         )
         loop = asyncio.get_running_loop()
 
-        def look_again(_: object) -> None:
+        def look_again(_: str) -> None:
             loop.call_soon_threadsafe(self._added.set)  # what is declared while we run is declared in any thread
 
         unwatch = self._selection.watch(look_again)

@@ -48,7 +48,7 @@ def handle_plainly_with_asyncpg(event: Placed, own: asyncpg.Connection) -> None:
 
 def declare(bus: pgbus.Bus, handler: Any = handle, *events: Any, **options: Any) -> Listener:
     bus.listener(*(events or (Placed,)), **options)(handler)
-    return list(bus.registry)[-1]
+    return list(bus.registry.listeners)[-1]
 
 
 def test_a_listener_has_the_documented_defaults(bus: pgbus.Bus) -> None:
@@ -128,7 +128,7 @@ def test_an_option_that_makes_no_sense_is_refused_by_name(
 ) -> None:
     with pytest.raises(pgbus.ConfigurationError, match=message):
         declare(bus, **options)
-    assert len(bus.registry) == 0
+    assert len(bus.registry.listeners) == 0
 
 
 @pytest.mark.parametrize("start", ["now", "beginning", 0, 7, datetime(2026, 1, 1, tzinfo=UTC)], ids=str)
@@ -171,24 +171,24 @@ def test_two_listeners_of_one_name_are_refused_and_the_first_stays(bus: pgbus.Bu
     with pytest.raises(pgbus.DuplicateListenerName) as refused:
         declare(bus, name="mail", concurrency=4)
     assert refused.value.listener_name == "mail"
-    assert bus.registry.get("mail") is first
+    assert bus.registry.listeners.get("mail") is first
 
 
-def test_select_takes_names_and_refuses_a_typo(bus: pgbus.Bus) -> None:
+def test_work_takes_names_and_refuses_a_typo(bus: pgbus.Bus) -> None:
     for name in ("a", "b", "c"):
         declare(bus, name=name)
-    names = {listener.name for listener in bus.registry.select(only=["a", "b"], skip=["b"])}
+    names = {listener.name for listener in bus.registry.work(only=["a", "b"], skip=["b"]).listeners}
     assert names == {"a"}
-    assert [listener.name for listener in bus.registry.select()] == ["a", "b", "c"]
+    assert [listener.name for listener in bus.registry.work().listeners] == ["a", "b", "c"]
     with pytest.raises(pgbus.ConfigurationError, match="declared are: a, b, c"):
-        bus.registry.select(skip=["d"])
+        bus.registry.work(skip=["d"])
 
 
 def test_a_watcher_hears_of_new_listeners_until_it_ends(bus: pgbus.Bus) -> None:
     heard: list[str] = []
-    end = bus.registry.watch(lambda listener: heard.append(listener.name))
+    end = bus.registry.watch(heard.append)
     declare(bus, name="a")
     end()
     declare(bus, name="b")
     assert heard == ["a"]
-    assert "b" in bus.registry
+    assert "b" in bus.registry.listeners

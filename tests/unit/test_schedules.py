@@ -83,7 +83,7 @@ def bus() -> pgbus.Bus:
 
 
 def declared(bus: pgbus.Bus) -> dict[str, str]:
-    return bus.registry.schedules.describe()
+    return bus.registry.work().tasks
 
 
 def nightly() -> None:
@@ -138,12 +138,12 @@ def test_tasks_are_selected_by_name_like_listeners(bus: pgbus.Bus) -> None:
     bus.listener("shop.sold", name="note")(lambda event: None)
     bus.client.every(hours=1, name="count")(nightly)
     bus.client.add_background_task(forever)
-    select = bus.registry.schedules.describe
-    assert select(only=["count"]) == {"count": "every 3600 s"}
-    assert select(skip=["count"]) == {f"{__name__}.forever": "in the background"}
-    assert [one.name for one in bus.registry.select(skip=["count"])] == ["note"]
+    assert bus.registry.work(only=["count"]).tasks == {"count": "every 3600 s"}
+    without = bus.registry.work(skip=["count"])
+    assert without.tasks == {f"{__name__}.forever": "in the background"}
+    assert [one.name for one in without.listeners] == ["note"]
     with pytest.raises(ConfigurationError, match="declared are: note, count"):
-        bus.registry.select(skip=["cuont"])
+        bus.registry.work(skip=["cuont"])
 
 
 def test_a_listener_cannot_have_the_name_of_a_feature(bus: pgbus.Bus) -> None:
