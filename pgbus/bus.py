@@ -6,7 +6,6 @@ import asyncio
 import sys
 import threading
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from datetime import datetime
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -31,6 +30,7 @@ from pgbus.messages import EventMessage, OpenEvent
 from pgbus.outcomes import RetryPolicy
 from pgbus.plugins import Plugin, in_order, load_plugins, tell_plugins
 from pgbus.publishing import hooked, outbox
+from pgbus.publishing.options import PublishOptions
 from pgbus.publishing.outbox import Limits, OutboxRow
 from pgbus.publishing.publisher import Publisher
 from pgbus.registry import Registry
@@ -258,7 +258,27 @@ class Bus(BusPath):
 
         return declare
 
-    async def call(  # type: ignore[override] # of a bus, as no path, the name is an argument
+    @overload  # type: ignore[override] # of a bus, as no path, the name is an argument
+    async def call(
+        self,
+        procedure: str,
+        arguments: Mapping[str, object] | None = None,
+        *,
+        timeout: float | None = None,
+        returns: type[T],
+        wait: bool = False,
+    ) -> T: ...
+    @overload
+    async def call(
+        self,
+        procedure: str,
+        arguments: Mapping[str, object] | None = None,
+        *,
+        timeout: float | None = None,
+        returns: Any = Any,
+        wait: bool = False,
+    ) -> Any: ...
+    async def call(
         self,
         procedure: str,
         arguments: Mapping[str, object] | None = None,
@@ -292,6 +312,26 @@ class Bus(BusPath):
 
         return await exchange(self._hooks.before_rpc_call, self._hooks.after_rpc_call, message, work)
 
+    @overload
+    def call_sync(
+        self,
+        procedure: str,
+        arguments: Mapping[str, object] | None = None,
+        *,
+        timeout: float | None = None,
+        returns: type[T],
+        wait: bool = False,
+    ) -> T: ...
+    @overload
+    def call_sync(
+        self,
+        procedure: str,
+        arguments: Mapping[str, object] | None = None,
+        *,
+        timeout: float | None = None,
+        returns: Any = Any,
+        wait: bool = False,
+    ) -> Any: ...
     def call_sync(
         self,
         procedure: str,
@@ -323,37 +363,18 @@ class Bus(BusPath):
         *,
         topic: str | None = None,
         using: object = None,
-        key: str | None = None,
-        headers: Mapping[str, str] | None = None,
-        deliver_at: datetime | None = None,
-        delay: float | None = None,
-        dedup_key: str | None = None,
-        event_id: UUID | str | None = None,
+        **options: Unpack[PublishOptions],
     ) -> EventMessage:
         """Publish an event in the transaction of `using`, or durably at once without it; returns it with its id.
 
         - `event`: an instance of an event class; or, with `topic`, anything that is JSON.
         - `using`: an asyncpg, psycopg or SQLAlchemy async connection or session.
-        - `key`: 1 to 255 characters; ordered listeners hear events with the same key in order.
-        - `headers`: texts by name, at most 8 KiB of JSON.
-        - `deliver_at`: an aware datetime; or `delay`: seconds from now.
-        - `dedup_key`: publishing again under it (within `dedup_ttl`) is no new event, and returns the first one's id.
-        - `event_id`: default a new UUIDv7.
+        - `options`: those of PublishOptions.
 
         Raises InvalidEventError before anything is sent, as InvalidEventArguments for a field of an event class that is
         not of its type, unless `validate` of the API is off; TransactionAbortedError, ConnectionUnusableError.
         """
-        row = outbox.prepare(
-            event,
-            topic=topic,
-            key=key,
-            headers=headers,
-            deliver_at=deliver_at,
-            delay=delay,
-            dedup_key=dedup_key,
-            event_id=event_id,
-            limits=self._limits,
-        )
+        row = outbox.prepare(event, topic=topic, limits=self._limits, **options)
         if self._hooks.on_sending:
             return (await self._send([row], using))[0]
         return _published(row, (await self._insert([row], using))[0])
@@ -364,30 +385,15 @@ class Bus(BusPath):
         *,
         topic: str | None = None,
         using: object = None,
-        key: str | None = None,
-        headers: Mapping[str, str] | None = None,
-        deliver_at: datetime | None = None,
-        delay: float | None = None,
-        dedup_key: str | None = None,
-        event_id: UUID | str | None = None,
         timeout: float | None = None,
+        **options: Unpack[PublishOptions],
     ) -> EventMessage:
         """`publish` for code that blocks; `using` is a psycopg Connection, or SQLAlchemy's Session or Connection.
 
         Without `using` it raises CannotBlockHere on the thread of a running event loop, and PublishTimeout if it is
         not done after `timeout` seconds; default: it waits for as long as it takes.
         """
-        row = outbox.prepare(
-            event,
-            topic=topic,
-            key=key,
-            headers=headers,
-            deliver_at=deliver_at,
-            delay=delay,
-            dedup_key=dedup_key,
-            event_id=event_id,
-            limits=self._limits,
-        )
+        row = outbox.prepare(event, topic=topic, limits=self._limits, **options)
         if self._hooks.on_sending:
             return self._send_sync([row], using, "publish", timeout=timeout)[0]
         return _published(row, self._insert_sync([row], using, "publish", timeout=timeout)[0])

@@ -21,6 +21,7 @@ from pgbus.errors import ConfigurationError, DuplicateProcedureName, InvalidName
 from pgbus.handlers.signatures import Handler, default_name
 from pgbus.listeners.listener import build_listener, in_service
 from pgbus.messages import VERSION_HEADER, EventMessage
+from pgbus.publishing.options import PublishOptions
 from pgbus.registry import Registry
 from pgbus.rpc.procedures import make_procedure
 from pgbus.schema import Block, Catalog
@@ -32,7 +33,7 @@ Call: TypeAlias = Callable[..., Awaitable[Any]]
 CallSync: TypeAlias = Callable[..., Any]
 
 CALL_OPTIONS = ("returns", "timeout", "wait")
-FIRE_OPTIONS = ("dedup_key", "delay", "deliver_at", "event_id", "headers", "key", "using")
+FIRE_OPTIONS = tuple(sorted(("using", *PublishOptions.__annotations__)))
 LISTEN_OPTIONS = (
     "batch_size", "concurrency", "on_poison", "ordered", "retry", "since", "start", "timeout", "transactional",
 )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -78,9 +79,7 @@ class BusPath:
         if not self._words:
             self._split()
         if len(self._words) == 1:
-            raise AttributeError(
-                f"a bus has no method {self._words[0]!r}; a procedure is called as `bus.api.procedure`"
-            )
+            raise AttributeError(f"a bus has no method {self._words[0]!r}; {self._remedy(self._words[0])}")
         return self.call(*args, bus_options=bus_options, **kwargs)
 
     def call(self, /, *args: object, bus_options: Mapping[str, object] | None = None, **kwargs: object) -> Any:
@@ -149,6 +148,12 @@ class BusPath:
             raise InvalidName("a bus by itself is neither an event nor a procedure: name one, as in `bus.api.name`")
         *api_words, name = self._words
         return ".".join(api_words), name
+
+    def _remedy(self, word: str) -> str:
+        names = [name for name in self._client.api_registry.taken_names if not name.startswith("_")]
+        if close := difflib.get_close_matches(word, names, n=1):
+            return f"did you mean `bus.{close[0]}`?"
+        return "a procedure is called as `bus.api.procedure`"
 
     def _refuse_root(self) -> None:
         if not self._words:  # what looks at all attributes of a bus is not to fail

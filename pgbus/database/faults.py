@@ -25,6 +25,7 @@ from pgbus.errors import (
 ServerError = asyncpg.PostgresError
 ClientError = asyncpg.InterfaceError
 # Single answers of the server that someone acts on.
+InsufficientPrivilege = asyncpg.InsufficientPrivilegeError
 LockNotAvailable = asyncpg.LockNotAvailableError  # `lock_timeout` passed, or NOWAIT found it locked
 QueryCancelled = asyncpg.QueryCanceledError  # `statement_timeout` passed, or an administrator cancelled it
 ObjectInUse = asyncpg.ObjectInUseError

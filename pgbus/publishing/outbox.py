@@ -12,10 +12,9 @@ from typing import Any
 from uuid import UUID
 
 import msgspec
-import uuid_utils
-from asyncpg.pgproto import pgproto
 
-from pgbus.codec import json as codec
+from pgbus.codec.json import encode
+from pgbus.database.event_ids import new_event_id
 from pgbus.database.sql import Statement
 from pgbus.errors import InvalidEventError
 from pgbus.events import ancestors_of, checker, topic_of
@@ -100,11 +99,11 @@ def prepare(
     if deliver_at is not None and delay is not None:
         raise InvalidEventError("delay", "give either deliver_at or delay, not both")
     name = _topic(kind) if topic is None else _check_topic(topic)
-    payload = codec.encode(event, limit=limits.max_payload)
+    payload = encode(event, limit=limits.max_payload)
     if check := _checker(kind, name, limits):
         check(payload, event)
     return OutboxRow(
-        event_id=_new_event_id() if event_id is None else _check_event_id(event_id),
+        event_id=new_event_id() if event_id is None else _check_event_id(event_id),
         topic=name,
         payload=payload,
         ancestors=ancestors_of(kind),
@@ -122,7 +121,7 @@ def prepare_many(events: Iterable[object], *, topic: str | None = None, limits: 
     Raises InvalidEventError for the first that is refused, before any of them is published.
     """
     given = None if topic is None else _check_topic(topic)
-    encode, max_payload = codec.encode, limits.max_payload
+    max_payload = limits.max_payload
     rows: list[OutboxRow] = []
     kind: Any = None
     name = ""
@@ -136,13 +135,8 @@ def prepare_many(events: Iterable[object], *, topic: str | None = None, limits: 
         payload = encode(event, limit=max_payload)
         if check:
             check(payload, event)
-        rows.append(OutboxRow(event_id=_new_event_id(), topic=name, payload=payload, ancestors=ancestors))
+        rows.append(OutboxRow(event_id=new_event_id(), topic=name, payload=payload, ancestors=ancestors))
     return rows
-
-
-def _new_event_id() -> UUID:
-    """A UUIDv7, in the driver's kind of UUID: that is made, and sent, in a third of the time."""
-    return pgproto.UUID(uuid_utils.uuid7().bytes)
 
 
 def revise(row: OutboxRow, message: OpenEvent, *, limits: Limits) -> OutboxRow:
@@ -152,7 +146,7 @@ def revise(row: OutboxRow, message: OpenEvent, *, limits: Limits) -> OutboxRow:
     """
     payload, headers = row.payload, row.headers
     if message.has_new_payload:
-        payload = codec.encode(message.payload, limit=limits.max_payload)
+        payload = encode(message.payload, limit=limits.max_payload)
     if message.has_new_headers:
         headers = encode_headers(message.headers)
     key = None if message.key is None else _check_key("key", message.key)
@@ -205,7 +199,7 @@ def encode_headers(headers: object) -> str | None:
     for name, value in headers.items():
         if not isinstance(name, str) or not isinstance(value, str):
             raise InvalidEventError("headers", f"names and values are str, not {type(name)} and {type(value)}")
-    return codec.encode(dict(headers), limit=MAX_HEADERS, field="headers") if headers else None
+    return encode(dict(headers), limit=MAX_HEADERS, field="headers") if headers else None
 
 
 def _check_deliver_at(deliver_at: object) -> datetime:

@@ -12,12 +12,18 @@ from functools import partial
 from typing import Any, cast
 from uuid import UUID
 
-import asyncpg
-from asyncpg.pool import PoolConnectionProxy
-
 from pgbus.config import Config, shown_dsn
-from pgbus.database.connections import Connection, behind_pooler, borrow, create_pool, cut_pool, unreachable
-from pgbus.database.faults import is_link_error, sqlstate_of
+from pgbus.database.connections import (
+    Borrowed,
+    Connection,
+    Pool,
+    behind_pooler,
+    borrow,
+    create_pool,
+    cut_pool,
+    unreachable,
+)
+from pgbus.database.faults import ClientError, InsufficientPrivilege, ServerError, is_link_error, sqlstate_of
 from pgbus.database.migrate import check_async
 from pgbus.database.sql import Statement, load
 from pgbus.database.sql.rights import missing_right
@@ -42,7 +48,7 @@ class Publisher:
         self._config = config
         self._on_open = on_open
         self._statements = load(config.namespace)
-        self._pool: asyncpg.Pool | None = None
+        self._pool: Pool | None = None
         self._opening = asyncio.Lock()
         self._pending: list[tuple[OutboxRow, asyncio.Future[UUID]]] = []
         self._flusher: asyncio.Task[None] | None = None
@@ -101,7 +107,7 @@ class Publisher:
             cut_pool(self._pool)
 
     @asynccontextmanager
-    async def _connection(self) -> AsyncIterator[PoolConnectionProxy[Any]]:
+    async def _connection(self) -> AsyncIterator[Borrowed]:
         pool = await self._open()
         is_open = False
         try:
@@ -114,11 +120,11 @@ class Publisher:
             if not is_link_error(error):
                 raise
             # The driver's InterfaceError says that it was closed before anything was sent.
-            if is_open and not isinstance(error, asyncpg.InterfaceError):
+            if is_open and not isinstance(error, ClientError):
                 raise OutcomeUnknownError(shown_dsn(self._config.dsn), str(error)) from error
             raise unreachable(self._config, error) from error
 
-    async def _open(self) -> asyncpg.Pool:
+    async def _open(self) -> Pool:
         async with self._opening:
             if self._pool is None:
                 pool = await create_pool(self._config, size=POOL_SIZE)
@@ -127,14 +133,14 @@ class Publisher:
                         await check_async(cast("Connection", connection), namespace=self._config.namespace)
                 except BaseException as error:
                     pool.terminate()
-                    if is_link_error(error) or isinstance(error, asyncpg.PostgresError):
+                    if is_link_error(error) or isinstance(error, ServerError):
                         raise unreachable(self._config, error) from error
                     raise
                 await self._on_open(partial(self._run, pool))
                 self._pool = pool
         return self._pool
 
-    async def _run(self, pool: asyncpg.Pool, name: str, values: dict[str, object]) -> Sequence[Sequence[Any]]:
+    async def _run(self, pool: Pool, name: str, values: dict[str, object]) -> Sequence[Sequence[Any]]:
         async with borrow(pool) as connection:
             return await _fetch(connection, self._statements[name], values)
 
@@ -151,7 +157,7 @@ class Publisher:
                     if not future.done():
                         future.set_result(event_id)
 
-    async def _insert(self, connection: PoolConnectionProxy[Any], rows: Sequence[OutboxRow]) -> list[UUID]:
+    async def _insert(self, connection: Borrowed, rows: Sequence[OutboxRow]) -> list[UUID]:
         statement, values = insert(rows, self._statements, dedup_ttl=self._config.dedup_ttl)
         return published_ids(rows, await _fetch(connection, statement, values))
 
@@ -160,7 +166,7 @@ class Publisher:
         for row, future in waiting:
             if future.done():
                 continue
-            if len(waiting) == 1 or not (isinstance(error, asyncpg.PostgresError) or may_repeat(error, [row])):
+            if len(waiting) == 1 or not (isinstance(error, ServerError) or may_repeat(error, [row])):
                 future.set_exception(error)
                 continue
             try:
@@ -176,12 +182,10 @@ def may_repeat(error: Exception, rows: Sequence[OutboxRow]) -> bool:
     return isinstance(error, DatabaseUnreachableError) or sqlstate_of(error) in _ROLLED_BACK
 
 
-async def _fetch(
-    connection: PoolConnectionProxy[Any], statement: Statement, values: Mapping[str, object]
-) -> Sequence[Sequence[Any]]:
+async def _fetch(connection: Borrowed, statement: Statement, values: Mapping[str, object]) -> Sequence[Sequence[Any]]:
     # The connection is our own: values go as they are, which is quicker than as text.
     try:
         rows: Sequence[Sequence[Any]] = await connection.fetch(statement.asyncpg, *statement.arguments(values))
-    except asyncpg.InsufficientPrivilegeError as error:
+    except InsufficientPrivilege as error:
         raise missing_right(statement, error) from error
     return rows

@@ -230,6 +230,13 @@ async def publish(
     await bus.publish(Placed(1), "orders.placed")  # type: ignore[call-arg] # options are named
 
 
+async def typed_results() -> None:
+    assert_type(await bus.call("numbers.add", {"a": 1}, returns=int), int)
+    assert_type(bus.call_sync("numbers.add", returns=list[int]), list[int])
+    assert_type(await bus.call("numbers.add"), Any)
+    await bus.publish(Placed(1), kee="7")  # type: ignore[call-arg] # there is no such option
+
+
 def publish_sync(psycopg_connection: psycopg.Connection, session: Session, connection: SyncConnection) -> None:
     assert_type(bus.publish_sync(Placed(1)), pgbus.EventMessage)
     for using in (psycopg_connection, session, connection):
