@@ -5,7 +5,7 @@ Only `pgbus.database.statements` calls it; everyone else calls the typed functio
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol, TypeAlias
@@ -49,28 +49,6 @@ class Claim:
     size: int
     events: list[EventMessage]
     blocked: list[bool] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Sequencing:
-    """What one call of `sequence_outbox` did and saw.
-
-    `stopped_at` is an outbox id beyond which there may be more, else None. `has_more`: look again at once; `too_big`:
-    with fewer rows, as these were too many bytes. `next_due` is in seconds from then; None: nothing is scheduled.
-    `listener_ids` have something to claim; `handed` were given a claim, by listener id.
-    """
-
-    moved: int
-    stopped_at: int | None
-    has_more: bool
-    too_big: bool
-    listener_ids: list[int]
-    xmin: int
-    xid: int | None
-    last_id: int
-    looked_at: float
-    next_due: float | None
-    handed: Mapping[int, Claim]
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,74 +108,6 @@ class Store:
     async def fetch_one(self, name: str, /, **values: object) -> Any:
         """Run a named statement that returns one row."""
         return (await self.fetch(name, **values))[0]
-
-    # The leader's.
-
-    async def sequence_outbox(
-        self,
-        *,
-        floor: int,
-        wants_xid: bool,
-        due_floor: float,
-        base: int,
-        batch: int,
-        batch_bytes: int,
-        avoid: Collection[int],
-        run: int,
-        tell_others: bool,
-        idle_listener_ids: Sequence[int],
-        token: UUID,
-        worker_id: int,
-        lease: float,
-    ) -> Sequencing:
-        """Move up to `batch` rows (and as many scheduled ones that are due) into the log from position `base` on.
-
-        More than one only if they are not more than `batch_bytes`, and none of the ids to `avoid`. A lone event is
-        claimed at once for those of the idle listeners that hear it.
-        """
-        row = await self.fetch_one(
-            "sequence_outbox",
-            floor=floor,
-            wants_xid=wants_xid,
-            due_floor=due_floor,
-            base=base,
-            batch=batch,
-            batch_bytes=batch_bytes,
-            avoid=list(avoid),
-            run=run,
-            tell_others=tell_others,
-            work_channel=self.work_channel,
-            idle_listener_ids=idle_listener_ids,
-            claim_token=token,
-            worker_id=worker_id,
-            lease=lease,
-        )
-        stops = [id_ - 1 for id_ in avoid] + ([] if row["stopped_at"] is None else [row["stopped_at"]])
-        return Sequencing(
-            moved=row["moved"],
-            stopped_at=min(stops) if stops else None,
-            has_more=row["is_full"] or row["too_big"],
-            too_big=row["too_big"],
-            listener_ids=row["listener_ids"] or [],
-            xmin=row["xmin"],
-            xid=row["xid"],
-            last_id=row["last_id"],
-            looked_at=row["looked_at"],
-            next_due=row["next_due"],
-            handed=_handed(row, token=token) if row["handed_ids"] else {},
-        )
-
-    async def backfill_listener(self, *, batch: int, run: int) -> tuple[int | None, bool]:
-        """Give one listener that is behind the next stretch of the log.
-
-        Returns its id, or None when there is none that nobody else holds locked; and whether any was behind.
-        """
-        row = await self.fetch_one("backfill_listener", batch=batch, run=run, work_channel=self.work_channel)
-        return row["listener_id"], row["were_behind"]
-
-    async def find_locked_events(self, *, floor: int, batch: int) -> list[int]:
-        """The outbox ids that a look would take and someone holds locked."""
-        return [row["id"] for row in await self.fetch("find_locked_events", floor=floor, batch=batch)]
 
     async def free_claims(self, *, max_crashes: int, lease_floor: float, batch: int) -> Freeing:
         """Take back up to `batch` claims of dead workers, or whose leases ran out, at `lease_floor` or later."""
@@ -320,28 +230,6 @@ class Store:
 
 def _names(claims: Sequence[Claim]) -> dict[str, object]:
     return {"delivery_ids": [claim.id for claim in claims], "claim_tokens": [claim.token for claim in claims]}
-
-
-def _handed(row: Any, *, token: UUID) -> dict[int, Claim]:
-    """The claims that `sequence_outbox` made of its lone event; each listener gets an event of its own."""
-    return {
-        listener_id: Claim(id_, token, 1, None, False, True, row["position"], row["looked_at"], 1, [_event(row)])
-        for id_, listener_id in zip(row["handed_ids"], row["handed_to"], strict=True)
-    }
-
-
-def _event(row: Any) -> EventMessage:
-    return EventMessage(
-        topic=row["topic"],
-        raw=row["payload"],
-        event_id=row["event_id"],
-        key=row["key"],
-        raw_headers=row["headers"],
-        ancestors=row["ancestors"],
-        published_at=row["published_at"],
-        deliver_at=row["deliver_at"],
-        position=row["position"],
-    )
 
 
 def _claims(records: Sequence[Any], *, token: UUID, blocking: bool) -> list[Claim]:

@@ -15,6 +15,7 @@ from pgbus.database import channels
 from pgbus.database.connections import connect, session_closed, settings_sql
 from pgbus.database.faults import is_passing
 from pgbus.database.session import Session
+from pgbus.database.statements import sequencer as statements
 from pgbus.database.store import Store
 from pgbus.leader.maintenance import Maintenance
 from pgbus.leader.sequencer import Neighbours, Sequencer
@@ -65,9 +66,8 @@ class Leader:
         session = await Session.open(self._config, channels={channels.wake(self._config.namespace): self._heard_wake})
         try:
             await session.connection.execute(settings_sql(LEADER_SETTINGS))
-            row = await session.store.fetch_one("try_lead", namespace=self._config.namespace)
-            if row["leads"]:
-                await session.store.fetch("note_leader", worker_id=worker_id)
+            if await statements.try_lead(session.store):
+                await statements.note_leader(session.store, worker_id=worker_id)
                 await self._do_duties(session, worker_id)
         finally:
             await session.close()
@@ -130,7 +130,7 @@ class Leader:
         try:
             async with asyncio.timeout(RESIGN_TIMEOUT):
                 store = Store(connection, namespace=self._config.namespace)
-                await store.fetch("end_leader", namespace=self._config.namespace, pid=pid)
+                await statements.end_leader(store, backend_pid=pid)
         finally:
             connection.terminate()
 

@@ -1,4 +1,4 @@
-"""The leader's housekeeping: claims of dead workers, periods and partitions, rows that have outlived their use."""
+"""The leader's maintenance: claims of dead workers, partitions of the log, and rows that are no longer needed."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ import logging
 import math
 import time
 from collections.abc import Awaitable, Callable, Iterable
-from typing import TypeVar
-
-import asyncpg
+from functools import partial
+from typing import Protocol, TypeVar
 
 from pgbus.config import Config
+from pgbus.database.faults import LockNotAvailable, ObjectInUse, QueryCancelled
+from pgbus.database.statements import maintenance
 from pgbus.database.store import Store
 from pgbus.telemetry import ClaimsFreed, Telemetry
 
@@ -30,10 +31,11 @@ FREE_BATCH = 1_000
 # find claims whose leases ran out while a transactional handler had locked them: a lock needs no lease.
 BOTTOM_INTERVAL = 10.0
 BOTTOM_SHARE = 20.0
-# Calls may come by the thousand each second, and must go as fast; in bites, so that the sequencer need not wait long.
+# Thousands of calls may come each second, and must be deleted as fast. In small batches: the sequencer uses the same
+# session, and waits for each statement.
 CALLS_INTERVAL = 10.0
-CALLS_BITE = 1_000
-CALLS_BITES = 20
+SMALL_BATCH = 1_000
+SMALL_BATCHES = 20
 
 
 class Maintenance:
@@ -62,13 +64,13 @@ class Maintenance:
         self._bottom_at = 0.0
 
     async def run(self) -> None:
-        """Keep house until cancelled, or until the session breaks."""
+        """Do maintenance until cancelled, or until the session breaks."""
         chores_at = calls_at = 0.0
         clock = asyncio.get_running_loop().time
         while True:
-            await _unless_barred(self._free_claims())
+            await _unless_blocked(self._free_claims())
             if clock() >= calls_at:
-                calls_at = clock() + (0.0 if await _unless_barred(self._end_calls()) else CALLS_INTERVAL)
+                calls_at = clock() + (0.0 if await _unless_blocked(self._end_calls()) else CALLS_INTERVAL)
             if clock() >= chores_at:
                 chores_at = clock() + CHORES_INTERVAL
                 await self.do_chores()
@@ -76,14 +78,16 @@ class Maintenance:
 
     async def do_chores(self) -> None:
         """One round of what is done once a minute."""
-        fetch, config = self._store.fetch, self._config
-        await _unless_barred(self._turn_periods())
-        await _unless_barred(self._drop_expired_partitions())
-        await _unless_barred(self._in_bites("release_lanes", work_channel=self._store.work_channel))
-        await _unless_barred(fetch("expire_declarations", ttl=config.worker_ttl))
-        await _unless_barred(fetch("prune_dedup_keys", batch=PRUNE_BATCH))
-        await _unless_barred(fetch("prune_schedule_runs", retention=config.schedule_retention, batch=PRUNE_BATCH))
-        await _unless_barred(fetch("prune_workers", worker_ttl=config.worker_ttl, worker_id=self._worker_id))
+        store, config = self._store, self._config
+        await _unless_blocked(self._turn_periods())
+        await _unless_blocked(self._drop_expired_partitions())
+        await _unless_blocked(_in_small_batches(partial(maintenance.release_lanes, store)))
+        await _unless_blocked(maintenance.expire_declarations(store, ttl=config.worker_ttl))
+        await _unless_blocked(maintenance.prune_dedup_keys(store, batch=PRUNE_BATCH))
+        await _unless_blocked(
+            maintenance.prune_schedule_runs(store, retention=config.schedule_retention, batch=PRUNE_BATCH)
+        )
+        await _unless_blocked(maintenance.prune_workers(store, worker_ttl=config.worker_ttl, worker_id=self._worker_id))
 
     async def _free_claims(self) -> None:
         began = time.monotonic()
@@ -106,38 +110,32 @@ class Maintenance:
 
         Says whether there are more.
         """
-        more = await self._in_bites("expire_requests")
-        return await self._in_bites("prune_calls", retention=self._config.rpc_retention) or more
-
-    async def _in_bites(self, statement: str, **values: object) -> bool:
-        for _ in range(CALLS_BITES):
-            done, *_ = await self._store.fetch_one(statement, batch=CALLS_BITE, **values)
-            if done < CALLS_BITE:
-                return False
-        return True
+        more = await _in_small_batches(partial(maintenance.expire_requests, self._store))
+        retention = self._config.rpc_retention
+        return await _in_small_batches(partial(maintenance.prune_calls, self._store, retention=retention)) or more
 
     async def _turn_periods(self) -> None:
         """Have the next partition ready, and begin it when the first event of the current one is a period old."""
         current = self._partition()
         for number in (current, current + 1):
-            await self._store.fetch("open_partition", number=number)
-        rows = await self._store.fetch("find_partition_start", number=current)
-        if rows and rows[0]["age"] >= self._config.partition_period:
+            await maintenance.open_partition(self._store, number=number)
+        age = await maintenance.find_partition_age(self._store, number=current)
+        if age is not None and age >= self._config.partition_period:
             self._begin_period()
 
     async def _drop_expired_partitions(self) -> None:
         if self._config.retention is None:
             return
-        expired = await self._store.fetch(
-            "find_expired_partitions", current=self._partition(), retention=self._config.retention
+        expired = await maintenance.find_expired_partitions(
+            self._store, current=self._partition(), retention=self._config.retention
         )
-        for row in expired:
-            await self._drop_partition(row["number"])
+        for number in expired:
+            await self._drop_partition(number)
 
     async def _drop_partition(self, number: int) -> None:
         try:
-            await self._store.fetch("drop_partition", number=number)
-        except asyncpg.ObjectInUseError as error:
+            await maintenance.drop_partition(self._store, number=number)
+        except ObjectInUse as error:
             if number not in self._refused:
                 self._refused.add(number)
                 logger.warning("retention keeps partition %d of the log: %s", number, error)
@@ -145,13 +143,27 @@ class Maintenance:
             logger.info("retention dropped partition %d of the log", number)
 
 
-async def _unless_barred(duty: Awaitable[T]) -> T | None:
+class _Batched(Protocol):
+    """A statement that works on up to `batch` rows, and returns how many it found."""
+
+    def __call__(self, *, batch: int) -> Awaitable[int]: ...
+
+
+async def _in_small_batches(statement: _Batched) -> bool:
+    """Whether there may be more after the last batch."""
+    for _ in range(SMALL_BATCHES):
+        if await statement(batch=SMALL_BATCH) < SMALL_BATCH:
+            return False
+    return True
+
+
+async def _unless_blocked(duty: Awaitable[T]) -> T | None:
     """Do it, or leave it for the next time: the sequencer, on the same session, waits meanwhile.
 
     Someone holds a lock, say because he reads or backs up the whole log just now; or it took too long.
     """
     try:
         return await duty
-    except (asyncpg.LockNotAvailableError, asyncpg.QueryCanceledError) as error:
+    except (LockNotAvailable, QueryCancelled) as error:
         logger.info("a chore is put off: %s", error)
         return None

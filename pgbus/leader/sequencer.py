@@ -16,10 +16,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 from uuid import UUID, uuid4
 
-import asyncpg
-
 from pgbus.aio.clock import now
-from pgbus.database.store import Claim, Sequencing, Store
+from pgbus.database.faults import LockNotAvailable, QueryCancelled
+from pgbus.database.statements import maintenance, sequencer
+from pgbus.database.statements.sequencer import Sequencing
+from pgbus.database.store import Claim, Store
 from pgbus.telemetry import LeaderSlept, Sequenced, Telemetry
 
 logger = logging.getLogger("pgbus")
@@ -163,10 +164,10 @@ class Sequencer:
         while True:
             try:
                 await self._step()
-            except asyncpg.QueryCanceledError as error:
+            except QueryCancelled as error:
                 self._batch.shrink()
                 logger.warning("a look was cut off, the next one takes %d events at most: %s", self._batch.rows, error)
-            except asyncpg.LockNotAvailableError:
+            except LockNotAvailable:
                 await self._find_locked()
                 if not self._locked:
                     await asyncio.sleep(LOCKED_PAUSE)
@@ -186,18 +187,15 @@ class Sequencer:
             await self._sleep(look)
 
     async def _take_over(self) -> None:
-        end = await self._store.fetch_one("find_log_end")
-        self._base = end["next_position"] + POSITION_GAP if end["next_position"] else FIRST_POSITION
-        await self._open_partition(end["last_partition"])
+        end = await sequencer.find_log_end(self._store)
+        self._base = end.next_position + POSITION_GAP if end.next_position else FIRST_POSITION
+        if self.partition > end.last_partition:
+            await maintenance.open_partition(self._store, number=self.partition)
         await self._leave_slot()
-
-    async def _open_partition(self, last: int) -> None:
-        if self.partition > last:
-            await self._store.fetch("open_partition", number=self.partition)
 
     async def _look(self) -> Sequencing:
         if self._roll_over:
-            await self._store.fetch("open_partition", number=self.partition + 1)
+            await maintenance.open_partition(self._store, number=self.partition + 1)
             self._base = (self.partition + 1) * PARTITION_SIZE
             self._roll_over = False
         if self._locked:
@@ -224,7 +222,8 @@ class Sequencer:
         worker_id, idle = self._neighbours.offer(token)
         handed: Mapping[int, Claim] = {}
         try:
-            look = await self._store.sequence_outbox(
+            look = await sequencer.sequence_outbox(
+                self._store,
                 floor=self._floor.value,
                 wants_xid=self._floor.wants_xid,
                 due_floor=self._due_floor,
@@ -245,26 +244,26 @@ class Sequencer:
         return look
 
     async def _backfill(self) -> None:
-        listener_id, were_behind = await self._store.backfill_listener(batch=self._batch.rows, run=RUN)
-        if listener_id is not None:
-            self._neighbours.wake([listener_id])
+        done = await sequencer.backfill_listener(self._store, batch=self._batch.rows, run=RUN)
+        if done.listener_id is not None:
+            self._neighbours.wake([done.listener_id])
         else:
-            self._backfill_at = now() + LOCKED_PAUSE if were_behind else math.inf
+            self._backfill_at = now() + LOCKED_PAUSE if done.were_behind else math.inf
 
     async def _find_locked(self) -> None:
         """Leave out the rows that someone holds locked, as long as they do: nobody waits for them but themselves."""
         try:
-            self._locked = await self._store.find_locked_events(floor=self._floor.value, batch=BATCH)
-        except asyncpg.LockNotAvailableError:
+            self._locked = await sequencer.find_locked_events(self._store, floor=self._floor.value, batch=BATCH)
+        except LockNotAvailable:
             self._locked = []  # it is the table that someone holds
 
     # ------------------------------------------------------------------------------------------------------- sleeping
 
     async def _arm(self) -> None:
         """Take the wake slot, after which the caller must look once more before it may sleep."""
-        row = await self._store.fetch_one("try_sleep", namespace=self._store.namespace)
-        if row["armed"]:
-            self._slot = row["slot"]
+        wake_slot = await sequencer.try_sleep(self._store)
+        if wake_slot.armed:
+            self._slot = wake_slot.slot
             self._contended = 0
             self._woken.clear()
             self._bottom_at = 0.0
@@ -278,13 +277,9 @@ class Sequencer:
     async def _leave_slot(self) -> None:
         """Move publishers on to the next slot, and remember which old ones are still shared."""
         self._contended = 0
-        await self._store.fetch("advance_wake_slot")
-        self._held = await self._find_held_slots()
+        await sequencer.advance_wake_slot(self._store)
+        self._held = await sequencer.find_held_slots(self._store)
         self._held_pause = HELD_PAUSE
-
-    async def _find_held_slots(self) -> set[int]:
-        rows = await self._store.fetch("find_held_slots", namespace=self._store.namespace)
-        return {row["slot"] for row in rows}
 
     async def _sleep(self, look: Sequencing) -> None:
         self._telemetry.emit(LeaderSlept())
@@ -305,11 +300,12 @@ class Sequencer:
     async def _disarm(self) -> None:
         """Under load, let publishers commit without NOTIFY. For a lone event it is quickest to stay armed."""
         self._woken.clear()
-        await self._store.fetch("wake_up", namespace=self._store.namespace, slot=self._slot)
-        self._slot = None
+        if self._slot is not None:
+            await sequencer.wake_up(self._store, slot=self._slot)
+            self._slot = None
 
     async def _review_held_slots(self) -> None:
-        held = await self._find_held_slots()
+        held = await sequencer.find_held_slots(self._store)
         gone, self._held = self._held - held, self._held & held
         # The longer a transaction has been open, the less a moment matters: its event waits a few percent of that.
         self._held_pause = HELD_PAUSE if gone else min(HELD_PAUSE_LIMIT, self._held_pause * 1.1)

@@ -10,6 +10,7 @@ import msgspec
 
 from pgbus.config import Config
 from pgbus.database.connections import own_transaction
+from pgbus.database.statements import sequencer
 from pgbus.database.store import Registered, Store, SubscriptionChanges
 from pgbus.errors import ListenerTakenError
 from pgbus.listeners.listener import Listener
@@ -47,7 +48,7 @@ async def register_listener(listener: Listener, *, pool: asyncpg.Pool, config: C
         )
         changes = await store.replace_subscriptions(registered.id, subscribed_patterns(ours, known))
         if registered.is_new or changes.added:
-            await store.fetch("notify", channel=store.work_channel, payload="reload")
+            await sequencer.notify_workers(store, "reload")
     _log(listener, registered, changes)
     if sharing := find_sharing(ours, known):
         logger.warning("listener %s: %s", listener.name, sharing)

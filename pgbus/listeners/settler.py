@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Sequence
 
 from pgbus.database.faults import Fault, classify, is_link_error, is_passing
+from pgbus.database.statements import sequencer
 from pgbus.database.store import Store
 from pgbus.database.tries import LINK_PAUSE, LINK_PAUSE_LIMIT, Tries
 from pgbus.listeners.claims import Hand
@@ -88,7 +89,7 @@ class Settler:
     async def _tell_others(self) -> None:
         """Wake those to whom an event was left. They would find it by their poll, so this need not be tried again."""
         try:
-            await self._store.fetch("notify", channel=self._store.work_channel, payload=str(self._listener_id))
+            await sequencer.notify_workers(self._store, str(self._listener_id))
         except Exception as error:
             if not is_passing(error):
                 raise

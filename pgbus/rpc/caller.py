@@ -25,6 +25,7 @@ from pgbus.database.connections import cut, session_closed, unreachable
 from pgbus.database.faults import Fault, classify, is_link_error, is_passing
 from pgbus.database.migrate import check_async
 from pgbus.database.session import Session
+from pgbus.database.statements import sequencer
 from pgbus.database.store import Run, Store
 from pgbus.database.tries import Tries
 from pgbus.errors import CallCancelled, CallTimeout, InvalidArguments, NoWorkerAvailable
@@ -401,7 +402,7 @@ class Caller:
         withdrawn = await self._withdraw(call_ids, outcome="cancelled", error="the caller took it back")
         del self._cancelled[: len(call_ids)]
         for payload in join_ids(call_id for call_id in call_ids if call_id not in withdrawn):
-            await self._store.fetch("notify", channel=self._calls_channel, payload=f"cancel {payload}")
+            await sequencer.notify(self._store, channel=self._calls_channel, payload=f"cancel {payload}")
 
     async def _withdraw(self, call_ids: list[UUID], *, outcome: str, error: str) -> set[UUID]:
         rows = await self._store.fetch("withdraw_requests", call_ids=call_ids, outcome=outcome, error=error)

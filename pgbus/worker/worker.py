@@ -28,6 +28,7 @@ from pgbus.database.adapters.transactions import Transactions
 from pgbus.database.connections import Pooled, create_pool, session_closed
 from pgbus.database.faults import is_fatal, is_link_error, is_passing
 from pgbus.database.session import Session
+from pgbus.database.statements import sequencer
 from pgbus.database.store import Claim, Store
 from pgbus.database.tries import Tries
 from pgbus.handlers.hooks import Hooks
@@ -294,7 +295,7 @@ class Worker:
             async with asyncio.timeout(2):
                 await store.fetch("touch_schemas", worker_id=self._worker_id, age=0.0)
                 await store.fetch("remove_worker", worker_id=self._worker_id)
-                await store.fetch("notify", channel=store.work_channel, payload="leaderless")
+                await sequencer.notify_workers(store, "leaderless")
 
     # ------------------------------------------------------------------------------------------------ the session
 
@@ -328,7 +329,7 @@ class Worker:
         await self._register_worker(session)
         await self._extend_leases(session.store)  # while we were away, the leader may have taken some back
         # A leader who believed to be alone notifies from now on. After our lock, by which it counts its company.
-        await session.store.fetch("notify", channel=session.store.work_channel, payload="arrived")
+        await sequencer.notify_workers(session.store, "arrived")
         self._session = session
         await self._register_listeners()
         await self._serve(session.store)
@@ -341,7 +342,7 @@ class Worker:
         self._reconnecting.reset()
         self.ready.set()
         while not session.lost.is_set():
-            if await self._is_leaderless(session):
+            if await sequencer.is_leaderless(session.store):
                 await self._lead(session)
             await self._wait_for_leaderlessness()
         raise session_closed()
@@ -398,10 +399,6 @@ class Worker:
     async def _lock_worker(self, session: Session, worker_id: int) -> bool:
         row = await session.store.fetch_one("lock_worker", namespace=self._config.namespace, worker_id=worker_id)
         return bool(row["locked"])
-
-    async def _is_leaderless(self, session: Session) -> bool:
-        row = await session.store.fetch_one("is_leaderless", namespace=self._config.namespace)
-        return bool(row["leaderless"])
 
     async def _wait_for_leaderlessness(self) -> None:
         self._leaderless.clear()
@@ -614,8 +611,7 @@ class Worker:
 
     async def _poll(self, store: Store) -> None:
         if self._runners:
-            rows = await store.fetch("find_ready_listeners", listener_ids=list(self._runners))
-            self.wake(row["id"] for row in rows)
+            self.wake(await sequencer.find_ready_listeners(store, self._runners))
         if self._server:
             self._server.wake()
 

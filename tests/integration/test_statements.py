@@ -15,7 +15,9 @@ import asyncpg
 import pytest
 
 from pgbus.database.adapters import async_executor
-from pgbus.database.store import Claim, Sequencing, Store
+from pgbus.database.statements import maintenance, sequencer
+from pgbus.database.statements.sequencer import Backfilling, LogEnd, Sequencing, WakeSlot
+from pgbus.database.store import Claim, Store
 from pgbus.leader.maintenance import MAX_CRASHES
 from pgbus.leader.sequencer import PARTITION_SIZE
 from pgbus.listeners.listener import LANES
@@ -51,7 +53,7 @@ class Bench:
             "batch_bytes": 1_000_000, "avoid": [], "run": 10,
             "tell_others": False, "idle_listener_ids": [], "token": uuid4(), "worker_id": 1, "lease": LEASE,
         }  # fmt: skip
-        return await self.store.sequence_outbox(**{**defaults, **values})
+        return await sequencer.sequence_outbox(self.store, **{**defaults, **values})
 
     async def claim(self, listener_id: int, **values: Any) -> list[Claim]:
         defaults: dict[str, Any] = {
@@ -296,14 +298,14 @@ async def test_sequencing_takes_nothing_of_a_batch_that_is_too_big_but_one_row_a
 async def test_rows_that_someone_holds_locked_are_found_and_stepped_over(bench: Bench, other: Bench) -> None:
     await bench.outbox("a.a", "b.b", "c.c")
     ids = [row[0] for row in await bench.fetch("SELECT id FROM pgbus.outbox ORDER BY id")]
-    assert await bench.store.find_locked_events(floor=0, batch=10) == []
+    assert await sequencer.find_locked_events(bench.store, floor=0, batch=10) == []
     async with other.connection.transaction():
         await other.fetch("SELECT id FROM pgbus.outbox WHERE id = $1 FOR UPDATE", ids[1])
-        locked = await bench.store.find_locked_events(floor=0, batch=10)
+        locked = await sequencer.find_locked_events(bench.store, floor=0, batch=10)
         assert locked == [ids[1]]
         look = await bench.sequence(avoid=locked)
         assert (look.moved, look.has_more, look.stopped_at) == (2, False, ids[1] - 1)
-    assert await bench.store.find_locked_events(floor=0, batch=10) == []
+    assert await sequencer.find_locked_events(bench.store, floor=0, batch=10) == []
     assert (await bench.sequence(base=3)).moved == 1
 
 
@@ -328,7 +330,7 @@ async def test_notifications_of_many_listeners_are_cut_into_pieces(bench: Bench,
     assert len(heard) == 3
     heard.clear()
     await bench.connection.execute("UPDATE pgbus.deliveries SET lane = 1")
-    await bench.store.fetch("release_lanes", batch=10_000, work_channel="pgbus_work")
+    await maintenance.release_lanes(bench.store, batch=10_000)
     await eventually(told)
 
 
@@ -345,13 +347,19 @@ async def test_a_listener_that_is_behind_gets_the_log_in_stretches_and_then_is_l
     listener_id = await bench.rows.listener("behind", "a.*", cursor=2)
     await bench.log(1, 2, 4, 5, topic="a.b")
     await bench.log(3, topic="x.y")
-    assert await bench.store.backfill_listener(batch=3, run=10) == (listener_id, True)
+    assert await sequencer.backfill_listener(bench.store, batch=3, run=10) == Backfilling(
+        listener_id=listener_id, were_behind=True
+    )
     assert await bench.deliveries("first, last, positions, available_at IS NOT NULL") == [(2, 4, [2, 4], True)]
     assert await bench.fetch("SELECT cursor FROM pgbus.listeners") == [(5,)]
-    assert await bench.store.backfill_listener(batch=3, run=10) == (listener_id, True)
+    assert await sequencer.backfill_listener(bench.store, batch=3, run=10) == Backfilling(
+        listener_id=listener_id, were_behind=True
+    )
     assert await bench.deliveries("first, last") == [(2, 4), (5, 5)]
     assert await bench.fetch("SELECT cursor FROM pgbus.listeners") == [(None,)]
-    assert await bench.store.backfill_listener(batch=3, run=10) == (None, False)
+    assert await sequencer.backfill_listener(bench.store, batch=3, run=10) == Backfilling(
+        listener_id=None, were_behind=False
+    )
 
 
 async def test_backfilling_keeps_keys_in_the_lanes_that_sequencing_gives_them(bench: Bench) -> None:
@@ -361,7 +369,7 @@ async def test_backfilling_keeps_keys_in_the_lanes_that_sequencing_gives_them(be
     await bench.sequence()
     live = await bench.deliveries("lane, first, last, positions")
     await bench.connection.execute("DELETE FROM pgbus.deliveries; UPDATE pgbus.listeners SET cursor = 0")
-    await bench.store.backfill_listener(batch=100, run=10)
+    await sequencer.backfill_listener(bench.store, batch=100, run=10)
     assert await bench.deliveries("lane, first, last, positions") == live
 
 
@@ -371,14 +379,18 @@ async def test_a_listener_whose_row_someone_holds_locked_is_backfilled_later(ben
     async with other.connection.transaction():
         await other.connection.execute("UPDATE pgbus.listeners SET last_seen_at = now()")
         async with asyncio.timeout(5):
-            assert await bench.store.backfill_listener(batch=100, run=10) == (None, True)
-    assert await bench.store.backfill_listener(batch=100, run=10) == (listener_id, True)
+            assert await sequencer.backfill_listener(bench.store, batch=100, run=10) == Backfilling(
+                listener_id=None, were_behind=True
+            )
+    assert await sequencer.backfill_listener(bench.store, batch=100, run=10) == Backfilling(
+        listener_id=listener_id, were_behind=True
+    )
 
 
 async def test_a_paused_listener_is_backfilled_too(bench: Bench) -> None:
     await bench.rows.listener("paused", "**", cursor=0, state="paused")
     await bench.log(1)
-    await bench.store.backfill_listener(batch=100, run=10)
+    await sequencer.backfill_listener(bench.store, batch=100, run=10)
     assert await bench.deliveries() == [(1, 1)]
 
 
@@ -386,25 +398,22 @@ async def test_a_paused_listener_is_backfilled_too(bench: Bench) -> None:
 
 
 async def test_the_log_ends_after_its_last_event(bench: Bench) -> None:
-    [row] = await bench.store.fetch("find_log_end")
-    assert tuple(row) == (0, 0)
+    assert await sequencer.find_log_end(bench.store) == LogEnd(next_position=0, last_partition=0)
     await bench.log(7)
-    [row] = await bench.store.fetch("find_log_end")
-    assert tuple(row) == (8, 0)
+    assert await sequencer.find_log_end(bench.store) == LogEnd(next_position=8, last_partition=0)
 
 
 async def test_a_slot_is_armed_only_while_no_publisher_shares_it(bench: Bench, other: Bench) -> None:
     transaction = other.connection.transaction()
     await transaction.start()
     await other.outbox("a.b")
-    assert not (await bench.store.fetch_one("try_sleep", namespace="pgbus"))["armed"]
-    [held] = await bench.store.fetch("find_held_slots", namespace="pgbus")
-    moved = await bench.store.fetch_one("advance_wake_slot")
-    assert moved["slot"] == held["slot"] + 1
-    armed = await bench.store.fetch_one("try_sleep", namespace="pgbus")
-    assert (armed["slot"], armed["armed"]) == (moved["slot"], True)
+    assert not (await sequencer.try_sleep(bench.store)).armed
+    [held] = await sequencer.find_held_slots(bench.store)
+    moved = await sequencer.advance_wake_slot(bench.store)
+    assert moved == held + 1
+    assert await sequencer.try_sleep(bench.store) == WakeSlot(slot=moved, armed=True)
     await transaction.commit()
-    assert await bench.store.fetch("find_held_slots", namespace="pgbus") == []
+    assert await sequencer.find_held_slots(bench.store) == set()
 
 
 async def test_a_publisher_notifies_while_its_slot_is_armed_and_no_longer_after_waking(
@@ -412,10 +421,10 @@ async def test_a_publisher_notifies_while_its_slot_is_armed_and_no_longer_after_
 ) -> None:
     heard: list[str] = []
     await bench.connection.add_listener("pgbus_wake", lambda *args: heard.append(args[3]))
-    slot = (await bench.store.fetch_one("try_sleep", namespace="pgbus"))["slot"]
+    slot = (await sequencer.try_sleep(bench.store)).slot
     await other.outbox("a.b")
     await eventually(lambda: len(heard) == 1)
-    await bench.store.fetch("wake_up", namespace="pgbus", slot=slot)
+    await sequencer.wake_up(bench.store, slot=slot)
     await other.outbox("a.b")
     await bench.connection.fetch("SELECT 1")
     assert len(heard) == 1
@@ -436,8 +445,8 @@ async def test_one_session_leads_until_it_ends(bench: Bench, other: Bench) -> No
 async def test_only_the_leader_is_noted_as_leading(bench: Bench) -> None:
     first = await bench.rows.worker("first", live=False, leads=False)
     second = await bench.rows.worker("second", live=False, leads=False)
-    await bench.store.fetch("note_leader", worker_id=first)
-    await bench.store.fetch("note_leader", worker_id=second)
+    await sequencer.note_leader(bench.store, worker_id=first)
+    await sequencer.note_leader(bench.store, worker_id=second)
     assert await bench.fetch("SELECT id FROM pgbus.workers WHERE leading_since IS NOT NULL") == [(second,)]
 
 
@@ -453,9 +462,9 @@ async def test_a_listener_is_ready_when_something_of_its_own_could_be_claimed(be
     await bench.connection.execute(
         "UPDATE pgbus.deliveries SET available_at = now() + interval '1 h' WHERE listener_id = $1", ids["later"]
     )
-    ready = await bench.store.fetch("find_ready_listeners", listener_ids=list(ids.values()))
-    assert {row["id"] for row in ready} == {ids["fresh"], ids["due"], ids["ordered"]}
-    assert await bench.store.fetch("find_ready_listeners", listener_ids=[ids["idle"]]) == []
+    ready = await sequencer.find_ready_listeners(bench.store, ids.values())
+    assert set(ready) == {ids["fresh"], ids["due"], ids["ordered"]}
+    assert await sequencer.find_ready_listeners(bench.store, [ids["idle"]]) == []
 
 
 # ------------------------------------------------------------------------------------------------- claim_deliveries
@@ -998,30 +1007,31 @@ async def test_a_worker_is_registered_locked_counted_touched_and_removed(bench: 
 
 
 async def test_a_partition_is_opened_once(bench: Bench) -> None:
-    assert (await bench.store.fetch_one("open_partition", number=1))["opened"]
-    assert not (await bench.store.fetch_one("open_partition", number=1))["opened"]
+    assert await maintenance.open_partition(bench.store, number=1)
+    assert not await maintenance.open_partition(bench.store, number=1)
     await bench.log(PARTITION_SIZE + 1)
 
 
 async def test_a_partition_is_as_old_as_its_first_event(bench: Bench) -> None:
-    assert await bench.store.fetch("find_partition_start", number=0) == []
+    assert await maintenance.find_partition_age(bench.store, number=0) is None
     await bench.log(2, logged_at=datetime.now(UTC) - timedelta(seconds=50))
     await bench.log(1, logged_at=datetime.now(UTC) - timedelta(seconds=100))
-    [row] = await bench.store.fetch("find_partition_start", number=0)
-    assert 100 <= row["age"] < 160
+    age = await maintenance.find_partition_age(bench.store, number=0)
+    assert age is not None
+    assert 100 <= age < 160
 
 
 async def test_a_partition_has_expired_when_its_last_event_is_older_than_the_retention(bench: Bench) -> None:
     for number in (1, 2, 3):
-        await bench.store.fetch("open_partition", number=number)
+        await maintenance.open_partition(bench.store, number=number)
     now = datetime.now(UTC)
     for position, hours in ((1, 9), (2, 5), (PARTITION_SIZE, 9), (PARTITION_SIZE + 1, 1), (2 * PARTITION_SIZE, 9)):
         await bench.log(position, logged_at=now - timedelta(hours=hours))
-    rows = await bench.store.fetch("find_expired_partitions", current=2, retention=3600.0 * 4)
-    assert [row["number"] for row in rows] == [0]
+    expired = await maintenance.find_expired_partitions(bench.store, current=2, retention=3600.0 * 4)
+    assert expired == [0]
     await bench.connection.execute("UPDATE pgbus.partitions SET opened_at = now() - interval '1 day'")
-    rows = await bench.store.fetch("find_expired_partitions", current=4, retention=3600.0 * 4)
-    assert [row["number"] for row in rows] == [0, 2, 3]
+    expired = await maintenance.find_expired_partitions(bench.store, current=4, retention=3600.0 * 4)
+    assert expired == [0, 2, 3]
 
 
 async def test_dedup_keys_are_forgotten_once_they_have_expired_a_batch_at_a_time(bench: Bench) -> None:
@@ -1031,9 +1041,9 @@ async def test_dedup_keys_are_forgotten_once_they_have_expired_a_batch_at_a_time
             key,
             seconds,
         )
-    await bench.store.fetch("prune_dedup_keys", batch=1)
+    await maintenance.prune_dedup_keys(bench.store, batch=1)
     assert await bench.fetch("SELECT dedup_key FROM pgbus.dedup_keys ORDER BY 1") == [("new",), ("old",)]
-    await bench.store.fetch("prune_dedup_keys", batch=10)
+    await maintenance.prune_dedup_keys(bench.store, batch=10)
     assert await bench.fetch("SELECT dedup_key FROM pgbus.dedup_keys") == [("new",)]
 
 
@@ -1044,7 +1054,7 @@ async def test_workers_that_are_gone_for_long_are_forgotten_but_never_the_leader
     await bench.connection.execute(
         "UPDATE pgbus.workers SET last_seen_at = now() - interval '2 h' WHERE id = ANY($1)", [leader, gone]
     )
-    await bench.store.fetch("prune_workers", worker_ttl=3600.0, worker_id=leader)
+    await maintenance.prune_workers(bench.store, worker_ttl=3600.0, worker_id=leader)
     assert await bench.fetch("SELECT id FROM pgbus.workers ORDER BY id") == [(leader,), (recent,)]
 
 
@@ -1058,7 +1068,7 @@ async def test_what_waits_in_lanes_that_nobody_looks_at_is_freed_and_its_workers
     await bench.rows.delivery(unordered, 2, lane=3, blocked_key="k")
     await bench.rows.delivery(unordered, 3, lane=3, worker_id=1)
     await bench.rows.delivery(ordered, 4, lane=3)
-    await bench.store.fetch("release_lanes", batch=100, work_channel="pgbus_work")
+    await maintenance.release_lanes(bench.store, batch=100)
     freed = "SELECT first, lane, blocked_key, available_at IS NOT NULL FROM pgbus.deliveries ORDER BY first"
     assert await bench.fetch(freed) == [
         (1, None, None, True),
@@ -1066,7 +1076,7 @@ async def test_what_waits_in_lanes_that_nobody_looks_at_is_freed_and_its_workers
         (3, 3, None, False),
         (4, 3, None, False),
     ]
-    await bench.store.fetch("release_lanes", batch=100, work_channel="pgbus_work")
+    await maintenance.release_lanes(bench.store, batch=100)
     await eventually(lambda: heard)
     assert heard == [str(unordered)]
 

@@ -8,6 +8,7 @@ import asyncpg
 import pytest
 
 from pgbus import migrate
+from pgbus.database.statements import sequencer
 from pgbus.database.store import Store
 from pgbus.embedded import EmbeddedPostgres, find_binaries
 from pgbus.errors import EmbeddedPostgresError
@@ -55,10 +56,9 @@ async def listen(connection: asyncpg.Connection) -> list[str]:
 
 
 async def sleep(leader: Store) -> int:
-    row = await leader.fetch_one("try_sleep", namespace="pgbus")
-    assert row["armed"]
-    slot: int = row["slot"]
-    return slot
+    wake_slot = await sequencer.try_sleep(leader)
+    assert wake_slot.armed
+    return wake_slot.slot
 
 
 async def test_a_transaction_that_publishes_row_by_row_shares_no_more_slots_once_it_is_older_than_a_second(
@@ -73,10 +73,10 @@ async def test_a_transaction_that_publishes_row_by_row_shares_no_more_slots_once
         await publish(publisher)
         await eventually(is_old)
         for _ in range(20):
-            await leader.fetch("advance_wake_slot")
+            await sequencer.advance_wake_slot(leader)
             await publish(publisher)
         assert await held_locks(publisher) == 1
-        assert len(await leader.fetch("find_held_slots", namespace="pgbus")) == 1
+        assert len(await sequencer.find_held_slots(leader)) == 1
     await eventually(lambda: heard == [""])
 
 

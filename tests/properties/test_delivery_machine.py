@@ -29,7 +29,9 @@ from hypothesis.stateful import (
 )
 
 from pgbus.database.connections import ENGINE_SETTINGS, settings_sql
-from pgbus.database.store import Claim, Sequencing, Store
+from pgbus.database.statements import sequencer
+from pgbus.database.statements.sequencer import Sequencing
+from pgbus.database.store import Claim, Store
 from pgbus.leader.sequencer import Floor
 from pgbus.listeners.settlement import BLOCKED, RELEASED, Ending, Flight, settlement
 from pgbus.outcomes import DONE, Dead, Done, Retry
@@ -215,7 +217,8 @@ class DeliveryMachine(RuleBasedStateMachine):
     def _look(self, batch: int, run: int, *, idle: Sequence[Subscriber] = (), worker_id: int = 0) -> Sequencing:
         waiting = len(self.committed - set(self.logged.values()))
         look = self.run(
-            self.store.sequence_outbox(
+            sequencer.sequence_outbox(
+                self.store,
                 floor=self.floor.value,
                 wants_xid=self.floor.wants_xid,
                 due_floor=-math.inf,
@@ -254,7 +257,7 @@ class DeliveryMachine(RuleBasedStateMachine):
         self._backfill(batch, run)
 
     def _backfill(self, batch: int, run: int) -> bool:
-        return self.run(self.store.backfill_listener(batch=batch, run=run))[1]
+        return self.run(sequencer.backfill_listener(self.store, batch=batch, run=run)).were_behind
 
     @rule()
     def free_claims(self) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pgbus.database.store import Sequencing
+from pgbus.database.statements.sequencer import Sequencing
 from pgbus.leader.sequencer import Floor
 
 

@@ -91,26 +91,6 @@ WHERE NOT EXISTS (SELECT 1 FROM noted)
 -- What a listener is subscribed to.
 SELECT s.pattern FROM pgbus.subscriptions AS s WHERE s.listener_id = CAST(:listener_id AS integer)
 
--- name: expire_declarations
--- Forget what no worker has declared for `ttl` seconds, and what only that subscribed to; unless nobody runs the listener
--- at all, which then keeps what it had.
-WITH kept AS MATERIALIZED (
-    SELECT d.listener_id, d.patterns
-    FROM pgbus.declarations AS d
-    WHERE d.last_seen_at > now() - CAST(:ttl AS double precision) * INTERVAL '1 second'
-), expired AS (
-    DELETE FROM pgbus.declarations AS d
-    USING (SELECT DISTINCT k.listener_id FROM kept AS k) AS l
-    WHERE d.listener_id = l.listener_id
-      AND d.last_seen_at <= now() - CAST(:ttl AS double precision) * INTERVAL '1 second'
-    RETURNING d.listener_id, d.patterns
-)
-DELETE FROM pgbus.subscriptions AS s
-USING expired AS e
-WHERE s.listener_id = e.listener_id
-  AND s.pattern = ANY (e.patterns)
-  AND NOT EXISTS (SELECT 1 FROM kept AS k WHERE k.listener_id = s.listener_id AND s.pattern = ANY (k.patterns))
-
 -- name: register_worker
 -- Make a process known.
 INSERT INTO pgbus.workers AS w (name, service, home, host, pid, version, listeners)

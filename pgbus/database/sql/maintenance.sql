@@ -1,10 +1,10 @@
--- The leader's housekeeping: partitions, retention, and rows that have outlived their use.
+-- The leader's maintenance: partitions of the log, and rows that are no longer needed.
 
 -- name: open_partition
 -- Open a partition of the log and of history, if it is not open yet.
 SELECT pgbus.open_partition(CAST(:number AS integer)) AS opened
 
--- name: find_partition_start
+-- name: find_partition_age
 -- When the first event of a partition was logged, in seconds before now; NULL when it is empty.
 SELECT CAST(extract(epoch FROM now() - e.logged_at) AS double precision) AS age
 FROM pgbus.events AS e
@@ -94,3 +94,92 @@ WITH gone AS MATERIALIZED (
 )
 DELETE FROM pgbus.workers AS w
 WHERE w.id = ANY (ARRAY(SELECT g.id FROM gone AS g))
+
+-- name: expire_declarations
+-- Forget what no worker has declared for `ttl` seconds, and what only that subscribed to; unless nobody runs the listener
+-- at all, which then keeps what it had.
+WITH kept AS MATERIALIZED (
+    SELECT d.listener_id, d.patterns
+    FROM pgbus.declarations AS d
+    WHERE d.last_seen_at > now() - CAST(:ttl AS double precision) * INTERVAL '1 second'
+), expired AS (
+    DELETE FROM pgbus.declarations AS d
+    USING (SELECT DISTINCT k.listener_id FROM kept AS k) AS l
+    WHERE d.listener_id = l.listener_id
+      AND d.last_seen_at <= now() - CAST(:ttl AS double precision) * INTERVAL '1 second'
+    RETURNING d.listener_id, d.patterns
+)
+DELETE FROM pgbus.subscriptions AS s
+USING expired AS e
+WHERE s.listener_id = e.listener_id
+  AND s.pattern = ANY (e.patterns)
+  AND NOT EXISTS (SELECT 1 FROM kept AS k WHERE k.listener_id = s.listener_id AND s.pattern = ANY (k.patterns))
+
+-- name: prune_schedule_runs
+-- Forget runs that began longer than `retention` seconds ago, but for those that are still in hand. With arrays, so that
+-- no statistics can talk the planner into a join that reads the whole table.
+DELETE FROM pgbus.schedule_runs AS r
+WHERE r.run_id = ANY (ARRAY(
+    SELECT x.run_id
+    FROM pgbus.schedule_runs AS x
+    WHERE x.started_at < now() - CAST(:retention AS double precision) * INTERVAL '1 second'
+      AND x.run_id <> ALL (ARRAY(SELECT s.claim_token FROM pgbus.schedules AS s WHERE s.claim_token IS NOT NULL))
+    ORDER BY x.started_at
+    LIMIT CAST(:batch AS bigint)
+    FOR UPDATE SKIP LOCKED
+))
+
+-- name: expire_requests
+-- Take requests off the queue whose deadline has passed.
+WITH late AS MATERIALIZED (
+    SELECT r.call_id
+    FROM pgbus.rpc_requests AS r
+    WHERE r.taken_at IS NULL AND r.deadline <= clock_timestamp()
+    LIMIT CAST(:batch AS bigint)
+    FOR UPDATE SKIP LOCKED
+), taken AS (
+    UPDATE pgbus.rpc_requests AS r SET taken_at = clock_timestamp() FROM late AS l WHERE r.call_id = l.call_id
+    RETURNING r.call_id
+), noted AS (
+    INSERT INTO pgbus.rpc_responses (call_id, outcome, error)
+    SELECT t.call_id, 'expired', 'no server took the call before its deadline' FROM taken AS t
+    ON CONFLICT (call_id) DO NOTHING
+)
+SELECT count(*) AS calls FROM taken
+
+-- name: prune_calls
+-- Forget calls whose deadline passed longer than `retention` seconds ago. A call's id tells the time by its caller's
+-- clock, which bounds the scan; the deadline, by ours, decides. An id that says a day from now is of a caller who makes
+-- other ids than UUIDv7, or has a wrong clock: those are looked at separately, or they would stay for ever.
+WITH bounds AS MATERIALIZED (
+    SELECT CAST(lpad(to_hex(CAST((extract(epoch FROM clock_timestamp()) - CAST(:retention AS double precision)) * 1000
+                                 AS bigint)), 12, '0') || '00000000000000000000' AS uuid) AS old,
+           CAST(lpad(to_hex(CAST((extract(epoch FROM clock_timestamp()) + 86400) * 1000 AS bigint)), 12, '0')
+                || '00000000000000000000' AS uuid) AS far
+), past AS MATERIALIZED (
+    (SELECT x.call_id
+     FROM pgbus.rpc_requests AS x
+     WHERE x.call_id < (SELECT b.old FROM bounds AS b)
+       AND x.deadline < clock_timestamp() - CAST(:retention AS double precision) * INTERVAL '1 second'
+     ORDER BY x.call_id
+     LIMIT CAST(:batch AS bigint))
+    UNION ALL
+    (SELECT x.call_id
+     FROM pgbus.rpc_requests AS x
+     WHERE x.call_id > (SELECT b.far FROM bounds AS b)
+       AND x.deadline < clock_timestamp() - CAST(:retention AS double precision) * INTERVAL '1 second'
+     ORDER BY x.call_id
+     LIMIT CAST(:batch AS bigint))
+), free AS MATERIALIZED (
+    SELECT r.call_id
+    FROM pgbus.rpc_requests AS r
+    WHERE r.call_id = ANY (ARRAY(SELECT p.call_id FROM past AS p))
+    FOR UPDATE SKIP LOCKED
+), old AS (
+    DELETE FROM pgbus.rpc_requests AS r
+    WHERE r.call_id = ANY (ARRAY(SELECT f.call_id FROM free AS f))
+    RETURNING r.call_id
+), answers AS (
+    DELETE FROM pgbus.rpc_responses AS a USING old AS o WHERE a.call_id = o.call_id
+)
+SELECT count(*) AS calls FROM old

@@ -127,20 +127,6 @@ WHERE s.id = ANY (ARRAY(
     FOR UPDATE SKIP LOCKED
 ))
 
--- name: prune_schedule_runs
--- Forget runs that began longer than `retention` seconds ago, but for those that are still in hand. With arrays, so that
--- no statistics can talk the planner into a join that reads the whole table.
-DELETE FROM pgbus.schedule_runs AS r
-WHERE r.run_id = ANY (ARRAY(
-    SELECT x.run_id
-    FROM pgbus.schedule_runs AS x
-    WHERE x.started_at < now() - CAST(:retention AS double precision) * INTERVAL '1 second'
-      AND x.run_id <> ALL (ARRAY(SELECT s.claim_token FROM pgbus.schedules AS s WHERE s.claim_token IS NOT NULL))
-    ORDER BY x.started_at
-    LIMIT CAST(:batch AS bigint)
-    FOR UPDATE SKIP LOCKED
-))
-
 -- name: list_schedules
 -- Every schedule, when it is due, and its newest run.
 SELECT t.schedule_name, t.rule, t.missed, t.state, t.service, t.next_run_at, t.running, t.running_on,
