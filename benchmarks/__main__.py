@@ -6,7 +6,7 @@ import asyncio
 import logging
 import sys
 
-from benchmarks import drain, latency, memory, publishing, rpc
+from benchmarks import drain, importing, latency, memory, publishing, rpc
 from benchmarks.support import server
 
 BENCHMARKS = {
@@ -15,6 +15,7 @@ BENCHMARKS = {
     "drain": drain.main,
     "memory": memory.main,
     "rpc": rpc.main,
+    "importing": importing.main,
 }
 
 

@@ -1,71 +1,79 @@
-"""pgbus: an event bus whose broker is the PostgreSQL that your service already has."""
+"""pgbus: an event bus whose broker is the PostgreSQL that your service already has.
 
-from pgbus.api import Api, ApiOptions, BusClient, BusPath, Event, OnError, Parameter, WildcardParameter
-from pgbus.bus import Bus, create
-from pgbus.bus_module import get_bus, import_bus_module
-from pgbus.config import ApiConfig, Config
-from pgbus.errors import (
-    CallCancelled,
-    CallError,
-    CallTimeout,
-    CannotBlockHere,
-    ConfigurationError,
-    ConnectionUnusableError,
-    DatabaseUnreachableError,
-    Dead,
-    DeformError,
-    DuplicateListenerName,
-    DuplicateProcedureName,
-    DuplicateScheduleName,
-    EventNotFound,
-    FailedToImportBusModule,
-    HandlerTimeoutError,
-    HandlerTransactionError,
-    InvalidApiEventConfiguration,
-    InvalidApiRegistryEntry,
-    InvalidArguments,
-    InvalidEventArguments,
-    InvalidEventError,
-    InvalidEventListener,
-    InvalidName,
-    InvalidParameters,
-    InvalidResult,
-    InvalidSchedule,
-    InvalidSchema,
-    LightbusException,
-    LightbusTimeout,
-    LightbusWorkerError,
-    MisconfiguredApiOptions,
-    NoAnswer,
-    NoBusFoundInBusModule,
-    NothingToListenFor,
-    NoTransactionWarning,
-    NoWorkerAvailable,
-    OutcomeUnknownError,
-    PgbusError,
-    PublishTimeout,
-    RemoteError,
-    RemoteSchemasNotLoaded,
-    Retry,
-    SchemaNotFound,
-    SchemaVersionError,
-    SuddenDeathException,
-    TransactionAbortedError,
-    UnexpectedConfigurationFormat,
-    UnhandledEventError,
-    UnknownApi,
-    UnsendableArguments,
-    UnsupportedUse,
-    ValidationError,
-    WorkerLost,
-)
-from pgbus.events import event
-from pgbus.handlers.contexts import CallContext
-from pgbus.listeners.executor import Context
-from pgbus.messages import EventMessage, ResultMessage, RpcMessage
-from pgbus.outcomes import RetryPolicy
-from pgbus.plugins import Plugin
-from pgbus.schedules.schedule import TaskContext
+A name is imported when it is first asked for (PEP 562): `pgbus --help` and a module that declares events alone do not
+wait for the driver.
+"""
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pgbus.api import Api, ApiOptions, BusClient, BusPath, Event, OnError, Parameter, WildcardParameter
+    from pgbus.bus import Bus, create
+    from pgbus.bus_module import get_bus, import_bus_module
+    from pgbus.config import ApiConfig, Config
+    from pgbus.errors import (
+        CallCancelled,
+        CallError,
+        CallTimeout,
+        CannotBlockHere,
+        ConfigurationError,
+        ConnectionUnusableError,
+        DatabaseUnreachableError,
+        Dead,
+        DeformError,
+        DuplicateListenerName,
+        DuplicateProcedureName,
+        DuplicateScheduleName,
+        EventNotFound,
+        FailedToImportBusModule,
+        HandlerTimeoutError,
+        HandlerTransactionError,
+        InvalidApiEventConfiguration,
+        InvalidApiRegistryEntry,
+        InvalidArguments,
+        InvalidEventArguments,
+        InvalidEventError,
+        InvalidEventListener,
+        InvalidName,
+        InvalidParameters,
+        InvalidResult,
+        InvalidSchedule,
+        InvalidSchema,
+        LightbusException,
+        LightbusTimeout,
+        LightbusWorkerError,
+        MisconfiguredApiOptions,
+        NoAnswer,
+        NoBusFoundInBusModule,
+        NothingToListenFor,
+        NoTransactionWarning,
+        NoWorkerAvailable,
+        OutcomeUnknownError,
+        PgbusError,
+        PublishTimeout,
+        RemoteError,
+        RemoteSchemasNotLoaded,
+        Retry,
+        SchemaNotFound,
+        SchemaVersionError,
+        SuddenDeathException,
+        TransactionAbortedError,
+        UnexpectedConfigurationFormat,
+        UnhandledEventError,
+        UnknownApi,
+        UnsendableArguments,
+        UnsupportedUse,
+        ValidationError,
+        WorkerLost,
+    )
+    from pgbus.events import event
+    from pgbus.handlers.contexts import CallContext
+    from pgbus.listeners.executor import Context
+    from pgbus.messages import EventMessage, ResultMessage, RpcMessage
+    from pgbus.outcomes import RetryPolicy
+    from pgbus.plugins import Plugin
+    from pgbus.schedules.schedule import TaskContext
 
 __all__ = [
     "Api",
@@ -145,3 +153,53 @@ __all__ = [
     "get_bus",
     "import_bus_module",
 ]
+
+# Where the names are from that are not errors.
+_HOMES = {
+    "pgbus.api": (
+        "Api",
+        "ApiOptions",
+        "BusClient",
+        "BusPath",
+        "Event",
+        "OnError",
+        "Parameter",
+        "WildcardParameter",
+    ),
+    "pgbus.bus": (
+        "Bus",
+        "create",
+    ),
+    "pgbus.bus_module": (
+        "get_bus",
+        "import_bus_module",
+    ),
+    "pgbus.config": (
+        "ApiConfig",
+        "Config",
+    ),
+    "pgbus.events": ("event",),
+    "pgbus.handlers.contexts": ("CallContext",),
+    "pgbus.listeners.executor": ("Context",),
+    "pgbus.messages": (
+        "EventMessage",
+        "ResultMessage",
+        "RpcMessage",
+    ),
+    "pgbus.outcomes": ("RetryPolicy",),
+    "pgbus.plugins": ("Plugin",),
+    "pgbus.schedules.schedule": ("TaskContext",),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+if not TYPE_CHECKING:  # a type checker is to know the names above and no others
+
+    def __getattr__(name: str) -> object:
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = getattr(importlib.import_module(_HOME_OF.get(name, "pgbus.errors")), name)
+        globals()[name] = value
+        return value
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})

@@ -1,5 +1,17 @@
-"""The `pgbus` command line."""
+"""The `pgbus` command line. `main` is imported when it is asked for: who imports `pgbus.cli.logs` needs no commands."""
 
-from pgbus.cli.main import main
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pgbus.cli.program import main
 
 __all__ = ["main"]
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> object:
+        if name != "main":
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from pgbus.cli.program import main
+
+        return main

@@ -1,5 +1,5 @@
 """`python -m pgbus.cli`: how `pgbus run` starts its own copies."""
 
-from pgbus.cli.main import main
+from pgbus.cli.program import main
 
 main()

@@ -7,8 +7,9 @@ import asyncio
 import msgspec
 import rich_click as click
 
+from pgbus.cli.global_options import database_options, load_config
 from pgbus.cli.loading import create_bus
-from pgbus.cli.options import Seconds, database_options, load_config, read_json, read_pair
+from pgbus.cli.options import Seconds, read_json, read_pair
 from pgbus.cli.output import encode_json
 from pgbus.cli.printable import printable
 from pgbus.errors import NoWorkerAvailable, RemoteError

@@ -9,7 +9,8 @@ import msgspec
 import rich_click as click
 from rich.text import Text
 
-from pgbus.cli.options import database_options, json_option, load_config
+from pgbus.cli.global_options import database_options, load_config
+from pgbus.cli.options import json_option
 from pgbus.cli.output import console, print_json, table
 from pgbus.config import Setting, file_schema
 from pgbus.plugins import plugin_schemas

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import rich_click as click
 
-from pgbus.cli.options import database_options, json_option, load_config
+from pgbus.cli.global_options import database_options, load_config
+from pgbus.cli.options import json_option
 from pgbus.cli.output import print_json
 from pgbus.database import migrate
 from pgbus.database.migrate.roles import ROLES

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import rich_click as click
 
-from pgbus.cli.options import Count, database_options, load_config
+from pgbus.cli.global_options import database_options, load_config
+from pgbus.cli.options import Count
 from pgbus.cli.signals import ignore_hangups, interrupt_by_signals
 from pgbus.cli.streams import say
 from pgbus.database import migrate

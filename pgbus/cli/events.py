@@ -10,8 +10,9 @@ from rich.text import Text
 
 from pgbus.admin import Condition, EventFilter, EventRecord
 from pgbus.cli.exits import fail
+from pgbus.cli.global_options import database_options
 from pgbus.cli.history import deliveries, follow_events
-from pgbus.cli.options import Count, database_options, json_option, read_condition, read_past, read_pattern, with_admin
+from pgbus.cli.options import Count, json_option, read_condition, read_past, read_pattern, with_admin
 from pgbus.cli.output import clip, console, event_fields, instant, print_json
 from pgbus.cli.printable import on_one_line
 

@@ -21,9 +21,10 @@ from rich.text import Text
 import pgbus
 from pgbus.admin import CallFilter, CallRecord, Condition, EventFilter, EventRecord, Names
 from pgbus.cli.exits import FAILED
+from pgbus.cli.global_options import database_options, load_config, pass_on
 from pgbus.cli.history import deliveries, follow_events
 from pgbus.cli.loading import load_bus
-from pgbus.cli.options import Count, database_options, load_config, pass_on, read_condition, read_past, with_admin
+from pgbus.cli.options import Count, read_condition, read_past, with_admin
 from pgbus.cli.output import age, clip, console, encode_json, indented, instant, print_json, stored_json
 from pgbus.cli.printable import on_one_line
 from pgbus.cli.remarks import Casting, Remark, Validation

@@ -9,7 +9,8 @@ import rich_click as click
 from rich.text import Text
 
 from pgbus.admin import Admin, ListenerStatus
-from pgbus.cli.options import change_each, database_options, json_option, read_past, with_admin
+from pgbus.cli.global_options import database_options
+from pgbus.cli.options import change_each, json_option, read_past, with_admin
 from pgbus.cli.output import ago, console, number, print_json, table
 
 

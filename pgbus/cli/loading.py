@@ -14,7 +14,7 @@ from click import get_current_context
 import pgbus
 from pgbus import bus_module as modules
 from pgbus.cli.exits import FAILED
-from pgbus.cli.options import told
+from pgbus.cli.global_options import told
 from pgbus.config import Config, last_word
 from pgbus.errors import FailedToImportBusModule
 

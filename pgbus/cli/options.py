@@ -3,90 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import re
 import sys
 from collections.abc import Awaitable, Callable, Iterable
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import msgspec
 import rich_click as click
-from click import get_current_context
 
 from pgbus.admin import Admin, Condition
+from pgbus.cli.global_options import load_config
 from pgbus.cli.output import console
-from pgbus.config import Config
 from pgbus.errors import InvalidEventError
 from pgbus.topics import check_pattern
 
 _T = TypeVar("_T")
-_Command = TypeVar("_Command", bound=Callable[..., Any])
 
 _SPAN = r"(\d+(?:\.\d+)?)\s*([smhdw])"
 _AGO = re.compile(rf"{_SPAN}(?:\s+ago)?")
 _AHEAD = re.compile(rf"(?:in\s+)?{_SPAN}")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
-
-
-_OPTIONS = {
-    "config": "Configuration file.",
-    "namespace": "Schema of the bus.",
-    "dsn": "Database, as postgresql://...",
-}
-
-
-def database_options(command: _Command) -> _Command:
-    """`--dsn`, `--namespace` and `--config`, before the command's name or after it; `load_config` reads them."""
-    for name, help in _OPTIONS.items():  # noqa: A001
-        command = click.option(f"--{name}", help=help, callback=_remember, expose_value=False)(command)
-    return command
-
-
-def _remember(context: click.Context, parameter: click.Parameter, value: str | None) -> None:
-    arguments: dict[str, str] = context.ensure_object(dict)
-    if value is not None and parameter.name is not None:
-        arguments[parameter.name] = value
-
-
-def load_config(**arguments: object) -> Config:
-    """The configuration, with the given arguments and the options that `database_options` remembers."""
-    remembered = dict(get_current_context().ensure_object(dict))
-    file = remembered.pop("config", None)
-    return Config.load({**remembered, **arguments}, file=file)
-
-
-_TOLD = "pgbus.told"
-_MARK = "PGBUS_COMMAND_LINE"
-
-
-def pass_on(**arguments: object) -> None:
-    """Show options to a module's `pgbus.create()`, over which they win: as variables, for a DSN is a secret."""
-    context = get_current_context()
-    names = [name for name in os.environ.get(_MARK, "").split(",") if name]
-    for name, value in {**context.ensure_object(dict), **arguments}.items():
-        if value is not None:
-            # As they were given: a placeholder in a name is each process's own. A child may be elsewhere.
-            text = str(Path(str(value)).absolute()) if name == "config" else str(value)
-            os.environ[_variable(name)] = text
-            names.append(name)
-    context.meta[_TOLD] = {name: os.environ[_variable(name)] for name in names}
-
-
-def told() -> dict[str, str]:
-    """The options that `pass_on` was given, here or in the process that started this one."""
-    found: dict[str, str] = get_current_context().meta.get(_TOLD, {})
-    return found
-
-
-def tell_children() -> None:
-    """Have processes that we start know which of the variables were options."""
-    os.environ[_MARK] = ",".join(told())
-
-
-def _variable(name: str) -> str:
-    return f"PGBUS_{name.upper()}"
 
 
 def with_admin(action: Callable[[Admin], Awaitable[_T]]) -> _T:

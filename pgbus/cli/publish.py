@@ -7,8 +7,9 @@ from datetime import datetime
 
 import rich_click as click
 
+from pgbus.cli.global_options import database_options, load_config
 from pgbus.cli.loading import create_bus
-from pgbus.cli.options import Seconds, database_options, json_option, load_config, read_future, read_json, read_pair
+from pgbus.cli.options import Seconds, json_option, read_future, read_json, read_pair
 from pgbus.cli.output import event_fields, print_json
 from pgbus.messages import EventMessage
 

@@ -16,9 +16,10 @@ import pgbus
 from pgbus.admin import Admin
 from pgbus.bus import make_worker
 from pgbus.cli.banner import announce
+from pgbus.cli.global_options import database_options, load_config, pass_on, tell_children
 from pgbus.cli.loading import load_bus
 from pgbus.cli.logs import configure_logging
-from pgbus.cli.options import Count, database_options, load_config, pass_on, tell_children
+from pgbus.cli.options import Count
 from pgbus.cli.reloading import run_reloading
 from pgbus.cli.signals import heed_signals
 from pgbus.cli.supervisor import supervise, watch_supervisor

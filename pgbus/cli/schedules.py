@@ -9,7 +9,8 @@ from rich.table import Table
 from rich.text import Text
 
 from pgbus.admin import ScheduleRun, ScheduleStatus
-from pgbus.cli.options import Count, change_each, database_options, json_option, with_admin
+from pgbus.cli.global_options import database_options
+from pgbus.cli.options import Count, change_each, json_option, with_admin
 from pgbus.cli.output import age, ago, clip, console, instant, print_json, table
 
 _STYLES = {"done": "green", "failed": "red", "lost": "red", "running": "cyan"}

@@ -12,8 +12,9 @@ from rich.text import Text
 
 import pgbus
 from pgbus.cli.exits import FAILED, PgbusGroup
+from pgbus.cli.global_options import database_options, load_config, pass_on
 from pgbus.cli.loading import load_bus
-from pgbus.cli.options import database_options, json_option, load_config, pass_on, with_admin
+from pgbus.cli.options import json_option, with_admin
 from pgbus.cli.output import console, print_json
 from pgbus.cli.printable import printable
 from pgbus.schema import Break, Change, Declaration, Stored, find_broken, find_changes, make_stubs

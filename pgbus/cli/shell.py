@@ -16,8 +16,8 @@ from click import get_current_context
 
 import pgbus
 from pgbus.cli.exits import FAILED
+from pgbus.cli.global_options import database_options, load_config, pass_on
 from pgbus.cli.loading import load_bus
-from pgbus.cli.options import database_options, load_config, pass_on
 from pgbus.cli.printable import printable
 from pgbus.cli.prompt import SCRIPT, Completion, Prompt, describe, is_direct, run_script
 

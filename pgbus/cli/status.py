@@ -11,7 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from pgbus.admin import Admin, BusStatus, ListenerStatus, WorkerStatus
-from pgbus.cli.options import Seconds, database_options, json_option, with_admin
+from pgbus.cli.global_options import database_options
+from pgbus.cli.options import Seconds, json_option, with_admin
 from pgbus.cli.output import age, ago, console, flagged, number, print_json, table
 from pgbus.cli.schedules import schedule_table
 from pgbus.database.migrate.versions import find_encoding_fault

@@ -45,6 +45,16 @@ def say(line: str) -> None:
         sys.stderr.flush()
 
 
+def explain_loss(error: OSError) -> str:
+    """What to say where stdout cannot be written; nothing of a pipe's reader that has seen enough."""
+    return "" if isinstance(error, BrokenPipeError) else f"cannot write to stdout: {reason_of(error)}"
+
+
+def reason_of(error: BaseException) -> str:
+    """The error in words, without its number."""
+    return (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
+
+
 def _flush(descriptor: int) -> OSError | None:
     stream = sys.stdout if descriptor == 1 else sys.stderr
     try:

@@ -9,7 +9,7 @@ import asyncpg
 import pytest
 from click.testing import CliRunner
 
-from pgbus.cli.main import pgbus
+from pgbus.cli.program import pgbus
 from tests.conftest import Connect
 from tests.examples.documents import PAGES, blocks, commands, name
 from tests.examples.programs import ROOT

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 import pgbus
-from pgbus.cli.main import pgbus as command
+from pgbus.cli.program import pgbus as command
 from tests.support.workers import open_bus
 
 Invoke = Callable[..., Coroutine[Any, Any, Result]]

@@ -20,7 +20,8 @@ from click.testing import CliRunner, Result
 
 from pgbus import migrate
 from pgbus.cli import exits
-from pgbus.cli.main import pgbus as command
+from pgbus.cli.program import COMMANDS, load
+from pgbus.cli.program import pgbus as command
 from pgbus.config import Config
 from tests.conftest import Connect
 from tests.integration.conftest import Invoke
@@ -104,8 +105,17 @@ def test_a_pipe_gets_no_escape_codes(tmp_path: Path, database: str) -> None:
         assert "\x1b" not in done.stdout + done.stderr
 
 
+def every_command_of_the_program() -> list[tuple[str, click.Command]]:
+    return [(name, load(name)) for name in COMMANDS]
+
+
+def test_the_help_tells_of_each_command_what_it_tells_itself() -> None:
+    for name, one in every_command_of_the_program():
+        assert (one.help or "").split("\n\n")[0].replace("\n", " ") == COMMANDS[name]
+
+
 def test_every_command_has_help() -> None:
-    for name, one in command.commands.items():
+    for name, one in every_command_of_the_program():
         for arguments in [[name], *([name, sub] for sub in getattr(one, "commands", {}))]:
             result = CliRunner().invoke(command, [*arguments, "--help"])
             assert result.exit_code == 0
@@ -113,7 +123,7 @@ def test_every_command_has_help() -> None:
 
 
 def every_command(group: click.Group = command, path: str = "pgbus") -> Iterator[tuple[str, click.Command]]:
-    for name, one in group.commands.items():
+    for name, one in every_command_of_the_program() if group is command else group.commands.items():
         yield f"{path} {name}", one
         if isinstance(one, click.Group):
             yield from every_command(one, f"{path} {name}")

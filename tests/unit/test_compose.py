@@ -26,7 +26,7 @@ def services() -> dict[str, Service]:
 
 
 def test_commands_of_pgbus_are_accepted_by_the_command_line(services: dict[str, Service]) -> None:
-    from pgbus.cli.main import pgbus
+    from pgbus.cli.program import pgbus
 
     commands = [service["command"][1:] for service in services.values() if service.get("command", [""])[0] == "pgbus"]
     assert commands

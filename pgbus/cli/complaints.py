@@ -1,0 +1,77 @@
+"""How an error becomes one line on stderr and an exit code; loaded when there is an error."""
+
+from __future__ import annotations
+
+import asyncpg
+
+from pgbus.cli.exits import FAILED, LOST, REMOTE, SCHEMA, TIMEOUT, UNREACHABLE, UNSERVED, USAGE
+from pgbus.cli.streams import explain_loss, flush_streams, reason_of
+from pgbus.errors import (
+    CallTimeout,
+    ConfigurationError,
+    DatabaseUnreachableError,
+    InvalidArguments,
+    NoWorkerAvailable,
+    PgbusError,
+    RemoteError,
+    SchemaVersionError,
+    WorkerLost,
+)
+
+
+def explain(error: BaseException) -> tuple[str, int] | None:
+    """What to tell of an error, if anything, and the exit code; None for a bug of ours."""
+    match error:
+        case BaseExceptionGroup(exceptions=(first, *_)):
+            return explain(first)
+        case PgbusError():
+            return str(error), _code(error)
+        case asyncpg.PostgresError() | asyncpg.InterfaceError():
+            return _explain_refusal(error)
+        case BrokenPipeError():  # our output's: that of a connection is told by the driver
+            return "", FAILED
+        case OSError(filename=None) if lost := flush_streams():
+            return explain_loss(lost), FAILED
+        case ConnectionError() | TimeoutError():
+            return f"the connection was lost: {reason_of(error)}", UNREACHABLE
+        case OSError():
+            return f"{error.filename}: {reason_of(error)}" if error.filename else reason_of(error), FAILED
+        case UnicodeDecodeError():
+            return f"the input is not {error.encoding}: {error.reason} at byte {error.start}", USAGE
+        case _:
+            return None
+
+
+def _explain_refusal(error: asyncpg.PostgresError | asyncpg.InterfaceError) -> tuple[str, int] | None:
+    """The same for what the server or its driver answered: a statement that is wrong in itself is a bug of ours."""
+    match error:
+        case asyncpg.InsufficientPrivilegeError():
+            return f"{error}: connect as a user who may, or have the owner grant it", FAILED
+        case asyncpg.QueryCanceledError():
+            return f"the database refused: {error}", FAILED
+        case asyncpg.PostgresConnectionError() | asyncpg.OperatorInterventionError():
+            return f"the connection was lost: {reason_of(error)}", UNREACHABLE
+        case asyncpg.SyntaxOrAccessError() | asyncpg.InternalServerError() | asyncpg.InterfaceError():
+            return None
+        case _:
+            return f"the database refused: {error}", FAILED
+
+
+def _code(error: PgbusError) -> int:
+    match error:
+        case SchemaVersionError():
+            return SCHEMA
+        case DatabaseUnreachableError():
+            return UNREACHABLE
+        case ConfigurationError() | InvalidArguments():
+            return USAGE
+        case RemoteError():
+            return REMOTE
+        case NoWorkerAvailable():
+            return UNSERVED
+        case CallTimeout():
+            return TIMEOUT
+        case WorkerLost():
+            return LOST
+        case _:
+            return FAILED

@@ -1,0 +1,115 @@
+"""The group that holds all commands, and `main`, which runs it as a program."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import traceback
+from typing import NoReturn
+
+import rich_click as click
+
+from pgbus.cli.exits import BUG, FAILED, PgbusGroup, tell
+from pgbus.cli.global_options import database_options
+from pgbus.cli.streams import explain_loss, flush_streams, open_streams, say
+
+# What `pgbus --help` says of each command, as it does itself: the command's module is loaded when it is run.
+COMMANDS = {
+    "run": "Run a bus's listeners, procedures and tasks until SIGTERM, Ctrl-C or SIGHUP, which let what runs finish.",
+    "shell": "Open a Python prompt with `bus` and the names of pgbus: fire, call, and let Tab complete.",
+    "dev": "Start an embedded PostgreSQL, print its DSN for a shell, and keep it until Ctrl-C, SIGTERM or SIGHUP.",
+    "db": "Upgrade, downgrade and check the bus's schema in the database.",
+    "publish": "Publish an event under TOPIC with the payload JSON (`-` reads stdin), and print its id.",
+    "call": "Call API.PROCEDURE on a worker that serves it, and print its result as JSON.",
+    "status": "Show how the bus is doing: outbox, log, listeners, schedules, workers, leader.",
+    "inspect": "Show the history of APIs, the newest first: events, or with --calls calls. All filters must hold.",
+    "events": "Show events of the log, the newest first, and what each listener did with them.",
+    "dead": "List, show, retry or discard dead letters: events that a listener gave up on.",
+    "listeners": "List listeners; pause, resume, reset or remove them.",
+    "schedules": "List schedules and their runs; pause, resume, run or remove them.",
+    "schema": "Schemas of events and procedures: dump them, check what a change would break, write stubs.",
+    "config": "Show each setting and where it came from; passwords are hidden. With --json also what it means.",
+}
+
+
+class MainGroup(PgbusGroup):
+    """A group that knows its commands by name and help, and loads one when it is run."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's
+        """The names, in the order of the alphabet."""
+        return sorted(COMMANDS)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The command that the arguments begin with, loaded."""
+        if args and args[0] in COMMANDS:
+            load(args[0])
+        return super().resolve_command(ctx, args)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command, or where it is not loaded one that has only its name and its help."""
+        if cmd_name in COMMANDS and cmd_name not in self.commands:
+            return click.RichCommand(name=cmd_name, help=COMMANDS[cmd_name])
+        return super().get_command(ctx, cmd_name)
+
+
+def load(name: str) -> click.Command:
+    """The command of this name: a function of its own name in a module of its own name."""
+    if name not in pgbus.commands:
+        pgbus.add_command(getattr(importlib.import_module(f"pgbus.cli.{name}"), name))
+    return pgbus.commands[name]
+
+
+def _show_version(context: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version  # half of what this command costs
+
+        click.echo(f"pgbus {version('pgbus')}")
+        context.exit()
+
+
+@click.group(cls=MainGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_show_version,
+    help="Show the version and exit.",
+)
+@database_options
+def pgbus() -> None:
+    """An event bus in the PostgreSQL that you already have.
+
+    Settings come from options, then PGBUS_* variables, then a file (--config, or else pgbus.toml, pgbus.yaml or
+    [tool.pgbus]), then defaults; `pgbus config` shows them.
+
+    Exit codes: 0 done, 1 failed or not found, 2 usage or configuration, 3 the database's schema does not fit,
+    4 the database cannot be reached, 70 a bug; `pgbus call` has more.
+    """
+
+
+def main() -> NoReturn:
+    """Run the program. A traceback on stderr and exit code 70 mean a bug."""
+    open_streams()
+    code = _run()
+    if (lost := flush_streams()) and not code:
+        tell(explain_loss(lost))
+        code = FAILED
+    sys.exit(code)
+
+
+def _run() -> int:
+    try:
+        return int(pgbus(standalone_mode=True) or 0)
+    except SystemExit as ended:
+        return ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+    except Exception as error:  # of parsing the options, or of writing the help
+        from pgbus.cli.complaints import explain
+
+        if (ending := explain(error)) is None:
+            say("".join(traceback.format_exception(error)).rstrip())
+            return BUG
+        tell(ending[0])
+        return ending[1]

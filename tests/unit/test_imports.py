@@ -1,0 +1,60 @@
+"""What is loaded, and when: importing pgbus and asking its command line for help costs little."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import pgbus
+
+# Each is loaded by what needs it, and not before.
+HEAVY = {"alembic", "sqlalchemy", "psycopg", "rich", "structlog", "jsonschema_rs", "IPython", "watchfiles", "pydantic"}
+
+
+def loaded_by(code: str) -> set[str]:
+    """The modules that a new interpreter has loaded after it ran this code."""
+    program = f"import sys, contextlib, io\n{code}\nprint(sorted(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    return set(ast.literal_eval(done.stdout.splitlines()[-1]))
+
+
+def test_importing_pgbus_loads_no_driver_and_no_part_of_pgbus() -> None:
+    loaded = loaded_by("import pgbus")
+    assert not loaded & {*HEAVY, "asyncpg", "msgspec"}
+    assert {name for name in loaded if name.startswith("pgbus.")} == set()
+
+
+def test_making_a_bus_loads_nothing_that_only_some_programs_need() -> None:
+    assert not loaded_by("import pgbus\npgbus.create") & {*HEAVY, "click", "rich_click"}
+
+
+@pytest.mark.parametrize("option", ["--version", "--help"])
+def test_the_command_line_loads_no_command_to_tell_about_itself(option: str) -> None:
+    loaded = loaded_by(
+        f"sys.argv = ['pgbus', {option!r}]\nfrom pgbus.cli import main\nwith contextlib.suppress(SystemExit): main()"
+    )
+    assert not loaded & ({*HEAVY, "asyncpg", "msgspec"} - {"rich"})
+    assert "pgbus.bus" not in loaded
+
+
+def test_logs_are_set_up_without_the_machinery_of_the_command_line() -> None:
+    assert not loaded_by("from pgbus.cli.logs import configure_logging") & {"click", "rich_click", "asyncpg"}
+
+
+def test_each_name_of_the_package_is_there_and_stays_the_same() -> None:
+    for name in pgbus.__all__:
+        assert getattr(pgbus, name) is getattr(pgbus, name)
+    assert set(pgbus.__all__) <= set(dir(pgbus))
+    with pytest.raises(AttributeError, match="has no attribute 'Buss'"):
+        getattr(pgbus, "Buss")  # noqa: B009 - mypy knows that it is not there
+
+
+def test_each_module_can_be_imported_first() -> None:
+    root = Path(pgbus.__file__).parent
+    for path in sorted(root.glob("*/__init__.py")):
+        importlib.import_module(f"pgbus.{path.parent.name}")
