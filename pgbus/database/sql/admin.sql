@@ -1,4 +1,4 @@
--- Operators' verbs: what goes on, what happened, and the few changes that a person makes.
+-- Operators' verbs: the current state, the history, and the few changes that an operator makes.
 
 -- name: describe_bus
 -- Events that are not in the log yet, the age in seconds of the oldest of them that could be, the log's last position, and
@@ -125,7 +125,7 @@ FROM found AS f
 ORDER BY CASE WHEN CAST(:newest_first AS boolean) THEN -f.position ELSE f.position END
 
 -- name: find_calls
--- Calls by any combination of filters (NULL: no filter), the newest first, which their ids tell.
+-- Calls by any combination of filters (NULL: no filter), newest first, in the order of their ids.
 -- The view reads the clock for each row, so that no ORDER BY reaches the index below it: the ids are looked up first.
 SELECT c.call_id, c.procedure, CAST(c.arguments AS text) AS arguments, c.caller, c.worker, c.state,
        c.requested_at, c.deadline, c.started_at, c.responded_at, c.duration,
@@ -189,7 +189,7 @@ ORDER BY x.id DESC
 LIMIT CAST(:limit AS bigint)
 
 -- name: read_dead_letters
--- Dead letters beside their events, and how many later events wait for each, newest first.
+-- Dead letters with their events, and the number of later events that wait for each, newest first.
 SELECT x.id, l.listener_name, e.position, e.event_id, e.topic, e.key, e.payload, e.headers, e.published_at,
        x.attempts, x.error, x.traceback, x.worker, x.dead_at, x.blocked_key,
        (SELECT count(*) FROM pgbus.deliveries AS d
@@ -274,7 +274,7 @@ FROM pgbus.listeners AS l
 ORDER BY l.listener_name
 
 -- name: set_listener_state
--- Pause a listener, or let it go on.
+-- Pause or resume a listener.
 UPDATE pgbus.listeners AS l
 SET state = CAST(:state AS text)
 WHERE l.id = CAST(:listener_id AS integer)
@@ -286,21 +286,21 @@ SET cursor = CAST(:cursor AS bigint)
 WHERE l.id = CAST(:listener_id AS integer)
 
 -- name: delete_waiting_deliveries
--- Drop what is owed to a listener and not claimed. What is claimed is left to its worker.
+-- Delete the deliveries of a listener that are not claimed. Claimed ones are left to their workers.
 DELETE FROM pgbus.deliveries AS d
 WHERE d.listener_id = CAST(:listener_id AS integer)
   AND d.claim_token IS NULL
 
 -- name: delete_deliveries
--- Drop whatever is owed to a listener; a worker that holds a claim on it cannot settle any more.
+-- Delete everything that is owed to a listener; a worker that holds a claim on it can no longer settle it.
 DELETE FROM pgbus.deliveries AS d
 WHERE d.listener_id = CAST(:listener_id AS integer)
 
 -- name: delete_listener
--- Forget a listener; its subscriptions and dead letters go with it.
+-- Delete a listener with its subscriptions and dead letters.
 DELETE FROM pgbus.listeners AS l
 WHERE l.id = CAST(:listener_id AS integer)
 
 -- name: notify_workers
--- Have the workers read the listeners anew once this transaction commits.
+-- Make the workers read the listeners again once this transaction commits.
 SELECT pg_notify(CAST(:channel AS text), 'reload')

@@ -6,7 +6,7 @@
 -- `due` are rows that had to wait for an instant, `ready` those fresh from the sequencer, `heads` the first row of each
 -- lane of an ordered listener (the other two are empty then). `floor` and `due_floor` keep the scans off the dead rows
 -- that a snapshot held open by someone keeps in the way. `left_topics` are those that this worker does not declare and
--- has left to others: what was left is none of its business. A suspect, a row whose worker died twice, is claimed alone, and
+-- has left to others: it does not claim those again. A suspect, a row whose worker died twice, is claimed alone, and
 -- only if `suspects` says so. Of a lane only one piece is claimed, for its pieces must come one after the other.
 WITH active AS MATERIALIZED (
     SELECT l.id FROM pgbus.listeners AS l WHERE l.id = CAST(:listener_id AS integer) AND l.state = 'active'
@@ -38,7 +38,7 @@ WITH active AS MATERIALIZED (
     SELECT h.id, h.first
     FROM generate_series(0, CAST(:lanes AS integer) - 1) AS n (lane)
     CROSS JOIN LATERAL (
-        -- Whatever comes first blocks its lane, claimed or waiting for its instant.
+        -- The first row blocks its lane, claimed or waiting for its instant.
         SELECT d.id, d.first, d.claim_token, d.available_at, d.crashes, d.left_topic
         FROM pgbus.deliveries AS d
         WHERE d.listener_id = (SELECT a.id FROM active AS a)
@@ -53,7 +53,8 @@ WITH active AS MATERIALIZED (
       AND (h.crashes < 2 OR CAST(:suspects AS boolean))
       AND (h.left_topic IS NULL OR h.left_topic <> ALL (CAST(:left_topics AS text[])))
       -- So does a claimed row behind it: what an operator put back, or a reset brought again, may come before that. Who
-      -- cannot see it yet, as it is being claimed at this moment, fails by the unique index. `IS FALSE`: no join, please.
+      -- cannot see it yet, as it is being claimed at this moment, fails by the unique index. `IS FALSE` keeps the
+      -- planner from a join.
       AND (EXISTS (
           SELECT 1 FROM pgbus.deliveries AS x
           WHERE x.listener_id = CAST(:listener_id AS integer) AND x.lane = n.lane AND x.claim_token IS NOT NULL
@@ -133,7 +134,7 @@ SELECT c.id, c.lane, c.attempt, c.crashes >= 2 AS suspect, c.available_at IS NUL
        ) END AS blocked,
        CAST(extract(epoch FROM now()) AS double precision) AS claimed_at
 FROM claimed AS c
--- A claim without any event, as someone deleted them, is told of too.
+-- A claim whose events were all deleted is returned, too.
 LEFT JOIN LATERAL (
     SELECT x.* FROM pgbus.events AS x
     WHERE c.positions IS NULL AND x.position BETWEEN c.first AND c.last
@@ -216,7 +217,7 @@ FOR UPDATE
 -- started is released. Returns the deliveries whose claims were still ours; for the others nothing is written, nor in
 -- another transaction than `xid`, unless that is NULL.
 --
--- The odd `(x IN (...)) IS TRUE` keeps a hashed subplan: as a join, thousands of one-event claims would cost their square.
+-- `(x IN (...)) IS TRUE` keeps a hashed subplan: a join over thousands of one-event claims would be quadratic.
 -- `= ANY` has them looked up by their key: another plan would be to read all claims there are, dead rows and all.
 WITH settled AS MATERIALIZED (
     DELETE FROM pgbus.deliveries AS d
@@ -298,8 +299,8 @@ WITH settled AS MATERIALIZED (
 SELECT s.id FROM settled AS s
 
 -- name: extend_leases
--- Keep claims that are still being worked on; returns which. A row locked by a transactional handler needs no lease: the
--- lock guards it.
+-- Extend the leases of claims that are still being handled; returns their ids. A row locked by a transactional handler
+-- needs no lease: the lock guards it.
 WITH held AS (
     SELECT d.id
     FROM pgbus.deliveries AS d
@@ -317,7 +318,7 @@ WHERE d.id = h.id
 RETURNING d.id
 
 -- name: find_our_claims
--- Which of these claims are still ours, locked or not.
+-- The ids of those claims that are still ours, locked or not.
 SELECT d.id
 FROM pgbus.deliveries AS d
 WHERE d.id = ANY (CAST(:delivery_ids AS bigint[]))
@@ -327,7 +328,7 @@ WHERE d.id = ANY (CAST(:delivery_ids AS bigint[]))
   )) IS TRUE
 
 -- name: find_own_claims
--- The tokens of a worker's claims. Those whose leases ran out are the leader's business; and without them the scan steps
+-- The tokens of a worker's claims. Those whose leases ran out are left to the leader, and without them the scan steps
 -- over no more dead rows than a lease's worth.
 SELECT DISTINCT d.claim_token
 FROM pgbus.deliveries AS d
@@ -337,7 +338,7 @@ WHERE d.claim_token IS NOT NULL
 
 -- name: return_claims
 -- Take back claims that their living worker does not know of: the answer to the claim was lost with the link, or its
--- settlement with a server that crashed. Nobody died of them, so `crashes` stays.
+-- settlement with a server that crashed. No worker died, so `crashes` stays.
 WITH lost AS MATERIALIZED (
     SELECT d.id
     FROM pgbus.deliveries AS d
@@ -360,7 +361,7 @@ SELECT pg_notify(CAST(:work_channel AS text), 'reload') AS told
 WHERE EXISTS (SELECT 1 FROM freed)
 
 -- name: forfeit_claims
--- Let a worker's claims count as those of a dead one, by having their leases run out: it failed with them in its hands.
+-- Make a worker's claims count as those of a dead one, by ending their leases: it failed while it held them.
 WITH held AS MATERIALIZED (
     SELECT d.id
     FROM pgbus.deliveries AS d

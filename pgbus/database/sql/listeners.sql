@@ -1,7 +1,7 @@
 -- Listeners and workers: who is registered, and who is alive.
 
 -- name: register_listener
--- Make a listener known, or bring its row up to date; says whether it is new, and what its options were before.
+-- Insert a listener, or update its row; returns whether it is new, and its previous options.
 -- `start_position` says where a new listener begins; NULL: with the events logged from now on.
 WITH known AS MATERIALIZED (
     -- Locked: a row that is being removed at this moment is not found.
@@ -56,7 +56,7 @@ UNION ALL
 SELECT 'removed' AS change, r.pattern FROM removed AS r
 
 -- name: find_declarations
--- What versions of services declare of a listener, each with one of the other live workers that run it, or none.
+-- The declarations of a listener by versions of services, each with one of the other live workers that run it, or none.
 -- `is_recent`: it was seen within `ttl` seconds.
 SELECT d.service, d.patterns, d.first_seen_at, w.id AS worker_id, w.name AS worker, w.host, w.pid, w.home,
        d.last_seen_at > now() - CAST(:ttl AS double precision) * INTERVAL '1 second' AS is_recent
@@ -88,11 +88,11 @@ SELECT CAST(:listener_id AS integer), CAST(:service AS text), CAST(:patterns AS 
 WHERE NOT EXISTS (SELECT 1 FROM noted)
 
 -- name: find_patterns
--- What a listener is subscribed to.
+-- The patterns that a listener is subscribed to.
 SELECT s.pattern FROM pgbus.subscriptions AS s WHERE s.listener_id = CAST(:listener_id AS integer)
 
 -- name: register_worker
--- Make a process known.
+-- Insert the row of a worker; returns its id.
 INSERT INTO pgbus.workers AS w (name, service, home, host, pid, version, listeners)
 VALUES (
     CAST(:name AS text), CAST(:service AS text), CAST(:home AS text), CAST(:host AS text), CAST(:pid AS integer),
@@ -101,12 +101,12 @@ VALUES (
 RETURNING w.id
 
 -- name: lock_worker
--- Hold the lock that says we live, for as long as this session does.
+-- Take the advisory lock that shows that a worker is alive; it is held until this session ends.
 SELECT pg_try_advisory_lock(hashtext(CAST(:namespace AS text) || '.worker'), CAST(:worker_id AS integer)) AS locked
 
 -- name: touch_worker
--- Say that this worker, and the listeners it runs, were seen. Returns how many live workers there are beside it: whether
--- it is any use to notify.
+-- Note that this worker, and the listeners it runs, were seen. Returns the number of other live workers: without any,
+-- notifications are useless.
 WITH seen_listeners AS (
     UPDATE pgbus.listeners AS l
     SET last_seen_at = now()
@@ -125,5 +125,5 @@ FROM pgbus.live_workers AS w
 WHERE w.id <> CAST(:worker_id AS integer)
 
 -- name: remove_worker
--- Forget a process that stopped.
+-- Delete the row of a worker that stopped.
 DELETE FROM pgbus.workers AS w WHERE w.id = CAST(:worker_id AS integer)

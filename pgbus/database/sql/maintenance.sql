@@ -29,12 +29,12 @@ WHERE p.number < CAST(:current AS integer)
 ORDER BY p.number
 
 -- name: drop_partition
--- Drop a partition of the log and of history; an error says when someone still needs it.
+-- Drop a partition of the log and of history; raises an error while a listener still needs it.
 SELECT pgbus.drop_partition(CAST(:number AS integer)) AS dropped
 
 -- name: release_lanes
--- What waits in the lanes of a listener that is ordered no longer, and of which nobody looks at the lanes any more. Says
--- how many rows that were.
+-- Take deliveries out of the lanes of listeners that are no longer ordered, as no claim looks there any more. Returns
+-- the number of rows.
 WITH stranded AS MATERIALIZED (
     -- In two parts, for each has its index.
     SELECT x.id
@@ -70,8 +70,8 @@ SELECT w.rows,
 FROM woken AS w
 
 -- name: prune_dedup_keys
--- Forget dedup keys that have expired. Those that someone takes over at this moment are left out, for locked rows are
--- judged again: the key that was renewed is not the one that had expired.
+-- Delete dedup keys that have expired. Those that a publisher takes over at this moment are left out, since locked rows
+-- are checked again: the key that was renewed is not the one that had expired.
 WITH expired AS MATERIALIZED (
     SELECT k.dedup_key
     FROM pgbus.dedup_keys AS k
@@ -84,7 +84,7 @@ DELETE FROM pgbus.dedup_keys AS k
 WHERE k.dedup_key = ANY (ARRAY(SELECT e.dedup_key FROM expired AS e))
 
 -- name: prune_workers
--- Forget workers that are gone for long.
+-- Delete the rows of workers that were not seen for `worker_ttl` seconds.
 WITH gone AS MATERIALIZED (
     SELECT w.id
     FROM pgbus.workers AS w

@@ -2,7 +2,7 @@
 --
 -- Payloads and headers are bound as text and cast here, because a connection may have its own codec for jsonb; what is
 -- returned is text, as it may have one for uuid, too.
--- Ancestors come as one text of topics with spaces between them: arrays of arrays must be rectangular.
+-- Ancestors are bound as one string of topics with spaces between them: arrays of arrays must be rectangular.
 
 -- name: insert_event
 -- One event that is due at once.
@@ -38,7 +38,7 @@ FROM unnest(
 ) AS given (event_id, topic, ancestors, key, payload, headers, deliver_at, delay)
 
 -- name: insert_events_once
--- The same, but only the first event under a dedup key; returns, for each key, the id of the event that holds it.
+-- Events as in `insert_events`, but only the first one under a dedup key; returns, for each key, the id of its event.
 WITH given AS MATERIALIZED (
     SELECT g.*
     FROM unnest(

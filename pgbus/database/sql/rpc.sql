@@ -1,7 +1,7 @@
 -- Calls: the caller posts requests and reads responses, servers claim and answer; every batch is one short transaction.
 
 -- name: register_procedures
--- Say which procedures a worker serves: these, and no others.
+-- Make these the procedures that a worker serves, and no others.
 WITH gone AS (
     DELETE FROM pgbus.rpc_servers AS s
     WHERE s.worker_id = CAST(:worker_id AS integer) AND s.procedure <> ALL (CAST(:procedures AS text[]))
@@ -34,7 +34,7 @@ WITH posted AS (
         CAST(:call_ids AS uuid[]), CAST(:procedures AS text[]), CAST(:arguments AS text[]),
         CAST(:timeouts AS double precision[])
     ) AS x (call_id, procedure, arguments, timeout)
-    -- Of whatever column: to name one takes the right to read it.
+    -- No column is named: naming one requires the right to read it.
     ON CONFLICT DO NOTHING
 )
 SELECT pg_notify(CAST(:channel AS text), CAST(:payload AS text))
@@ -101,6 +101,6 @@ WHERE r.deadline > clock_timestamp()
 ON CONFLICT (call_id) DO NOTHING
 
 -- name: withdraw_requests
--- Take requests off the queue that no server has taken yet; says which.
+-- Take requests off the queue that no server has taken yet; returns their ids.
 SELECT w.call_id
 FROM pgbus.withdraw_calls(CAST(:call_ids AS uuid[]), CAST(:outcome AS text), CAST(:error AS text)) AS w (call_id)

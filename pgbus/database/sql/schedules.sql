@@ -1,8 +1,8 @@
 -- Schedules: workers that declare a task register it, claim its run when it is due, and say what became of it.
 
 -- name: register_schedule
--- Make a schedule known, or bring its row up to date; says whether it is new, and its rule before.
--- Under another rule it is to be worked out anew when it is due, unless a run is due or in hand already.
+-- Insert a schedule, or update its row; returns whether it is new, and its previous rule.
+-- Under another rule its next run is calculated again, unless a run is due or under way already.
 WITH known AS MATERIALIZED (
     -- Locked: a row that is being removed at this moment is not found.
     SELECT s.id, s.rule FROM pgbus.schedules AS s WHERE s.schedule_name = CAST(:schedule_name AS text) FOR NO KEY UPDATE
@@ -46,7 +46,7 @@ WHERE s.schedule_name = CAST(:schedule_name AS text)
   AND s.claim_token IS NULL
 
 -- name: claim_schedules
--- Claim whichever of these schedules are due, and say of all of them when they are. Each comes with a token to claim it
+-- Claim those of these schedules that are due, and return for each when it is due. Each comes with a token to claim it
 -- by. A run is begun again when its worker's session is gone, or its lease ran out; and one of our own that we do not
 -- know of, as the answer to the claim was lost: we claim one after the other, so it cannot be under way.
 WITH live AS MATERIALIZED (
@@ -88,7 +88,7 @@ WHERE s.schedule_name = ANY (CAST(:schedule_names AS text[]))
 
 -- name: finish_schedule_run
 -- Write what became of a run, and when the next one is due, if the claim is still ours. Under another rule than the one
--- that we know, that is to be worked out anew. A run that broke off (`cancelled`) stays due.
+-- that we know, it is calculated again. A run that broke off (`cancelled`) stays due.
 WITH finished AS (
     UPDATE pgbus.schedules AS s
     SET claim_token = NULL,
@@ -116,8 +116,8 @@ WHERE s.claim_token = ANY (CAST(:running AS uuid[]))
 RETURNING s.claim_token
 
 -- name: touch_schedules
--- Say that these schedules are declared by a live worker; once for all that say so at the same time, and without waiting
--- for whoever holds a row.
+-- Note that a live worker declares these schedules; once for all workers that do so at the same time, and without
+-- waiting for a locked row.
 UPDATE pgbus.schedules AS s
 SET last_seen_at = now()
 WHERE s.id = ANY (ARRAY(
@@ -152,20 +152,20 @@ WHERE s.schedule_name = CAST(:schedule_name AS text)
 FOR UPDATE OF s
 
 -- name: set_schedule_state
--- Pause a schedule, or let it go on: then it is to be worked out anew when it is due, unless a run is in hand.
+-- Pause a schedule, or resume it: then its next run is calculated again, unless a run is under way.
 UPDATE pgbus.schedules AS s
 SET state = CAST(:state AS text),
     next_run_at = CASE WHEN CAST(:state AS text) = 'paused' OR s.claim_token IS NOT NULL THEN s.next_run_at END
 WHERE s.schedule_name = CAST(:schedule_name AS text)
 
 -- name: make_schedule_due
--- Have a schedule run now, if it is not overdue anyway.
+-- Make a schedule due now, if it is not overdue already.
 UPDATE pgbus.schedules AS s
 SET next_run_at = LEAST(s.next_run_at, now())
 WHERE s.schedule_name = CAST(:schedule_name AS text)
 
 -- name: delete_schedule
--- Forget a schedule; a run in hand can write no outcome any more.
+-- Delete a schedule; a run that is under way can no longer write its outcome.
 WITH gone AS (
     DELETE FROM pgbus.schedules AS s
     WHERE s.schedule_name = CAST(:schedule_name AS text)

@@ -1,7 +1,7 @@
--- Schemas: what services say of their events, procedures and listeners.
+-- Schemas: the forms of events, procedures and listeners, as their services declare them.
 
 -- name: find_new_schemas
--- Of what a service speaks, what it is not known to have spoken before.
+-- Those of a service's schemas that are not stored yet.
 SELECT w.kind, w.name
 FROM unnest(CAST(:kinds AS text[]), CAST(:names AS text[]), CAST(:hashes AS text[])) AS w (kind, name, hash)
 WHERE NOT EXISTS (SELECT 1 FROM pgbus.schemas AS s
@@ -9,7 +9,7 @@ WHERE NOT EXISTS (SELECT 1 FROM pgbus.schemas AS s
                     AND s.service = CAST(:service AS text))
 
 -- name: publish_schemas
--- Say what a service speaks. Returns the rows that are there: of a schema that another process is publishing at this
+-- Store the schemas of a service. Returns the rows that are there: of a schema that another process is publishing at this
 -- moment there may be none yet, so publish again until all are there.
 -- One at a time: the next version is counted on from the last, and rows are locked.
 WITH alone AS MATERIALIZED (
@@ -59,7 +59,7 @@ FROM (
 ) AS found
 
 -- name: set_worker_schemas
--- Say what a worker speaks: these, and no others.
+-- Make these the schemas that a worker uses, and no others.
 WITH spoken AS MATERIALIZED (
     SELECT s.id
     FROM unnest(CAST(:kinds AS text[]), CAST(:names AS text[]), CAST(:hashes AS text[])) AS w (kind, name, hash)
@@ -75,7 +75,7 @@ SELECT CAST(:worker_id AS integer), s.id FROM spoken AS s
 ON CONFLICT (worker_id, schema_id) DO NOTHING
 
 -- name: touch_schemas
--- Say that what a worker speaks was seen; those that others say it of at this moment are left to them.
+-- Note that a worker's schemas were seen; rows that another worker is updating at this moment are left to it.
 UPDATE pgbus.schemas AS s
 SET last_seen_at = now()
 FROM (

@@ -6,7 +6,7 @@
 -- A lone event is handed over: its run is written as claimed for those of the leader's own listeners that are idle.
 --
 -- It takes up to `batch` rows of each kind, due at once and scheduled. When those are more than `batch_bytes`, as they are
--- stored, it takes none and says that the batch is too big; but a single row it takes anyhow. Scheduled ones come first, in
+-- stored, it takes none and returns `too_big`; but it always takes a single row. Scheduled ones come first, in
 -- the order of their `deliver_at`, then the others in that of their ids. `avoid` are rows that someone holds locked.
 WITH bound AS MATERIALIZED (
     SELECT count(*) AS rows,
@@ -127,9 +127,9 @@ LEFT JOIN numbered AS n ON w.handed_ids IS NOT NULL
 
 -- name: backfill_listener
 -- Give a listener that is not live yet the next stretch of the log; its cursor becomes NULL, live, at the end of the log.
--- Returns which, NULL for none, and whether any was behind before that.
+-- Returns the listener's id, NULL for none, and whether any listener was behind before that.
 WITH behind AS MATERIALIZED (
-    -- The leader waits for nobody: a listener whose row someone holds locked has its turn later.
+    -- The leader waits for no lock: a listener whose row is locked has its turn later.
     SELECT l.id, l.lanes, l.cursor
     FROM pgbus.listeners AS l
     WHERE l.cursor IS NOT NULL
@@ -188,7 +188,7 @@ FROM (SELECT 1) AS one
 LEFT JOIN moved AS m ON true
 
 -- name: find_locked_events
--- The first rows that `sequence_outbox` would take, which someone holds locked.
+-- Those of the first rows that `sequence_outbox` would take that another session has locked.
 WITH waiting AS MATERIALIZED (
     SELECT o.id
     FROM pgbus.outbox AS o
@@ -234,11 +234,11 @@ WHERE l.locktype = 'advisory'
   AND l.mode = 'ShareLock'
 
 -- name: try_lead
--- Become the leader if nobody is; true if this session leads now.
+-- Become the leader if there is none; true if this session leads now.
 SELECT pg_try_advisory_lock(hashtext(CAST(:namespace AS text) || '.leader'), 1) AS leads
 
 -- name: is_leaderless
--- Whether nobody leads. A try that gets the lock gives it back: it is for the session that will lead.
+-- Whether there is no leader. A try that gets the lock releases it: it is for the session that will lead.
 SELECT CASE WHEN pg_try_advisory_lock(hashtext(CAST(:namespace AS text) || '.leader'), 1)
             THEN pg_advisory_unlock(hashtext(CAST(:namespace AS text) || '.leader'), 1)
             ELSE false END AS leaderless
@@ -254,7 +254,7 @@ WHERE l.locktype = 'advisory'
   AND l.pid = CAST(:pid AS integer)
 
 -- name: note_leader
--- Show who leads since when.
+-- Write which worker leads, and since when.
 WITH changed AS MATERIALIZED (
     SELECT w.id
     FROM pgbus.workers AS w
@@ -281,5 +281,5 @@ WHERE EXISTS (
     WHERE d.listener_id = l.id AND d.lane IS NOT NULL AND d.blocked_key IS NULL)
 
 -- name: notify
--- Wake whoever listens.
+-- Send one notification.
 SELECT pg_notify(CAST(:channel AS text), CAST(:payload AS text))
