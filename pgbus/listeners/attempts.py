@@ -21,12 +21,12 @@ from pgbus.database.store import Store
 from pgbus.database.tries import LINK_PAUSE, LINK_PAUSE_LIMIT
 from pgbus.errors import HandlerTransactionError, UnhandledEventError
 from pgbus.handlers.hooks import Hooks
-from pgbus.listeners.claims import Hand
+from pgbus.listeners.claims import ClaimsInFlight
 from pgbus.listeners.executor import ClaimLost, Executor
 from pgbus.listeners.hooks import prepare
 from pgbus.listeners.known_topics import KnownTopics
 from pgbus.listeners.listener import Listener
-from pgbus.listeners.settlement import ALONE, RELEASED, Ending, Flight, Left, Tally, settlement
+from pgbus.listeners.settlement import ALONE, RELEASED, Ending, HeldClaim, Left, Tally, settlement
 from pgbus.messages import EventMessage, refuse_unreadable
 from pgbus.outcomes import DONE, Dead, Outcome, Retry, decide
 
@@ -37,21 +37,21 @@ LOOP_SHARE = 0.01
 # So often in a row a connection may break under a handler before that counts as its failure: it may be what breaks it.
 MAX_LOSSES = 5
 
-WasSettled: TypeAlias = Callable[[Sequence[Flight], Tally], None]
+WasSettled: TypeAlias = Callable[[Sequence[HeldClaim], Tally], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
     """An event of a batch: its place, and what the handler takes for it."""
 
-    flight: Flight
+    held: HeldClaim
     index: int
     body: Any
 
     @property
     def message(self) -> EventMessage:
         """The event."""
-        return self.flight.messages[self.index]
+        return self.held.messages[self.index]
 
 
 class Attempts:
@@ -66,7 +66,7 @@ class Attempts:
         store: Store,
         executor: Executor,
         hooks: Hooks,
-        hand: Hand,
+        in_flight: ClaimsInFlight,
         known: KnownTopics,
         was_settled: WasSettled,
     ) -> None:
@@ -76,51 +76,51 @@ class Attempts:
         self._store = store
         self._executor = executor
         self._hooks = hooks
-        self._hand = hand
+        self._in_flight = in_flight
         self._known = known
         self._was_settled = was_settled
         self._yielded_at = 0.0
 
     # -------------------------------------------------------------------------------------------------- one event
 
-    async def attempt(self, flight: Flight, index: int) -> Ending:
+    async def attempt(self, held: HeldClaim, index: int) -> Ending:
         """Try one event, unless it is another worker's to handle."""
-        if left := await self._leave(flight, index):
+        if left := await self._leave(held, index):
             return left
         started = now()
         error: BaseException | None = None
         try:
-            refuse_unreadable(flight.claim.events[index])
+            refuse_unreadable(held.claim.events[index])
             if self._hooks.before_event_execution:
-                await self._run_hooks_before(flight, index)
+                await self._run_hooks_before(held, index)
             if self._listener.transactional:
-                message = flight.messages[index]
-                await self._transact([flight], self._listener.decode(message), [message], started)
+                message = held.messages[index]
+                await self._transact([held], self._listener.decode(message), [message], started)
             else:
-                await self._executor.run(flight.messages[index], flight.claim.attempt)
+                await self._executor.run(held.messages[index], held.claim.attempt)
         except asyncio.CancelledError as cancelled:
             if is_being_cancelled():
                 raise
             error = cancelled
         except ClaimLost:
-            self._hand.lose(flight)
+            self._in_flight.lose(held)
             return RELEASED
         except TransactionLost:
-            self._hand.end(flight, index, RELEASED, started=started, duration=0.0)
+            self._in_flight.end_event(held, index, RELEASED, started=started, duration=0.0)
             return RELEASED
         except BaseException as raised:  # even a SystemExit is the handler's failure, not the worker's end
             error = raised
         ended = now()
-        outcome = self._decide(error, flight, index)
+        outcome = self._decide(error, held, index)
         if not (self._listener.transactional and outcome is DONE):
-            self._hand.end(flight, index, outcome, started=started, duration=ended - started)
+            self._in_flight.end_event(held, index, outcome, started=started, duration=ended - started)
         if ended - self._yielded_at > LOOP_SHARE:
             await asyncio.sleep(0)
             self._yielded_at = now()
         return outcome
 
-    async def _leave(self, flight: Flight, index: int) -> Left | None:
-        event = flight.claim.events[index]
+    async def _leave(self, held: HeldClaim, index: int) -> Left | None:
+        event = held.claim.events[index]
         try:
             refuse_unreadable(event)
         except UnhandledEventError:
@@ -128,15 +128,15 @@ class Attempts:
         if not await self._known.leaves(event):
             return None
         left = Left(event.topic)
-        self._hand.end(flight, index, left, started=now(), duration=0.0)
+        self._in_flight.end_event(held, index, left, started=now(), duration=0.0)
         return left
 
-    async def _run_hooks_before(self, flight: Flight, index: int) -> None:
-        event = flight.claim.events[index]
-        flight.replace_message(index, await prepare(self._hooks.before_event_execution, event))
+    async def _run_hooks_before(self, held: HeldClaim, index: int) -> None:
+        event = held.claim.events[index]
+        held.replace_message(index, await prepare(self._hooks.before_event_execution, event))
 
-    def _decide(self, error: BaseException | None, flight: Flight, index: int) -> Outcome:
-        attempt, position = flight.claim.attempt, flight.claim.events[index].position
+    def _decide(self, error: BaseException | None, held: HeldClaim, index: int) -> Outcome:
+        attempt, position = held.claim.attempt, held.claim.events[index].position
         outcome = decide(error, attempt=attempt, policy=self._listener.retry)
         if isinstance(outcome, Dead):
             logger.error(
@@ -154,37 +154,37 @@ class Attempts:
 
     # ---------------------------------------------------------------------------------------------------- batches
 
-    async def attempt_batch(self, flights: Sequence[Flight]) -> None:
+    async def attempt_batch(self, held_claims: Sequence[HeldClaim]) -> None:
         """Try all their events in one call; if that fails, each alone, so that one cannot fail all."""
-        decoded = await self._decode_all(flights)
+        decoded = await self._decode_all(held_claims)
         if await self._call_batch(decoded):
             return
         for one in decoded:
-            if not one.flight.may_begin(now()):
-                self._hand.end(one.flight, one.index, RELEASED, started=now(), duration=0.0)
-            elif self._listener.transactional and len(one.flight.claim.events) > 1:
+            if not one.held.may_begin(now()):
+                self._in_flight.end_event(one.held, one.index, RELEASED, started=now(), duration=0.0)
+            elif self._listener.transactional and len(one.held.claim.events) > 1:
                 # A transaction settles a claim as a whole, so first they must come back each in a claim of its own.
-                self._hand.end(one.flight, one.index, ALONE, started=now(), duration=0.0)
+                self._in_flight.end_event(one.held, one.index, ALONE, started=now(), duration=0.0)
             else:
                 await self._call_batch([one])
 
-    async def _decode_all(self, flights: Sequence[Flight]) -> list[Decoded]:
+    async def _decode_all(self, held_claims: Sequence[HeldClaim]) -> list[Decoded]:
         decoded: list[Decoded] = []
-        for flight in flights:
-            for index in range(len(flight.claim.events)):
-                if await self._leave(flight, index):
+        for held in held_claims:
+            for index in range(len(held.claim.events)):
+                if await self._leave(held, index):
                     continue
                 started = now()
                 try:
-                    refuse_unreadable(flight.claim.events[index])
+                    refuse_unreadable(held.claim.events[index])
                     if self._hooks.before_event_execution:
-                        await self._run_hooks_before(flight, index)
-                    decoded.append(Decoded(flight, index, self._listener.decode(flight.messages[index])))
+                        await self._run_hooks_before(held, index)
+                    decoded.append(Decoded(held, index, self._listener.decode(held.messages[index])))
                 except BaseException as error:
                     if isinstance(error, asyncio.CancelledError) and is_being_cancelled():
                         raise
-                    outcome = self._decide(error, flight, index)
-                    self._hand.end(flight, index, outcome, started=started, duration=0.0)
+                    outcome = self._decide(error, held, index)
+                    self._in_flight.end_event(held, index, outcome, started=started, duration=0.0)
         return decoded
 
     async def _call_batch(self, decoded: Sequence[Decoded]) -> bool:
@@ -200,12 +200,12 @@ class Attempts:
                 raise
             error = cancelled
         except ClaimLost:
-            for flight in _flights(decoded):
-                self._hand.lose(flight)
+            for held in _held_claims(decoded):
+                self._in_flight.lose(held)
             return True
         except TransactionLost:
             for one in decoded:
-                self._hand.end(one.flight, one.index, RELEASED, started=started, duration=0.0)
+                self._in_flight.end_event(one.held, one.index, RELEASED, started=started, duration=0.0)
             return True
         except BaseException as raised:
             error = raised
@@ -218,22 +218,22 @@ class Attempts:
     async def _handle_batch(self, decoded: Sequence[Decoded], started: float) -> None:
         bodies = [one.body for one in decoded]
         messages = [one.message for one in decoded]
-        flights = _flights(decoded)
+        held_claims = _held_claims(decoded)
         if self._listener.transactional:
-            await self._transact(flights, bodies, messages, started)
+            await self._transact(held_claims, bodies, messages, started)
         else:
-            await self._executor.run_batch(bodies, messages, _attempt(flights))
+            await self._executor.run_batch(bodies, messages, _attempt(held_claims))
 
     def _end_batch(self, decoded: Sequence[Decoded], error: BaseException | None, *, started: float) -> None:
         duration = (now() - started) / len(decoded)
         for one in decoded:
-            outcome = self._decide(error, one.flight, one.index)
-            self._hand.end(one.flight, one.index, outcome, started=started, duration=duration)
+            outcome = self._decide(error, one.held, one.index)
+            self._in_flight.end_event(one.held, one.index, outcome, started=started, duration=duration)
 
     # ----------------------------------------------------------------------------------------------- transactions
 
     async def _transact(
-        self, flights: Sequence[Flight], body: Any, messages: Sequence[EventMessage], started: float
+        self, held_claims: Sequence[HeldClaim], body: Any, messages: Sequence[EventMessage], started: float
     ) -> None:
         """The handler's writes and the settlement of its events commit together.
 
@@ -244,7 +244,7 @@ class Attempts:
         losses = 0
         while True:
             try:
-                await self._transact_once(flights, body, messages, started)
+                await self._transact_once(held_claims, body, messages, started)
             except TransactionLost as lost:
                 losses += lost.was_called
                 if losses == MAX_LOSSES:
@@ -254,20 +254,20 @@ class Attempts:
                         "%s: the transaction was lost, and is begun again: %s", self._listener.name, lost.error
                     )
                 await asyncio.sleep(backoff.next())
-                if not all(flight.may_begin(now()) for flight in flights):
+                if not all(held.may_begin(now()) for held in held_claims):
                     raise
             else:
                 return
 
     async def _transact_once(
-        self, flights: Sequence[Flight], body: Any, messages: Sequence[EventMessage], started: float
+        self, held_claims: Sequence[HeldClaim], body: Any, messages: Sequence[EventMessage], started: float
     ) -> None:
-        settling = _Settling(self, flights, started=started, events=len(messages))
+        settling = _Settling(self, held_claims, started=started, events=len(messages))
         try:
             await self._executor.run_in_transaction(
                 body,
                 messages,
-                _attempt(flights),
+                _attempt(held_claims),
                 begin=settling.begin,
                 settle=settling.settle,
                 begin_sync=settling.begin_sync,
@@ -277,24 +277,24 @@ class Attempts:
             # Rolled back, or nobody knows; then the token decides.
             settling.given_up = True
             raise
-        for flight in settling.settled:
-            self._hand.note_work(flight)
-            self._hand.let_go(flight)
+        for held in settling.settled:
+            self._in_flight.note_work(held)
+            self._in_flight.remove(held)
         self._was_settled(settling.settled, settling.tally)
 
 
 class _Settling:
     """The two ends of a handler's transaction, for one that awaits and one that blocks."""
 
-    def __init__(self, attempts: Attempts, flights: Sequence[Flight], *, started: float, events: int) -> None:
+    def __init__(self, attempts: Attempts, held_claims: Sequence[HeldClaim], *, started: float, events: int) -> None:
         store = attempts._store
         self._lock = store.statement("lock_delivery")
         self._settle = store.statement("settle_deliveries")
         self._attempts = attempts
-        self._flights = flights
+        self._held_claims = held_claims
         self._started = started
         self._events = events
-        self.settled: list[Flight] = []
+        self.settled: list[HeldClaim] = []
         self.tally = Tally()
         self.given_up = False
         self._xid: int | None = None
@@ -323,12 +323,12 @@ class _Settling:
         self._check(executor.fetch(self._settle, self._values()))
 
     def _keys(self) -> list[dict[str, object]]:
-        return [{"delivery_id": flight.claim.id, "claim_token": flight.claim.token} for flight in self._flights]
+        return [{"delivery_id": held.claim.id, "claim_token": held.claim.token} for held in self._held_claims]
 
     def _values(self) -> dict[str, Any]:
         attempts = self._attempts
         duration = (now() - self._started) / self._events
-        self.settled = [flight.with_rest_done(started=self._started, duration=duration) for flight in self._flights]
+        self.settled = [held.with_rest_done(started=self._started, duration=duration) for held in self._held_claims]
         values, self.tally, _ = settlement(
             self.settled,
             listener_id=attempts._listener_id,
@@ -336,19 +336,19 @@ class _Settling:
             blocking=attempts._listener.blocks,
             xid=self._xid,
         )
-        # Last: a thread that ran past its timeout is still here, and the flights have been ended otherwise by now.
+        # Last: a thread that ran past its timeout is still here, and the held_claims have been ended otherwise by now.
         if self.given_up:
             raise ClaimLost
         return values
 
     def _check(self, rows: Sequence[object]) -> None:
-        if len(rows) < len(self._flights):
+        if len(rows) < len(self._held_claims):
             raise HandlerTransactionError
 
 
-def _flights(decoded: Sequence[Decoded]) -> list[Flight]:
-    return list({id(one.flight): one.flight for one in decoded}.values())
+def _held_claims(decoded: Sequence[Decoded]) -> list[HeldClaim]:
+    return list({id(one.held): one.held for one in decoded}.values())
 
 
-def _attempt(flights: Sequence[Flight]) -> int:
-    return max(flight.claim.attempt for flight in flights)
+def _attempt(held_claims: Sequence[HeldClaim]) -> int:
+    return max(held.claim.attempt for held in held_claims)

@@ -1,6 +1,6 @@
-"""The claims that a listener of this worker has in hand.
+"""The claims that a listener of this worker holds, from the claim until they are settled or lost.
 
-They are in the air until each of their events has an ending, then landed, and let go of once they are settled.
+A claim whose events have all ended waits to be settled.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from uuid import UUID
 from pgbus.listeners.listener import Listener
 from pgbus.listeners.pace import Pace
 from pgbus.listeners.quarantine import Quarantine
-from pgbus.listeners.settlement import Ending, Flight
+from pgbus.listeners.settlement import Ending, HeldClaim
 from pgbus.telemetry import ClaimsLost, Telemetry
 
 logger = logging.getLogger("pgbus")
 
 
-class Hand:
+class ClaimsInFlight:
     """Shared by what claims, what handles and what settles. `wake` is called when there may be more to claim."""
 
     def __init__(
@@ -36,80 +36,80 @@ class Hand:
         self._telemetry = telemetry
         self._quarantine = quarantine
         self._wake = wake
-        self._flights: dict[int, Flight] = {}
-        self._landed: list[Flight] = []
+        self._held_claims: dict[int, HeldClaim] = {}
+        self._ended: list[HeldClaim] = []
         self._refused: set[int] = set()
-        self.landing = asyncio.Event()
-        """Set when a claim has landed."""
+        self.some_ended = asyncio.Event()
+        """Set when all events of a claim have ended."""
         self.changed = asyncio.Event()
-        """Set when claims were let go of."""
+        """Set when claims were removed or refused."""
 
     def __len__(self) -> int:
-        return len(self._flights)
+        return len(self._held_claims)
 
     @property
-    def flights(self) -> list[Flight]:
-        """All of them."""
-        return list(self._flights.values())
+    def held_claims(self) -> list[HeldClaim]:
+        """The claims that are not settled yet."""
+        return list(self._held_claims.values())
 
     @property
     def tokens(self) -> set[UUID]:
-        """Their claim tokens."""
-        return {flight.claim.token for flight in self._flights.values()}
+        """The tokens of these claims."""
+        return {held.claim.token for held in self._held_claims.values()}
 
     @property
     def refused(self) -> int:
         """How many of them the database refuses to settle."""
         return len(self._refused)
 
-    def take(self, flight: Flight) -> None:
-        """A new claim."""
-        self._flights[flight.claim.id] = flight
+    def add(self, held: HeldClaim) -> None:
+        """Add a new claim."""
+        self._held_claims[held.claim.id] = held
 
-    def end(self, flight: Flight, index: int, ending: Ending, *, started: float, duration: float) -> None:
+    def end_event(self, held: HeldClaim, index: int, ending: Ending, *, started: float, duration: float) -> None:
         """Note what came of an event, unless it has ended otherwise by now. Times are those of the engine's clock."""
-        if flight.endings[index] is None and flight.end(index, ending, started=started, duration=duration):
-            self.land(flight)
+        if held.endings[index] is None and held.end(index, ending, started=started, duration=duration):
+            self.mark_ended(held)
 
-    def land(self, flight: Flight) -> None:
+    def mark_ended(self, held: HeldClaim) -> None:
         """Every event of it has its ending: it can be settled."""
-        self._landed.append(flight)
-        self.note_work(flight)
-        self.landing.set()
+        self._ended.append(held)
+        self.note_work(held)
+        self.some_ended.set()
 
-    def note_work(self, flight: Flight) -> None:
+    def note_work(self, held: HeldClaim) -> None:
         """Learn from how long its events took."""
-        self._pace.saw_work(events=len(flight.durations), seconds=sum(flight.durations))
+        self._pace.saw_work(events=len(held.durations), seconds=sum(held.durations))
 
-    def take_landed(self) -> list[Flight]:
-        """What has landed since the last time."""
-        landed, self._landed = self._landed, []
-        return landed
+    def take_ended(self) -> list[HeldClaim]:
+        """The claims that have ended since the last time."""
+        ended, self._ended = self._ended, []
+        return ended
 
-    def put_back(self, flights: Iterable[Flight]) -> None:
-        """They could not be settled: they count as landed again, before what has landed meanwhile."""
-        self._landed = [*flights, *self._landed]
-        self.landing.set()
+    def put_back(self, held_claims: Iterable[HeldClaim]) -> None:
+        """They could not be settled: they come before what has ended meanwhile."""
+        self._ended = [*held_claims, *self._ended]
+        self.some_ended.set()
 
-    def refuse(self, flight: Flight) -> None:
-        """The database does not let it be settled, for now: it stays in hand."""
-        flight.refusals += 1
-        self._refused.add(flight.claim.id)
+    def refuse(self, held: HeldClaim) -> None:
+        """The database does not let it be settled, for now: it stays in flight."""
+        held.refusals += 1
+        self._refused.add(held.claim.id)
         self.changed.set()
 
-    def let_go(self, flight: Flight) -> None:
+    def remove(self, held: HeldClaim) -> None:
         """It is settled, or lost."""
-        known = self._flights.pop(flight.claim.id, None)
-        if known and flight.claim.suspect:
+        known = self._held_claims.pop(held.claim.id, None)
+        if known and held.claim.suspect:
             self._quarantine.leave()
             self._wake()  # the next suspect
-        if flight.claim.id in self._refused:
-            self._refused.discard(flight.claim.id)
+        if held.claim.id in self._refused:
+            self._refused.discard(held.claim.id)
             self._wake()
         self.changed.set()
 
-    def lose(self, flight: Flight) -> None:
+    def lose(self, held: HeldClaim) -> None:
         """Let go of a claim that is no longer ours."""
-        self.let_go(flight)
+        self.remove(held)
         self._telemetry.emit(ClaimsLost(self._listener.name, 1))
-        logger.warning("%s lost the claim of event %s", self._listener.name, flight.claim.events[0].position)
+        logger.warning("%s lost the claim of event %s", self._listener.name, held.claim.events[0].position)

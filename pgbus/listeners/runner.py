@@ -2,7 +2,7 @@
 
 claimer   claims when there is room and someone said that there may be work
 slots     `concurrency` loops that each take the next event of the queue and attempt it; no task per event
-settler   settles whatever has landed since the last time, in one statement
+settler   settles the claims whose events have all ended since the last time, in one statement
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from pgbus.database.store import Claim, Store
 from pgbus.database.tries import LINK_PAUSE, Tries
 from pgbus.handlers.hooks import Hooks
 from pgbus.listeners.attempts import Attempts
-from pgbus.listeners.claims import Hand
+from pgbus.listeners.claims import ClaimsInFlight
 from pgbus.listeners.executor import Executor
 from pgbus.listeners.hooks import Afterwards
 from pgbus.listeners.known_topics import KnownTopics
 from pgbus.listeners.listener import Listener
 from pgbus.listeners.pace import Pace
 from pgbus.listeners.quarantine import Quarantine
-from pgbus.listeners.settlement import ALONE, BLOCKED, RELEASED, Flight, Left, Tally
+from pgbus.listeners.settlement import ALONE, BLOCKED, RELEASED, HeldClaim, Left, Tally
 from pgbus.listeners.settler import Settler
 from pgbus.outcomes import Dead, Retry
 from pgbus.telemetry import Claimed, Settled, Telemetry
@@ -84,7 +84,9 @@ class Runner:
         self._quarantine = quarantine
         self._slots = slots_of(listener, config)
         self._pace = Pace(concurrency=self._slots, target=config.batch_target, batch_size=listener.batch_size)
-        self._hand = Hand(listener, pace=self._pace, telemetry=telemetry, quarantine=quarantine, wake=self.wake)
+        self._in_flight = ClaimsInFlight(
+            listener, pace=self._pace, telemetry=telemetry, quarantine=quarantine, wake=self.wake
+        )
         self._known = KnownTopics(listener, listener_id=listener_id, store=store)
         self._attempts = Attempts(
             listener,
@@ -93,7 +95,7 @@ class Runner:
             store=store,
             executor=executor,
             hooks=hooks,
-            hand=self._hand,
+            in_flight=self._in_flight,
             known=self._known,
             was_settled=self._was_settled,
         )
@@ -102,11 +104,11 @@ class Runner:
             listener_id=listener_id,
             worker=config.process_name,
             store=store,
-            hand=self._hand,
+            in_flight=self._in_flight,
             telemetry=telemetry,
             was_settled=self._was_settled,
         )
-        self._queue: deque[Flight] = deque()
+        self._queue: deque[HeldClaim] = deque()
         self._waiting = 0  # claimed events that no slot has begun
         self._running = 0  # slots that are at work
         self._may_have_work = True
@@ -148,7 +150,7 @@ class Runner:
 
     def offer(self, token: UUID) -> bool:
         """Whether this listener is idle; then the sequencer may claim its next event for it, under this token."""
-        busy = self._may_have_work or self._hand or self._claiming or self._draining or self.listener.ordered
+        busy = self._may_have_work or self._in_flight or self._claiming or self._draining or self.listener.ordered
         self._offered = None if busy else token
         return not busy
 
@@ -158,18 +160,18 @@ class Runner:
         if claim and not self._draining:
             self._telemetry.emit(Claimed(self.listener.name, 1))
             self._pace.saw_claim(events=1, rows=1)
-            self._take_off([claim], 1, sent_at=sent_at)
+            self._enqueue([claim], 1, sent_at=sent_at)
 
     @property
     def tokens(self) -> set[UUID]:
-        """The tokens of the claims in hand, and of those that may be under way."""
+        """The tokens of the claims in flight, and of those that may be under way."""
         under_way = {token for token in (self._claiming, self._offered) if token}
-        return under_way | self._hand.tokens
+        return under_way | self._in_flight.tokens
 
     @property
-    def flights(self) -> list[Flight]:
-        """The claims in hand."""
-        return self._hand.flights
+    def held_claims(self) -> list[HeldClaim]:
+        """The claims in flight."""
+        return self._in_flight.held_claims
 
     @property
     def age(self) -> float:
@@ -181,13 +183,13 @@ class Runner:
         return failure_of(self._tasks)
 
     async def break_off(self) -> None:
-        """End at once; what is in hand is neither settled nor given back."""
+        """End at once; what is in flight is neither settled nor given back."""
         self._draining = True
         for task in self._tasks:
             task.cancel()
         await asyncio.wait(self._tasks, timeout=LAST_HOOKS)
-        for flight in self.flights:
-            self._hand.let_go(flight)
+        for held in self.held_claims:
+            self._in_flight.remove(held)
         self._afterwards.abandon()
         if self._retry_timer:
             self._retry_timer.cancel()
@@ -203,10 +205,10 @@ class Runner:
         for task in self._tasks[2:]:
             task.cancel()
         await asyncio.wait(self._tasks[2:])
-        for flight in self.flights:
-            if flight.left:
-                flight.release_running()
-                self._hand.land(flight)
+        for held in self.held_claims:
+            if held.left:
+                held.release_running()
+                self._in_flight.mark_ended(held)
         await self._settler.finish()
         self._tasks[1].cancel()
         await asyncio.wait(self._tasks)
@@ -224,13 +226,13 @@ class Runner:
         while self._queue:
             self._give_back(self._queue.popleft())
 
-    def _give_back(self, flight: Flight) -> None:
+    def _give_back(self, held: HeldClaim) -> None:
         """Begin no more of it: what was not begun is released when it is settled, if it is still ours then."""
-        # Nothing was left to release: it has landed by itself, and may be settled already.
-        if released := flight.release_rest():
+        # Nothing was left to release: it has ended by itself, and may be settled already.
+        if released := held.release_rest():
             self._waiting -= released
-            if not flight.left:
-                self._hand.land(flight)
+            if not held.left:
+                self._in_flight.mark_ended(held)
 
     async def _wait_for_slots(self, grace: float) -> None:
         try:
@@ -265,7 +267,7 @@ class Runner:
                 await asyncio.sleep(tries.pause_after(error))
 
     def _wanted(self) -> int:
-        if not self._worker_id() or self._hand.refused >= REFUSED_LIMIT:
+        if not self._worker_id() or self._in_flight.refused >= REFUSED_LIMIT:
             return 0
         if self.listener.batch:
             # A batch fills one slot.
@@ -300,7 +302,7 @@ class Runner:
         self._pace.saw_claim(events=events, rows=len(claims))
         self._raise_floor(claims)
         self._telemetry.emit(Claimed(self.listener.name, events))
-        self._take_off(claims, events, sent_at=sent_at)
+        self._enqueue(claims, events, sent_at=sent_at)
 
     async def _send_claim(self, wanted: int, *, token: UUID, rows: int, suspects: bool) -> list[Claim]:
         return await self._store.claim_deliveries(
@@ -347,13 +349,13 @@ class Runner:
             self.wake()
         return [claim for claim in claims if claim.events]
 
-    def _take_off(self, claims: Sequence[Claim], events: int, *, sent_at: float) -> None:
+    def _enqueue(self, claims: Sequence[Claim], events: int, *, sent_at: float) -> None:
         # Kept for longer, by the time that it took the database to begin; never for less.
         kept_until = sent_at + self._config.lease
         for claim in claims:
-            flight = Flight(claim, now=sent_at, kept_until=kept_until)
-            self._hand.take(flight)
-            self._queue.append(flight)
+            held = HeldClaim(claim, now=sent_at, kept_until=kept_until)
+            self._in_flight.add(held)
+            self._queue.append(held)
         self._waiting += events
         self._more.set()
 
@@ -400,67 +402,67 @@ class Runner:
         return self._handle_lane if self.listener.ordered else self._handle_next
 
     async def _handle_next(self) -> None:
-        flight = self._queue[0]
-        if not self._may_begin(flight):
+        held = self._queue[0]
+        if not self._may_begin(held):
             self._give_back(self._queue.popleft())
             return
-        index = flight.next
-        flight.next += 1
-        if flight.next == len(flight.claim.events):
+        index = held.next
+        held.next += 1
+        if held.next == len(held.claim.events):
             self._queue.popleft()
         self._waiting -= 1
-        await self._attempts.attempt(flight, index)
+        await self._attempts.attempt(held, index)
 
     async def _handle_lane(self) -> None:
         """One run of a lane, event after event; a failed one sends the rest back behind it."""
-        flight = self._queue.popleft()
-        claim = flight.claim
+        held = self._queue.popleft()
+        claim = held.claim
         barred: set[str] = set()
         for index, event in enumerate(claim.events):
-            if not self._may_begin(flight):
-                self._give_back(flight)
+            if not self._may_begin(held):
+                self._give_back(held)
                 break
-            flight.next = index + 1
+            held.next = index + 1
             self._waiting -= 1
             if event.key in barred or (claim.blocked and claim.blocked[index]):
-                self._hand.end(flight, index, BLOCKED, started=now(), duration=0.0)
+                self._in_flight.end_event(held, index, BLOCKED, started=now(), duration=0.0)
                 continue
-            ending = await self._attempts.attempt(flight, index)
+            ending = await self._attempts.attempt(held, index)
             if isinstance(ending, Dead) and self.listener.blocks and event.key is not None:
                 barred.add(event.key)
             if isinstance(ending, Retry | Left) or self._draining:
-                self._give_back(flight)
+                self._give_back(held)
                 break
 
     async def _handle_batch(self) -> None:
-        flights: list[Flight] = []
+        held_claims: list[HeldClaim] = []
         size = 0
-        while self._queue and (not flights or size + len(self._queue[0].claim.events) <= self._pace.batch):
-            flight = self._queue.popleft()
-            if not self._may_begin(flight):
-                self._give_back(flight)
+        while self._queue and (not held_claims or size + len(self._queue[0].claim.events) <= self._pace.batch):
+            held = self._queue.popleft()
+            if not self._may_begin(held):
+                self._give_back(held)
                 continue
-            flight.next = len(flight.claim.events)
-            size += flight.next
-            flights.append(flight)
+            held.next = len(held.claim.events)
+            size += held.next
+            held_claims.append(held)
         self._waiting -= size
-        if flights:
-            await self._attempts.attempt_batch(flights)
+        if held_claims:
+            await self._attempts.attempt_batch(held_claims)
 
-    def _may_begin(self, flight: Flight) -> bool:
+    def _may_begin(self, held: HeldClaim) -> bool:
         """Whether the claim is ours for certain. Without a session it may not be: with that goes the lock by which the
         leader sees that we live.
         """
-        return self._worker_id() != 0 and flight.may_begin(now())
+        return self._worker_id() != 0 and held.may_begin(now())
 
     # --------------------------------------------------------------------------------------------------- settled
 
-    def _was_settled(self, flights: Sequence[Flight], tally: Tally, delays: Sequence[float] = ()) -> None:
+    def _was_settled(self, held_claims: Sequence[HeldClaim], tally: Tally, delays: Sequence[float] = ()) -> None:
         self._telemetry.emit(Settled(self.listener.name, tally.done, tally.retried, tally.dead))
         if self._hooks.after_event_execution:
-            self._afterwards.begin(message for flight in flights for message in flight.done_messages)
+            self._afterwards.begin(message for held in held_claims for message in held.done_messages)
         self._schedule_retries(delays)
-        if self.listener.ordered or any(_gave_back(flight) for flight in flights):
+        if self.listener.ordered or any(_gave_back(held) for held in held_claims):
             self.wake()  # a lane has become free
 
     def _schedule_retries(self, delays: Sequence[float]) -> None:
@@ -488,5 +490,5 @@ class Runner:
         self.wake()
 
 
-def _gave_back(flight: Flight) -> bool:
-    return RELEASED in flight.endings or ALONE in flight.endings
+def _gave_back(held: HeldClaim) -> bool:
+    return RELEASED in held.endings or ALONE in held.endings

@@ -1,4 +1,4 @@
-"""Claims in a worker's hands: which events were tried, what came of each, and the rows that settling writes.
+"""Claims that a worker holds: which events were tried, what came of each, and the rows that settling writes.
 
 Pure bookkeeping; no I/O.
 """
@@ -43,7 +43,7 @@ ALONE = Alone()
 Ending: TypeAlias = Outcome | Released | Blocked | Alone | Left
 
 
-class Flight:
+class HeldClaim:
     """One claim while its events are handled. Times are those of the engine's clock.
 
     Once `kept_until` has passed someone else may have the claim, and none of its events may begin.
@@ -105,16 +105,16 @@ class Flight:
             message for message, ending in zip(self.messages, self.endings, strict=True) if isinstance(ending, Done)
         ]
 
-    def with_rest_done(self, *, started: float, duration: float) -> Flight:
+    def with_rest_done(self, *, started: float, duration: float) -> HeldClaim:
         """A copy in which every event without an ending is done: what a transaction settles that may yet fail."""
-        flight = Flight(self.claim, now=0.0)
-        flight.offset, flight.next, flight.left = self.offset, self.next, self.left
-        flight.messages = self.messages
-        flight.endings, flight.started, flight.durations = list(self.endings), list(self.started), list(self.durations)
-        for index, ending in enumerate(flight.endings):
+        held = HeldClaim(self.claim, now=0.0)
+        held.offset, held.next, held.left = self.offset, self.next, self.left
+        held.messages = self.messages
+        held.endings, held.started, held.durations = list(self.endings), list(self.started), list(self.durations)
+        for index, ending in enumerate(held.endings):
             if ending is None:
-                flight.end(index, DONE, started=started, duration=duration)
-        return flight
+                held.end(index, DONE, started=started, duration=duration)
+        return held
 
     def release_rest(self) -> int:
         """Give back every event that nobody has started; how many there were."""
@@ -144,7 +144,7 @@ class Tally:
 
 
 def settlement(
-    flights: Iterable[Flight], *, listener_id: int, worker: str, blocking: bool, xid: int | None = None
+    held_claims: Iterable[HeldClaim], *, listener_id: int, worker: str, blocking: bool, xid: int | None = None
 ) -> tuple[dict[str, Any], Tally, list[float]]:
     """The values of `settle_deliveries` for claims whose events have all ended, a tally, and the delays of retries.
 
@@ -156,15 +156,15 @@ def settlement(
     tokens: list[Any] = []
     tally = Tally()
     delays: list[float] = []
-    for flight in flights:
-        claim = flight.claim
+    for held in held_claims:
+        claim = held.claim
         ids.append(claim.id)
         tokens.append(claim.token)
-        if all(type(ending) is Done for ending in flight.endings):
-            _add_done(done, flight)
+        if all(type(ending) is Done for ending in held.endings):
+            _add_done(done, held)
             tally.done += len(claim.events)
         else:
-            _add_mixed(done, others, flight, tally, delays)
+            _add_mixed(done, others, held, tally, delays)
     names_done = ("deliveries", "positions", "attempts", "started", "durations")
     values = {
         "listener_id": listener_id,
@@ -194,21 +194,21 @@ _OTHER_COLUMNS = (
 )
 
 
-def _add_done(done: tuple[list[Any], ...], flight: Flight) -> None:
-    claim = flight.claim
+def _add_done(done: tuple[list[Any], ...], held: HeldClaim) -> None:
+    claim = held.claim
     size = len(claim.events)
     done[0].extend([claim.id] * size)
     done[1].extend([event.position for event in claim.events])
     done[2].extend([claim.attempt] * size)
-    done[3].extend(flight.started)
-    done[4].extend(flight.durations)
+    done[3].extend(held.started)
+    done[4].extend(held.durations)
 
 
 def _add_mixed(
-    done: tuple[list[Any], ...], others: tuple[list[Any], ...], flight: Flight, tally: Tally, delays: list[float]
+    done: tuple[list[Any], ...], others: tuple[list[Any], ...], held: HeldClaim, tally: Tally, delays: list[float]
 ) -> None:
-    claim = flight.claim
-    columns = zip(claim.events, flight.endings, flight.started, flight.durations, strict=True)
+    claim = held.claim
+    columns = zip(claim.events, held.endings, held.started, held.durations, strict=True)
     for event, ending, started, duration in columns:
         if isinstance(ending, Done):
             row: tuple[Any, ...] = (claim.id, event.position, claim.attempt, started, duration)

@@ -1,4 +1,4 @@
-"""Settling: whatever has landed since the last time, in one statement."""
+"""Settling: all claims that have ended since the last time, in one statement."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from pgbus.database.faults import Fault, classify, is_link_error, is_passing
 from pgbus.database.statements import sequencer
 from pgbus.database.store import Store
 from pgbus.database.tries import LINK_PAUSE, LINK_PAUSE_LIMIT, Tries
-from pgbus.listeners.claims import Hand
+from pgbus.listeners.claims import ClaimsInFlight
 from pgbus.listeners.listener import Listener
-from pgbus.listeners.settlement import Flight, Left, Tally, settlement
+from pgbus.listeners.settlement import HeldClaim, Left, Tally, settlement
 from pgbus.telemetry import ClaimsLost, Telemetry
 
 logger = logging.getLogger("pgbus")
@@ -31,15 +31,15 @@ class Settler:
         listener_id: int,
         worker: str,
         store: Store,
-        hand: Hand,
+        in_flight: ClaimsInFlight,
         telemetry: Telemetry,
-        was_settled: Callable[[Sequence[Flight], Tally, Sequence[float]], None],
+        was_settled: Callable[[Sequence[HeldClaim], Tally, Sequence[float]], None],
     ) -> None:
         self._listener = listener
         self._listener_id = listener_id
         self._worker = worker
         self._store = store
-        self._hand = hand
+        self._in_flight = in_flight
         self._telemetry = telemetry
         self._was_settled = was_settled
 
@@ -47,43 +47,43 @@ class Settler:
         """Settle until cancelled."""
         tries = Tries(f"settle events of {self._listener.name}")
         while True:
-            flights = self._hand.take_landed()
-            if not flights:
-                self._hand.landing.clear()
-                await self._hand.landing.wait()
+            held_claims = self._in_flight.take_ended()
+            if not held_claims:
+                self._in_flight.some_ended.clear()
+                await self._in_flight.some_ended.wait()
                 continue
             try:
-                await self._settle(flights)
+                await self._settle(held_claims)
                 tries.worked()
             except Exception as error:
                 if not is_link_error(error):
-                    await self._settle_one_by_one(flights)
+                    await self._settle_one_by_one(held_claims)
                     continue
-                self._hand.put_back(flights)
+                self._in_flight.put_back(held_claims)
                 await asyncio.sleep(tries.pause_after(error))
 
     async def finish(self) -> None:
-        """Wait until everything in hand is settled, but not for ever."""
+        """Wait until everything in flight is settled, for a limited time."""
         try:
             async with asyncio.timeout(LINK_PAUSE_LIMIT):
-                while len(self._hand) > self._hand.refused:
-                    self._hand.changed.clear()
-                    await self._hand.changed.wait()
+                while len(self._in_flight) > self._in_flight.refused:
+                    self._in_flight.changed.clear()
+                    await self._in_flight.changed.wait()
         except TimeoutError:
             logger.warning("%s: the last claims could not be settled; they are delivered again", self._listener.name)
 
-    async def _settle(self, flights: Sequence[Flight]) -> None:
+    async def _settle(self, held_claims: Sequence[HeldClaim]) -> None:
         values, tally, delays = settlement(
-            flights, listener_id=self._listener_id, worker=self._worker, blocking=self._listener.blocks
+            held_claims, listener_id=self._listener_id, worker=self._worker, blocking=self._listener.blocks
         )
         ours = {row["id"] for row in await self._store.fetch("settle_deliveries", **values)}
-        for flight in flights:
-            self._hand.let_go(flight)
-        if lost := len(flights) - len(ours):
+        for held in held_claims:
+            self._in_flight.remove(held)
+        if lost := len(held_claims) - len(ours):
             self._telemetry.emit(ClaimsLost(self._listener.name, lost))
             logger.warning("%s lost %d claims before it settled them", self._listener.name, lost)
-        self._was_settled([flight for flight in flights if flight.claim.id in ours], tally, delays)
-        if any(isinstance(ending, Left) for flight in flights for ending in flight.endings):
+        self._was_settled([held for held in held_claims if held.claim.id in ours], tally, delays)
+        if any(isinstance(ending, Left) for held in held_claims for ending in held.endings):
             await self._tell_others()
 
     async def _tell_others(self) -> None:
@@ -94,39 +94,40 @@ class Settler:
             if not is_passing(error):
                 raise
 
-    async def _settle_one_by_one(self, flights: Sequence[Flight]) -> None:
+    async def _settle_one_by_one(self, held_claims: Sequence[HeldClaim]) -> None:
         """One claim's outcome that the database refuses must not keep the others from being settled."""
-        refused: list[Flight] = []
+        refused: list[HeldClaim] = []
         reason: Exception | None = None
-        for flight in flights:
+        for held in held_claims:
             try:
-                await self._settle_alone(flight)
+                await self._settle_alone(held)
             except Exception as error:
                 if is_link_error(error):
-                    self._hand.put_back([flight])
+                    self._in_flight.put_back([held])
                 else:
-                    refused.append(flight)
+                    refused.append(held)
                     reason = reason or error
         if reason:
             self._keep(refused, reason)
 
-    async def _settle_alone(self, flight: Flight) -> None:
+    async def _settle_alone(self, held: HeldClaim) -> None:
         try:
-            await self._settle([flight])
+            await self._settle([held])
         except Exception as error:
-            if classify(error) is not Fault.VALUES or not flight.spell_in_ascii():
+            if classify(error) is not Fault.VALUES or not held.spell_in_ascii():
                 raise
-            await self._settle([flight])
+            await self._settle([held])
 
-    def _keep(self, flights: Sequence[Flight], error: Exception) -> None:
-        """Settle them later. Let go of, their events would be handled again at once, and that for ever, uncounted."""
-        for flight in flights:
-            self._hand.refuse(flight)
-        tries = min(flight.refusals for flight in flights)
+    def _keep(self, held_claims: Sequence[HeldClaim], error: Exception) -> None:
+        """Settle them later. Dropped, their events would be handled again at once, and that for ever, uncounted."""
+        for held in held_claims:
+            self._in_flight.refuse(held)
+        tries = min(held.refusals for held in held_claims)
         pause = min(REFUSED_PAUSE_LIMIT, LINK_PAUSE * 2.0 ** min(tries, 10))
         logger.error(
             "%s: the database refuses the outcome of %d claims (event %s first), which stay in flight; next try "
-            "in %.1f s: %s", self._listener.name, len(flights), flights[0].claim.events[0].position, pause, error,
+            "in %.1f s: %s",
+            self._listener.name, len(held_claims), held_claims[0].claim.events[0].position, pause, error,
             exc_info=error if tries == 1 else None,
         )  # fmt: skip
-        asyncio.get_running_loop().call_later(pause, self._hand.put_back, flights)
+        asyncio.get_running_loop().call_later(pause, self._in_flight.put_back, held_claims)

@@ -39,7 +39,7 @@ from pgbus.listeners.listener import Listener
 from pgbus.listeners.quarantine import Quarantine
 from pgbus.listeners.registration import register_listener
 from pgbus.listeners.runner import Runner, slots_of
-from pgbus.listeners.settlement import Flight
+from pgbus.listeners.settlement import HeldClaim
 from pgbus.messages import EventMessage
 from pgbus.rpc.server import Server
 from pgbus.schedules.runner import Tasks
@@ -374,8 +374,8 @@ class Worker:
         if self._worker_id and await self._lock_worker(session, self._worker_id):
             return
         self._worker_id = 0
-        for flight in self._flights():
-            flight.lapse()  # claimed under an id whose lock is not ours any more
+        for held in self._held_claims():
+            held.lapse()  # claimed under an id whose lock is not ours any more
         worker_id = await self._insert_worker(session)
         while not await self._lock_worker(session, worker_id):
             # Someone, say another application, holds a lock of the same numbers: nobody could tell when we are dead.
@@ -574,20 +574,20 @@ class Worker:
 
     async def _extend_leases(self, store: Store) -> None:
         """Keep our claims; of one that is no longer ours no more events begin."""
-        flights = {flight.claim.id: flight for flight in self._flights()}
-        if not flights:
+        held_claims = {held.claim.id: held for held in self._held_claims()}
+        if not held_claims:
             return
         kept_until = now() + self._config.lease
-        kept = await store.extend_leases([flight.claim for flight in flights.values()], lease=self._config.lease)
+        kept = await store.extend_leases([held.claim for held in held_claims.values()], lease=self._config.lease)
         for id_ in kept:
-            flights.pop(id_).kept_until = kept_until
-        if flights:  # a transactional handler has locked them, or they are lost
-            ours = await store.find_our_claims([flight.claim for flight in flights.values()])
-            for id_ in flights.keys() - ours:
-                flights[id_].lapse()
+            held_claims.pop(id_).kept_until = kept_until
+        if held_claims:  # a transactional handler has locked them, or they are lost
+            ours = await store.find_our_claims([held.claim for held in held_claims.values()])
+            for id_ in held_claims.keys() - ours:
+                held_claims[id_].lapse()
 
-    def _flights(self) -> list[Flight]:
-        return [flight for runner in self._runners.values() for flight in runner.flights]
+    def _held_claims(self) -> list[HeldClaim]:
+        return [held for runner in self._runners.values() for held in runner.held_claims]
 
     async def _return_forgotten_claims(self, store: Store) -> None:
         """Give back what the database says we have claimed, and we do not know of: an answer was lost."""

@@ -21,7 +21,7 @@ from pgbus.database.store import Claim, Store
 from pgbus.leader.maintenance import MAX_CRASHES
 from pgbus.leader.sequencer import PARTITION_SIZE
 from pgbus.listeners.listener import LANES
-from pgbus.listeners.settlement import ALONE, BLOCKED, RELEASED, Ending, Flight, settlement
+from pgbus.listeners.settlement import ALONE, BLOCKED, RELEASED, Ending, HeldClaim, settlement
 from pgbus.outcomes import DONE, Dead, Retry
 from tests.conftest import Connect
 from tests.support import eventually
@@ -64,13 +64,13 @@ class Bench:
 
     async def settle(self, listener_id: int, claims: Sequence[Claim], *endings: Ending, blocking: bool = False) -> int:
         """Settle each claim with these endings of its events; how many claims were still ours."""
-        flights = []
+        held_claims = []
         for claim in claims:
-            flight = Flight(claim, now=time.monotonic())
+            held = HeldClaim(claim, now=time.monotonic())
             for index, ending in enumerate(endings):
-                flight.end(index, ending, started=time.monotonic(), duration=0.5)
-            flights.append(flight)
-        values, _, _ = settlement(flights, listener_id=listener_id, worker="worker-1", blocking=blocking)
+                held.end(index, ending, started=time.monotonic(), duration=0.5)
+            held_claims.append(held)
+        values, _, _ = settlement(held_claims, listener_id=listener_id, worker="worker-1", blocking=blocking)
         return len(await self.store.fetch("settle_deliveries", **values))
 
     async def deliveries(self, columns: str = "first, last") -> list[tuple[Any, ...]]:

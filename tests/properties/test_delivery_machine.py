@@ -33,7 +33,7 @@ from pgbus.database.statements import sequencer
 from pgbus.database.statements.sequencer import Sequencing
 from pgbus.database.store import Claim, Store
 from pgbus.leader.sequencer import Floor
-from pgbus.listeners.settlement import BLOCKED, RELEASED, Ending, Flight, settlement
+from pgbus.listeners.settlement import BLOCKED, RELEASED, Ending, HeldClaim, settlement
 from pgbus.outcomes import DONE, Dead, Done, Retry
 
 T = TypeVar("T")
@@ -412,18 +412,18 @@ class DeliveryMachine(RuleBasedStateMachine):
 
     def _settle(self, held: Held, choose: Any) -> None:
         claim, one = held.claim, held.subscriber
-        ours = "SELECT count(*) FROM pgbus.deliveries WHERE id = $1 AND claim_token = $2"
-        still_ours = self.run(self.connection.fetchval(ours, claim.id, claim.token))
-        flight = Flight(claim, now=0.0)
-        self._end(flight, one, choose)
-        values, _, _ = settlement([flight], listener_id=one.id, worker="w", blocking=one.blocking)
+        sql = "SELECT count(*) FROM pgbus.deliveries WHERE id = $1 AND claim_token = $2"
+        still_ours = self.run(self.connection.fetchval(sql, claim.id, claim.token))
+        ours = HeldClaim(claim, now=0.0)
+        self._end(ours, one, choose)
+        values, _, _ = settlement([ours], listener_id=one.id, worker="w", blocking=one.blocking)
         settled = self.run(self.store.fetch("settle_deliveries", **values))
         assert len(settled) == still_ours, "a stale token settled something, or a good one did not"
 
     @staticmethod
-    def _end(flight: Flight, one: Subscriber, choose: Any) -> None:
+    def _end(ours: HeldClaim, one: Subscriber, choose: Any) -> None:
         """As a runner does it: an ordered listener gives back what comes after a failure."""
-        claim = flight.claim
+        claim = ours.claim
         barred: set[str | None] = set()
         for index, event in enumerate(claim.events):
             if event.key is not None and (event.key in barred or (claim.blocked and claim.blocked[index])):
@@ -431,15 +431,15 @@ class DeliveryMachine(RuleBasedStateMachine):
             else:
                 ending = choose()
             if one.lanes and ending is RELEASED:
-                flight.next = index
-                flight.release_rest()
+                ours.next = index
+                ours.release_rest()
                 return
-            flight.next = index + 1
-            flight.end(index, ending, started=0.0, duration=0.0)
+            ours.next = index + 1
+            ours.end(index, ending, started=0.0, duration=0.0)
             if one.blocking and isinstance(ending, Dead) and event.key is not None:
                 barred.add(event.key)
             if one.lanes and isinstance(ending, Retry):
-                flight.release_rest()
+                ours.release_rest()
                 return
 
     @precondition(lambda self: self.workers)

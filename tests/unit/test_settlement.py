@@ -1,4 +1,4 @@
-"""Claims in a worker's hands, and the rows that settling them writes."""
+"""Claims that a worker holds, and the rows that settling them writes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pgbus.database.store import Claim
-from pgbus.listeners.settlement import ALONE, BLOCKED, RELEASED, Ending, Flight, settlement
+from pgbus.listeners.settlement import ALONE, BLOCKED, RELEASED, Ending, HeldClaim, settlement
 from pgbus.messages import EventMessage
 from pgbus.outcomes import DONE, Dead, Retry
 
@@ -35,55 +35,55 @@ def claim(size: int, *, id_: int = 1, attempt: int = 1, claimed_at: float = 1000
     )
 
 
-def settle(*flights: Flight) -> tuple[dict[str, Any], Any, list[float]]:
-    return settlement(flights, listener_id=7, worker="worker-1", blocking=False)
+def settle(*held_claims: HeldClaim) -> tuple[dict[str, Any], Any, list[float]]:
+    return settlement(held_claims, listener_id=7, worker="worker-1", blocking=False)
 
 
-def test_a_flight_lands_with_the_last_of_its_endings() -> None:
-    flight = Flight(claim(3), now=0)
-    assert [flight.end(index, DONE, started=0, duration=0) for index in (2, 0, 1)] == [False, False, True]
+def test_a_claim_has_ended_with_the_last_of_its_events() -> None:
+    held = HeldClaim(claim(3), now=0)
+    assert [held.end(index, DONE, started=0, duration=0) for index in (2, 0, 1)] == [False, False, True]
 
 
 def test_only_what_nobody_has_begun_is_released() -> None:
-    flight = Flight(claim(4), now=0)
-    flight.next = 2
-    assert flight.release_rest() == 2
-    assert flight.endings == [None, None, RELEASED, RELEASED]
-    assert flight.left == 2
-    assert flight.release_rest() == 0
+    held = HeldClaim(claim(4), now=0)
+    held.next = 2
+    assert held.release_rest() == 2
+    assert held.endings == [None, None, RELEASED, RELEASED]
+    assert held.left == 2
+    assert held.release_rest() == 0
 
 
 def test_releasing_what_runs_leaves_what_has_ended() -> None:
-    flight = Flight(claim(3), now=0)
-    flight.end(1, DONE, started=0, duration=0)
-    flight.release_running()
-    assert flight.endings == [RELEASED, DONE, RELEASED]
-    assert flight.left == 0
+    held = HeldClaim(claim(3), now=0)
+    held.end(1, DONE, started=0, duration=0)
+    held.release_running()
+    assert held.endings == [RELEASED, DONE, RELEASED]
+    assert held.left == 0
 
 
-def test_a_copy_with_the_rest_done_leaves_the_flight_as_it_was() -> None:
-    flight = Flight(claim(3), now=0)
-    flight.end(1, Dead("no"), started=1, duration=0.5)
-    copy = flight.with_rest_done(started=2, duration=0.25)
+def test_a_copy_with_the_rest_done_leaves_the_claim_as_it_was() -> None:
+    held = HeldClaim(claim(3), now=0)
+    held.end(1, Dead("no"), started=1, duration=0.5)
+    copy = held.with_rest_done(started=2, duration=0.25)
     assert copy.endings == [DONE, Dead("no"), DONE]
     assert copy.started == [1002, 1001, 1002]
     assert copy.durations == [0.25, 0.5, 0.25]
-    assert flight.endings == [None, Dead("no"), None]
-    assert flight.left == 2
+    assert held.endings == [None, Dead("no"), None]
+    assert held.left == 2
 
 
 def test_times_are_told_by_the_databases_clock() -> None:
-    flight = Flight(claim(1, claimed_at=1000.0), now=50.0)
-    flight.end(0, DONE, started=53.5, duration=0.25)
-    values, _, _ = settle(flight)
+    held = HeldClaim(claim(1, claimed_at=1000.0), now=50.0)
+    held.end(0, DONE, started=53.5, duration=0.25)
+    values, _, _ = settle(held)
     assert (values["done_started"], values["done_durations"]) == ([1003.5], [0.25])
 
 
 def test_a_retry_and_a_dead_letter_carry_what_the_statement_needs() -> None:
-    flight = Flight(claim(2, attempt=4), now=0)
-    flight.end(0, Retry(2.5, "again"), started=1, duration=0.5)
-    flight.end(1, Dead("no", "trace"), started=2, duration=0.5)
-    values, tally, delays = settle(flight)
+    held = HeldClaim(claim(2, attempt=4), now=0)
+    held.end(0, Retry(2.5, "again"), started=1, duration=0.5)
+    held.end(1, Dead("no", "trace"), started=2, duration=0.5)
+    values, tally, delays = settle(held)
     assert values["other_outcomes"] == ["retry", "dead"]
     assert values["other_delays"] == [2.5, None]
     assert values["other_errors"] == ["again", "no"]
@@ -96,18 +96,18 @@ def test_a_retry_and_a_dead_letter_carry_what_the_statement_needs() -> None:
 
 @given(st.lists(st.lists(endings, min_size=1, max_size=6), min_size=1, max_size=5))
 def test_every_event_of_every_claim_is_settled_once(outcomes: list[list[Ending]]) -> None:
-    flights = []
+    held_claims = []
     for id_, row in enumerate(outcomes, 1):
-        flight = Flight(claim(len(row), id_=id_), now=0)
+        held = HeldClaim(claim(len(row), id_=id_), now=0)
         for index, ending in enumerate(row):
-            flight.end(index, ending, started=0, duration=0)
-        flights.append(flight)
-    values, tally, delays = settle(*flights)
+            held.end(index, ending, started=0, duration=0)
+        held_claims.append(held)
+    values, tally, delays = settle(*held_claims)
     everything = [ending for row in outcomes for ending in row]
-    positions = [event.position or 0 for flight in flights for event in flight.claim.events]
+    positions = [event.position or 0 for held in held_claims for event in held.claim.events]
     assert sorted(values["done_positions"] + values["other_positions"]) == sorted(positions)
     assert values["delivery_ids"] == list(range(1, len(outcomes) + 1))
-    assert values["claim_tokens"] == [flight.claim.token for flight in flights]
+    assert values["claim_tokens"] == [held.claim.token for held in held_claims]
     assert tally.done == len(values["done_positions"]) == everything.count(DONE)
     assert tally.retried == len(delays) == sum(isinstance(ending, Retry) for ending in everything)
     assert tally.dead == sum(isinstance(ending, Dead) for ending in everything)
