@@ -100,10 +100,10 @@ async def test_three_workers_run_a_task_once_per_interval(services: Services) ->
             await stack.enter_async_context(services.worker(directory))
 
         async def ran_five_times() -> bool:
-            return len([run for run in await runs(services, "tick") if run["outcome"] == "done"]) >= 5
+            return len([run for run in await runs(services, "ticking-tick") if run["outcome"] == "done"]) >= 5
 
         await eventually(ran_five_times, PATIENCE)
-    found = await runs(services, "tick")
+    found = await runs(services, "ticking-tick")
     assert all(run["outcome"] == "done" and run["attempt"] == 1 for run in found)
     for before, after in itertools.pairwise(found):
         assert before["finished_at"] <= after["started_at"]
@@ -177,10 +177,10 @@ async def test_a_run_whose_worker_is_killed_is_taken_over_by_another(services: S
         os.kill(pid, signal.SIGKILL)
 
         async def taken_over() -> bool:
-            return [run["outcome"] for run in await runs(services, "long")] == ["lost", "done"]
+            return [run["outcome"] for run in await runs(services, "long-long")] == ["lost", "done"]
 
         await eventually(taken_over, PATIENCE)
-    first, second = await runs(services, "long")
+    first, second = await runs(services, "long-long")
     assert (first["attempt"], second["attempt"]) == (1, 2)
     assert first["due_at"] == second["due_at"]
     assert first["finished_at"] <= second["started_at"]

@@ -22,7 +22,7 @@ from pgbus.embedded import EmbeddedPostgres
 CLIENT = """
 import asyncio, sys
 from pgbus.config import Config
-from pgbus.store import connect
+from pgbus.database.connections import connect
 
 async def main():
     connection = await connect(Config(dsn=sys.argv[1]))

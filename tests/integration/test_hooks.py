@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 
 import pgbus
 from pgbus.bus import make_worker
-from pgbus.publishing import hooked
+from pgbus.listeners import hooks as listener_hooks
 from pgbus.telemetry import Claimed, Settled
 from pgbus.testing import BusMocker, deliver_now
 from tests.conftest import Connect
@@ -783,7 +783,7 @@ async def test_hooks_after_an_execution_run_when_it_is_settled_and_cannot_undo_t
 async def test_slow_hooks_after_executions_hold_up_the_listener_and_not_its_settlements(
     bus: pgbus.Bus, connection: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hooked, "HOOKS_UNDER_WAY", 5)
+    monkeypatch.setattr(listener_hooks, "HOOKS_UNDER_WAY", 5)
     inbox: Inbox[int] = Inbox()
     gate = asyncio.Event()
     begun: Inbox[int] = Inbox()

@@ -342,7 +342,7 @@ async def test_schemas_go_to_a_file_and_come_from_one(database: str, tmp_path: P
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        ("{", "no JSON"),
+        ("{", "is not JSON"),
         ("[]", "not a JSON object of APIs"),
         ('{"auth": {"events": {"x": {}}}}', "auth.x has no 'parameters'"),
         ('{"auth": {"event": {}}}', "'events' and 'rpcs'"),

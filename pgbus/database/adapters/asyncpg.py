@@ -26,7 +26,7 @@ class AsyncpgExecutor:
         """Run one statement and return its rows."""
         if not (self._is_closed() or self._connection.is_in_transaction()):
             warn_of_autocommit(
-                "the asyncpg connection", begin="write both within `async with connection.transaction():`"
+                statement, "the asyncpg connection", begin="write both within `async with connection.transaction():`"
             )
         statement = bound_as_text(statement)
         arguments = map(as_text, statement.arguments(values))

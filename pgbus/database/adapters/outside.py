@@ -11,8 +11,11 @@ import warnings
 from dataclasses import dataclass
 from typing import Any
 
+from pgbus.database.sql import Statement
 from pgbus.errors import NoTransactionWarning
 
+# The statements that publish; settling and reading run on such connections too, and say what is wrong in another way.
+_PUBLISHING = frozenset({"insert_event", "insert_events", "insert_events_once"})
 _NOT_THE_USERS = ("pgbus.", "sqlalchemy.", "contextlib")
 
 AUTOCOMMIT = (
@@ -21,8 +24,10 @@ AUTOCOMMIT = (
 )
 
 
-def warn_of_autocommit(what: str, *, begin: str) -> None:
-    """Warn that this statement commits by itself; `begin` says how a transaction is begun there."""
+def warn_of_autocommit(statement: Statement, what: str, *, begin: str) -> None:
+    """Warn that this statement, if it publishes, commits by itself; `begin` says how a transaction is begun there."""
+    if statement.name not in _PUBLISHING:
+        return
     Place.here().warn(AUTOCOMMIT.format(what=what, begin=begin))
 
 

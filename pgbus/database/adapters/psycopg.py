@@ -86,7 +86,7 @@ def _errors_told_apart(
         raise transaction_aborted("the connection waits for a rollback")
     if connection.autocommit and connection.info.transaction_status is TransactionStatus.IDLE:
         warn_of_autocommit(
-            "the psycopg connection (autocommit)", begin="write both within `with connection.transaction():`"
+            statement, "the psycopg connection (autocommit)", begin="write both within `with connection.transaction():`"
         )
     try:
         yield

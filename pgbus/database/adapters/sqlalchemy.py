@@ -34,7 +34,7 @@ class AsyncConnectionExecutor:
         """Run one statement and return its rows."""
         with _errors_told_apart(statement):
             query = _query(self._connection.dialect, statement, values)
-            _warn_of_autocommit(self._connection.sync_connection)
+            _warn_of_autocommit(statement, self._connection.sync_connection)
             return _rows(await self._connection.exec_driver_sql(*query))
 
 
@@ -67,7 +67,7 @@ class ConnectionExecutor:
         """Run one statement and return its rows."""
         with _errors_told_apart(statement):
             query = _query(self._connection.dialect, statement, values)
-            _warn_of_autocommit(self._connection)
+            _warn_of_autocommit(statement, self._connection)
             return _rows(self._connection.exec_driver_sql(*query))
 
 
@@ -104,13 +104,13 @@ def _query(dialect: Dialect, statement: Statement, values: Mapping[str, object])
             )
 
 
-def _warn_of_autocommit(connection: Connection | None) -> None:
+def _warn_of_autocommit(statement: Statement, connection: Connection | None) -> None:
     """Warn of a connection whose statements commit by themselves, though SQLAlchemy speaks of a transaction."""
     if connection is None or connection.closed or connection.invalidated:
         return
     if getattr(connection.connection.dbapi_connection, "autocommit", False) is True:
         warn_of_autocommit(
-            "SQLAlchemy's connection (AUTOCOMMIT)", begin="take the isolation_level AUTOCOMMIT away from it"
+            statement, "SQLAlchemy's connection (AUTOCOMMIT)", begin="take the isolation_level AUTOCOMMIT away from it"
         )
 
 
