@@ -14,16 +14,20 @@ def heed_signals(stop: Callable[[], None]) -> None:
     after SIGTERM: so it begins a stop, but never hurries one.
     """
     loop = asyncio.get_running_loop()
-    told = False
+    told = asked = False
 
     def stop_each_time() -> None:
-        nonlocal told
-        told = True
-        stop()
+        nonlocal told, asked
+        # Signals that arrive together are heard in the order of their numbers: SIGHUP before a SIGTERM sent earlier.
+        if asked or not told:
+            stop()
+        told = asked = True
 
     def stop_once() -> None:
+        nonlocal told
         if not told:
-            stop_each_time()
+            told = True
+            stop()
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop_each_time)
