@@ -126,7 +126,7 @@ HANGING = {
 
 @pytest.mark.parametrize("kind", HANGING)
 async def test_a_second_signal_ends_a_worker_whose_stop_hook_hangs(services: Services, kind: str) -> None:
-    hanging = services.write("hanging", WORKER + "@bus.client.on_stop()\n" + HANGING[kind])
+    hanging = services.write("stuck", WORKER + "@bus.client.on_stop()\n" + HANGING[kind])
     async with services.worker(hanging) as running:
         running.child.send_signal(signal.SIGTERM)
         await running.says("hanging")
