@@ -1,6 +1,6 @@
 """The database crashes under load: whatever a publisher was told is published is handled, by the same worker."""
 
-from __future__ import annotations
+from __future__ import re
 
 import asyncio
 import itertools
@@ -76,4 +76,6 @@ async def test_a_worker_outlives_a_crashed_server_and_delivers_all_that_was_publ
     if listener == "effect":
         assert len(told) == len(set(told)), "a transactional handler took effect twice"
     assert worker.log.count("lost the database") <= 2 * (SOAK or 1), "one line for each time it is lost"
-    assert "Traceback" not in worker.log
+    # The handler's own connections break, too, and its first failure comes with its traceback; ours come with none.
+    records = re.split(r"^(?=\d{4}-\d\d-\d\dT)", worker.log, flags=re.MULTILINE)
+    assert [record for record in records if "Traceback" in record and "failed on event" not in record] == []
