@@ -1,9 +1,10 @@
 """The database crashes under load: whatever a publisher was told is published is handled, by the same worker."""
 
-from __future__ import re
+from __future__ import annotations
 
 import asyncio
 import itertools
+import re
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
