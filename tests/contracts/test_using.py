@@ -106,6 +106,7 @@ async def test_what_is_committed_or_rolled_back_is_not_warned_of(database: str, 
             raise KeyError
         with session.begin():
             await faces.SqlalchemyFace(session).publish(PersonChanged("three"))
+    engine.dispose()
     assert await payloads(observer) == [{"name": "one"}, {"name": "two"}, {"name": "three"}]
 
 
