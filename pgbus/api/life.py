@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import signal
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -14,6 +15,8 @@ from pgbus.aio.threads import is_loop_running
 from pgbus.errors import CannotBlockHere, ConfigurationError
 
 logger = logging.getLogger("pgbus")
+
+_HEEDED = (signal.SIGTERM, signal.SIGINT)
 
 
 class RunnableWorker(Protocol):
@@ -56,11 +59,14 @@ class Life:
         """Run a worker until SIGTERM, Ctrl-C or `request_shutdown()`, and return an exit code, for code that blocks.
 
         The code is 0, or 1 after an error that ended the worker, which is logged. The signals are heard where this is
-        called on the main thread. Raises CannotBlockHere on the thread of a running event loop.
+        called on the main thread, and the program's own handlers are back afterwards. Raises CannotBlockHere on the
+        thread of a running event loop.
         """
         refuse_to_block(blocking="run_forever", awaitable="start_worker")
         try:
-            asyncio.run(self._run_until_told())
+            # With a factory, the runner leaves the event loop alone that the program has set for this thread.
+            with _restored_handlers(), asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
+                runner.run(self._run_until_told())
         except Exception:
             logger.exception("the worker failed")
             return 1
@@ -127,7 +133,7 @@ class Life:
 
     async def _run_until_told(self) -> None:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
+            for number in _HEEDED:
                 asyncio.get_running_loop().add_signal_handler(number, self.request_shutdown)
         try:
             await self.start_worker()
@@ -157,6 +163,21 @@ def _log_failure(task: asyncio.Task[None]) -> None:
     """Say that a worker has ended: its program may not be waiting for that."""
     if not task.cancelled() and (error := task.exception()):
         logger.critical("the worker has ended, and runs nothing any more: %s: %s", type(error).__name__, error)
+
+
+@contextlib.contextmanager
+def _restored_handlers() -> Iterator[None]:
+    """Put the program's signal handlers back at the end: a loop that closes leaves the defaults in their place."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in _HEEDED}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            if handler is not None:  # None: set by something other than Python, which cannot put it back
+                signal.signal(number, handler)
 
 
 def refuse_to_block(*, blocking: str, awaitable: str) -> None:

@@ -157,5 +157,36 @@ async def test_run_forever_logs_an_error_and_ends_with_exit_code_1(database: str
     assert "RuntimeError: this hook fails" in said.decode()
 
 
+LEAVING_ALL_AS_IT_WAS = """
+import asyncio
+import signal
+import sys
+import pgbus
+
+loop = asyncio.new_event_loop()
+asyncio.set_event_loop(loop)
+handlers = {number: lambda *_: None for number in (signal.SIGTERM, signal.SIGINT)}
+for number, handler in handlers.items():
+    signal.signal(number, handler)
+
+bus = pgbus.create(sys.argv[1])
+bus.client.on_start(lambda: bus.client.request_shutdown())
+code = bus.client.run_forever()
+assert {number: signal.getsignal(number) for number in handlers} == handlers
+assert asyncio.get_event_loop() is loop
+loop.close()
+sys.exit(code)
+"""
+
+
+async def test_run_forever_leaves_the_program_its_signal_handlers_and_its_event_loop(
+    database: str, tmp_path: Path
+) -> None:
+    async with program_of(sys.executable, "-c", LEAVING_ALL_AS_IT_WAS, database, cwd=tmp_path) as child:
+        async with asyncio.timeout(30):
+            _, said = await child.communicate()
+        assert child.returncode == 0, said.decode()
+
+
 def test_create_takes_the_flask_option_of_lightbus() -> None:
     assert isinstance(pgbus.create(flask=True), pgbus.Bus)
