@@ -29,6 +29,7 @@ class AuthApi(Api):
 
 bus.client.register_api(AuthApi())
 """
+# Its handlers run in threads, so each line is one write.
 HEARING = """
 import pgbus
 
@@ -36,11 +37,11 @@ bus = pgbus.create()
 
 
 def handle_created(event, username, email):
-    print("created", username, flush=True)
+    print(f"created {{username}}\\n", end="", flush=True)
 
 
 def handle_deleted(event, username):
-    print("deleted", username, flush=True)
+    print(f"deleted {{username}}\\n", end="", flush=True)
 
 
 def before_server_start():

@@ -7,6 +7,7 @@ import re
 import shlex
 import signal
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,14 @@ async def slow(event: dict) -> None:
         await asyncio.sleep(0.01)
     pathlib.Path("ended").touch()
 """
+
+
+@pytest.fixture(autouse=True)
+def heeded_hangups() -> Iterator[None]:
+    """Programs heed SIGHUP as in a terminal, also where the tests run under nohup, which has it ignored."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
 
 
 @pytest.fixture
