@@ -32,9 +32,9 @@ async def test_floors_rise_while_someone_holds_a_snapshot(database: str, connect
 
         async with running(bus) as worker, reader.transaction(isolation="repeatable_read"):
             await reader.fetch("SELECT count(*) FROM pgbus.outbox")
-            for number in range(50):
-                await publish(bus, number)
-                await inbox.take(number + 1)
+            for number in range(0, 100, 2):
+                await publish(bus, number, number + 1)  # not alone, or it might be handed over without a claim
+                await inbox.take(number + 2)
             await until_idle(connection)
             last_id = await connection.fetchval("SELECT last_value FROM pgbus.outbox_id_seq")
             last = await connection.fetchval("SELECT max(position) FROM pgbus.events")
