@@ -1003,6 +1003,25 @@ async def test_a_worker_is_registered_locked_counted_touched_and_removed(bench: 
     assert await bench.fetch("SELECT id FROM pgbus.workers") == [(theirs,)]
 
 
+async def test_touching_a_worker_waits_for_nobody_who_touches_the_same_listeners(bench: Bench, other: Bench) -> None:
+    worker = {"name": "w", "service": "s", "home": None, "host": "h", "pid": 1, "version": "0", "listeners": ["a", "b"]}
+    mine = (await bench.store.fetch_one("register_worker", **worker))["id"]
+    ids = [await bench.rows.listener(name, "**") for name in ("a", "b")]
+    for id_ in ids:
+        declaration = {"listener_id": id_, "service": "s", "patterns": ["**"], "worker_id": mine}
+        await bench.store.fetch("note_declaration", **declaration)
+    await bench.connection.execute(
+        "UPDATE pgbus.listeners SET last_seen_at = 'epoch'; UPDATE pgbus.declarations SET last_seen_at = 'epoch'"
+    )
+    async with other.connection.transaction(), asyncio.timeout(5):
+        await other.connection.execute("SELECT FROM pgbus.listeners WHERE id = $1 FOR UPDATE", ids[0])
+        await other.connection.execute("SELECT FROM pgbus.declarations WHERE listener_id = $1 FOR UPDATE", ids[1])
+        await bench.store.fetch_one("touch_worker", worker_id=mine, listener_ids=ids, listeners=["a", "b"])
+    old = "last_seen_at < now() - interval '1 minute'"
+    assert await bench.fetch(f"SELECT id FROM pgbus.listeners WHERE {old}") == [(ids[0],)]
+    assert await bench.fetch(f"SELECT listener_id FROM pgbus.declarations WHERE {old}") == [(ids[1],)]
+
+
 # ---------------------------------------------------------------------------------------------------- housekeeping
 
 

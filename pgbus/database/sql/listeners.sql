@@ -107,14 +107,26 @@ SELECT pg_try_advisory_lock(hashtext(CAST(:namespace AS text) || '.worker'), CAS
 -- name: touch_worker
 -- Note that this worker, and the listeners it runs, were seen. Returns the number of other live workers: without any,
 -- notifications are useless.
+-- A row that somebody has locked is passed over: another worker notes the same at this moment, and two that waited for each
+-- other's rows would be a deadlock.
 WITH seen_listeners AS (
     UPDATE pgbus.listeners AS l
     SET last_seen_at = now()
-    WHERE l.id = ANY (CAST(:listener_ids AS integer[]))
+    FROM (
+        SELECT f.id FROM pgbus.listeners AS f
+        WHERE f.id = ANY (CAST(:listener_ids AS integer[]))
+        FOR NO KEY UPDATE SKIP LOCKED
+    ) AS free
+    WHERE l.id = free.id
 ), seen_declarations AS (
     UPDATE pgbus.declarations AS d
     SET last_seen_at = now()
-    WHERE d.listener_id = ANY (CAST(:listener_ids AS integer[])) AND CAST(:worker_id AS integer) = ANY (d.worker_ids)
+    FROM (
+        SELECT f.listener_id, f.service, f.patterns FROM pgbus.declarations AS f
+        WHERE f.listener_id = ANY (CAST(:listener_ids AS integer[])) AND CAST(:worker_id AS integer) = ANY (f.worker_ids)
+        FOR NO KEY UPDATE SKIP LOCKED
+    ) AS free
+    WHERE d.listener_id = free.listener_id AND d.service = free.service AND d.patterns = free.patterns
 ), seen AS (
     UPDATE pgbus.workers AS w
     SET last_seen_at = now(), listeners = CAST(:listeners AS text[])
