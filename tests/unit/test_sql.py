@@ -7,6 +7,7 @@ import pytest
 
 from pgbus.database import sql
 from pgbus.database.sql import Statement
+from pgbus.database.sql.rights import missing_right
 
 TEXT = """
 -- A comment of the file.
@@ -54,6 +55,12 @@ def test_a_namespace_replaces_pgbus_in_front_of_names() -> None:
 
 def test_identifiers_are_quoted() -> None:
     assert sql.quote_identifier('a"b') == '"a""b"'
+
+
+def test_a_statement_bound_as_text_keeps_its_namespace() -> None:
+    statement = sql.bound_as_text(sql.load("bus_2")["insert_event"])
+    assert statement.namespace == "bus_2"
+    assert "bus_2_publisher" in str(missing_right(statement, Exception("permission denied")))
 
 
 def test_statements_are_loaded_once_for_each_namespace() -> None:

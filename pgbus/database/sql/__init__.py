@@ -59,7 +59,7 @@ def bound_as_text(statement: Statement) -> Statement:
         name, of, array = found[1], found[2], found[3] or ""
         return found[0] if of == "text" else f"CAST(CAST({name} AS text{array}) AS {of}{array})"
 
-    return Statement(statement.name, _CAST.sub(cast_twice, statement.text))
+    return Statement(statement.name, _CAST.sub(cast_twice, statement.text), statement.namespace)
 
 
 def as_text(value: Any) -> Any:
