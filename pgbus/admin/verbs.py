@@ -10,7 +10,6 @@ from dataclasses import fields, replace
 from datetime import UTC, datetime, timedelta
 from typing import Literal
 
-import asyncpg
 import msgspec
 
 from pgbus.admin.records import (
@@ -30,6 +29,8 @@ from pgbus.admin.records import (
 from pgbus.admin.schedules import ScheduleVerbs
 from pgbus.config import Config
 from pgbus.database import sql
+from pgbus.database.connections import Record
+from pgbus.database.faults import InsufficientPrivilege
 from pgbus.database.migrate import check_async
 from pgbus.database.migrate.sessions import Connection, session
 from pgbus.database.sql.rights import missing_right
@@ -187,11 +188,11 @@ class Admin:
             await self._fetch("delete_deliveries", listener_id=listener_id)
             await self._fetch("delete_listener", listener_id=listener_id)
 
-    async def _fetch(self, name: str, **values: object) -> Sequence[asyncpg.Record]:
+    async def _fetch(self, name: str, **values: object) -> Sequence[Record]:
         statement = self._statements[name]
         try:
             return await self._connection.fetch(statement.asyncpg, *statement.arguments(values))
-        except asyncpg.InsufficientPrivilegeError as error:
+        except InsufficientPrivilege as error:
             raise missing_right(statement, error) from error
 
     @asynccontextmanager
@@ -285,7 +286,7 @@ def _to_microseconds(instant: datetime) -> tuple[int]:
     return ((instant - _POSTGRES_EPOCH) // _MICROSECOND,)
 
 
-def _event_record(row: asyncpg.Record) -> EventRecord:
+def _event_record(row: Record) -> EventRecord:
     return EventRecord(
         event=_event(row, ancestors=row["ancestors"], deliver_at=row["deliver_at"]),
         logged_at=row["logged_at"],
@@ -295,14 +296,12 @@ def _event_record(row: asyncpg.Record) -> EventRecord:
     )
 
 
-def _dead_letter(row: asyncpg.Record) -> DeadLetter:
+def _dead_letter(row: Record) -> DeadLetter:
     own = (field.name for field in fields(DeadLetter) if field.name != "event")
     return DeadLetter(event=_event(row), **{name: row[name] for name in own})
 
 
-def _event(
-    row: asyncpg.Record, *, ancestors: list[str] | None = None, deliver_at: datetime | None = None
-) -> EventMessage:
+def _event(row: Record, *, ancestors: list[str] | None = None, deliver_at: datetime | None = None) -> EventMessage:
     return EventMessage(
         topic=row["topic"],
         raw=row["payload"],

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
-import asyncpg
-
 from pgbus.cli.exits import FAILED, LOST, REMOTE, SCHEMA, TIMEOUT, UNREACHABLE, UNSERVED, USAGE
 from pgbus.cli.streams import explain_loss, flush_streams, reason_of
+from pgbus.database.faults import (
+    ClientError,
+    InsufficientPrivilege,
+    InternalError,
+    LinkFailed,
+    OperatorIntervention,
+    QueryCancelled,
+    ServerError,
+    SyntaxOrAccess,
+)
 from pgbus.errors import (
     CallTimeout,
     ConfigurationError,
@@ -26,7 +34,7 @@ def explain(error: BaseException) -> tuple[str, int] | None:
             return explain(first)
         case PgbusError():
             return str(error), _code(error)
-        case asyncpg.PostgresError() | asyncpg.InterfaceError():
+        case ServerError() | ClientError():
             return _explain_refusal(error)
         case BrokenPipeError():  # our output's: that of a connection is told by the driver
             return "", FAILED
@@ -42,16 +50,16 @@ def explain(error: BaseException) -> tuple[str, int] | None:
             return None
 
 
-def _explain_refusal(error: asyncpg.PostgresError | asyncpg.InterfaceError) -> tuple[str, int] | None:
+def _explain_refusal(error: ServerError | ClientError) -> tuple[str, int] | None:
     """The same for what the server or its driver answered: a statement that is wrong in itself is a bug of ours."""
     match error:
-        case asyncpg.InsufficientPrivilegeError():
+        case InsufficientPrivilege():
             return f"{error}: connect as a user who may, or have the owner grant it", FAILED
-        case asyncpg.QueryCanceledError():
+        case QueryCancelled():
             return f"the database refused: {error}", FAILED
-        case asyncpg.PostgresConnectionError() | asyncpg.OperatorInterventionError():
+        case LinkFailed() | OperatorIntervention():
             return f"the connection was lost: {reason_of(error)}", UNREACHABLE
-        case asyncpg.SyntaxOrAccessError() | asyncpg.InternalServerError() | asyncpg.InterfaceError():
+        case SyntaxOrAccess() | InternalError() | ClientError():
             return None
         case _:
             return f"the database refused: {error}", FAILED

@@ -10,7 +10,6 @@ from importlib.metadata import version
 from types import TracebackType
 from typing import Any
 
-import asyncpg
 import rich_click as click
 from click import get_current_context
 
@@ -20,6 +19,7 @@ from pgbus.cli.global_options import database_options, load_config, pass_on
 from pgbus.cli.loading import load_bus
 from pgbus.cli.printable import printable
 from pgbus.cli.prompt import SCRIPT, Completion, Prompt, describe, is_direct, run_script
+from pgbus.database.faults import ServerError
 
 
 @click.command()
@@ -67,7 +67,7 @@ def _known_names(bus: pgbus.Bus) -> list[str]:
     """The names of all events and procedures that are known, also of other services."""
     try:
         return [".".join(names) for names in (*bus.schema.events, *bus.schema.rpcs)]
-    except (pgbus.PgbusError, asyncpg.PostgresError) as error:
+    except (pgbus.PgbusError, ServerError) as error:
         click.echo(printable(f"pgbus: what other services have is not known: {error}"), err=True)
         return []
 

@@ -16,7 +16,7 @@ import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
 from pgbus.config import Config, connect_timeout, for_asyncpg, shown_dsn
-from pgbus.database.faults import is_link_error
+from pgbus.database.faults import DATABASE_ERRORS, is_link_error
 from pgbus.errors import ConfigurationError, DatabaseUnreachableError
 
 # Seconds. A statement of ours takes milliseconds; one that takes this long waits on a link that is dead.
@@ -55,6 +55,7 @@ _SINCE_17 = {"transaction_timeout": "0"}
 
 Connection: TypeAlias = "asyncpg.Connection[Any]"
 Pool: TypeAlias = "asyncpg.Pool[Any]"
+Record: TypeAlias = "asyncpg.Record"
 # A connection while it is borrowed from a pool.
 Borrowed: TypeAlias = "PoolConnectionProxy[Any]"
 
@@ -80,7 +81,7 @@ async def connect(config: Config) -> Connection:
         )
     except ValueError as error:
         raise unreachable(config, error) from None
-    except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+    except DATABASE_ERRORS as error:
         raise unreachable(config, error) from error
     # The server, too, should notice within half a minute that our host has vanished: then our locks are free.
     try:

@@ -30,6 +30,11 @@ LockNotAvailable = asyncpg.LockNotAvailableError  # `lock_timeout` passed, or NO
 QueryCancelled = asyncpg.QueryCanceledError  # `statement_timeout` passed, or an administrator cancelled it
 ObjectInUse = asyncpg.ObjectInUseError
 UniqueViolation = asyncpg.UniqueViolationError
+# Classes of answers that people are told of in one way each.
+LinkFailed = asyncpg.PostgresConnectionError
+OperatorIntervention = asyncpg.OperatorInterventionError
+SyntaxOrAccess = asyncpg.SyntaxOrAccessError
+InternalError = asyncpg.InternalServerError
 # Whatever a statement on an asyncpg connection may fail with, other than the faults of our own code.
 DATABASE_ERRORS = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError)
 
@@ -131,8 +136,3 @@ def is_fatal(error: BaseException, *, has_worked: bool) -> bool:
     """Whether no further try can help; `has_worked`: the same work has succeeded before."""
     fault = classify(error)
     return fault is Fault.CODE or (fault in (Fault.PRIVILEGE, Fault.VALUES) and not has_worked)
-
-
-def is_refused(error: BaseException) -> bool:
-    """Whether the server answered the statement with an error, so that it has done nothing."""
-    return isinstance(error, ServerError)

@@ -13,6 +13,7 @@ import asyncpg
 
 from pgbus.config import Config
 from pgbus.database.connections import Connection, connect
+from pgbus.database.faults import DATABASE_ERRORS
 from pgbus.database.store import Store
 
 
@@ -65,7 +66,7 @@ class Session:
             return
         try:
             await self._connection.close(timeout=2)
-        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+        except DATABASE_ERRORS:
             self._connection.terminate()
 
     def terminate(self) -> None:

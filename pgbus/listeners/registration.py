@@ -5,11 +5,10 @@ from __future__ import annotations
 import logging
 from datetime import datetime
 
-import asyncpg
 import msgspec
 
 from pgbus.config import Config
-from pgbus.database.connections import own_transaction
+from pgbus.database.connections import Pool, own_transaction
 from pgbus.database.statements import sequencer
 from pgbus.database.store import Registered, Store, SubscriptionChanges
 from pgbus.errors import ListenerTakenError
@@ -19,7 +18,7 @@ from pgbus.listeners.sharing import Declaration, Neighbour, find_conflict, find_
 logger = logging.getLogger("pgbus")
 
 
-async def register_listener(listener: Listener, *, pool: asyncpg.Pool, config: Config, worker_id: int) -> int:
+async def register_listener(listener: Listener, *, pool: Pool, config: Config, worker_id: int) -> int:
     """Register a listener, or bring what is registered up to date, and have the leader heed what is new in it; its id.
 
     Raises ListenerTakenError when a live worker of another service declares it otherwise.

@@ -16,11 +16,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 from uuid import UUID, uuid4
 
-import asyncpg
-
 from pgbus.aio.clock import now
 from pgbus.aio.tasks import failure_of
 from pgbus.config import Config
+from pgbus.database.faults import UniqueViolation
 from pgbus.database.store import Claim, Store
 from pgbus.database.tries import LINK_PAUSE, Tries
 from pgbus.handlers.hooks import Hooks
@@ -258,7 +257,7 @@ class Runner:
             try:
                 await self._claim(wanted)
                 tries.worked()
-            except asyncpg.UniqueViolationError:
+            except UniqueViolation:
                 # Another worker has just claimed in one of our lanes, behind what an operator put back before it.
                 self._may_have_work = True
                 await asyncio.sleep(LINK_PAUSE)

@@ -15,14 +15,13 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 from uuid import UUID
 
-import asyncpg
 from uuid_utils.compat import uuid7
 
 from pgbus.aio.backoff import Backoff
 from pgbus.config import Config
 from pgbus.config.options import FLAG, check_options, seconds
 from pgbus.database.connections import cut, session_closed, unreachable
-from pgbus.database.faults import Fault, classify, is_link_error, is_passing
+from pgbus.database.faults import Fault, ServerError, classify, is_link_error, is_passing
 from pgbus.database.migrate import check_async
 from pgbus.database.session import Session
 from pgbus.database.statements import sequencer
@@ -256,7 +255,7 @@ class Caller:
             await check_async(session.connection, namespace=self._config.namespace)
         except BaseException as error:
             session.terminate()
-            if is_link_error(error) or isinstance(error, asyncpg.PostgresError):
+            if is_link_error(error) or isinstance(error, ServerError):
                 raise unreachable(self._config, error) from error
             raise
 
@@ -265,7 +264,7 @@ class Caller:
         channels = {f"{namespace}_reply_{self._id}": self._heard, f"{namespace}_schemas": self._heard_schemas}
         try:
             return await Session.open(self._config, channels=channels)
-        except asyncpg.PostgresError as error:
+        except ServerError as error:
             raise unreachable(self._config, error) from error
 
     async def _keep_session(self) -> None:

@@ -12,11 +12,10 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Protocol, TypeAlias, TypeVar
 
-import asyncpg
 import msgspec
 
 from pgbus.config import Config
-from pgbus.database.faults import is_link_error
+from pgbus.database.faults import DATABASE_ERRORS, ServerError, is_link_error
 from pgbus.database.store import Run
 from pgbus.errors import (
     CannotBlockHere,
@@ -202,7 +201,7 @@ class Catalog:
     async def _load_for_check(self, run: Run) -> None:
         try:
             await self.load(run)
-        except (asyncpg.PostgresError, PrivilegeError) as error:  # such as a user who may call and not read schemas
+        except (ServerError, PrivilegeError) as error:  # such as a user who may call and not read schemas
             if is_link_error(error):
                 raise
             logger.warning("calls are not checked here, as the stored schemas cannot be read: %s", error)
@@ -331,7 +330,7 @@ class Catalog:
             declared = self.declare(procedures=())
             if not self._publication.covers(declared):
                 await self.publish(declared, run=run)
-        except (asyncpg.PostgresError, PrivilegeError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
+        except (PrivilegeError, *DATABASE_ERRORS) as error:
             logger.info("the schemas of events could not be stored: %s", error)
 
 

@@ -18,15 +18,13 @@ from importlib.metadata import version
 from typing import Any, Protocol
 from uuid import UUID
 
-import asyncpg
-
 from pgbus.aio.backoff import Backoff
 from pgbus.aio.clock import now
 from pgbus.config import Config
 from pgbus.database import migrate
 from pgbus.database.adapters.transactions import Transactions
-from pgbus.database.connections import Pooled, create_pool, session_closed
-from pgbus.database.faults import is_fatal, is_link_error, is_passing
+from pgbus.database.connections import Pool, Pooled, create_pool, session_closed
+from pgbus.database.faults import DATABASE_ERRORS, is_fatal, is_link_error, is_passing
 from pgbus.database.session import Session
 from pgbus.database.statements import sequencer
 from pgbus.database.store import Claim, Store
@@ -244,7 +242,7 @@ class Worker:
         needs = sum(listener.concurrency for listener in self._selection.listeners if listener.transactional)
         return max(self._config.pool_size, needs)
 
-    async def _run(self, pool: asyncpg.Pool, transactions: Transactions) -> None:
+    async def _run(self, pool: Pool, transactions: Transactions) -> None:
         store = Store(Pooled(pool), namespace=self._config.namespace)
         self._engine = (pool, store, transactions)
         self._server = Server(
@@ -280,7 +278,7 @@ class Worker:
         # lead, after a look of the sequencer that may be claiming for us. When it is an error that ends us, it may be
         # that claim's: then let it be counted.
         if not failed:
-            with contextlib.suppress(OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            with contextlib.suppress(*DATABASE_ERRORS):
                 async with asyncio.timeout(2):
                     await self._return_forgotten_claims(self._leader.store or store)
         if self._server:  # last: handlers that finish may call our own procedures
@@ -291,7 +289,7 @@ class Worker:
         """Forget ourselves, and let the next leader know that there is none."""
         if not self._worker_id:
             return
-        with contextlib.suppress(OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+        with contextlib.suppress(*DATABASE_ERRORS):
             async with asyncio.timeout(2):
                 await store.fetch("touch_schemas", worker_id=self._worker_id, age=0.0)
                 await store.fetch("remove_worker", worker_id=self._worker_id)
@@ -635,7 +633,7 @@ async def _run_until(work: Coroutine[Any, Any, None], ended: asyncio.Event, *, n
     return task
 
 
-async def _close_pool(pool: asyncpg.Pool) -> None:
+async def _close_pool(pool: Pool) -> None:
     try:
         async with asyncio.timeout(2):
             await pool.close()
