@@ -173,6 +173,11 @@ class Runner:
         return self._in_flight.held_claims
 
     @property
+    def is_busy(self) -> bool:
+        """Whether a handler of it runs."""
+        return self._running > 0
+
+    @property
     def age(self) -> float:
         """Seconds since the start."""
         return now() - self._started_at

@@ -273,6 +273,7 @@ class Worker:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + (0.0 if self._hurry.is_set() else self._config.grace)
         parts: list[Runner | Tasks] = [*self._runners.values(), *([self._tasks] if self._tasks else [])]
+        self._say_what_still_runs(deadline - loop.time())
         await asyncio.gather(*(part.stop(grace=deadline - loop.time()) for part in parts))
         # A claim whose answer was under way: while our lock is held, or else a leader would count it for a death. If we
         # lead, after a look of the sequencer that may be claiming for us. When it is an error that ends us, it may be
@@ -284,6 +285,16 @@ class Worker:
         if self._server:  # last: handlers that finish may call our own procedures
             grace = 0.0 if self._hurry.is_set() else deadline - loop.time()
             await self._server.stop(grace=max(0.0, grace))
+
+    def _say_what_still_runs(self, grace: float) -> None:
+        busy = [runner.listener.name for runner in self._runners.values() if runner.is_busy]
+        if busy and grace > 0:
+            logger.info(
+                "stopping; waiting up to %.0f s for handlers of %s; a second signal does not wait",
+                grace, ", ".join(busy),
+            )  # fmt: skip
+        else:
+            logger.info("stopping")
 
     async def _leave(self, store: Store) -> None:
         """Forget ourselves, and let the next leader know that there is none."""

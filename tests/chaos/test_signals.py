@@ -6,14 +6,16 @@ import signal
 
 import pytest
 
-from tests.chaos.stage import SOAK, Stage
+from tests.chaos.stage import SOAK, Stage, WorkerProcess
 from tests.support import eventually
 
 both_signals = pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
 
 
-async def released(stage: Stage, listener: str) -> None:
-    """Wait until a worker has returned what it did not start: it heeds the first signal."""
+async def heeded(stage: Stage, worker: WorkerProcess, listener: str) -> None:
+    """Wait until a worker has heeded its first signal, and has returned what it did not start."""
+    # Two signals of one number merge while the first is not yet handled.
+    await eventually(lambda: "stopping; waiting" in worker.log, message="the worker did not say that it stops")
     # What runs is in pieces, whose other events are returned with them.
     query = """
         SELECT sum(events) FILTER (WHERE state = 'waiting') > 40
@@ -31,7 +33,7 @@ async def test_a_signal_lets_handlers_finish_and_nothing_is_handled_twice(stage:
     await stage.wait_for("started", 5)
 
     worker.signal(number)
-    await released(stage, "gated")
+    await heeded(stage, worker, "gated")
     assert worker.lives
     await stage.open_gate()
 
@@ -53,7 +55,7 @@ async def test_a_second_signal_stops_at_once(stage: Stage, number: signal.Signal
     await stage.wait_for("started", 2)
 
     worker.signal(number)
-    await released(stage, listener)
+    await heeded(stage, worker, listener)
     worker.signal(number)
     assert await worker.ended(5) == 0
     assert await stage.numbers("handled") == []
