@@ -16,6 +16,8 @@ from tests.support.services import Services
 settings.register_profile("pgbus", deadline=None)
 settings.load_profile("pgbus")
 
+DELIVERY_CHECKS = Path(__file__).parent / "support/deliveries.sql"
+
 Connect = Callable[[str], Awaitable[asyncpg.Connection]]
 
 
@@ -36,8 +38,17 @@ def empty_database(server: DatabaseServer) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def upgraded_template(server: DatabaseServer) -> Iterator[str]:
     """Name of a database that was upgraded once, to clone others from; nobody may connect to it."""
-    with upgraded(server) as name:
+    with upgraded(server, prepare=check_deliveries) as name:
         yield name
+
+
+async def check_deliveries(dsn: str) -> None:
+    """Have the database refuse what no delivery may ever be, which production leaves to the engine."""
+    connection = await asyncpg.connect(dsn)
+    try:
+        await connection.execute(DELIVERY_CHECKS.read_text())
+    finally:
+        await connection.close()
 
 
 @pytest.fixture

@@ -6,5 +6,5 @@ DROP FUNCTION pgbus.outbox_before_insert();
 DROP FUNCTION pgbus.take_dedup_keys(text[], uuid[], double precision);
 DROP FUNCTION pgbus.readable(timestamptz);
 DROP FUNCTION pgbus.uuid7();
-DROP DOMAIN pgbus.instant;
+DROP DOMAIN pgbus.instant, pgbus.topic, pgbus.ancestors, pgbus.key, pgbus.headers;
 DROP SEQUENCE pgbus.wake_slots;

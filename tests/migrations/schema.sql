@@ -1,7 +1,19 @@
 CREATE SCHEMA pgbus;
 
+CREATE DOMAIN pgbus.ancestors AS text[]
+	CONSTRAINT ancestors_are_a_list CHECK (((array_ndims(VALUE) = 1) AND (array_position(VALUE, NULL::text) IS NULL)));
+
+CREATE DOMAIN pgbus.headers AS jsonb
+	CONSTRAINT headers_are_strings CHECK (((jsonb_typeof(VALUE) = 'object'::text) AND (NOT jsonb_path_exists(VALUE, 'strict $.*?(@.type() != "string")'::jsonpath, '{}'::jsonb, true))));
+
 CREATE DOMAIN pgbus.instant AS timestamp with time zone
 	CONSTRAINT instant_is_in_years_1_to_9999 CHECK (((VALUE >= to_timestamp(('-62135596800'::bigint)::double precision)) AND (VALUE < to_timestamp(('253402300800'::bigint)::double precision))));
+
+CREATE DOMAIN pgbus.key AS text
+	CONSTRAINT key_is_short CHECK (((length(VALUE) >= 1) AND (length(VALUE) <= 255)));
+
+CREATE DOMAIN pgbus.topic AS text
+	CONSTRAINT topic_is_dotted_words CHECK (((VALUE ~ '^[A-Za-z0-9_-]+([.][A-Za-z0-9_-]+)*$'::text) AND (length(VALUE) <= 255)));
 
 CREATE FUNCTION pgbus.drop_partition(partition_number integer) RETURNS boolean
     LANGUAGE plpgsql SECURITY DEFINER
@@ -325,15 +337,7 @@ CREATE TABLE pgbus.deliveries (
     lease_expires_at timestamp with time zone,
     blocked_key text,
     last_error text,
-    left_topic text,
-    CONSTRAINT deliveries_attempt_is_positive CHECK (((attempt > 0) AND (crashes >= 0))),
-    CONSTRAINT deliveries_blocked_is_waiting CHECK (((blocked_key IS NULL) OR ((claim_token IS NULL) AND (lane IS NOT NULL)))),
-    CONSTRAINT deliveries_claim_is_whole CHECK ((((claim_token IS NULL) = (worker_id IS NULL)) AND ((claim_token IS NULL) = (lease_expires_at IS NULL)))),
-    CONSTRAINT deliveries_run_is_whole CHECK (((first <= last) AND (events > 0) AND
-CASE
-    WHEN (positions IS NULL) THEN (events = ((last - first) + 1))
-    ELSE (events = cardinality(positions))
-END))
+    left_topic text
 )
 WITH (autovacuum_vacuum_scale_factor='0', autovacuum_vacuum_threshold='1000', autovacuum_analyze_scale_factor='0', autovacuum_analyze_threshold='100000', autovacuum_vacuum_cost_delay='0');
 
@@ -488,17 +492,13 @@ COMMENT ON VIEW pgbus.live_workers IS 'The workers that live at this moment';
 CREATE TABLE pgbus.outbox (
     id bigint NOT NULL,
     event_id uuid DEFAULT pgbus.uuid7() NOT NULL,
-    topic text NOT NULL,
-    ancestors text[],
-    key text,
+    topic pgbus.topic NOT NULL,
+    ancestors pgbus.ancestors,
+    key pgbus.key,
     payload jsonb DEFAULT '{}'::jsonb NOT NULL,
-    headers jsonb,
+    headers pgbus.headers,
     published_at pgbus.instant DEFAULT clock_timestamp() NOT NULL,
-    deliver_at pgbus.instant,
-    CONSTRAINT outbox_ancestors_is_list CHECK (((array_ndims(ancestors) = 1) AND (array_position(ancestors, NULL::text) IS NULL))),
-    CONSTRAINT outbox_headers_are_strings CHECK (((jsonb_typeof(headers) = 'object'::text) AND (NOT jsonb_path_exists(headers, 'strict $.*?(@.type() != "string")'::jsonpath, '{}'::jsonb, true)))),
-    CONSTRAINT outbox_key_is_short CHECK (((length(key) >= 1) AND (length(key) <= 255))),
-    CONSTRAINT outbox_topic_is_dotted_words CHECK (((topic ~ '^[A-Za-z0-9_-]+([.][A-Za-z0-9_-]+)*$'::text) AND (length(topic) <= 255)))
+    deliver_at pgbus.instant
 )
 WITH (autovacuum_vacuum_scale_factor='0', autovacuum_vacuum_threshold='2000', autovacuum_vacuum_insert_scale_factor='0', autovacuum_vacuum_insert_threshold='100000', autovacuum_analyze_scale_factor='0', autovacuum_analyze_threshold='100000', autovacuum_vacuum_cost_delay='0');
 

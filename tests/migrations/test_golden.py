@@ -5,10 +5,11 @@ from tests.migrations.conftest import Dump
 from tests.migrations.golden import GOLDEN, GOLDEN_MAJOR
 
 
-def test_the_migrations_add_up_to_the_golden_schema(database: str, dump: Dump, major: int) -> None:
+def test_the_migrations_add_up_to_the_golden_schema(empty_database: str, dump: Dump, major: int) -> None:
     if major != GOLDEN_MAJOR:
         pytest.skip(f"the golden schema is that of PostgreSQL {GOLDEN_MAJOR}")
-    assert dump(database) == GOLDEN.read_text(encoding="utf-8"), (
+    migrate.upgrade(empty_database)
+    assert dump(empty_database) == GOLDEN.read_text(encoding="utf-8"), (
         "if it should change: python -m tests.migrations.golden"
     )
 
@@ -23,8 +24,9 @@ def test_downgrade_of_a_database_without_a_bus_leaves_it_empty(empty_database: s
     assert dump(empty_database) == "\n"
 
 
-def test_upgrade_after_downgrade_gives_the_same_schema(database: str, dump: Dump) -> None:
-    before = dump(database)
-    migrate.downgrade(database, revision="base")
-    migrate.upgrade(database)
-    assert dump(database) == before
+def test_upgrade_after_downgrade_gives_the_same_schema(empty_database: str, dump: Dump) -> None:
+    migrate.upgrade(empty_database)
+    before = dump(empty_database)
+    migrate.downgrade(empty_database, revision="base")
+    migrate.upgrade(empty_database)
+    assert dump(empty_database) == before
