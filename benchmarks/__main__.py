@@ -1,13 +1,15 @@
-"""Run the benchmarks named on the command line, or all of them."""
+"""Run the benchmarks named on the command line, or all of them, in the event loop that PGBUS_BENCH_LOOP names."""
 
 from __future__ import annotations
 
-import asyncio
 import logging
+import os
 import sys
+from typing import cast
 
 from benchmarks import drain, importing, latency, memory, publishing, rpc
 from benchmarks.support import server
+from pgbus.cli.loops import Loop, open_runner
 
 BENCHMARKS = {
     "publishing": publishing.main,
@@ -24,9 +26,11 @@ def main() -> None:
     if unknown := [name for name in names if name not in BENCHMARKS]:
         raise SystemExit(f"unknown: {', '.join(unknown)}; there are {', '.join(BENCHMARKS)}")
     logging.basicConfig(level=logging.ERROR)
+    loop = cast("Loop", os.environ.get("PGBUS_BENCH_LOOP", "asyncio"))
     with server() as dsn:
         for name in names:
-            asyncio.run(BENCHMARKS[name](dsn))
+            with open_runner(loop) as runner:
+                runner.run(BENCHMARKS[name](dsn))
 
 
 main()

@@ -19,6 +19,7 @@ from pgbus.cli.banner import announce
 from pgbus.cli.global_options import database_options, load_config, pass_on, tell_children
 from pgbus.cli.loading import load_bus
 from pgbus.cli.logs import configure_logging
+from pgbus.cli.loops import Loop, open_runner
 from pgbus.cli.options import Count
 from pgbus.cli.reloading import run_reloading
 from pgbus.cli.signals import heed_signals
@@ -49,6 +50,13 @@ _LINGER = 1.0  # seconds
     multiple=True,
     help="Do not run this listener, procedure or task; or do not do this: events, rpcs, tasks. May be given again.",
 )
+@click.option(
+    "--loop",
+    type=click.Choice(get_args(Loop)),
+    default="auto",
+    show_default=True,
+    help="Event loop to run in; auto: uvloop where it is installed.",
+)
 @click.option("--reload", "wants_reload", is_flag=True, help="Restart when a source file changes.")
 @click.option("--migrate", "wants_upgrade", is_flag=True, help="Upgrade the database's schema first.")
 @click.option("--service-name", "-s", help="Service that the process belongs to; may have {placeholders}.")
@@ -68,6 +76,7 @@ def run(
     only: tuple[str, ...],
     features: tuple[str, ...],
     skip: tuple[str, ...],
+    loop: Loop,
     wants_reload: bool,
     wants_upgrade: bool,
     schema: str | None,
@@ -98,26 +107,27 @@ def run(
     choice = Choice.read(features, skip)
     if schema == "-" and (wants_reload or processes > 1):
         raise click.UsageError("only one process can read stdin: write the schemas to a file")
-    command = _command(only=only, features=features, skip=skip, wants_upgrade=wants_upgrade, schema=schema)
+    command = _command(only, features, skip, loop=loop, wants_upgrade=wants_upgrade, schema=schema)
     if wants_reload:
         run_reloading([*command, "--processes", str(processes)])
     elif processes > 1:
         get_current_context().exit(supervise(command, processes=processes))
     else:
-        _run_here(config, choice, only=only, wants_upgrade=wants_upgrade, schema=schema)
+        _run_here(config, choice, only=only, loop=loop, wants_upgrade=wants_upgrade, schema=schema)
 
 
 def _command(
-    *,
     only: tuple[str, ...],
     features: tuple[str, ...],
     skip: tuple[str, ...],
+    *,
+    loop: Loop,
     wants_upgrade: bool,
     schema: str | None,
 ) -> list[str]:
     options = [f"--listener={name}" for name in only] + [f"--skip={name}" for name in skip]
     options += [f"--only={names}" for names in features] + (["--migrate"] if wants_upgrade else [])
-    options += [f"--schema={schema}"] if schema else []
+    options += [f"--loop={loop}"] + ([f"--schema={schema}"] if schema else [])
     return [sys.executable, "-m", "pgbus.cli", "run", *options]
 
 
@@ -145,7 +155,7 @@ class Choice:
 
 
 def _run_here(
-    config: Config, choice: Choice, *, only: tuple[str, ...], wants_upgrade: bool, schema: str | None
+    config: Config, choice: Choice, *, only: tuple[str, ...], loop: Loop, wants_upgrade: bool, schema: str | None
 ) -> None:
     bus = load_bus(config.module)
     if schema:
@@ -164,7 +174,8 @@ def _run_here(
         announce(bus.config, work.listeners, names, work.tasks, module=config.module, format=config.log_format)
 
     bus.client.on_start(say_what_runs)  # the last of the functions that may declare listeners
-    asyncio.run(_work(bus, only=only, skip=skip))
+    with open_runner(loop) as runner:
+        runner.run(_work(bus, only=only, skip=skip))
 
 
 async def _check(bus: pgbus.Bus) -> None:

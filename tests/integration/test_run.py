@@ -112,6 +112,21 @@ async def test_run_handles_what_is_published_and_ends_with_sigterm(
     assert await rows.connection.fetchval("SELECT count(*) FROM pgbus.workers") == 0
 
 
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+async def test_run_works_and_ends_in_the_loop_that_is_asked_for(
+    run: Run, rows: Rows, tmp_path: Path, database: str, loop: str
+) -> None:
+    source = SHOP.replace('say(f"mailer', 'say(f"{type(asyncio.get_running_loop()).__module__} mailer')
+    async with run("--loop", loop, source=source) as worker:
+        await worker.says("leading")
+        done = run_program("publish", "orders.placed", '{"n": 1}', cwd=tmp_path, environ={"PGBUS_DSN": database})
+        assert done.returncode == 0
+        await worker.says(rf"^{loop}\S* mailer 1")
+        await worker.says("stock 1")
+        worker.child.terminate()
+        assert await worker.ends() == 0
+
+
 async def test_run_says_what_it_runs(run: Run) -> None:
     async with run("-k", "slow") as worker:
         await worker.says("leading")

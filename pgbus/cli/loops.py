@@ -1,0 +1,26 @@
+"""Which event loop a worker runs in: uvloop's where it is installed, else asyncio's."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Literal
+
+from pgbus.cli.exits import fail
+
+Loop = Literal["auto", "asyncio", "uvloop"]
+
+
+def open_runner(loop: Loop) -> asyncio.Runner:
+    """What runs coroutines in a loop of that kind; `auto` is uvloop where it is installed.
+
+    Ends the program with code 1 when uvloop is asked for by name and is not installed.
+    """
+    if loop == "asyncio":
+        return asyncio.Runner()
+    try:
+        import uvloop
+    except ModuleNotFoundError:
+        if loop == "uvloop":
+            fail("--loop uvloop needs uvloop: pip install 'pgbus[uvloop]'")
+        return asyncio.Runner()
+    return asyncio.Runner(loop_factory=uvloop.new_event_loop)
