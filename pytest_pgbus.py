@@ -1,4 +1,4 @@
-"""pytest's fixtures for those who use pgbus: `pgbus`, a bus on a database of the test's own, and `pgbus_dsn`, its DSN.
+"""pytest's fixtures for those who use pgbus: `pgbus_bus`, on a database of the test's own, and `pgbus_dsn`, its DSN.
 
 A module beside the package, as pytest imports it in every run: pgbus itself is imported when a test asks for a fixture.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -20,9 +20,11 @@ if TYPE_CHECKING:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """`pgbus_bus`: which bus the fixture `pgbus` is."""
+    """`pgbus_bus`: which bus the fixture of that name is."""
     parser.addini(
-        "pgbus_bus", "the application's bus, as MODULE:ATTRIBUTE; default: a new bus for each test", default=""
+        "pgbus_bus",
+        "the application's bus, as MODULE:ATTRIBUTE, or those of several services; default: a new bus for each test",
+        type="args",
     )
 
 
@@ -41,12 +43,11 @@ def pgbus_server() -> Iterator[DatabaseServer]:
 
 
 @pytest.fixture(scope="session")
-def pgbus_application(pytestconfig: pytest.Config) -> Bus | None:
-    """The application's own bus, if the ini option `pgbus_bus` names one."""
+def pgbus_applications(pytestconfig: pytest.Config) -> Sequence[Bus]:
+    """The buses of the application's services that the ini option `pgbus_bus` names; none without it."""
     from pgbus.testing.buses import application_bus
 
-    name = pytestconfig.getini("pgbus_bus")
-    return application_bus(name) if name else None
+    return [application_bus(name) for name in pytestconfig.getini("pgbus_bus")]
 
 
 @pytest.fixture(scope="session")
@@ -57,14 +58,16 @@ def pgbus_prepare() -> Callable[[str], Any] | None:
 
 @pytest.fixture(scope="session")
 def pgbus_template(
-    pgbus_server: DatabaseServer, pgbus_application: Bus | None, pgbus_prepare: Callable[[str], Any] | None
+    pgbus_server: DatabaseServer,
+    pgbus_applications: Sequence[Bus],
+    pgbus_prepare: Callable[[str], Any] | None,
 ) -> Iterator[str]:
     """Name of the database that those of the tests are clones of: with pgbus's tables, and the application's."""
     from pgbus import Config
     from pgbus.testing.databases import upgraded
 
-    config = pgbus_application.config if pgbus_application else Config.load()
-    with upgraded(pgbus_server, namespace=config.namespace, prepare=pgbus_prepare) as name:
+    configs = [bus.config for bus in pgbus_applications] or [Config.load()]
+    with upgraded(pgbus_server, *{config.namespace for config in configs}, prepare=pgbus_prepare) as name:
         yield name
 
 
@@ -76,31 +79,36 @@ def pgbus_dsn(pgbus_server: DatabaseServer, pgbus_template: str) -> Iterator[str
 
 
 @pytest.fixture
-def pgbus(pgbus_dsn: str, pgbus_application: Bus | None) -> Iterator[BusUnderTest]:
-    """The bus on the database of this test: `pgbus.deliver_now()` runs its listeners."""
+def pgbus_bus(pgbus_dsn: str, pgbus_applications: Sequence[Bus]) -> Iterator[BusUnderTest]:
+    """The bus on the database of this test; of several services, all use it, and this is the bus of the first.
+
+    `pgbus_bus.deliver_now()` runs the listeners of all of them, and a call runs what one of them serves.
+    """
     from pgbus import create
     from pgbus.testing.buses import pointed_at
 
-    with pointed_at(pgbus_dsn, pgbus_application or create()) as bus:
-        yield bus
+    with pointed_at(pgbus_dsn, *(pgbus_applications or [create()])) as buses:
+        yield buses[0]
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_call(item: pytest.Item) -> None:
-    """Close, in the event loop of an async test, what the bus has opened there."""
-    bus = getattr(item, "funcargs", {}).get("pgbus")
+    """Close, in the event loop of an async test, what the buses have opened there."""
+    bus = getattr(item, "funcargs", {}).get("pgbus_bus")
     if bus is None or not isinstance(item, pytest.Function) or not inspect.iscoroutinefunction(item.obj):
         return
-    from pgbus import Bus
+    from pgbus.testing import BusUnderTest
 
-    if isinstance(bus, Bus):
-        item.obj = _closing(item.obj, bus)
+    if isinstance(bus, BusUnderTest):
+        item.obj = _closing(item.obj, bus.under_test)
 
 
-def _closing(test: Callable[..., Any], bus: Bus) -> Callable[..., Any]:
+def _closing(test: Callable[..., Any], buses: Sequence[Bus]) -> Callable[..., Any]:
     @functools.wraps(test)
     async def run(*args: Any, **kwargs: Any) -> None:
-        async with bus:
+        async with contextlib.AsyncExitStack() as stack:
+            for bus in buses:
+                await stack.enter_async_context(bus)
             await test(*args, **kwargs)
 
     return run

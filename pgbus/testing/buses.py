@@ -1,42 +1,58 @@
-"""The bus that a test gets: a new one or the application's own, on a database of the test's own."""
+"""The buses that a test gets: new ones or the application's own, on a database of the test's own."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import cast
 
 from pgbus.bus import Bus
 from pgbus.bus_module import get_bus, import_bus_module
+from pgbus.rpc.caller import Caller
 from pgbus.testing.attempts import Attempt
+from pgbus.testing.calls import CallerHere
 from pgbus.testing.delivery import PATIENCE, deliver_now, deliver_now_sync
 
 
 class BusUnderTest(Bus):
-    """A bus whose listeners run when the test says so."""
+    """A bus whose listeners run when the test says so, and whose calls run what the test's buses declare, here."""
+
+    under_test: Sequence[Bus] = ()
+    """All the buses of the test, this one included."""
 
     async def deliver_now(
         self, *, using: object = None, raise_errors: bool = True, timeout: float = PATIENCE
     ) -> list[Attempt]:
-        """`pgbus.testing.deliver_now` for this bus."""
-        return await deliver_now(self, using=using, raise_errors=raise_errors, timeout=timeout)
+        """`pgbus.testing.deliver_now` for all the buses of the test."""
+        return await deliver_now(*self.under_test, using=using, raise_errors=raise_errors, timeout=timeout)
 
     def deliver_now_sync(
         self, *, using: object = None, raise_errors: bool = True, timeout: float = PATIENCE
     ) -> list[Attempt]:
-        """`pgbus.testing.deliver_now_sync` for this bus."""
-        return deliver_now_sync(self, using=using, raise_errors=raise_errors, timeout=timeout)
+        """`pgbus.testing.deliver_now_sync` for all the buses of the test."""
+        return deliver_now_sync(*self.under_test, using=using, raise_errors=raise_errors, timeout=timeout)
+
+    def _caller(self) -> Caller:
+        caller = super()._caller()
+        return caller if self._stand_in else CallerHere(self, buses=self.under_test, elsewhere=caller)
 
 
 @contextmanager
-def pointed_at(dsn: str, bus: Bus) -> Iterator[BusUnderTest]:
-    """The bus, connected to another database, and a BusUnderTest, for as long as this lasts."""
+def pointed_at(dsn: str, *buses: Bus) -> Iterator[Sequence[BusUnderTest]]:
+    """The buses, connected to another database, and each a BusUnderTest, for as long as this lasts."""
+    with ExitStack() as stack:
+        yield [stack.enter_context(_pointed_at(dsn, bus, buses)) for bus in buses]
+
+
+@contextmanager
+def _pointed_at(dsn: str, bus: Bus, buses: Sequence[Bus]) -> Iterator[BusUnderTest]:
     bus.close_sync()
     config, kind = bus.config, type(bus)
     bus.config = replace(config, dsn=dsn, direct_dsn=None)
     bus.schema.forget()
-    bus.__class__ = cast("type[BusUnderTest]", type(kind.__name__, (BusUnderTest, kind), {}))
+    names = {"under_test": buses}
+    bus.__class__ = cast("type[BusUnderTest]", type(kind.__name__, (BusUnderTest, kind), names))
     try:
         yield cast("BusUnderTest", bus)
     finally:

@@ -1,10 +1,10 @@
-"""Delivery of what was committed: a real worker in the test's event loop, until nothing is left to do."""
+"""Delivery of what was committed: a real worker of each bus in the test's event loop, until nothing is left to do."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 from pgbus.aio.returned import finish, is_awaitable
 from pgbus.bus import Bus, make_worker
 from pgbus.database.connections import connect
+from pgbus.database.statements import sequencer
 from pgbus.database.store import Store
 from pgbus.errors import Retry
 from pgbus.listeners.listener import Listener
@@ -116,16 +117,26 @@ class Failure:
             self.happened.set()
 
 
-async def deliver_committed(bus: Bus, *, raise_errors: bool, timeout: float) -> list[Attempt]:
-    """Deliver everything that is due, and what is published by that; raises TimeoutError after `timeout` seconds."""
+async def deliver_committed(buses: Sequence[Bus], *, raise_errors: bool, timeout: float) -> list[Attempt]:
+    """Deliver everything that is due, and what is published by that; raises TimeoutError after `timeout` seconds.
+
+    The buses are of one database and namespace.
+    """
     failure = Failure()
-    async with _store(bus) as store:
+    watched = [WatchedListeners(bus.registry, tell=failure.tell) for bus in buses]
+    async with _store(buses[0]) as store:
         since = (await store.fetch_one("count_unsettled", listener_names=[]))["looked_at"]
-        watched = WatchedListeners(bus.registry, tell=failure.tell)
-        await _run_until_idle(watched, bus, store, failure=failure if raise_errors else None, timeout=timeout)
+        workers = [make_worker(bus, selection=selection) for bus, selection in zip(buses, watched, strict=True)]
+
+        def names() -> list[str]:
+            return [name for selection in watched for name in selection.names]
+
+        with _observed(buses, failure if raise_errors else None) as happened:
+            idle = _wait_until_idle(workers, names, store, happened)
+            await _run_until(idle, workers, failure=failure if raise_errors else None, timeout=timeout)
         if raise_errors and failure.error:
             raise failure.error
-        rows = await store.fetch("find_attempts", since=since, listener_names=watched.names)
+        rows = await store.fetch("find_attempts", since=since, listener_names=names())
     attempts = [
         Attempt(name, message_of(columns), attempt, outcome, error) for name, attempt, outcome, error, *columns in rows
     ]
@@ -144,34 +155,39 @@ async def _store(bus: Bus) -> AsyncIterator[Store]:
         await connection.close()
 
 
-async def _run_until_idle(
-    watched: WatchedListeners, bus: Bus, store: Store, *, failure: Failure | None, timeout: float
-) -> None:
-    worker = make_worker(bus, selection=watched)
+@contextlib.contextmanager
+def _observed(buses: Sequence[Bus], failure: Failure | None) -> Iterator[asyncio.Event]:
+    """An event that is set whenever something happens on one of the buses."""
     happened = asyncio.Event()
-    unobserve = [bus.telemetry.observe(lambda _: happened.set())]
-    ends = [
-        asyncio.create_task(worker.run(), name="pgbus worker of a test"),
-        asyncio.create_task(_wait_until_idle(worker, watched, store, happened), name="pgbus test"),
-    ]
-    if failure:
-        unobserve.append(bus.telemetry.observe(failure.observe))
-        ends.append(asyncio.create_task(_wait_for(failure.happened)))
-    running, idle, *_ = ends
+    with contextlib.ExitStack() as stack:
+        for bus in buses:
+            stack.callback(bus.telemetry.observe(lambda _: happened.set()))
+            if failure:
+                stack.callback(bus.telemetry.observe(failure.observe))
+        yield happened
+
+
+async def _run_until(
+    idle: Coroutine[Any, Any, None], workers: Sequence[Worker], *, failure: Failure | None, timeout: float
+) -> None:
+    running = [asyncio.create_task(worker.run(), name="pgbus worker of a test") for worker in workers]
+    waiting = asyncio.create_task(idle, name="pgbus test")
+    ends = [waiting, *([asyncio.create_task(_wait_for(failure.happened))] if failure else [])]
     done: set[asyncio.Task[None]] = set()
     try:
-        done, _ = await asyncio.wait(ends, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+        done, _ = await asyncio.wait([*running, *ends], timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
     finally:
-        for end in unobserve:
-            end()
-        for task in ends[1:]:
+        for task in ends:
             task.cancel()
-        worker.request_stop()
-        if not done:
-            worker.request_stop()  # in a hurry: a handler hangs, or the test was cancelled
-        await running
-    if idle in done:
-        idle.result()
+        for worker in workers:
+            worker.request_stop()
+            if not done:
+                worker.request_stop()  # in a hurry: a handler hangs, or the test was cancelled
+        await asyncio.wait([*running, waiting])
+    for worker_task in running:
+        await worker_task
+    if waiting in done:
+        waiting.result()
     if not done:
         raise TimeoutError(f"after {timeout:g} seconds, there were still events that are due and not settled")
 
@@ -180,9 +196,18 @@ async def _wait_for(event: asyncio.Event) -> None:
     await event.wait()
 
 
-async def _wait_until_idle(worker: Worker, watched: WatchedListeners, store: Store, happened: asyncio.Event) -> None:
-    await worker.ready.wait()
-    while (await store.fetch_one("count_unsettled", listener_names=watched.names))["unsettled"]:
+async def _wait_until_idle(
+    workers: Sequence[Worker], names: Callable[[], list[str]], store: Store, happened: asyncio.Event
+) -> None:
+    # An event is owed to the listeners that are registered when it enters the log; so none does before all are.
+    holds_back = len(workers) > 1 and await sequencer.try_lead(store)
+    for worker in workers:
+        await worker.ready.wait()
+    if holds_back:
+        await store.fetch("stop_leading", namespace=store.namespace)
+    while (await store.fetch_one("count_unsettled", listener_names=names()))["unsettled"]:
+        if holds_back:  # each time: a worker may have been about to wait for this
+            await sequencer.notify_workers(store, "leaderless")
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LOOK_INTERVAL):
                 await happened.wait()

@@ -83,14 +83,17 @@ class DatabaseServer:
 @contextmanager
 def upgraded(
     server: DatabaseServer,
-    *,
-    namespace: str = DEFAULT_NAMESPACE,
+    *namespaces: str,
     prepare: Callable[[str], Awaitable[object] | object] | None = None,
 ) -> Iterator[str]:
-    """Name of a database with pgbus's tables, and what `prepare` makes beside them, to clone others from."""
+    """Name of a database with pgbus's tables, and what `prepare` makes beside them, to clone others from.
+
+    `namespaces`: the schemas that hold the tables of one bus each; default: that of a bus that names none.
+    """
     name = server.create_database()
     try:
-        migrate.upgrade(server.dsn_of(name), namespace=namespace)
+        for namespace in namespaces or [DEFAULT_NAMESPACE]:
+            migrate.upgrade(server.dsn_of(name), namespace=namespace)
         if prepare:
             _complete(prepare(server.dsn_of(name)))
         server.seal_database(name)

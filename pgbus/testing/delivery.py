@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import queue
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Executor as Threads
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
@@ -11,9 +11,10 @@ from typing import Any, TypeVar
 
 from pgbus.api.life import refuse_to_block
 from pgbus.bus import Bus
+from pgbus.errors import ConfigurationError
 from pgbus.testing.attempts import Attempt
 from pgbus.testing.committed import deliver_committed
-from pgbus.testing.rehearsal import Rehearsal
+from pgbus.testing.rehearsal import rehearse
 from pgbus.testing.transactions import AsyncJoin, JoinedTransactions, SyncJoin
 
 T = TypeVar("T")
@@ -22,10 +23,11 @@ PATIENCE = 30.0
 
 
 async def deliver_now(
-    bus: Bus, *, using: object = None, raise_errors: bool = True, timeout: float = PATIENCE
+    bus: Bus, *others: Bus, using: object = None, raise_errors: bool = True, timeout: float = PATIENCE
 ) -> list[Attempt]:
-    """Run the bus's listeners on what was published, and on what they publish, until nothing is left.
+    """Run the listeners of buses on what was published, and on what they publish, until nothing is left.
 
+    - `others`: buses of other services, in the same database and namespace.
     - `using`: an open connection or session (asyncpg, psycopg's or SQLAlchemy's async ones): what its transaction has
       published is delivered in it, though it is not committed. Whatever the bus publishes meanwhile joins it, and
       transactional handlers write in it. Rolled back, nothing is left of it all. Default: a worker delivers what was
@@ -38,17 +40,24 @@ async def deliver_now(
     ConnectionUnusableError where `using` is in no transaction, or cannot give a handler the connection that it takes;
     and TimeoutError.
     """
+    buses = _distinct(bus, *others)
     if using is None:
-        return await deliver_committed(bus, raise_errors=raise_errors, timeout=timeout)
+        return await deliver_committed(buses, raise_errors=raise_errors, timeout=timeout)
     threads = ThreadPoolExecutor(bus.config.listener_threads, thread_name_prefix="pgbus test")
     try:
-        return await _rehearse(bus, AsyncJoin(using), using, threads, raise_errors=raise_errors)
+        return await rehearse(
+            buses,
+            join=AsyncJoin(using),
+            transactions=JoinedTransactions(using),
+            threads=threads,
+            raise_errors=raise_errors,
+        )
     finally:
         threads.shutdown(wait=False, cancel_futures=True)
 
 
 def deliver_now_sync(
-    bus: Bus, *, using: object = None, raise_errors: bool = True, timeout: float = PATIENCE
+    bus: Bus, *others: Bus, using: object = None, raise_errors: bool = True, timeout: float = PATIENCE
 ) -> list[Attempt]:
     """`deliver_now` for code that blocks; `using` is a psycopg Connection, or SQLAlchemy's Session or Connection.
 
@@ -56,20 +65,28 @@ def deliver_now_sync(
     ones on the bus's own event loop. Raises CannotBlockHere on the thread of a running event loop.
     """
     refuse_to_block(blocking="deliver_now_sync", awaitable="deliver_now")
+    buses = _distinct(bus, *others)
     if using is None:
-        return bus._block(lambda: deliver_committed(bus, raise_errors=raise_errors, timeout=timeout), "deliver_now")
+        return bus._block(lambda: deliver_committed(buses, raise_errors=raise_errors, timeout=timeout), "deliver_now")
     desk = ThisThread()
     join = SyncJoin(using)
-    return desk.serve(
-        lambda: bus._block(lambda: _rehearse(bus, join, using, desk, raise_errors=raise_errors), "deliver_now")
-    )
+
+    def rehearsal() -> Awaitable[list[Attempt]]:
+        return rehearse(
+            buses, join=join, transactions=JoinedTransactions(using), threads=desk, raise_errors=raise_errors
+        )
+
+    return desk.serve(lambda: bus._block(rehearsal, "deliver_now"))
 
 
-async def _rehearse(
-    bus: Bus, join: AsyncJoin | SyncJoin, using: object, threads: Threads, *, raise_errors: bool
-) -> list[Attempt]:
-    transactions = JoinedTransactions(using)
-    return await Rehearsal(bus, join=join, transactions=transactions, threads=threads, raise_errors=raise_errors).run()
+def _distinct(bus: Bus, *others: Bus) -> Sequence[Bus]:
+    """The buses; raises ConfigurationError for some that cannot hear each other."""
+    for other in others:
+        if other.config.namespace != bus.config.namespace or other.config.dsn != bus.config.dsn:
+            raise ConfigurationError(
+                "events are delivered at once to buses of one database and namespace; deliver those of others apart"
+            )
+    return list(dict.fromkeys([bus, *others]))
 
 
 class ThisThread(Threads):

@@ -7,15 +7,16 @@ and delays are not needed, as nobody else sees these events.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor as Threads
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from uuid import UUID
 
 from pgbus.aio.tasks import is_being_cancelled
 from pgbus.bus import Bus
 from pgbus.database.adapters import AsyncExecutor
-from pgbus.database.sql import load
+from pgbus.database.sql import Statement, load
 from pgbus.errors import ConnectionUnusableError, UnhandledEventError
 from pgbus.listeners.executor import Executor
 from pgbus.listeners.hooks import prepare
@@ -29,51 +30,81 @@ from pgbus.topics import matches
 BATCH_SIZE = 500
 
 
+async def rehearse(
+    buses: Sequence[Bus],
+    *,
+    join: AsyncExecutor,
+    transactions: JoinedTransactions,
+    threads: Threads,
+    raise_errors: bool,
+) -> list[Attempt]:
+    """Deliver to the buses, of one namespace, until nothing is left, while what they publish joins the transaction.
+
+    `join` runs statements in the transaction; plain handlers run in `threads`.
+    """
+    statements = load(buses[0].config.namespace)
+    await _check_transaction(join, statements["find_transaction"])
+    attempts: list[Attempt] = []
+    parts = [
+        Rehearsal(bus, transactions=transactions, threads=threads, raise_errors=raise_errors, attempts=attempts)
+        for bus in buses
+    ]
+    with _joined(buses, join):
+        for bus in buses:
+            # They may declare listeners; those of plugins are for a worker, and its end.
+            await bus.registry.hooks.before_worker_start.run_once(plugins=False)
+        while rows := await join.fetch(statements["take_own_events"], {}):
+            for part in parts:
+                await part.deliver([_own_event(row) for row in rows])
+    return attempts
+
+
+async def _check_transaction(join: AsyncExecutor, statement: Statement) -> None:
+    ids = [(await join.fetch(statement, {}))[0][0] for _ in range(2)]
+    if ids[0] != ids[1]:
+        raise ConnectionUnusableError(
+            "the connection is in no transaction, so what it publishes is committed at once; begin one, or deliver "
+            "without `using`"
+        )
+
+
+@contextmanager
+def _joined(buses: Sequence[Bus], join: AsyncExecutor) -> Iterator[None]:
+    if any(bus._joined is not None for bus in buses):
+        raise ConnectionUnusableError("the bus is delivering in a transaction already; let it do that first")
+    for bus in buses:
+        bus._joined = join
+    try:
+        yield
+    finally:
+        for bus in buses:
+            bus._joined = None
+
+
 class Rehearsal:
-    """One delivery. `join` runs statements in the transaction; plain handlers run in `threads`."""
+    """The part of one bus: its listeners, whose attempts are added to `attempts`."""
 
     def __init__(
-        self, bus: Bus, *, join: AsyncExecutor, transactions: JoinedTransactions, threads: Threads, raise_errors: bool
+        self,
+        bus: Bus,
+        *,
+        transactions: JoinedTransactions,
+        threads: Threads,
+        raise_errors: bool,
+        attempts: list[Attempt],
     ) -> None:
         self._bus = bus
         self._hooks = bus.registry.hooks
-        self._join = join
         self._transactions = transactions
         self._threads = threads
         self._raise_errors = raise_errors
-        self._statements = load(bus.config.namespace)
-        self._attempts: list[Attempt] = []
+        self._attempts = attempts
         self._barred: set[tuple[str, str]] = set()
 
-    async def run(self) -> list[Attempt]:
-        """Deliver until nothing is left, while what the bus publishes joins the transaction."""
-        await self._check_transaction()
-        if self._bus._joined is not None:
-            raise ConnectionUnusableError("the bus is delivering in a transaction already; let it do that first")
-        self._bus._joined = self._join
-        try:
-            # They may declare listeners; those of plugins are for a worker, and its end.
-            await self._bus.registry.hooks.before_worker_start.run_once(plugins=False)
-            while events := await self._take():
-                for listener in self._listeners():
-                    await self._deliver(listener, [event for event in events if _hears(listener, event)])
-        finally:
-            self._bus._joined = None
-        return self._attempts
-
-    async def _check_transaction(self) -> None:
-        ids = [(await self._join.fetch(self._statements["find_transaction"], {}))[0][0] for _ in range(2)]
-        if ids[0] != ids[1]:
-            raise ConnectionUnusableError(
-                "the connection is in no transaction, so what it publishes is committed at once; begin one, or deliver "
-                "without `using`"
-            )
-
-    async def _take(self) -> list[EventMessage]:
-        return [_own_event(row) for row in await self._join.fetch(self._statements["take_own_events"], {})]
-
-    def _listeners(self) -> Sequence[Listener]:
-        return self._bus.registry.work().listeners
+    async def deliver(self, events: Sequence[EventMessage]) -> None:
+        """Deliver events to the listeners that hear them, one listener after the other."""
+        for listener in self._bus.registry.work().listeners:
+            await self._deliver(listener, [event for event in events if _hears(listener, event)])
 
     # ------------------------------------------------------------------------------------------------------ attempts
 

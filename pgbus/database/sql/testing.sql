@@ -42,6 +42,10 @@ SELECT (SELECT count(*) FROM pgbus.outbox AS o WHERE o.deliver_at IS NULL OR o.d
           AND (d.claim_token IS NOT NULL OR d.available_at IS NULL OR d.available_at <= clock_timestamp())) AS unsettled,
        clock_timestamp() AS looked_at
 
+-- name: stop_leading
+-- Let others lead: a test did, so that nothing entered the log.
+SELECT pg_advisory_unlock(hashtext(CAST(:namespace AS text) || '.leader'), 1)
+
 -- name: find_attempts
 -- The attempts of these listeners that began after an instant, and their events.
 SELECT l.listener_name, h.attempt, h.outcome, h.error,
