@@ -7,7 +7,7 @@ import os
 import sys
 from typing import cast
 
-from benchmarks import drain, importing, latency, memory, publishing, rpc
+from benchmarks import drain, importing, latency, memory, paced, publishing, rpc
 from benchmarks.support import server
 from pgbus.cli.loops import Loop, open_runner
 
@@ -15,6 +15,7 @@ BENCHMARKS = {
     "publishing": publishing.main,
     "latency": latency.main,
     "drain": drain.main,
+    "paced": paced.main,
     "memory": memory.main,
     "rpc": rpc.main,
     "importing": importing.main,

@@ -34,6 +34,8 @@ LOCKED_PAUSE = 0.2
 # Seconds between looks while a publisher is about to commit without a NOTIFY, and how often before its slot is left.
 CONTENDED_PAUSE = 0.002
 CONTENDED_LOOKS = 20
+# Seconds between looks under load.
+LINGER = 0.002
 # Seconds between looks at slots that long transactions keep: the first, and the longest.
 HELD_PAUSE = 0.02
 HELD_PAUSE_LIMIT = 1.0
@@ -178,10 +180,13 @@ class Sequencer:
             await self._backfill()
         elif look.has_more:
             return
+        elif self._slot is not None and (look.moved > 1 or self._woken.is_set()):
+            await self._disarm()
+        elif look.moved > 1:
+            # More are on their way: a look costs the same for one as for twenty. A lone event never waits for others.
+            await asyncio.sleep(LINGER)
         elif self._slot is None:
             await self._arm()
-        elif look.moved > 1 or self._woken.is_set():
-            await self._disarm()
         else:
             # Armed before this look: whatever it could not see yet will notify us.
             await self._sleep(look)

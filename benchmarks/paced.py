@@ -1,0 +1,124 @@
+"""A steady stream of events, each published in a transaction of its own: what the consumer's side costs per event.
+
+Eight connections publish 1,000 events per second together. One worker process has one listener that does nothing. CPU
+is that of the worker's process and of its sessions on the server, by /proc (so on Linux only); the time is from the end
+of the publisher's COMMIT to the handler's first line.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+import time
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import asyncpg
+
+import pgbus
+from benchmarks.support import OrderPlaced, fresh_bus, median, quantile, running
+
+RATE = 1_000
+CONNECTIONS = 8
+SECONDS = float(os.environ.get("PGBUS_BENCH_SECONDS", "10"))
+WARM_UP = 2.0
+
+
+async def work(dsn: str, namespace: str) -> None:
+    """The worker's process: prints `ready`, and at SIGTERM when each event was handled, by its number."""
+    handled: dict[int, float] = {}
+    async with pgbus.create(dsn, namespace=namespace) as bus:
+
+        @bus.listener(OrderPlaced, name="bench", concurrency=10)
+        async def handle(event: OrderPlaced) -> None:
+            handled[event.order_id] = time.time()
+
+        ended = asyncio.Event()
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ended.set)
+        async with running(bus) as worker:
+            await worker.ready.wait()
+            print("ready", flush=True)
+            await ended.wait()
+    print(json.dumps(handled))
+
+
+@asynccontextmanager
+async def worker_process(dsn: str, namespace: str) -> AsyncIterator[Process]:
+    code = f"import asyncio, benchmarks.paced as p; asyncio.run(p.work({dsn!r}, {namespace!r}))"
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", code, stdout=PIPE, limit=64 * 1024 * 1024)
+    try:
+        assert process.stdout
+        await process.stdout.readline()
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+
+
+async def publish(bus: pgbus.Bus, connection: asyncpg.Connection, *, first: int, count: int, sent: list[float]) -> None:
+    began = time.perf_counter()
+    for number in range(count):
+        due = began + number * CONNECTIONS / RATE
+        if (pause := due - time.perf_counter()) > 0:
+            await asyncio.sleep(pause)
+        order = first + number * CONNECTIONS
+        async with connection.transaction():
+            await bus.publish(OrderPlaced(order), using=connection)
+        sent[order] = time.time()
+
+
+def cpu_of(pids: list[int]) -> float:
+    """Seconds of CPU that these processes have used."""
+    return sum(int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) for pid in pids) / 1e9
+
+
+async def paced(dsn: str) -> None:
+    total = int(RATE * (WARM_UP + SECONDS)) // CONNECTIONS * CONNECTIONS
+    sent = [0.0] * total
+    async with fresh_bus(dsn) as bus:
+        connections = [await asyncpg.connect(dsn) for _ in range(CONNECTIONS)]
+        async with worker_process(dsn, bus.config.namespace) as process:
+            publishers = [
+                asyncio.create_task(publish(bus, connection, first=n, count=total // CONNECTIONS, sent=sent))
+                for n, connection in enumerate(connections)
+            ]
+            await asyncio.sleep(WARM_UP)
+            backends = await _worker_backends(connections[0].get_server_pid(), dsn)
+            before = cpu_of(backends), cpu_of([process.pid])
+            began = time.perf_counter()
+            await asyncio.sleep(SECONDS - 1)
+            after = cpu_of(backends), cpu_of([process.pid])
+            events = RATE * (time.perf_counter() - began)
+            await asyncio.gather(*publishers)
+            await asyncio.sleep(0.5)
+            process.terminate()
+            assert process.stdout
+            handled = {int(number): at for number, at in json.loads(await process.stdout.read()).items()}
+        for connection in connections:
+            await connection.close()
+    times = [1000 * (handled[number] - sent[number]) for number in range(total // 4, total)]
+    server, worker = (1_000_000 * (late - early) / events for early, late in zip(before, after, strict=True))
+    print(
+        f"paced {RATE:,} events/s: {server + worker:.0f} us of CPU per event on the consumer's side (server "
+        f"{server:.0f}, worker {worker:.0f}); from COMMIT to handler p50 {median(times):.1f} ms, "
+        f"p99 {quantile(times, 0.99):.1f} ms"
+    )
+
+
+async def _worker_backends(own: int, dsn: str) -> list[int]:
+    connection = await asyncpg.connect(dsn)
+    rows = await connection.fetch(
+        "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND application_name LIKE 'pgbus%'"
+    )
+    await connection.close()
+    return [row["pid"] for row in rows if row["pid"] != own]
+
+
+async def main(dsn: str) -> None:
+    await paced(dsn)
