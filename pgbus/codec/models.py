@@ -59,13 +59,28 @@ def dump(model: Any) -> bytes:
             return bytes(cls.__pydantic_serializer__.to_json(model, warnings="error", **_AS_READ))
         except ValueError:
             pass
-    text = model.model_dump_json(warnings="none", **_AS_READ)
+    try:
+        text = model.model_dump_json(warnings="none", **_AS_READ)
+    except ValueError as error:
+        raise LostError(_unwritable(model), str(error)) from error
     try:
         read = cls.model_validate_json(text)
     except ValueError as error:
         raise _unreadable(error) from error
     check_kept(model, read)
     return bytes(text.encode())
+
+
+def _unwritable(model: Any) -> str:
+    """The way to the first field that pydantic cannot write; pydantic does not tell."""
+    cls = type(model)
+    for name in cls.model_fields:
+        try:
+            cls.__pydantic_serializer__.to_json(model, include={name}, warnings="none", **_AS_READ)
+        except ValueError:
+            part = getattr(model, name)
+            return f".{name}" + (_unwritable(part) if is_pydantic(type(part)) else "")
+    return ""
 
 
 def _unreadable(error: Any) -> Exception:

@@ -118,7 +118,7 @@ class Arguments:
         if not self._settings.validate_incoming:
             return self._as_they_fit(text)
         values = self._parsed(text)
-        return self._by_name(values, text) if self._settings.cast_values else _plain(text)
+        return self._by_name(values, text) if self._settings.cast_values else plain_arguments(self._procedure, text)
 
     def check(self, text: str, given: Mapping[str, object]) -> None:
         """Raise InvalidArguments for what the caller is about to send, unless that is not to be checked."""
@@ -133,28 +133,36 @@ class Arguments:
                     cast_part(partial(self._keepers[name], value), step_to(name), getattr(values, name))
             return values
         except Exception as error:  # constructors and validators run code of other people
-            refused = InvalidArguments(
-                f"the arguments do not fit {self._procedure}: {misfit(error)}", procedure=self._procedure
-            )
-            refused.path = explain(error)[1].lstrip(".")
-            raise refused from error
+            raise _refused(self._procedure, error) from error
 
     def _by_name(self, values: Any, text: str) -> dict[str, Any]:
         arguments = {name: value for name in self._names if (value := getattr(values, name)) is not msgspec.UNSET}
         if self._takes_more:
-            arguments |= {name: value for name, value in _plain(text).items() if name not in self._names}
+            arguments |= {
+                name: value for name, value in plain_arguments(self._procedure, text).items() if name not in self._names
+            }
         return arguments
 
     def _as_they_fit(self, text: str) -> dict[str, Any]:
         """Nothing is refused; what does not fit is passed as it came."""
-        given = _plain(text)
+        given = plain_arguments(self._procedure, text)
         if not self._settings.cast_values:
             return given
         return {name: cast_if_it_fits(self._casts.get(name), value) for name, value in given.items()}
 
 
-def _plain(text: str) -> dict[str, Any]:
-    return msgspec.json.decode(text, type=dict[str, Any])
+def plain_arguments(procedure: str, text: str) -> dict[str, Any]:
+    """The arguments as they came; raises InvalidArguments for JSON that PostgreSQL stores and Python cannot hold."""
+    try:
+        return msgspec.json.decode(text, type=dict[str, Any])
+    except (ValueError, RecursionError) as error:
+        raise _refused(procedure, error) from error
+
+
+def _refused(procedure: str, error: Exception) -> InvalidArguments:
+    refused = InvalidArguments(f"the arguments do not fit {procedure}: {misfit(error)}", procedure=procedure)
+    refused.path = explain(error)[1].lstrip(".")
+    return refused
 
 
 def _checked(procedure: str, handler: Handler, parameter: inspect.Parameter) -> inspect.Parameter:

@@ -16,8 +16,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from uuid import UUID
 
-import msgspec
-
 from pgbus.aio import threads
 from pgbus.aio.returned import finish
 from pgbus.aio.tasks import failure_of
@@ -32,7 +30,7 @@ from pgbus.handlers.middleware import Middleware
 from pgbus.messages import differ
 from pgbus.rpc.answerer import Answerer
 from pgbus.rpc.hooks import exchange, rpc_message
-from pgbus.rpc.procedures import Procedure
+from pgbus.rpc.procedures import Procedure, plain_arguments
 from pgbus.rpc.wire import CallOutcome, ClaimedRequest, Response, answer, encode_arguments, failure, split_ids
 from pgbus.telemetry import CallEnded, CallStarted, Telemetry
 
@@ -289,14 +287,12 @@ class Server:
     async def _between_hooks(self, running: Running, desk: Desk) -> object:
         """What the hooks made of the result; they hear of one that cannot be sent as of a failure."""
         procedure, text = running.procedure, running.request.arguments
-        message = rpc_message(procedure.name, {}, call_id=running.request.call_id)
-        arguments = msgspec.json.decode(text)
-        if isinstance(arguments, dict):  # anything else is refused when it is decoded for the procedure
-            message.kwargs = msgspec.json.decode(text)
+        arguments = plain_arguments(procedure.name, text)
+        message = rpc_message(procedure.name, plain_arguments(procedure.name, text), call_id=running.request.call_id)
 
         async def work() -> object:
             final = text
-            if isinstance(arguments, dict) and differ(message.kwargs, arguments):
+            if differ(message.kwargs, arguments):
                 final = encode_arguments(procedure.name, message.kwargs, limit=self._config.rpc_max_payload)
             value = await self._execute(running, desk, final)
             self._encode(procedure, value)

@@ -195,6 +195,33 @@ async def test_odd_calls_that_are_there_end_and_others_are_answered(
             assert len(result.stdout.splitlines()) == 10
 
 
+@pytest.mark.parametrize("hooked", [False, True])
+async def test_arguments_that_python_cannot_hold_are_refused_and_no_failure_of_the_procedure(
+    bus: pgbus.Bus, owner: asyncpg.Connection, hooked: bool
+) -> None:
+    if hooked:
+
+        @bus.client.before_rpc_execution
+        async def look(rpc_message: pgbus.RpcMessage) -> None: ...
+
+    @bus.procedure("sums.add")
+    async def add(**numbers: float) -> float:
+        return sum(numbers.values())
+
+    async with running(bus):
+        for arguments in ('{"a": 1e999999}', '{"a": ' + "[" * 3000 + "]" * 3000 + "}", "[1]"):
+            await owner.execute(
+                f"INSERT INTO pgbus.rpc_requests {CALL_COLUMNS} "
+                "(gen_random_uuid(), 'sums.add', $1, 'x', 'x', now() + interval '1 hour')",
+                arguments,
+            )
+        await bus.call("sums.add", {"a": 1})
+        await eventually(lambda: owner.fetchval("SELECT count(*) = 4 FROM pgbus.rpc_responses"))
+    states = await owner.fetch("SELECT state, error FROM pgbus.rpc_calls WHERE caller = 'x'")
+    assert [row["state"] for row in states] == ["refused"] * 3
+    assert all("the arguments do not fit sums.add" in row["error"] for row in states)
+
+
 async def test_odd_schemas_are_passed_over(owner: asyncpg.Connection, database: str, invoke: Invoke) -> None:
     insert = "INSERT INTO pgbus.schemas (kind, name, service, version, schema, hash) VALUES ($1, $2, 'x', 1, $3, $4)"
     for kind, schema in (

@@ -220,6 +220,18 @@ def test_a_serializer_that_the_model_cannot_read_is_refused_with_the_fields_name
         encode({"a": Outer(items=[OneWay(price=Decimal(1))])}, limit=100)
 
 
+def test_a_field_that_pydantic_cannot_write_is_named() -> None:
+    class Inner(pydantic.BaseModel):
+        name: str
+        data: bytes
+
+    class Outer(pydantic.BaseModel):
+        inner: Inner
+
+    with pytest.raises(DeformError, match=r"`inner\.data`: .*invalid utf-8"):
+        encode(Outer(inner=Inner(name="a", data=b"\xff")), limit=100)
+
+
 def test_a_serializer_or_a_validator_that_changes_the_value_is_refused() -> None:
     @event("losses.rounded")
     class Rounded(pydantic.BaseModel):
