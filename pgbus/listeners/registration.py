@@ -47,7 +47,8 @@ async def register_listener(listener: Listener, *, pool: Pool, config: Config, w
         )
         changes = await store.replace_subscriptions(registered.id, subscribed_patterns(ours, known))
         if registered.is_new or changes.added:
-            await sequencer.notify_workers(store, "reload")
+            # The leader's affair alone: were it told as `reload`, every listener of every worker would look for work.
+            await sequencer.notify_workers(store, "subscribed")
     _log(listener, registered, changes)
     if sharing := find_sharing(ours, known):
         logger.warning("listener %s: %s", listener.name, sharing)

@@ -532,6 +532,8 @@ class Worker:
             self._leaderless.set()
         elif payload == "arrived":
             self._others = True
+        elif payload == "subscribed":
+            self._leader.catch_up()
         elif payload == "reload":
             for runner in self._runners.values():
                 runner.look_at_everything()

@@ -315,3 +315,23 @@ async def test_a_removed_listener_that_is_declared_anew_is_a_new_one(database: s
             await eventually(lambda: worker.leads)
             await publish(bus, 2)
             await inbox.until(lambda items: 2 in items)
+
+
+async def test_listeners_that_run_do_not_look_for_work_because_another_one_is_registered(
+    database: str, connect: Connect
+) -> None:
+    count = 60
+    async with open_bus(database) as bus:
+        for number in range(count):
+            collect(bus, name=f"listener_{number}")
+        async with running(bus):
+            pass
+    connection = await connect(database)
+    # What a session has counted is there for others once it has ended.
+    await eventually(
+        lambda: connection.fetchval("SELECT count(*) = 1 FROM pg_stat_activity WHERE datname = current_database()")
+    )
+    transactions = await connection.fetchval(
+        "SELECT xact_commit FROM pg_stat_database WHERE datname = current_database()"
+    )
+    assert transactions < 15 * count
