@@ -36,6 +36,8 @@ POOL_SIZE = 2
 _ROLLED_BACK = frozenset({"40001", "40P01"})
 # A prepared statement that is not there, or is there already: the session is not the one that prepared it.
 _MIXED_UP = frozenset({"26000", "42P05"})
+# read_only_sql_transaction: a standby, or a primary that is one by now, has done nothing.
+_ONLY_READS = "25006"
 
 
 class Publisher:
@@ -120,7 +122,8 @@ class Publisher:
             if not is_link_error(error):
                 raise
             # The driver's InterfaceError says that it was closed before anything was sent.
-            if is_open and not isinstance(error, ClientError):
+            nothing_done = isinstance(error, ClientError) or sqlstate_of(error) == _ONLY_READS
+            if is_open and not nothing_done:
                 raise OutcomeUnknownError(shown_dsn(self._config.dsn), str(error)) from error
             raise unreachable(self._config, error) from error
 

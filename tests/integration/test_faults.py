@@ -95,6 +95,22 @@ async def test_workers_do_not_rest_on_what_their_role_is_set_to(
     assert [record for record in caplog.records if "trying" in record.getMessage()] == []
 
 
+async def test_a_publish_on_a_connection_that_only_reads_is_tried_on_another_and_else_told_as_not_published(
+    database: str, role: str, connect: Connect
+) -> None:
+    """As after a failover, in which a connection still leads to the old primary."""
+    connection = await connect(database)
+    await connection.execute(f"ALTER ROLE {role} SET default_transaction_read_only = on")
+    async with open_bus(dsn_as(database, role)) as bus:
+        with pytest.raises(pgbus.DatabaseUnreachableError, match="read-only") as raised:
+            await bus.publish({}, topic="a.b")
+        assert not isinstance(raised.value, pgbus.OutcomeUnknownError)
+        await bus.client.lazy_load_now()  # opens a connection that only reads
+        await connection.execute(f"ALTER ROLE {role} RESET default_transaction_read_only")
+        await bus.publish({}, topic="a.b")
+    assert await connection.fetchval("SELECT count(*) FROM pgbus.outbox") == 1
+
+
 async def test_logins_that_are_refused_for_a_while_end_no_worker(database: str, role: str, connect: Connect) -> None:
     connection = await connect(database)
     async with open_bus(dsn_as(database, role)) as bus, open_bus(database) as publisher:
