@@ -39,6 +39,14 @@ _SETTINGS = frozenset({
     "idle_in_transaction_session_timeout", "idle_session_timeout", "intervalstyle", "jit", "lock_timeout", "role",
     "search_path", "statement_timeout", "synchronous_commit", "timezone", "transaction_timeout", "work_mem",
 })  # fmt: skip
+# Values that a driver would refuse with an error of its own, or pass over.
+_WORDS = {
+    "sslmode": ("disable", "allow", "prefer", "require", "verify-ca", "verify-full"),
+    "target_session_attrs": ("any", "read-write", "read-only", "primary", "standby", "prefer-standby"),
+}
+_NUMBERS = frozenset({
+    "connect_timeout", "keepalives", "keepalives_count", "keepalives_idle", "keepalives_interval", "tcp_user_timeout",
+})  # fmt: skip
 _ALIASES = {"database": "dbname", "ssl": "sslmode"}
 _SSL = {"true": "require", "false": "disable"}
 # Of poolers, ORMs and other drivers, with what to write instead; `pgbouncer` is up to Config, which knows both DSNs.
@@ -70,8 +78,8 @@ def read_dsn(text: str) -> str:
         text = _from_keywords(text)
     text = f"postgresql://{text.partition('://')[2]}" if "+" in text.partition("://")[0] else text
     base, parameters = _split(text)
-    if not _has_good_ports(base):
-        raise ValueError(f"has no number for its port; {_ENCODE}")
+    if not _has_good_ports(base, parameters.get("port", "")):
+        raise ValueError(f"has no number from 1 to 65535 for its port; {_ENCODE}")
     for name, value in parameters.items():
         _check(name, value)
     return text
@@ -138,6 +146,10 @@ def _check(name: str, value: str) -> None:
         raise ValueError(
             "has sslrootcert=system, which asyncpg does not know: write the path of a file of certificates"
         )
+    if value not in _WORDS.get(name, (value,)):
+        raise ValueError(f"has something else for {name!r} than {', '.join(_WORDS[name])}")
+    if name in _NUMBERS and not re.fullmatch(r"-?\d+", value, re.ASCII):
+        raise ValueError(f"has no whole number for {name!r}")
     if name in _SHARED or name in _LIBPQ or name == POOLER or _is_setting(name):
         return
     if name in _ELSEWHERE:
@@ -167,13 +179,17 @@ def _from_keywords(text: str) -> str:
     return _join("postgresql://", {name: value for name, value in given.items() if value})
 
 
-def _has_good_ports(base: str) -> bool:
-    """False mostly for a `/` or `#` in a password: a driver would say so, too, and quote what it took for a port."""
+def _has_good_ports(base: str, given: str) -> bool:
+    """Of the hosts, and of the parameter `port`, which is `given`.
+
+    False mostly for a `/` or `#` in a password: a driver would say so, too, and quote what it took for a port.
+    """
     try:
         hosts = urlsplit(base).netloc.rpartition("@")[2]
     except ValueError:
         return False
-    return all(port.isdecimal() for port in re.findall(r":([^:,\]]+)(?=,|$)", hosts))
+    ports = [*re.findall(r":([^:,\]]+)(?=,|$)", hosts), *filter(None, given.split(","))]
+    return all(re.fullmatch(r"\d{1,5}", port, re.ASCII) and 0 < int(port) < 65536 for port in ports)
 
 
 # ---------------------------------------------------------------------------------------------------------- for people
