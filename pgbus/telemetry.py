@@ -33,10 +33,13 @@ class SessionLost:
 
 
 @dataclass(frozen=True, slots=True)
-class ListenerFailed:
-    """A listener of this worker ended by a fault of code; it begins again after a pause."""
+class PartFailed:
+    """A part of this worker ended by a fault of code, and begins again after a pause.
 
-    listener_name: str
+    `part` is `listener NAME`, `calls` or `schedules`.
+    """
+
+    part: str
     error: str
 
 
@@ -131,7 +134,7 @@ class TaskEnded:
 Happening: TypeAlias = (
     SessionOpened
     | SessionLost
-    | ListenerFailed
+    | PartFailed
     | LeaderChanged
     | LeaderSlept
     | Sequenced

@@ -293,6 +293,8 @@ CREATE TABLE pgbus.workers (
     pid           integer     NOT NULL,
     version       text        NOT NULL,
     listeners     text[]      NOT NULL DEFAULT '{}',
+    -- Its parts that failed by a fault of code and wait to begin again ("listener mailer", "calls"), with their errors.
+    failures      jsonb       NOT NULL DEFAULT '{}',
     -- The folder that its service has its name from; NULL where the name was given.
     home          text,
     started_at    timestamptz NOT NULL DEFAULT now(),

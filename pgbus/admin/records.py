@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
@@ -16,7 +17,11 @@ from pgbus.topics import pattern_regex
 
 @dataclass(frozen=True, slots=True)
 class WorkerStatus:
-    """A worker process. It is `live` while its advisory lock is held; else it is gone and not yet cleaned up."""
+    """A worker process. It is `live` while its advisory lock is held; else it is gone and not yet cleaned up.
+
+    `failures` are its parts that failed by a fault of code and wait to begin again, with their errors: `listener NAME`,
+    `calls` or `schedules`.
+    """
 
     id: int
     name: str
@@ -25,6 +30,7 @@ class WorkerStatus:
     pid: int
     version: str
     listeners: tuple[str, ...]
+    failures: Mapping[str, str]
     started_at: datetime
     last_seen_at: datetime
     live: bool

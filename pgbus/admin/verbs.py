@@ -88,7 +88,12 @@ class Admin:
     async def workers(self) -> tuple[WorkerStatus, ...]:
         """Every worker that is listed, the eldest first."""
         rows = await self._fetch("list_workers", namespace=self._namespace)
-        return tuple(WorkerStatus(**{**row, "listeners": tuple(row["listeners"])}) for row in rows)
+        return tuple(
+            WorkerStatus(
+                **{**row, "listeners": tuple(row["listeners"]), "failures": msgspec.json.decode(row["failures"])}
+            )
+            for row in rows
+        )
 
     async def schemas(self) -> list[Stored]:
         """Every version of every schema, by kind and name."""

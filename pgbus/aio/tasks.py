@@ -1,9 +1,10 @@
-"""Tasks: how one that ended by itself is found, and whose a cancellation is."""
+"""Tasks: how one that ended by itself is found, whose a cancellation is, and how to end one for certain."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 
 def failure_of(tasks: Iterable[asyncio.Task[None]]) -> BaseException | None:
@@ -14,7 +15,32 @@ def failure_of(tasks: Iterable[asyncio.Task[None]]) -> BaseException | None:
     return None
 
 
+def call_on_failure(task: asyncio.Task[None], told: Callable[[], None]) -> None:
+    """Call `told` when an error ends the task, but not when it is cancelled."""
+
+    def look(ended: asyncio.Task[None]) -> None:
+        if failure_of([ended]):
+            told()
+
+    task.add_done_callback(look)
+
+
 def is_being_cancelled() -> bool:
     """Whether it is this very task that is being cancelled, and not something within what it awaits."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
+
+
+async def end_tasks(*tasks: asyncio.Task[Any]) -> None:
+    """Cancel these tasks until all have ended.
+
+    Once is not enough: what ends at the same moment, a link that fails say, may swallow a cancellation, and on Python
+    3.11 `asyncio.timeout` and `asyncio.wait_for` did.
+    """
+    while pending := [task for task in tasks if not task.done()]:
+        for task in pending:
+            task.cancel()
+        await asyncio.wait(pending, timeout=1.0)
+    for task in tasks:
+        if not task.cancelled():
+            task.exception()  # else asyncio reports it as one that nobody has looked at

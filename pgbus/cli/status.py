@@ -76,7 +76,11 @@ def _as_json(found: BusStatus) -> dict[str, object]:
 
 def _screen(found: BusStatus) -> RenderableType:
     schedules: list[RenderableType] = [Text(), schedule_table(found.schedules)] if found.schedules else []
-    return Group(_summary(found), Text(), _listeners(found), *schedules, Text(), _workers(found.workers))
+    failures = _failures(found.workers)
+    return Group(
+        _summary(found), Text(), _listeners(found), *schedules, Text(), _workers(found.workers),
+        *([Text(), *failures] if failures else []),
+    )  # fmt: skip
 
 
 def _summary(found: BusStatus) -> Table:
@@ -108,16 +112,18 @@ def _listeners(found: BusStatus) -> RenderableType:
         return Text("no listeners are registered", style="dim")
     columns = ("lag", "behind", "in flight", "retrying", "blocked", "dead", "workers")
     rows = table("listener", "state", *columns, right=columns, wide=("listener",))
+    failing = {part for worker in found.workers if worker.live for part in worker.failures}
     for listener in found.listeners:
         running = sum(worker.live and listener.listener_name in worker.listeners for worker in found.workers)
-        rows.add_row(*_listener_cells(listener, running=running))
+        has_failed = f"listener {listener.listener_name}" in failing
+        rows.add_row(*_listener_cells(listener, running=running, has_failed=has_failed))
     return rows
 
 
-def _listener_cells(listener: ListenerStatus, *, running: int) -> tuple[RenderableType, ...]:
+def _listener_cells(listener: ListenerStatus, *, running: int, has_failed: bool) -> tuple[RenderableType, ...]:
     return (
         Text(listener.listener_name, style="bold"),
-        Text(listener.state, style="green" if listener.state == "active" else "yellow"),
+        Text("failed", style="red") if has_failed else _listener_state(listener),
         flagged(listener.lag_events, "yellow"),
         age(listener.lag_seconds) if listener.lag_events else Text("-", style="dim"),
         flagged(listener.in_flight, ""),
@@ -126,6 +132,20 @@ def _listener_cells(listener: ListenerStatus, *, running: int) -> tuple[Renderab
         flagged(listener.dead, "red"),
         Text(str(running), style="" if running else "red"),
     )
+
+
+def _listener_state(listener: ListenerStatus) -> Text:
+    return Text(listener.state, style="green" if listener.state == "active" else "yellow")
+
+
+def _failures(workers: tuple[WorkerStatus, ...]) -> list[Text]:
+    """What failed in live workers by a fault of code, a line each."""
+    return [
+        Text(f"{part} failed in {worker.name}, and begins again after a pause: {error}", style="red")
+        for worker in workers
+        if worker.live
+        for part, error in worker.failures.items()
+    ]
 
 
 def _workers(workers: tuple[WorkerStatus, ...]) -> RenderableType:

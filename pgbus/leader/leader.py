@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 
+from pgbus.aio.tasks import end_tasks
 from pgbus.config import Config
 from pgbus.database import channels
 from pgbus.database.connections import connect, session_closed, settings_sql
@@ -99,9 +100,7 @@ class Leader:
             for duty in done:
                 duty.result()
         finally:
-            for duty in duties:
-                duty.cancel()
-            await asyncio.wait(duties)
+            await end_tasks(*duties)
             self._session = self._sequencer = None
             self._telemetry.emit(LeaderChanged(leads=False))
 

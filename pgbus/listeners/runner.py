@@ -17,7 +17,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 from pgbus.aio.clock import now
-from pgbus.aio.tasks import failure_of
+from pgbus.aio.tasks import end_tasks, failure_of
 from pgbus.config import Config
 from pgbus.database.faults import UniqueViolation
 from pgbus.database.store import Claim, Store
@@ -202,8 +202,7 @@ class Runner:
         """Claim no more, let running handlers finish for `grace` seconds, settle, and give back the rest."""
         deadline = now() + grace
         self._draining = True
-        self._tasks[0].cancel()
-        await asyncio.wait([self._tasks[0]])
+        await end_tasks(self._tasks[0])
         self._release_queue()
         await self._wait_for_slots(grace)
         for task in self._tasks[2:]:
@@ -214,8 +213,7 @@ class Runner:
                 held.release_running()
                 self._in_flight.mark_ended(held)
         await self._settler.finish()
-        self._tasks[1].cancel()
-        await asyncio.wait(self._tasks)
+        await end_tasks(self._tasks[1])
         await self._afterwards.finish(max(LAST_HOOKS, deadline - now()))
         if self._retry_timer:
             self._retry_timer.cancel()

@@ -18,6 +18,7 @@ from uuid import UUID
 from uuid_utils.compat import uuid7
 
 from pgbus.aio.backoff import Backoff
+from pgbus.aio.tasks import end_tasks
 from pgbus.config import Config
 from pgbus.config.options import FLAG, check_options, seconds
 from pgbus.database.connections import cut, session_closed, unreachable
@@ -208,11 +209,7 @@ class Caller:
         poster = self._tasks.get("poster")
         if poster and self._cancelled:  # by a Ctrl-C, say, which then also closed the bus
             await asyncio.wait([poster], timeout=FAREWELL)
-        tasks = list(self._tasks.values())
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
+        await end_tasks(*self._tasks.values())
         self._tasks.clear()
         if self._session:
             await self._session.close()

@@ -17,8 +17,9 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from pgbus.aio import threads
+from pgbus.aio.clock import now
 from pgbus.aio.returned import finish
-from pgbus.aio.tasks import failure_of
+from pgbus.aio.tasks import call_on_failure, end_tasks, failure_of
 from pgbus.codec.json import encode
 from pgbus.config import Config
 from pgbus.database.store import Store
@@ -82,6 +83,7 @@ class Server:
     """Serves procedures in one worker.
 
     `worker_id` is 0 while the worker has no session: without it a worker counts as dead, and so would its calls.
+    `failed` is called when an error ends one of the loops, and `failure` tells which.
     """
 
     def __init__(
@@ -93,8 +95,10 @@ class Server:
         hooks: Hooks,
         middleware: Middleware,
         worker_id: Callable[[], int],
+        failed: Callable[[], None],
     ) -> None:
         self._store = store
+        self._failed = failed
         self._hooks = hooks
         self._middleware = middleware
         self._config = config
@@ -107,6 +111,7 @@ class Server:
         self._idle = asyncio.Event()
         self._answerer = Answerer(store, worker=config.process_name, written=self._idle.set)
         self._tasks: list[asyncio.Task[None]] = []
+        self._started_at = 0.0
         self._in_doubt = False
 
     # ------------------------------------------------------------------------------------------------------ life
@@ -125,8 +130,11 @@ class Server:
         await self._register(list(self._desks.values()), worker_id=worker_id, store=store)
         self._in_doubt = True
         if self._desks and not self._tasks:
+            self._started_at = now()
             loops = (self._claim_loop(), self._answerer.run())
             self._tasks = [asyncio.create_task(loop, name="pgbus calls") for loop in loops]
+            for task in self._tasks:
+                call_on_failure(task, self._failed)
         self.wake()
 
     async def _register(self, desks: Sequence[Desk], *, worker_id: int, store: Store) -> None:
@@ -157,6 +165,16 @@ class Server:
         """What ended one of the loops, which should never end by themselves."""
         return failure_of(self._tasks)
 
+    @property
+    def age(self) -> float:
+        """Seconds since the loops began."""
+        return now() - self._started_at
+
+    async def break_off(self) -> None:
+        """End the loops after a failure; `serve` begins them again. Calls that run go on, and are answered then."""
+        tasks, self._tasks = self._tasks, []
+        await end_tasks(*tasks)
+
     async def stop(self, *, grace: float) -> None:
         """Take no more calls, let running ones finish for `grace` seconds, and answer; the rest is given up as lost."""
         if not self._tasks:
@@ -166,13 +184,11 @@ class Server:
             await self._register([], worker_id=self._worker_id(), store=self._store)
         except Exception as error:
             logger.debug("callers may still try this worker, until its session ends: %s", error)
-        claimer.cancel()
-        await asyncio.wait([claimer])
+        await end_tasks(claimer)
         await self._wait_until_idle(grace)
         self.abandon()
         await self._wait_until_idle(LINK_PAUSE_LIMIT)
-        answerer.cancel()
-        await asyncio.wait([answerer])
+        await end_tasks(answerer)
         for desk in self._desks.values():
             if desk.threads:
                 desk.threads.shutdown(wait=False, cancel_futures=True)

@@ -19,7 +19,7 @@ from uuid import UUID, uuid4
 from pgbus.aio.backoff import Backoff
 from pgbus.aio.clock import now
 from pgbus.aio.returned import finish
-from pgbus.aio.tasks import failure_of, is_being_cancelled
+from pgbus.aio.tasks import call_on_failure, end_tasks, failure_of, is_being_cancelled
 from pgbus.aio.threads import start
 from pgbus.config import Config
 from pgbus.database.faults import is_passing
@@ -74,10 +74,20 @@ class Tasks:
     """Runs schedules and background tasks in one worker.
 
     `worker_id` is 0 while the worker has no session: without it a worker counts as dead, and its runs as broken off.
+    `failed` is called when an error ends the loop, and `failure` tells which.
     """
 
-    def __init__(self, store: Store, *, config: Config, telemetry: Telemetry, worker_id: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        *,
+        config: Config,
+        telemetry: Telemetry,
+        worker_id: Callable[[], int],
+        failed: Callable[[], None],
+    ) -> None:
         self._store = store
+        self._failed = failed
         self._config = config
         self._telemetry = telemetry
         self._worker_id = worker_id
@@ -91,6 +101,7 @@ class Tasks:
         self._wake = asyncio.Event()
         self._ended = asyncio.Event()
         self._extend_at = self._touch_at = 0.0
+        self._started_at = 0.0
 
     # ------------------------------------------------------------------------------------------------------ life
 
@@ -108,7 +119,9 @@ class Tasks:
         self._extend_at = 0.0  # while our session was away, runs may have been taken over
         if self._schedules:
             if self._loop is None:
+                self._started_at = now()
                 self._loop = asyncio.create_task(self._look_loop(), name="pgbus tasks")
+                call_on_failure(self._loop, self._failed)
             await self._register()
         self.wake()
 
@@ -120,6 +133,17 @@ class Tasks:
         """What ended the loop, which should never end by itself."""
         return failure_of([self._loop] if self._loop else [])
 
+    @property
+    def age(self) -> float:
+        """Seconds since the loop began."""
+        return now() - self._started_at
+
+    async def break_off(self) -> None:
+        """End the loop after a failure; `start` begins it again. What runs goes on."""
+        loop, self._loop = self._loop, None
+        if loop:
+            await end_tasks(loop)
+
     async def stop(self, *, grace: float) -> None:
         """Begin no more runs, cancel the background, let runs finish for `grace` seconds; the rest is broken off."""
         self._stopping = True
@@ -128,10 +152,12 @@ class Tasks:
         await self._wait_for_runs(grace)
         self.abandon()
         await self._wait_for_runs(LINK_PAUSE_LIMIT)
-        left = [*self._run_tasks, *self._background.values(), *([self._loop] if self._loop else [])]
+        if self._loop:
+            await end_tasks(self._loop)
+        left = [*self._run_tasks, *self._background.values()]
         for task in left:
             task.cancel()
-        if left:
+        if left:  # what the user wrote may take its time, or swallow the cancellation
             await asyncio.wait(left, timeout=LINK_PAUSE_LIMIT)
 
     def abandon(self) -> None:

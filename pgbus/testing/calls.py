@@ -53,6 +53,7 @@ class _Server(Server):
             hooks=bus.registry.hooks,
             middleware=bus.registry.middleware,
             worker_id=lambda: 0,
+            failed=lambda: None,
         )
 
     async def respond(self, request: ClaimedRequest, procedure: Procedure) -> Response:

@@ -20,6 +20,7 @@ from uuid import UUID
 
 from pgbus.aio.backoff import Backoff
 from pgbus.aio.clock import now
+from pgbus.aio.tasks import end_tasks
 from pgbus.config import Config
 from pgbus.database import migrate
 from pgbus.database.adapters.transactions import Transactions
@@ -42,7 +43,8 @@ from pgbus.messages import EventMessage
 from pgbus.rpc.server import Server
 from pgbus.schedules.runner import Tasks
 from pgbus.schema import SEEN_INTERVAL, Catalog
-from pgbus.telemetry import ListenerFailed, SessionLost, SessionOpened, Telemetry
+from pgbus.telemetry import SessionLost, SessionOpened, Telemetry
+from pgbus.worker.restarts import RESTART_LIMIT, RESTART_PAUSE, Restarts
 from pgbus.worker.selection import Selection
 from pgbus.worker.stall_watch import StallWatch
 
@@ -54,9 +56,6 @@ TOUCH_INTERVAL = 10.0
 RECONNECT_PAUSE = 0.1
 RECONNECT_LIMIT = 5.0
 HURRIED_HOOKS = 2.0
-# What failed though the database is well, a listener or the leader, begins again after this pause, which grows.
-RESTART_PAUSE = 1.0
-RESTART_LIMIT = 60.0
 # Of a PostgreSQL integer.
 _ID_DIGITS = 10
 
@@ -123,8 +122,6 @@ class Worker:
         self._server: Server | None = None
         self._tasks: Tasks | None = None
         self._threads: dict[int, ThreadPoolExecutor] = {}
-        self._restarts: dict[str, Backoff] = {}
-        self._resting: set[str] = set()
         self._reconnecting = Backoff(RECONNECT_PAUSE, RECONNECT_LIMIT)
         self._leading_again = Backoff(RESTART_PAUSE, RESTART_LIMIT)
         self._quarantine = Quarantine()
@@ -134,6 +131,7 @@ class Worker:
         self._hurry = asyncio.Event()
         self._leaderless = asyncio.Event()
         self._added = asyncio.Event()
+        self._restarts = Restarts(telemetry=telemetry, wake=self._added.set)
         self._stopped = asyncio.Event()
         self.ready = asyncio.Event()
         """Set once the listeners are registered and claim."""
@@ -208,9 +206,7 @@ class Worker:
         await asyncio.wait([hooks, hurry], timeout=limit, return_when=asyncio.FIRST_COMPLETED)
         if not hooks.done():
             logger.warning("on_stop hooks still ran after %g seconds, or a second signal; they are left", limit)
-        hooks.cancel()
-        hurry.cancel()
-        await asyncio.wait([hooks, hurry])
+        await end_tasks(hooks, hurry)
 
     async def _run_with_pools(self) -> None:
         size = self._config.pool_size
@@ -252,8 +248,15 @@ class Worker:
             hooks=self._hooks,
             middleware=self._middleware,
             worker_id=self._claimant,
+            failed=self._added.set,
         )
-        self._tasks = Tasks(store, config=self._config, telemetry=self._telemetry, worker_id=self._claimant)
+        self._tasks = Tasks(
+            store,
+            config=self._config,
+            telemetry=self._telemetry,
+            worker_id=self._claimant,
+            failed=self._added.set,
+        )
         session_task = asyncio.create_task(self._session_loop(), name="pgbus session")
         upkeep = asyncio.create_task(self._upkeep_loop(store), name="pgbus upkeep")
         stopping = asyncio.create_task(self._stopping.wait())
@@ -263,7 +266,7 @@ class Worker:
             await self._drain(store, failed=session_task.done() or upkeep.done())
         finally:
             stall_watch.stop()
-            await _cancel(stopping, upkeep, session_task)
+            await end_tasks(stopping, upkeep, session_task)
         await self._leave(store)
         for task in (session_task, upkeep):
             if not task.cancelled() and (error := task.exception()) is not None:
@@ -357,9 +360,10 @@ class Worker:
         raise session_closed()
 
     async def _serve(self, store: Store) -> None:
-        if self._server and (procedures := self._selection.procedures):
+        procedures = self._selection.procedures
+        if self._server and procedures and not self._restarts.is_resting("calls"):
             await self._server.serve(procedures, worker_id=self._worker_id, store=store)
-        if self._tasks:
+        if self._tasks and not self._restarts.is_resting("schedules"):
             await self._tasks.start(self._selection.schedules, self._selection.background)
 
     async def _publish_schemas(self, store: Store) -> None:
@@ -440,7 +444,7 @@ class Worker:
         known = {runner.listener.name for runner in self._runners.values()}
         for listener in self._selection.listeners:
             listener_id = await register_listener(listener, pool=pool, config=self._config, worker_id=self._worker_id)
-            if listener.name in known or listener_id in self._runners or listener.name in self._resting:
+            if listener.name in known or listener_id in self._runners or self._restarts.is_resting(_part_of(listener)):
                 continue
             runner = self._make_runner(listener, listener_id)
             self._runners[listener_id] = runner
@@ -473,32 +477,24 @@ class Worker:
             quarantine=self._quarantine,
         )
 
-    async def _end_failed_listeners(self, store: Store) -> bool:
-        """End the listeners of which a loop has failed, which nothing but a fault of code can bring about.
+    async def _end_failed_parts(self, store: Store) -> None:
+        """End the parts of which a loop has failed, which nothing but a fault of code can bring about.
 
-        Their claims count as those of a dead worker's. Each begins again after a pause, and nothing else ends with it.
+        Each begins again after a pause, and nothing else ends with it. A listener's claims count as those of a dead
+        worker.
         """
         failed = [(id_, runner, error) for id_, runner in self._runners.items() if (error := runner.failure())]
         for id_, runner, error in failed:
-            name = runner.listener.name
             del self._runners[id_]
-            restart = self._restarts.setdefault(name, Backoff(RESTART_PAUSE, RESTART_LIMIT))
-            if runner.age > RESTART_LIMIT:
-                restart.reset()
-            pause = restart.next()
-            logger.critical("listener %s has failed, and begins again in %.1f s", name, pause, exc_info=error)
-            self._telemetry.emit(ListenerFailed(name, str(error)))
-            self._resting.add(name)
-            asyncio.get_running_loop().call_later(pause, self._wake_listener, name)
+            self._restarts.note_failure(_part_of(runner.listener), error, age=runner.age)
             await runner.break_off()
             self._threads.pop(id_).shutdown(wait=False, cancel_futures=True)
+        for part, loops in (("calls", self._server), ("schedules", self._tasks)):
+            if loops and (error := loops.failure()):
+                self._restarts.note_failure(part, error, age=loops.age)
+                await loops.break_off()
         if failed and (worker_id := self._claimant()):
             await store.fetch("forfeit_claims", worker_id=worker_id, claim_tokens=list(await self._forgotten(store)))
-        return bool(failed)
-
-    def _wake_listener(self, name: str) -> None:
-        self._resting.discard(name)
-        self._added.set()
 
     def _claimant(self) -> int:
         """The id to claim under; 0 while our session is away, and with it the lock that says we live.
@@ -550,25 +546,31 @@ class Worker:
         loop = asyncio.get_running_loop()
         await self.ready.wait()
         extend_at = touch_at = 0.0
+        told: Mapping[str, str] = {}
+        was_added = False
         tries = Tries("look after what is claimed")
         while True:
-            self._fail_if_a_part_did()
             pause = min(self._config.poll_interval, self._config.lease / 3)
+            # Before the look at what failed: what fails, or is declared, from here on is seen in the next round.
+            was_added = was_added or self._added.is_set()
+            self._added.clear()
             try:
-                if await self._end_failed_listeners(store):
+                await self._end_failed_parts(store)
+                if self._restarts.resting != told:
                     touch_at = 0.0
                 if loop.time() >= extend_at:
                     await self._extend_leases(store)
                     extend_at = loop.time() + self._config.lease / 3
                 if loop.time() >= touch_at:
                     await self._touch(store)
+                    told = dict(self._restarts.resting)
                     touch_at = loop.time() + TOUCH_INTERVAL
-                if self._added.is_set():
-                    self._added.clear()
+                if was_added:
                     await self._register_listeners()
                     if self._session and not self._session.lost.is_set():
                         await self._serve(store)
                         await self._publish_schemas(store)
+                    was_added = False
                 await self._return_forgotten_claims(store)
                 await self._poll(store)
                 tries.worked()
@@ -577,11 +579,6 @@ class Worker:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(pause):
                     await self._added.wait()
-
-    def _fail_if_a_part_did(self) -> None:
-        for part in (self._server, self._tasks):
-            if part and (error := part.failure()):
-                raise error
 
     async def _extend_leases(self, store: Store) -> None:
         """Keep our claims; of one that is no longer ours no more events begin."""
@@ -616,6 +613,8 @@ class Worker:
             worker_id=self._worker_id,
             listener_ids=list(self._runners),
             listeners=[runner.listener.name for runner in self._runners.values()],
+            failed_parts=list(self._restarts.resting),
+            failures=list(self._restarts.resting.values()),
         )
         self._others = row["others"] > 0
         await store.fetch("touch_schemas", worker_id=self._worker_id, age=SEEN_INTERVAL)
@@ -625,6 +624,10 @@ class Worker:
             self.wake(await sequencer.find_ready_listeners(store, self._runners))
         if self._server:
             self._server.wake()
+
+
+def _part_of(listener: Listener) -> str:
+    return f"listener {listener.name}"
 
 
 def _read_ids(payload: str) -> Iterable[int]:
@@ -640,9 +643,7 @@ async def _run_until(work: Coroutine[Any, Any, None], ended: asyncio.Event, *, n
     try:
         await asyncio.wait([task, end], return_when=asyncio.FIRST_COMPLETED)
     finally:
-        end.cancel()
-        task.cancel()
-        await asyncio.wait([task, end])
+        await end_tasks(task, end)
     return task
 
 
@@ -652,11 +653,3 @@ async def _close_pool(pool: Pool) -> None:
             await pool.close()
     except TimeoutError:
         pool.terminate()
-
-
-async def _cancel(*tasks: asyncio.Task[Any]) -> None:
-    """Cancel until all have ended: a link that fails at the same moment may swallow a cancellation, and did."""
-    while pending := [task for task in tasks if not task.done()]:
-        for task in pending:
-            task.cancel()
-        await asyncio.wait(pending, timeout=1.0)

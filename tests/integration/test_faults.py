@@ -6,8 +6,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 from uuid import UUID
@@ -17,12 +19,17 @@ import pytest
 
 import pgbus
 from pgbus import migrate
+from pgbus.admin import Admin
 from pgbus.bus import make_worker
 from pgbus.database.store import Claim, Store
 from pgbus.embedded import EmbeddedPostgres
-from pgbus.telemetry import ClaimsFreed, ListenerFailed, SessionLost
+from pgbus.listeners.settlement import HeldClaim
+from pgbus.rpc.wire import ClaimedRequest
+from pgbus.schedules.rules import take_turn
+from pgbus.telemetry import ClaimsFreed, PartFailed, SessionLost
 from tests.conftest import Connect
 from tests.support import eventually
+from tests.support.programs import run_program
 from tests.support.workers import Inbox, Watch, open_bus, running, until_idle
 
 SETTINGS = {
@@ -55,6 +62,17 @@ async def role(database: str, connect: Connect) -> AsyncIterator[str]:
 def dsn_as(dsn: str, role: str) -> str:
     parts = urlsplit(dsn)
     return urlunsplit(parts._replace(netloc=f"{role}@{parts.netloc.rpartition('@')[2]}"))
+
+
+def failing_once(function: Callable[..., Any]) -> Callable[..., Any]:
+    faults = [TypeError("a fault of code")]
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if faults:
+            raise faults.pop()
+        return function(*args, **kwargs)
+
+    return call
 
 
 async def test_workers_do_not_rest_on_what_their_role_is_set_to(
@@ -202,7 +220,7 @@ async def test_a_worker_waits_until_a_standby_is_promoted(
 async def test_a_fault_of_code_in_one_listener_ends_no_other_and_counts_as_a_death_for_its_claims(
     bus: pgbus.Bus, database: str, connect: Connect, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("pgbus.worker.worker.RESTART_PAUSE", 0.01)
+    monkeypatch.setattr("pgbus.worker.restarts.RESTART_PAUSE", 0.01)
     claim = Store.claim_deliveries
     faults = [TypeError("a fault of code")]
 
@@ -227,12 +245,71 @@ async def test_a_fault_of_code_in_one_listener_ends_no_other_and_counts_as_a_dea
 
     async with running(bus):
         await bus.publish(1, topic="a.faulty")
-        assert await watch.first(ListenerFailed) == ListenerFailed("bad", "a fault of code")
+        assert await watch.first(PartFailed) == PartFailed("listener bad", "a fault of code")
         await bus.publish(2, topic="a.good")
         assert await inbox.take(2) in ([2, 101], [101, 2])
         await until_idle(connection)
     assert len(watch.of(ClaimsFreed)) == 1
-    assert "listener bad has failed, and begins again" in caplog.text
+    assert "listener bad failed, and begins again" in caplog.text
+
+
+async def test_a_fault_of_code_in_what_takes_calls_ends_no_worker(
+    bus: pgbus.Bus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pgbus.worker.restarts.RESTART_PAUSE", 0.01)
+    monkeypatch.setattr("pgbus.rpc.server.ClaimedRequest", failing_once(ClaimedRequest))
+    watch = Watch(bus)
+
+    @bus.procedure("math.double")
+    async def double(n: int) -> int:
+        return 2 * n
+
+    async with running(bus):
+        with pytest.raises(pgbus.WorkerLost):  # taken, and never begun
+            await bus.call("math.double", {"n": 1}, timeout=20)
+        assert watch.of(PartFailed) == [PartFailed("calls", "a fault of code")]
+        assert await bus.call("math.double", {"n": 2}, timeout=20) == 4
+
+
+async def test_a_fault_of_code_in_what_runs_schedules_ends_no_worker(
+    bus: pgbus.Bus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pgbus.worker.restarts.RESTART_PAUSE", 0.01)
+    monkeypatch.setattr("pgbus.schedules.runner.take_turn", failing_once(take_turn))
+    watch = Watch(bus)
+    ran = asyncio.Event()
+
+    @bus.client.every(milliseconds=200)
+    async def tick() -> None:
+        ran.set()
+
+    async with running(bus):
+        await watch.first(PartFailed)
+        async with asyncio.timeout(20):
+            await ran.wait()
+    assert watch.of(PartFailed) == [PartFailed("schedules", "a fault of code")]
+
+
+async def test_status_shows_what_has_failed_and_waits_to_begin_again(
+    bus: pgbus.Bus, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pgbus.worker.restarts.RESTART_PAUSE", 3600.0)
+    monkeypatch.setattr("pgbus.listeners.runner.HeldClaim", failing_once(HeldClaim))
+
+    @bus.listener("a.faulty", name="bad", ordered=True)  # an event of which is never handed over
+    async def bad(event: int) -> None: ...
+
+    async with running(bus), Admin.connect(bus.config) as admin:
+        await bus.publish(1, topic="a.faulty")
+
+        async def has_failed() -> bool:
+            return any(worker.failures for worker in await admin.workers())
+
+        await eventually(has_failed)
+        assert [worker.failures for worker in await admin.workers()] == [{"listener bad": "TypeError: a fault of code"}]
+        shown = await asyncio.to_thread(run_program, "status", cwd=Path.cwd(), environ={"PGBUS_DSN": database})
+    assert re.search(r"^bad +failed ", shown.stdout, re.MULTILINE)
+    assert re.search(r"listener bad failed in \S+, .*: TypeError: a fault of code", " ".join(shown.stdout.split()))
 
 
 async def test_a_worker_that_an_error_ends_counts_as_dead_for_the_claims_it_cannot_account_for(

@@ -989,15 +989,24 @@ async def test_a_worker_is_registered_locked_counted_touched_and_removed(bench: 
     assert (await bench.store.fetch_one("lock_worker", namespace="pgbus", worker_id=mine))["locked"]
     assert not (await other.store.fetch_one("lock_worker", namespace="pgbus", worker_id=mine))["locked"]
     listener_id = await bench.rows.listener("mail", "**")
-    touch = {"worker_id": mine, "listener_ids": [listener_id], "listeners": ["mail", "other"]}
+    touch = {
+        "worker_id": mine,
+        "listener_ids": [listener_id],
+        "listeners": ["mail", "other"],
+        "failed_parts": ["listener mail"],
+        "failures": ["TypeError: odd"],
+    }
     assert (await bench.store.fetch_one("touch_worker", **touch))["others"] == 0
     await other.store.fetch("lock_worker", namespace="pgbus", worker_id=theirs)
     await bench.connection.execute(
         "UPDATE pgbus.workers SET last_seen_at = 'epoch'; UPDATE pgbus.listeners SET last_seen_at = 'epoch'"
     )
     assert (await bench.store.fetch_one("touch_worker", **touch))["others"] == 1
-    seen = "SELECT last_seen_at > now() - interval '1 minute', listeners FROM pgbus.workers ORDER BY id"
-    assert await bench.fetch(seen) == [(True, ["mail", "other"]), (False, ["mail"])]
+    seen = "SELECT last_seen_at > now() - interval '1 minute', listeners, failures FROM pgbus.workers ORDER BY id"
+    assert await bench.fetch(seen) == [
+        (True, ["mail", "other"], '{"listener mail": "TypeError: odd"}'),
+        (False, ["mail"], "{}"),
+    ]
     assert await bench.fetch("SELECT last_seen_at > 'epoch' FROM pgbus.listeners") == [(True,)]
     await bench.store.fetch("remove_worker", worker_id=mine)
     assert await bench.fetch("SELECT id FROM pgbus.workers") == [(theirs,)]
@@ -1016,7 +1025,9 @@ async def test_touching_a_worker_waits_for_nobody_who_touches_the_same_listeners
     async with other.connection.transaction(), asyncio.timeout(5):
         await other.connection.execute("SELECT FROM pgbus.listeners WHERE id = $1 FOR UPDATE", ids[0])
         await other.connection.execute("SELECT FROM pgbus.declarations WHERE listener_id = $1 FOR UPDATE", ids[1])
-        await bench.store.fetch_one("touch_worker", worker_id=mine, listener_ids=ids, listeners=["a", "b"])
+        await bench.store.fetch_one(
+            "touch_worker", worker_id=mine, listener_ids=ids, listeners=["a", "b"], failed_parts=[], failures=[]
+        )
     old = "last_seen_at < now() - interval '1 minute'"
     assert await bench.fetch(f"SELECT id FROM pgbus.listeners WHERE {old}") == [(ids[0],)]
     assert await bench.fetch(f"SELECT listener_id FROM pgbus.declarations WHERE {old}") == [(ids[1],)]

@@ -462,6 +462,7 @@ CREATE TABLE pgbus.workers (
     pid integer NOT NULL,
     version text NOT NULL,
     listeners text[] DEFAULT '{}'::text[] NOT NULL,
+    failures jsonb DEFAULT '{}'::jsonb NOT NULL,
     home text,
     started_at timestamp with time zone DEFAULT now() NOT NULL,
     last_seen_at timestamp with time zone DEFAULT now() NOT NULL,

@@ -23,7 +23,7 @@ WITH led AS MATERIALIZED (
       AND k.database = (SELECT d.oid FROM pg_database AS d WHERE d.datname = current_database())
       AND k.classid = CAST(hashtext(CAST(:namespace AS text) || '.leader') AS oid)
 )
-SELECT w.id, w.name, w.service, w.host, w.pid, w.version, w.listeners, w.started_at, w.last_seen_at,
+SELECT w.id, w.name, w.service, w.host, w.pid, w.version, w.listeners, w.failures, w.started_at, w.last_seen_at,
        l.id IS NOT NULL AS live,
        l.id IS NOT NULL AND w.leading_since IS NOT NULL AND EXISTS (SELECT 1 FROM led) AS leading,
        w.leading_since

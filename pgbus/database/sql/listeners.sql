@@ -105,7 +105,7 @@ RETURNING w.id
 SELECT pg_try_advisory_lock(hashtext(CAST(:namespace AS text) || '.worker'), CAST(:worker_id AS integer)) AS locked
 
 -- name: touch_worker
--- Note that this worker, and the listeners it runs, were seen. Returns the number of other live workers: without any,
+-- Note that this worker, and the listeners it runs, were seen, and which of its parts failed. Returns the number of other live workers: without any,
 -- notifications are useless.
 -- A row that somebody has locked is passed over: another worker notes the same at this moment, and two that waited for each
 -- other's rows would be a deadlock.
@@ -129,7 +129,9 @@ WITH seen_listeners AS (
     WHERE d.listener_id = free.listener_id AND d.service = free.service AND d.patterns = free.patterns
 ), seen AS (
     UPDATE pgbus.workers AS w
-    SET last_seen_at = now(), listeners = CAST(:listeners AS text[])
+    SET last_seen_at = now(),
+        listeners = CAST(:listeners AS text[]),
+        failures = jsonb_object(CAST(:failed_parts AS text[]), CAST(:failures AS text[]))
     WHERE w.id = CAST(:worker_id AS integer)
 )
 SELECT count(*) AS others

@@ -1,0 +1,61 @@
+"""When the parts of a worker that failed by a fault of code begin again: each after a pause of its own, which grows."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+
+from pgbus.aio.backoff import Backoff
+from pgbus.telemetry import PartFailed, Telemetry
+
+logger = logging.getLogger("pgbus")
+
+# Seconds: the first pause and the longest; a part that has run for as long as that begins with the first one again.
+RESTART_PAUSE = 1.0
+RESTART_LIMIT = 60.0
+# Characters of an error that others are told of.
+_ERROR_LENGTH = 500
+
+
+class Restarts:
+    """The failed parts of one worker, by names such as `listener mailer`, `calls` and `schedules`.
+
+    `wake` is called when a part may begin again.
+    """
+
+    def __init__(self, *, telemetry: Telemetry, wake: Callable[[], None]) -> None:
+        self._telemetry = telemetry
+        self._wake = wake
+        self._resting: dict[str, str] = {}
+        self._backoffs: dict[str, Backoff] = {}
+
+    @property
+    def resting(self) -> Mapping[str, str]:
+        """The parts that wait to begin again, and why: one line for each."""
+        return self._resting
+
+    def is_resting(self, part: str) -> bool:
+        """Whether this part has to wait."""
+        return part in self._resting
+
+    def note_failure(self, part: str, error: BaseException, *, age: float) -> None:
+        """A part has failed that had run for `age` seconds: say so, and let it begin again after a pause."""
+        backoff = self._backoffs.setdefault(part, Backoff(RESTART_PAUSE, RESTART_LIMIT))
+        if age > RESTART_LIMIT:
+            backoff.reset()
+        pause = backoff.next()
+        logger.critical("%s failed, and begins again in %.1f s", part, pause, exc_info=error)
+        self._telemetry.emit(PartFailed(part, str(error)))
+        self._resting[part] = _one_line(error)
+        asyncio.get_running_loop().call_later(pause, self._end_rest, part)
+
+    def _end_rest(self, part: str) -> None:
+        self._resting.pop(part, None)
+        self._wake()
+
+
+def _one_line(error: BaseException) -> str:
+    # ASCII: a database in any encoding stores it.
+    text = f"{type(error).__name__}: {error}".encode("ascii", "backslashreplace").decode().replace("\x00", "\\x00")
+    return " ".join(text.split())[:_ERROR_LENGTH]
