@@ -173,8 +173,8 @@ class Bus(BusPath):
         - `concurrency`: events handled at once in one process; default 10.
         - `batch_size`: events per claim, at most 10,000; default: adaptive, about a second of work.
         - `ordered`: events with the same key come one after the other, in the order of the log.
-        - `transactional`: the handler gets a connection by annotation (asyncpg.Connection, or SQLAlchemy's
-          AsyncSession or Session), and what it writes there commits together with the event's settlement.
+        - `transactional`: the handler gets a connection by annotation (a connection of asyncpg, psycopg or SQLAlchemy,
+          or SQLAlchemy's AsyncSession or Session), and what it writes there commits with the event's settlement.
         - `retry`: a RetryPolicy, or a number of attempts; default 10 attempts, exponential.
         - `timeout`: seconds per attempt; default none.
         - `on_poison`: an ordered listener's event that is given up goes to the dead letters, and then the next one of

@@ -209,14 +209,14 @@ def _take_injected(
             raise InvalidEventListener(f"handler {describe(handler)}: {parameter.name!r} is positional-only")
         else:
             found[role] = (parameter.name, value)
-    context, (connection, kind) = found.get("context"), found.get("connection", (None, None))
+    context, (connection, wanted) = found.get("context"), found.get("connection", (None, None))
     signature = Signature(
         is_async=is_async(handler),
         event=_ARGUMENTS,
         event_type=None,
         context=context[0] if context else None,
         connection=connection,
-        connection_kind=kind,
+        wanted=wanted,
     )
     return signature, rest
 

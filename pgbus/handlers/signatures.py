@@ -24,9 +24,16 @@ CONNECTIONS = {
     ("asyncpg", "Connection"): "asyncpg",
     ("asyncpg.connection", "Connection"): "asyncpg",
     ("asyncpg.pool", "PoolConnectionProxy"): "asyncpg",
+    ("psycopg", "AsyncConnection"): "psycopg_async",
+    ("psycopg", "Connection"): "psycopg_sync",
     ("sqlalchemy.ext.asyncio.session", "AsyncSession"): "sqlalchemy_async",
+    ("sqlalchemy.ext.asyncio.engine", "AsyncConnection"): "sqlalchemy_async_connection",
     ("sqlalchemy.orm.session", "Session"): "sqlalchemy_sync",
+    ("sqlalchemy.engine.base", "Connection"): "sqlalchemy_sync_connection",
 }
+_BLOCKING = ("psycopg_sync", "sqlalchemy_sync", "sqlalchemy_sync_connection")
+# What makes sessions, where an annotation names one: `Annotated[AsyncSession, make_session]`.
+_MAKERS = (("sqlalchemy.ext.asyncio.session", "async_sessionmaker"), ("sqlalchemy.orm.session", "sessionmaker"))
 
 # What a batch, which is a list, may be annotated as.
 _LISTS = (list, MutableSequence, Sequence, Reversible, Collection, Iterable)
@@ -37,11 +44,29 @@ class ContextMarker:
 
 
 @dataclass(frozen=True, slots=True)
+class Wanted:
+    """The connection or session that a transactional handler takes.
+
+    `kind` is one of CONNECTIONS, `cls` the class in the annotation, and `maker` the user's sessionmaker, if the
+    annotation names one.
+    """
+
+    kind: str
+    cls: type
+    maker: Callable[[], Any] | None = None
+
+    @property
+    def is_blocking(self) -> bool:
+        """Whether it is used without `await`."""
+        return self.kind in _BLOCKING
+
+
+@dataclass(frozen=True, slots=True)
 class Signature:
     """How a handler is called. A field is the name of the parameter that wants the thing, or None.
 
-    `connection_kind` is `asyncpg`, `sqlalchemy_async` or `sqlalchemy_sync`. `event_type` is the annotation of the
-    event, of one element for a batch; None without one.
+    `event_type` is the annotation of the event, of one element for a batch; None without one. `wanted` is what the
+    parameter `connection` takes.
     """
 
     is_async: bool
@@ -49,7 +74,7 @@ class Signature:
     event_type: Any
     context: str | None = None
     connection: str | None = None
-    connection_kind: str | None = None
+    wanted: Wanted | None = None
 
 
 def inspect_handler(handler: Handler, *, batch: bool) -> Signature:
@@ -80,7 +105,7 @@ def inspect_handler(handler: Handler, *, batch: bool) -> Signature:
         event_type=_element_type(handler, annotation) if batch else annotation,
         context=_name(handler, found["context"][0]) if "context" in found else None,
         connection=_name(handler, connection[0]) if connection else None,
-        connection_kind=connection[1] if connection else None,
+        wanted=connection[1] if connection else None,
     )
 
 
@@ -148,15 +173,25 @@ def resolved_signature(handler: Handler) -> inspect.Signature:
 
 
 def role_of(annotation: Any) -> tuple[str, Any]:
-    """What a parameter wants, by its annotation: `event`, `context` or `connection`; and its type or kind."""
-    plain = typing.get_origin(annotation) or annotation
+    """What a parameter wants, by its annotation: `event`, `context` or `connection`; and its type, or Wanted."""
+    hint = bare(annotation)
+    plain = typing.get_origin(hint) or hint
     if isinstance(plain, type):
         if issubclass(plain, ContextMarker):
             return "context", None
         for base in plain.__mro__:
             if kind := CONNECTIONS.get((base.__module__, base.__qualname__)):
-                return "connection", kind
+                return "connection", Wanted(kind, plain, _maker(annotation))
     return "event", None if annotation is inspect.Parameter.empty else annotation
+
+
+def _maker(annotation: Any) -> Callable[[], Any] | None:
+    """The sessionmaker in `Annotated[AsyncSession, make_session]`."""
+    return next((extra for extra in getattr(annotation, "__metadata__", ()) if _is_maker(type(extra))), None)
+
+
+def _is_maker(cls: type) -> bool:
+    return any((base.__module__, base.__qualname__) in _MAKERS for base in cls.__mro__)
 
 
 def wants_bus(parameter: inspect.Parameter, *, bus: object, client: object) -> bool:

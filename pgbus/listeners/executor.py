@@ -21,7 +21,7 @@ from pgbus.database.adapters.transactions import TransactionLost, Transactions, 
 from pgbus.database.faults import is_passing
 from pgbus.errors import HandlerTimeoutError, HandlerTransactionError
 from pgbus.handlers.middleware import Middleware
-from pgbus.handlers.signatures import ContextMarker
+from pgbus.handlers.signatures import ContextMarker, Wanted
 from pgbus.listeners.listener import Listener
 from pgbus.messages import EventMessage
 
@@ -161,15 +161,16 @@ class Executor:
 
         Raises TransactionLost for what was not the handler's failure.
         """
-        kind = self._listener.signature.connection_kind or ""
+        wanted = self._listener.signature.wanted
+        assert wanted is not None  # a transactional listener has one
         call = _Call()
         with call:
-            if kind == "sqlalchemy_sync":
+            if wanted.is_blocking:
                 await self._run_in_threads_transaction(
-                    body, events, attempt, call=call, begin=begin_sync, settle=settle_sync
+                    body, events, attempt, wanted=wanted, call=call, begin=begin_sync, settle=settle_sync
                 )
                 return
-            async with self._transactions.begin(kind) as (connection, executor):
+            async with self._transactions.begin(wanted) as (connection, executor):
                 with _before_the_handler():
                     await begin(executor)
                 call.has_begun = True
@@ -184,12 +185,13 @@ class Executor:
         events: Sequence[EventMessage],
         attempt: int,
         *,
+        wanted: Wanted,
         call: _Call,
         begin: Callable[[SyncExecutor], None],
         settle: Callable[[SyncExecutor], None],
     ) -> None:
         def transact(handle: Callable[[Any], T]) -> T:
-            with self._transactions.begin_sync() as (session, executor):
+            with self._transactions.begin_sync(wanted) as (session, executor):
                 with _before_the_handler():
                     begin(executor)
                 call.has_begun = True

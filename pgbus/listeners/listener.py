@@ -218,12 +218,12 @@ def _check_choices(
         raise ConfigurationError(f"{label}: only transactional=True hands the handler a connection")
     if transactional and not signature.connection:
         raise ConfigurationError(
-            f"{label}: a transactional handler writes through the connection it is given; annotate a parameter "
-            "asyncpg.Connection, or SQLAlchemy's AsyncSession or Session"
+            f"{label}: a transactional handler writes through the connection it is given; annotate a parameter as "
+            "a connection of asyncpg, psycopg or SQLAlchemy, or as SQLAlchemy's AsyncSession or Session"
         )
-    wants_async = signature.connection_kind in ("asyncpg", "sqlalchemy_async")
-    if transactional and wants_async is not signature.is_async:
-        kind = "an async" if wants_async else "a plain"
+    wanted = signature.wanted
+    if wanted and wanted.is_blocking is signature.is_async:
+        kind = "a plain" if wanted.is_blocking else "an async"
         raise ConfigurationError(f"{label}: its connection needs {kind} function as handler")
 
 

@@ -13,14 +13,22 @@ from typing import Any
 
 from pgbus.database.adapters import AsyncExecutor, SyncExecutor, async_executor, sync_executor
 from pgbus.database.adapters.transactions import Transactions
+from pgbus.database.adapters.transactions import Wanted as AnyWanted
 from pgbus.database.sql import Statement
 from pgbus.errors import ConnectionUnusableError
+from pgbus.handlers.signatures import Wanted
 from pgbus.listeners.listener import Listener
 
+_ASYNC = "an SQLAlchemy AsyncSession or AsyncConnection"
+_SYNC = "an SQLAlchemy Session or Connection, with deliver_now_sync"
 _WANTED = {
-    "asyncpg": "an asyncpg connection, or an SQLAlchemy AsyncSession or AsyncConnection over asyncpg",
-    "sqlalchemy_async": "an SQLAlchemy AsyncSession or AsyncConnection",
-    "sqlalchemy_sync": "an SQLAlchemy Session or Connection, with deliver_now_sync",
+    "asyncpg": f"an asyncpg connection, or {_ASYNC} over asyncpg",
+    "psycopg_async": f"a psycopg AsyncConnection, or {_ASYNC} over psycopg",
+    "psycopg_sync": f"a psycopg Connection, or {_SYNC}",
+    "sqlalchemy_async": _ASYNC,
+    "sqlalchemy_async_connection": _ASYNC,
+    "sqlalchemy_sync": _SYNC,
+    "sqlalchemy_sync_connection": _SYNC,
 }
 _SCOPED = ("scoped_session", "async_scoped_session")
 
@@ -72,64 +80,80 @@ class JoinedTransactions(Transactions):
 
     def check(self, listener: Listener) -> None:
         """Raise ConnectionUnusableError if the handler takes a kind of connection that the test's cannot be."""
-        kind = listener.signature.connection_kind
-        if kind and not self._fits(kind):
+        wanted = listener.signature.wanted
+        if wanted and not self._fits(wanted):
             raise ConnectionUnusableError(
                 f"the handler of {listener.name} writes in its event's transaction; "
                 f"{type(self._using).__qualname__} cannot give it the connection that it takes: "
-                f"let the test use {_WANTED[kind]}"
+                f"let the test use {_WANTED[wanted.kind]}"
             )
 
     @asynccontextmanager
-    async def begin(self, kind: str) -> AsyncIterator[tuple[Any, AsyncExecutor]]:
+    async def begin(self, wanted: AnyWanted) -> AsyncIterator[tuple[Any, AsyncExecutor]]:
         """The test's connection or session, within a savepoint."""
-        if self._family == "asyncpg":
-            async with self._using.transaction():
-                yield self._using, async_executor(self._using)
-        elif kind == "asyncpg":
-            async with self._using.begin_nested():
-                yield await self._driver_connection(), async_executor(self._using)
-        elif hasattr(self._using, "add"):
-            async with self._using.begin_nested():
-                yield self._using, async_executor(self._using)
-        else:
-            from sqlalchemy.ext.asyncio import AsyncSession
-
-            async with AsyncSession(self._using, **_WITHIN) as session, session.begin():
+        using = self._using
+        if self._family != "sqlalchemy":
+            async with using.transaction():
+                yield using, async_executor(using)
+        elif wanted.kind == "sqlalchemy_async" and not isinstance(using, wanted.cls):
+            async with wanted.cls(await self._connection(), **_WITHIN) as session, session.begin():
                 yield session, async_executor(session)
+        else:
+            async with using.begin_nested():
+                yield await self._of_kind(wanted.kind), async_executor(using)
 
     @contextmanager
-    def begin_sync(self) -> Iterator[tuple[Any, SyncExecutor]]:
+    def begin_sync(self, wanted: AnyWanted) -> Iterator[tuple[Any, SyncExecutor]]:
         """The same for a thread."""
-        if hasattr(self._using, "add"):
-            with self._using.begin_nested():
-                yield self._using, sync_executor(self._using)
-        else:
-            from sqlalchemy.orm import Session
-
-            with Session(self._using, **_WITHIN) as session, session.begin():
+        using = self._using
+        if self._family != "sqlalchemy":
+            with using.transaction():
+                yield using, sync_executor(using)
+        elif wanted.kind == "sqlalchemy_sync" and not isinstance(using, wanted.cls):
+            with wanted.cls(self._connection_sync(), **_WITHIN) as session, session.begin():
                 yield session, sync_executor(session)
+        else:
+            with using.begin_nested():
+                yield self._of_kind_sync(wanted.kind), sync_executor(using)
 
-    def _fits(self, kind: str) -> bool:
-        match kind:
-            case "asyncpg":
-                return self._family == "asyncpg" or (self._is_async_sqlalchemy() and self._driver() == "asyncpg")
-            case "sqlalchemy_async":
-                return self._is_async_sqlalchemy()
-            case _:
-                return self._family == "sqlalchemy" and not self._is_async_sqlalchemy()
-
-    def _is_async_sqlalchemy(self) -> bool:
-        return self._family == "sqlalchemy" and hasattr(self._using, "run_sync")
+    def _fits(self, wanted: Wanted) -> bool:
+        if self._family != "sqlalchemy":
+            return wanted.kind == self._family == "asyncpg" or isinstance(self._using, wanted.cls)
+        if hasattr(self._using, "run_sync") is wanted.is_blocking:
+            return False
+        is_drivers = wanted.kind in ("asyncpg", "psycopg_async", "psycopg_sync")
+        return not is_drivers or self._driver().partition("_")[0] == wanted.kind.partition("_")[0]
 
     def _driver(self) -> str:
         bind = self._using.get_bind() if hasattr(self._using, "get_bind") else self._using
         return str(bind.dialect.driver)
 
-    async def _driver_connection(self) -> Any:
-        # Asked for even of a connection's savepoint: this is what has a session send its SAVEPOINT.
-        connection = await self._using.connection() if hasattr(self._using, "add") else self._using
-        return (await connection.get_raw_connection()).driver_connection
+    async def _of_kind(self, kind: str) -> Any:
+        # Asked for even of a session's savepoint: this is what has a session send its SAVEPOINT.
+        connection = await self._connection()
+        match kind:
+            case "asyncpg" | "psycopg_async":
+                return (await connection.get_raw_connection()).driver_connection
+            case "sqlalchemy_async_connection":
+                return connection
+            case _:
+                return self._using
+
+    def _of_kind_sync(self, kind: str) -> Any:
+        connection = self._connection_sync()
+        match kind:
+            case "psycopg_sync":
+                return connection.connection.driver_connection
+            case "sqlalchemy_sync_connection":
+                return connection
+            case _:
+                return self._using
+
+    async def _connection(self) -> Any:
+        return await self._using.connection() if hasattr(self._using, "add") else self._using
+
+    def _connection_sync(self) -> Any:
+        return self._using.connection() if hasattr(self._using, "add") else self._using
 
 
 _WITHIN: Any = {"expire_on_commit": False, "join_transaction_mode": "create_savepoint"}

@@ -6,12 +6,14 @@ import asyncpg
 import psycopg
 import pytest
 import sqlalchemy
+from sqlalchemy.ext.asyncio import AsyncSession
 
 import pgbus
 from pgbus import migrate
 from pgbus.config import Config, for_asyncpg, for_libpq
 from pgbus.database.adapters.transactions import Transactions
 from pgbus.errors import DatabaseUnreachableError
+from pgbus.handlers.signatures import Wanted
 
 PARAMETERS = (
     "channel_binding=prefer&keepalives=1&connect_timeout=5&sslmode=prefer&statement_timeout=9s&search_path=a,%20b"
@@ -28,7 +30,7 @@ async def test_every_driver_takes_the_dsn_with_its_settings(database: str) -> No
     assert {name: await connection.fetchval(f"SHOW {name}") for name in wanted} == wanted
     pool = await asyncpg.create_pool(for_asyncpg(config.dsn), min_size=0)
     transactions = Transactions(config.dsn, pool=pool, size=1, behind_pooler=False)
-    async with transactions.begin("sqlalchemy_async") as (session, _):
+    async with transactions.begin(Wanted("sqlalchemy_async", AsyncSession)) as (session, _):
         assert await session.scalar(sqlalchemy.text("SHOW statement_timeout")) == "9s"
     await transactions.close()
     with psycopg.connect(for_libpq(config.dsn)) as blocking:

@@ -6,21 +6,23 @@ import functools
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 from uuid import uuid4
 
 import asyncpg
 import attrs
 import msgspec
+import psycopg
 import pydantic
 import pytest
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy import Connection
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_sessionmaker
 from sqlalchemy.orm import Session
 
 import pgbus
 from pgbus.errors import UnhandledEventError
 from pgbus.handlers.decoding import EventDecoder
-from pgbus.handlers.signatures import default_name, describe, inspect_handler
+from pgbus.handlers.signatures import Wanted, default_name, describe, inspect_handler
 from pgbus.messages import EventMessage
 
 
@@ -73,7 +75,11 @@ async def test_each_parameter_is_known_by_its_annotation_whatever_its_name() -> 
 
     signature = inspect_handler(handle, batch=False)
     assert (signature.event, signature.context, signature.connection) == ("connection", "event", "context")
-    assert (signature.event_type, signature.connection_kind, signature.is_async) == (Animal, "asyncpg", True)
+    assert (signature.event_type, signature.wanted, signature.is_async) == (
+        Animal,
+        Wanted("asyncpg", asyncpg.Connection),
+        True,
+    )
 
 
 @pytest.mark.parametrize(
@@ -81,6 +87,10 @@ async def test_each_parameter_is_known_by_its_annotation_whatever_its_name() -> 
     [
         (asyncpg.Connection, "asyncpg"),
         (asyncpg.pool.PoolConnectionProxy, "asyncpg"),
+        (psycopg.AsyncConnection, "psycopg_async"),
+        (psycopg.Connection, "psycopg_sync"),
+        (AsyncConnection, "sqlalchemy_async_connection"),
+        (Connection, "sqlalchemy_sync_connection"),
         (AsyncSession, "sqlalchemy_async"),
         (Session, "sqlalchemy_sync"),
         (type("OwnSession", (Session,), {}), "sqlalchemy_sync"),
@@ -92,7 +102,16 @@ def test_connections_are_known_of_every_kind(annotation: Any, kind: str) -> None
 
     handle.__annotations__["own"] = annotation
     signature = inspect_handler(handle, batch=False)
-    assert (signature.connection, signature.connection_kind) == ("own", kind)
+    assert (signature.connection, signature.wanted) == ("own", Wanted(kind, annotation))
+
+
+def test_the_sessionmaker_of_an_annotation_is_known() -> None:
+    make_session = async_sessionmaker()
+
+    async def handle(event: Any, own: Any) -> None: ...
+
+    handle.__annotations__["own"] = Annotated[AsyncSession, "not this", make_session]
+    assert inspect_handler(handle, batch=False).wanted == Wanted("sqlalchemy_async", AsyncSession, make_session)
 
 
 def test_methods_partials_and_callable_objects_are_inspected_without_self_and_bound_arguments() -> None:

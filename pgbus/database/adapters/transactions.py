@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import asyncpg
 
@@ -41,10 +41,30 @@ class TransactionLost(Exception):
         """Whether the handler had been called."""
 
 
+class Wanted(Protocol):
+    """What a handler takes: the kind of connection, its class, and what makes its sessions if its user says so."""
+
+    @property
+    def kind(self) -> str:
+        """`asyncpg`; or `psycopg`, `sqlalchemy` or `sqlalchemy...connection`, each `_async` or `_sync`."""
+        ...
+
+    @property
+    def cls(self) -> type:
+        """The class in its annotation: sessions are made of it."""
+        ...
+
+    @property
+    def maker(self) -> Callable[[], Any] | None:
+        """The user's sessionmaker, on an engine of theirs."""
+        ...
+
+
 class Transactions:
     """Opens transactions with the server's own settings: what a handler commits is its user's, and durable.
 
-    asyncpg's connections come from `pool`; SQLAlchemy's engines are made from the DSN when they are first asked for.
+    asyncpg's connections come from `pool`; SQLAlchemy's engines are made from the DSN when they are first asked for,
+    and lend psycopg's connections.
     `behind_pooler`: the DSN leads to a transaction-mode pooler, which knows of no prepared statements.
     """
 
@@ -55,14 +75,20 @@ class Transactions:
         self._behind_pooler = behind_pooler
 
     @asynccontextmanager
-    async def begin(self, kind: str) -> AsyncIterator[tuple[Any, AsyncExecutor]]:
-        """A connection or session of an async kind in a transaction of its own, and what runs statements in that.
+    async def begin(self, wanted: Wanted) -> AsyncIterator[tuple[Any, AsyncExecutor]]:
+        """A connection or session to await, in a transaction of its own, and what runs statements in that.
 
         Raises TransactionLost for what befell the connection, and not for what else the block may raise, such as an
         error of a connection of its own.
         """
         block = _Block()
-        begun = self._begin_asyncpg(block) if kind == "asyncpg" else self._begin_session(block)
+        match wanted.kind:
+            case "asyncpg":
+                begun = self._begin_asyncpg(block)
+            case "sqlalchemy_async":
+                begun = self._begin_session(block, wanted)
+            case _:
+                begun = self._begin_connection(block, wanted)
         try:
             async with begun as transaction:
                 yield transaction
@@ -83,10 +109,9 @@ class Transactions:
                 raise
 
     @asynccontextmanager
-    async def _begin_session(self, block: _Block) -> AsyncIterator[tuple[Any, AsyncExecutor]]:
-        from sqlalchemy.ext.asyncio import AsyncSession
-
-        async with AsyncSession(self._async_engine, expire_on_commit=False) as session:
+    async def _begin_session(self, block: _Block, wanted: Wanted) -> AsyncIterator[tuple[Any, AsyncExecutor]]:
+        made = wanted.maker() if wanted.maker else wanted.cls(self._async_engine, expire_on_commit=False)
+        async with made as session:
             try:
                 async with session.begin():
                     connection = await session.connection()
@@ -98,21 +123,40 @@ class Transactions:
                     await session.invalidate()
                 raise
 
+    @asynccontextmanager
+    async def _begin_connection(self, block: _Block, wanted: Wanted) -> AsyncIterator[tuple[Any, AsyncExecutor]]:
+        is_drivers = wanted.kind == "psycopg_async"
+        engine = self._psycopg_engine if is_drivers else self._async_engine
+        async with engine.connect() as connection:
+            driver = (await connection.get_raw_connection()).driver_connection
+            used: Any = driver if is_drivers else connection
+            try:
+                async with connection.begin():
+                    with block, _ways_kept(used):
+                        block.is_broken = lambda: connection.invalidated or _is_closed(used)
+                        yield used, async_executor(used)
+            except BaseException as error:
+                if isinstance(block.verdict(error), TransactionLost):
+                    await connection.invalidate()
+                    await engine.dispose()  # those in the pool are as old
+                raise
+
     @contextmanager
-    def begin_sync(self) -> Iterator[tuple[Any, SyncExecutor]]:
-        """The same as SQLAlchemy's Session, for a thread."""
+    def begin_sync(self, wanted: Wanted) -> Iterator[tuple[Any, SyncExecutor]]:
+        """The same of a kind that blocks, for a thread."""
         block = _Block()
+        is_session = wanted.kind == "sqlalchemy_sync"
+        begun = (self._begin_session_sync if is_session else self._begin_connection_sync)(block, wanted)
         try:
-            with self._begin_session_sync(block) as transaction:
+            with begun as transaction:
                 yield transaction
         except BaseException as error:
             raise block.verdict(error) from error.__cause__
 
     @contextmanager
-    def _begin_session_sync(self, block: _Block) -> Iterator[tuple[Any, SyncExecutor]]:
-        from sqlalchemy.orm import Session
-
-        with Session(self._sync_engine, expire_on_commit=False) as session:
+    def _begin_session_sync(self, block: _Block, wanted: Wanted) -> Iterator[tuple[Any, SyncExecutor]]:
+        made = wanted.maker() if wanted.maker else wanted.cls(self._sync_engine, expire_on_commit=False)
+        with made as session:
             try:
                 with session.begin():
                     connection = session.connection()
@@ -124,10 +168,26 @@ class Transactions:
                     session.invalidate()
                 raise
 
+    @contextmanager
+    def _begin_connection_sync(self, block: _Block, wanted: Wanted) -> Iterator[tuple[Any, SyncExecutor]]:
+        engine = self._sync_engine
+        with engine.connect() as connection:
+            used: Any = connection.connection.driver_connection if wanted.kind == "psycopg_sync" else connection
+            try:
+                with connection.begin(), block, _ways_kept(used):
+                    block.is_broken = lambda: connection.invalidated or _is_closed(used)
+                    yield used, sync_executor(used)
+            except BaseException as error:
+                if isinstance(block.verdict(error), TransactionLost):
+                    connection.invalidate()
+                    engine.dispose()
+                raise
+
     async def close(self) -> None:
         """Close the engines that were made."""
-        if "_async_engine" in self.__dict__:
-            await self._async_engine.dispose()
+        for name in ("_async_engine", "_psycopg_engine"):
+            if name in self.__dict__:
+                await getattr(self, name).dispose()
         if "_sync_engine" in self.__dict__:
             self._sync_engine.dispose()
 
@@ -145,15 +205,32 @@ class Transactions:
         )
 
     @cached_property
-    def _sync_engine(self) -> Engine:
-        from sqlalchemy import create_engine
+    def _psycopg_engine(self) -> AsyncEngine:
+        from sqlalchemy.ext.asyncio import create_async_engine
 
-        return create_engine(
+        connect = _psycopg().AsyncConnection.connect
+        return create_async_engine(
             "postgresql+psycopg://",
-            creator=_psycopg_connect(self._dsn, prepare_threshold=None if self._behind_pooler else 5),
+            async_creator=lambda: connect(for_libpq(self._dsn), **self._psycopg_options),
             pool_size=self._size,
             max_overflow=0,
         )
+
+    @cached_property
+    def _sync_engine(self) -> Engine:
+        from sqlalchemy import create_engine
+
+        connect = _psycopg().connect
+        return create_engine(
+            "postgresql+psycopg://",
+            creator=lambda: connect(for_libpq(self._dsn), **self._psycopg_options),
+            pool_size=self._size,
+            max_overflow=0,
+        )
+
+    @property
+    def _psycopg_options(self) -> dict[str, Any]:
+        return {"prepare_threshold": None if self._behind_pooler else 5}
 
 
 class _Block:
@@ -184,11 +261,28 @@ class _Block:
         return TransactionLost(error) if is_lost else error
 
 
-def _psycopg_connect(dsn: str | None, *, prepare_threshold: int | None) -> Callable[[], Any]:
+@contextmanager
+def _ways_kept(used: Any) -> Iterator[None]:
+    """Give a psycopg connection its kinds of rows and cursors back: another handler has it next."""
+    if not hasattr(used, "row_factory"):
+        yield
+        return
+    ways = used.row_factory, used.cursor_factory
+    try:
+        yield
+    finally:
+        used.row_factory, used.cursor_factory = ways
+
+
+def _is_closed(used: Any) -> bool:
+    return bool(getattr(used, "closed", False))
+
+
+def _psycopg() -> Any:
     try:
         import psycopg
     except ImportError:
         raise ConfigurationError(
-            "a handler that takes a SQLAlchemy Session needs psycopg: install pgbus[psycopg]"
+            "the handler takes a connection that goes through psycopg: install pgbus[psycopg]"
         ) from None
-    return lambda: psycopg.connect(for_libpq(dsn), prepare_threshold=prepare_threshold)
+    return psycopg
