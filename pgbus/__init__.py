@@ -8,7 +8,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pgbus.api import Api, ApiOptions, BusClient, BusPath, Event, OnError, Parameter, WildcardParameter
+    from pgbus.api import Api, ApiOptions, BoundBus, BusClient, BusPath, Event, OnError, Parameter, WildcardParameter
     from pgbus.bus import Bus, create
     from pgbus.bus_module import get_bus, import_bus_module
     from pgbus.config import ApiConfig, Config
@@ -79,6 +79,7 @@ __all__ = [
     "Api",
     "ApiConfig",
     "ApiOptions",
+    "BoundBus",
     "Bus",
     "BusClient",
     "BusPath",
@@ -159,6 +160,7 @@ _HOMES = {
     "pgbus.api": (
         "Api",
         "ApiOptions",
+        "BoundBus",
         "BusClient",
         "BusPath",
         "Event",

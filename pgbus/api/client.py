@@ -3,40 +3,36 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from types import ModuleType
-from typing import Any, TypeAlias
+from typing import Any
 
+from pgbus.aio.blocking import BlockingCalls
 from pgbus.api.arguments import NamedArguments
 from pgbus.api.declarations import Api
 from pgbus.api.hooks import HookDecorators
-from pgbus.api.life import Engine, Life, refuse_to_block
+from pgbus.api.life import Life, RunnableWorker, refuse_to_block
 from pgbus.api.registry import ApiRegistry
 from pgbus.api.tasks import Tasking
 from pgbus.config import Config
 from pgbus.config.options import NAME, check_options, given_options
-from pgbus.database.store import Run
 from pgbus.errors import ConfigurationError, DuplicateProcedureName, InvalidName, NothingToListenFor
 from pgbus.handlers.signatures import Handler, default_name
-from pgbus.listeners.listener import build_listener, in_service
+from pgbus.listeners.listener import ListenerOptions, build_listener, in_service
 from pgbus.messages import VERSION_HEADER, EventMessage
 from pgbus.publishing.options import PublishOptions
+from pgbus.publishing.sender import Sender
 from pgbus.registry import Registry
+from pgbus.rpc.calls import CallOptions, Calls
 from pgbus.rpc.procedures import make_procedure
-from pgbus.schema import Block, Catalog
+from pgbus.schema import Catalog
 from pgbus.topics import is_private
 
-Publish: TypeAlias = Callable[..., Awaitable[EventMessage]]
-PublishSync: TypeAlias = Callable[..., EventMessage]
-Call: TypeAlias = Callable[..., Awaitable[Any]]
-CallSync: TypeAlias = Callable[..., Any]
-
-CALL_OPTIONS = ("returns", "timeout", "wait")
+# Of `bus_options`, which say by name what `Bus.call`, `Bus.publish` and `Bus.listener` are given.
+CALL_OPTIONS = tuple(sorted(("returns", *CallOptions.__annotations__)))
 FIRE_OPTIONS = tuple(sorted(("using", *PublishOptions.__annotations__)))
-LISTEN_OPTIONS = (
-    "batch_size", "concurrency", "on_poison", "ordered", "retry", "since", "start", "timeout", "transactional",
-)  # fmt: skip
+LISTEN_OPTIONS = tuple(sorted(("since", *ListenerOptions.__annotations__)))
 # The functions of a bus module that are called when a worker starts.
 START_HOOKS = ("before_server_start", "on_start")
 
@@ -55,34 +51,31 @@ class OnError(enum.Enum):
 class BusClient(HookDecorators, Life, Tasking):
     """`bus.client`: what the paths of a bus (`bus.auth.user_created.fire(...)`) are made of.
 
-    Its methods take the names of APIs and events as texts, so they also reach one whose name no path can have.
+    Its own methods register APIs, fire, listen and call, and take the names of APIs and events as strings, so they also
+    reach one whose name no path can have. Hooks are declared by HookDecorators, schedules and background tasks by
+    Tasking; workers and connections are started and ended by Life. `sender` and `calls` are where all that is published
+    and called leaves, and where a test puts its doubles.
     """
 
     def __init__(
         self,
         *,
         bus: object,
-        registry: Registry,
-        publish: Publish,
-        publish_sync: PublishSync,
-        call: Call,
-        call_sync: CallSync,
         config: Config,
-        taken_names: frozenset[str],
-        engine: Engine,
-        run: Run,
-        block: Block,
+        registry: Registry,
+        apis: ApiRegistry,
+        schema: Catalog,
+        sender: Sender,
+        calls: Calls,
+        blocking: BlockingCalls,
+        make_worker: Callable[[], RunnableWorker],
     ) -> None:
-        Life.__init__(self, engine)
+        Life.__init__(self, sender=sender, calls=calls, blocking=blocking, make_worker=make_worker)
         Tasking.__init__(self, registry, config, bus)
-        self.api_registry = ApiRegistry(taken_names=taken_names)
-        self._publish = publish
-        self._publish_sync = publish_sync
-        self._call = call
-        self._call_sync = call_sync
-        registry.hooks.belong_to(client=self, bus=bus)
+        self.api_registry = apis
         self.hook_registry = registry.hooks
-        self.schema = Catalog(config=config, registry=registry, apis=self.api_registry, run=run, block=block)
+        self.schema = schema
+        registry.hooks.belong_to(client=self, bus=bus)
 
     def register_api(self, api: Api) -> None:
         """Speak for an API: this process may fire its events, and its workers serve its public methods as procedures.
@@ -116,7 +109,7 @@ class BusClient(HookDecorators, Life, Tasking):
 
         `options` are those of `Bus.call`: `timeout`, `returns`, `wait`. Raises what `Bus.call` does.
         """
-        return await self._call(_full_name(api_name, name), kwargs, **_known(options, CALL_OPTIONS))
+        return await self.calls.call(_full_name(api_name, name), kwargs, **_known(options, CALL_OPTIONS))
 
     def call_rpc_sync(
         self,
@@ -128,7 +121,7 @@ class BusClient(HookDecorators, Life, Tasking):
         """`call_rpc_remote` for code that blocks; raises CannotBlockHere on the thread of a running event loop."""
         procedure, calling = _full_name(api_name, name), _known(options, CALL_OPTIONS)
         refuse_to_block(blocking="call", awaitable="call_async")
-        return self._call_sync(procedure, kwargs, **calling)
+        return self.calls.call_sync(procedure, kwargs, **calling)
 
     # ------------------------------------------------------------------------------------------------------- firing
 
@@ -146,7 +139,7 @@ class BusClient(HookDecorators, Life, Tasking):
         and what `Bus.publish` does.
         """
         payload, publishing = self._prepare(api_name, name, kwargs or {}, options)
-        return await self._publish(payload, **publishing)
+        return await self.sender.publish(payload, **publishing)
 
     def fire_event_sync(
         self,
@@ -163,7 +156,7 @@ class BusClient(HookDecorators, Life, Tasking):
         if publishing.get("using") is None:
             refuse_to_block(blocking="fire", awaitable="fire_async")
             publishing["timeout"] = self._config.api(api_name).event_fire_timeout
-        return self._publish_sync(payload, **publishing)
+        return self.sender.publish_sync(payload, **publishing)
 
     def _prepare(
         self, api_name: str, name: str, kwargs: Mapping[str, object], options: Mapping[str, object] | None

@@ -7,12 +7,16 @@ import contextlib
 import logging
 import signal
 import threading
-from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
+from pgbus.aio.blocking import BlockingCalls
 from pgbus.aio.threads import is_loop_running
 from pgbus.errors import CannotBlockHere, ConfigurationError
+from pgbus.handlers.hooks import Hooks
+from pgbus.publishing.sender import Sender
+from pgbus.rpc.calls import Calls
+from pgbus.schema import Catalog
 
 logger = logging.getLogger("pgbus")
 
@@ -34,21 +38,19 @@ class RunnableWorker(Protocol):
         """Request a stop, unless that was done, and wait for the end."""
 
 
-@dataclass(frozen=True, slots=True)
-class Engine:
-    """What a bus gives its client to bring it to life and to an end."""
-
-    make_worker: Callable[[], RunnableWorker]
-    connect: Callable[[], Awaitable[None]]
-    close: Callable[[], Awaitable[None]]
-    close_sync: Callable[[], None]
-
-
 class Life:
     """The part of `bus.client` that starts and stops things."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    schema: Catalog
+    hook_registry: Hooks
+
+    def __init__(
+        self, *, sender: Sender, calls: Calls, blocking: BlockingCalls, make_worker: Callable[[], RunnableWorker]
+    ) -> None:
+        self.sender = sender
+        self.calls = calls
+        self.blocking = blocking
+        self._make_worker = make_worker
         self._own: tuple[RunnableWorker, asyncio.Task[None]] | None = None
         # Every worker of the bus in this process, also one that `pgbus run` has started.
         self._workers: dict[RunnableWorker, asyncio.AbstractEventLoop] = {}
@@ -84,7 +86,7 @@ class Life:
         """
         if self._own and not self._own[1].done():
             raise ConfigurationError("this bus has a worker here already; await `bus.client.stop_worker()` first")
-        worker = self._engine.make_worker()
+        worker = self._make_worker()
         task = asyncio.create_task(worker.run(), name="pgbus worker")
         ready = asyncio.create_task(worker.ready.wait())
         self._own = worker, task
@@ -148,15 +150,25 @@ class Life:
 
         Raises DatabaseUnreachableError, and SchemaVersionError for a database that `pgbus db upgrade` has to prepare.
         """
-        await self._engine.connect()
+        if not self.sender.has_double:
+            await self.sender.connect()
+            await self.schema.ensure_loaded_from_bus()
 
     def close(self) -> None:
         """Close the connections of code that blocks. They are opened again if need be, so this may be done twice."""
-        self._engine.close_sync()
+        self.blocking.close()
+        self.hook_registry.close()
 
     async def close_async(self) -> None:
         """Close the connections of the running event loop, and those of code that blocks."""
-        await self._engine.close()
+        await self.close_here()
+        await self.blocking.close_async()
+        self.hook_registry.close()
+
+    async def close_here(self) -> None:
+        """Close the connections of the running event loop."""
+        await self.calls.close_here()
+        await self.sender.close_here()
 
 
 def _log_failure(task: asyncio.Task[None]) -> None:

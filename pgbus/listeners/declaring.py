@@ -7,11 +7,9 @@ takes of several classes, of topics and of patterns is judged when it is declare
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Concatenate, ParamSpec, Protocol, TypedDict, TypeVar, overload
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, overload
 
-from pgbus.listeners.listener import OnPoison, Start
 from pgbus.messages import EventMessage
-from pgbus.outcomes import RetryPolicy
 
 E = TypeVar("E")
 E_contra = TypeVar("E_contra", contravariant=True)
@@ -21,20 +19,6 @@ R = TypeVar("R")
 # A list may stand second, where a Context or a connection is first.
 Batch = TypeVar("Batch", bound=Callable[Concatenate[list[Any], ...], Any])
 BatchSecond = TypeVar("BatchSecond", bound=Callable[Concatenate[Any, list[Any], ...], Any])
-
-
-class ListenerOptions(TypedDict, total=False):
-    """The options of `Bus.listener` beside `batch`."""
-
-    name: str | None
-    start: Start
-    concurrency: int
-    batch_size: int | None
-    ordered: bool
-    transactional: bool
-    retry: RetryPolicy | int
-    timeout: float | None
-    on_poison: OnPoison
 
 
 class TakesOne(Protocol[E]):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, TypedDict, Unpack
 
 from pgbus.config.features import FEATURES
 from pgbus.config.options import FLAG, NAME, START, Option, check_options, one_of, seconds, whole_number
@@ -84,21 +84,27 @@ class Listener:
         }
 
 
+class ListenerOptions(TypedDict, total=False):
+    """The options of `Bus.listener` beside `name` and `batch`; what they mean is told there."""
+
+    start: Start
+    concurrency: int
+    batch_size: int | None
+    ordered: bool
+    transactional: bool
+    retry: RetryPolicy | int
+    timeout: float | None
+    on_poison: OnPoison
+
+
 def make_listener(
     handler: Handler,
     events: Sequence[type | str],
     *,
-    name: str | None,
-    start: Start,
-    concurrency: int,
-    batch_size: int | None,
-    ordered: bool,
-    transactional: bool,
-    retry: RetryPolicy | int,
-    timeout: float | None,
-    on_poison: OnPoison,
-    batch: bool,
+    name: str | None = None,
+    batch: bool = False,
     service_name: str = "",
+    **options: Unpack[ListenerOptions],
 ) -> Listener:
     """A listener from what `Bus.listener` was given; raises ConfigurationError naming what is wrong.
 
@@ -119,15 +125,8 @@ def make_listener(
         decode=decode,
         reads=decode.reads,
         name=in_service(service_name, default_name(handler)) if name is None else name,
-        start=start,
-        concurrency=concurrency,
-        batch_size=batch_size,
-        ordered=ordered,
-        transactional=transactional,
-        retry=retry,
-        timeout=timeout,
-        on_poison=on_poison,
         batch=batch,
+        **options,
     )
 
 

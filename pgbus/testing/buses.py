@@ -9,7 +9,7 @@ from typing import cast
 
 from pgbus.bus import Bus
 from pgbus.bus_module import get_bus, import_bus_module
-from pgbus.rpc.caller import Caller
+from pgbus.config import Config
 from pgbus.testing.attempts import Attempt
 from pgbus.testing.calls import CallerHere
 from pgbus.testing.delivery import PATIENCE, deliver_now, deliver_now_sync
@@ -33,10 +33,6 @@ class BusUnderTest(Bus):
         """`pgbus.testing.deliver_now_sync` for all the buses of the test."""
         return deliver_now_sync(*self.under_test, using=using, raise_errors=raise_errors, timeout=timeout)
 
-    def _caller(self) -> Caller:
-        caller = super()._caller()
-        return caller if self._stand_in else CallerHere(self, buses=self.under_test, elsewhere=caller)
-
 
 @contextmanager
 def pointed_at(dsn: str, *buses: Bus) -> Iterator[Sequence[BusUnderTest]]:
@@ -49,17 +45,22 @@ def pointed_at(dsn: str, *buses: Bus) -> Iterator[Sequence[BusUnderTest]]:
 def _pointed_at(dsn: str, bus: Bus, buses: Sequence[Bus]) -> Iterator[BusUnderTest]:
     bus.close_sync()
     config, kind = bus.config, type(bus)
-    bus.config = replace(config, dsn=dsn, direct_dsn=None)
+    _configure(bus, replace(config, dsn=dsn, direct_dsn=None))
     bus.schema.forget()
     names = {"under_test": buses}
     bus.__class__ = cast("type[BusUnderTest]", type(kind.__name__, (BusUnderTest, kind), names))
     try:
-        yield cast("BusUnderTest", bus)
+        with bus.client.calls.doubled_by(lambda caller: CallerHere(bus, buses=buses, elsewhere=caller)):
+            yield cast("BusUnderTest", bus)
     finally:
         bus.close_sync()
-        bus.config = config
+        _configure(bus, config)
         bus.schema.forget()
         bus.__class__ = kind
+
+
+def _configure(bus: Bus, config: Config) -> None:
+    bus.config = bus.client.sender.config = bus.client.calls.config = config
 
 
 def application_bus(name: str) -> Bus:

@@ -67,7 +67,9 @@ def deliver_now_sync(
     refuse_to_block(blocking="deliver_now_sync", awaitable="deliver_now")
     buses = _distinct(bus, *others)
     if using is None:
-        return bus._block(lambda: deliver_committed(buses, raise_errors=raise_errors, timeout=timeout), "deliver_now")
+        return bus.client.blocking.block(
+            lambda: deliver_committed(buses, raise_errors=raise_errors, timeout=timeout), "deliver_now"
+        )
     desk = ThisThread()
     join = SyncJoin(using)
 
@@ -76,7 +78,7 @@ def deliver_now_sync(
             buses, join=join, transactions=JoinedTransactions(using), threads=desk, raise_errors=raise_errors
         )
 
-    return desk.serve(lambda: bus._block(rehearsal, "deliver_now"))
+    return desk.serve(lambda: bus.client.blocking.block(rehearsal, "deliver_now"))
 
 
 def _distinct(bus: Bus, *others: Bus) -> Sequence[Bus]:

@@ -15,6 +15,7 @@ import functools
 import inspect
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, NoReturn, TypeVar, cast
@@ -22,7 +23,7 @@ from uuid import UUID, uuid4
 
 import msgspec
 
-from pgbus.bus import Bus, StandIn
+from pgbus.bus import Bus
 from pgbus.codec.json import encode
 from pgbus.errors import CallError
 from pgbus.messages import EventMessage, RpcMessage
@@ -163,14 +164,13 @@ def _refuse(happened: str, remedy: str) -> NoReturn:
     )
 
 
-class MockedDatabase:
-    """The stand-in for the database of a bus that is mocked."""
+class MockedOutbox:
+    """An OutboxDouble that records."""
 
-    def __init__(self, bus: Bus, result: MockResult) -> None:
+    def __init__(self, result: MockResult) -> None:
         self._result = result
         self._holders: dict[str, UUID] = {}
         self._scheduled: set[UUID] = set()
-        self.caller = MockedCaller(bus, result)
 
     def insert(self, rows: Sequence[OutboxRow]) -> list[UUID]:
         """Record events, the first of each dedup key; the ids of the events that stand for them."""
@@ -261,18 +261,21 @@ class BusMocker:
     def __init__(self, bus: Bus, require_mocking: bool = True) -> None:
         self._bus = bus
         self._require_mocking = require_mocking
-        self._outer: list[StandIn | None] = []
+        self._mocks: list[ExitStack] = []
 
     def __enter__(self) -> MockResult:
         result = MockResult(require_mocking=self._require_mocking)
-        self._outer.append(self._bus._stand_in)
-        self._bus._stand_in = MockedDatabase(self._bus, result)
+        mock = ExitStack()
+        mock.enter_context(self._bus.client.sender.doubled_by(MockedOutbox(result)))
+        caller = MockedCaller(self._bus, result)
+        mock.enter_context(self._bus.client.calls.doubled_by(lambda _: caller))
+        self._mocks.append(mock)
         return result
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._bus._stand_in = self._outer.pop()
+        self._mocks.pop().close()
 
     def __call__(self, test: T) -> T:
         """Decorate a function, async or plain; raises TypeError for anything else."""

@@ -7,9 +7,9 @@ and delays are not needed, as nobody else sees these events.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Executor as Threads
-from contextlib import contextmanager
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from uuid import UUID
 
@@ -49,7 +49,9 @@ async def rehearse(
         Rehearsal(bus, transactions=transactions, threads=threads, raise_errors=raise_errors, attempts=attempts)
         for bus in buses
     ]
-    with _joined(buses, join):
+    with ExitStack() as stack:
+        for bus in buses:
+            stack.enter_context(bus.client.sender.joining(join))
         for bus in buses:
             # They may declare listeners; those of plugins are for a worker, and its end.
             await bus.registry.hooks.before_worker_start.run_once(plugins=False)
@@ -66,19 +68,6 @@ async def _check_transaction(join: AsyncExecutor, statement: Statement) -> None:
             "the connection is in no transaction, so what it publishes is committed at once; begin one, or deliver "
             "without `using`"
         )
-
-
-@contextmanager
-def _joined(buses: Sequence[Bus], join: AsyncExecutor) -> Iterator[None]:
-    if any(bus._joined is not None for bus in buses):
-        raise ConnectionUnusableError("the bus is delivering in a transaction already; let it do that first")
-    for bus in buses:
-        bus._joined = join
-    try:
-        yield
-    finally:
-        for bus in buses:
-            bus._joined = None
 
 
 class Rehearsal:

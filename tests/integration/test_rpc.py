@@ -682,7 +682,7 @@ async def test_an_answer_whose_notification_was_lost_is_found(
     async with running(bus):
         await bus.call("maths.double", {"n": 1})
         # Someone else's channel: nobody hears of the answers to the calls that are posted from now on.
-        monkeypatch.setattr(bus._caller(), "_id", "0" * 16)
+        monkeypatch.setattr(bus.client.calls.caller, "_id", "0" * 16)
         assert await bus.call("maths.double", {"n": 2}, timeout=30) == 4
 
 
@@ -760,7 +760,7 @@ async def test_calls_are_queryable_until_they_are_pruned(database: str, connect:
         assert (second["state"], second["error_type"]) == ("failed", "builtins.ZeroDivisionError")
         assert "a / b" in second["traceback"]
 
-        store = bus._caller()._store
+        store = bus.client.calls.caller._store
         assert (await store.fetch_one("prune_calls", retention=60.0, batch=10))["calls"] == 0
         await connection.execute(
             """

@@ -246,6 +246,19 @@ def publish_sync(psycopg_connection: psycopg.Connection, session: Session, conne
     bus.close_sync()
 
 
+async def bind(session: AsyncSession, blocking: Session) -> None:
+    bound = bus.bind(session)
+    assert_type(bound, pgbus.BoundBus)
+    assert_type(await bound.publish(Placed(1), key="7"), pgbus.EventMessage)
+    assert_type(await bound.publish_many([Placed(1)]), list[UUID])
+    assert_type(await bound.fire("auth.user_created", {"username": "ada"}, delay=1.0), pgbus.EventMessage)
+    assert_type(await bound.call("numbers.add", returns=int), int)
+    assert_type(await bound.cancel("00000000-0000-7000-8000-000000000000"), bool)
+    assert_type(bus.bind(blocking).publish_sync(Placed(1)), pgbus.EventMessage)
+    assert_type(bus.bind(blocking).fire_sync("auth.user_created"), pgbus.EventMessage)
+    await bound.publish(Placed(1), using=session)  # type: ignore[call-arg] # it has one
+
+
 # ------------------------------------------------------------------------------------------------ workers, operators
 
 

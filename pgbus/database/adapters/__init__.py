@@ -84,6 +84,13 @@ def sync_executor(using: object) -> SyncExecutor:
     return _sync_factory(cls)(using)
 
 
+def check_using(using: object) -> None:
+    """Raise ConnectionUnusableError, saying what to pass instead, unless one of the two above takes it."""
+    cls: type = type(using)
+    if _lookup(cls, _KINDS) is None:
+        raise _unknown(cls, f"{_ASYNC_FACES}; or, for code that blocks, {_SYNC_FACES}")
+
+
 @lru_cache(maxsize=256)
 def _async_factory(cls: type) -> Callable[[Any], AsyncExecutor]:
     match _lookup(cls, _KINDS):

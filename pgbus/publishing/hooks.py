@@ -1,11 +1,10 @@
-"""What is sent and executed between hooks: events on their way out, calls on both sides.
+"""Events on their way out, between hooks.
 
-Each has a form for code that blocks, whose plain hooks run in the caller's own thread.
+There is a form for code that blocks, whose plain hooks run in the caller's own thread.
 """
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import TypeAlias
 from uuid import UUID
@@ -16,11 +15,6 @@ from pgbus.publishing.outbox import Limits, OutboxRow, revise
 
 Insert: TypeAlias = Callable[[Sequence[OutboxRow]], Awaitable[list[UUID]]]
 InsertHere: TypeAlias = Callable[[Sequence[OutboxRow]], list[UUID]]
-
-
-logger = logging.getLogger("pgbus")
-
-# --------------------------------------------------------------------------------------------------------------- events
 
 
 async def send(hooks: Hooks, rows: Sequence[OutboxRow], insert: Insert, *, limits: Limits) -> list[OpenEvent]:
@@ -55,6 +49,3 @@ def _sent(messages: Sequence[OpenEvent], ids: Sequence[UUID]) -> Iterator[OpenEv
     for message, event_id in zip(messages, ids, strict=True):
         message.event_id = event_id
         yield message
-
-
-# ---------------------------------------------------------------------------------------------------------------- calls

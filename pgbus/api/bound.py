@@ -1,0 +1,70 @@
+"""A bus that is bound to one connection or session, which its user therefore cannot forget."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Unpack
+from uuid import UUID
+
+from pgbus.api.client import BusClient
+from pgbus.database.adapters import check_using
+from pgbus.messages import EventMessage
+from pgbus.publishing.options import PublishOptions
+from pgbus.rpc.calls import CallingVerbs
+
+
+class BoundBus(CallingVerbs):
+    """What it publishes goes into the transaction of its session or connection. `bus.bind(session)` makes one.
+
+    With an async session or connection, use the methods that are awaited; with a blocking one, those in `_sync`.
+    Raises ConnectionUnusableError for what is neither, and says what to pass instead.
+    """
+
+    def __init__(self, using: object, *, client: BusClient) -> None:
+        check_using(using)
+        self.using = using
+        self._client = client
+        self._sender = client.sender
+        self._calls = client.calls
+
+    async def publish(
+        self, event: object, *, topic: str | None = None, **options: Unpack[PublishOptions]
+    ) -> EventMessage:
+        """`Bus.publish` in the transaction."""
+        return await self._sender.publish(event, topic=topic, using=self.using, **options)
+
+    def publish_sync(
+        self, event: object, *, topic: str | None = None, **options: Unpack[PublishOptions]
+    ) -> EventMessage:
+        """`Bus.publish_sync` in the transaction."""
+        return self._sender.publish_sync(event, topic=topic, using=self.using, **options)
+
+    async def publish_many(self, events: Iterable[object], *, topic: str | None = None) -> list[UUID]:
+        """`Bus.publish_many` in the transaction."""
+        return await self._sender.publish_many(events, topic=topic, using=self.using)
+
+    def publish_many_sync(self, events: Iterable[object], *, topic: str | None = None) -> list[UUID]:
+        """`Bus.publish_many_sync` in the transaction."""
+        return self._sender.publish_many_sync(events, topic=topic, using=self.using)
+
+    async def fire(
+        self, name: str, arguments: Mapping[str, object] | None = None, **options: Unpack[PublishOptions]
+    ) -> EventMessage:
+        """Fire `api.event`, of an API that is registered here, in the transaction; raises what `BusPath.fire` does."""
+        api_name, _, event_name = name.rpartition(".")
+        return await self._client.fire_event(api_name, event_name, arguments, {**options, "using": self.using})
+
+    def fire_sync(
+        self, name: str, arguments: Mapping[str, object] | None = None, **options: Unpack[PublishOptions]
+    ) -> EventMessage:
+        """`fire` for code that blocks."""
+        api_name, _, event_name = name.rpartition(".")
+        return self._client.fire_event_sync(api_name, event_name, arguments, {**options, "using": self.using})
+
+    async def cancel(self, event_id: UUID | str) -> bool:
+        """`Bus.cancel` in the transaction."""
+        return await self._sender.cancel(event_id, using=self.using)
+
+    def cancel_sync(self, event_id: UUID | str) -> bool:
+        """`Bus.cancel_sync` in the transaction."""
+        return self._sender.cancel_sync(event_id, using=self.using)

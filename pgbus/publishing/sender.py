@@ -1,0 +1,228 @@
+"""Sends events: checked, between hooks, into the transaction of `using`, or durably at once in one of the bus's own."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol, Unpack
+from uuid import UUID
+
+from pgbus.aio.blocking import BlockingCalls, refuse_to_block
+from pgbus.aio.loopbound import LoopBound
+from pgbus.config import Config
+from pgbus.database.adapters import AsyncExecutor, async_executor, sync_executor
+from pgbus.database.sql import load
+from pgbus.database.store import Run
+from pgbus.errors import ConnectionUnusableError, PublishTimeout
+from pgbus.handlers.hooks import Hooks
+from pgbus.messages import EventMessage, OpenEvent
+from pgbus.publishing import hooks, outbox
+from pgbus.publishing.options import PublishOptions
+from pgbus.publishing.outbox import Limits, OutboxRow
+from pgbus.publishing.publisher import Publisher
+
+
+class OutboxDouble(Protocol):
+    """Takes what a bus publishes in place of the outbox, in a test; called from any thread."""
+
+    def insert(self, rows: Sequence[OutboxRow]) -> list[UUID]:
+        """For each row, the id of the event that stands for it."""
+        ...
+
+    def cancel(self, event_id: UUID | str) -> bool:
+        """Whether there was such a scheduled event."""
+        ...
+
+
+class Sender:
+    """Publishes for one bus, from any event loop and from code that blocks; what the options mean is told at `Bus`.
+
+    `on_open` is awaited when a connection of its own is there, before anything is published on it. `config` may be
+    replaced while no connection is open.
+    """
+
+    def __init__(
+        self, config: Config, *, hooks: Hooks, blocking: BlockingCalls, on_open: Callable[[Run], Awaitable[None]]
+    ) -> None:
+        self.config = config
+        self._hooks = hooks
+        self._blocking = blocking
+        self._limits = Limits(
+            max_payload=config.max_payload, is_checked=lambda api_name: config.api(api_name).validate_outgoing
+        )
+        self._statements = load(config.namespace)
+        self._publishers = LoopBound(lambda: Publisher(self.config, on_open=on_open))
+        self._double: OutboxDouble | None = None
+        self._joined: AsyncExecutor | None = None
+
+    # ------------------------------------------------------------------------------------------------ publishing
+
+    async def publish(
+        self, event: object, *, topic: str | None = None, using: object = None, **options: Unpack[PublishOptions]
+    ) -> EventMessage:
+        """`Bus.publish`."""
+        row = outbox.prepare(event, topic=topic, limits=self._limits, **options)
+        if self._hooks.on_sending:
+            return (await self._send([row], using))[0]
+        return _published(row, (await self._insert([row], using))[0])
+
+    def publish_sync(
+        self,
+        event: object,
+        *,
+        topic: str | None = None,
+        using: object = None,
+        timeout: float | None = None,
+        **options: Unpack[PublishOptions],
+    ) -> EventMessage:
+        """`Bus.publish_sync`."""
+        row = outbox.prepare(event, topic=topic, limits=self._limits, **options)
+        if self._hooks.on_sending:
+            return self._send_sync([row], using, "publish", timeout=timeout)[0]
+        return _published(row, self._insert_sync([row], using, "publish", timeout=timeout)[0])
+
+    async def publish_many(
+        self, events: Iterable[object], *, topic: str | None = None, using: object = None
+    ) -> list[UUID]:
+        """`Bus.publish_many`."""
+        rows = outbox.prepare_many(events, topic=topic, limits=self._limits)
+        if self._hooks.on_sending:
+            return [message.event_id for message in await self._send(rows, using)]
+        return await self._insert(rows, using)
+
+    def publish_many_sync(
+        self, events: Iterable[object], *, topic: str | None = None, using: object = None
+    ) -> list[UUID]:
+        """`Bus.publish_many_sync`."""
+        rows = outbox.prepare_many(events, topic=topic, limits=self._limits)
+        if self._hooks.on_sending:
+            return [message.event_id for message in self._send_sync(rows, using, "publish_many")]
+        return self._insert_sync(rows, using, "publish_many")
+
+    async def cancel(self, event_id: UUID | str, *, using: object = None) -> bool:
+        """`Bus.cancel`."""
+        statement, values = outbox.cancel(event_id, self._statements)
+        if self._double:
+            return self._double.cancel(event_id)
+        if executor := self._executor(using):
+            return bool(await executor.fetch(statement, values))
+        return bool(await self._publishers.here().execute(statement.name, values))
+
+    def cancel_sync(self, event_id: UUID | str, *, using: object = None) -> bool:
+        """`Bus.cancel_sync`."""
+        statement, values = outbox.cancel(event_id, self._statements)
+        if self._double:
+            return self._double.cancel(event_id)
+        if using is None:
+            return bool(self._blocking.block(lambda: self.cancel(event_id), "cancel"))
+        return bool(sync_executor(using).fetch(statement, values))
+
+    # --------------------------------------------------------------------------------------------- between hooks
+
+    async def _send(self, rows: Sequence[OutboxRow], using: object) -> list[OpenEvent]:
+        return await hooks.send(self._hooks, rows, lambda rows: self._insert(rows, using), limits=self._limits)
+
+    def _send_sync(
+        self, rows: Sequence[OutboxRow], using: object, call: str, *, timeout: float | None = None
+    ) -> list[OpenEvent]:
+        if using is None:
+            refuse_to_block(call)
+        for moment in (self._hooks.before_event_sent, self._hooks.after_event_sent):
+            moment.check_here(call)
+
+        def insert(rows: Sequence[OutboxRow]) -> list[UUID]:
+            return self._insert_sync(rows, using, call, timeout=timeout)
+
+        return hooks.send_here(self._hooks, rows, insert, limits=self._limits, block=self._blocking.run)
+
+    # ------------------------------------------------------------------------------------------------- inserting
+
+    async def _insert(self, rows: Sequence[OutboxRow], using: object) -> list[UUID]:
+        """Insert rows; for each, the id of the event that stands for it."""
+        if self._double:
+            return self._double.insert(rows)
+        executor = self._executor(using)
+        if executor is None:
+            publisher = self._publishers.here()
+            return [await publisher.publish(rows[0])] if len(rows) == 1 else await publisher.publish_all(rows)
+        ids: list[UUID] = []
+        for chunk in outbox.chunks(rows):
+            statement, values = outbox.insert(chunk, self._statements, dedup_ttl=self.config.dedup_ttl)
+            ids += outbox.published_ids(chunk, await executor.fetch(statement, values))
+        return ids
+
+    def _insert_sync(
+        self, rows: Sequence[OutboxRow], using: object, call: str, *, timeout: float | None = None
+    ) -> list[UUID]:
+        if using is None:
+            return self._blocking.block(lambda: self._insert_within(timeout, rows), call)
+        if self._double:
+            return self._double.insert(rows)
+        executor = sync_executor(using)
+        ids: list[UUID] = []
+        for chunk in outbox.chunks(rows):
+            statement, values = outbox.insert(chunk, self._statements, dedup_ttl=self.config.dedup_ttl)
+            ids += outbox.published_ids(chunk, executor.fetch(statement, values))
+        return ids
+
+    async def _insert_within(self, timeout: float | None, rows: Sequence[OutboxRow]) -> list[UUID]:
+        scope = asyncio.timeout(timeout)
+        try:
+            async with scope:
+                return await self._insert(rows, None)
+        except TimeoutError as error:
+            if not scope.expired():
+                raise
+            raise PublishTimeout(rows[0].topic, timeout or 0.0) from error
+
+    def _executor(self, using: object) -> AsyncExecutor | None:
+        """Runs statements in the transaction of `using`; None for a transaction of the bus's own."""
+        return self._joined if using is None else async_executor(using)
+
+    # ----------------------------------------------------------------------------------------------- connections
+
+    async def connect(self) -> None:
+        """Open the running loop's connections now; raises DatabaseUnreachableError, and SchemaVersionError."""
+        await self._publishers.here().connect()
+
+    async def run(self, name: str, values: dict[str, object]) -> Sequence[Sequence[Any]]:
+        """Run a named statement in a transaction of its own; nothing runs, or is found, while a test has a double."""
+        return [] if self._double else await self._publishers.here().execute(name, values)
+
+    async def close_here(self) -> None:
+        """Close what belongs to the running loop."""
+        await self._publishers.close_here()
+
+    # --------------------------------------------------------------------------------------------------- testing
+
+    @property
+    def has_double(self) -> bool:
+        """Whether a test has a double in the database's place."""
+        return self._double is not None
+
+    @contextmanager
+    def doubled_by(self, double: OutboxDouble) -> Iterator[None]:
+        """Give the double all that is published, with `using` and without; may be nested."""
+        outer, self._double = self._double, double
+        try:
+            yield
+        finally:
+            self._double = outer
+
+    @contextmanager
+    def joining(self, transaction: AsyncExecutor) -> Iterator[None]:
+        """Publish into a test's transaction what is published without `using`; raises ConnectionUnusableError."""
+        if self._joined is not None:
+            raise ConnectionUnusableError("the bus is delivering in a transaction already; let it do that first")
+        self._joined = transaction
+        try:
+            yield
+        finally:
+            self._joined = None
+
+
+def _published(row: OutboxRow, event_id: UUID) -> EventMessage:
+    message = row.message()
+    message.event_id = event_id
+    return message

@@ -1,0 +1,67 @@
+"""The part of a bus that publishes, as its users see it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Unpack
+from uuid import UUID
+
+from pgbus.messages import EventMessage
+from pgbus.publishing.options import PublishOptions
+from pgbus.publishing.sender import Sender
+
+
+class PublishingVerbs:
+    """Publishes events, and cancels scheduled ones."""
+
+    _sender: Sender
+
+    async def publish(
+        self, event: object, *, topic: str | None = None, using: object = None, **options: Unpack[PublishOptions]
+    ) -> EventMessage:
+        """Publish an event in the transaction of `using`, or durably at once without it; returns it with its id.
+
+        - `event`: an instance of an event class; or, with `topic`, anything that is JSON.
+        - `using`: an asyncpg, psycopg or SQLAlchemy async connection or session.
+        - `options`: those of PublishOptions.
+
+        Raises InvalidEventError before anything is sent, as InvalidEventArguments for a field of an event class that is
+        not of its type, unless `validate` of the API is off; TransactionAbortedError, ConnectionUnusableError.
+        """
+        return await self._sender.publish(event, topic=topic, using=using, **options)
+
+    def publish_sync(
+        self,
+        event: object,
+        *,
+        topic: str | None = None,
+        using: object = None,
+        timeout: float | None = None,
+        **options: Unpack[PublishOptions],
+    ) -> EventMessage:
+        """`publish` for code that blocks; `using` is a psycopg Connection, or SQLAlchemy's Session or Connection.
+
+        Without `using` it raises CannotBlockHere on the thread of a running event loop, and PublishTimeout if it is
+        not done after `timeout` seconds; default: it waits for as long as it takes.
+        """
+        return self._sender.publish_sync(event, topic=topic, using=using, timeout=timeout, **options)
+
+    async def publish_many(
+        self, events: Iterable[object], *, topic: str | None = None, using: object = None
+    ) -> list[UUID]:
+        """Publish events in bulk, in one transaction, a few thousand per statement; returns their ids in order."""
+        return await self._sender.publish_many(events, topic=topic, using=using)
+
+    def publish_many_sync(
+        self, events: Iterable[object], *, topic: str | None = None, using: object = None
+    ) -> list[UUID]:
+        """`publish_many` for code that blocks."""
+        return self._sender.publish_many_sync(events, topic=topic, using=using)
+
+    async def cancel(self, event_id: UUID | str, *, using: object = None) -> bool:
+        """Take back a scheduled event that is not yet due; false when there is none such."""
+        return await self._sender.cancel(event_id, using=using)
+
+    def cancel_sync(self, event_id: UUID | str, *, using: object = None) -> bool:
+        """`cancel` for code that blocks."""
+        return self._sender.cancel_sync(event_id, using=using)
