@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import rich_click as click
 
+from pgbus import inbox
 from pgbus.cli.global_options import database_options, load_config
 from pgbus.cli.options import json_option
 from pgbus.cli.output import print_json
@@ -61,6 +62,14 @@ def current(as_json: bool) -> None:
 def show_sql(revision: str, start: str | None) -> None:
     """Print the SQL of an upgrade, without a database, for those who run it by hand."""
     click.echo(migrate.sql(namespace=load_config().namespace, start=start, revision=revision))
+
+
+@db.command("inbox")
+@database_options
+def show_inbox() -> None:
+    """Print the SQL that creates an inbox, for a handler's own database that is not the bus's."""
+    for statement in inbox.ddl(namespace=load_config().namespace):
+        click.echo(f"{statement};")
 
 
 @db.command()

@@ -46,5 +46,5 @@ def test_a_script_is_refused_by_a_database_at_another_revision(database: str, pr
         connection.execute("UPDATE pgbus.alembic_version SET version_num = '0000'")
     answer = run_psql(programs, database, migrate.sql(start=migrate.head()))
     assert answer.returncode != 0
-    assert f"this script upgrades from revision {migrate.head()}" in answer.stderr
+    assert f"this script goes on from revision {migrate.head()}" in answer.stderr
     assert migrate.current(database) == "0000"

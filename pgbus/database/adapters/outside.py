@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pgbus.database.sql import Statement
-from pgbus.errors import NoTransactionWarning
+from pgbus.errors import ConnectionUnusableError, NoTransactionWarning
 
 # The statements that publish; settling and reading run on such connections too, and say what is wrong in another way.
 _PUBLISHING = frozenset({"insert_event", "insert_events", "insert_events_once"})
@@ -25,7 +25,12 @@ AUTOCOMMIT = (
 
 
 def warn_of_autocommit(statement: Statement, what: str, *, begin: str) -> None:
-    """Warn that this statement, if it publishes, commits by itself; `begin` says how a transaction is begun there."""
+    """Warn that this statement, if it publishes, commits by itself; `begin` says how a transaction is begun there.
+
+    Raises ConnectionUnusableError for one that is of no use then.
+    """
+    if statement.name == "take_events":
+        raise ConnectionUnusableError(f"{what} is in no transaction, and the inbox counts on one: {begin}")
     if statement.name not in _PUBLISHING:
         return
     Place.here().warn(AUTOCOMMIT.format(what=what, begin=begin))

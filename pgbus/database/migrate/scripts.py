@@ -60,7 +60,7 @@ _START = """\
 DO $$
 BEGIN
     IF (SELECT version_num FROM {schema}.alembic_version) IS DISTINCT FROM '{start}' THEN
-        RAISE EXCEPTION 'this script upgrades from revision {start}, and the database is not there';
+        RAISE EXCEPTION 'this script goes on from revision {start}, and the database is not there';
     END IF;
 END
 $$;"""
@@ -91,21 +91,35 @@ async def run_downgrade(dsn: str | None, *, namespace: str, revision: str) -> No
 
 def upgrade_script(*, namespace: str, start: str | None, revision: str) -> str:
     """See `pgbus.migrate.sql`; the arguments are right."""
-    scripts, output = _scripts(), io.StringIO()
-    context = MigrationContext.configure(
-        dialect_name="postgresql",
-        opts={
-            **_options(lambda heads, _: scripts._upgrade_revs(revision, heads), namespace=namespace),
-            "as_sql": True,
-            "output_buffer": output,
-            "starting_rev": start,
-        },
-    )
-    _migrate(context)
-    begin = ["\\set ON_ERROR_STOP on", "BEGIN;", _preparation(namespace)]
+    body = upgrade_statements(namespace=namespace, start=start, revision=revision)
+    return "\n\n".join(["\\set ON_ERROR_STOP on", "BEGIN;", body, "COMMIT;"]) + "\n"
+
+
+def upgrade_statements(*, namespace: str, start: str | None, revision: str) -> str:
+    """What an upgrade from `start` runs, in a transaction that is open; it fails where the database is not there."""
+    begin = [_preparation(namespace)]
     if start:
         begin.append(_START.format(start=start, schema=quote_identifier(namespace)))
-    return "\n\n".join([*begin, output.getvalue().rstrip(), "COMMIT;"]) + "\n"
+    scripts = _scripts()
+    plan = lambda heads, _: scripts._upgrade_revs(revision, heads)  # noqa: E731 - as Alembic takes it
+    return "\n\n".join([*begin, _offline(plan, namespace=namespace, start=start)])
+
+
+def downgrade_statements(*, namespace: str, start: str, revision: str) -> str:
+    """What a downgrade from `start` runs, in a transaction that is open; it fails where the database is not there."""
+    begin = [f"{migration_lock(namespace)};", _START.format(start=start, schema=quote_identifier(namespace))]
+    scripts = _scripts()
+    plan = lambda heads, _: scripts._downgrade_revs(revision, heads)  # noqa: E731 - as Alembic takes it
+    end = [f"DROP TABLE {quote_identifier(namespace)}.{VERSION_TABLE};"] if revision == "base" else []
+    return "\n\n".join([*begin, _offline(plan, namespace=namespace, start=start), *end])
+
+
+def _offline(plan: Plan, *, namespace: str, start: str | None) -> str:
+    """What Alembic would run, as SQL."""
+    output = io.StringIO()
+    options = {**_options(plan, namespace=namespace), "as_sql": True, "output_buffer": output, "starting_rev": start}
+    _migrate(MigrationContext.configure(dialect_name="postgresql", opts=options))
+    return output.getvalue().rstrip()
 
 
 def execute_script(name: str) -> None:

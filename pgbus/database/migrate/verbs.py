@@ -18,7 +18,7 @@ def upgrade(dsn: str | None, *, namespace: str = DEFAULT_NAMESPACE, revision: st
     """
     from pgbus.database.migrate.scripts import run_upgrade
 
-    _check_arguments(namespace, revision, extreme="head")
+    check_arguments(namespace, revision, extreme="head")
     run_blocking(run_upgrade(dsn, namespace=namespace, revision=revision))
 
 
@@ -29,7 +29,7 @@ def downgrade(dsn: str | None, *, namespace: str = DEFAULT_NAMESPACE, revision: 
     """
     from pgbus.database.migrate.scripts import run_downgrade
 
-    _check_arguments(namespace, revision, extreme="base")
+    check_arguments(namespace, revision, extreme="base")
     run_blocking(run_downgrade(dsn, namespace=namespace, revision=revision))
 
 
@@ -40,13 +40,14 @@ def sql(*, namespace: str = DEFAULT_NAMESPACE, start: str | None = None, revisio
     """
     from pgbus.database.migrate.scripts import upgrade_script
 
-    _check_arguments(namespace, revision, extreme="head")
+    check_arguments(namespace, revision, extreme="head")
     if start is not None:
-        _check_arguments(namespace, start, extreme="head")
+        check_arguments(namespace, start, extreme="head")
     return upgrade_script(namespace=namespace, start=start, revision=revision)
 
 
-def _check_arguments(namespace: str, revision: str, *, extreme: str) -> None:
+def check_arguments(namespace: str, revision: str, *, extreme: str) -> None:
+    """Raise ConfigurationError for a namespace or revision that cannot be; `extreme` is "head" or "base"."""
     Config(namespace=namespace)  # which has the rules for it
     if revision not in (*revisions(), extreme):
         raise ConfigurationError(

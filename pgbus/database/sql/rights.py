@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pgbus.database.sql import Statement
+from pgbus.database.sql import Statement, quote_identifier
 from pgbus.errors import PrivilegeError
 
 PUBLISHER = frozenset({"insert_event", "insert_events", "insert_events_once", "publish_schemas", "load_schemas"})
@@ -14,6 +14,10 @@ READER = frozenset(
         "list_schedules", "list_schedule_runs",
     }
 )  # fmt: skip
+# Statements of a handler's own database, where there are no roles of ours.
+INBOX = frozenset(
+    {"create_inbox_namespace", "create_inbox", "create_inbox_index", "take_events", "forget_taken_events"}
+)
 
 
 def role_of(statement: str) -> str:
@@ -26,8 +30,14 @@ def role_of(statement: str) -> str:
 
 def missing_right(statement: Statement, error: BaseException) -> PrivilegeError:
     """What to raise in place of the driver's error for a statement that this user may not run."""
-    role = f"{statement.namespace}_{role_of(statement.name)}"
     reason = str(error).splitlines()[0].rpartition(": ")[2] if "\n" in str(error) else str(error)
+    if statement.name in INBOX:
+        namespace = quote_identifier(statement.namespace)
+        return PrivilegeError(
+            f"{reason}: have its owner run `GRANT USAGE ON SCHEMA {namespace} TO` this user and "
+            f"`GRANT SELECT, INSERT, DELETE ON {namespace}.inbox TO` this user"
+        )
+    role = f"{statement.namespace}_{role_of(statement.name)}"
     return PrivilegeError(
         f"{reason}: the role {role} has the right to it; have `GRANT {role} TO` this user run, "
         "after `pgbus db roles` if there is no such role yet"

@@ -1,0 +1,103 @@
+"""An event as a mapped row: `session.add` publishes it, and what takes back the session's rows takes it back, too."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import Any, TypedDict, Unpack
+from uuid import UUID
+
+from sqlalchemy import ARRAY, Dialect, MetaData, Text, cast, func
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.types import TypeDecorator, TypeEngine
+
+from pgbus.database.sql import DEFAULT_NAMESPACE, as_text
+from pgbus.messages import EventMessage
+from pgbus.publishing.outbox import Limits, OutboxRow, prepare
+
+
+class OutboxEventOptions(TypedDict, total=False):
+    """The options of an OutboxEvent beside its topic: those of PublishOptions that an INSERT alone can fulfil."""
+
+    key: str | None
+    headers: Mapping[str, str] | None
+    deliver_at: datetime | None
+    delay: float | None
+    event_id: UUID | str | None
+
+
+class _Cast(TypeDecorator[Any]):
+    """Bound as text and cast in SQL: the engine may have a serializer of its own, and the connection codecs."""
+
+    impl = Text
+    cache_ok = True
+
+    def __init__(self, to: TypeEngine[Any]) -> None:
+        super().__init__()
+        self.to = to
+
+    def process_bind_param(self, value: Any, dialect: Dialect) -> Any:  # noqa: ARG002 - SQLAlchemy's signature
+        return as_text(value)
+
+    def bind_expression(self, bindparam: Any) -> Any:
+        return cast(bindparam, self.to)
+
+
+class _Base(DeclarativeBase):
+    # Metadata of its own, so that neither `create_all` nor Alembic takes the outbox for a table of the user's.
+    metadata = MetaData(schema=DEFAULT_NAMESPACE)
+
+
+class OutboxEvent(_Base):
+    """An event that is published when its session commits: `session.add(OutboxEvent(UserCreated("adam")))`.
+
+    - `event`: an instance of an event class; or, with `topic`, anything that is JSON.
+    - `key`, `headers`, `deliver_at`, `delay` and `event_id` are those of PublishOptions. There is no `dedup_key`:
+      use `bus.publish(..., using=session)` for that.
+
+    `message` is the event as its publisher knows it, with its `event_id`; it can be read at any time, while the columns
+    cannot be once the session has committed: the row stays in the outbox for moments only. As with an INSERT in SQL, a
+    bus's hooks are not called. In another namespace than `pgbus`, give the engine
+    `execution_options={"schema_translate_map": {"pgbus": "your_namespace"}}`.
+
+    Raises InvalidEventError when it is made, as `Bus.publish` does.
+    """
+
+    __tablename__ = "outbox"
+    # Publishers may insert and not read: nothing is fetched back, and so the identity is the id that we make.
+    __mapper_args__ = {"eager_defaults": False}  # noqa: RUF012 - SQLAlchemy's name and kind
+
+    event_id: Mapped[UUID] = mapped_column(_Cast(postgresql.UUID()), primary_key=True)
+    topic: Mapped[str] = mapped_column(Text)
+    ancestors: Mapped[list[str] | None] = mapped_column(ARRAY(Text))
+    key: Mapped[str | None] = mapped_column(Text)
+    payload: Mapped[str] = mapped_column(_Cast(postgresql.JSONB()))
+    headers: Mapped[str | None] = mapped_column(_Cast(postgresql.JSONB()))
+    deliver_at: Mapped[datetime | None] = mapped_column(_Cast(postgresql.TIMESTAMP(timezone=True)))
+
+    def __init__(self, event: object, *, topic: str | None = None, **options: Unpack[OutboxEventOptions]) -> None:
+        row = prepare(event, topic=topic, limits=Limits(), **options)
+        super().__init__(**columns_of(row))
+        self._message = row.message()
+
+    @property
+    def message(self) -> EventMessage:
+        """The event as its publisher knows it."""
+        return self._message
+
+
+def columns_of(row: OutboxRow) -> dict[str, Any]:
+    """The values of the mapped columns for an event that was checked."""
+    deliver_at: Any = row.deliver_at
+    if row.delay is not None:
+        deliver_at = func.clock_timestamp() + timedelta(seconds=row.delay)
+    return {
+        "event_id": row.event_id,
+        "topic": row.topic,
+        "ancestors": list(row.ancestors) or None,
+        "key": row.key,
+        "payload": row.payload,
+        "headers": row.headers,
+        "deliver_at": deliver_at,
+    }
