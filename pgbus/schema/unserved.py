@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from pgbus.schema.documents import Kind, split_name
+
+_SHOWN = 20
 
 
 def why_unserved(procedure: str, known: Iterable[tuple[Kind, str]]) -> str | None:
@@ -23,11 +25,15 @@ def why_unserved(procedure: str, known: Iterable[tuple[Kind, str]]) -> str | Non
         return f"no service has registered a procedure of that name: did you mean to fire {close}?"
     api = split_name(procedure)[0]
     if of_api := sorted(split_name(name)[1] for name in procedures if split_name(name)[0] == api):
-        return f"no service has registered a procedure of that name: API {api!r} has {', '.join(of_api)}"
+        return f"no service has registered a procedure of that name: API {api!r} has {_first(of_api)}"
     apis = sorted({split_name(name)[0] for name in procedures} - {""})
-    return (
-        f"no service has registered a procedure of API {api!r}: those with procedures are {', '.join(apis) or 'none'}"
-    )
+    return f"no service has registered a procedure of API {api!r}: those with procedures are {_first(apis) or 'none'}"
+
+
+def _first(names: Sequence[str]) -> str:
+    """As many names as a message can hold."""
+    more = [f"and {len(names) - _SHOWN} more"] if len(names) > _SHOWN else []
+    return ", ".join([*names[:_SHOWN], *more])
 
 
 def _close(name: str, names: Iterable[str]) -> str:

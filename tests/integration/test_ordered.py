@@ -114,6 +114,15 @@ async def test_each_key_keeps_its_order_with_several_workers_and_failing_events(
     assert [watch.of(ClaimsLost) for watch in watches] == [[], []]
 
 
+async def test_a_key_has_the_same_lane_on_every_version_of_the_server(database: str, connect: Connect) -> None:
+    """Else what was owed before an upgrade would not bar what comes after it."""
+    connection = await connect(database)
+    hashes = (
+        "SELECT md5(string_agg(CAST(hashtext(n || 'é') AS text), ',' ORDER BY n)) FROM generate_series(1, 1000) AS n"
+    )
+    assert await connection.fetchval(hashes) == "42d6c71b0bfd2df28aca823132899b5e"
+
+
 async def test_a_retry_bars_its_lane_and_no_other(database: str, connect: Connect) -> None:
     connection = await connect(database)
     async with open_bus(database) as bus:

@@ -37,3 +37,9 @@ def test_a_wrong_name_is_told_with_what_there_is(procedure: str, said: str) -> N
 
 def test_where_nothing_is_known_that_is_said() -> None:
     assert "those with procedures are none" in str(why_unserved("bank.pay", []))
+
+
+def test_of_many_names_the_first_are_told() -> None:
+    known: list[tuple[Kind, str]] = [("procedure", f"api_{number:03}.run") for number in range(100)]
+    said = why_unserved("nowhere.else", known) or ""
+    assert said.endswith("api_018, api_019, and 80 more")
