@@ -210,13 +210,14 @@ CREATE TABLE pgbus.subscriptions (
     PRIMARY KEY (listener_id, pattern)
 );
 
--- What a version of a service's code declares that a listener hears, and the workers that run it or did. What live
--- workers declare stays subscribed, and so does what the newest version declared, while a restart of an older one may be
--- part of its deploy.
+-- What a version of a service's code declares that a listener hears, its options, and the workers that run it or did.
+-- What live workers declare stays subscribed, and so does what the newest version declared, while a restart of an older
+-- one may be part of its deploy. The newest version's options hold while it runs.
 CREATE TABLE pgbus.declarations (
     listener_id   integer     NOT NULL REFERENCES pgbus.listeners (id) ON DELETE CASCADE,
     service       text        NOT NULL,
     patterns      text[]      NOT NULL,
+    options       jsonb       NOT NULL,
     worker_ids    integer[]   NOT NULL,
     first_seen_at timestamptz NOT NULL DEFAULT clock_timestamp(),
     last_seen_at  timestamptz NOT NULL DEFAULT clock_timestamp(),

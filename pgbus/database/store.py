@@ -201,7 +201,7 @@ class Store:
         start_position: int | None,
         start_at: datetime | None,
     ) -> Registered:
-        """Make a listener known, and lock its row."""
+        """Make a listener known, and lock its row; the options are those of a new one."""
         if start_at is not None:
             # A new listener is not live there, even at the log's end: an event that the leader is sequencing at this
             # moment is not missed.

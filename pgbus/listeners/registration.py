@@ -13,7 +13,14 @@ from pgbus.database.statements import sequencer
 from pgbus.database.store import Registered, Store, SubscriptionChanges
 from pgbus.errors import ListenerTakenError
 from pgbus.listeners.listener import Listener
-from pgbus.listeners.sharing import Declaration, Neighbour, find_conflict, find_sharing, subscribed_patterns
+from pgbus.listeners.sharing import (
+    Declaration,
+    Neighbour,
+    find_conflict,
+    find_sharing,
+    is_outdated,
+    subscribed_patterns,
+)
 
 logger = logging.getLogger("pgbus")
 
@@ -23,19 +30,25 @@ async def register_listener(listener: Listener, *, pool: Pool, config: Config, w
 
     Raises ListenerTakenError when a live worker of another service declares it otherwise.
     """
+    options = msgspec.json.encode(listener.options()).decode()
     async with own_transaction(pool) as connection:
         store = Store(connection, namespace=config.namespace)
         # It locks the row, so that of two services that start at once the second sees the first.
         registered = await store.register_listener(
             listener_name=listener.name,
             lanes=listener.lanes,
-            options=msgspec.json.encode(listener.options()).decode(),
+            options=options,
             service=config.service_name,
             start_position=_start_position(listener),
             start_at=listener.start if isinstance(listener.start, datetime) else None,
         )
         known = await _find_declarations(store, registered.id, worker_id=worker_id, ttl=config.worker_ttl)
-        ours = Declaration(service=config.service_name, home=config.home, patterns=tuple(sorted(listener.patterns)))
+        ours = Declaration(
+            service=config.service_name,
+            home=config.home,
+            patterns=tuple(sorted(listener.patterns)),
+            options=listener.options(),
+        )
         if conflict := find_conflict(ours, known):
             raise ListenerTakenError(listener.name, conflict)
         await store.fetch(
@@ -43,13 +56,23 @@ async def register_listener(listener: Listener, *, pool: Pool, config: Config, w
             listener_id=registered.id,
             service=ours.service,
             patterns=list(ours.patterns),
+            options=options,
             worker_id=worker_id,
         )
+        outdated = is_outdated(ours, known)
+        if not outdated:
+            await store.fetch(
+                "set_listener_options",
+                listener_id=registered.id,
+                lanes=listener.lanes,
+                options=options,
+                service=ours.service,
+            )
         changes = await store.replace_subscriptions(registered.id, subscribed_patterns(ours, known))
         if registered.is_new or changes.added:
             # The leader's affair alone: were it told as `reload`, every listener of every worker would look for work.
             await sequencer.notify_workers(store, "subscribed")
-    _log(listener, registered, changes)
+    _log(listener, registered, changes, outdated=outdated)
     if sharing := find_sharing(ours, known):
         logger.warning("listener %s: %s", listener.name, sharing)
     return registered.id
@@ -62,6 +85,7 @@ async def _find_declarations(store: Store, listener_id: int, *, worker_id: int, 
             service=row["service"],
             home=row["home"],
             patterns=tuple(row["patterns"]),
+            options=msgspec.json.decode(row["options"]),
             first_seen_at=row["first_seen_at"],
             is_recent=row["is_recent"],
             worker=Neighbour(row["worker"], row["host"], row["pid"]) if row["worker_id"] else None,
@@ -80,7 +104,7 @@ def _start_position(listener: Listener) -> int | None:
             return None
 
 
-def _log(listener: Listener, registered: Registered, changes: SubscriptionChanges) -> None:
+def _log(listener: Listener, registered: Registered, changes: SubscriptionChanges, *, outdated: bool) -> None:
     if registered.is_new:
         logger.info("listener %s is new; it hears %s", listener.name, ", ".join(listener.patterns))
         return
@@ -88,5 +112,9 @@ def _log(listener: Listener, registered: Registered, changes: SubscriptionChange
         if patterns:
             logger.info("listener %s %s %s", listener.name, verb, ", ".join(patterns))
     old = msgspec.json.decode(registered.old_options) if registered.old_options else None
-    if old is not None and old != listener.options():
+    if old is None or old == listener.options():
+        return
+    if outdated:
+        logger.info("listener %s keeps the options of the newer version that runs: %s", listener.name, old)
+    else:
         logger.info("listener %s has new options: %s", listener.name, listener.options())

@@ -5,7 +5,7 @@ Pure decisions; `registration` reads what is declared, and acts on them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -26,7 +26,8 @@ class Neighbour:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Declaration:
-    """What one version of a service declares that a listener hears, sorted; and a live worker that runs it, if any.
+    """What one version of a service declares that a listener hears, sorted, with its options; and a live worker that
+    runs it, if any.
 
     `home` is the folder that the service has its name from; None where the name was given. `is_recent`: a worker that
     declares it was seen not long ago.
@@ -35,9 +36,23 @@ class Declaration:
     service: str
     home: str | None
     patterns: tuple[str, ...]
+    options: Mapping[str, object]
     first_seen_at: datetime = _NEVER
     is_recent: bool = True
     worker: Neighbour | None = None
+
+    def is_same_version(self, other: Declaration) -> bool:
+        """Whether both declare the same."""
+        return self.patterns == other.patterns and self.options == other.options
+
+
+def is_outdated(ours: Declaration, known: Sequence[Declaration]) -> bool:
+    """Whether a live worker runs a version of our service that is newer than ours: then its options hold.
+
+    Without one, ours may be a deploy that was rolled back.
+    """
+    seen = [one.first_seen_at for one in known if one.service == ours.service and one.is_same_version(ours)]
+    return any(one.worker and one.service == ours.service and seen and one.first_seen_at > min(seen) for one in known)
 
 
 def subscribed_patterns(ours: Declaration, known: Sequence[Declaration]) -> list[str]:
@@ -48,7 +63,7 @@ def subscribed_patterns(ours: Declaration, known: Sequence[Declaration]) -> list
     """
     live = [one for one in known if one.worker]
     versions = [one for one in known if one.service == ours.service and one.is_recent]
-    comes_back = any(one.patterns == ours.patterns for one in versions)
+    comes_back = any(one.is_same_version(ours) for one in versions)
     kept = [*live, max(versions, key=lambda one: one.first_seen_at)] if comes_back else live
     return sorted({*ours.patterns, *(pattern for one in kept for pattern in one.patterns)})
 

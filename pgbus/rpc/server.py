@@ -104,6 +104,7 @@ class Server:
         self._config = config
         self._telemetry = telemetry
         self._desks: dict[str, Desk] = {}
+        self._checked: set[str] = set()
         self._running: dict[UUID, Running] = {}
         self._cancellations: deque[UUID] = deque(maxlen=REMEMBERED_CANCELLATIONS)
         self._worker_id = worker_id
@@ -128,6 +129,7 @@ class Server:
                 slots = procedure.concurrency or self._config.rpc_concurrency
                 self._desks[procedure.name] = Desk(procedure, slots=slots)
         await self._register(list(self._desks.values()), worker_id=worker_id, store=store)
+        await self._warn_of_strangers(worker_id=worker_id, store=store)
         self._in_doubt = True
         if self._desks and not self._tasks:
             self._started_at = now()
@@ -145,6 +147,27 @@ class Server:
             concurrencies=[desk.slots for desk in desks],
             timeouts=[desk.procedure.timeout for desk in desks],
         )
+
+    async def _warn_of_strangers(self, *, worker_id: int, store: Store) -> None:
+        """Say once of each procedure that a worker of another service serves it, too."""
+        unchecked = [name for name in self._desks if name not in self._checked]
+        self._checked.update(unchecked)
+        if not unchecked:
+            return
+        rows = await store.fetch(
+            "find_strangers",
+            procedures=unchecked,
+            worker_id=worker_id,
+            service=self._config.service_name,
+            home=self._config.home,
+        )
+        for row in rows:
+            logger.warning(
+                "procedure %s: %s of service %r serves it too, and this process is of service %r, so they split its "
+                "calls between them. If they are two services, give one of the two procedures another name; if they "
+                "are one, give both the same service_name",
+                row["procedure"], row["worker"], row["service"], self._config.service_name,
+            )  # fmt: skip
 
     def heard(self, payload: str) -> None:
         """What was notified: names of procedures that have work, none for any; or calls that were cancelled."""

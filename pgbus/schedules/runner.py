@@ -120,6 +120,7 @@ class Tasks:
         if self._schedules:
             if self._loop is None:
                 self._started_at = now()
+                await self._warn_of_namesake()
                 self._loop = asyncio.create_task(self._look_loop(), name="pgbus tasks")
                 call_on_failure(self._loop, self._failed)
             await self._register()
@@ -219,6 +220,15 @@ class Tasks:
                 logger.info("schedule %s is new: %s", name, schedule.rule)
             elif row["old_rule"] != str(schedule.rule):
                 logger.info("schedule %s is now %s, and was %s", name, schedule.rule, row["old_rule"])
+
+    async def _warn_of_namesake(self) -> None:
+        """Say that another service of our name runs: its schedules have the same names as ours."""
+        for row in await self._store.fetch("find_namesake", service=self._config.service_name, home=self._config.home):
+            logger.warning(
+                "%s is of service %r too, which lies in %s, and this process in %s, so they share the runs of "
+                "schedules of the same name. If they are two services, give each its own service_name",
+                row["worker"], self._config.service_name, row["home"], self._config.home,
+            )  # fmt: skip
 
     async def _claim(self, worker_id: int) -> float:
         """Claim what is due; in how many seconds the next one is."""

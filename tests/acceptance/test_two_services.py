@@ -139,6 +139,35 @@ async def test_services_that_share_a_listener_by_accident_are_told(services: Ser
         await other.says(r"listener mail: .* of service 'shop' \(.*/shop\) runs it too, and this process is of service")
 
 
+@pytest.mark.parametrize("second", ["mail_service", "elsewhere/shop"])
+async def test_services_that_share_a_procedure_or_a_schedule_by_accident_are_told(
+    services: Services, second: str
+) -> None:
+    (services.directory / "elsewhere").mkdir()
+    source = """
+    import pgbus
+
+    bus = pgbus.create()
+
+
+    @bus.procedure("math.double")
+    async def double(n: int) -> int:
+        return 2 * n
+
+
+    @bus.client.every(hours=1, name="nightly")
+    def nightly() -> None:
+        pass
+    """
+    async with (
+        services.worker(services.write("shop", source)),
+        services.worker(services.write(second, source)) as other,
+    ):
+        await other.says(r"procedure math.double: .* of service 'shop' serves it too, and this process is of service")
+        if second == "elsewhere/shop":
+            await other.says(r"is of service 'shop' too, which lies in .*/shop, and this process in .*elsewhere/shop")
+
+
 # ------------------------------------------------------------------------------------------------------ rolling deploys
 
 
@@ -199,6 +228,26 @@ async def test_restarts_in_a_rolling_deploy_lose_no_event_of_the_added_topic(ser
             _publish(services, old, range(20, 25))
             await _all_done(services, range(25))
         assert not [line for line in alone.out if line.startswith("c.d")]
+
+
+async def test_an_older_worker_that_restarts_beside_a_newer_one_leaves_it_its_options(services: Services) -> None:
+    for folder in ("shop", "shop/releases"):
+        (services.directory / folder).mkdir()
+    old, new = (
+        services.write(f"shop/releases/{number}", PLAIN.format(topics=f'"a.b", concurrency={number}'))
+        for number in (1, 2)
+    )
+    query = "SELECT options ->> 'concurrency' FROM pgbus.listeners"
+    async with services.worker(old):
+        assert await services.connection.fetchval(query) == "1"
+        async with services.worker(new):
+            assert await services.connection.fetchval(query) == "2"
+            async with services.worker(old) as again:
+                await again.says("listener mail keeps the options of the newer version that runs")
+                assert await services.connection.fetchval(query) == "2"
+        async with services.worker(old) as rolled_back:
+            await rolled_back.says("listener mail has new options")
+            assert await services.connection.fetchval(query) == "1"
 
 
 async def test_a_version_that_drops_a_topic_leaves_its_events_to_the_older_worker(services: Services) -> None:

@@ -925,11 +925,15 @@ async def register(bench: Bench, **values: Any) -> Any:
     return await bench.store.register_listener(**{**defaults, **values})
 
 
-async def test_registering_makes_a_listener_once_and_then_brings_it_up_to_date(bench: Bench) -> None:
+async def test_registering_makes_a_listener_once_and_leaves_its_options_to_a_statement_of_their_own(
+    bench: Bench,
+) -> None:
     first = await register(bench, options='{"a": 1}')
     assert (first.is_new, first.old_options) == (True, None)
     second = await register(bench, options='{"a": 2}', lanes=64, service="new")
     assert (second.id, second.is_new, second.old_options) == (first.id, False, '{"a": 1}')
+    assert await bench.fetch("SELECT lanes, options, service FROM pgbus.listeners") == [(None, '{"a": 1}', "shop")]
+    await bench.store.fetch("set_listener_options", listener_id=first.id, options='{"a": 2}', lanes=64, service="new")
     assert await bench.fetch("SELECT lanes, options, service, state FROM pgbus.listeners") == [
         (64, '{"a": 2}', "new", "active")
     ]
@@ -1017,7 +1021,7 @@ async def test_touching_a_worker_waits_for_nobody_who_touches_the_same_listeners
     mine = (await bench.store.fetch_one("register_worker", **worker))["id"]
     ids = [await bench.rows.listener(name, "**") for name in ("a", "b")]
     for id_ in ids:
-        declaration = {"listener_id": id_, "service": "s", "patterns": ["**"], "worker_id": mine}
+        declaration = {"listener_id": id_, "service": "s", "patterns": ["**"], "options": "{}", "worker_id": mine}
         await bench.store.fetch("note_declaration", **declaration)
     await bench.connection.execute(
         "UPDATE pgbus.listeners SET last_seen_at = 'epoch'; UPDATE pgbus.declarations SET last_seen_at = 'epoch'"

@@ -308,6 +308,7 @@ CREATE TABLE pgbus.declarations (
     listener_id integer NOT NULL,
     service text NOT NULL,
     patterns text[] NOT NULL,
+    options jsonb NOT NULL,
     worker_ids integer[] NOT NULL,
     first_seen_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
     last_seen_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,

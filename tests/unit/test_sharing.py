@@ -7,14 +7,21 @@ from typing import Any
 import pytest
 
 from pgbus.config.home import find_home
-from pgbus.listeners.sharing import Declaration, Neighbour, find_conflict, find_sharing, subscribed_patterns
+from pgbus.listeners.sharing import (
+    Declaration,
+    Neighbour,
+    find_conflict,
+    find_sharing,
+    is_outdated,
+    subscribed_patterns,
+)
 
 LIVE = Neighbour("web-1", "host", 7)
 BEGAN = datetime(2025, 1, 1, tzinfo=UTC)
 
 
 def declared(*patterns: str, age: int = 0, **values: Any) -> Declaration:
-    values = {"service": "shop", "home": None, **values}
+    values = {"service": "shop", "home": None, "options": {}, **values}
     return Declaration(patterns=patterns, first_seen_at=BEGAN - timedelta(days=age), **values)
 
 
@@ -69,6 +76,16 @@ def test_an_older_version_that_comes_back_takes_nothing_from_the_newest_one() ->
     assert subscribed_patterns(declared("a"), known) == ["a", "c"]
     assert subscribed_patterns(declared("a", "b"), known) == ["a", "b", "c"]
     assert subscribed_patterns(declared("a", "c"), known) == ["a", "c"]
+
+
+def test_the_options_of_a_newer_version_hold_while_a_worker_runs_it() -> None:
+    old, new = {"concurrency": 1}, {"concurrency": 9}
+    ours, newer = declared("a", options=old), declared("a", options=new, age=1)
+    assert is_outdated(ours, [declared("a", options=old, age=2), declared("a", options=new, age=1, worker=LIVE)])
+    assert not is_outdated(ours, [declared("a", options=old, age=2), newer])  # rolled back: nobody runs it
+    assert not is_outdated(ours, [declared("a", options=new, age=1, worker=LIVE)])  # never seen before: ours is newer
+    stranger = declared("a", options=new, age=1, worker=LIVE, service="mail")
+    assert not is_outdated(ours, [declared("a", options=old, age=2), stranger])
 
 
 def test_a_newer_version_that_nobody_has_run_for_long_is_forgotten() -> None:

@@ -1,17 +1,15 @@
 -- Listeners and workers: who is registered, and who is alive.
 
 -- name: register_listener
--- Insert a listener, or update its row; returns whether it is new, and its previous options.
+-- Insert a listener, or lock its row; returns whether it is new, and its options until now. What it is to be from now on
+-- is for `set_listener_options` to say: ours may be an older version of its code.
 -- `start_position` says where a new listener begins; NULL: with the events logged from now on.
 WITH known AS MATERIALIZED (
     -- Locked: a row that is being removed at this moment is not found.
     SELECT l.id, l.options FROM pgbus.listeners AS l WHERE l.listener_name = CAST(:listener_name AS text) FOR NO KEY UPDATE
 ), changed AS (
     UPDATE pgbus.listeners AS l
-    SET lanes = CAST(:lanes AS smallint),
-        options = CAST(CAST(:options AS text) AS jsonb),
-        service = CAST(:service AS text),
-        last_seen_at = now()
+    SET last_seen_at = now()
     FROM known AS k
     WHERE l.id = k.id
     RETURNING l.id
@@ -24,16 +22,20 @@ WITH known AS MATERIALIZED (
            CAST(:service AS text),
            CAST(:start_position AS bigint)
     WHERE NOT EXISTS (SELECT 1 FROM known)
-    ON CONFLICT (listener_name) DO UPDATE SET
-        lanes = excluded.lanes,
-        options = excluded.options,
-        service = excluded.service,
-        last_seen_at = now()
+    ON CONFLICT (listener_name) DO UPDATE SET last_seen_at = now()
     RETURNING l.id
 )
 SELECT r.id, k.id IS NULL AS is_new, CAST(k.options AS text) AS old_options
 FROM (SELECT c.id FROM changed AS c UNION ALL SELECT b.id FROM begun AS b) AS r
 LEFT JOIN known AS k ON k.id = r.id
+
+-- name: set_listener_options
+-- Make these the options of a listener, and this the service that runs it.
+UPDATE pgbus.listeners AS l
+SET lanes = CAST(:lanes AS smallint),
+    options = CAST(CAST(:options AS text) AS jsonb),
+    service = CAST(:service AS text)
+WHERE l.id = CAST(:listener_id AS integer)
 
 -- name: replace_subscriptions
 -- Make a listener's subscriptions these patterns; returns the patterns that were added and those that were removed.
@@ -58,7 +60,7 @@ SELECT 'removed' AS change, r.pattern FROM removed AS r
 -- name: find_declarations
 -- The declarations of a listener by versions of services, each with one of the other live workers that run it, or none.
 -- `is_recent`: it was seen within `ttl` seconds.
-SELECT d.service, d.patterns, d.first_seen_at, w.id AS worker_id, w.name AS worker, w.host, w.pid, w.home,
+SELECT d.service, d.patterns, CAST(d.options AS text) AS options, d.first_seen_at, w.id AS worker_id, w.name AS worker, w.host, w.pid, w.home,
        d.last_seen_at > now() - CAST(:ttl AS double precision) * INTERVAL '1 second' AS is_recent
 FROM pgbus.declarations AS d
 LEFT JOIN (
@@ -80,10 +82,12 @@ WITH noted AS (
     WHERE d.listener_id = CAST(:listener_id AS integer)
       AND d.service = CAST(:service AS text)
       AND d.patterns = CAST(:patterns AS text[])
+      AND d.options = CAST(CAST(:options AS text) AS jsonb)
     RETURNING d.listener_id
 )
-INSERT INTO pgbus.declarations (listener_id, service, patterns, worker_ids)
+INSERT INTO pgbus.declarations (listener_id, service, patterns, options, worker_ids)
 SELECT CAST(:listener_id AS integer), CAST(:service AS text), CAST(:patterns AS text[]),
+       CAST(CAST(:options AS text) AS jsonb),
        ARRAY[CAST(:worker_id AS integer)]
 WHERE NOT EXISTS (SELECT 1 FROM noted)
 
@@ -122,11 +126,12 @@ WITH seen_listeners AS (
     UPDATE pgbus.declarations AS d
     SET last_seen_at = now()
     FROM (
-        SELECT f.listener_id, f.service, f.patterns FROM pgbus.declarations AS f
+        SELECT f.listener_id, f.service, f.patterns, f.options FROM pgbus.declarations AS f
         WHERE f.listener_id = ANY (CAST(:listener_ids AS integer[])) AND CAST(:worker_id AS integer) = ANY (f.worker_ids)
         FOR NO KEY UPDATE SKIP LOCKED
     ) AS free
     WHERE d.listener_id = free.listener_id AND d.service = free.service AND d.patterns = free.patterns
+      AND d.options = free.options
 ), seen AS (
     UPDATE pgbus.workers AS w
     SET last_seen_at = now(),

@@ -13,6 +13,18 @@ FROM unnest(
 ) AS w (procedure, concurrency, timeout)
 ON CONFLICT (procedure, worker_id) DO UPDATE SET concurrency = excluded.concurrency, timeout = excluded.timeout
 
+-- name: find_strangers
+-- Of these procedures, those that a live worker of another service than ours serves, with one such worker. Two services
+-- in folders that happen to have the same name are not the same.
+SELECT DISTINCT ON (s.procedure) s.procedure, w.name AS worker, w.service, w.home
+FROM pgbus.rpc_servers AS s
+JOIN pgbus.live_workers AS v ON v.id = s.worker_id
+JOIN pgbus.workers AS w ON w.id = v.id
+WHERE s.procedure = ANY (CAST(:procedures AS text[]))
+  AND w.id <> CAST(:worker_id AS integer)
+  AND (w.service <> CAST(:service AS text) OR w.home <> CAST(:home AS text))
+ORDER BY s.procedure, w.id
+
 -- name: find_servers
 -- Of these procedures, those that were ever registered: whether a live worker serves them, and their declared timeout.
 WITH live AS MATERIALIZED (

@@ -36,6 +36,15 @@ SELECT k.id IS NULL AS is_new, k.rule AS old_rule
 FROM (SELECT c.id FROM changed AS c UNION ALL SELECT b.id FROM begun AS b) AS r
 LEFT JOIN known AS k ON k.id = r.id
 
+-- name: find_namesake
+-- A live worker of a service that has its name from another folder than ours: both have schedules of the same names.
+SELECT w.name AS worker, w.home
+FROM pgbus.live_workers AS v
+JOIN pgbus.workers AS w ON w.id = v.id
+WHERE w.service = CAST(:service AS text) AND w.home <> CAST(:home AS text)
+ORDER BY w.id
+LIMIT 1
+
 -- name: set_next_run
 -- Say when a schedule is due for which that was to be worked out. Nothing, if its rule is another one by now.
 UPDATE pgbus.schedules AS s
