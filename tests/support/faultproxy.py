@@ -80,6 +80,16 @@ class FaultProxy:
         self._requests_flow.set()
         self._answers_flow.set()
 
+    def refuse(self) -> None:
+        """Break every connection, and refuse new ones, as a server that is down."""
+        assert self._listening is not None
+        self._listening.close()
+        self.reset()
+
+    async def accept(self) -> None:
+        """Take connections again, at the same address."""
+        self._listening = await asyncio.start_server(self._serve, "127.0.0.1", urlsplit(self.dsn).port)
+
     def reset(self) -> None:
         """Break every connection with a RST to both sides; what was held back on it is lost."""
         for link in tuple(self._links):

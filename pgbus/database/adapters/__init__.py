@@ -47,6 +47,7 @@ _KINDS = {
     "sqlalchemy.engine.base.Connection": "sqlalchemy-sync",
     "sqlalchemy.orm.session.Session": "sqlalchemy-sync-session",
     "sqlalchemy.orm.scoping.scoped_session": "sqlalchemy-sync-session",
+    "pgbus.database.adapters.added.AddedTo": "sqlalchemy-added",
 }
 
 _ASYNC_FACES = "an asyncpg connection, a psycopg AsyncConnection, or an SQLAlchemy AsyncSession or AsyncConnection"
@@ -133,12 +134,18 @@ def _sync_factory(cls: type) -> Callable[[Any], SyncExecutor]:
             from pgbus.database.adapters.sqlalchemy import SessionExecutor
 
             return SessionExecutor
+        case "sqlalchemy-added":
+            return _as_it_is
         case None:
             raise _unknown(cls, _SYNC_FACES)
         case _:
             raise ConnectionUnusableError(
                 f"{_name(cls)} has to be awaited, and this call blocks; pass {_SYNC_FACES}, or await the async call"
             )
+
+
+def _as_it_is(using: SyncExecutor) -> SyncExecutor:
+    return using
 
 
 def _lookup(cls: type, names: Mapping[str, str]) -> str | None:

@@ -435,3 +435,23 @@ SELECT w.freed, w.listener_ids,
             THEN pg_notify(CAST(:work_channel AS text), 'reload') END AS told,
        CAST(extract(epoch FROM now()) AS double precision) AS looked_at
 FROM woken AS w
+
+-- name: count_untried
+-- How much that is due these listeners are yet to try for the first time, of what was published up to an instant (or
+-- NULL: up to now); and the instant of the look.
+SELECT (SELECT count(*)
+        FROM pgbus.outbox AS o
+        WHERE o.published_at <= COALESCE(CAST(:until AS timestamptz), clock_timestamp())
+          AND (o.deliver_at IS NULL OR o.deliver_at <= clock_timestamp()))
+     + (SELECT count(*)
+        FROM pgbus.deliveries AS d
+        JOIN pgbus.listeners AS l ON l.id = d.listener_id
+        WHERE l.listener_name = ANY (CAST(:listener_names AS text[]))
+          AND l.state = 'active'
+          AND d.attempt = 1
+          AND d.blocked_key IS NULL
+          AND EXISTS (SELECT
+                      FROM pgbus.events AS e
+                      WHERE e.position = d.first
+                        AND e.published_at <= COALESCE(CAST(:until AS timestamptz), clock_timestamp()))) AS untried,
+       clock_timestamp() AS looked_at

@@ -1,0 +1,97 @@
+"""SQLAlchemy sessions in code that cannot wait: an event is added to the session, and goes with its next flush.
+
+A rollback, and one to a savepoint, takes it back as it does any other object that was added.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+from sqlalchemy import Column, ColumnElement, MetaData, Table, Text, cast, func, literal_column
+from sqlalchemy.dialects.postgresql import JSONB, UUID
+from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session
+from sqlalchemy.orm import Session, registry, scoped_session
+from sqlalchemy.types import TypeDecorator
+
+from pgbus.database.adapters.sessions import watching
+from pgbus.database.sql import Statement, as_text
+from pgbus.errors import ConnectionUnusableError
+
+
+class AddedTo:
+    """What `publish_sync(using=...)` takes for a session of SQLAlchemy, async or blocking, that must not be waited for.
+
+    It is for a single event that is due at once: the session inserts it when it flushes, at the latest before it
+    commits. Raises ConnectionUnusableError for what is not a session.
+    """
+
+    def __init__(self, session: object) -> None:
+        self._session = _plain_session(session)
+
+    def fetch(self, statement: Statement, values: Mapping[str, object]) -> Sequence[Sequence[Any]]:
+        """Add the event of `insert_event`."""
+        if statement.name != "insert_event":
+            raise ConnectionUnusableError(
+                "an event with a dedup key, a delay or an instant cannot wait for the session's flush: publish it with "
+                "`await bus.publish(..., using=session)`"
+            )
+        row = _row_class(statement.namespace)()
+        for name, value in values.items():
+            setattr(row, name, as_text(value))
+        with watching(self._session):
+            self._session.add(row)
+        return []
+
+
+def _plain_session(session: object) -> Session:
+    if isinstance(session, async_scoped_session | scoped_session):
+        session = session()
+    if isinstance(session, AsyncSession):
+        return session.sync_session
+    if isinstance(session, Session):
+        return session
+    raise ConnectionUnusableError(
+        f"{type(session).__qualname__} is no session of SQLAlchemy, to which an event could be added without waiting: "
+        "publish with `await bus.publish(..., using=...)`"
+    )
+
+
+class _ReadAs(TypeDecorator[str]):
+    """A text that the server reads as another type, because the engine may have codecs of its own for that one."""
+
+    impl = Text
+    cache_ok = True
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+
+    def bind_expression(self, bindparam: Any) -> ColumnElement[Any]:
+        match self.kind:
+            case "uuid":
+                return cast(bindparam, UUID)
+            case "jsonb":
+                return cast(bindparam, JSONB)
+            case _:  # topics with spaces between them
+                return func.string_to_array(bindparam, literal_column("' '"))
+
+
+@lru_cache(maxsize=64)
+def _row_class(namespace: str) -> type:
+    """A class that is mapped to the outbox of this namespace, and to the columns that publishers write."""
+    table = Table(
+        "outbox",
+        MetaData(schema=namespace),
+        Column("event_id", _ReadAs("uuid"), primary_key=True),
+        Column("topic", Text),
+        Column("ancestors", _ReadAs("text[]")),
+        Column("key", Text),
+        Column("payload", _ReadAs("jsonb")),
+        Column("headers", _ReadAs("jsonb")),
+        implicit_returning=False,  # who may publish need not be allowed to read
+    )
+    cls = type("PublishedEvent", (), {})
+    registry().map_imperatively(cls, table)
+    return cls
