@@ -57,8 +57,10 @@ def declare_listeners(bus: Bus, listeners: Iterable[EventListener]) -> None:
     """
     for one in dict.fromkeys(listeners):
         function = function_of(one)
-        options: ListenerOptions = getattr(one, "options", {})
-        name = getattr(one, "name", None) or in_service(bus.config.service_name, default_name(function))
+        options = one.options if isinstance(one, PgBusListener) else ListenerOptions()
+        name = (one.name if isinstance(one, PgBusListener) else None) or in_service(
+            bus.config.service_name, default_name(function)
+        )
         patterns = tuple(sorted(check_pattern(event_id) for event_id in one.event_ids))
         known = bus.registry.listeners.get(name)
         if known and known.patterns == patterns and function is getattr(known.decode, "function", None):
