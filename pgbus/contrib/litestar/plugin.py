@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from litestar import Litestar
 from litestar.config.app import AppConfig
+from litestar.datastructures import State
+from litestar.di import Provide
 from litestar.middleware import DefineMiddleware
 from litestar.plugins import CLIPlugin, InitPlugin
+from litestar.types import Scope as AsgiScope
 
+from pgbus.api import BoundBus
 from pgbus.bus import Bus
 from pgbus.contrib.litestar.emitter import DRAIN_TIMEOUT, PgBusEventEmitter, Role
-from pgbus.contrib.litestar.requests import RequestMiddleware, sessions_of_advanced_alchemy
+from pgbus.contrib.litestar.requests import RequestMiddleware, configs_of_advanced_alchemy, sessions_of
 from pgbus.contrib.litestar.transactions import Ambient, Scope
 from pgbus.contrib.litestar.worker import AppWorker
 
@@ -31,6 +35,9 @@ class PgBusPlugin(InitPlugin, CLIPlugin):
       none. Default: that of advanced-alchemy's plugin.
     - `allow_unknown`: emit events that no listener here hears; default: they are refused.
     - `drain_timeout`: seconds to wait, when an embedded worker stops, for what no listener has tried yet; default 10.
+
+    Handlers and dependencies that name a parameter `bus` get the bus: bound to the request's session where
+    advanced-alchemy's plugin is there (a `pgbus.BoundBus`), else as it is.
 
     The worker starts after the application's own start, and has stopped before anything of that is taken down.
     """
@@ -70,7 +77,9 @@ class PgBusPlugin(InitPlugin, CLIPlugin):
             allow_unknown=self._allow_unknown,
             drain_timeout=self._drain_timeout,
         )
-        find_session = _ambient(self._session) if self._session else sessions_of_advanced_alchemy(config.plugins)
+        alchemy = configs_of_advanced_alchemy(config.plugins)
+        config.dependencies.setdefault("bus", _provide_bus(self.bus, alchemy))
+        find_session = _ambient(self._session) if self._session else sessions_of(alchemy)
         middleware = DefineMiddleware(RequestMiddleware, bus=self.bus, find_session=find_session)
         config.middleware.insert(0, middleware)
         worker = AppWorker(self.bus, drain_timeout=self._drain_timeout)
@@ -107,6 +116,16 @@ class _AtTheEnd(InitPlugin):
         else:
             app_config.plugins.append(_AtTheEnd(self._action))
         return app_config
+
+
+def _provide_bus(bus: Bus, configs: Sequence[Any]) -> Provide:
+    if not configs:
+        return Provide(lambda: bus, sync_to_thread=False)
+
+    def provide(state: State, scope: AsgiScope) -> BoundBus:
+        return bus.bind(configs[0].provide_session(state, scope))
+
+    return Provide(provide, sync_to_thread=False)
 
 
 def _ambient(session: Callable[[Scope], object | None]) -> Callable[[Scope], Ambient | None]:

@@ -47,8 +47,8 @@ class RequestMiddleware:
             await asyncio.gather(*(self._bus.publish(one.payload, topic=one.topic) for one in emissions))
 
 
-def sessions_of_advanced_alchemy(plugins: Iterable[object]) -> FindSession:
-    """What finds the session that a request has from one of these plugins, if any of them is advanced-alchemy's."""
+def configs_of_advanced_alchemy(plugins: Iterable[object]) -> list[Any]:
+    """The configurations of those of these plugins that are advanced-alchemy's."""
     configs = {
         id(config): config
         for plugin in plugins
@@ -56,11 +56,15 @@ def sessions_of_advanced_alchemy(plugins: Iterable[object]) -> FindSession:
         for config in getattr(plugin, "config", ())
         if hasattr(config, "session_scope_key")
     }
-    if not configs:
+    return list(configs.values())
+
+
+def sessions_of(configs: Iterable[Any]) -> FindSession:
+    """What finds the session that a request has by one of these configurations, the first one that has any."""
+    known = [(config.session_scope_key, _commits_itself(config)) for config in configs]
+    if not known:
         return lambda _: None
     from advanced_alchemy.extensions.litestar._utils import get_aa_scope_state  # it has no public name
-
-    known = [(config.session_scope_key, _commits_itself(config)) for config in configs.values()]
 
     def find(scope: Scope) -> Ambient | None:
         for key, commits_itself in known:

@@ -287,6 +287,17 @@ async def test_a_session_that_is_given_is_joined_and_what_else_is_given_is_refus
     assert await shop.counts() == (1, 1)
 
 
+async def test_the_bus_that_a_handler_asks_for_is_bound_to_its_session(open_shop: OpenShop, mode: str | None) -> None:
+    @post("/")
+    async def create(db_session: DbSession, bus: NamedDependency[pgbus.BoundBus]) -> None:
+        await db_session.execute(ADD)
+        await bus.publish({"email": "adam"}, topic="user_created")
+
+    async with open_shop(create) as shop:
+        assert await shop.post() == 201
+        assert await shop.counts() == expected(mode, autocommit=(1, 1), manual=(0, 0))
+
+
 async def test_sessions_of_ones_own_are_found_by_the_plugins_option(open_shop: OpenShop, database: str) -> None:
     engine = unpooled_engine(database)
 
