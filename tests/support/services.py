@@ -78,9 +78,9 @@ class Services:
         """Run code of a service that is no worker."""
         return self.python(cwd, "-c", textwrap.dedent(code))
 
-    def run(self, cwd: Path, script: str) -> str:
+    def run(self, cwd: Path, script: str, *arguments: str) -> str:
         """Run a script beside a `bus.py`, which has to succeed in silence; its output."""
-        return self._succeeding(self.python(cwd, script))
+        return self._succeeding(self.python(cwd, script, *arguments))
 
     def run_code(self, cwd: Path, code: str) -> str:
         """The same of code."""
@@ -94,7 +94,7 @@ class Services:
     async def worker(self, cwd: Path, *options: str, **environ: str) -> AsyncIterator[Service]:
         """`pgbus run`, at work; Ctrl-C ends it with exit code 0."""
         async with self.process(PROGRAM, "run", *options, cwd=cwd, **environ) as service:
-            await eventually(lambda: self._works(service), PATIENCE)
+            await self.at_work(service)
             yield service
             if service.child.returncode is None:
                 service.child.send_signal(signal.SIGINT)
@@ -116,6 +116,10 @@ class Services:
                     child.kill()
                     await child.wait()
                 await listening
+
+    async def at_work(self, service: Service) -> None:
+        """Wait until a worker's listeners claim."""
+        await eventually(lambda: self._works(service), PATIENCE)
 
     async def _works(self, service: Service) -> bool:
         assert service.child.returncode is None, f"ended: {service!r}"

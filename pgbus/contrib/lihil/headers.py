@@ -1,0 +1,45 @@
+"""What travels with an event besides its fields: the context, its cause, and who has heard it already."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+from uuid import UUID
+
+import msgspec
+
+from pgbus.codec.json import encode
+from pgbus.contrib.lihil.registry import MessageContext
+from pgbus.errors import InvalidEventError
+from pgbus.messages import EventMessage
+from pgbus.publishing.outbox import MAX_HEADERS
+
+CONTEXT = "lihil_context"
+CAUSE = "causation_id"
+HANDLED = "lihil_handled_by"
+
+
+def make_headers(
+    context: Mapping[str, Any] | None, *, cause: UUID | None = None, handled_by: Iterable[str] = ()
+) -> dict[str, str]:
+    """The headers of an event; raises InvalidEventError for a context that is not a mapping that JSON can hold."""
+    headers = {}
+    if context is not None:
+        if not isinstance(context, Mapping):
+            raise InvalidEventError("context", f"it is a mapping of names to values, not {type(context)}")
+        headers[CONTEXT] = encode(dict(context), limit=MAX_HEADERS, field="context")
+    if cause is not None:
+        headers[CAUSE] = str(cause)
+    if names := ",".join(handled_by):
+        headers[HANDLED] = names
+    return headers
+
+
+def context_of(headers: Mapping[str, str]) -> MessageContext:
+    """The context, as JSON brought it."""
+    return MessageContext(msgspec.json.decode(headers.get(CONTEXT, "{}"), type=dict[str, Any]))
+
+
+def is_handled(event: EventMessage, listener_name: str) -> bool:
+    """Whether the listener's handler has run where the event was published, in the same transaction."""
+    return listener_name in event.headers.get(HANDLED, "").split(",")
