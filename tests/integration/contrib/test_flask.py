@@ -13,11 +13,11 @@ from sqlalchemy.orm import Session, scoped_session, sessionmaker
 import pgbus
 from pgbus.config import for_libpq
 from tests.conftest import Connect
-from tests.support.workers import running
+from tests.support.workers import PATIENCE, running
 
 pytest.importorskip("flask", reason="Flask is not installed")
 
-from flask import Flask, abort
+from flask import Flask, abort, request
 from flask.globals import app_ctx
 from werkzeug.exceptions import ServiceUnavailable
 
@@ -66,7 +66,8 @@ def shop(events: PgBus, session: scoped_session[Session], bus: pgbus.Bus) -> Fla
 
     @app.get("/price")
     def price() -> str:
-        return str(bus.call_sync("prices.get", {"item": "pear"}, timeout=0.3))
+        timeout = float(request.args.get("timeout", PATIENCE))
+        return str(bus.call_sync("prices.get", {"item": "pear"}, timeout=timeout))
 
     @app.teardown_appcontext
     def remove(_: BaseException | None) -> None:
@@ -112,7 +113,7 @@ async def test_a_call_that_takes_too_long_is_504(
 
     app = shop(PgBus(plain_bus, session=session), session, plain_bus)
     async with running(bus):
-        answer = await asyncio.to_thread(app.test_client().get, "/price")
+        answer = await asyncio.to_thread(app.test_client().get, "/price?timeout=0.1")
     assert answer.status_code == 504
 
 

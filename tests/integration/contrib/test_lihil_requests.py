@@ -8,6 +8,7 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
 import pgbus
+from pgbus.testing import deliver_now
 from tests.support.workers import Inbox, running, until_idle
 
 pytest.importorskip("lihil", reason="Lihil is not installed")
@@ -264,3 +265,40 @@ async def test_handlers_get_sessions_of_the_applications_own_maker(
         assert await heard.take(2) == ["OwnSession", "OwnSession"]
         await until_idle(connection)
     assert await counts(connection) == (2, 2)
+
+
+async def test_what_cannot_be_stored_is_a_500_though_emit_did_not_wait_for_it(
+    bus: pgbus.Bus, connection: asyncpg.Connection
+) -> None:
+    terminal = terminal_of(bus)
+    route = Route("users")
+
+    async def create(events: PEventBus) -> str:
+        events.emit(UserCreated("a\x00b"))
+        return "ok"
+
+    route.post(create, plugins=[BusPlugin(terminal)])
+    async with client(route, lifespan(terminal)) as http:
+        assert (await http.post("/users")).status_code == 500
+    assert await counts(connection) == (0, 0)
+
+
+async def test_a_test_delivers_what_was_emitted_and_not_what_publish_has_handled(
+    bus: pgbus.Bus, connection: asyncpg.Connection, sessions: Sessions
+) -> None:
+    heard: list[str] = []
+
+    async def hear(created: UserCreated, _: Any, session: AsyncSession) -> None:
+        await insert_user(session, created.name)
+        heard.append(created.name)
+
+    terminal = terminal_of(bus, hear)
+    async with sessions() as session:
+        events = terminal.create_event_bus(terminal.graph, session=session)
+        await events.publish(UserCreated("ada"))
+        await events.publish(UserCreated("eve"), durable=True)
+        assert heard == ["ada"]
+        await deliver_now(bus, using=session)
+        assert heard == ["ada", "eve"]
+        await session.rollback()
+    assert await counts(connection) == (0, 0)
