@@ -13,6 +13,7 @@ from pgbus.aio.blocking import BlockingCalls
 from pgbus.api import ApiRegistry, BoundBus, BusClient, BusPath
 from pgbus.config import Config, home_of_caller
 from pgbus.config.features import check_features, read_features
+from pgbus.database.adapters import AsyncUsing, SyncUsing
 from pgbus.errors import ConfigurationError
 from pgbus.listeners.declaring import TakesMany, TakesOne
 from pgbus.listeners.listener import Listener, ListenerOptions, make_listener
@@ -212,12 +213,13 @@ class Bus(PublishingVerbs, CallingVerbs, BusPath):  # type: ignore[misc] # of a 
 
     # ----------------------------------------------------------------------------------------------- publishing
 
-    def bind(self, using: object) -> BoundBus:
+    def bind(self, using: AsyncUsing | SyncUsing, *, require_transaction: bool | None = None) -> BoundBus:
         """The bus for one connection or session: what is published by way of it goes into that one's transaction.
 
-        `using` is what `publish` takes, or `publish_sync`. Raises ConnectionUnusableError for anything else.
+        `using` is what `publish` takes, or `publish_sync`; `require_transaction` is told there. Raises
+        ConnectionUnusableError for anything else.
         """
-        return BoundBus(using, client=self.client)
+        return BoundBus(using, client=self.client, require_transaction=require_transaction)
 
     # ------------------------------------------------------------------------------------------------------ life
 

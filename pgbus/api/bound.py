@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Unpack
+from typing import Any, Unpack
 from uuid import UUID
 
 from pgbus.api.client import BusClient
-from pgbus.database.adapters import check_using
+from pgbus.database.adapters import AsyncUsing, SyncUsing, check_using
 from pgbus.messages import EventMessage
 from pgbus.publishing.options import PublishOptions
 from pgbus.rpc.calls import CallingVerbs
@@ -20,9 +20,12 @@ class BoundBus(CallingVerbs):
     Raises ConnectionUnusableError for what is neither, and says what to pass instead.
     """
 
-    def __init__(self, using: object, *, client: BusClient) -> None:
+    def __init__(
+        self, using: AsyncUsing | SyncUsing, *, client: BusClient, require_transaction: bool | None = None
+    ) -> None:
         check_using(using)
-        self.using = using
+        self.using: Any = using
+        self._require_transaction = require_transaction
         self._client = client
         self._sender = client.sender
         self._calls = client.calls
@@ -31,35 +34,43 @@ class BoundBus(CallingVerbs):
         self, event: object, *, topic: str | None = None, **options: Unpack[PublishOptions]
     ) -> EventMessage:
         """`Bus.publish` in the transaction."""
-        return await self._sender.publish(event, topic=topic, using=self.using, **options)
+        return await self._sender.publish(
+            event, topic=topic, using=self.using, require_transaction=self._require_transaction, **options
+        )
 
     def publish_sync(
         self, event: object, *, topic: str | None = None, **options: Unpack[PublishOptions]
     ) -> EventMessage:
         """`Bus.publish_sync` in the transaction."""
-        return self._sender.publish_sync(event, topic=topic, using=self.using, **options)
+        return self._sender.publish_sync(
+            event, topic=topic, using=self.using, require_transaction=self._require_transaction, **options
+        )
 
     async def publish_many(self, events: Iterable[object], *, topic: str | None = None) -> list[UUID]:
         """`Bus.publish_many` in the transaction."""
-        return await self._sender.publish_many(events, topic=topic, using=self.using)
+        return await self._sender.publish_many(
+            events, topic=topic, using=self.using, require_transaction=self._require_transaction
+        )
 
     def publish_many_sync(self, events: Iterable[object], *, topic: str | None = None) -> list[UUID]:
         """`Bus.publish_many_sync` in the transaction."""
-        return self._sender.publish_many_sync(events, topic=topic, using=self.using)
+        return self._sender.publish_many_sync(
+            events, topic=topic, using=self.using, require_transaction=self._require_transaction
+        )
 
     async def fire(
         self, name: str, arguments: Mapping[str, object] | None = None, **options: Unpack[PublishOptions]
     ) -> EventMessage:
         """Fire `api.event`, of an API that is registered here, in the transaction; raises what `BusPath.fire` does."""
         api_name, _, event_name = name.rpartition(".")
-        return await self._client.fire_event(api_name, event_name, arguments, {**options, "using": self.using})
+        return await self._client.fire_event(api_name, event_name, arguments, self._options(options))
 
     def fire_sync(
         self, name: str, arguments: Mapping[str, object] | None = None, **options: Unpack[PublishOptions]
     ) -> EventMessage:
         """`fire` for code that blocks."""
         api_name, _, event_name = name.rpartition(".")
-        return self._client.fire_event_sync(api_name, event_name, arguments, {**options, "using": self.using})
+        return self._client.fire_event_sync(api_name, event_name, arguments, self._options(options))
 
     async def cancel(self, event_id: UUID | str) -> bool:
         """`Bus.cancel` in the transaction."""
@@ -68,3 +79,6 @@ class BoundBus(CallingVerbs):
     def cancel_sync(self, event_id: UUID | str) -> bool:
         """`Bus.cancel_sync` in the transaction."""
         return self._sender.cancel_sync(event_id, using=self.using)
+
+    def _options(self, options: PublishOptions) -> dict[str, object]:
+        return {**options, "using": self.using, "require_transaction": self._require_transaction}

@@ -31,7 +31,7 @@ from pgbus.topics import is_private
 
 # Of `bus_options`, which say by name what `Bus.call`, `Bus.publish` and `Bus.listener` are given.
 CALL_OPTIONS = tuple(sorted(("returns", *CallOptions.__annotations__)))
-FIRE_OPTIONS = tuple(sorted(("using", *PublishOptions.__annotations__)))
+FIRE_OPTIONS = tuple(sorted(("using", "require_transaction", *PublishOptions.__annotations__)))
 LISTEN_OPTIONS = tuple(sorted(("since", *ListenerOptions.__annotations__)))
 # The functions of a bus module that are called when a worker starts.
 START_HOOKS = ("before_server_start", "on_start")
@@ -134,9 +134,9 @@ class BusClient(HookDecorators, Life, Tasking):
     ) -> EventMessage:
         """Publish an event of a registered API under `{api_name}.{name}`, and return it with its id.
 
-        `options` are those of `Bus.publish`: `using`, `key`, `headers`, `deliver_at`, `delay`, `dedup_key`,
-        `event_id`. Raises UnknownApi, EventNotFound, InvalidName and InvalidEventArguments before anything is sent,
-        and what `Bus.publish` does.
+        `options` are those of `Bus.publish`: `using`, `require_transaction`, `key`, `headers`, `deliver_at`, `delay`,
+        `dedup_key`, `event_id`. Raises UnknownApi, EventNotFound, InvalidName and InvalidEventArguments before anything
+        is sent, and what `Bus.publish` does.
         """
         payload, publishing = self._prepare(api_name, name, kwargs or {}, options)
         return await self.sender.publish(payload, **publishing)

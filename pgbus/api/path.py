@@ -8,6 +8,7 @@ from typing import Any
 
 from pgbus.api.client import BusClient, OnError
 from pgbus.config.options import given_options
+from pgbus.database.adapters import AsyncUsing, SyncUsing
 from pgbus.errors import InvalidName, InvalidParameters
 from pgbus.handlers.signatures import Handler
 from pgbus.messages import EventMessage
@@ -29,13 +30,18 @@ class BusPath:
     # -------------------------------------------------------------------------------------------------------- events
 
     def fire(
-        self, /, *args: object, using: object = None, bus_options: Mapping[str, object] | None = None, **kwargs: object
+        self,
+        /,
+        *args: object,
+        using: SyncUsing | None = None,
+        bus_options: Mapping[str, object] | None = None,
+        **kwargs: object,
     ) -> EventMessage:
         """Fire the event with these arguments, durably at once, or in the transaction of `using`; for code that blocks.
 
         - `using`: a psycopg Connection, or SQLAlchemy's Session or Connection.
-        - `bus_options`: `using`, `key`, `headers`, `deliver_at`, `delay`, `dedup_key`, `event_id`, as told at
-          `Bus.publish`.
+        - `bus_options`: `using`, `require_transaction`, `key`, `headers`, `deliver_at`, `delay`, `dedup_key`,
+          `event_id`, as told at `Bus.publish`.
 
         Raises UnknownApi unless this service has registered the API; EventNotFound, InvalidEventArguments,
         InvalidParameters; and CannotBlockHere on the thread of a running event loop, unless `using` is given.
@@ -44,7 +50,12 @@ class BusPath:
         return self._client.fire_event_sync(*self._split(), kwargs, _with_using(bus_options, using))
 
     async def fire_async(
-        self, /, *args: object, using: object = None, bus_options: Mapping[str, object] | None = None, **kwargs: object
+        self,
+        /,
+        *args: object,
+        using: AsyncUsing | None = None,
+        bus_options: Mapping[str, object] | None = None,
+        **kwargs: object,
     ) -> EventMessage:
         """`fire` for async code; `using` is an asyncpg, psycopg or SQLAlchemy async connection or session."""
         self._refuse_positional(args)

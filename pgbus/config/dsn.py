@@ -47,6 +47,11 @@ _WORDS = {
 _NUMBERS = frozenset({
     "connect_timeout", "keepalives", "keepalives_count", "keepalives_idle", "keepalives_interval", "tcp_user_timeout",
 })  # fmt: skip
+# Parameters by the names that asyncpg's `connect` has for them.
+_ASYNCPG_ARGUMENTS = {
+    "host": "host", "krbsrvname": "krbsrvname", "passfile": "passfile", "port": "port", "sslmode": "ssl",
+    "target_session_attrs": "target_session_attrs",
+}  # fmt: skip
 _ALIASES = {"database": "dbname", "ssl": "sslmode"}
 _SSL = {"true": "require", "false": "disable"}
 # Of poolers, ORMs and other drivers, with what to write instead; `pgbouncer` is up to Config, which knows both DSNs.
@@ -109,6 +114,43 @@ def for_libpq(dsn: str | None) -> str:
 
 def _escaped(value: str) -> str:
     return re.sub(r"([\\ ])", r"\\\1", value)
+
+
+def sqlalchemy_url(dsn: str | None, driver: str) -> str:
+    """The DSN as SQLAlchemy's URL for "psycopg" or "asyncpg"; raises ValueError for what that cannot say.
+
+    The other direction needs no translation: SQLAlchemy's URL is a DSN for `read_dsn`.
+    """
+    if driver not in ("psycopg", "asyncpg"):
+        raise ValueError(f"has no URL for {driver!r}: the drivers are 'psycopg' and 'asyncpg'")
+    if dsn is None:
+        return f"postgresql+{driver}://"
+    base, given = _split((for_libpq(dsn) if driver == "psycopg" else for_asyncpg(dsn)) or "")
+    parts = urlsplit(base)
+    login, _, hosts = parts.netloc.rpartition("@")
+    user, _, password = login.partition(":")
+    user = user or quote(given.pop("user", ""), safe="")
+    password = password or quote(given.pop("password", ""), safe="")
+    database = parts.path.strip("/") or quote(given.pop("dbname", ""), safe="")
+    login = f"{user}:{password}@" if password else f"{user}@" if user else ""
+    several = hosts.split(",") if "," in hosts else []
+    query = [f"host={quote(host, safe=':/[]')}" for host in several]
+    query += [f"{name}={quote(value, safe='/')}" for name, value in _sqlalchemy_parameters(given, driver).items()]
+    where = "" if several else hosts
+    return f"postgresql+{driver}://{login}{where}/{database}{'?' if query else ''}{'&'.join(query)}"
+
+
+def _sqlalchemy_parameters(given: Mapping[str, str], driver: str) -> Mapping[str, str]:
+    """Parameters as SQLAlchemy hands them to the driver: as arguments of its `connect`."""
+    if driver == "psycopg":
+        return given
+    for name in given:
+        if name not in _ASYNCPG_ARGUMENTS:
+            raise ValueError(
+                f"has the parameter {name!r}, which SQLAlchemy's URL cannot hand to asyncpg: leave it out, or make the "
+                'engine with connect_args={"dsn": ...}'
+            )
+    return {_ASYNCPG_ARGUMENTS[name]: value for name, value in given.items()}
 
 
 def connect_timeout(dsn: str | None, default: float) -> float:

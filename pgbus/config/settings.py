@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pgbus.config.apis import BUILT_IN, DEFAULT, SPELLINGS, ApiConfig, read_apis, resolve
-from pgbus.config.dsn import hide_password, names_pooler, read_dsn
+from pgbus.config.dsn import hide_password, names_pooler, read_dsn, sqlalchemy_url
 from pgbus.config.features import FEATURES, read_features
 from pgbus.config.fields import DAY, About, about, check_name, checked, kinds, mapping, place, refusal, seconds
 from pgbus.config.files import File, FromVariables, checked_root, fill, find_file, has_variables, read_file
@@ -97,6 +97,9 @@ class Config:
         float | None, seconds("How long the log and its history are kept; default: for ever", maximum=36_500 * DAY)
     ] = None
     dedup_ttl: Annotated[float, seconds("How long a dedup_key bars a second event")] = 7 * DAY
+    require_transaction: Annotated[
+        bool, About("Refuse to publish with `using` where no transaction is open, and do not only warn")
+    ] = False
     rpc_timeout: Annotated[
         float,
         seconds("A call waits this long, if neither it nor the procedure says otherwise", minimum=0.001, maximum=DAY),
@@ -139,6 +142,13 @@ class Config:
                 f"{self.namespace!r} is not a namespace: letters a-z, digits and '_', a digit not first, and not "
                 "beginning with 'pg_', which PostgreSQL keeps to itself",
             )
+
+    def sqlalchemy_url(self, driver: Literal["psycopg", "asyncpg"]) -> str:
+        """The database's URL for SQLAlchemy, with its password; raises ConfigurationError for what no URL can say."""
+        try:
+            return sqlalchemy_url(self.dsn, driver)
+        except ValueError as error:
+            raise self._error("dsn", str(error)) from None
 
     @classmethod
     def load(

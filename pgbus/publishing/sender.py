@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol, Unpack
 from uuid import UUID
@@ -11,8 +11,8 @@ from uuid import UUID
 from pgbus.aio.blocking import BlockingCalls, refuse_to_block
 from pgbus.aio.loopbound import LoopBound
 from pgbus.config import Config
-from pgbus.database.adapters import AsyncExecutor, async_executor, sync_executor
-from pgbus.database.sql import load
+from pgbus.database.adapters import AsyncExecutor, AsyncUsing, SyncExecutor, SyncUsing, async_executor, sync_executor
+from pgbus.database.sql import Statement, load
 from pgbus.database.store import Run
 from pgbus.errors import ConnectionUnusableError, PublishTimeout
 from pgbus.handlers.hooks import Hooks
@@ -33,6 +33,17 @@ class OutboxDouble(Protocol):
     def cancel(self, event_id: UUID | str) -> bool:
         """Whether there was such a scheduled event."""
         ...
+
+
+class _Nowhere:
+    """In place of a connection that is not looked at, because a double takes what is published."""
+
+    def fetch(self, statement: Statement, values: Mapping[str, object]) -> Sequence[Sequence[Any]]:  # noqa: ARG002 - as SyncExecutor's
+        """Run nothing."""
+        return []
+
+
+_NOWHERE = _Nowhere()
 
 
 class Sender:
@@ -59,57 +70,78 @@ class Sender:
     # ------------------------------------------------------------------------------------------------ publishing
 
     async def publish(
-        self, event: object, *, topic: str | None = None, using: object = None, **options: Unpack[PublishOptions]
+        self,
+        event: object,
+        *,
+        topic: str | None = None,
+        using: AsyncUsing | None = None,
+        require_transaction: bool | None = None,
+        **options: Unpack[PublishOptions],
     ) -> EventMessage:
         """`Bus.publish`."""
         row = outbox.prepare(event, topic=topic, limits=self._limits, **options)
+        executor = self._executor(using, require_transaction)
         if self._hooks.on_sending:
-            return (await self._send([row], using))[0]
-        return _published(row, (await self._insert([row], using))[0])
+            return (await self._send([row], executor))[0]
+        return _published(row, (await self._insert([row], executor))[0])
 
     def publish_sync(
         self,
         event: object,
         *,
         topic: str | None = None,
-        using: object = None,
+        using: SyncUsing | None = None,
+        require_transaction: bool | None = None,
         timeout: float | None = None,
         **options: Unpack[PublishOptions],
     ) -> EventMessage:
         """`Bus.publish_sync`."""
         row = outbox.prepare(event, topic=topic, limits=self._limits, **options)
+        executor = self._sync_executor(using, require_transaction)
         if self._hooks.on_sending:
-            return self._send_sync([row], using, "publish", timeout=timeout)[0]
-        return _published(row, self._insert_sync([row], using, "publish", timeout=timeout)[0])
+            return self._send_sync([row], executor, "publish", timeout=timeout)[0]
+        return _published(row, self._insert_sync([row], executor, "publish", timeout=timeout)[0])
 
     async def publish_many(
-        self, events: Iterable[object], *, topic: str | None = None, using: object = None
+        self,
+        events: Iterable[object],
+        *,
+        topic: str | None = None,
+        using: AsyncUsing | None = None,
+        require_transaction: bool | None = None,
     ) -> list[UUID]:
         """`Bus.publish_many`."""
         rows = outbox.prepare_many(events, topic=topic, limits=self._limits)
+        executor = self._executor(using, require_transaction)
         if self._hooks.on_sending:
-            return [message.event_id for message in await self._send(rows, using)]
-        return await self._insert(rows, using)
+            return [message.event_id for message in await self._send(rows, executor)]
+        return await self._insert(rows, executor)
 
     def publish_many_sync(
-        self, events: Iterable[object], *, topic: str | None = None, using: object = None
+        self,
+        events: Iterable[object],
+        *,
+        topic: str | None = None,
+        using: SyncUsing | None = None,
+        require_transaction: bool | None = None,
     ) -> list[UUID]:
         """`Bus.publish_many_sync`."""
         rows = outbox.prepare_many(events, topic=topic, limits=self._limits)
+        executor = self._sync_executor(using, require_transaction)
         if self._hooks.on_sending:
-            return [message.event_id for message in self._send_sync(rows, using, "publish_many")]
-        return self._insert_sync(rows, using, "publish_many")
+            return [message.event_id for message in self._send_sync(rows, executor, "publish_many")]
+        return self._insert_sync(rows, executor, "publish_many")
 
-    async def cancel(self, event_id: UUID | str, *, using: object = None) -> bool:
+    async def cancel(self, event_id: UUID | str, *, using: AsyncUsing | None = None) -> bool:
         """`Bus.cancel`."""
         statement, values = outbox.cancel(event_id, self._statements)
         if self._double:
             return self._double.cancel(event_id)
-        if executor := self._executor(using):
+        if executor := self._executor(using, None):
             return bool(await executor.fetch(statement, values))
         return bool(await self._publishers.here().execute(statement.name, values))
 
-    def cancel_sync(self, event_id: UUID | str, *, using: object = None) -> bool:
+    def cancel_sync(self, event_id: UUID | str, *, using: SyncUsing | None = None) -> bool:
         """`Bus.cancel_sync`."""
         statement, values = outbox.cancel(event_id, self._statements)
         if self._double:
@@ -120,29 +152,28 @@ class Sender:
 
     # --------------------------------------------------------------------------------------------- between hooks
 
-    async def _send(self, rows: Sequence[OutboxRow], using: object) -> list[OpenEvent]:
-        return await hooks.send(self._hooks, rows, lambda rows: self._insert(rows, using), limits=self._limits)
+    async def _send(self, rows: Sequence[OutboxRow], executor: AsyncExecutor | None) -> list[OpenEvent]:
+        return await hooks.send(self._hooks, rows, lambda rows: self._insert(rows, executor), limits=self._limits)
 
     def _send_sync(
-        self, rows: Sequence[OutboxRow], using: object, call: str, *, timeout: float | None = None
+        self, rows: Sequence[OutboxRow], executor: SyncExecutor | None, call: str, *, timeout: float | None = None
     ) -> list[OpenEvent]:
-        if using is None:
+        if executor is None:
             refuse_to_block(call)
         for moment in (self._hooks.before_event_sent, self._hooks.after_event_sent):
             moment.check_here(call)
 
         def insert(rows: Sequence[OutboxRow]) -> list[UUID]:
-            return self._insert_sync(rows, using, call, timeout=timeout)
+            return self._insert_sync(rows, executor, call, timeout=timeout)
 
         return hooks.send_here(self._hooks, rows, insert, limits=self._limits, block=self._blocking.run)
 
     # ------------------------------------------------------------------------------------------------- inserting
 
-    async def _insert(self, rows: Sequence[OutboxRow], using: object) -> list[UUID]:
+    async def _insert(self, rows: Sequence[OutboxRow], executor: AsyncExecutor | None) -> list[UUID]:
         """Insert rows; for each, the id of the event that stands for it."""
         if self._double:
             return self._double.insert(rows)
-        executor = self._executor(using)
         if executor is None:
             publisher = self._publishers.here()
             return [await publisher.publish(rows[0])] if len(rows) == 1 else await publisher.publish_all(rows)
@@ -153,13 +184,12 @@ class Sender:
         return ids
 
     def _insert_sync(
-        self, rows: Sequence[OutboxRow], using: object, call: str, *, timeout: float | None = None
+        self, rows: Sequence[OutboxRow], executor: SyncExecutor | None, call: str, *, timeout: float | None = None
     ) -> list[UUID]:
-        if using is None:
+        if executor is None:
             return self._blocking.block(lambda: self._insert_within(timeout, rows), call)
         if self._double:
             return self._double.insert(rows)
-        executor = sync_executor(using)
         ids: list[UUID] = []
         for chunk in outbox.chunks(rows):
             statement, values = outbox.insert(chunk, self._statements, dedup_ttl=self.config.dedup_ttl)
@@ -170,15 +200,37 @@ class Sender:
         scope = asyncio.timeout(timeout)
         try:
             async with scope:
-                return await self._insert(rows, None)
+                return await self._insert(rows, self._joined)
         except TimeoutError as error:
             if not scope.expired():
                 raise
             raise PublishTimeout(rows[0].topic, timeout or 0.0) from error
 
-    def _executor(self, using: object) -> AsyncExecutor | None:
+    def _executor(self, using: AsyncUsing | None, require_transaction: bool | None) -> AsyncExecutor | None:
         """Runs statements in the transaction of `using`; None for a transaction of the bus's own."""
-        return self._joined if using is None else async_executor(using)
+        if self._double:
+            return None  # what `using` names is not looked at
+        if using is None:
+            self._refuse_alone(require_transaction)
+            return self._joined
+        return async_executor(using, require_transaction=self._requires(require_transaction))
+
+    def _sync_executor(self, using: SyncUsing | None, require_transaction: bool | None) -> SyncExecutor | None:
+        """`_executor` for code that blocks."""
+        if self._double:
+            return None if using is None else _NOWHERE
+        if using is None:
+            self._refuse_alone(require_transaction)
+            return None
+        return sync_executor(using, require_transaction=self._requires(require_transaction))
+
+    def _requires(self, given: bool | None) -> bool:
+        return self.config.require_transaction if given is None else given
+
+    def _refuse_alone(self, require_transaction: bool | None) -> None:
+        """Refuse an event that asks for a transaction by itself; one that stands alone by the setting may do so."""
+        if require_transaction:
+            raise ConnectionUnusableError("require_transaction needs `using`: pass the connection or session of yours")
 
     # ----------------------------------------------------------------------------------------------- connections
 

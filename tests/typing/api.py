@@ -12,8 +12,8 @@ import msgspec
 import psycopg
 import pydantic
 from sqlalchemy import Connection as SyncConnection
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
-from sqlalchemy.orm import Session
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_scoped_session
+from sqlalchemy.orm import Session, scoped_session
 
 import pgbus
 from pgbus import migrate
@@ -257,6 +257,20 @@ async def bind(session: AsyncSession, blocking: Session) -> None:
     assert_type(bus.bind(blocking).publish_sync(Placed(1)), pgbus.EventMessage)
     assert_type(bus.bind(blocking).fire_sync("auth.user_created"), pgbus.EventMessage)
     await bound.publish(Placed(1), using=session)  # type: ignore[call-arg] # it has one
+
+
+def scoped(session: scoped_session[Session], awaited: async_scoped_session[AsyncSession]) -> None:
+    assert_type(bus.bind(session), pgbus.BoundBus)
+    assert_type(bus.bind(awaited), pgbus.BoundBus)
+
+
+async def unknown_using(engine: AsyncEngine, pool: asyncpg.Pool, session: AsyncSession, blocking: Session) -> None:
+    await bus.publish(Placed(1), using=engine)  # type: ignore[arg-type] # a connection of it
+    await bus.publish(Placed(1), using=pool)  # type: ignore[arg-type] # a connection of it
+    await bus.publish(Placed(1), using="default")  # type: ignore[arg-type] # no name
+    await bus.publish(Placed(1), using=blocking)  # type: ignore[arg-type] # an async session
+    bus.publish_sync(Placed(1), using=session)  # type: ignore[arg-type] # a blocking session
+    bus.bind(engine)  # type: ignore[arg-type] # a connection of it
 
 
 # ------------------------------------------------------------------------------------------------ workers, operators

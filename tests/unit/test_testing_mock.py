@@ -14,6 +14,7 @@ import pgbus
 from pgbus.testing import BusMocker, MockResult, bus_mocker
 
 NOWHERE = "postgresql://nobody@127.0.0.1:1/none"
+SESSION: Any = object()  # a mocked bus does not look at what `using` names
 
 
 class AuthApi(pgbus.Api):
@@ -41,11 +42,11 @@ async def test_every_way_to_publish_is_recorded_in_order(bus: pgbus.Bus) -> None
         await bus.auth.user_registered.fire_async(username="ada", email="a@example.com")
         await bus.publish({"n": 1}, topic="numbers.one", key="k", headers={"from": "test"})
         await bus.publish_many([{"n": 2}, {"n": 3}], topic="numbers.many")
-        await bus.publish_many([{"n": 4}], topic="numbers.many", using=object())
-        await bus.publish({"n": 5}, topic="numbers.using", using=object())
-        bus.publish_sync({"n": 6}, topic="numbers.sync", using=object())
-        bus.publish_many_sync([{"n": 7}], topic="numbers.sync", using=object())
-        bus.auth.user_left.fire(username="ada", using=object())
+        await bus.publish_many([{"n": 4}], topic="numbers.many", using=SESSION)
+        await bus.publish({"n": 5}, topic="numbers.using", using=SESSION)
+        bus.publish_sync({"n": 6}, topic="numbers.sync", using=SESSION)
+        bus.publish_many_sync([{"n": 7}], topic="numbers.sync", using=SESSION)
+        bus.auth.user_left.fire(username="ada", using=SESSION)
     assert mock.event_names_fired == [
         "auth.user_registered", "numbers.one", "numbers.many", "numbers.many", "numbers.many", "numbers.using",
         "numbers.sync", "numbers.sync", "auth.user_left",
@@ -165,7 +166,7 @@ async def test_a_scheduled_event_is_cancelled_once(bus: pgbus.Bus) -> None:
         now = await bus.publish({}, topic="a.b")
         assert await bus.cancel(later.event_id)
         assert not await bus.cancel(later.event_id)
-        assert not bus.cancel_sync(now.event_id, using=object())
+        assert not bus.cancel_sync(now.event_id, using=SESSION)
 
 
 async def test_hooks_are_called_and_the_mock_sees_what_they_make_of_it(bus: pgbus.Bus) -> None:
@@ -247,8 +248,8 @@ def test_of_nested_mocks_the_inner_one_takes_everything_until_it_ends(bus: pgbus
 def test_two_buses_are_mocked_apart(bus: pgbus.Bus) -> None:
     other = pgbus.create(NOWHERE)
     with BusMocker(bus, require_mocking=False) as one, BusMocker(other, require_mocking=False) as two:
-        bus.publish_sync({}, topic="a.b", using=object())
-        other.publish_sync({}, topic="c.d", using=object())
+        bus.publish_sync({}, topic="a.b", using=SESSION)
+        other.publish_sync({}, topic="c.d", using=SESSION)
     assert (one.event_names_fired, two.event_names_fired) == (["a.b"], ["c.d"])
 
 
@@ -282,7 +283,7 @@ class TestDecorator:
     @pytest.mark.parametrize("number", [1, 2])
     @bus_mocker(module_bus, require_mocking=False)
     def test_each_run_has_a_mock_of_its_own(self, number: int, mock: MockResult) -> None:
-        self.module_bus.publish_sync({"n": number}, topic="a.b", using=self)
+        self.module_bus.publish_sync({"n": number}, topic="a.b", using=SESSION)
         assert [message.payload for message in mock.get_event_messages()] == [{"n": number}]
 
     def test_what_takes_any_arguments_gets_the_mock_at_the_end(self) -> None:
@@ -303,7 +304,7 @@ class TestOfUnittest(unittest.TestCase):
     @bus_mocker(bus)
     def test_camel_case(self, mock: MockResult) -> None:
         mock.mockEventFiring("a.b")
-        self.bus.publish_sync({}, topic="a.b", using=self)
+        self.bus.publish_sync({}, topic="a.b", using=SESSION)
         mock.assertEventFired("a.b", times=1)
 
 

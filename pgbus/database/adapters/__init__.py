@@ -6,12 +6,69 @@ goes as text, and comes back as text, since its owner may have given any other t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 from pgbus.database.sql import Statement
 from pgbus.errors import ConnectionUnusableError, TransactionAbortedError
+
+
+class SqlalchemyTransaction(Protocol):
+    """An SQLAlchemy session or connection, or a scoped session."""
+
+    def begin_nested(self) -> Any:
+        """Begin a savepoint."""
+        ...
+
+
+class AwaitedCommit(SqlalchemyTransaction, Protocol):
+    """One that is awaited."""
+
+    def commit(self) -> Awaitable[None]:
+        """Commit."""
+        ...
+
+
+class BlockingCommit(SqlalchemyTransaction, Protocol):
+    """One that blocks."""
+
+    def commit(self) -> None:
+        """Commit."""
+        ...
+
+
+class AsyncpgTransaction(Protocol):
+    """An asyncpg connection."""
+
+    def is_in_transaction(self) -> bool:
+        """Whether one has begun."""
+        ...
+
+
+class PsycopgAwaited(Protocol):
+    """A psycopg AsyncConnection."""
+
+    pgconn: Any
+
+    def commit(self) -> Awaitable[None]:
+        """Commit."""
+        ...
+
+
+class PsycopgBlocking(Protocol):
+    """A psycopg Connection."""
+
+    pgconn: Any
+
+    def commit(self) -> None:
+        """Commit."""
+        ...
+
+
+# What `using` may be, as a type checker sees it: by methods, as not all drivers have to be installed, or have types.
+AsyncUsing: TypeAlias = AsyncpgTransaction | PsycopgAwaited | AwaitedCommit
+SyncUsing: TypeAlias = "PsycopgBlocking | BlockingCommit | SyncExecutor"
 
 
 class AsyncExecutor(Protocol):
@@ -70,19 +127,20 @@ _INSTEAD = {
 }
 
 
-def async_executor(using: object) -> AsyncExecutor:
+def async_executor(using: object, *, require_transaction: bool = False) -> AsyncExecutor:
     """What runs statements in the transaction of an asyncpg, psycopg or SQLAlchemy connection or session.
 
-    Raises ConnectionUnusableError, saying what to pass instead, for anything else.
+    To publish where no transaction is open is warned of, or refused if one is required. Raises ConnectionUnusableError,
+    saying what to pass instead, for anything else.
     """
     cls: type = type(using)
-    return _async_factory(cls)(using)
+    return _async_factory(cls)(using, require_transaction)
 
 
-def sync_executor(using: object) -> SyncExecutor:
+def sync_executor(using: object, *, require_transaction: bool = False) -> SyncExecutor:
     """The same for code that blocks: psycopg connections, SQLAlchemy sessions and connections."""
     cls: type = type(using)
-    return _sync_factory(cls)(using)
+    return _sync_factory(cls)(using, require_transaction)
 
 
 def check_using(using: object) -> None:
@@ -93,7 +151,7 @@ def check_using(using: object) -> None:
 
 
 @lru_cache(maxsize=256)
-def _async_factory(cls: type) -> Callable[[Any], AsyncExecutor]:
+def _async_factory(cls: type) -> Callable[[Any, bool], AsyncExecutor]:
     match _lookup(cls, _KINDS):
         case "asyncpg":
             from pgbus.database.adapters.asyncpg import AsyncpgExecutor
@@ -120,7 +178,7 @@ def _async_factory(cls: type) -> Callable[[Any], AsyncExecutor]:
 
 
 @lru_cache(maxsize=256)
-def _sync_factory(cls: type) -> Callable[[Any], SyncExecutor]:
+def _sync_factory(cls: type) -> Callable[[Any, bool], SyncExecutor]:
     match _lookup(cls, _KINDS):
         case "psycopg-sync":
             from pgbus.database.adapters.psycopg import PsycopgExecutor
@@ -144,7 +202,7 @@ def _sync_factory(cls: type) -> Callable[[Any], SyncExecutor]:
             )
 
 
-def _as_it_is(using: SyncExecutor) -> SyncExecutor:
+def _as_it_is(using: SyncExecutor, _: bool) -> SyncExecutor:
     return using
 
 

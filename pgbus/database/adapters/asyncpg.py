@@ -9,7 +9,7 @@ import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
 from pgbus.database.adapters import connection_closed, transaction_aborted
-from pgbus.database.adapters.outside import warn_of_autocommit
+from pgbus.database.adapters.outside import complain
 from pgbus.database.sql import Statement, as_text, bound_as_text
 from pgbus.database.sql.rights import missing_right
 
@@ -17,16 +17,20 @@ from pgbus.database.sql.rights import missing_right
 class AsyncpgExecutor:
     """Runs statements on an asyncpg connection: in its transaction, or each in one of its own where there is none."""
 
-    __slots__ = ("_connection",)
+    __slots__ = ("_connection", "_required")
 
-    def __init__(self, connection: asyncpg.Connection | PoolConnectionProxy) -> None:
+    def __init__(self, connection: asyncpg.Connection | PoolConnectionProxy, required: bool = False) -> None:
         self._connection = connection
+        self._required = required
 
     async def fetch(self, statement: Statement, values: Mapping[str, object]) -> Sequence[Sequence[Any]]:
         """Run one statement and return its rows."""
         if not (self._is_closed() or self._connection.is_in_transaction()):
-            warn_of_autocommit(
-                statement, "the asyncpg connection", begin="write both within `async with connection.transaction():`"
+            complain(
+                statement,
+                "the asyncpg connection",
+                begin="write both within `async with connection.transaction():`",
+                required=self._required,
             )
         statement = bound_as_text(statement)
         arguments = map(as_text, statement.arguments(values))

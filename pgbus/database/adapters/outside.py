@@ -24,16 +24,23 @@ AUTOCOMMIT = (
 )
 
 
-def warn_of_autocommit(statement: Statement, what: str, *, begin: str) -> None:
-    """Warn that this statement, if it publishes, commits by itself; `begin` says how a transaction is begun there.
+def complain(statement: Statement, what: str, *, begin: str, required: bool) -> None:
+    """Warn that this statement, if it publishes, is in no transaction; raise ConnectionUnusableError if it has to be.
 
-    Raises ConnectionUnusableError for one that is of no use then.
+    One of the inbox always has to be. `begin` says how a transaction is begun there.
     """
     if statement.name == "take_events":
         raise ConnectionUnusableError(f"{what} is in no transaction, and the inbox counts on one: {begin}")
-    if statement.name not in _PUBLISHING:
+    if not publishes(statement):
         return
+    if required:
+        raise ConnectionUnusableError(f"{what} is in no transaction, and require_transaction asks for one: {begin}")
     Place.here().warn(AUTOCOMMIT.format(what=what, begin=begin))
+
+
+def publishes(statement: Statement) -> bool:
+    """Whether it is one that publishes."""
+    return statement.name in _PUBLISHING
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from psycopg.pq import TransactionStatus
 from psycopg.rows import tuple_row
 
 from pgbus.database.adapters import connection_closed, transaction_aborted
-from pgbus.database.adapters.outside import warn_of_autocommit
+from pgbus.database.adapters.outside import complain
 from pgbus.database.sql import Statement, as_text, bound_as_text
 from pgbus.database.sql.rights import missing_right
 
@@ -23,16 +23,17 @@ _ARRAY = re.compile(r"%\((\w+)\)s AS ([a-z ]+\[\])")
 class PsycopgExecutor:
     """Runs statements on a Connection: in its transaction, or in one that psycopg opens for the user to commit."""
 
-    __slots__ = ("_connection",)
+    __slots__ = ("_connection", "_required")
 
-    def __init__(self, connection: psycopg.Connection[Any]) -> None:
+    def __init__(self, connection: psycopg.Connection[Any], required: bool = False) -> None:
         self._connection = connection
+        self._required = required
 
     def fetch(self, statement: Statement, values: Mapping[str, object]) -> Sequence[Sequence[Any]]:
         """Run one statement and return its rows."""
         # Not `connection.cursor()`, which makes whatever kind the user has chosen.
         cursor = psycopg.Cursor(self._connection, row_factory=tuple_row)
-        with _errors_told_apart(self._connection, statement):
+        with _errors_told_apart(self._connection, statement, self._required):
             cursor.execute(*_query(statement, values))
             return cursor.fetchall() if _has_rows(cursor, statement) else []
 
@@ -40,15 +41,16 @@ class PsycopgExecutor:
 class PsycopgAsyncExecutor:
     """The same on an AsyncConnection."""
 
-    __slots__ = ("_connection",)
+    __slots__ = ("_connection", "_required")
 
-    def __init__(self, connection: psycopg.AsyncConnection[Any]) -> None:
+    def __init__(self, connection: psycopg.AsyncConnection[Any], required: bool = False) -> None:
         self._connection = connection
+        self._required = required
 
     async def fetch(self, statement: Statement, values: Mapping[str, object]) -> Sequence[Sequence[Any]]:
         """Run one statement and return its rows."""
         cursor = psycopg.AsyncCursor(self._connection, row_factory=tuple_row)
-        with _errors_told_apart(self._connection, statement):
+        with _errors_told_apart(self._connection, statement, self._required):
             await cursor.execute(*_query(statement, values))
             return await cursor.fetchall() if _has_rows(cursor, statement) else []
 
@@ -79,14 +81,17 @@ def _has_rows(cursor: psycopg.Cursor[Any] | psycopg.AsyncCursor[Any], statement:
 
 @contextmanager
 def _errors_told_apart(
-    connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any], statement: Statement
+    connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any], statement: Statement, required: bool
 ) -> Iterator[None]:
     # Known here already, and in a pipeline it would come to light only when the user's pipeline is read.
     if connection.info.transaction_status is TransactionStatus.INERROR:
         raise transaction_aborted("the connection waits for a rollback")
-    if connection.autocommit and connection.info.transaction_status is TransactionStatus.IDLE:
-        warn_of_autocommit(
-            statement, "the psycopg connection (autocommit)", begin="write both within `with connection.transaction():`"
+    if connection.info.transaction_status is TransactionStatus.IDLE and (connection.autocommit or required):
+        complain(
+            statement,
+            "the psycopg connection (autocommit)" if connection.autocommit else "the psycopg connection",
+            begin="write both within `with connection.transaction():`",
+            required=required,
         )
     try:
         yield
