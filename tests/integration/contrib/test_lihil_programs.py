@@ -57,14 +57,12 @@ async def listen_expired(expired: TodoExpired, ctx):
 registry = MessageRegistry(event_base=Event)
 registry.register(listen_create, listen_twice, listen_expired)
 bus_plugin = BusPlugin(BusTerminal(registry))
-bus_route = Route("/bus")
+bus_route = Route("/bus", plugins=[bus_plugin])
 
 
+@bus_route.post
 async def create_todo(name: str, content: str, bus: PEventBus) -> Annotated[Empty, status.OK]:
     await bus.publish(TodoCreated(name, content))
-
-
-bus_route.post(create_todo, plugins=[bus_plugin])
 
 
 async def main():
