@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import signal
 import sys
@@ -70,6 +71,7 @@ class Stage:
         self.bus = pgbus.create(dsn)
         self.workers: list[WorkerProcess] = []
         self._logs = logs
+        self._numbers = itertools.count()
         self._gate: asyncpg.Connection | None = None
         self._connection: asyncpg.Connection | None = None
 
@@ -107,10 +109,15 @@ class Stage:
     # ------------------------------------------------------------------------------------------------------ workers
 
     async def start(
-        self, *listeners: str, dsn: str | None = None, skip: Sequence[str] = (), **settings: object
+        self,
+        *listeners: str,
+        module: str = "tests.chaos.service",
+        dsn: str | None = None,
+        skip: Sequence[str] = (),
+        **settings: object,
     ) -> WorkerProcess:
-        """Start `pgbus run` for these listeners; `settings` become PGBUS_ variables, but for CHAOS_ ones."""
-        log = self._logs / f"worker-{len(self.workers)}.log"
+        """Start `pgbus run` for these listeners of a module; `settings` become PGBUS_ variables, except CHAOS_ ones."""
+        log = self._logs / f"worker-{next(self._numbers)}.log"
         options = [f"--listener={name}" for name in listeners] + [f"--skip={name}" for name in skip]
         environment = {
             **os.environ,
@@ -121,7 +128,7 @@ class Stage:
         }
         with log.open("wb") as output:
             process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "pgbus.cli", "run", "tests.chaos.service", *options,
+                sys.executable, "-m", "pgbus.cli", "run", module, *options,
                 cwd=ROOT, env=environment, stdin=asyncio.subprocess.DEVNULL, stdout=output, stderr=output,
             )  # fmt: skip
         worker = WorkerProcess(process, log)
