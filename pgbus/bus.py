@@ -157,7 +157,15 @@ class Bus(PublishingVerbs, CallingVerbs, BusPath):  # type: ignore[misc] # of a 
 
         def declare(handler: H) -> H:
             self.registry.listeners.add(
-                make_listener(handler, events, name=name, batch=batch, service_name=self.config.service_name, **options)
+                make_listener(
+                    handler,
+                    events,
+                    name=name,
+                    batch=batch,
+                    service_name=self.config.service_name,
+                    transaction=self.registry.transaction,
+                    **options,
+                )
             )
             return handler
 

@@ -10,6 +10,7 @@ from pgbus.errors import ConfigurationError, DuplicateListenerName
 from pgbus.handlers.declared import Declared
 from pgbus.handlers.hooks import Hooks
 from pgbus.handlers.middleware import Middleware
+from pgbus.handlers.signatures import Wanted
 from pgbus.listeners.listener import Listener
 from pgbus.rpc.procedures import Procedure, Procedures
 from pgbus.schedules.schedule import Background, Schedule, Schedules
@@ -42,6 +43,8 @@ class Registry:
         self.middleware = Middleware()
         self.features = frozenset(FEATURES)
         """What workers do."""
+        self.transaction: Wanted | None = None
+        """What a transactional handler that takes no connection has its transaction on."""
 
     def work(self, *, only: Sequence[str] | None = None, skip: Sequence[str] | None = None) -> Work:
         """What a worker does of the declarations named in `only` (default: all) but not in `skip`.

@@ -226,6 +226,7 @@ class BusClient(HookDecorators, Life, Tasking):
                 decode=arguments.decode,
                 reads=arguments.reads,
                 name=self._listener_name(listener_name, topics, listener),
+                transaction=self._registry.transaction,
                 **_listening(options, on_error),
             )
         )

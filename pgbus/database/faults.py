@@ -93,7 +93,8 @@ _CLIENT_ERRORS = frozenset(
 
 
 def classify(error: BaseException) -> Fault:
-    """The kind of fault that an error of asyncpg, psycopg, SQLAlchemy, pgbus or Python is."""
+    """The kind of fault that an error of asyncpg, psycopg, SQLAlchemy, Django, pgbus or Python is."""
+    error = _driver_error(error)
     if isinstance(error, SchemaVersionError | ConfigurationError):
         return Fault.CODE
     if isinstance(error, PrivilegeError):
@@ -117,9 +118,15 @@ def classify(error: BaseException) -> Fault:
 
 
 def sqlstate_of(error: BaseException) -> str | None:
-    """The SQLSTATE that the server sent with it, also within an error of SQLAlchemy; None if the server sent none."""
+    """The SQLSTATE that the server sent with it, also within one of SQLAlchemy or Django; None if it sent none."""
+    error = _driver_error(error)
     found = getattr(error, "sqlstate", None) or getattr(getattr(error, "orig", None), "sqlstate", None)
     return found if isinstance(found, str) else None
+
+
+def _driver_error(error: BaseException) -> BaseException:
+    """What the driver raised, where Django has wrapped it in an error of its own."""
+    return error.__cause__ if error.__cause__ and type(error).__module__ == "django.db.utils" else error
 
 
 def is_link_error(error: BaseException) -> bool:

@@ -30,8 +30,9 @@ CONNECTIONS = {
     ("sqlalchemy.ext.asyncio.engine", "AsyncConnection"): "sqlalchemy_async_connection",
     ("sqlalchemy.orm.session", "Session"): "sqlalchemy_sync",
     ("sqlalchemy.engine.base", "Connection"): "sqlalchemy_sync_connection",
+    ("django.db.backends.base.base", "BaseDatabaseWrapper"): "django",
 }
-_BLOCKING = ("psycopg_sync", "sqlalchemy_sync", "sqlalchemy_sync_connection")
+_BLOCKING = ("psycopg_sync", "sqlalchemy_sync", "sqlalchemy_sync_connection", "django")
 # What makes sessions, where an annotation names one: `Annotated[AsyncSession, make_session]`.
 _MAKERS = (("sqlalchemy.ext.asyncio.session", "async_sessionmaker"), ("sqlalchemy.orm.session", "sessionmaker"))
 
@@ -48,7 +49,7 @@ class Wanted:
     """The connection or session that a transactional handler takes.
 
     `kind` is one of CONNECTIONS, `cls` the class in the annotation, and `maker` the user's sessionmaker, if the
-    annotation names one.
+    annotation names one, or what gives Django's connection.
     """
 
     kind: str
@@ -66,7 +67,7 @@ class Signature:
     """How a handler is called. A field is the name of the parameter that wants the thing, or None.
 
     `event_type` is the annotation of the event, of one element for a batch; None without one. `wanted` is what the
-    parameter `connection` takes.
+    parameter `connection` takes, or, without one, what the bus begins transactions on.
     """
 
     is_async: bool

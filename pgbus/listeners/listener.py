@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Literal, TypeAlias, TypedDict, Unpack
 
@@ -12,7 +12,7 @@ from pgbus.config.options import FLAG, NAME, START, Option, check_options, one_o
 from pgbus.errors import ConfigurationError, InvalidEventError
 from pgbus.events import topic_of
 from pgbus.handlers.decoding import Decode, EventDecoder
-from pgbus.handlers.signatures import Handler, Signature, default_name, describe, inspect_handler
+from pgbus.handlers.signatures import Handler, Signature, Wanted, default_name, describe, inspect_handler
 from pgbus.outcomes import RetryPolicy
 from pgbus.topics import check_pattern
 
@@ -104,6 +104,7 @@ def make_listener(
     name: str | None = None,
     batch: bool = False,
     service_name: str = "",
+    transaction: Wanted | None = None,
     **options: Unpack[ListenerOptions],
 ) -> Listener:
     """A listener from what `Bus.listener` was given; raises ConfigurationError naming what is wrong.
@@ -126,6 +127,7 @@ def make_listener(
         reads=decode.reads,
         name=in_service(service_name, default_name(handler)) if name is None else name,
         batch=batch,
+        transaction=transaction,
         **options,
     )
 
@@ -152,6 +154,7 @@ def build_listener(
     timeout: float | None = None,
     on_poison: OnPoison = "dead",
     batch: bool = False,
+    transaction: Wanted | None = None,
 ) -> Listener:
     """A listener whose handler is called as `signature` says; raises ConfigurationError naming what is wrong."""
     label = f"listener {name!r}"
@@ -160,6 +163,8 @@ def build_listener(
         "transactional": transactional, "retry": retry, "timeout": timeout, "on_poison": on_poison, "batch": batch,
     }  # fmt: skip
     check_options(label, _OPTIONS, given)
+    if transactional and transaction:
+        signature = _in_transaction(signature, transaction)
     _check_choices(label, signature, ordered=ordered, transactional=transactional, on_poison=on_poison, batch=batch)
     return Listener(
         name=_check_name(label, name),
@@ -178,6 +183,12 @@ def build_listener(
         on_poison=on_poison,
         batch=batch,
     )
+
+
+def _in_transaction(signature: Signature, transaction: Wanted) -> Signature:
+    """The signature, with the bus's own transaction unless the handler takes a connection of another kind."""
+    wanted = signature.wanted
+    return signature if wanted and wanted.kind != transaction.kind else replace(signature, wanted=transaction)
 
 
 def _patterns(label: str, events: Sequence[type | str], signature: Signature) -> tuple[str, ...]:
@@ -215,10 +226,10 @@ def _check_choices(
         raise ConfigurationError(f"{label}: a batch mixes keys; a listener is either ordered or takes batches")
     if signature.connection and not transactional:
         raise ConfigurationError(f"{label}: only transactional=True hands the handler a connection")
-    if transactional and not signature.connection:
+    if transactional and not signature.wanted:
         raise ConfigurationError(
             f"{label}: a transactional handler writes through the connection it is given; annotate a parameter as "
-            "a connection of asyncpg, psycopg or SQLAlchemy, or as SQLAlchemy's AsyncSession or Session"
+            "a connection of asyncpg, psycopg, SQLAlchemy or Django, or as SQLAlchemy's AsyncSession or Session"
         )
     wanted = signature.wanted
     if wanted and wanted.is_blocking is signature.is_async:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import queue
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor as Threads
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
@@ -11,11 +11,12 @@ from typing import Any, TypeVar
 
 from pgbus.api.life import refuse_to_block
 from pgbus.bus import Bus
-from pgbus.errors import ConfigurationError
+from pgbus.database.adapters import is_djangos
+from pgbus.errors import ConfigurationError, ConnectionUnusableError
 from pgbus.testing.attempts import Attempt
 from pgbus.testing.committed import deliver_committed
 from pgbus.testing.rehearsal import rehearse
-from pgbus.testing.transactions import AsyncJoin, JoinedTransactions, SyncJoin
+from pgbus.testing.transactions import AsyncJoin, JoinedTransactions, SyncJoin, lent
 
 T = TypeVar("T")
 
@@ -43,6 +44,10 @@ async def deliver_now(
     buses = _distinct(bus, *others)
     if using is None:
         return await deliver_committed(buses, raise_errors=raise_errors, timeout=timeout)
+    if is_djangos(using):
+        raise ConnectionUnusableError(
+            "Django's connection is one thread's, which plain handlers have to run on: call deliver_now_sync"
+        )
     threads = ThreadPoolExecutor(bus.config.listener_threads, thread_name_prefix="pgbus test")
     try:
         return await rehearse(
@@ -59,7 +64,7 @@ async def deliver_now(
 def deliver_now_sync(
     bus: Bus, *others: Bus, using: object = None, raise_errors: bool = True, timeout: float = PATIENCE
 ) -> list[Attempt]:
-    """`deliver_now` for code that blocks; `using` is a psycopg Connection, or SQLAlchemy's Session or Connection.
+    """`deliver_now` for code that blocks; `using` is a connection of psycopg or Django, or SQLAlchemy's or its Session.
 
     With `using`, plain handlers run on the calling thread, where the connections that belong to it can be had; async
     ones on the bus's own event loop. Raises CannotBlockHere on the thread of a running event loop.
@@ -71,14 +76,17 @@ def deliver_now_sync(
             lambda: deliver_committed(buses, raise_errors=raise_errors, timeout=timeout), "deliver_now"
         )
     desk = ThisThread()
-    join = SyncJoin(using)
+    with lent(using) as connection:
+        join = SyncJoin(connection)
 
-    def rehearsal() -> Awaitable[list[Attempt]]:
-        return rehearse(
-            buses, join=join, transactions=JoinedTransactions(using), threads=desk, raise_errors=raise_errors
-        )
+        async def rehearsal() -> list[Attempt]:
+            transactions = JoinedTransactions(connection)
+            with transactions.queries_of_async_code_in(desk):
+                return await rehearse(
+                    buses, join=join, transactions=transactions, threads=desk, raise_errors=raise_errors
+                )
 
-    return desk.serve(lambda: bus.client.blocking.block(rehearsal, "deliver_now"))
+        return desk.serve(lambda: bus.client.blocking.block(rehearsal, "deliver_now"))
 
 
 def _distinct(bus: Bus, *others: Bus) -> Sequence[Bus]:

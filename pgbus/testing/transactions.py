@@ -8,10 +8,11 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from concurrent.futures import Executor as Threads
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
-from pgbus.database.adapters import AsyncExecutor, SyncExecutor, async_executor, sync_executor
+from pgbus.database.adapters import AsyncExecutor, SyncExecutor, async_executor, is_djangos, sync_executor
 from pgbus.database.adapters.transactions import Transactions
 from pgbus.database.adapters.transactions import Wanted as AnyWanted
 from pgbus.database.sql import Statement
@@ -29,8 +30,21 @@ _WANTED = {
     "sqlalchemy_async_connection": _ASYNC,
     "sqlalchemy_sync": _SYNC,
     "sqlalchemy_sync_connection": _SYNC,
+    "django": "Django's connection, with deliver_now_sync",
 }
 _SCOPED = ("scoped_session", "async_scoped_session")
+
+
+@contextmanager
+def lent(using: object) -> Iterator[Any]:
+    """The connection as the bus's own thread may use it while this one waits: Django's is one thread's otherwise."""
+    if not is_djangos(using):
+        yield using
+        return
+    from pgbus.database.adapters import django
+
+    with django.lent(using) as connection:
+        yield connection
 
 
 class AsyncJoin:
@@ -63,6 +77,10 @@ class SyncJoin:
 
     async def fetch(self, statement: Statement, values: Mapping[str, object]) -> Sequence[Sequence[Any]]:
         """As AsyncExecutor's."""
+        # In a thread without an event loop, as Django wants it.
+        return await asyncio.to_thread(self._fetch, statement, values)
+
+    def _fetch(self, statement: Statement, values: Mapping[str, object]) -> Sequence[Sequence[Any]]:
         with self._turn:
             return self._executor.fetch(statement, values)
 
@@ -75,7 +93,7 @@ class JoinedTransactions(Transactions):
         self._family = next(
             name
             for base in type(self._using).__mro__
-            if (name := base.__module__.partition(".")[0]) in ("asyncpg", "psycopg", "sqlalchemy")
+            if (name := base.__module__.partition(".")[0]) in ("asyncpg", "psycopg", "sqlalchemy", "django")
         )
 
     def check(self, listener: Listener) -> None:
@@ -87,6 +105,17 @@ class JoinedTransactions(Transactions):
                 f"{type(self._using).__qualname__} cannot give it the connection that it takes: "
                 f"let the test use {_WANTED[wanted.kind]}"
             )
+
+    @contextmanager
+    def queries_of_async_code_in(self, threads: Threads) -> Iterator[None]:
+        """Have async handlers, too, use the connection of a test of Django: in these threads, which it belongs to."""
+        if self._family != "django":
+            yield
+            return
+        from pgbus.database.adapters import django
+
+        with django.queries_of_async_code_in(threads):
+            yield
 
     @asynccontextmanager
     async def begin(self, wanted: AnyWanted) -> AsyncIterator[tuple[Any, AsyncExecutor]]:
@@ -106,7 +135,12 @@ class JoinedTransactions(Transactions):
     def begin_sync(self, wanted: AnyWanted) -> Iterator[tuple[Any, SyncExecutor]]:
         """The same for a thread."""
         using = self._using
-        if self._family != "sqlalchemy":
+        if self._family == "django":
+            from pgbus.database.adapters import django
+
+            with django.begin(using) as begun:
+                yield begun
+        elif self._family != "sqlalchemy":
             with using.transaction():
                 yield using, sync_executor(using)
         elif wanted.kind == "sqlalchemy_sync" and not isinstance(using, wanted.cls):

@@ -219,7 +219,8 @@ async def test_pools_engines_and_makers_are_refused_with_what_to_pass_instead(da
         (engine, "pass a connection"),
         (async_engine, "pass a connection"),
         (orm.sessionmaker(engine), "call it"),
-        ("default", "builtins.str cannot be used: pass an? "),
+        ("no_such_alias", "'no_such_alias' is not the alias of a database in Django's settings"),
+        ("postgresql://user:secret@host/", "^this text is not the alias of a database in Django's settings"),
         (object(), "builtins.object cannot be used: pass an? "),
     ):
         with pytest.raises(ConnectionUnusableError, match=hint):

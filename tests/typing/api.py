@@ -267,7 +267,7 @@ def scoped(session: scoped_session[Session], awaited: async_scoped_session[Async
 async def unknown_using(engine: AsyncEngine, pool: asyncpg.Pool, session: AsyncSession, blocking: Session) -> None:
     await bus.publish(Placed(1), using=engine)  # type: ignore[arg-type] # a connection of it
     await bus.publish(Placed(1), using=pool)  # type: ignore[arg-type] # a connection of it
-    await bus.publish(Placed(1), using="default")  # type: ignore[arg-type] # no name
+    await bus.publish(Placed(1), using="default")  # the alias of a database of Django's
     await bus.publish(Placed(1), using=blocking)  # type: ignore[arg-type] # an async session
     bus.publish_sync(Placed(1), using=session)  # type: ignore[arg-type] # a blocking session
     bus.bind(engine)  # type: ignore[arg-type] # a connection of it

@@ -19,7 +19,7 @@ def view_page(request: HttpRequest, page: str) -> HttpResponse:
     with transaction.atomic():
         PageView.objects.create(url=page)
         # Django's own connection, so the event is on the bus if and only if the row is in the table.
-        bus.analytics.page_viewed.fire(url=page, using=connection.connection)
+        bus.analytics.page_viewed.fire(url=page, using=connection)
         if "fail" in request.GET:
             raise ValueError("this page fails after it has fired its event")
     return HttpResponse(f"You are viewing {page}. {total_of(page)}")

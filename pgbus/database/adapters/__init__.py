@@ -66,9 +66,17 @@ class PsycopgBlocking(Protocol):
         ...
 
 
+class DjangoConnection(Protocol):
+    """One of Django's connections, or `django.db.connection`; the alias of a database, too, stands for one."""
+
+    def ensure_connection(self) -> None:
+        """Open it, unless it is open."""
+        ...
+
+
 # What `using` may be, as a type checker sees it: by methods, as not all drivers have to be installed, or have types.
-AsyncUsing: TypeAlias = AsyncpgTransaction | PsycopgAwaited | AwaitedCommit
-SyncUsing: TypeAlias = "PsycopgBlocking | BlockingCommit | SyncExecutor"
+AsyncUsing: TypeAlias = AsyncpgTransaction | PsycopgAwaited | AwaitedCommit | DjangoConnection | str
+SyncUsing: TypeAlias = "PsycopgBlocking | BlockingCommit | DjangoConnection | SyncExecutor | str"
 
 
 class AsyncExecutor(Protocol):
@@ -105,10 +113,17 @@ _KINDS = {
     "sqlalchemy.orm.session.Session": "sqlalchemy-sync-session",
     "sqlalchemy.orm.scoping.scoped_session": "sqlalchemy-sync-session",
     "pgbus.database.adapters.added.AddedTo": "sqlalchemy-added",
+    # Django's, by the object, by `django.db.connection`, and by its alias; they serve async code as well.
+    "django.db.backends.base.base.BaseDatabaseWrapper": "django",
+    "django.utils.connection.ConnectionProxy": "django",
+    "builtins.str": "django",
 }
 
-_ASYNC_FACES = "an asyncpg connection, a psycopg AsyncConnection, or an SQLAlchemy AsyncSession or AsyncConnection"
-_SYNC_FACES = "a psycopg Connection, or an SQLAlchemy Session or Connection"
+_ASYNC_FACES = (
+    "an asyncpg connection, a psycopg AsyncConnection, an SQLAlchemy AsyncSession or AsyncConnection, or a Django "
+    "connection"
+)
+_SYNC_FACES = "a psycopg Connection, an SQLAlchemy Session or Connection, or a Django connection"
 
 _POOL = "a pool has no transaction; take a connection out of it and pass that"
 _ENGINE = "an engine has no transaction; pass a connection that it gave you, or a session"
@@ -128,7 +143,7 @@ _INSTEAD = {
 
 
 def async_executor(using: object, *, require_transaction: bool = False) -> AsyncExecutor:
-    """What runs statements in the transaction of an asyncpg, psycopg or SQLAlchemy connection or session.
+    """What runs statements in the transaction of an asyncpg, psycopg, SQLAlchemy or Django connection or session.
 
     To publish where no transaction is open is warned of, or refused if one is required. Raises ConnectionUnusableError,
     saying what to pass instead, for anything else.
@@ -138,7 +153,7 @@ def async_executor(using: object, *, require_transaction: bool = False) -> Async
 
 
 def sync_executor(using: object, *, require_transaction: bool = False) -> SyncExecutor:
-    """The same for code that blocks: psycopg connections, SQLAlchemy sessions and connections."""
+    """The same for code that blocks: psycopg and Django connections, SQLAlchemy sessions and connections."""
     cls: type = type(using)
     return _sync_factory(cls)(using, require_transaction)
 
@@ -169,6 +184,9 @@ def _async_factory(cls: type) -> Callable[[Any, bool], AsyncExecutor]:
             from pgbus.database.adapters.sqlalchemy import AsyncSessionExecutor
 
             return AsyncSessionExecutor
+        case "django":
+            async_django: Callable[[Any, bool], AsyncExecutor] = _django(cls).DjangoAsyncExecutor
+            return async_django
         case None:
             raise _unknown(cls, _ASYNC_FACES)
         case _:
@@ -194,6 +212,9 @@ def _sync_factory(cls: type) -> Callable[[Any, bool], SyncExecutor]:
             return SessionExecutor
         case "sqlalchemy-added":
             return _as_it_is
+        case "django":
+            sync_django: Callable[[Any, bool], SyncExecutor] = _django(cls).DjangoExecutor
+            return sync_django
         case None:
             raise _unknown(cls, _SYNC_FACES)
         case _:
@@ -204,6 +225,22 @@ def _sync_factory(cls: type) -> Callable[[Any, bool], SyncExecutor]:
 
 def _as_it_is(using: SyncExecutor, _: bool) -> SyncExecutor:
     return using
+
+
+def is_djangos(using: object) -> bool:
+    """Whether it is a connection of Django, or the alias of one."""
+    return _lookup(type(using), _KINDS) == "django"
+
+
+def _django(cls: type) -> Any:
+    """The module for Django; a text, too, says that Django is here."""
+    try:
+        from pgbus.database.adapters import django
+    except ImportError as error:
+        raise ConnectionUnusableError(
+            f"{_name(cls)} cannot be used: only Django's databases have an alias, and Django is not installed"
+        ) from error
+    return django
 
 
 def _lookup(cls: type, names: Mapping[str, str]) -> str | None:

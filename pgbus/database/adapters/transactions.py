@@ -13,7 +13,7 @@ import asyncpg
 from pgbus.config import for_asyncpg, for_libpq
 from pgbus.database.adapters import async_executor, sync_executor
 from pgbus.database.faults import is_link_error
-from pgbus.errors import ConfigurationError, Dead, Retry
+from pgbus.errors import ConfigurationError, Dead, HandlerTransactionError, Retry
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -46,7 +46,7 @@ class Wanted(Protocol):
 
     @property
     def kind(self) -> str:
-        """`asyncpg`; or `psycopg`, `sqlalchemy` or `sqlalchemy...connection`, each `_async` or `_sync`."""
+        """`asyncpg` or `django`; or `psycopg`, `sqlalchemy` or `sqlalchemy...connection`, each `_async` or `_sync`."""
         ...
 
     @property
@@ -56,7 +56,7 @@ class Wanted(Protocol):
 
     @property
     def maker(self) -> Callable[[], Any] | None:
-        """The user's sessionmaker, on an engine of theirs."""
+        """The user's sessionmaker, on an engine of theirs; or what gives Django's connection."""
         ...
 
 
@@ -145,8 +145,13 @@ class Transactions:
     def begin_sync(self, wanted: Wanted) -> Iterator[tuple[Any, SyncExecutor]]:
         """The same of a kind that blocks, for a thread."""
         block = _Block()
-        is_session = wanted.kind == "sqlalchemy_sync"
-        begun = (self._begin_session_sync if is_session else self._begin_connection_sync)(block, wanted)
+        match wanted.kind:
+            case "sqlalchemy_sync":
+                begun = self._begin_session_sync(block, wanted)
+            case "django":
+                begun = _begin_django(block, wanted)
+            case _:
+                begun = self._begin_connection_sync(block, wanted)
         try:
             with begun as transaction:
                 yield transaction
@@ -231,6 +236,17 @@ class Transactions:
     @property
     def _psycopg_options(self) -> dict[str, Any]:
         return {"prepare_threshold": None if self._behind_pooler else 5}
+
+
+@contextmanager
+def _begin_django(block: _Block, wanted: Wanted) -> Iterator[tuple[Any, SyncExecutor]]:
+    from pgbus.database.adapters import django
+
+    with django.begin(wanted.maker() if wanted.maker else "default") as (connection, executor), block:
+        block.is_broken = lambda: django.is_broken(connection)
+        yield connection, executor
+        if connection.needs_rollback:  # the handler has said so: what it wrote is undone at the end, and the settlement
+            raise HandlerTransactionError
 
 
 class _Block:
