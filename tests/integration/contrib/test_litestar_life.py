@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import signal
+import sys
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
 
+import httpx
 import pytest
 from litestar import Litestar, Request, post
 from litestar.events import BaseEventEmitterBackend, listener
@@ -18,9 +21,11 @@ import pgbus
 from pgbus.contrib.litestar import PgBusEventEmitter, PgBusPlugin
 from pgbus.contrib.litestar import listener as durable
 from pgbus.errors import SchemaVersionError
+from pgbus.testing import deliver_now
 from tests.conftest import Connect
 from tests.support import eventually
 from tests.support.faultproxy import FaultProxy
+from tests.support.services import PATIENCE, Services
 from tests.support.workers import Inbox, open_bus, running
 
 
@@ -216,3 +221,73 @@ async def test_an_event_that_is_emitted_while_the_database_is_away_is_published_
                 return bool(await connection.fetchval("SELECT count(*) FROM pgbus.outbox"))
 
             await eventually(is_there, 20)
+
+
+# ---------------------------------------------------------------------------------------------------- a killed process
+
+EMBEDDED = """
+import os
+
+import asyncpg
+import pgbus
+from litestar import Litestar, Request, post
+from litestar.events import listener
+from pgbus.contrib.litestar import PgBusPlugin
+
+
+@listener("user_created")
+async def send_mail(email: str) -> None:
+    connection = await asyncpg.connect(os.environ["PGBUS_DSN"])
+    await connection.execute("INSERT INTO mails VALUES ($1)", email)
+    await connection.close()
+
+
+@post("/{email:str}")
+async def create_user(request: Request, email: str) -> None:
+    request.app.emit("user_created", email=email)
+
+
+bus = pgbus.create(service_name="accounts")
+app = Litestar([create_user], listeners=[send_mail], plugins=[PgBusPlugin(bus)])
+"""
+
+
+async def test_what_a_server_has_answered_with_2xx_is_delivered_though_it_is_killed(services: Services) -> None:
+    directory = services.write("app", "", app=EMBEDDED)
+    command = (sys.executable, "-W", "ignore", "-m", "uvicorn", "app:app", "--port", "0")
+    await services.connection.execute("CREATE TABLE mails (address text)")
+    told = [f"user{number}" for number in range(5)]
+    async with (
+        services.process(*command, cwd=directory) as killed,
+        httpx.AsyncClient(base_url=await killed.address(), timeout=PATIENCE) as client,
+        services.connection.transaction(),
+    ):
+        await services.connection.execute("LOCK TABLE mails")
+        for email in told:
+            assert (await client.post(f"/{email}")).status_code == 201
+        killed.child.send_signal(signal.SIGKILL)
+        await killed.ends()
+    async with services.process(*command, cwd=directory) as web:
+        await services.settled()
+        web.child.send_signal(signal.SIGTERM)
+        assert await web.ends() in (0, -signal.SIGTERM)  # uvicorn ends by the signal when it is through
+    mails = await services.connection.fetch("SELECT DISTINCT address FROM mails ORDER BY 1")
+    assert [mail["address"] for mail in mails] == told
+
+
+# ------------------------------------------------------------------------------------------------------ pgbus.testing
+
+
+async def test_listeners_of_an_application_run_where_a_test_delivers(bus: pgbus.Bus) -> None:
+    heard: list[tuple[str, int]] = []
+
+    @listener("user_created")
+    def hear(email: str, context: pgbus.Context) -> None:
+        heard.append((email, context.attempt))
+
+    app = Litestar([emit], listeners=[hear], plugins=[PgBusPlugin(bus, role="producer")])
+    async with AsyncTestClient(app) as client:
+        await client.post("/")
+    [attempt] = await deliver_now(bus)
+    assert (attempt.listener_name.rpartition(".")[2], attempt.outcome) == ("hear", "done")
+    assert heard == [("adam", 1)]
