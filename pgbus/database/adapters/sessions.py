@@ -66,6 +66,7 @@ class _Adding:
     def __init__(self, session: Session) -> None:
         self.published: _Published | None = None
         event.listen(session, "after_commit", self._end)
+        event.listen(session, "after_rollback", self._end)  # before the transaction ends, and the other one after it
         event.listen(session, "after_soft_rollback", self._end)
         event.listen(session, "after_transaction_end", self._end_of_transaction)
 
