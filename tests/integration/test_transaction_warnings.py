@@ -92,6 +92,14 @@ def test_what_ends_by_a_commit_a_rollback_or_an_exception_is_not_warned_of(
             raise KeyError
 
 
+def test_a_scoped_session_that_is_removed_at_the_end_of_a_request_is_not_warned_of(
+    bus: pgbus.Bus, engine: sqlalchemy.Engine
+) -> None:
+    session = orm.scoped_session(orm.sessionmaker(engine))
+    bus.publish_sync({}, topic="a", using=session)
+    session.remove()
+
+
 async def test_an_async_block_that_ends_by_an_exception_is_not_warned_of(
     bus: pgbus.Bus, async_engine: AsyncEngine
 ) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from sqlalchemy import Connection, NestedTransaction, RootTransaction, event
-from sqlalchemy.orm import Session, SessionTransaction
+from sqlalchemy.orm import Session, SessionTransaction, scoped_session
 
 from pgbus.database.adapters.outside import Place
 
@@ -77,7 +77,7 @@ class _Adding:
         if transaction.parent is not None:
             return
         published, self.published = self.published, None
-        if published and not _is_failing(published.task):
+        if published and not (_is_failing(published.task) or _is_removed()):
             published.place.warn(_SWALLOWED)
 
 
@@ -93,7 +93,7 @@ class _Watched(RootTransaction):
         """End it, and warn if it was open."""
         published = _published.pop(self, None) if self.is_active else None
         super().close()
-        if published and not _is_taken_back(published) and not _is_failing(published.task):
+        if published and not (_is_taken_back(published) or _is_failing(published.task) or _is_removed()):
             published.place.warn(_SWALLOWED)
 
 
@@ -118,6 +118,14 @@ def _is_failing(task: asyncio.Task[Any] | None) -> bool:
         return True
     # SQLAlchemy's async blocks close in a task of their own, which sees nothing of the exception.
     return any(frame.f_code.co_name == "__aexit__" and _was_given_error(frame) for frame in _frames(task))
+
+
+def _is_removed() -> bool:
+    """Whether a scoped session is removed: frameworks do so after an error, too, that they have answered by then."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame and frame.f_code is not scoped_session.remove.__code__:
+        frame = frame.f_back
+    return frame is not None
 
 
 def _was_given_error(frame: FrameType) -> bool:
