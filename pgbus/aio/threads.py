@@ -54,6 +54,12 @@ class Visit:
         self._awaited: Future[Any] | None = None
         self._is_left = False
 
+    def run(self, work: Callable[[Visit], T]) -> T:
+        """Do the work in this thread, unless it has waited for a thread for so long that nobody waits for it."""
+        if self._is_left:
+            raise asyncio.CancelledError("left before it began")
+        return work(self)
+
     def finish(self, value: Any, what: str) -> Any:
         """`returned.finish` for the thread, which waits for it."""
         if not is_awaitable(value):

@@ -9,6 +9,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeAlias
 
 from pgbus import errors
@@ -22,7 +23,7 @@ from pgbus.database.tries import LINK_PAUSE, LINK_PAUSE_LIMIT
 from pgbus.errors import HandlerTransactionError, UnhandledEventError
 from pgbus.handlers.hooks import Hooks
 from pgbus.listeners.claims import ClaimsInFlight
-from pgbus.listeners.executor import ClaimLost, Executor
+from pgbus.listeners.executor import ClaimLost, Executor, ThreadLeft
 from pgbus.listeners.hooks import prepare
 from pgbus.listeners.known_topics import KnownTopics
 from pgbus.listeners.listener import Listener
@@ -89,6 +90,7 @@ class Attempts:
             return left
         started = now()
         error: BaseException | None = None
+        thread: asyncio.Future[Any] | None = None
         try:
             refuse_unreadable(held.claim.events[index])
             if self._hooks.before_event_execution:
@@ -108,12 +110,15 @@ class Attempts:
         except TransactionLost:
             self._in_flight.end_event(held, index, RELEASED, started=started, duration=0.0)
             return RELEASED
+        except ThreadLeft as left_running:
+            error, thread = left_running.error, left_running.ended
         except BaseException as raised:  # even a SystemExit is the handler's failure, not the worker's end
             error = raised
         ended = now()
         outcome = self._decide(error, held, index)
         if not (self._listener.transactional and outcome is DONE):
-            self._in_flight.end_event(held, index, outcome, started=started, duration=ended - started)
+            end = partial(self._in_flight.end_event, held, index, outcome, started=started, duration=ended - started)
+            _after(thread, end)
         if ended - self._yielded_at > LOOP_SHARE:
             await asyncio.sleep(0)
             self._yielded_at = now()
@@ -193,6 +198,7 @@ class Attempts:
             return True
         started = now()
         error: BaseException | None = None
+        thread: asyncio.Future[Any] | None = None
         try:
             await self._handle_batch(decoded, started)
         except asyncio.CancelledError as cancelled:
@@ -207,12 +213,16 @@ class Attempts:
             for one in decoded:
                 self._in_flight.end_event(one.held, one.index, RELEASED, started=started, duration=0.0)
             return True
+        except ThreadLeft as left_running:
+            error, thread = left_running.error, left_running.ended
         except BaseException as raised:
             error = raised
         if error is not None and len(decoded) > 1:
+            if thread:
+                await asyncio.wait([thread])  # it holds their rows
             return False
         if error is not None or not self._listener.transactional:
-            self._end_batch(decoded, error, started=started)
+            _after(thread, partial(self._end_batch, decoded, error, started=started))
         return True
 
     async def _handle_batch(self, decoded: Sequence[Decoded], started: float) -> None:
@@ -344,6 +354,17 @@ class _Settling:
     def _check(self, rows: Sequence[object]) -> None:
         if len(rows) < len(self._held_claims):
             raise HandlerTransactionError
+
+
+def _after(thread: asyncio.Future[Any] | None, note: Callable[[], None]) -> None:
+    """Note an ending, but not before the thread has ended whose transaction has locked the delivery.
+
+    Settled before, the delivery would hold up every other settlement of the listener, which are one statement.
+    """
+    if thread is None:
+        note()
+    else:
+        thread.add_done_callback(lambda _: note())
 
 
 def _held_claims(decoded: Sequence[Decoded]) -> list[HeldClaim]:

@@ -36,6 +36,15 @@ class ClaimLost(Exception):
     """The claim was taken back before the handler began: someone else has the event now."""
 
 
+class ThreadLeft(Exception):
+    """The handler ran past its timeout, which is `error`; its thread, and so its transaction, goes on until `ended`."""
+
+    def __init__(self, error: HandlerTimeoutError, ended: asyncio.Future[Any]) -> None:
+        super().__init__(str(error))
+        self.error = error
+        self.ended = ended
+
+
 class Context(ContextMarker):
     """What a handler may know of the attempt it is; it is passed to a parameter annotated `pgbus.Context`.
 
@@ -92,9 +101,10 @@ class Context(ContextMarker):
 
 
 class _Call:
-    """Whether the handler was called before its transaction was lost."""
+    """A call of a handler in a transaction: whether it has begun, and the thread that it is in, if any."""
 
     has_begun = False
+    thread: asyncio.Future[Any] | None = None
 
     def __enter__(self) -> None:
         return None
@@ -102,6 +112,11 @@ class _Call:
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if isinstance(error, TransactionLost):
             error.was_called = self.has_begun
+        if isinstance(error, HandlerTimeoutError):
+            if not self.has_begun:  # a connection that hangs while it is opened, or a lock that is waited for
+                raise TransactionLost(error) from error
+            if self.thread and not self.thread.done():
+                raise ThreadLeft(error, self.thread) from error
 
 
 @contextmanager
@@ -159,7 +174,8 @@ class Executor:
     ) -> None:
         """Handle with an open transaction, in which `begin` ran before the handler and `settle` after it.
 
-        Raises TransactionLost for what was not the handler's failure.
+        Raises TransactionLost for what was not the handler's failure, and ThreadLeft for a plain function that runs
+        past its timeout.
         """
         wanted = self._listener.signature.wanted
         assert wanted is not None  # a transactional listener has one
@@ -202,14 +218,14 @@ class Executor:
                 return value
 
         if self._middleware.is_used:
-            await self._transact_wrapped(body, events, attempt, transact)
+            await self._transact_wrapped(body, events, attempt, transact, call=call)
         else:
             context = self._context(events, attempt)
 
             def handle(session: Any) -> object:
                 return self._call_blocking(self._arguments(body, context, session))
 
-            await self._within_timeout(self._in_thread(lambda _: transact(handle)))
+            await self._within_timeout(self._in_thread(lambda _: transact(handle), call))
 
     async def _call(self, body: Any, events: Sequence[EventMessage], attempt: int, connection: Any) -> None:
         listener = self._listener
@@ -248,6 +264,8 @@ class Executor:
         events: Sequence[EventMessage],
         attempt: int,
         transact: Callable[[Callable[[Any], Any]], Any],
+        *,
+        call: _Call,
     ) -> None:
         """The transaction is a thread's, so that only plain middleware is within it; what is async is around it."""
         context = self._context(events, attempt)
@@ -255,13 +273,13 @@ class Executor:
 
         def handle(session: Any) -> Any:
             context.connection = session
-            call = functools.partial(self._call_blocking, self._arguments(body, context, session))
-            return self._middleware.around_plain(context, call)()
+            work = functools.partial(self._call_blocking, self._arguments(body, context, session))
+            return self._middleware.around_plain(context, work)()
 
         async def call_next() -> Any:
             nonlocal committed
             try:
-                value = await self._in_thread(lambda _: transact(handle))
+                value = await self._in_thread(lambda _: transact(handle), call)
             finally:
                 context.connection = None
             committed = True
@@ -274,7 +292,7 @@ class Executor:
                 raise
             logger.exception("%s: middleware failed after the handler's transaction", self._listener.name)
         if not committed:  # the handler was skipped, or its error was taken for none
-            await self._within_timeout(self._in_thread(lambda _: transact(lambda _: None)))
+            await self._within_timeout(self._in_thread(lambda _: transact(lambda _: None), call))
 
     # ------------------------------------------------------------------------------------------------------- calling
 
@@ -322,11 +340,15 @@ class Executor:
         value = self._listener.handler(**arguments)
         return refuse_awaitable(value, self._what, "and its transaction is its thread's: do the work in plain code")
 
-    async def _in_thread(self, work: Callable[[Visit], T]) -> T:
+    async def _in_thread(self, work: Callable[[Visit], T], call: _Call | None = None) -> T:
         """Run a plain function in a thread. One that runs past its timeout cannot be stopped, only given up on."""
         visit = Visit()
+        thread = in_threads.start(self._threads, lambda: visit.run(work))
+        if call:
+            call.thread = thread
         try:
-            return (await in_threads.start(self._threads, functools.partial(work, visit))).result()
+            # Shielded, it stays undone for as long as the function runs, also when nobody waits for it any more.
+            return (await (asyncio.shield(thread) if call else thread)).result()
         except asyncio.CancelledError:
             visit.leave()
             raise

@@ -537,6 +537,35 @@ async def test_a_plain_handler_past_its_timeout_still_commits_once_or_not_at_all
     assert done == 2
 
 
+async def test_a_thread_past_its_timeout_holds_up_no_other_settlement(
+    database: str, connection: asyncpg.Connection, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with open_bus(database) as bus:
+        started: Inbox[int] = Inbox()
+        go_on = threading.Event()
+        watch = Watch(bus)
+
+        @bus.listener("a.b", name="ledger", transactional=True, retry=QUICK_RETRY, timeout=3.0, concurrency=2)
+        def handle(event: dict[str, int], session: Session, context: pgbus.Context) -> None:
+            session.execute(text(f"INSERT INTO ledger (n) VALUES ({event['n']})"))
+            started.put(event["n"])
+            if event["n"] == 1 and context.attempt == 1:
+                assert go_on.wait(30)
+            if event["n"] == 2 and context.attempt == 1:
+                raise ValueError("once")
+
+        async with running(bus):
+            await bus.publish({"n": 1}, topic="a.b")
+            await started.take(1)
+            await eventually(lambda: "ran past its timeout" in caplog.text)
+            await bus.publish({"n": 2}, topic="a.b")
+            await watch.until(lambda _: sum(seen.retried for seen in watch.of(Settled)) == 1)
+            go_on.set()
+            await until_idle(connection)
+    assert await ledger(connection) == [1, 2]
+    assert await outcomes(connection) == [(1, "retry"), (2, "done"), (1, "retry"), (2, "done")]
+
+
 RAW_ENDS = ("ROLLBACK", "COMMIT", "ROLLBACK; BEGIN", "COMMIT AND CHAIN")
 
 
