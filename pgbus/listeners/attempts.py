@@ -56,7 +56,11 @@ class Decoded:
 
 
 class Attempts:
-    """Attempts at the events of one listener. `was_settled` is called with claims that a transaction has settled."""
+    """Attempts at the events of one listener.
+
+    `was_settled` is called with claims that a transaction has settled; `was_cut_off` says whether this worker's own
+    session was lost at that time (of the engine's clock) or later.
+    """
 
     def __init__(
         self,
@@ -70,6 +74,7 @@ class Attempts:
         in_flight: ClaimsInFlight,
         known: KnownTopics,
         was_settled: WasSettled,
+        was_cut_off: Callable[[float], bool],
     ) -> None:
         self._listener = listener
         self._listener_id = listener_id
@@ -80,6 +85,7 @@ class Attempts:
         self._in_flight = in_flight
         self._known = known
         self._was_settled = was_settled
+        self._was_cut_off = was_cut_off
         self._yielded_at = 0.0
 
     # -------------------------------------------------------------------------------------------------- one event
@@ -115,6 +121,9 @@ class Attempts:
         except BaseException as raised:  # even a SystemExit is the handler's failure, not the worker's end
             error = raised
         ended = now()
+        if self._is_excused(error, started):
+            self._in_flight.end_event(held, index, RELEASED, started=started, duration=0.0)
+            return RELEASED
         outcome = self._decide(error, held, index)
         if not (self._listener.transactional and outcome is DONE):
             end = partial(self._in_flight.end_event, held, index, outcome, started=started, duration=ended - started)
@@ -123,6 +132,13 @@ class Attempts:
             await asyncio.sleep(0)
             self._yielded_at = now()
         return outcome
+
+    def _is_excused(self, error: BaseException | None, started: float) -> bool:
+        """Whether the bus itself could not be reached from the handler: no failure of the handler's, which comes again.
+
+        A handler may mean another bus, or say so for ever: that counts, unless this worker was cut off as well.
+        """
+        return isinstance(error, errors.DatabaseUnreachableError) and self._was_cut_off(started)
 
     async def _leave(self, held: HeldClaim, index: int) -> Left | None:
         event = held.claim.events[index]
@@ -217,6 +233,10 @@ class Attempts:
             error, thread = left_running.error, left_running.ended
         except BaseException as raised:
             error = raised
+        if self._is_excused(error, started):
+            for one in decoded:
+                self._in_flight.end_event(one.held, one.index, RELEASED, started=started, duration=0.0)
+            return True
         if error is not None and len(decoded) > 1:
             if thread:
                 await asyncio.wait([thread])  # it holds their rows

@@ -64,6 +64,7 @@ class Runner:
         listener_id: int,
         worker_id: Callable[[], int],
         has_others: Callable[[], bool],
+        was_cut_off: Callable[[float], bool],
         store: Store,
         executor: Executor,
         hooks: Hooks,
@@ -97,6 +98,7 @@ class Runner:
             in_flight=self._in_flight,
             known=self._known,
             was_settled=self._was_settled,
+            was_cut_off=was_cut_off,
         )
         self._settler = Settler(
             listener,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import os
 import random
 import socket
@@ -118,6 +119,7 @@ class Worker:
         self._on_error = on_error
         self._worker_id = 0
         self._session: Session | None = None
+        self._lost_at = -math.inf
         self._runners: dict[int, Runner] = {}
         self._server: Server | None = None
         self._tasks: Tasks | None = None
@@ -324,6 +326,7 @@ class Worker:
             except Exception as error:
                 if not opened_before or is_fatal(error, has_worked=self.ready.is_set()):
                     raise
+                self._lost_at = now()
                 if not self._reconnecting.tries:
                     logger.warning("lost the database, trying to get it back: %s", error)
                     self._telemetry.emit(SessionLost(str(error)))
@@ -469,6 +472,7 @@ class Worker:
             listener_id=listener_id,
             worker_id=self._claimant,
             has_others=lambda: self._others,
+            was_cut_off=self._was_cut_off,
             store=store,
             executor=executor,
             hooks=self._hooks,
@@ -502,6 +506,10 @@ class Worker:
         The leader would take back whatever we claimed, and count our death for it.
         """
         return self._worker_id if self._session and not self._session.lost.is_set() else 0
+
+    def _was_cut_off(self, since: float) -> bool:
+        """Whether our session is lost, or was at that time or later."""
+        return not self._claimant() or self._lost_at >= since
 
     # ------------------------------------------------------------------------------------------------ waking
 

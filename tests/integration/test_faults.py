@@ -217,6 +217,47 @@ async def test_a_worker_waits_until_a_standby_is_promoted(
     assert caplog.text.count("lost the database") == 1
 
 
+@pytest.mark.parametrize("is_batch", [False, True])
+async def test_a_restart_in_which_a_handler_cannot_publish_costs_its_event_no_attempt(
+    own_server: EmbeddedPostgres, is_batch: bool
+) -> None:
+    migrate.upgrade(own_server.dsn())
+    async with open_bus(own_server.dsn()) as bus:
+        begun, is_down = asyncio.Event(), asyncio.Event()
+        done: Inbox[int] = Inbox()
+
+        async def handle(event: Any, context: pgbus.Context) -> None:
+            begun.set()
+            await is_down.wait()
+            await bus.publish(1, topic="x.y")
+            done.put(context.attempt)
+
+        if is_batch:
+
+            @bus.listener("a.b", name="mail", retry=1, batch=True)
+            async def handle_all(events: list[int], context: pgbus.Context) -> None:
+                await handle(events, context)
+        else:
+
+            @bus.listener("a.b", name="mail", retry=1)
+            async def handle_one(event: int, context: pgbus.Context) -> None:
+                await handle(event, context)
+
+        watch = Watch(bus)
+        async with running(bus):
+            await bus.publish(1, topic="a.b")
+            await begun.wait()
+            await asyncio.to_thread(own_server.stop)
+            await watch.first(SessionLost)
+            is_down.set()
+            await asyncio.to_thread(own_server.start)
+            assert await done.take(1) == [1]
+            connection = await asyncpg.connect(own_server.dsn())
+            await until_idle(connection)
+            assert await connection.fetchval("SELECT array_agg(outcome) FROM pgbus.history") == ["done"]
+            await connection.close()
+
+
 async def test_a_fault_of_code_in_one_listener_ends_no_other_and_counts_as_a_death_for_its_claims(
     bus: pgbus.Bus, database: str, connect: Connect, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
