@@ -34,6 +34,23 @@ CREATE TABLE pgbus.schemas (
 );
 COMMENT ON COLUMN pgbus.schemas.hash IS 'SHA-256 of the schema, as hexadecimal digits';
 
+-- Notes that a process begins with these versions now; returns those that are there. Publishers may change rows in no
+-- other way: an instant of their choice would decide for ever which version holds.
+CREATE FUNCTION pgbus.republish_schemas(ids integer[]) RETURNS SETOF integer
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    PERFORM s.id FROM pgbus.schemas AS s WHERE s.id = ANY (ids) ORDER BY s.id FOR UPDATE;
+    RETURN QUERY
+    UPDATE pgbus.schemas AS s
+    SET published_at = now(), last_seen_at = now()
+    WHERE s.id = ANY (ids)
+    RETURNING s.id;
+END
+$$;
+
+REVOKE EXECUTE ON FUNCTION pgbus.republish_schemas(integer[]) FROM PUBLIC;
+
 -- Which version each worker speaks. Its last_seen_at moves on while a worker is there.
 CREATE TABLE pgbus.worker_schemas (
     worker_id integer NOT NULL REFERENCES pgbus.workers (id) ON DELETE CASCADE,

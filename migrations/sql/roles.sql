@@ -8,9 +8,11 @@ GRANT INSERT (event_id, topic, ancestors, key, payload, headers, deliver_at), SE
     ON pgbus.outbox TO pgbus_publisher;
 GRANT SELECT ON pgbus.wake_slots, pgbus.alembic_version TO pgbus_publisher;
 -- They say what their events look like, and learn what others said.
-GRANT SELECT, INSERT (kind, name, service, version, schema, hash), UPDATE (published_at, last_seen_at)
-    ON pgbus.schemas TO pgbus_publisher;
-GRANT EXECUTE ON FUNCTION pgbus.uuid7(), pgbus.take_dedup_keys(text[], uuid[], double precision) TO pgbus_publisher;
+GRANT SELECT, INSERT (kind, name, service, version, schema, hash) ON pgbus.schemas TO pgbus_publisher;
+GRANT EXECUTE
+    ON FUNCTION pgbus.uuid7(), pgbus.take_dedup_keys(text[], uuid[], double precision),
+                pgbus.republish_schemas(integer[])
+    TO pgbus_publisher;
 
 -- Callers call procedures: they post calls, hear of answers and read them, take calls back, and note that a worker died.
 -- No arguments can be read by them, no result written, and no answer read to a call whose id they do not know.
@@ -38,7 +40,7 @@ GRANT SELECT, USAGE ON SEQUENCE pgbus.wake_slots TO pgbus_worker;
 GRANT SELECT ON SEQUENCE pgbus.outbox_id_seq TO pgbus_worker;
 GRANT EXECUTE
     ON FUNCTION pgbus.uuid7(), pgbus.open_partition(integer), pgbus.drop_partition(integer),
-                pgbus.take_dedup_keys(text[], uuid[], double precision),
+                pgbus.take_dedup_keys(text[], uuid[], double precision), pgbus.republish_schemas(integer[]),
                 pgbus.read_responses(uuid[]), pgbus.withdraw_calls(uuid[], text, text), pgbus.fail_lost_calls(uuid[])
     TO pgbus_worker;
 

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
+from datetime import UTC, datetime
+from functools import partial
 
 import asyncpg
 import psycopg
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from pgbus import migrate
+from pgbus import Api, Event, migrate
 from pgbus.errors import PrivilegeError
 from pgbus.testing.databases import DatabaseServer
 from tests.conftest import Connect
@@ -61,6 +63,13 @@ from tests.support import eventually
 from tests.support.workers import open_bus, running
 
 USERS = {"worker": "pgbus_worker", "web": "pgbus_publisher, pgbus_caller", "auditor": "pgbus_reader", "stranger": ""}
+
+
+class ShopApi(Api):
+    opened = Event(parameters=("n",))
+
+    class Meta:
+        name = "shop"
 
 
 @pytest.fixture
@@ -137,6 +146,24 @@ async def test_a_web_process_publishes_in_its_transactions_and_calls(
             assert await bus.call("sums.add", {"a": 1, "b": 2}) == 3
             owner = await connect(owners)
             await eventually(lambda: owner.fetchval("SELECT count(*) = 6 FROM pgbus.events"))
+
+
+async def test_a_publisher_says_which_schema_holds_and_not_when(owners: str, connect: Connect) -> None:
+    web = dsn_of_user(owners, "test_web")
+    owner = await connect(owners)
+    since = datetime(2000, 1, 1, tzinfo=UTC)
+    for _ in range(2):
+        async with open_bus(web) as bus:
+            bus.client.register_api(ShopApi())
+            await bus.shop.opened.fire_async(n=1)
+            since = await eventually(
+                partial(owner.fetchval, "SELECT max(published_at) FROM pgbus.schemas WHERE published_at > $1", since)
+            )
+    publisher = await asyncpg.connect(web)
+    for column in ("published_at", "last_seen_at", "schema"):
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await publisher.execute(f"UPDATE pgbus.schemas SET {column} = DEFAULT")
+    await publisher.close()
 
 
 def _engine(dsn: str) -> AsyncEngine:

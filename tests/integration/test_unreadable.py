@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from uuid import uuid4
 
 import asyncpg
 import pytest
@@ -47,6 +49,7 @@ SHOWING = (
     "listeners list --json", "schedules list", "schedules list --json", "inspect --calls",
     "inspect --calls --format human",
 )  # fmt: skip
+JUNK = ("²", "9" * 5_000, "1" * 20, "-1", "٣", "", ",,,", "cancel ", "cancel x,²", "\u202e", " 1", "1,", "٣" * 32)
 CALL_COLUMNS = "(call_id, procedure, arguments, caller, caller_name, deadline) VALUES"
 
 
@@ -270,23 +273,34 @@ async def test_anyone_may_notify_anything(
         async with running(bus):
             assert await bus.call("sums.one") == 1
             for channel in ("pgbus_work", "pgbus_calls", "pgbus_schemas", "pgbus_wake"):
-                for payload in (
-                    "²",
-                    "9" * 5_000,
-                    "1" * 20,
-                    "-1",
-                    "٣",
-                    ",,,",
-                    "cancel ",
-                    "cancel x,²",
-                    "\u202e",
-                    " 1",
-                    "1,",
-                ):
+                for payload in JUNK:
                     await owner.execute("SELECT pg_notify($1, $2)", channel, payload)
             await bus.publish({"n": 1}, topic="a.b")
             await inbox.take(1)
             assert await bus.call("sums.one") == 1
+    assert not [record for record in caplog.records if record.exc_info]
+
+
+async def test_what_others_say_on_the_channel_of_a_callers_answers_harms_no_call(
+    bus: pgbus.Bus, owner: asyncpg.Connection, caplog: pytest.LogCaptureFixture
+) -> None:
+    answering = asyncio.Event()
+
+    @bus.procedure("sums.one")
+    async def one() -> int:
+        await answering.wait()
+        return 1
+
+    async with running(bus):
+        call = asyncio.ensure_future(bus.call("sums.one", wait=True, timeout=30))
+        await eventually(lambda: owner.fetchval("SELECT count(*) = 1 FROM pgbus.rpc_requests"))
+        caller = await owner.fetchval("SELECT caller FROM pgbus.rpc_requests")
+        call_id = await owner.fetchval("SELECT call_id FROM pgbus.rpc_requests")
+        for payload in (*JUNK, str(uuid4()), str(call_id), f"x,{call_id}"):
+            await owner.execute("SELECT pg_notify($1, $2)", f"pgbus_reply_{caller}", payload)
+        answering.set()
+        assert await call == 1
+        assert await bus.call("sums.one") == 1
     assert not [record for record in caplog.records if record.exc_info]
 
 

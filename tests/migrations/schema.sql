@@ -154,6 +154,20 @@ CREATE FUNCTION pgbus.readable(instant timestamp with time zone) RETURNS timesta
     SELECT CASE WHEN instant >= to_timestamp(-62135596800) AND instant < to_timestamp(253402300800) THEN instant END
 $$;
 
+CREATE FUNCTION pgbus.republish_schemas(ids integer[]) RETURNS SETOF integer
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+BEGIN
+    PERFORM s.id FROM pgbus.schemas AS s WHERE s.id = ANY (ids) ORDER BY s.id FOR UPDATE;
+    RETURN QUERY
+    UPDATE pgbus.schemas AS s
+    SET published_at = now(), last_seen_at = now()
+    WHERE s.id = ANY (ids)
+    RETURNING s.id;
+END
+$$;
+
 CREATE FUNCTION pgbus.searchable(document json) RETURNS jsonb
     LANGUAGE plpgsql STABLE
     AS $$

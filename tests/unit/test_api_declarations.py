@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -238,6 +239,12 @@ async def test_an_api_named_like_an_attribute_of_the_bus_works_through_the_clien
 
 def test_the_reserved_words_are_what_a_path_has_of_its_own() -> None:
     assert {name for name in vars(pgbus.BusPath) if not name.startswith("_")} == PATH_METHODS
+
+
+def test_the_guide_lists_the_names_that_a_path_has_of_its_own() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "how-to" / "move-from-lightbus.md").read_text(encoding="utf-8")
+    listed = page.partition("can be named like a method of its path**:")[2].partition(". Registering")[0]
+    assert set(re.findall(r"`(\w+)`", listed)) == PATH_METHODS
 
 
 def test_words_that_lightbus_reserved_are_free() -> None:

@@ -20,18 +20,15 @@ WITH alone AS MATERIALIZED (
     CROSS JOIN unnest(
         CAST(:kinds AS text[]), CAST(:names AS text[]), CAST(:schemas AS text[]), CAST(:hashes AS text[])
     ) AS w (kind, name, schema, hash)
-), known AS MATERIALIZED (
-    SELECT s.id, s.kind, s.name, s.hash
+), stored AS MATERIALIZED (
+    SELECT s.id, s.kind, s.name
     FROM wanted AS w
     JOIN pgbus.schemas AS s
         ON s.kind = w.kind AND s.name = w.name AND s.hash = w.hash AND s.service = CAST(:service AS text)
-    ORDER BY s.id
-    FOR UPDATE OF s
-), seen AS (
-    UPDATE pgbus.schemas AS s
-    SET published_at = now(), last_seen_at = now()
-    FROM known AS k
-    WHERE s.id = k.id
+), known AS MATERIALIZED (
+    SELECT o.id, o.kind, o.name
+    FROM pgbus.republish_schemas((SELECT array_agg(t.id) FROM stored AS t)) AS r (id)
+    JOIN stored AS o ON o.id = r.id
 ), added AS (
     INSERT INTO pgbus.schemas AS s (kind, name, service, version, schema, hash)
     SELECT w.kind, w.name, CAST(:service AS text),
