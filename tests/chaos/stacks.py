@@ -15,8 +15,13 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import asyncpg
+import django
 import psycopg
 import sqlalchemy
+from django.conf import settings
+from django.db import connections, transaction
+from django.db.backends.base.base import BaseDatabaseWrapper
+from psycopg.conninfo import conninfo_to_dict
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import NullPool
@@ -34,6 +39,17 @@ AFTER = int(os.environ.get("CHAOS_AFTER", "0"))
 BEFORE_HANDLER, IN_HANDLER, BEFORE_COMMIT, AFTER_COMMIT = "before the handler", "in it", "before commit", "after commit"
 POINTS = (BEFORE_HANDLER, IN_HANDLER, BEFORE_COMMIT, AFTER_COMMIT)
 
+
+def database_of(dsn: str) -> dict[str, object]:
+    """A DSN as Django's settings have it."""
+    found = conninfo_to_dict(dsn)
+    names = {"NAME": "dbname", "HOST": "host", "PORT": "port", "USER": "user", "PASSWORD": "password"}
+    place = {key: str(found.get(name) or "") for key, name in names.items()}
+    return {"ENGINE": "django.db.backends.postgresql", **place}
+
+
+settings.configure(DATABASES={"default": database_of(DSN), "elsewhere": database_of(OTHER_DSN)}, USE_TZ=True)
+django.setup()
 bus = pgbus.create()
 _passes = 0
 
@@ -100,6 +116,13 @@ def with_connection(dsn: str) -> Iterator[sqlalchemy.Connection]:
         yield connection
 
 
+@contextmanager
+def with_django(dsn: str) -> Iterator[BaseDatabaseWrapper]:
+    alias = "default" if dsn == DSN else "elsewhere"
+    with transaction.atomic(using=alias):
+        yield connections[alias]
+
+
 ASYNC: dict[str, tuple[Any, Callable[[str], Any]]] = {
     "asyncpg": (asyncpg.Connection, with_asyncpg),
     "psycopg-async": (psycopg.AsyncConnection, with_psycopg_async),
@@ -110,6 +133,7 @@ SYNC: dict[str, tuple[Any, Callable[[str], Any]]] = {
     "psycopg": (psycopg.Connection, with_psycopg),
     "session": (Session, with_session),
     "connection": (sqlalchemy.Connection, with_connection),
+    "django": (BaseDatabaseWrapper, with_django),
 }
 STACKS = (*ASYNC, *SYNC)
 
@@ -117,6 +141,9 @@ STACKS = (*ASYNC, *SYNC)
 def insert(connection: Any, table: str, number: int, stack: str) -> Any:
     """Write a row; to be awaited where the connection is."""
     query = f"INSERT INTO {table} (n, stack) VALUES ({number}, '{stack}')"
+    if isinstance(connection, BaseDatabaseWrapper):
+        with connection.cursor() as cursor:
+            return cursor.execute(query)
     is_drivers = isinstance(connection, asyncpg.Connection | psycopg.Connection | psycopg.AsyncConnection)
     return connection.execute(query if is_drivers else sqlalchemy.text(query))
 

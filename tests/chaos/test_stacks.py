@@ -20,7 +20,7 @@ from pgbus.testing.databases import DatabaseServer
 from tests.chaos.stage import ROOT, SOAK, Stage
 from tests.support import eventually
 
-STACKS = ("asyncpg", "psycopg-async", "async-session", "async-connection", "psycopg", "session", "connection")
+STACKS = ("asyncpg", "psycopg-async", "async-session", "async-connection", "psycopg", "session", "connection", "django")
 POINTS = ("before the handler", "in it", "before commit", "after commit")
 # A publisher has no handler, and one that writes elsewhere has its commit for itself.
 PUBLISHING = POINTS[1:]
