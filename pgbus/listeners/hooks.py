@@ -7,10 +7,10 @@ import logging
 import sys
 from collections.abc import Iterable
 
+from pgbus.codec.headers import encode_headers
 from pgbus.codec.json import encode
 from pgbus.handlers.hooks import Moment
 from pgbus.messages import EventMessage, OpenEvent
-from pgbus.publishing.outbox import encode_headers
 
 logger = logging.getLogger("pgbus")
 

@@ -13,6 +13,7 @@ from uuid import UUID
 
 import msgspec
 
+from pgbus.codec.headers import encode_headers
 from pgbus.codec.json import encode
 from pgbus.database.event_ids import new_event_id
 from pgbus.database.sql import Statement
@@ -22,7 +23,6 @@ from pgbus.messages import EventMessage, OpenEvent
 from pgbus.topics import check_topic
 
 MAX_KEY_LENGTH = 255
-MAX_HEADERS = 8_192
 # A hundred years, in seconds: far beyond it, adding the delay to the clock fails in the database.
 MAX_DELAY = 36_525 * 86_400.0
 
@@ -190,16 +190,6 @@ def _check_text(field: str, text: str) -> None:
         text.encode()
     except UnicodeEncodeError:
         raise InvalidEventError(field, f"{text!r} holds a lone surrogate, which is not a character") from None
-
-
-def encode_headers(headers: object) -> str | None:
-    """Headers as JSON text, None when there are none; raises InvalidEventError for anything but text by text."""
-    if not isinstance(headers, Mapping):
-        raise InvalidEventError("headers", f"they are a mapping from str to str, not {type(headers)}")
-    for name, value in headers.items():
-        if not isinstance(name, str) or not isinstance(value, str):
-            raise InvalidEventError("headers", f"names and values are str, not {type(name)} and {type(value)}")
-    return encode(dict(headers), limit=MAX_HEADERS, field="headers") if headers else None
 
 
 def _check_deliver_at(deliver_at: object) -> datetime:

@@ -13,6 +13,7 @@ import msgspec
 import pytest
 import uuid_utils
 
+from pgbus.codec.headers import MAX_HEADERS
 from pgbus.database import sql
 from pgbus.errors import InvalidEventError
 from pgbus.events import event
@@ -106,7 +107,7 @@ def test_headers_become_json() -> None:
         {"\x00": "a"},
         {"a": "\ud800"},
         [("a", "b")],
-        {"a": "x" * outbox.MAX_HEADERS},
+        {"a": "x" * MAX_HEADERS},
     ],
 )
 def test_headers_that_are_not_short_texts_are_refused(headers: Any) -> None:

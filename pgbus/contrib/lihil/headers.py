@@ -8,11 +8,11 @@ from uuid import UUID
 
 import msgspec
 
+from pgbus.codec.headers import MAX_HEADERS
 from pgbus.codec.json import encode
 from pgbus.contrib.lihil.registry import MessageContext
 from pgbus.errors import InvalidEventError
 from pgbus.messages import EventMessage
-from pgbus.publishing.outbox import MAX_HEADERS
 
 CONTEXT = "lihil_context"
 CAUSE = "causation_id"

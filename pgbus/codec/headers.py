@@ -1,0 +1,21 @@
+"""Headers and their JSON: an event carries names and values, both strings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from pgbus.codec.json import encode
+from pgbus.errors import InvalidEventError
+
+# Bytes of JSON.
+MAX_HEADERS = 8_192
+
+
+def encode_headers(headers: object) -> str | None:
+    """Headers as JSON text, None when there are none; raises InvalidEventError for anything but strings by string."""
+    if not isinstance(headers, Mapping):
+        raise InvalidEventError("headers", f"they are a mapping from str to str, not {type(headers)}")
+    for name, value in headers.items():
+        if not isinstance(name, str) or not isinstance(value, str):
+            raise InvalidEventError("headers", f"names and values are str, not {type(name)} and {type(value)}")
+    return encode(dict(headers), limit=MAX_HEADERS, field="headers") if headers else None
