@@ -12,7 +12,7 @@ from typing import Protocol, TypeVar
 
 from pgbus.config import Config
 from pgbus.database.faults import LockNotAvailable, ObjectInUse, QueryCancelled
-from pgbus.database.statements import maintenance
+from pgbus.database.statements import deliveries, maintenance
 from pgbus.database.store import Store
 from pgbus.telemetry import ClaimsFreed, Telemetry
 
@@ -92,8 +92,11 @@ class Maintenance:
     async def _free_claims(self) -> None:
         began = time.monotonic()
         from_bottom = began >= self._bottom_at
-        look = await self._store.free_claims(
-            max_crashes=MAX_CRASHES, lease_floor=-math.inf if from_bottom else self._lease_floor, batch=FREE_BATCH
+        look = await deliveries.free_claims(
+            self._store,
+            max_crashes=MAX_CRASHES,
+            lease_floor=-math.inf if from_bottom else self._lease_floor,
+            batch=FREE_BATCH,
         )
         if from_bottom:
             self._bottom_at = began + max(BOTTOM_INTERVAL, BOTTOM_SHARE * (time.monotonic() - began))

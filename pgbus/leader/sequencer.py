@@ -19,8 +19,9 @@ from uuid import UUID, uuid4
 from pgbus.aio.clock import now
 from pgbus.database.faults import LockNotAvailable, QueryCancelled
 from pgbus.database.statements import maintenance, sequencer
+from pgbus.database.statements.deliveries import Claim
 from pgbus.database.statements.sequencer import Sequencing
-from pgbus.database.store import Claim, Store
+from pgbus.database.store import Store
 from pgbus.telemetry import LeaderSlept, Sequenced, Telemetry
 
 logger = logging.getLogger("pgbus")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from pgbus.database.faults import is_passing
+from pgbus.database.statements import listeners
 from pgbus.database.store import Store
 from pgbus.listeners.listener import Listener
 from pgbus.messages import EventMessage
@@ -42,12 +43,11 @@ class KnownTopics:
 
     async def _subscribed(self, event: EventMessage) -> Sequence[str]:
         try:
-            rows = await self._store.fetch("find_patterns", listener_id=self._listener_id)
+            return await listeners.find_patterns(self._store, listener_id=self._listener_id)
         except Exception as error:
             if not is_passing(error):
                 raise
             return [event.topic]  # it goes back, and whoever claims it next looks again
-        return [row["pattern"] for row in rows]
 
 
 def hears(patterns: Iterable[str], event: EventMessage) -> bool:

@@ -9,8 +9,9 @@ import msgspec
 
 from pgbus.config import Config
 from pgbus.database.connections import Pool, own_transaction
-from pgbus.database.statements import sequencer
-from pgbus.database.store import Registered, Store, SubscriptionChanges
+from pgbus.database.statements import listeners, sequencer
+from pgbus.database.statements.listeners import Registered, SubscriptionChanges
+from pgbus.database.store import Store
 from pgbus.errors import ListenerTakenError
 from pgbus.listeners.listener import Listener
 from pgbus.listeners.sharing import (
@@ -34,7 +35,8 @@ async def register_listener(listener: Listener, *, pool: Pool, config: Config, w
     async with own_transaction(pool) as connection:
         store = Store(connection, namespace=config.namespace)
         # It locks the row, so that of two services that start at once the second sees the first.
-        registered = await store.register_listener(
+        registered = await listeners.register_listener(
+            store,
             listener_name=listener.name,
             lanes=listener.lanes,
             options=options,
@@ -51,24 +53,26 @@ async def register_listener(listener: Listener, *, pool: Pool, config: Config, w
         )
         if conflict := find_conflict(ours, known):
             raise ListenerTakenError(listener.name, conflict)
-        await store.fetch(
-            "note_declaration",
+        await listeners.note_declaration(
+            store,
             listener_id=registered.id,
             service=ours.service,
-            patterns=list(ours.patterns),
+            patterns=ours.patterns,
             options=options,
             worker_id=worker_id,
         )
         outdated = is_outdated(ours, known)
         if not outdated:
-            await store.fetch(
-                "set_listener_options",
+            await listeners.set_listener_options(
+                store,
                 listener_id=registered.id,
                 lanes=listener.lanes,
                 options=options,
                 service=ours.service,
             )
-        changes = await store.replace_subscriptions(registered.id, subscribed_patterns(ours, known))
+        changes = await listeners.replace_subscriptions(
+            store, listener_id=registered.id, patterns=subscribed_patterns(ours, known)
+        )
         if registered.is_new or changes.added:
             # The leader's affair alone: were it told as `reload`, every listener of every worker would look for work.
             await sequencer.notify_workers(store, "subscribed")
@@ -79,18 +83,17 @@ async def register_listener(listener: Listener, *, pool: Pool, config: Config, w
 
 
 async def _find_declarations(store: Store, listener_id: int, *, worker_id: int, ttl: float) -> list[Declaration]:
-    rows = await store.fetch("find_declarations", listener_id=listener_id, worker_id=worker_id, ttl=ttl)
     return [
         Declaration(
-            service=row["service"],
-            home=row["home"],
-            patterns=tuple(row["patterns"]),
-            options=msgspec.json.decode(row["options"]),
-            first_seen_at=row["first_seen_at"],
-            is_recent=row["is_recent"],
-            worker=Neighbour(row["worker"], row["host"], row["pid"]) if row["worker_id"] else None,
+            service=one.service,
+            home=one.home,
+            patterns=one.patterns,
+            options=msgspec.json.decode(one.options),
+            first_seen_at=one.first_seen_at,
+            is_recent=one.is_recent,
+            worker=Neighbour(one.worker.name, one.worker.host, one.worker.pid) if one.worker else None,
         )
-        for row in rows
+        for one in await listeners.find_declarations(store, listener_id=listener_id, worker_id=worker_id, ttl=ttl)
     ]
 
 

@@ -20,7 +20,9 @@ from pgbus.aio.clock import now
 from pgbus.aio.tasks import end_tasks, failure_of
 from pgbus.config import Config
 from pgbus.database.faults import UniqueViolation
-from pgbus.database.store import Claim, Store
+from pgbus.database.statements import deliveries
+from pgbus.database.statements.deliveries import Claim
+from pgbus.database.store import Store
 from pgbus.database.tries import LINK_PAUSE, Tries
 from pgbus.handlers.hooks import Hooks
 from pgbus.listeners.attempts import Attempts
@@ -309,7 +311,8 @@ class Runner:
         self._enqueue(claims, events, sent_at=sent_at)
 
     async def _send_claim(self, wanted: int, *, token: UUID, rows: int, suspects: bool) -> list[Claim]:
-        return await self._store.claim_deliveries(
+        return await deliveries.claim_deliveries(
+            self._store,
             token=token,
             listener_id=self.listener_id,
             worker_id=self._worker_id(),
@@ -329,10 +332,9 @@ class Runner:
         """A run that many workers were woken for is locked by the first of them, which leaves the rest of it to us."""
         if self.listener.ordered:
             return
-        rows = await self._store.fetch(
-            "is_work_left", listener_id=self.listener_id, floor=self._floor, due_floor=self._due_floor
-        )
-        if rows and rows[0]["is_left"]:
+        if await deliveries.is_work_left(
+            self._store, listener_id=self.listener_id, floor=self._floor, due_floor=self._due_floor
+        ):
             asyncio.get_running_loop().call_later(self._locked_pause, self.wake)
             self._locked_pause = min(LOCKED_PAUSE_LIMIT, self._locked_pause * 2)
         else:
@@ -342,8 +344,8 @@ class Runner:
         """The claims without what someone has deleted from the log: it can be handled by nobody, ever."""
         lacking = [claim for claim in claims if len(claim.events) < claim.size]
         if lacking:
-            positions = await self._store.skip_missing_events(
-                lacking, listener_id=self.listener_id, worker=self._config.process_name
+            positions = await deliveries.skip_missing_events(
+                self._store, lacking, listener_id=self.listener_id, worker=self._config.process_name
             )
             if positions:
                 logger.warning(

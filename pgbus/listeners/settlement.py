@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
-from pgbus.database.store import Claim
+from pgbus.database.statements.deliveries import Claim
 from pgbus.messages import EventMessage
 from pgbus.outcomes import DONE, Dead, Done, Outcome, Retry, in_ascii
 

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Sequence
 
 from pgbus.database.faults import Fault, classify, is_link_error, is_passing
-from pgbus.database.statements import sequencer
+from pgbus.database.statements import deliveries, sequencer
 from pgbus.database.store import Store
 from pgbus.database.tries import LINK_PAUSE, LINK_PAUSE_LIMIT, Tries
 from pgbus.listeners.claims import ClaimsInFlight
@@ -76,7 +76,7 @@ class Settler:
         values, tally, delays = settlement(
             held_claims, listener_id=self._listener_id, worker=self._worker, blocking=self._listener.blocks
         )
-        ours = {row["id"] for row in await self._store.fetch("settle_deliveries", **values)}
+        ours = await deliveries.settle_deliveries(self._store, values)
         for held in held_claims:
             self._in_flight.remove(held)
         if lost := len(held_claims) - len(ours):

@@ -28,8 +28,9 @@ from pgbus.database.adapters.transactions import Transactions
 from pgbus.database.connections import Pool, Pooled, create_pool, session_closed
 from pgbus.database.faults import DATABASE_ERRORS, is_fatal, is_link_error, is_passing
 from pgbus.database.session import Session
-from pgbus.database.statements import sequencer
-from pgbus.database.store import Claim, Store
+from pgbus.database.statements import deliveries, listeners, schemas, sequencer
+from pgbus.database.statements.deliveries import Claim
+from pgbus.database.store import Store
 from pgbus.database.tries import Tries
 from pgbus.handlers.hooks import Hooks
 from pgbus.handlers.middleware import Middleware
@@ -307,8 +308,8 @@ class Worker:
             return
         with contextlib.suppress(*DATABASE_ERRORS):
             async with asyncio.timeout(2):
-                await store.fetch("touch_schemas", worker_id=self._worker_id, age=0.0)
-                await store.fetch("remove_worker", worker_id=self._worker_id)
+                await schemas.touch_schemas(store, worker_id=self._worker_id, age=0.0)
+                await listeners.remove_worker(store, worker_id=self._worker_id)
                 await sequencer.notify_workers(store, "leaderless")
 
     # ------------------------------------------------------------------------------------------------ the session
@@ -371,11 +372,11 @@ class Worker:
 
     async def _publish_schemas(self, store: Store) -> None:
         """Say what we speak, and learn what others do. A worker that may not goes on without."""
-        schemas = self._schemas
-        declared = schemas.declare(procedures=self._selection.procedures, listeners=self._selection.listeners)
+        catalog = self._schemas
+        declared = catalog.declare(procedures=self._selection.procedures, listeners=self._selection.listeners)
         try:
-            await schemas.publish(declared, run=store.run, worker_id=self._worker_id)
-            await schemas.load(store.run)
+            await catalog.publish(declared, run=store.run, worker_id=self._worker_id)
+            await catalog.load(store.run)
         except Exception as error:  # what others stored may be anything
             if is_link_error(error):
                 raise
@@ -395,13 +396,13 @@ class Worker:
         worker_id = await self._insert_worker(session)
         while not await self._lock_worker(session, worker_id):
             # Someone, say another application, holds a lock of the same numbers: nobody could tell when we are dead.
-            await session.store.fetch("remove_worker", worker_id=worker_id)
+            await listeners.remove_worker(session.store, worker_id=worker_id)
             worker_id = await self._insert_worker(session)
         self._worker_id = worker_id
 
     async def _insert_worker(self, session: Session) -> int:
-        row = await session.store.fetch_one(
-            "register_worker",
+        return await listeners.register_worker(
+            session.store,
             name=self._config.process_name,
             service=self._config.service_name,
             home=self._config.home,
@@ -410,11 +411,9 @@ class Worker:
             version=version("pgbus"),
             listeners=[listener.name for listener in self._selection.listeners],
         )
-        return int(row["id"])
 
     async def _lock_worker(self, session: Session, worker_id: int) -> bool:
-        row = await session.store.fetch_one("lock_worker", namespace=self._config.namespace, worker_id=worker_id)
-        return bool(row["locked"])
+        return await listeners.lock_worker(session.store, worker_id=worker_id)
 
     async def _wait_for_leaderlessness(self) -> None:
         self._leaderless.clear()
@@ -498,7 +497,7 @@ class Worker:
                 self._restarts.note_failure(part, error, age=loops.age)
                 await loops.break_off()
         if failed and (worker_id := self._claimant()):
-            await store.fetch("forfeit_claims", worker_id=worker_id, claim_tokens=list(await self._forgotten(store)))
+            await deliveries.forfeit_claims(store, await self._forgotten(store), worker_id=worker_id)
 
     def _claimant(self) -> int:
         """The id to claim under; 0 while our session is away, and with it the lock that says we live.
@@ -594,11 +593,13 @@ class Worker:
         if not held_claims:
             return
         kept_until = now() + self._config.lease
-        kept = await store.extend_leases([held.claim for held in held_claims.values()], lease=self._config.lease)
+        kept = await deliveries.extend_leases(
+            store, [held.claim for held in held_claims.values()], lease=self._config.lease
+        )
         for id_ in kept:
             held_claims.pop(id_).kept_until = kept_until
         if held_claims:  # a transactional handler has locked them, or they are lost
-            ours = await store.find_our_claims([held.claim for held in held_claims.values()])
+            ours = await deliveries.find_our_claims(store, [held.claim for held in held_claims.values()])
             for id_ in held_claims.keys() - ours:
                 held_claims[id_].lapse()
 
@@ -608,24 +609,23 @@ class Worker:
     async def _return_forgotten_claims(self, store: Store) -> None:
         """Give back what the database says we have claimed, and we do not know of: an answer was lost."""
         if (worker_id := self._claimant()) and (forgotten := await self._forgotten(store)):
-            await store.return_claims(forgotten, worker_id=worker_id)
+            await deliveries.return_claims(store, forgotten, worker_id=worker_id)
 
     async def _forgotten(self, store: Store) -> set[UUID]:
-        claimed = await store.find_own_claims(self._claimant())
+        claimed = await deliveries.find_own_claims(store, worker_id=self._claimant())
         # Known is asked for last: by then we know of every claim that we asked for before the look.
         return claimed - {token for runner in self._runners.values() for token in runner.tokens}
 
     async def _touch(self, store: Store) -> None:
-        row = await store.fetch_one(
-            "touch_worker",
+        others = await listeners.touch_worker(
+            store,
             worker_id=self._worker_id,
-            listener_ids=list(self._runners),
+            listener_ids=self._runners,
             listeners=[runner.listener.name for runner in self._runners.values()],
-            failed_parts=list(self._restarts.resting),
-            failures=list(self._restarts.resting.values()),
+            failures=self._restarts.resting,
         )
-        self._others = row["others"] > 0
-        await store.fetch("touch_schemas", worker_id=self._worker_id, age=SEEN_INTERVAL)
+        self._others = others > 0
+        await schemas.touch_schemas(store, worker_id=self._worker_id, age=SEEN_INTERVAL)
 
     async def _poll(self, store: Store) -> None:
         if self._runners:

@@ -13,6 +13,7 @@ import pytest
 from pgbus.admin import Admin, Condition, DeadFilter, EventFilter, EventRecord
 from pgbus.config import Config
 from pgbus.database import sql
+from pgbus.database.statements import deliveries
 from pgbus.database.store import Store
 from pgbus.errors import (
     DatabaseUnreachableError,
@@ -504,7 +505,7 @@ class Poisoned:
         values |= {"delivery_ids": [self.delivery_id], "claim_tokens": [token], "other_deliveries": [self.delivery_id]}
         values |= {"other_positions": [2], "other_attempts": [1], "other_lanes": [3]}
         values |= {"other_outcomes": ["blocked"], "other_keys": ["adam"]}
-        assert len(await store.fetch("settle_deliveries", **values)) == 1
+        assert len(await deliveries.settle_deliveries(store, values)) == 1
 
 
 @pytest.fixture

@@ -21,7 +21,9 @@ import pgbus
 from pgbus import migrate
 from pgbus.admin import Admin
 from pgbus.bus import make_worker
-from pgbus.database.store import Claim, Store
+from pgbus.database.statements import deliveries
+from pgbus.database.statements.deliveries import Claim
+from pgbus.database.store import Store
 from pgbus.embedded import EmbeddedPostgres
 from pgbus.listeners.settlement import HeldClaim
 from pgbus.rpc.wire import ClaimedRequest
@@ -262,7 +264,7 @@ async def test_a_fault_of_code_in_one_listener_ends_no_other_and_counts_as_a_dea
     bus: pgbus.Bus, database: str, connect: Connect, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("pgbus.worker.restarts.RESTART_PAUSE", 0.01)
-    claim = Store.claim_deliveries
+    claim = deliveries.claim_deliveries
     faults = [TypeError("a fault of code")]
 
     async def claim_and_fail(store: Store, **values: Any) -> list[Claim]:
@@ -271,7 +273,7 @@ async def test_a_fault_of_code_in_one_listener_ends_no_other_and_counts_as_a_dea
             raise faults.pop()
         return claims
 
-    monkeypatch.setattr(Store, "claim_deliveries", claim_and_fail)
+    monkeypatch.setattr(deliveries, "claim_deliveries", claim_and_fail)
     connection = await connect(database)
     inbox: Inbox[int] = Inbox()
     watch = Watch(bus)
@@ -365,14 +367,14 @@ async def test_a_worker_that_an_error_ends_counts_as_dead_for_the_claims_it_cann
 
         claimed = asyncio.Event()
 
-        async def fail(store: Store, worker_id: int) -> set[UUID]:
+        async def fail(store: Store, *, worker_id: int) -> set[UUID]:
             await claimed.wait()
             raise TypeError(f"a fault of code in worker {worker_id}")
 
         worker = make_worker(bus)
         task = asyncio.create_task(worker.run())
         await worker.ready.wait()
-        monkeypatch.setattr(Store, "find_own_claims", fail)
+        monkeypatch.setattr(deliveries, "find_own_claims", fail)
         # A claim of which the worker knows nothing, as when it could not read the answer.
         await connection.execute(
             "INSERT INTO pgbus.deliveries (listener_id, first, last, events, claim_token, worker_id, lease_expires_at)"

@@ -15,9 +15,10 @@ import asyncpg
 import pytest
 
 from pgbus.database.adapters import async_executor
-from pgbus.database.statements import maintenance, sequencer
+from pgbus.database.statements import deliveries, listeners, maintenance, sequencer
+from pgbus.database.statements.deliveries import Claim
 from pgbus.database.statements.sequencer import Backfilling, LogEnd, Sequencing, WakeSlot
-from pgbus.database.store import Claim, Store
+from pgbus.database.store import Store
 from pgbus.leader.maintenance import MAX_CRASHES
 from pgbus.leader.sequencer import PARTITION_SIZE
 from pgbus.listeners.listener import LANES
@@ -60,7 +61,7 @@ class Bench:
             "token": uuid4(), "worker_id": 1, "lanes": None, "floor": 0, "due_floor": float("-inf"), "rows": 100,
             "limit": 100, "piece": 100, "lease": LEASE, "suspects": True, "blocking": False,
         }  # fmt: skip
-        return await self.store.claim_deliveries(listener_id=listener_id, **{**defaults, **values})
+        return await deliveries.claim_deliveries(self.store, listener_id=listener_id, **{**defaults, **values})
 
     async def settle(self, listener_id: int, claims: Sequence[Claim], *endings: Ending, blocking: bool = False) -> int:
         """Settle each claim with these endings of its events; how many claims were still ours."""
@@ -71,7 +72,7 @@ class Bench:
                 held.end(index, ending, started=time.monotonic(), duration=0.5)
             held_claims.append(held)
         values, _, _ = settlement(held_claims, listener_id=listener_id, worker="worker-1", blocking=blocking)
-        return len(await self.store.fetch("settle_deliveries", **values))
+        return len(await deliveries.settle_deliveries(self.store, values))
 
     async def deliveries(self, columns: str = "first, last") -> list[tuple[Any, ...]]:
         return await self.fetch(f"SELECT {columns} FROM pgbus.deliveries ORDER BY lane NULLS FIRST, first, id")
@@ -628,8 +629,8 @@ async def test_events_that_are_no_longer_in_the_log_are_taken_out_of_a_claim_and
     assert sorted((claim.size, len(claim.events)) for claim in claims) == [(1, 0), (2, 0), (2, 2), (3, 2)]
     lacking = [claim for claim in claims if len(claim.events) < claim.size]
     other_token = [dataclasses.replace(claim, token=uuid4()) for claim in lacking]
-    assert await bench.store.skip_missing_events(other_token, listener_id=listener_id, worker="w") == []
-    skipped = await bench.store.skip_missing_events(lacking, listener_id=listener_id, worker="w")
+    assert await deliveries.skip_missing_events(bench.store, other_token, listener_id=listener_id, worker="w") == []
+    skipped = await deliveries.skip_missing_events(bench.store, lacking, listener_id=listener_id, worker="w")
     assert skipped == [2, 4, 7, 1_500_000_000]
     told = await bench.fetch("SELECT position, outcome, worker, error FROM pgbus.history ORDER BY position")
     # There is no partition for the last.
@@ -799,8 +800,8 @@ async def test_extending_a_lease_names_its_token_and_steps_over_a_locked_row(ben
     async with other.connection.transaction():
         await other.fetch("SELECT id FROM pgbus.deliveries WHERE first = 3 FOR UPDATE")
         async with asyncio.timeout(5):
-            kept = await bench.store.extend_leases(claims, lease=1000.0)
-            ours = await bench.store.find_our_claims(claims)
+            kept = await deliveries.extend_leases(bench.store, claims, lease=1000.0)
+            ours = await deliveries.find_our_claims(bench.store, claims)
     assert await bench.deliveries("first, lease_expires_at > now() + interval '900 s'") == [
         (1, True),
         (2, False),
@@ -823,13 +824,15 @@ async def test_locking_a_delivery_finds_only_our_own_claim(bench: Bench, other: 
 
 async def crash(bench: Bench, *, lease_floor: float = -math.inf) -> tuple[int, list[int]]:
     """Free the claims of workers, none of whom lives."""
-    look = await bench.store.free_claims(max_crashes=MAX_CRASHES, lease_floor=lease_floor, batch=100)
+    look = await deliveries.free_claims(bench.store, max_crashes=MAX_CRASHES, lease_floor=lease_floor, batch=100)
     return look.freed, look.listener_ids
 
 
 async def test_freeing_looks_at_no_lease_below_its_floor(bench: Bench) -> None:
     listener_id, _ = await claimed(bench)
-    look = await bench.store.free_claims(max_crashes=MAX_CRASHES, lease_floor=time.time() + 10 * LEASE, batch=100)
+    look = await deliveries.free_claims(
+        bench.store, max_crashes=MAX_CRASHES, lease_floor=time.time() + 10 * LEASE, batch=100
+    )
     assert look.freed == 0
     await bench.connection.execute("UPDATE pgbus.deliveries SET lease_expires_at = clock_timestamp()")
     assert await crash(bench, lease_floor=look.looked_at) == (1, [listener_id])
@@ -909,8 +912,8 @@ async def test_claims_that_their_living_worker_does_not_know_of_come_back_withou
         await bench.rows.delivery(listener_id, position)
         [claim] = await bench.claim(listener_id, worker_id=worker_id)
         tokens.append(claim.token)
-    assert await bench.store.find_own_claims(7) == set(tokens[:2])
-    await bench.store.return_claims([tokens[0], tokens[2]], worker_id=7)
+    assert await deliveries.find_own_claims(bench.store, worker_id=7) == set(tokens[:2])
+    await deliveries.return_claims(bench.store, [tokens[0], tokens[2]], worker_id=7)
     assert await bench.deliveries("first, claim_token, crashes") == [(1, None, 0), (2, tokens[1], 0), (3, tokens[2], 0)]
 
 
@@ -922,7 +925,7 @@ async def register(bench: Bench, **values: Any) -> Any:
         "listener_name": "mail", "lanes": None, "options": "{}", "service": "shop", "start_position": None,
         "start_at": None,
     }  # fmt: skip
-    return await bench.store.register_listener(**{**defaults, **values})
+    return await listeners.register_listener(bench.store, **{**defaults, **values})
 
 
 async def test_registering_makes_a_listener_once_and_leaves_its_options_to_a_statement_of_their_own(
@@ -933,7 +936,7 @@ async def test_registering_makes_a_listener_once_and_leaves_its_options_to_a_sta
     second = await register(bench, options='{"a": 2}', lanes=64, service="new")
     assert (second.id, second.is_new, second.old_options) == (first.id, False, '{"a": 1}')
     assert await bench.fetch("SELECT lanes, options, service FROM pgbus.listeners") == [(None, '{"a": 1}', "shop")]
-    await bench.store.fetch("set_listener_options", listener_id=first.id, options='{"a": 2}', lanes=64, service="new")
+    await listeners.set_listener_options(bench.store, listener_id=first.id, options='{"a": 2}', lanes=64, service="new")
     assert await bench.fetch("SELECT lanes, options, service, state FROM pgbus.listeners") == [
         (64, '{"a": 2}', "new", "active")
     ]
@@ -952,9 +955,9 @@ async def test_only_a_new_listener_or_schedule_takes_an_id(bench: Bench) -> None
 
 async def test_replacing_subscriptions_tells_what_was_added_and_what_was_removed(bench: Bench) -> None:
     mail = await register(bench)
-    first = await bench.store.replace_subscriptions(mail.id, ["a.b"])
+    first = await listeners.replace_subscriptions(bench.store, listener_id=mail.id, patterns=["a.b"])
     assert (first.added, first.removed) == (("a.b",), ())
-    second = await bench.store.replace_subscriptions(mail.id, ["x.*"])
+    second = await listeners.replace_subscriptions(bench.store, listener_id=mail.id, patterns=["x.*"])
     assert (second.added, second.removed) == (("x.*",), ("a.b",))
 
 
@@ -987,51 +990,70 @@ async def test_workers_that_register_one_listener_at_once_get_one_row(database: 
 
 
 async def test_a_worker_is_registered_locked_counted_touched_and_removed(bench: Bench, other: Bench) -> None:
-    worker = {"name": "w", "service": "s", "home": None, "host": "h", "pid": 1, "version": "0", "listeners": ["mail"]}
-    mine = (await bench.store.fetch_one("register_worker", **worker))["id"]
-    theirs = (await other.store.fetch_one("register_worker", **worker))["id"]
-    assert (await bench.store.fetch_one("lock_worker", namespace="pgbus", worker_id=mine))["locked"]
-    assert not (await other.store.fetch_one("lock_worker", namespace="pgbus", worker_id=mine))["locked"]
+    worker: dict[str, Any] = {
+        "name": "w",
+        "service": "s",
+        "home": None,
+        "host": "h",
+        "pid": 1,
+        "version": "0",
+        "listeners": ["mail"],
+    }
+    mine = await listeners.register_worker(bench.store, **worker)
+    theirs = await listeners.register_worker(other.store, **worker)
+    assert await listeners.lock_worker(bench.store, worker_id=mine)
+    assert not await listeners.lock_worker(other.store, worker_id=mine)
     listener_id = await bench.rows.listener("mail", "**")
-    touch = {
+    touch: dict[str, Any] = {
         "worker_id": mine,
         "listener_ids": [listener_id],
         "listeners": ["mail", "other"],
-        "failed_parts": ["listener mail"],
-        "failures": ["TypeError: odd"],
+        "failures": {"listener mail": "TypeError: odd"},
     }
-    assert (await bench.store.fetch_one("touch_worker", **touch))["others"] == 0
-    await other.store.fetch("lock_worker", namespace="pgbus", worker_id=theirs)
+    assert await listeners.touch_worker(bench.store, **touch) == 0
+    await listeners.lock_worker(other.store, worker_id=theirs)
     await bench.connection.execute(
         "UPDATE pgbus.workers SET last_seen_at = 'epoch'; UPDATE pgbus.listeners SET last_seen_at = 'epoch'"
     )
-    assert (await bench.store.fetch_one("touch_worker", **touch))["others"] == 1
+    assert await listeners.touch_worker(bench.store, **touch) == 1
     seen = "SELECT last_seen_at > now() - interval '1 minute', listeners, failures FROM pgbus.workers ORDER BY id"
     assert await bench.fetch(seen) == [
         (True, ["mail", "other"], '{"listener mail": "TypeError: odd"}'),
         (False, ["mail"], "{}"),
     ]
     assert await bench.fetch("SELECT last_seen_at > 'epoch' FROM pgbus.listeners") == [(True,)]
-    await bench.store.fetch("remove_worker", worker_id=mine)
+    await listeners.remove_worker(bench.store, worker_id=mine)
     assert await bench.fetch("SELECT id FROM pgbus.workers") == [(theirs,)]
 
 
 async def test_touching_a_worker_waits_for_nobody_who_touches_the_same_listeners(bench: Bench, other: Bench) -> None:
-    worker = {"name": "w", "service": "s", "home": None, "host": "h", "pid": 1, "version": "0", "listeners": ["a", "b"]}
-    mine = (await bench.store.fetch_one("register_worker", **worker))["id"]
+    worker: dict[str, Any] = {
+        "name": "w",
+        "service": "s",
+        "home": None,
+        "host": "h",
+        "pid": 1,
+        "version": "0",
+        "listeners": ["a", "b"],
+    }
+    mine = await listeners.register_worker(bench.store, **worker)
     ids = [await bench.rows.listener(name, "**") for name in ("a", "b")]
     for id_ in ids:
-        declaration = {"listener_id": id_, "service": "s", "patterns": ["**"], "options": "{}", "worker_id": mine}
-        await bench.store.fetch("note_declaration", **declaration)
+        declaration: dict[str, Any] = {
+            "listener_id": id_,
+            "service": "s",
+            "patterns": ["**"],
+            "options": "{}",
+            "worker_id": mine,
+        }
+        await listeners.note_declaration(bench.store, **declaration)
     await bench.connection.execute(
         "UPDATE pgbus.listeners SET last_seen_at = 'epoch'; UPDATE pgbus.declarations SET last_seen_at = 'epoch'"
     )
     async with other.connection.transaction(), asyncio.timeout(5):
         await other.connection.execute("SELECT FROM pgbus.listeners WHERE id = $1 FOR UPDATE", ids[0])
         await other.connection.execute("SELECT FROM pgbus.declarations WHERE listener_id = $1 FOR UPDATE", ids[1])
-        await bench.store.fetch_one(
-            "touch_worker", worker_id=mine, listener_ids=ids, listeners=["a", "b"], failed_parts=[], failures=[]
-        )
+        await listeners.touch_worker(bench.store, worker_id=mine, listener_ids=ids, listeners=["a", "b"], failures={})
     old = "last_seen_at < now() - interval '1 minute'"
     assert await bench.fetch(f"SELECT id FROM pgbus.listeners WHERE {old}") == [(ids[0],)]
     assert await bench.fetch(f"SELECT listener_id FROM pgbus.declarations WHERE {old}") == [(ids[1],)]

@@ -29,9 +29,10 @@ from hypothesis.stateful import (
 )
 
 from pgbus.database.connections import ENGINE_SETTINGS, settings_sql
-from pgbus.database.statements import sequencer
+from pgbus.database.statements import deliveries, listeners, sequencer
+from pgbus.database.statements.deliveries import Claim
 from pgbus.database.statements.sequencer import Sequencing
-from pgbus.database.store import Claim, Store
+from pgbus.database.store import Store
 from pgbus.leader.sequencer import Floor
 from pgbus.listeners.settlement import BLOCKED, RELEASED, Ending, HeldClaim, settlement
 from pgbus.outcomes import DONE, Dead, Done, Retry
@@ -262,7 +263,7 @@ class DeliveryMachine(RuleBasedStateMachine):
     @rule()
     def free_claims(self) -> None:
         """Afterwards nobody who is dead, or whose lease ran out, has a claim."""
-        self.run(self.store.free_claims(max_crashes=5, lease_floor=-math.inf, batch=1_000))
+        self.run(deliveries.free_claims(self.store, max_crashes=5, lease_floor=-math.inf, batch=1_000))
         left = """
             SELECT count(*) FROM pgbus.deliveries
             WHERE claim_token IS NOT NULL AND (lease_expires_at < now() OR worker_id <> ALL ($1))
@@ -286,7 +287,8 @@ class DeliveryMachine(RuleBasedStateMachine):
     def register(self, topics: tuple[str, ...], start: int | None, kind: str) -> Subscriber:
         lanes = None if kind == "plain" else LANES
         registration = self.run(
-            self.store.register_listener(
+            listeners.register_listener(
+                self.store,
                 listener_name=f"{kind} {len(self.all)}",
                 lanes=lanes,
                 options='{"on_poison": "block"}' if kind == "blocking" else "{}",
@@ -295,7 +297,7 @@ class DeliveryMachine(RuleBasedStateMachine):
                 start_at=None,
             )
         )
-        self.run(self.store.replace_subscriptions(registration.id, topics))
+        self.run(listeners.replace_subscriptions(self.store, listener_id=registration.id, patterns=topics))
         one = Subscriber(registration.id, topics, lanes, blocking=kind == "blocking")
         if start == 0:
             one.owed = {position for position, number in self.logged.items() if self.topic_of[number] in topics}
@@ -318,13 +320,12 @@ class DeliveryMachine(RuleBasedStateMachine):
     def start_worker(self) -> None:
         session = self.wires.open()
         store = Store(session, namespace="pgbus")
-        registered = self.run(
-            store.fetch_one(
-                "register_worker", name="w", service="", home=None, host="h", pid=1, version="0", listeners=[]
+        worker_id = self.run(
+            listeners.register_worker(
+                store, name="w", service="", home=None, host="h", pid=1, version="0", listeners=[]
             )
         )
-        worker_id = registered["id"]
-        self.run(store.fetch("lock_worker", namespace="pgbus", worker_id=worker_id))
+        self.run(listeners.lock_worker(store, worker_id=worker_id))
         self.workers[worker_id] = session
 
     @precondition(lambda self: self.workers)
@@ -373,7 +374,8 @@ class DeliveryMachine(RuleBasedStateMachine):
     async def _claim(
         self, store: Store, one: Subscriber, worker_id: int, limit: int, piece: int, rows: int, suspects: bool
     ) -> list[Claim]:
-        return await store.claim_deliveries(
+        return await deliveries.claim_deliveries(
+            store,
             token=uuid4(),
             listener_id=one.id,
             worker_id=worker_id,
@@ -417,7 +419,7 @@ class DeliveryMachine(RuleBasedStateMachine):
         ours = HeldClaim(claim, now=0.0)
         self._end(ours, one, choose)
         values, _, _ = settlement([ours], listener_id=one.id, worker="w", blocking=one.blocking)
-        settled = self.run(self.store.fetch("settle_deliveries", **values))
+        settled = self.run(deliveries.settle_deliveries(self.store, values))
         assert len(settled) == still_ours, "a stale token settled something, or a good one did not"
 
     @staticmethod
@@ -446,9 +448,9 @@ class DeliveryMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def return_forgotten_claims(self, data: st.DataObject) -> None:
         worker_id = data.draw(st.sampled_from(sorted(self.workers)))
-        tokens = self.run(self.store.find_own_claims(worker_id))
-        self.run(self.store.return_claims(tokens, worker_id=worker_id))
-        assert self.run(self.store.find_own_claims(worker_id)) == set()
+        tokens = self.run(deliveries.find_own_claims(self.store, worker_id=worker_id))
+        self.run(deliveries.return_claims(self.store, tokens, worker_id=worker_id))
+        assert self.run(deliveries.find_own_claims(self.store, worker_id=worker_id)) == set()
 
     @rule()
     def let_retries_be_due(self) -> None:
@@ -498,7 +500,7 @@ class DeliveryMachine(RuleBasedStateMachine):
                 pass
             for worker_id in tuple(self.workers):
                 self._end_session(worker_id)
-            self.run(self.store.free_claims(max_crashes=5, lease_floor=-math.inf, batch=1_000))
+            self.run(deliveries.free_claims(self.store, max_crashes=5, lease_floor=-math.inf, batch=1_000))
             self.start_worker()
             for one in self.all:
                 self.set_state(one, "active")

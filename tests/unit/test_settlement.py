@@ -8,7 +8,7 @@ from uuid import uuid4
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pgbus.database.store import Claim
+from pgbus.database.statements.deliveries import Claim
 from pgbus.listeners.settlement import ALONE, BLOCKED, RELEASED, Ending, HeldClaim, settlement
 from pgbus.messages import EventMessage
 from pgbus.outcomes import DONE, Dead, Retry

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
+from pgbus.database.statements.deliveries import Claim
 from pgbus.database.statements.rows import event_of
-from pgbus.database.store import Claim, Store
+from pgbus.database.store import Store
 
 
 @dataclass(frozen=True, slots=True)

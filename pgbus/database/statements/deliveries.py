@@ -1,0 +1,174 @@
+"""The life of a delivery: claimed, kept, settled, and given back by those who lost it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from pgbus.database.store import Store
+from pgbus.messages import EventMessage
+
+
+@dataclass(slots=True)
+class Claim:
+    """A claimed delivery and its events, in the order of the log: `size` of them, less those that someone deleted."""
+
+    id: int
+    token: UUID
+    attempt: int
+    lane: int | None
+    suspect: bool
+    fresh: bool
+    last: int
+    claimed_at: float
+    size: int
+    events: list[EventMessage]
+    blocked: list[bool] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Freeing:
+    """How many claims `free_claims` took back, of which listeners, and when, in the database's epoch seconds."""
+
+    freed: int
+    listener_ids: list[int]
+    looked_at: float
+
+
+async def claim_deliveries(
+    store: Store,
+    *,
+    token: UUID,
+    listener_id: int,
+    worker_id: int,
+    lanes: int | None,
+    floor: int,
+    due_floor: float,
+    rows: int,
+    limit: int,
+    piece: int,
+    lease: float,
+    suspects: bool,
+    blocking: bool,
+    left_topics: Sequence[str] = (),
+) -> list[Claim]:
+    """Claim up to `limit` events from up to `rows` waiting runs, in pieces of at most `piece` events.
+
+    An event whose worker died twice, a suspect, comes alone, and only if `suspects` says so.
+    """
+    records = await store.fetch(
+        "claim_deliveries",
+        listener_id=listener_id,
+        worker_id=worker_id,
+        lanes=lanes,
+        floor=floor,
+        due_floor=due_floor,
+        rows=rows,
+        limit=limit,
+        piece=piece,
+        lease=lease,
+        suspects=suspects,
+        blocking=blocking,
+        left_topics=left_topics,
+        claim_token=token,
+    )
+    return _claims(records, token=token, blocking=blocking)
+
+
+def _claims(records: Sequence[Any], *, token: UUID, blocking: bool) -> list[Claim]:
+    """The rows of `claim_deliveries`, one per event, as claims in the order of the log."""
+    claims: dict[int, Claim] = {}
+    claim: Claim | None = None
+    for (
+        id_, lane, attempt, suspect, fresh, last, size, position, event_id, topic, ancestors, key, payload, headers,
+        published_at, deliver_at, blocked, claimed_at,
+    ) in records:  # fmt: skip
+        if claim is None or claim.id != id_:
+            claim = claims.get(id_)
+            if claim is None:
+                claim = claims[id_] = Claim(id_, token, attempt, lane, suspect, fresh, last, claimed_at, size, [])
+        if position is None:
+            continue
+        claim.events.append(
+            EventMessage(
+                topic=topic,
+                raw=payload,
+                event_id=event_id,
+                key=key,
+                raw_headers=headers,
+                ancestors=ancestors,
+                published_at=published_at,
+                deliver_at=deliver_at,
+                position=position,
+            )
+        )
+        if blocking:
+            claim.blocked = claim.blocked or []
+            claim.blocked.append(blocked)
+    return sorted(claims.values(), key=lambda claim: (claim.events and claim.events[0].position) or 0)
+
+
+async def is_work_left(store: Store, *, listener_id: int, floor: int, due_floor: float) -> bool:
+    """Whether there is something to claim that someone has locked; false for a listener that is paused or gone."""
+    rows = await store.fetch("is_work_left", listener_id=listener_id, floor=floor, due_floor=due_floor)
+    return bool(rows and rows[0]["is_left"])
+
+
+async def skip_missing_events(store: Store, claims: Sequence[Claim], *, listener_id: int, worker: str) -> list[int]:
+    """Take events that are no longer in the log out of claims of one token; their positions."""
+    rows = await store.fetch(
+        "skip_missing_events",
+        delivery_ids=[claim.id for claim in claims],
+        claim_token=claims[0].token,
+        listener_id=listener_id,
+        worker=worker,
+    )
+    return [row["position"] for row in rows]
+
+
+async def settle_deliveries(store: Store, values: Mapping[str, object]) -> set[int]:
+    """End claims with the values that `settlement` makes of them; the ids of those that were still ours."""
+    return {row["id"] for row in await store.fetch("settle_deliveries", **values)}
+
+
+async def extend_leases(store: Store, claims: Sequence[Claim], *, lease: float) -> set[int]:
+    """Keep claims for `lease` seconds from now, but for those that someone has locked; the ids of what was kept."""
+    return {row["id"] for row in await store.fetch("extend_leases", **_names(claims), lease=lease)}
+
+
+async def find_our_claims(store: Store, claims: Sequence[Claim]) -> set[int]:
+    """The ids of those claims that are still ours, locked or not."""
+    return {row["id"] for row in await store.fetch("find_our_claims", **_names(claims))}
+
+
+def _names(claims: Sequence[Claim]) -> dict[str, object]:
+    return {"delivery_ids": [claim.id for claim in claims], "claim_tokens": [claim.token for claim in claims]}
+
+
+async def find_own_claims(store: Store, *, worker_id: int) -> set[UUID]:
+    """The tokens of a worker's claims, as the database has them."""
+    return {row["claim_token"] for row in await store.fetch("find_own_claims", worker_id=worker_id)}
+
+
+async def return_claims(store: Store, tokens: Collection[UUID], *, worker_id: int) -> None:
+    """Take back a worker's claims that it does not know of; no crash is counted."""
+    await store.fetch("return_claims", worker_id=worker_id, claim_tokens=list(tokens), work_channel=store.work_channel)
+
+
+async def forfeit_claims(store: Store, tokens: Collection[UUID], *, worker_id: int) -> None:
+    """Have a worker's claims count as those of a dead one."""
+    await store.fetch("forfeit_claims", worker_id=worker_id, claim_tokens=list(tokens))
+
+
+async def free_claims(store: Store, *, max_crashes: int, lease_floor: float, batch: int) -> Freeing:
+    """Take back up to `batch` claims of dead workers, or whose leases ran out, at `lease_floor` or later."""
+    row = await store.fetch_one(
+        "free_claims",
+        max_crashes=max_crashes,
+        lease_floor=lease_floor,
+        batch=batch,
+        work_channel=store.work_channel,
+    )
+    return Freeing(freed=row["freed"], listener_ids=row["listener_ids"] or [], looked_at=row["looked_at"])
