@@ -78,7 +78,14 @@ async def test_a_call_of_a_bound_bus_is_that_of_the_bus(bus: pgbus.Bus, database
         assert await bus.bind(await connect(database)).call("auth.check", returns=bool)
 
 
-@pytest.mark.parametrize("using", [None, "dsn", object()])
+@pytest.mark.parametrize("using", [None, object()])
 def test_what_is_no_connection_or_session_is_refused_when_it_is_bound(using: Any) -> None:
     with pytest.raises(pgbus.ConnectionUnusableError, match=r"cannot be used: pass an asyncpg connection.* for code"):
         pgbus.create("postgresql://nobody@nowhere/", plugins=[]).bind(using)
+
+
+def test_a_string_that_is_no_alias_of_djangos_is_refused_when_it_is_bound() -> None:
+    with pytest.raises(
+        pgbus.ConnectionUnusableError, match="'dsn' is not the alias of a database in Django's settings"
+    ):
+        pgbus.create("postgresql://nobody@nowhere/", plugins=[]).bind("dsn")

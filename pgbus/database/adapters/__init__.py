@@ -163,6 +163,8 @@ def check_using(using: object) -> None:
     cls: type = type(using)
     if _lookup(cls, _KINDS) is None:
         raise _unknown(cls, f"{_ASYNC_FACES}; or, for code that blocks, {_SYNC_FACES}")
+    if isinstance(using, str):
+        _async_factory(cls)(using, False)  # refuses what is not an alias that Django knows
 
 
 @lru_cache(maxsize=256)
