@@ -37,10 +37,16 @@ async def end_tasks(*tasks: asyncio.Task[Any]) -> None:
     Once is not enough: what ends at the same moment, a link that fails say, may swallow a cancellation, and on Python
     3.11 `asyncio.timeout` and `asyncio.wait_for` did.
     """
+    for task in tasks:
+        # By a callback, as we may be cancelled ourselves while we wait.
+        task.add_done_callback(_look_at)
     while pending := [task for task in tasks if not task.done()]:
         for task in pending:
             task.cancel()
         await asyncio.wait(pending, timeout=1.0)
-    for task in tasks:
-        if not task.cancelled():
-            task.exception()  # else asyncio reports it as one that nobody has looked at
+
+
+def _look_at(task: asyncio.Task[Any]) -> None:
+    """Retrieve the error of a task, which asyncio reports otherwise as one that nobody has looked at."""
+    if not task.cancelled():
+        task.exception()
