@@ -4,7 +4,6 @@ litestar run
 litestar pgbus run
 """
 
-import os
 from dataclasses import dataclass
 
 import asyncpg
@@ -20,10 +19,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 import pgbus
 from pgbus.contrib.litestar import PgBusPlugin, listener
 
-DSN = os.environ["PGBUS_DSN"]
 bus = pgbus.create(service_name="accounts")
 database = SQLAlchemyAsyncConfig(
-    connection_string=DSN.replace("postgresql://", "postgresql+asyncpg://", 1),
+    connection_string=bus.config.sqlalchemy_url("asyncpg"),
     before_send_handler="autocommit",
 )
 

@@ -18,8 +18,8 @@ from pgbus import migrate
 from pgbus.contrib.sqlalchemy import OutboxEvent, record_event
 
 DSN = os.environ["PGBUS_DSN"]
-engine = create_engine(DSN.replace("postgresql://", "postgresql+psycopg://", 1))
-bus = pgbus.create()
+bus = pgbus.create(DSN)
+engine = create_engine(bus.config.sqlalchemy_url("psycopg"))
 
 
 @pgbus.event("orders.placed")
