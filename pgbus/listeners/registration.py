@@ -31,45 +31,21 @@ async def register_listener(listener: Listener, *, pool: Pool, config: Config, w
 
     Raises ListenerTakenError when a live worker of another service declares it otherwise.
     """
-    options = msgspec.json.encode(listener.options()).decode()
+    ours = Declaration(
+        service=config.service_name,
+        home=config.home,
+        patterns=tuple(sorted(listener.patterns)),
+        options=listener.options(),
+    )
     async with own_transaction(pool) as connection:
         store = Store(connection, namespace=config.namespace)
         # It locks the row, so that of two services that start at once the second sees the first.
-        registered = await listeners.register_listener(
-            store,
-            listener_name=listener.name,
-            lanes=listener.lanes,
-            options=options,
-            service=config.service_name,
-            start_position=_start_position(listener),
-            start_at=listener.start if isinstance(listener.start, datetime) else None,
-        )
+        registered = await _insert_or_lock(store, listener, service=ours.service)
         known = await _find_declarations(store, registered.id, worker_id=worker_id, ttl=config.worker_ttl)
-        ours = Declaration(
-            service=config.service_name,
-            home=config.home,
-            patterns=tuple(sorted(listener.patterns)),
-            options=listener.options(),
-        )
         if conflict := find_conflict(ours, known):
             raise ListenerTakenError(listener.name, conflict)
-        await listeners.note_declaration(
-            store,
-            listener_id=registered.id,
-            service=ours.service,
-            patterns=ours.patterns,
-            options=options,
-            worker_id=worker_id,
-        )
         outdated = is_outdated(ours, known)
-        if not outdated:
-            await listeners.set_listener_options(
-                store,
-                listener_id=registered.id,
-                lanes=listener.lanes,
-                options=options,
-                service=ours.service,
-            )
+        await _declare(store, listener, ours, listener_id=registered.id, worker_id=worker_id, outdated=outdated)
         changes = await listeners.replace_subscriptions(
             store, listener_id=registered.id, patterns=subscribed_patterns(ours, known)
         )
@@ -80,6 +56,41 @@ async def register_listener(listener: Listener, *, pool: Pool, config: Config, w
     if sharing := find_sharing(ours, known):
         logger.warning("listener %s: %s", listener.name, sharing)
     return registered.id
+
+
+async def _insert_or_lock(store: Store, listener: Listener, *, service: str) -> Registered:
+    return await listeners.register_listener(
+        store,
+        listener_name=listener.name,
+        lanes=listener.lanes,
+        options=_options_of(listener),
+        service=service,
+        start_position=_start_position(listener),
+        start_at=listener.start if isinstance(listener.start, datetime) else None,
+    )
+
+
+async def _declare(
+    store: Store, listener: Listener, ours: Declaration, *, listener_id: int, worker_id: int, outdated: bool
+) -> None:
+    """Note what this worker declares, and make our options the listener's unless they are `outdated`."""
+    options = _options_of(listener)
+    await listeners.note_declaration(
+        store,
+        listener_id=listener_id,
+        service=ours.service,
+        patterns=ours.patterns,
+        options=options,
+        worker_id=worker_id,
+    )
+    if not outdated:
+        await listeners.set_listener_options(
+            store, listener_id=listener_id, lanes=listener.lanes, options=options, service=ours.service
+        )
+
+
+def _options_of(listener: Listener) -> str:
+    return msgspec.json.encode(listener.options()).decode()
 
 
 async def _find_declarations(store: Store, listener_id: int, *, worker_id: int, ttl: float) -> list[Declaration]:
