@@ -40,7 +40,7 @@ from pgbus.admin import Admin
 from pgbus.config import Config
 from pgbus.embedded import EmbeddedPostgres
 
-ORDERS = 800
+ORDERS = 400
 POLL = 0.2  # seconds
 PATIENCE = 60.0  # seconds without any progress
 

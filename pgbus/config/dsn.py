@@ -6,10 +6,13 @@ does not know. No error quotes a value: it may be a password, or a piece of one.
 
 from __future__ import annotations
 
+import configparser
 import difflib
+import os
 import re
 from collections.abc import Mapping
 from functools import lru_cache
+from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 
 EXAMPLE = "postgresql://user:password@host:port/database"
@@ -188,6 +191,11 @@ def _check(name: str, value: str) -> None:
         raise ValueError(
             "has sslrootcert=system, which asyncpg does not know: write the path of a file of certificates"
         )
+    if name == "service" and not _has_service(value):
+        raise ValueError(
+            "has a 'service' that is not in the file of PGSERVICEFILE or ~/.pg_service.conf: add it there, or write "
+            "host and dbname instead"
+        )
     if value not in _WORDS.get(name, (value,)):
         raise ValueError(f"has something else for {name!r} than {', '.join(_WORDS[name])}")
     if name in _NUMBERS and not re.fullmatch(r"-?\d+", value, re.ASCII):
@@ -201,6 +209,16 @@ def _check(name: str, value: str) -> None:
     close = difflib.get_close_matches(name, [*_SHARED, *_LIBPQ, *_SETTINGS], n=1)
     hint = f"did you mean {close[0]!r}?" if close else f"a setting of the server is written options=-c%20{name}%3DVALUE"
     raise ValueError(f"has the parameter {name!r}, which is not known; {hint}")
+
+
+def _has_service(name: str) -> bool:
+    """Whether asyncpg finds it; without this it would connect to the local server instead, without a word."""
+    services = configparser.ConfigParser(interpolation=None)
+    try:
+        services.read(os.environ.get("PGSERVICEFILE") or Path.home() / ".pg_service.conf")
+    except (configparser.Error, OSError, RuntimeError, UnicodeDecodeError):
+        return False
+    return services.has_section(name)
 
 
 def _is_setting(name: str) -> bool:

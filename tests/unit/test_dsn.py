@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import psycopg
 import pytest
 
@@ -89,3 +91,14 @@ def test_the_time_to_connect_is_what_the_dsn_says() -> None:
     assert connect_timeout("postgresql://h/d?connect_timeout=3", 10.0) == 3.0
     assert connect_timeout("postgresql://h/d?connect_timeout=0", 10.0) == 10.0
     assert connect_timeout(None, 10.0) == 10.0
+
+
+def test_a_service_must_be_in_the_file_of_services(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    services = tmp_path / "services.conf"
+    monkeypatch.setenv("PGSERVICEFILE", str(services))
+    with pytest.raises(ConfigurationError, match="has a 'service' that is not in the file of PGSERVICEFILE"):
+        Config(dsn="service=orders")
+    services.write_text("[orders]\nhost=h\npassword=%100\n")
+    assert for_asyncpg(Config(dsn="service=orders").dsn) == "postgresql://?service=orders"
+    with pytest.raises(ConfigurationError, match="has a 'service' that is not in the file of PGSERVICEFILE"):
+        Config(dsn="postgresql://h/d?service=billing")
