@@ -10,6 +10,7 @@ from hypothesis import settings
 from pgbus.embedded import EmbeddedPostgres, find_binaries
 from pgbus.errors import EmbeddedPostgresError
 from pgbus.testing.databases import DatabaseServer, find_server, upgraded
+from tests.support.rows import Rows
 from tests.support.services import Services
 
 # A shared machine makes single examples slow now and then; pytest's own timeout catches what hangs.
@@ -71,6 +72,18 @@ async def connect() -> AsyncIterator[Connect]:
     yield open_connection
     for connection in opened:
         connection.terminate()
+
+
+@pytest.fixture
+async def connection(database: str, connect: Connect) -> asyncpg.Connection:
+    """The test's own connection to its database."""
+    return await connect(database)
+
+
+@pytest.fixture
+async def rows(database: str, connect: Connect) -> Rows:
+    """Rows in that database, as the engine would leave them, over a session of their own."""
+    return Rows(await connect(database))
 
 
 @pytest.fixture

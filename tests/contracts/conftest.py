@@ -1,9 +1,7 @@
-from collections.abc import Awaitable, Callable
-
 import asyncpg
 import pytest
 
-Connect = Callable[[str], Awaitable[asyncpg.Connection]]
+from tests.conftest import Connect
 
 
 @pytest.fixture

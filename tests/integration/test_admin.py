@@ -32,11 +32,6 @@ NOON = datetime(2025, 1, 31, 12, tzinfo=UTC)
 
 
 @pytest.fixture
-async def rows(database: str, connect: Connect) -> Rows:
-    return Rows(await connect(database))
-
-
-@pytest.fixture
 async def admin(database: str) -> AsyncIterator[Admin]:
     async with Admin.connect(Config(dsn=database)) as connected:
         yield connected

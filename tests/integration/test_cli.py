@@ -32,11 +32,6 @@ REFERENCE = Path(__file__).parents[2] / "docs" / "reference"
 NOWHERE = "postgresql://adam:s3cret@127.0.0.1:1/nothing"
 
 
-@pytest.fixture
-async def rows(database: str, connect: Connect) -> Rows:
-    return Rows(await connect(database))
-
-
 def json_lines(result: Result) -> list[dict[str, Any]]:
     assert result.exit_code == 0, result.output
     return [json.loads(line) for line in result.stdout.splitlines()]

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Connect
 from tests.integration.conftest import Invoke
 from tests.support.programs import PROGRAM, program, program_environ, run_program, talking
 from tests.support.rows import Rows
@@ -41,11 +40,6 @@ def heeded_hangups() -> Iterator[None]:
     before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
     yield
     signal.signal(signal.SIGHUP, before)
-
-
-@pytest.fixture
-async def rows(database: str, connect: Connect) -> Rows:
-    return Rows(await connect(database))
 
 
 def run_shell(script: str, *, cwd: Path, environ: dict[str, str]) -> subprocess.CompletedProcess[str]:

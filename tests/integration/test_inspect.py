@@ -27,11 +27,6 @@ HOUR = timedelta(hours=1)
 
 
 @pytest.fixture
-async def rows(database: str, connect: Connect) -> Rows:
-    return Rows(await connect(database))
-
-
-@pytest.fixture
 async def log(rows: Rows) -> list[UUID]:
     """Events of some APIs and versions, the first at position 1; their ids."""
     events: list[tuple[str, int, Any]] = [

@@ -16,13 +16,7 @@ from sqlalchemy.orm import Session
 import pgbus
 from pgbus.telemetry import Settled, TaskEnded
 from pgbus.testing import deliver_now
-from tests.conftest import Connect
 from tests.support.workers import QUICK_RETRY, Inbox, Watch, running
-
-
-@pytest.fixture
-async def connection(database: str, connect: Connect) -> asyncpg.Connection:
-    return await connect(database)
 
 
 async def letters(connection: asyncpg.Connection) -> list[str]:

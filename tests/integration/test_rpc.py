@@ -2,7 +2,6 @@
 
 import asyncio
 import contextvars
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -16,10 +15,9 @@ from pgbus import migrate
 from pgbus.embedded import EmbeddedPostgres
 from pgbus.errors import ConfigurationError, DuplicateProcedureName
 from pgbus.telemetry import CallEnded, CallStarted, SessionOpened
+from tests.conftest import Connect
 from tests.support import eventually
 from tests.support.workers import Inbox, Watch, open_bus, running
-
-Connect = Callable[[str], Awaitable[asyncpg.Connection]]
 
 
 @dataclass

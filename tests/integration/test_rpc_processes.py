@@ -12,10 +12,10 @@ import asyncpg
 import pytest
 
 import pgbus
+from tests.conftest import Connect
 from tests.support import eventually
 from tests.support.programs import program_environ
 
-Connect = Callable[[str], Awaitable[asyncpg.Connection]]
 Start = Callable[[], Awaitable[Process]]
 
 ROOT = Path(__file__).parents[2]

@@ -76,11 +76,6 @@ def run(tmp_path: Path, database: str) -> Run:
     return start
 
 
-@pytest.fixture
-async def rows(database: str, connect: Connect) -> Rows:
-    return Rows(await connect(database))
-
-
 async def publish(rows: Rows, topic: str, n: int = 1) -> None:
     await rows.connection.execute(
         "INSERT INTO pgbus.outbox (topic, payload) VALUES ($1, $2)", topic, json.dumps({"n": n})

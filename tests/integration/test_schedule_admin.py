@@ -2,11 +2,10 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-import asyncpg
 import pytest
 
 import pgbus
@@ -16,11 +15,10 @@ from pgbus.database.store import Store
 from pgbus.errors import ScheduleInUseError, UnknownScheduleError
 from pgbus.leader.maintenance import Maintenance
 from pgbus.telemetry import TaskEnded, TaskStarted, Telemetry
+from tests.conftest import Connect
 from tests.support import eventually
 from tests.support.programs import run_program
 from tests.support.workers import Inbox, Watch, open_bus, running
-
-Connect = Callable[[str], Awaitable[asyncpg.Connection]]
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 import asyncio
 import itertools
 import threading
-from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -17,13 +16,6 @@ from pgbus.telemetry import Happening, SessionOpened, TaskEnded, TaskStarted
 from tests.support import eventually
 from tests.support.faultproxy import FaultProxy
 from tests.support.workers import PATIENCE, Inbox, Watch, open_bus, running
-
-Connect = Callable[[str], Awaitable[asyncpg.Connection]]
-
-
-@pytest.fixture
-async def connection(database: str, connect: Connect) -> asyncpg.Connection:
-    return await connect(database)
 
 
 async def runs(connection: asyncpg.Connection, name: str = "task") -> list[asyncpg.Record]:

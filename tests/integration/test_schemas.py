@@ -13,7 +13,6 @@ import pgbus
 from pgbus import Api, Event, Parameter
 from pgbus.errors import RemoteSchemasNotLoaded, SchemaNotFound, UnknownApi, ValidationError
 from pgbus.telemetry import SessionOpened
-from tests.conftest import Connect
 from tests.support import eventually
 from tests.support.workers import Watch, open_bus, running
 
@@ -34,11 +33,6 @@ class AuthApi(Api):
 
     def find(self, user: User) -> User | None:
         return user
-
-
-@pytest.fixture
-async def connection(database: str, connect: Connect) -> asyncpg.Connection:
-    return await connect(database)
 
 
 async def rows(connection: asyncpg.Connection, columns: str, where: str = "true") -> list[tuple[Any, ...]]:

@@ -6,17 +6,11 @@ from collections.abc import Awaitable, Callable
 import asyncpg
 import pytest
 
+from tests.conftest import Connect
 from tests.support import eventually
 from tests.support.rows import Rows
 
-Connect = Callable[[str], Awaitable[asyncpg.Connection]]
-
 SIZE = 1_000_000_000
-
-
-@pytest.fixture
-async def connection(database: str, connect: Connect) -> asyncpg.Connection:
-    return await connect(database)
 
 
 @pytest.fixture

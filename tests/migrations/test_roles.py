@@ -2,7 +2,7 @@
 
 import asyncio
 import uuid
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -14,11 +14,10 @@ from pgbus import migrate
 from pgbus.database import sql
 from pgbus.database.sql import rights
 from pgbus.errors import PrivilegeError, SchemaVersionError
+from tests.conftest import Connect
 from tests.migrations.conftest import PASSWORD, dsn_of_user
 from tests.support import DatabaseServer
 from tests.support.workers import running
-
-Connect = Callable[[str], Awaitable[asyncpg.Connection]]
 
 VERBS = ("SELECT", "INSERT", "UPDATE", "DELETE")
 VIEWS = (

@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import sys
 import textwrap
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from pathlib import Path
 
 import asyncpg
@@ -16,11 +16,10 @@ import pytest
 from pgbus import migrate
 from pgbus.database.migrate.versions import migration_lock
 from pgbus.errors import ConfigurationError, DatabaseUnreachableError, PrivilegeError, SchemaVersionError
+from tests.conftest import Connect
 from tests.contracts.faces import sqlalchemy_url
 from tests.migrations.conftest import PASSWORD, dsn_of_user
 from tests.support import eventually
-
-Connect = Callable[[str], Awaitable[asyncpg.Connection]]
 
 ROOT = Path(__file__).parents[2]
 

@@ -1,6 +1,3 @@
-from collections.abc import Awaitable, Callable
-
-import asyncpg
 import psycopg
 import pytest
 from alembic.script import ScriptDirectory
@@ -8,8 +5,7 @@ from alembic.script import ScriptDirectory
 from pgbus import migrate
 from pgbus.database.migrate.versions import find_fault, scripts_directory
 from pgbus.errors import SchemaVersionError
-
-Connect = Callable[[str], Awaitable[asyncpg.Connection]]
+from tests.conftest import Connect
 
 
 def test_file_names_give_the_order_that_alembic_runs() -> None:

@@ -23,7 +23,6 @@ import pgbus
 from pgbus.contrib.litestar import PgBusPlugin
 from pgbus.contrib.litestar import listener as durable
 from pgbus.errors import ConfigurationError, DuplicateListenerName, InvalidEventError
-from tests.conftest import Connect
 from tests.support import eventually
 from tests.support.workers import QUICK_RETRY, Inbox
 
@@ -41,11 +40,6 @@ async def application(
     app = Litestar(list(handlers), listeners=list(listeners), plugins=[PgBusPlugin(bus, **options)])
     async with AsyncTestClient(app) as client:
         yield client
-
-
-@pytest.fixture
-async def connection(database: str, connect: Connect) -> asyncpg.Connection:
-    return await connect(database)
 
 
 async def dead_letters(connection: asyncpg.Connection) -> dict[str, tuple[int, str]]:

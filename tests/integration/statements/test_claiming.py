@@ -1,0 +1,243 @@
+"""`claim_deliveries`: which runs a worker may take, how many events, and what blocks a lane."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from uuid import uuid4
+
+import asyncpg
+import pytest
+
+from pgbus.database.statements import deliveries
+from pgbus.listeners.listener import LANES
+from pgbus.outcomes import DONE
+from tests.support import eventually
+from tests.support.bench import Bench, positions
+
+
+async def test_a_claim_takes_whole_runs_and_returns_their_events_in_the_order_of_the_log(bench: Bench) -> None:
+    listener_id = await bench.rows.listener("mail", "**")
+    await bench.log(*range(1, 8))
+    await bench.rows.delivery(listener_id, 4, 6, positions=[4, 6])
+    await bench.rows.delivery(listener_id, 1, 3)
+    claims = await bench.claim(listener_id, worker_id=9)
+    assert positions(claims) == [[1, 2, 3], [4, 6]]
+    assert [event.payload for event in claims[1].events] == [{"n": 4}, {"n": 6}]
+    [row] = set(await bench.deliveries("worker_id, claim_token, lease_expires_at > now() + interval '50 s'"))
+    assert row == (9, claims[0].token, True)
+
+
+async def test_a_claim_skips_what_is_claimed_locked_or_not_due(bench: Bench, other: Bench) -> None:
+    listener_id = await bench.rows.listener("mail", "**")
+    await bench.log(1, 2, 3, 4)
+    await bench.rows.delivery(listener_id, 1, worker_id=1)
+    locked = await bench.rows.delivery(listener_id, 2)
+    later = await bench.rows.delivery(listener_id, 3)
+    await bench.connection.execute(
+        "UPDATE pgbus.deliveries SET available_at = now() + interval '1 h' WHERE id = $1", later
+    )
+    await bench.rows.delivery(listener_id, 4)
+    async with other.connection.transaction():
+        await other.fetch("SELECT id FROM pgbus.deliveries WHERE id = $1 FOR UPDATE", locked)
+        assert positions(await bench.claim(listener_id)) == [[4]]
+
+
+async def test_a_claim_takes_nothing_for_a_paused_listener(bench: Bench) -> None:
+    listener_id = await bench.rows.listener("mail", "**", state="paused")
+    await bench.log(1)
+    await bench.rows.delivery(listener_id, 1)
+    assert await bench.claim(listener_id) == []
+
+
+async def test_a_claim_takes_nothing_of_another_listener(bench: Bench) -> None:
+    listener_id, other_id = await bench.rows.listener("mail", "**"), await bench.rows.listener("other", "**")
+    await bench.log(1)
+    await bench.rows.delivery(other_id, 1)
+    assert await bench.claim(listener_id) == []
+
+
+async def test_a_claim_of_part_of_a_run_leaves_the_rest(bench: Bench) -> None:
+    listener_id = await bench.rows.listener("mail", "**")
+    await bench.log(*range(1, 10))
+    await bench.rows.delivery(listener_id, 1, 5)
+    await bench.rows.delivery(listener_id, 6, 9, positions=[6, 8, 9])
+    assert positions(await bench.claim(listener_id, limit=3)) == [[1, 2, 3]]
+    assert positions(await bench.claim(listener_id, limit=3)) == [[4, 5], [6]]
+    assert await bench.fetch(
+        "SELECT first, last, events, positions FROM pgbus.deliveries WHERE claim_token IS NULL"
+    ) == [(8, 9, 2, [8, 9])]
+    assert positions(await bench.claim(listener_id, limit=3)) == [[8, 9]]
+
+
+async def test_a_claim_cuts_runs_into_pieces_that_are_settled_one_by_one(bench: Bench) -> None:
+    listener_id = await bench.rows.listener("mail", "**")
+    await bench.log(*range(1, 8))
+    await bench.rows.delivery(listener_id, 1, 7)
+    claims = await bench.claim(listener_id, piece=3)
+    assert positions(claims) == [[1, 2, 3], [4, 5, 6], [7]]
+    assert await bench.settle(listener_id, claims[:1], DONE, DONE, DONE) == 1
+    assert await bench.deliveries() == [(4, 6), (7, 7)]
+
+
+async def test_a_claim_looks_at_no_more_runs_than_it_is_told(bench: Bench) -> None:
+    listener_id = await bench.rows.listener("mail", "**")
+    await bench.log(1, 2, 3)
+    for position in (1, 2, 3):
+        await bench.rows.delivery(listener_id, position)
+    assert positions(await bench.claim(listener_id, rows=2)) == [[1], [2]]
+
+
+async def test_a_claim_looks_at_no_fresh_run_below_its_floor_but_at_what_is_due(bench: Bench) -> None:
+    listener_id = await bench.rows.listener("mail", "**")
+    await bench.log(1, 2, 3)
+    due = await bench.rows.delivery(listener_id, 1)
+    await bench.rows.delivery(listener_id, 2)
+    await bench.rows.delivery(listener_id, 3)
+    await bench.connection.execute("UPDATE pgbus.deliveries SET available_at = now() WHERE id = $1", due)
+    claims = await bench.claim(listener_id, floor=3)
+    assert [(claim.events[0].position, claim.fresh) for claim in claims] == [(1, False), (3, True)]
+
+
+async def test_a_suspect_is_claimed_alone_and_only_if_it_may_be(bench: Bench) -> None:
+    listener_id = await bench.rows.listener("mail", "**")
+    await bench.log(1, 2, 3)
+    for position in (1, 2, 3):
+        await bench.rows.delivery(listener_id, position)
+    await bench.connection.execute(
+        "UPDATE pgbus.deliveries SET crashes = 2, available_at = now() WHERE first IN (1, 2)"
+    )
+    assert positions(await bench.claim(listener_id, suspects=False)) == [[3]]
+    [first] = await bench.claim(listener_id)
+    assert (first.suspect, len(first.events)) == (True, 1)
+    [second] = await bench.claim(listener_id)
+    assert second.suspect
+
+
+async def test_of_a_lane_only_the_head_is_claimed_in_one_piece_and_it_bars_the_rest(bench: Bench) -> None:
+    listener_id = await bench.rows.listener("ordered", "**", lanes=LANES)
+    await bench.log(*range(1, 8))
+    await bench.rows.delivery(listener_id, 1, 4, lane=5)
+    await bench.rows.delivery(listener_id, 6, lane=5)
+    await bench.rows.delivery(listener_id, 7, lane=9)
+    assert positions(await bench.claim(listener_id, lanes=LANES, piece=2)) == [[1, 2], [7]]
+    assert await bench.claim(listener_id, lanes=LANES, piece=2) == []
+
+
+async def test_a_head_that_is_not_due_bars_its_lane(bench: Bench) -> None:
+    listener_id = await bench.rows.listener("ordered", "**", lanes=LANES)
+    await bench.log(1, 2)
+    await bench.rows.delivery(listener_id, 1, lane=5)
+    await bench.rows.delivery(listener_id, 2, lane=5)
+    await bench.connection.execute("UPDATE pgbus.deliveries SET available_at = now() + interval '1 h' WHERE first = 1")
+    assert await bench.claim(listener_id, lanes=LANES) == []
+
+
+async def test_a_claimed_delivery_blocks_its_lane_also_from_behind_what_was_put_back(bench: Bench) -> None:
+    listener_id = await bench.rows.listener("ordered", "**", lanes=LANES)
+    await bench.log(1, 2, 3)
+    await bench.rows.delivery(listener_id, 2, lane=5)
+    [later] = await bench.claim(listener_id, lanes=LANES)
+    await bench.rows.delivery(listener_id, 1, lane=5)
+    await bench.rows.delivery(listener_id, 3, lane=9)
+    assert positions(await bench.claim(listener_id, lanes=LANES)) == [[3]]
+    await bench.settle(listener_id, [later], DONE)
+    assert positions(await bench.claim(listener_id, lanes=LANES)) == [[1]]
+
+
+async def test_of_two_that_claim_in_a_lane_at_the_same_moment_one_is_refused(bench: Bench, other: Bench) -> None:
+    listener_id = await bench.rows.listener("ordered", "**", lanes=LANES)
+    await bench.log(1, 2)
+    await bench.rows.delivery(listener_id, 2, lane=5)
+    transaction = other.connection.transaction()
+    await transaction.start()
+    assert positions(await other.claim(listener_id, lanes=LANES)) == [[2]]
+    await bench.rows.delivery(listener_id, 1, lane=5)
+    refused = asyncio.create_task(bench.claim(listener_id, lanes=LANES))
+    waiting = "SELECT 1 FROM pg_locks WHERE NOT granted AND locktype = 'transactionid'"
+    await eventually(lambda: other.fetch(waiting))
+    await transaction.commit()
+    with pytest.raises(asyncpg.UniqueViolationError):
+        await refused
+    assert await bench.claim(listener_id, lanes=LANES) == []
+
+
+async def test_events_that_are_no_longer_in_the_log_are_taken_out_of_a_claim_and_history_says_so(bench: Bench) -> None:
+    listener_id = await bench.rows.listener("mail", "**")
+    await bench.log(1, 3, 5, 6)
+    await bench.rows.delivery(listener_id, 1, 3)
+    await bench.rows.delivery(listener_id, 4, 7, positions=[4, 7])
+    await bench.rows.delivery(listener_id, 5, 6)
+    await bench.rows.delivery(listener_id, 1_500_000_000)
+    token = uuid4()
+    claims = await bench.claim(listener_id, token=token)
+    assert sorted((claim.size, len(claim.events)) for claim in claims) == [(1, 0), (2, 0), (2, 2), (3, 2)]
+    lacking = [claim for claim in claims if len(claim.events) < claim.size]
+    other_token = [dataclasses.replace(claim, token=uuid4()) for claim in lacking]
+    assert await deliveries.skip_missing_events(bench.store, other_token, listener_id=listener_id, worker="w") == []
+    skipped = await deliveries.skip_missing_events(bench.store, lacking, listener_id=listener_id, worker="w")
+    assert skipped == [2, 4, 7, 1_500_000_000]
+    told = await bench.fetch("SELECT position, outcome, worker, error FROM pgbus.history ORDER BY position")
+    # There is no partition for the last.
+    assert told == [(position, "skipped", "w", "the event is no longer in the log") for position in (2, 4, 7)]
+    assert await bench.deliveries("first, last, events, positions, claim_token") == [
+        (1, 3, 2, [1, 3], token),
+        (5, 6, 2, None, token),
+    ]
+
+
+async def test_a_blocked_event_is_no_head_and_its_key_is_told_for_later_ones(bench: Bench) -> None:
+    listener_id = await bench.rows.listener("ordered", "**", lanes=LANES)
+    await bench.log(1, 2, 3, key="bad")
+    await bench.log(4, key="good")
+    await bench.rows.delivery(listener_id, 2, lane=5, blocked_key="bad")
+    await bench.rows.delivery(listener_id, 3, 4, lane=5)
+    await bench.connection.execute(
+        "INSERT INTO pgbus.dead_letters (listener_id, position, attempts, error, worker, blocked_key) "
+        "VALUES ($1, 1, 1, 'no', 'w', 'bad')",
+        listener_id,
+    )
+    [claim] = await bench.claim(listener_id, lanes=LANES, blocking=True)
+    assert (positions([claim]), claim.blocked) == ([[3, 4]], [True, False])
+
+
+async def test_two_sessions_that_claim_at_once_share_the_events(bench: Bench, other: Bench) -> None:
+    listener_id = await bench.rows.listener("mail", "**")
+    await bench.log(*range(1, 101))
+    for position in range(1, 101, 4):
+        await bench.rows.delivery(listener_id, position, position + 3)
+    found: list[int | None] = []
+
+    async def drain(session: Bench) -> None:
+        # A claim may find nothing only because the other one holds what it looked at.
+        while len(found) < 100:
+            found.extend(
+                position for claim in positions(await session.claim(listener_id, limit=7)) for position in claim
+            )
+
+    async with asyncio.timeout(10):
+        await asyncio.gather(drain(bench), drain(other))
+    assert sorted(position or 0 for position in found) == list(range(1, 101))
+
+
+async def test_two_sessions_never_hold_one_lane_at_once(bench: Bench, other: Bench) -> None:
+    listener_id = await bench.rows.listener("ordered", "**", lanes=2)
+    await bench.log(*range(1, 61))
+    for position in range(1, 61, 3):
+        await bench.rows.delivery(listener_id, position, position + 2, lane=position % 2)
+    held: set[int | None] = set()
+    seen: dict[int | None, list[int]] = {0: [], 1: []}
+
+    async def drain(session: Bench) -> None:
+        while sum(map(len, seen.values())) < 60:
+            for claim in await session.claim(listener_id, lanes=2, piece=2):
+                assert claim.lane not in held
+                held.add(claim.lane)
+                seen[claim.lane].extend(event.position or 0 for event in claim.events)
+                await asyncio.sleep(0)
+                held.remove(claim.lane)
+                await session.settle(listener_id, [claim], *[DONE] * len(claim.events))
+
+    async with asyncio.timeout(20):
+        await asyncio.gather(drain(bench), drain(other))
+    assert all(numbers == sorted(numbers) for numbers in seen.values())

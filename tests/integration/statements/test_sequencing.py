@@ -1,0 +1,253 @@
+"""`sequence_outbox`: what moves into the log, and to whom it is then owed."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from uuid import uuid4
+
+from pgbus.database.statements import maintenance, sequencer
+from pgbus.outcomes import DONE
+from tests.support import eventually
+from tests.support.bench import Bench
+
+
+async def test_sequencing_numbers_rows_by_id_and_empties_the_outbox(bench: Bench) -> None:
+    await bench.outbox("a.a", "b.b", "c.c")
+    look = await bench.sequence(base=40)
+    assert (look.moved, look.stopped_at) == (3, None)
+    assert await bench.fetch("SELECT position, topic FROM pgbus.events ORDER BY position") == [
+        (40, "a.a"),
+        (41, "b.b"),
+        (42, "c.c"),
+    ]
+    assert await bench.fetch("SELECT * FROM pgbus.outbox") == []
+
+
+async def test_sequencing_takes_a_batch_and_tells_where_it_stopped(bench: Bench) -> None:
+    await bench.outbox(*["a.b"] * 5)
+    ids = [row[0] for row in await bench.fetch("SELECT id FROM pgbus.outbox ORDER BY id")]
+    look = await bench.sequence(batch=2)
+    assert (look.moved, look.stopped_at) == (2, ids[1])
+    assert (await bench.sequence(batch=2, base=3)).stopped_at == ids[3]
+    assert (await bench.sequence(batch=2, base=5)).stopped_at is None
+
+
+async def test_sequencing_looks_at_nothing_below_its_floor(bench: Bench) -> None:
+    await bench.outbox("a.a", "b.b")
+    [(first,), _] = await bench.fetch("SELECT id FROM pgbus.outbox ORDER BY id")
+    assert (await bench.sequence(floor=first + 1)).moved == 1
+    assert await bench.fetch("SELECT id FROM pgbus.outbox") == [(first,)]
+
+
+async def test_sequencing_owes_a_listener_what_it_subscribes_to_by_topic_pattern_and_ancestor(bench: Bench) -> None:
+    exact = await bench.rows.listener("exact", "orders.placed")
+    star = await bench.rows.listener("star", "orders.*")
+    deep = await bench.rows.listener("deep", "**")
+    parent = await bench.rows.listener("parent", "base.event")
+    wild = await bench.rows.listener("wild parent", "base.*")
+    await bench.connection.execute(
+        "INSERT INTO pgbus.outbox (topic, ancestors) VALUES ('orders.placed', NULL), ('orders.a.b', NULL), "
+        "('x.child', ARRAY['x.between', 'base.event'])"
+    )
+    look = await bench.sequence()
+    assert sorted(look.listener_ids) == sorted([exact, star, deep, parent, wild])
+    owed = dict(
+        await bench.fetch(
+            "SELECT listener_id, array_agg(g ORDER BY g) FROM pgbus.deliveries, generate_series(first, last) AS g "
+            "WHERE positions IS NULL GROUP BY listener_id"
+        )
+    )
+    assert owed == {exact: [1], star: [1], deep: [1, 2, 3], parent: [3], wild: [3]}
+
+
+async def test_an_event_that_matches_two_patterns_is_owed_once(bench: Bench) -> None:
+    await bench.rows.listener("mail", "orders.placed", "orders.*", "**")
+    await bench.outbox("orders.placed")
+    await bench.sequence()
+    assert await bench.deliveries("first, last, events") == [(1, 1, 1)]
+
+
+async def test_sequencing_writes_runs_and_lists_positions_only_where_a_run_has_holes(bench: Bench) -> None:
+    await bench.rows.listener("all", "**")
+    await bench.outbox(*["a.b"] * 25)
+    await bench.sequence(run=10)
+    assert await bench.deliveries("first, last, positions") == [(1, 10, None), (11, 20, None), (21, 25, None)]
+    await bench.connection.execute(
+        "DELETE FROM pgbus.deliveries; UPDATE pgbus.subscriptions SET pattern = 'x', regex = NULL"
+    )
+    await bench.outbox("x", "y", "x", "x")
+    await bench.sequence(base=100)
+    assert await bench.deliveries("first, last, events, positions") == [(100, 103, 3, [100, 102, 103])]
+
+
+async def test_sequencing_spreads_keys_over_lanes_and_keeps_a_key_in_one(bench: Bench) -> None:
+    await bench.rows.listener("ordered", "**", lanes=8)
+    for number in range(40):
+        await bench.outbox("a.b", key=f"key-{number % 10}")
+    await bench.sequence()
+    lanes = await bench.fetch(
+        "SELECT e.key, array_agg(DISTINCT d.lane) FROM pgbus.deliveries AS d JOIN pgbus.events AS e "
+        "ON e.position = ANY (COALESCE(d.positions, ARRAY(SELECT generate_series(d.first, d.last)))) GROUP BY e.key"
+    )
+    assert len(lanes) == 10
+    assert all(len(found) == 1 and 0 <= found[0] < 8 for _, found in lanes)
+    assert len({found[0] for _, found in lanes}) > 1
+
+
+async def test_sequencing_owes_nothing_to_a_listener_with_a_cursor(bench: Bench) -> None:
+    await bench.rows.listener("behind", "**", cursor=0)
+    await bench.outbox("a.b")
+    look = await bench.sequence()
+    assert (look.moved, look.listener_ids) == (1, [])
+    assert await bench.deliveries() == []
+
+
+async def test_a_scheduled_event_stays_until_it_is_due_and_the_next_one_is_told(bench: Bench) -> None:
+    now = datetime.now(UTC)
+    await bench.outbox("late.one", deliver_at=now + timedelta(seconds=100))
+    await bench.outbox("later.one", deliver_at=now + timedelta(seconds=200))
+    await bench.outbox("due.one", deliver_at=now - timedelta(seconds=1))
+    look = await bench.sequence()
+    assert look.moved == 1
+    assert look.next_due is not None
+    assert 90 < look.next_due <= 100
+    assert await bench.fetch("SELECT topic FROM pgbus.events") == [("due.one",)]
+
+
+async def test_sequencing_steps_over_a_scheduled_event_that_is_being_cancelled(bench: Bench, other: Bench) -> None:
+    await bench.outbox("due.one", deliver_at=datetime.now(UTC) - timedelta(seconds=1))
+    async with other.connection.transaction():
+        await other.connection.execute("DELETE FROM pgbus.outbox")
+        async with asyncio.timeout(5):
+            assert (await bench.sequence()).moved == 0
+
+
+async def test_sequencing_takes_no_xid_unless_it_is_asked_to(bench: Bench) -> None:
+    await bench.outbox("a.b")
+    assert (await bench.sequence()).xid is None
+    look = await bench.sequence(wants_xid=True)
+    assert look.xid is not None
+    assert look.xid >= look.xmin
+
+
+async def test_sequencing_claims_a_lone_event_for_the_idle_listeners_that_hear_it(bench: Bench) -> None:
+    idle = await bench.rows.listener("idle", "a.*")
+    too = await bench.rows.listener("idle too", "a.b")
+    deaf = await bench.rows.listener("deaf", "b.b")
+    busy = await bench.rows.listener("busy", "a.*")
+    await bench.outbox("a.b", key="k")
+    token = uuid4()
+    look = await bench.sequence(idle_listener_ids=[idle, too, deaf], token=token, worker_id=7)
+    assert look.listener_ids == [busy], "the others have nothing left to claim"
+    assert sorted(look.handed) == sorted([idle, too])
+    assert await bench.fetch(
+        "SELECT listener_id, claim_token, worker_id, lease_expires_at > now() FROM pgbus.deliveries ORDER BY 1"
+    ) == [(idle, token, 7, True), (too, token, 7, True), (busy, None, None, None)]
+    [claimed] = await bench.claim(busy)
+    for listener_id, claim in look.handed.items():
+        assert claim.events[0] is not look.handed[idle + too - listener_id].events[0], "a handler may change its own"
+        assert repr(claim.events) == repr(claimed.events)
+        assert (claim.token, claim.attempt, claim.suspect, claim.fresh) == (token, 1, False, True)
+        assert await bench.settle(listener_id, [claim], DONE) == 1
+    assert await bench.fetch("SELECT listener_id FROM pgbus.history ORDER BY 1") == [(idle,), (too,)]
+
+
+async def test_sequencing_claims_nothing_for_an_idle_listener_that_is_paused_or_ordered(bench: Bench) -> None:
+    paused = await bench.rows.listener("paused", "a.b", state="paused")
+    ordered = await bench.rows.listener("ordered", "a.b", lanes=4)
+    await bench.outbox("a.b")
+    look = await bench.sequence(idle_listener_ids=[paused, ordered])
+    assert look.handed == {}
+    assert await bench.fetch("SELECT claim_token FROM pgbus.deliveries") == [(None,), (None,)]
+
+
+async def test_sequencing_claims_none_of_several_events(bench: Bench) -> None:
+    idle = await bench.rows.listener("idle", "a.b")
+    await bench.outbox("a.b", "a.b")
+    look = await bench.sequence(idle_listener_ids=[idle])
+    assert (look.listener_ids, look.handed) == ([idle], {})
+
+
+async def test_sequencing_notifies_others_only_if_there_are_any(bench: Bench, other: Bench) -> None:
+    listener_id = await bench.rows.listener("mail", "**")
+    heard: list[str] = []
+    await other.connection.add_listener("pgbus_work", lambda *args: heard.append(args[3]))
+    await bench.outbox("a.b")
+    await bench.sequence()
+    await bench.outbox("a.b")
+    await bench.sequence(base=2, tell_others=True)
+    await eventually(lambda: heard)
+    assert heard == [str(listener_id)]
+
+
+async def test_sequencing_orders_scheduled_events_by_the_instant_they_are_due_and_then_by_id(bench: Bench) -> None:
+    now = datetime.now(UTC)
+    await bench.outbox("at.once", "at.once.too")
+    for topic, age in (("third", 1), ("first", 3), ("second", 2), ("third.too", 1)):
+        await bench.outbox(topic, deliver_at=now - timedelta(seconds=age))
+    await bench.sequence()
+    assert await bench.fetch("SELECT topic FROM pgbus.events ORDER BY position") == [
+        ("first",), ("second",), ("third",), ("third.too",), ("at.once",), ("at.once.too",)
+    ]  # fmt: skip
+
+
+async def test_sequencing_takes_nothing_of_a_batch_that_is_too_big_but_one_row_anyhow(bench: Bench) -> None:
+    noise = "(SELECT jsonb_agg(md5(random()::text || n)) FROM generate_series(1, 500) AS n)"
+    await bench.connection.execute(
+        f"INSERT INTO pgbus.outbox (topic, payload, deliver_at) VALUES ('a', {noise}, NULL), ('b', {noise}, NULL), "
+        f"('c', {noise}, now()), ('d', {noise}, now())"
+    )
+    look = await bench.sequence(batch_bytes=20_000)
+    assert (look.moved, look.too_big, look.has_more) == (0, True, True)
+    assert look.stopped_at == -1, "the floor must not pass what was left"
+    for base in (1, 3):
+        look = await bench.sequence(base=base, batch=1, batch_bytes=20_000)
+        assert (look.moved, look.too_big, look.has_more) == (2, False, True)
+    look = await bench.sequence(base=5, batch_bytes=20_000)
+    assert (look.moved, look.too_big, look.has_more, look.stopped_at) == (0, False, False, None)
+
+
+async def test_rows_that_someone_holds_locked_are_found_and_stepped_over(bench: Bench, other: Bench) -> None:
+    await bench.outbox("a.a", "b.b", "c.c")
+    ids = [row[0] for row in await bench.fetch("SELECT id FROM pgbus.outbox ORDER BY id")]
+    assert await sequencer.find_locked_events(bench.store, floor=0, batch=10) == []
+    async with other.connection.transaction():
+        await other.fetch("SELECT id FROM pgbus.outbox WHERE id = $1 FOR UPDATE", ids[1])
+        locked = await sequencer.find_locked_events(bench.store, floor=0, batch=10)
+        assert locked == [ids[1]]
+        look = await bench.sequence(avoid=locked)
+        assert (look.moved, look.has_more, look.stopped_at) == (2, False, ids[1] - 1)
+    assert await sequencer.find_locked_events(bench.store, floor=0, batch=10) == []
+    assert (await bench.sequence(base=3)).moved == 1
+
+
+async def test_notifications_of_many_listeners_are_cut_into_pieces(bench: Bench, other: Bench) -> None:
+    heard: list[str] = []
+    await other.connection.add_listener("pgbus_work", lambda *args: heard.append(args[3]))
+    await bench.connection.execute(
+        """
+        INSERT INTO pgbus.listeners (id, listener_name) OVERRIDING SYSTEM VALUE
+        SELECT 2000000000 + n, n FROM generate_series(1, 2000) AS n;
+        INSERT INTO pgbus.subscriptions SELECT id, 'a.b' FROM pgbus.listeners
+        """
+    )
+    ids = {row[0] for row in await bench.fetch("SELECT id FROM pgbus.listeners")}
+
+    def told() -> bool:
+        return {int(part) for payload in heard for part in payload.split(",")} == ids
+
+    await bench.outbox("a.b")
+    await bench.sequence(tell_others=True)
+    await eventually(told)
+    assert len(heard) == 3
+    heard.clear()
+    await bench.connection.execute("UPDATE pgbus.deliveries SET lane = 1")
+    await maintenance.release_lanes(bench.store, batch=10_000)
+    await eventually(told)
+
+
+async def test_keys_stay_in_their_lanes_from_one_version_of_the_server_to_the_next(bench: Bench) -> None:
+    # What waits in a lane outlives an upgrade of the server. PostgreSQL's own hash indexes rest on this function, too.
+    hashes = await bench.fetch("SELECT hashtext('key-1'), hashtext('customer 7'), hashtext('über')")
+    assert hashes == [(-497482992, -1107570502, 690680912)]

@@ -1,0 +1,92 @@
+"""The engine's statements on one connection, and the rows that they leave."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+from uuid import uuid4
+
+import asyncpg
+
+from pgbus.database.statements import deliveries, sequencer
+from pgbus.database.statements.deliveries import Claim
+from pgbus.database.statements.sequencer import Sequencing
+from pgbus.database.store import Store
+from pgbus.leader.maintenance import MAX_CRASHES
+from pgbus.listeners.listener import LANES
+from pgbus.listeners.settlement import Ending, HeldClaim, settlement
+from tests.support.rows import Rows
+
+LEASE = 60.0
+
+
+class Bench:
+    """One connection to a fresh bus, the statements on it, and rows for them."""
+
+    def __init__(self, connection: asyncpg.Connection) -> None:
+        self.connection = connection
+        self.store = Store(connection, namespace="pgbus")
+        self.rows = Rows(connection)
+
+    async def fetch(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
+        return [tuple(row) for row in await self.connection.fetch(query, *values)]
+
+    async def outbox(self, *topics: str, key: str | None = None, deliver_at: datetime | None = None) -> None:
+        await self.connection.executemany(
+            "INSERT INTO pgbus.outbox (topic, key, deliver_at) VALUES ($1, $2, $3)",
+            [(topic, key, deliver_at) for topic in topics],
+        )
+
+    async def sequence(self, **values: Any) -> Sequencing:
+        defaults = {
+            "floor": 0, "wants_xid": False, "due_floor": float("-inf"), "base": 1, "batch": 100,
+            "batch_bytes": 1_000_000, "avoid": [], "run": 10,
+            "tell_others": False, "idle_listener_ids": [], "token": uuid4(), "worker_id": 1, "lease": LEASE,
+        }  # fmt: skip
+        return await sequencer.sequence_outbox(self.store, **{**defaults, **values})
+
+    async def claim(self, listener_id: int, **values: Any) -> list[Claim]:
+        defaults: dict[str, Any] = {
+            "token": uuid4(), "worker_id": 1, "lanes": None, "floor": 0, "due_floor": float("-inf"), "rows": 100,
+            "limit": 100, "piece": 100, "lease": LEASE, "suspects": True, "blocking": False,
+        }  # fmt: skip
+        return await deliveries.claim_deliveries(self.store, listener_id=listener_id, **{**defaults, **values})
+
+    async def settle(self, listener_id: int, claims: Sequence[Claim], *endings: Ending, blocking: bool = False) -> int:
+        """Settle each claim with these endings of its events; how many claims were still ours."""
+        held_claims = []
+        for claim in claims:
+            held = HeldClaim(claim, now=time.monotonic())
+            for index, ending in enumerate(endings):
+                held.end(index, ending, started=time.monotonic(), duration=0.5)
+            held_claims.append(held)
+        values, _, _ = settlement(held_claims, listener_id=listener_id, worker="worker-1", blocking=blocking)
+        return len(await deliveries.settle_deliveries(self.store, values))
+
+    async def deliveries(self, columns: str = "first, last") -> list[tuple[Any, ...]]:
+        return await self.fetch(f"SELECT {columns} FROM pgbus.deliveries ORDER BY lane NULLS FIRST, first, id")
+
+    async def log(self, *positions: int, **columns: Any) -> None:
+        for position in positions:
+            await self.rows.event(position, **columns)
+
+
+def positions(claims: Sequence[Claim]) -> list[list[int | None]]:
+    return [[event.position for event in claim.events] for claim in claims]
+
+
+async def claimed(bench: Bench, *, size: int = 1, attempt: int = 1, lane: int | None = None) -> tuple[int, list[Claim]]:
+    """A listener, and its claim of one run at the log's beginning, whose events have the key `k`."""
+    listener_id = await bench.rows.listener("mail", "**", lanes=None if lane is None else LANES)
+    await bench.log(*range(1, size + 1), key="k")
+    await bench.rows.delivery(listener_id, 1, size, attempt=attempt, lane=lane)
+    return listener_id, await bench.claim(listener_id, lanes=None if lane is None else LANES)
+
+
+async def crash(bench: Bench, *, lease_floor: float = -math.inf) -> tuple[int, list[int]]:
+    """Free the claims of workers, none of whom lives."""
+    look = await deliveries.free_claims(bench.store, max_crashes=MAX_CRASHES, lease_floor=lease_floor, batch=100)
+    return look.freed, look.listener_ids
