@@ -68,12 +68,10 @@ if TYPE_CHECKING:
         WorkerLost,
     )
     from pgbus.events import event
-    from pgbus.handlers.contexts import CallContext
-    from pgbus.listeners.executor import Context
+    from pgbus.handlers.contexts import CallContext, Context, TaskContext
     from pgbus.messages import EventMessage, ResultMessage, RpcMessage
     from pgbus.outcomes import RetryPolicy
     from pgbus.plugins import Plugin
-    from pgbus.schedules.schedule import TaskContext
 
 __all__ = [
     "Api",
@@ -181,8 +179,11 @@ _HOMES = {
         "Config",
     ),
     "pgbus.events": ("event",),
-    "pgbus.handlers.contexts": ("CallContext",),
-    "pgbus.listeners.executor": ("Context",),
+    "pgbus.handlers.contexts": (
+        "CallContext",
+        "Context",
+        "TaskContext",
+    ),
     "pgbus.messages": (
         "EventMessage",
         "ResultMessage",
@@ -190,7 +191,6 @@ _HOMES = {
     ),
     "pgbus.outcomes": ("RetryPolicy",),
     "pgbus.plugins": ("Plugin",),
-    "pgbus.schedules.schedule": ("TaskContext",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

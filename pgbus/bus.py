@@ -25,6 +25,7 @@ from pgbus.rpc.calls import CallingVerbs, Calls
 from pgbus.rpc.procedures import check_procedure_name, make_procedure
 from pgbus.schema import Catalog
 from pgbus.telemetry import Telemetry
+from pgbus.topics import split_name
 
 if TYPE_CHECKING:
     from pgbus.worker.selection import Selection
@@ -211,7 +212,7 @@ class Bus(PublishingVerbs, CallingVerbs, BusPath):  # type: ignore[misc] # of a 
         check_procedure_name(name)
 
         def declare(handler: H) -> H:
-            settings = self.config.api(name.rpartition(".")[0])
+            settings = self.config.api(split_name(name)[0])
             self.registry.procedures.add(
                 make_procedure(name, handler, concurrency=concurrency, timeout=timeout, settings=settings)
             )

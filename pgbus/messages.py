@@ -4,17 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any
+from typing import Any, TypedDict
 from uuid import UUID
 
 import msgspec
 from uuid_utils.compat import uuid7
 
 from pgbus.errors import UnhandledEventError
+from pgbus.topics import split_name
 
 VERSION_HEADER = "api_version"
 # More digits are no version of an API; `find_events` reads no more of them either.
 _VERSION_DIGITS = 9
+
+
+class PublishOptions(TypedDict, total=False):
+    """What may be given when an event is published, besides the event, its topic and `using`."""
+
+    key: str | None
+    """1 to 255 characters; ordered listeners hear events with the same key in order."""
+    headers: Mapping[str, str] | None
+    """Strings by name, at most 8 KiB of JSON."""
+    deliver_at: datetime | None
+    """When the event is due: an aware datetime. Give either this or `delay`."""
+    delay: float | None
+    """Seconds from now, by the database's clock."""
+    dedup_key: str | None
+    """Publishing again under it (within `dedup_ttl`) is no new event, and returns the first one's id."""
+    event_id: UUID | str | None
+    """Default: a new UUIDv7."""
 
 
 class EventMessage(msgspec.Struct, kw_only=True, eq=False):
@@ -60,12 +78,12 @@ class EventMessage(msgspec.Struct, kw_only=True, eq=False):
     @property
     def api_name(self) -> str:
         """The topic up to its last dot: the name of the event's API."""
-        return self.topic.rpartition(".")[0]
+        return split_name(self.topic)[0]
 
     @property
     def event_name(self) -> str:
         """The last word of the topic: the event's name in its API."""
-        return self.topic.rpartition(".")[2]
+        return split_name(self.topic)[1]
 
     @property
     def canonical_name(self) -> str:

@@ -76,6 +76,12 @@ def matches(pattern: str, topic: str) -> bool:
     return pattern == topic or (is_wildcard(pattern) and _compiled(pattern).match(topic + ".") is not None)
 
 
+def split_name(name: str) -> tuple[str, str]:
+    """The API of a dotted name, empty for one without a dot, and its last word: of `shop.orders.placed`, `placed`."""
+    api_name, _, word = name.rpartition(".")
+    return api_name, word
+
+
 def is_private(name: str) -> bool:
     """Whether a word of the name begins with an underscore, so that no path on a bus can spell it."""
     return any(word.startswith("_") for word in name.split("."))

@@ -12,7 +12,7 @@ from pgbus.admin.conditions import Condition, combine
 from pgbus.admin.name_filter import EVERY_NAME, Names
 from pgbus.admin.schedules import ScheduleStatus
 from pgbus.messages import EventMessage
-from pgbus.topics import pattern_regex
+from pgbus.topics import pattern_regex, split_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,12 +164,12 @@ class CallRecord:
     @property
     def api_name(self) -> str:
         """The procedure's name up to its last dot."""
-        return self.procedure.rpartition(".")[0]
+        return split_name(self.procedure)[0]
 
     @property
     def procedure_name(self) -> str:
         """The last word of the procedure's name."""
-        return self.procedure.rpartition(".")[2]
+        return split_name(self.procedure)[1]
 
 
 @dataclass(frozen=True, slots=True)

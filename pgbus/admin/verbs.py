@@ -28,7 +28,7 @@ from pgbus.admin.records import (
 )
 from pgbus.admin.schedules import ScheduleVerbs
 from pgbus.config import Config
-from pgbus.database import sql
+from pgbus.database import channels, sql
 from pgbus.database.connections import Record
 from pgbus.database.faults import InsufficientPrivilege
 from pgbus.database.migrate import check_async
@@ -205,7 +205,7 @@ class Admin:
         """A transaction after which the workers read the listeners again."""
         async with self._connection.transaction():
             yield
-            await self._fetch("notify_workers", channel=f"{self._namespace}_work")
+            await self._fetch("notify_workers", channel=channels.work(self._namespace))
 
     async def _set_state(self, listener_name: str, state: str) -> None:
         async with self._change():
@@ -262,7 +262,7 @@ class Admin:
     @asynccontextmanager
     async def _work_signal(self) -> AsyncIterator[asyncio.Event]:
         """An event that is set by each notification to the workers."""
-        signal, channel = asyncio.Event(), f"{self._namespace}_work"
+        signal, channel = asyncio.Event(), channels.work(self._namespace)
 
         def notified(*_: object) -> None:
             signal.set()

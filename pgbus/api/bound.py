@@ -8,9 +8,9 @@ from uuid import UUID
 
 from pgbus.api.client import BusClient
 from pgbus.database.adapters import AsyncUsing, SyncUsing, check_using
-from pgbus.messages import EventMessage
-from pgbus.publishing.options import PublishOptions
+from pgbus.messages import EventMessage, PublishOptions
 from pgbus.rpc.calls import CallingVerbs
+from pgbus.topics import split_name
 
 
 class BoundBus(CallingVerbs):
@@ -62,14 +62,14 @@ class BoundBus(CallingVerbs):
         self, name: str, arguments: Mapping[str, object] | None = None, **options: Unpack[PublishOptions]
     ) -> EventMessage:
         """Fire `api.event`, of an API that is registered here, in the transaction; raises what `BusPath.fire` does."""
-        api_name, _, event_name = name.rpartition(".")
+        api_name, event_name = split_name(name)
         return await self._client.fire_event(api_name, event_name, arguments, self._options(options))
 
     def fire_sync(
         self, name: str, arguments: Mapping[str, object] | None = None, **options: Unpack[PublishOptions]
     ) -> EventMessage:
         """`fire` for code that blocks."""
-        api_name, _, event_name = name.rpartition(".")
+        api_name, event_name = split_name(name)
         return self._client.fire_event_sync(api_name, event_name, arguments, self._options(options))
 
     async def cancel(self, event_id: UUID | str) -> bool:

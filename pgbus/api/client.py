@@ -20,8 +20,7 @@ from pgbus.config.options import NAME, check_options, given_options
 from pgbus.errors import ConfigurationError, DuplicateProcedureName, InvalidName, NothingToListenFor
 from pgbus.handlers.signatures import Handler, default_name
 from pgbus.listeners.listener import ListenerOptions, build_listener, in_service
-from pgbus.messages import VERSION_HEADER, EventMessage
-from pgbus.publishing.options import PublishOptions
+from pgbus.messages import VERSION_HEADER, EventMessage, PublishOptions
 from pgbus.publishing.sender import Sender
 from pgbus.registry import Registry
 from pgbus.rpc.calls import CallOptions, Calls

@@ -9,6 +9,7 @@ from typing import Any
 
 from pgbus.api.declarations import Api, Event, event_names, procedures
 from pgbus.errors import EventNotFound, InvalidApiRegistryEntry, UnknownApi
+from pgbus.topics import split_name
 
 # What a BusPath has of its own, so that no word after the first one on a path can be it.
 PATH_METHODS = frozenset(
@@ -62,7 +63,7 @@ class ApiRegistry:
 
     def event(self, topic: str) -> Event | None:
         """The event that is fired under `topic`, if its API is registered and has it."""
-        api_name, _, name = topic.rpartition(".")
+        api_name, name = split_name(topic)
         try:
             return self._apis[api_name].get_event(name)
         except (KeyError, EventNotFound):

@@ -17,7 +17,6 @@ from pgbus.listeners.listener import Listener
 from pgbus.messages import EventMessage
 from pgbus.schema import Fields, Schema
 from pgbus.schema.validate import Validator, make_validator
-from pgbus.topics import matches
 
 
 class Remark(Protocol):
@@ -109,9 +108,8 @@ class Casting:
                 yield f"{casts.listener_name} gets", Text(casts.error, style="red")
 
     def _casts(self, event: EventMessage) -> Iterator[Casts]:
-        topics = (event.topic, *(event.ancestors or ()))
         for listener in self._bus.listeners:
-            if any(matches(pattern, topic) for pattern in listener.patterns for topic in topics):
+            if listener.hears(event):
                 yield _cast(listener, event)
 
 

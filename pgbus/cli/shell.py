@@ -20,6 +20,7 @@ from pgbus.cli.loading import load_bus
 from pgbus.cli.printable import printable
 from pgbus.cli.prompt import SCRIPT, Completion, Prompt, describe, is_direct, run_script
 from pgbus.database.faults import ServerError
+from pgbus.topics import split_name
 
 
 @click.command()
@@ -109,7 +110,7 @@ def _adapt(ipython: Any, completion: Completion) -> None:
 
     def match(context: CompletionContext) -> SimpleMatcherResult:
         """IPython's own completion reads no attribute of a class with a `__getattr__`, so it walks no path."""
-        before, _, begun = context.token.rpartition(".")
+        before, begun = split_name(context.token)
         found = [text.removeprefix(before) for text in completion(context.token)]
         completions = [SimpleCompletion(text=text) for text in found]
         return {"completions": completions, "matched_fragment": f".{begun}", "suppress": bool(found)}
@@ -127,7 +128,7 @@ def _adapt(ipython: Any, completion: Completion) -> None:
 
 def _banner(bus: pgbus.Bus, known: list[str], *, module: str) -> str:
     own = bus.client.api_registry.names()
-    others = sorted({api for name in known if (api := name.rpartition(".")[0]) and api not in own})
+    others = sorted({api for name in known if (api := split_name(name)[0]) and api not in own})
     return (
         f"pgbus {version('pgbus')}, Python {platform.python_version()}\n"
         f"`bus` is that of module {module}; registered APIs: {', '.join(own) or 'none'}; "

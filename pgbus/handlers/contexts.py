@@ -1,10 +1,109 @@
-"""What middleware knows of a call that is being executed."""
+"""What a handler, a task or middleware may know of the event, run or call that it is called for."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Protocol, Unpack
 from uuid import UUID
+
+from pgbus.handlers.signatures import ContextMarker
+from pgbus.messages import EventMessage, PublishOptions
+from pgbus.topics import split_name
+
+
+class ContextOptions(PublishOptions, total=False):
+    """The options of `Context.publish`; what they mean is told at `Bus.publish`."""
+
+    topic: str | None
+    using: Any
+    require_transaction: bool | None
+
+
+class ContextSyncOptions(ContextOptions, total=False):
+    """The options of `Context.publish_sync`; what they mean is told at `Bus.publish_sync`."""
+
+    timeout: float | None
+
+
+class Publishes(Protocol):
+    """Publishes for a context: a bus, or what publishes for it."""
+
+    async def publish(self, event: object, **options: Unpack[ContextOptions]) -> EventMessage:
+        """`Bus.publish`."""
+        ...
+
+    def publish_sync(self, event: object, **options: Unpack[ContextSyncOptions]) -> EventMessage:
+        """`Bus.publish_sync`."""
+        ...
+
+
+class Context(ContextMarker):
+    """What a handler may know of the attempt it is; it is passed to a parameter annotated `pgbus.Context`.
+
+    `events` are the stored events of this call: one, or those of a batch. `attempt` is 1 for the first.
+    `connection` is the open connection or session of a transactional handler, else None.
+    """
+
+    __slots__ = ("_sender", "attempt", "connection", "events", "listener_name")
+
+    def __init__(
+        self,
+        *,
+        events: Sequence[EventMessage],
+        attempt: int,
+        listener_name: str,
+        connection: Any = None,
+        sender: Publishes,
+    ) -> None:
+        self.events = events
+        self.attempt = attempt
+        self.listener_name = listener_name
+        self.connection = connection
+        self._sender = sender
+
+    @property
+    def event(self) -> EventMessage:
+        """The stored event; the first one of a batch."""
+        return self.events[0]
+
+    @property
+    def logger(self) -> logging.LoggerAdapter[logging.Logger]:
+        """A logger whose records carry `listener_name`, `event_id`, `topic` and `attempt`."""
+        extra = {
+            "listener_name": self.listener_name,
+            "event_id": str(self.event.event_id),
+            "topic": self.event.topic,
+            "attempt": self.attempt,
+        }
+        return logging.LoggerAdapter(logging.getLogger(f"pgbus.listener.{self.listener_name}"), extra)
+
+    async def publish(self, event: object, **options: Unpack[ContextOptions]) -> EventMessage:
+        """`Bus.publish`; in a transactional handler the event joins the handler's transaction."""
+        if self.connection is not None:
+            options.setdefault("using", self.connection)
+        return await self._sender.publish(event, **options)
+
+    def publish_sync(self, event: object, **options: Unpack[ContextSyncOptions]) -> EventMessage:
+        """`Bus.publish_sync`, for plain functions; in a transactional handler the event joins its transaction."""
+        if self.connection is not None:
+            options.setdefault("using", self.connection)
+        return self._sender.publish_sync(event, **options)
+
+
+@dataclass(frozen=True, slots=True)
+class TaskContext:
+    """What a task may know of its run; it is passed to a parameter annotated `pgbus.TaskContext`.
+
+    `due_at` is when the run was due, which may be long ago for one that was missed. `attempt` is 1 unless the run was
+    begun before, by a worker that died or stopped.
+    """
+
+    schedule_name: str
+    due_at: datetime
+    attempt: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,12 +120,12 @@ class CallContext:
     @property
     def api_name(self) -> str:
         """The procedure's name up to its last dot."""
-        return self.procedure.rpartition(".")[0]
+        return split_name(self.procedure)[0]
 
     @property
     def procedure_name(self) -> str:
         """The last word of the procedure's name."""
-        return self.procedure.rpartition(".")[2]
+        return split_name(self.procedure)[1]
 
     @property
     def logger(self) -> logging.LoggerAdapter[logging.Logger]:

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import Executor as Threads
 from contextlib import contextmanager
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeVar
 
 from pgbus.aio import threads as in_threads
 from pgbus.aio.returned import finish, refuse_awaitable
@@ -20,13 +20,12 @@ from pgbus.database.adapters import AsyncExecutor, SyncExecutor
 from pgbus.database.adapters.transactions import TransactionLost, Transactions, is_ended
 from pgbus.database.faults import is_passing
 from pgbus.errors import HandlerTimeoutError, HandlerTransactionError
+from pgbus.handlers.contexts import Context, Publishes
 from pgbus.handlers.middleware import Middleware
-from pgbus.handlers.signatures import ContextMarker, Wanted
+from pgbus.handlers.signatures import Wanted
 from pgbus.listeners.listener import Listener
 from pgbus.messages import EventMessage
 
-Publish: TypeAlias = Callable[..., Awaitable[EventMessage]]
-PublishSync: TypeAlias = Callable[..., EventMessage]
 T = TypeVar("T")
 
 logger = logging.getLogger("pgbus")
@@ -43,61 +42,6 @@ class ThreadLeft(Exception):
         super().__init__(str(error))
         self.error = error
         self.ended = ended
-
-
-class Context(ContextMarker):
-    """What a handler may know of the attempt it is; it is passed to a parameter annotated `pgbus.Context`.
-
-    `events` are the stored events of this call: one, or those of a batch. `attempt` is 1 for the first.
-    `connection` is the open connection or session of a transactional handler, else None.
-    """
-
-    __slots__ = ("_publish", "_publish_sync", "attempt", "connection", "events", "listener_name")
-
-    def __init__(
-        self,
-        *,
-        events: Sequence[EventMessage],
-        attempt: int,
-        listener_name: str,
-        connection: Any = None,
-        publish: Publish,
-        publish_sync: PublishSync,
-    ) -> None:
-        self.events = events
-        self.attempt = attempt
-        self.listener_name = listener_name
-        self.connection = connection
-        self._publish = publish
-        self._publish_sync = publish_sync
-
-    @property
-    def event(self) -> EventMessage:
-        """The stored event; the first one of a batch."""
-        return self.events[0]
-
-    @property
-    def logger(self) -> logging.LoggerAdapter[logging.Logger]:
-        """A logger whose records carry `listener_name`, `event_id`, `topic` and `attempt`."""
-        extra = {
-            "listener_name": self.listener_name,
-            "event_id": str(self.event.event_id),
-            "topic": self.event.topic,
-            "attempt": self.attempt,
-        }
-        return logging.LoggerAdapter(logging.getLogger(f"pgbus.listener.{self.listener_name}"), extra)
-
-    async def publish(self, event: object, **options: Any) -> EventMessage:
-        """`Bus.publish`; in a transactional handler the event joins the handler's transaction."""
-        if self.connection is not None:
-            options.setdefault("using", self.connection)
-        return await self._publish(event, **options)
-
-    def publish_sync(self, event: object, **options: Any) -> EventMessage:
-        """`Bus.publish_sync`, for plain functions; in a transactional handler the event joins its transaction."""
-        if self.connection is not None:
-            options.setdefault("using", self.connection)
-        return self._publish_sync(event, **options)
 
 
 class _Call:
@@ -140,15 +84,13 @@ class Executor:
         threads: Threads,
         transactions: Transactions,
         middleware: Middleware,
-        publish: Publish,
-        publish_sync: PublishSync,
+        sender: Publishes,
     ) -> None:
         self._listener = listener
         self._threads = threads
         self._transactions = transactions
         self._middleware = middleware
-        self._publish = publish
-        self._publish_sync = publish_sync
+        self._sender = sender
         self._what = f"the handler of {listener.name!r}"
         signature = listener.signature
         self._only_event = not (signature.context or signature.connection)
@@ -302,8 +244,7 @@ class Executor:
             attempt=attempt,
             listener_name=self._listener.name,
             connection=connection,
-            publish=self._publish,
-            publish_sync=self._publish_sync,
+            sender=self._sender,
         )
 
     def _arguments(self, body: Any, context: Context, connection: Any) -> dict[str, Any]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from pgbus.database.faults import is_passing
 from pgbus.database.statements import listeners
 from pgbus.database.store import Store
-from pgbus.listeners.listener import Listener
+from pgbus.listeners.listener import Listener, hears
 from pgbus.messages import EventMessage
-from pgbus.topics import matches
 
 
 class KnownTopics:
@@ -19,7 +18,7 @@ class KnownTopics:
     """
 
     def __init__(self, listener: Listener, *, listener_id: int, store: Store) -> None:
-        self._patterns = listener.patterns
+        self._listener = listener
         self._listener_id = listener_id
         self._store = store
         self._known: set[tuple[str, tuple[str, ...]]] = set()
@@ -33,7 +32,7 @@ class KnownTopics:
         key = (event.topic, tuple(event.ancestors or ()))
         if key in self._known:
             return False
-        if hears(self._patterns, event):
+        if self._listener.hears(event):
             self._known.add(key)
             return False
         if not hears(await self._subscribed(event), event):
@@ -48,9 +47,3 @@ class KnownTopics:
             if not is_passing(error):
                 raise
             return [event.topic]  # it goes back, and whoever claims it next looks again
-
-
-def hears(patterns: Iterable[str], event: EventMessage) -> bool:
-    """Whether one of the patterns matches the event's topic, or an ancestor's."""
-    topics = (event.topic, *(event.ancestors or ()))
-    return any(matches(pattern, topic) for pattern in patterns for topic in topics)

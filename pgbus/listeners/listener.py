@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Literal, TypeAlias, TypedDict, Unpack
@@ -13,8 +13,9 @@ from pgbus.errors import ConfigurationError, InvalidEventError
 from pgbus.events import topic_of
 from pgbus.handlers.decoding import Decode, EventDecoder
 from pgbus.handlers.signatures import Handler, Signature, Wanted, default_name, describe, inspect_handler
+from pgbus.messages import EventMessage
 from pgbus.outcomes import RetryPolicy
-from pgbus.topics import check_pattern
+from pgbus.topics import check_pattern, matches
 
 LANES = 64
 
@@ -70,6 +71,10 @@ class Listener:
         """Whether a dead letter makes the later events of its key wait."""
         return self.on_poison == "block"
 
+    def hears(self, event: EventMessage) -> bool:
+        """Whether one of its patterns matches the event's topic, or an ancestor's."""
+        return hears(self.patterns, event)
+
     def options(self) -> dict[str, object]:
         """The options as the database shows them."""
         return {
@@ -82,6 +87,12 @@ class Listener:
             "on_poison": self.on_poison,
             "batch": self.batch,
         }
+
+
+def hears(patterns: Iterable[str], event: EventMessage) -> bool:
+    """Whether one of the patterns matches the event's topic, or an ancestor's."""
+    topics = (event.topic, *(event.ancestors or ()))
+    return any(matches(pattern, topic) for pattern in patterns for topic in topics)
 
 
 class ListenerOptions(TypedDict, total=False):

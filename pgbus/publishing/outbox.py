@@ -20,7 +20,7 @@ from pgbus.database.sql import Statement
 from pgbus.errors import InvalidEventError
 from pgbus.events import ancestors_of, checker, topic_of
 from pgbus.messages import EventMessage, OpenEvent
-from pgbus.topics import check_topic
+from pgbus.topics import check_topic, split_name
 
 MAX_KEY_LENGTH = 255
 # A hundred years, in seconds: far beyond it, adding the delay to the clock fails in the database.
@@ -156,7 +156,7 @@ def revise(row: OutboxRow, message: OpenEvent, *, limits: Limits) -> OutboxRow:
 
 def _checker(kind: type, topic: str, limits: Limits) -> Callable[[str, object], None] | None:
     check = checker(kind)
-    return check if check and limits.is_checked(topic.rpartition(".")[0]) else None
+    return check if check and limits.is_checked(split_name(topic)[0]) else None
 
 
 def _topic(kind: type) -> str:

@@ -16,9 +16,8 @@ from pgbus.database.sql import Statement, load
 from pgbus.database.store import Run
 from pgbus.errors import ConnectionUnusableError, PublishTimeout
 from pgbus.handlers.hooks import Hooks
-from pgbus.messages import EventMessage, OpenEvent
+from pgbus.messages import EventMessage, OpenEvent, PublishOptions
 from pgbus.publishing import hooks, outbox
-from pgbus.publishing.options import PublishOptions
 from pgbus.publishing.outbox import Limits, OutboxRow
 from pgbus.publishing.publisher import Publisher
 

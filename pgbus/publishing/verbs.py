@@ -7,8 +7,7 @@ from typing import Unpack
 from uuid import UUID
 
 from pgbus.database.adapters import AsyncUsing, SyncUsing
-from pgbus.messages import EventMessage
-from pgbus.publishing.options import PublishOptions
+from pgbus.messages import EventMessage, PublishOptions
 from pgbus.publishing.sender import Sender
 
 

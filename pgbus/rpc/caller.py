@@ -21,6 +21,7 @@ from pgbus.aio.backoff import Backoff
 from pgbus.aio.tasks import end_tasks
 from pgbus.config import Config
 from pgbus.config.options import FLAG, check_options, seconds
+from pgbus.database import channels
 from pgbus.database.connections import cut, session_closed, unreachable
 from pgbus.database.faults import Fault, ServerError, classify, is_link_error, is_passing
 from pgbus.database.migrate import check_async
@@ -41,6 +42,7 @@ from pgbus.rpc.wire import (
     take_batch,
     to_error,
 )
+from pgbus.topics import split_name
 
 logger = logging.getLogger("pgbus")
 
@@ -108,7 +110,7 @@ class Caller:
         self._procedures = procedures
         self._id = secrets.token_hex(8)
         self._store = Store(self, namespace=config.namespace)
-        self._calls_channel = f"{config.namespace}_calls"
+        self._calls_channel = channels.calls(config.namespace)
         self._session: Session | None = None
         self._opening = asyncio.Lock()
         self._looking = asyncio.Lock()
@@ -132,7 +134,7 @@ class Caller:
         """What `Bus.call` tells; `call_id` is a new UUIDv7 unless given."""
         check_procedure_name(procedure)
         declared = self._procedures.get(procedure)
-        settings = self._config.api(procedure.rpartition(".")[0])
+        settings = self._config.api(split_name(procedure)[0])
         receive = result_receiver(procedure, returns, declared=declared, settings=settings)
         check_options(procedure, _OPTIONS, {"timeout": timeout, "wait": wait})
         text = encode_arguments(procedure, arguments, limit=self._config.rpc_max_payload)
@@ -175,7 +177,7 @@ class Caller:
         return NoWorkerAvailable(f"{procedure}: {UNSERVED}{reason}", procedure=procedure)
 
     def _default_timeout(self, procedure: str) -> float:
-        api_name, _, _ = procedure.rpartition(".")
+        api_name, _ = split_name(procedure)
         return self._config.api(api_name).rpc_timeout or self._config.rpc_timeout
 
     async def _exchange(self, request: Request, *, wait: bool, scope: asyncio.Timeout) -> Response:
@@ -258,9 +260,12 @@ class Caller:
 
     async def _open_session(self) -> Session:
         namespace = self._config.namespace
-        channels = {f"{namespace}_reply_{self._id}": self._heard, f"{namespace}_schemas": self._heard_schemas}
+        heard = {
+            channels.replies(namespace, self._id): self._heard,
+            channels.schemas(namespace): self._heard_schemas,
+        }
         try:
-            return await Session.open(self._config, channels=channels)
+            return await Session.open(self._config, channels=heard)
         except ServerError as error:
             raise unreachable(self._config, error) from error
 

@@ -13,11 +13,12 @@ from pgbus.errors import RemoteError
 from pgbus.handlers.hooks import Block, Moment
 from pgbus.messages import ResultMessage, RpcMessage
 from pgbus.outcomes import format_traceback
+from pgbus.topics import split_name
 
 
 def rpc_message(procedure: str, arguments: Mapping[str, object], *, call_id: UUID) -> RpcMessage:
     """The message of a call."""
-    api_name, _, name = procedure.rpartition(".")
+    api_name, name = split_name(procedure)
     return RpcMessage(api_name=api_name, procedure_name=name, kwargs=dict(arguments), id=str(call_id))
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import inspect
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Any, TypeAlias
 
 from pgbus.aio.returned import finish
 from pgbus.config.features import FEATURES
 from pgbus.config.options import FLAG, NAME, check_options, one_of
 from pgbus.errors import ConfigurationError, DuplicateScheduleName, InvalidSchedule
+from pgbus.handlers.contexts import TaskContext
 from pgbus.handlers.declared import Declared, is_chosen
 from pgbus.handlers.signatures import describe, is_async, type_hints, wants_bus, why_not_handler
 from pgbus.schedules.rules import Missed, Rule
@@ -19,19 +19,6 @@ from pgbus.schedules.rules import Missed, Rule
 _OPTIONS = {"name": NAME, "missed": one_of("once", "skip", "all"), "also_run_immediately": FLAG}
 
 TaskFunction: TypeAlias = Callable[..., Any]
-
-
-@dataclass(frozen=True, slots=True)
-class TaskContext:
-    """What a task may know of its run; it is passed to a parameter annotated `pgbus.TaskContext`.
-
-    `due_at` is when the run was due, which may be long ago for one that was missed. `attempt` is 1 unless the run was
-    begun before, by a worker that died or stopped.
-    """
-
-    schedule_name: str
-    due_at: datetime
-    attempt: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from typing import IO, Protocol, TypeAlias, TypeVar
 import msgspec
 
 from pgbus.config import Config
+from pgbus.database import channels
 from pgbus.database.faults import DATABASE_ERRORS, ServerError, is_link_error
 from pgbus.database.store import Run
 from pgbus.errors import (
@@ -38,7 +39,6 @@ from pgbus.schema.documents import (
     Kind,
     encode_documents,
     read_documents,
-    split_name,
     to_documents,
     write_documents,
 )
@@ -46,6 +46,7 @@ from pgbus.schema.generate import Schema
 from pgbus.schema.publication import Publication, read_schema
 from pgbus.schema.unserved import why_unserved
 from pgbus.schema.validate import Validator, can_validate, make_validator, to_json
+from pgbus.topics import split_name
 
 logger = logging.getLogger("pgbus")
 
@@ -70,7 +71,7 @@ class Catalog:
     def __init__(self, *, config: Config, registry: Registry, apis: Apis, run: Run, block: Block) -> None:
         self._config = config
         self._code = Code(registry=registry, apis=apis)
-        self._publication = Publication(service=config.service_name, channel=f"{config.namespace}_schemas")
+        self._publication = Publication(service=config.service_name, channel=channels.schemas(config.namespace))
         self._run = run
         self._block = block
         self._files: dict[Key, Schema] = {}

@@ -17,6 +17,7 @@ import msgspec
 
 from pgbus.errors import InvalidSchema
 from pgbus.schema.generate import Schema
+from pgbus.topics import split_name
 
 Kind: TypeAlias = Literal["event", "procedure", "listener"]
 Documents: TypeAlias = dict[str, dict[str, dict[str, Schema]]]
@@ -60,12 +61,6 @@ class Stored:
     first_seen_at: datetime | None = None
     published_at: datetime | None = None
     last_seen_at: datetime | None = None
-
-
-def split_name(name: str) -> tuple[str, str]:
-    """The API of a topic or procedure, which may be empty, and the name within it."""
-    api, _, rest = name.rpartition(".")
-    return api, rest
 
 
 def to_documents(items: Iterable[Declaration | Stored]) -> Documents:

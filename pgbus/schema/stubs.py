@@ -8,8 +8,9 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pgbus.schema.documents import Declaration, Stored, split_name
+from pgbus.schema.documents import Declaration, Stored
 from pgbus.schema.generate import Schema
+from pgbus.topics import split_name
 
 _HEADER = """\
 # Written by `pgbus schema stubs`; write it again when an API changes.

@@ -5,7 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Sequence
 
-from pgbus.schema.documents import Kind, split_name
+from pgbus.schema.documents import Kind
+from pgbus.topics import split_name
 
 _SHOWN = 20
 

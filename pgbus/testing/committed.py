@@ -16,8 +16,7 @@ from pgbus.database.statements import sequencer
 from pgbus.database.store import Store
 from pgbus.errors import Retry
 from pgbus.listeners.listener import Listener
-from pgbus.registry import Registry
-from pgbus.schedules.schedule import Background, Schedule
+from pgbus.registry import Registry, Work
 from pgbus.telemetry import Happening, Settled
 from pgbus.testing.attempts import Attempt, message_of
 from pgbus.worker.selection import Selection
@@ -34,25 +33,16 @@ class WatchedListeners(Selection):
         super().__init__(registry)
         self._tell = tell
 
-    @property
-    def listeners(self) -> list[Listener]:
-        """The listeners, watched."""
-        return [_watched(listener, self._tell) for listener in super().listeners]
+    def work(self) -> Work:
+        """The listeners, watched, and the procedures; what is on a schedule is not due to what was published."""
+        work = super().work()
+        listeners = [_watched(listener, self._tell) for listener in work.listeners]
+        return replace(work, listeners=listeners, schedules=(), background=())
 
     @property
     def names(self) -> list[str]:
         """The listeners whose events are waited for."""
-        return [listener.name for listener in super().listeners]
-
-    @property
-    def schedules(self) -> list[Schedule]:
-        """None: what is on a schedule has nothing to do with what was published."""
-        return []
-
-    @property
-    def background(self) -> list[Background]:
-        """None."""
-        return []
+        return [listener.name for listener in super().work().listeners]
 
 
 def _watched(listener: Listener, tell: Callable[[BaseException], None]) -> Listener:

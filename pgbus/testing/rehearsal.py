@@ -25,7 +25,6 @@ from pgbus.messages import EventMessage
 from pgbus.outcomes import Dead, Retry, decide
 from pgbus.testing.attempts import Attempt, message_of
 from pgbus.testing.transactions import JoinedTransactions
-from pgbus.topics import matches
 
 BATCH_SIZE = 500
 
@@ -93,7 +92,7 @@ class Rehearsal:
     async def deliver(self, events: Sequence[EventMessage]) -> None:
         """Deliver events to the listeners that hear them, one listener after the other."""
         for listener in self._bus.registry.work().listeners:
-            await self._deliver(listener, [event for event in events if _hears(listener, event)])
+            await self._deliver(listener, [event for event in events if listener.hears(event)])
 
     # ------------------------------------------------------------------------------------------------------ attempts
 
@@ -167,8 +166,7 @@ class Rehearsal:
             threads=self._threads,
             transactions=self._transactions,
             middleware=self._bus.registry.middleware,
-            publish=self._bus.publish,
-            publish_sync=self._bus.publish_sync,
+            sender=self._bus,
         )
         if not (listener.batch or listener.transactional):
             await executor.run(events[0], attempt)
@@ -200,11 +198,6 @@ class Rehearsal:
             case _:
                 self._attempts.append(Attempt(listener.name, event, attempt, "done"))
         return False
-
-
-def _hears(listener: Listener, event: EventMessage) -> bool:
-    topics = (event.topic, *(event.ancestors or ()))
-    return any(matches(pattern, topic) for pattern in listener.patterns for topic in topics)
 
 
 def _own_event(columns: Sequence[str]) -> EventMessage:

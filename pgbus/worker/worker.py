@@ -23,7 +23,7 @@ from pgbus.aio.backoff import Backoff
 from pgbus.aio.clock import now
 from pgbus.aio.tasks import end_tasks
 from pgbus.config import Config
-from pgbus.database import migrate
+from pgbus.database import channels, migrate
 from pgbus.database.adapters.transactions import Transactions
 from pgbus.database.connections import Pool, Pooled, create_pool, session_closed
 from pgbus.database.faults import DATABASE_ERRORS, is_fatal, is_link_error, is_passing
@@ -32,6 +32,7 @@ from pgbus.database.statements import deliveries, listeners, schemas, sequencer
 from pgbus.database.statements.deliveries import Claim
 from pgbus.database.store import Store
 from pgbus.database.tries import Tries
+from pgbus.handlers.contexts import Publishes
 from pgbus.handlers.hooks import Hooks
 from pgbus.handlers.middleware import Middleware
 from pgbus.leader.leader import Leader
@@ -41,7 +42,6 @@ from pgbus.listeners.quarantine import Quarantine
 from pgbus.listeners.registration import register_listener
 from pgbus.listeners.runner import Runner, slots_of
 from pgbus.listeners.settlement import HeldClaim
-from pgbus.messages import EventMessage
 from pgbus.rpc.server import Server
 from pgbus.schedules.runner import Tasks
 from pgbus.schema import SEEN_INTERVAL, Catalog
@@ -60,18 +60,6 @@ RECONNECT_LIMIT = 5.0
 HURRIED_HOOKS = 2.0
 # Of a PostgreSQL integer.
 _ID_DIGITS = 10
-
-
-class Sender(Protocol):
-    """Publishes what a handler publishes through its context."""
-
-    async def publish(self, event: object, *args: Any, **options: Any) -> EventMessage:
-        """`Bus.publish`."""
-        ...
-
-    def publish_sync(self, event: object, *args: Any, **options: Any) -> EventMessage:
-        """`Bus.publish_sync`."""
-        ...
 
 
 class Owner(Protocol):
@@ -105,7 +93,7 @@ class Worker:
         hooks: Hooks,
         schemas: Catalog,
         telemetry: Telemetry,
-        sender: Sender,
+        sender: Publishes,
         owner: Owner,
         on_error: Callable[[Exception], Awaitable[None]],
     ) -> None:
@@ -197,7 +185,7 @@ class Worker:
         if hooks.cancelled():
             return False
         hooks.result()
-        self._selection.check()
+        self._selection.work()  # raises for a name that is not declared
         return True
 
     async def _run_stop_hooks(self) -> None:
@@ -238,7 +226,7 @@ class Worker:
             await _close_pool(engine_pool)
 
     def _connections_for_handlers(self) -> int:
-        needs = sum(listener.concurrency for listener in self._selection.listeners if listener.transactional)
+        needs = sum(listener.concurrency for listener in self._selection.work().listeners if listener.transactional)
         return max(self._config.pool_size, needs)
 
     async def _run(self, pool: Pool, transactions: Transactions) -> None:
@@ -335,10 +323,10 @@ class Worker:
 
     async def _open_session(self) -> Session:
         namespace = self._config.namespace
-        channels = {f"{namespace}_work": self._heard_work, f"{namespace}_schemas": self._heard_schemas}
+        heard = {channels.work(namespace): self._heard_work, channels.schemas(namespace): self._heard_schemas}
         if self._server:
-            channels[f"{namespace}_calls"] = self._server.heard
-        return await Session.open(self._config, channels=channels)
+            heard[channels.calls(namespace)] = self._server.heard
+        return await Session.open(self._config, channels=heard)
 
     async def _live(self, session: Session) -> None:
         await migrate.check_async(session.connection, namespace=self._config.namespace)
@@ -364,16 +352,17 @@ class Worker:
         raise session_closed()
 
     async def _serve(self, store: Store) -> None:
-        procedures = self._selection.procedures
-        if self._server and procedures and not self._restarts.is_resting("calls"):
-            await self._server.serve(procedures, worker_id=self._worker_id, store=store)
+        work = self._selection.work()
+        if self._server and work.procedures and not self._restarts.is_resting("calls"):
+            await self._server.serve(work.procedures, worker_id=self._worker_id, store=store)
         if self._tasks and not self._restarts.is_resting("schedules"):
-            await self._tasks.start(self._selection.schedules, self._selection.background)
+            await self._tasks.start(work.schedules, work.background)
 
     async def _publish_schemas(self, store: Store) -> None:
         """Say what we speak, and learn what others do. A worker that may not goes on without."""
         catalog = self._schemas
-        declared = catalog.declare(procedures=self._selection.procedures, listeners=self._selection.listeners)
+        work = self._selection.work()
+        declared = catalog.declare(procedures=work.procedures, listeners=work.listeners)
         try:
             await catalog.publish(declared, run=store.run, worker_id=self._worker_id)
             await catalog.load(store.run)
@@ -409,7 +398,7 @@ class Worker:
             host=socket.gethostname(),
             pid=os.getpid(),
             version=version("pgbus"),
-            listeners=[listener.name for listener in self._selection.listeners],
+            listeners=[listener.name for listener in self._selection.work().listeners],
         )
 
     async def _lock_worker(self, session: Session, worker_id: int) -> bool:
@@ -444,7 +433,7 @@ class Worker:
     async def _register_listeners(self) -> None:
         pool, _, _ = self._engine
         known = {runner.listener.name for runner in self._runners.values()}
-        for listener in self._selection.listeners:
+        for listener in self._selection.work().listeners:
             listener_id = await register_listener(listener, pool=pool, config=self._config, worker_id=self._worker_id)
             if listener.name in known or listener_id in self._runners or self._restarts.is_resting(_part_of(listener)):
                 continue
@@ -463,8 +452,7 @@ class Worker:
             threads=threads,
             transactions=transactions,
             middleware=self._middleware,
-            publish=self._sender.publish,
-            publish_sync=self._sender.publish_sync,
+            sender=self._sender,
         )
         return Runner(
             listener,

@@ -11,7 +11,8 @@ import pgbus
 from pgbus.cli.run import Choice
 from pgbus.config.features import check_features, read_features
 from pgbus.errors import ConfigurationError
-from pgbus.schedules.schedule import TaskContext, make_task
+from pgbus.handlers.contexts import TaskContext
+from pgbus.schedules.schedule import make_task
 
 if TYPE_CHECKING:
     from datetime import tzinfo

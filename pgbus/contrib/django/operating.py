@@ -8,6 +8,7 @@ from typing import Any, Literal
 from django.db import transaction
 
 from pgbus.contrib.django.project import get_bus
+from pgbus.database import channels
 from pgbus.database.adapters.django import DjangoExecutor
 from pgbus.database.sql import load
 
@@ -52,7 +53,7 @@ class _Change:
 
     def __exit__(self, *raised: Any) -> None:
         if raised[0] is None:
-            self._run("notify_workers", channel=f"{self._namespace}_work")
+            self._run("notify_workers", channel=channels.work(self._namespace))
         self._atomic.__exit__(*raised)
 
     def _run(self, name: str, **values: object) -> Any:

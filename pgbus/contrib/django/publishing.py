@@ -10,8 +10,7 @@ from asgiref.sync import sync_to_async
 from django.db.transaction import TransactionManagementError
 
 from pgbus.database.adapters.django import connection_of, in_atomic
-from pgbus.messages import EventMessage
-from pgbus.publishing.options import PublishOptions
+from pgbus.messages import EventMessage, PublishOptions
 
 
 def publish(

@@ -71,7 +71,7 @@ def run_of(event: Any) -> Run:
         args=event.payload["args"],
         kwargs=event.payload["kwargs"],
         payload=event.payload,
-        queue_name=event.topic.rpartition(".")[2],
+        queue_name=event.event_name,
         deliver_at=event.deliver_at,
         enqueued_at=datetime.fromisoformat(event.payload["enqueued_at"]),
     )

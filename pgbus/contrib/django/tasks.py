@@ -21,7 +21,7 @@ from pgbus.contrib.django.task_frameworks import framework
 from pgbus.contrib.django.task_results import Run, find_run, run_of
 from pgbus.database.adapters.django import connection_of, in_atomic
 from pgbus.errors import ConfigurationError
-from pgbus.listeners.executor import Context
+from pgbus.handlers.contexts import Context
 from pgbus.messages import EventMessage
 from pgbus.outcomes import Dead, RetryPolicy, decide
 

@@ -24,9 +24,9 @@ from pgbus.contrib.lihil.invoking import check_handler, listeners_in_scope, make
 from pgbus.contrib.lihil.registry import Handler, MessageRegistry, name_all_topics, name_topics
 from pgbus.errors import ConfigurationError
 from pgbus.events import event_classes, topic_of
+from pgbus.handlers.contexts import Context
 from pgbus.handlers.decoding import Decode, EventDecoder
 from pgbus.handlers.signatures import Signature, Wanted
-from pgbus.listeners.executor import Context
 from pgbus.listeners.listener import build_listener, in_service
 from pgbus.messages import EventMessage
 from pgbus.plugins import load_plugins

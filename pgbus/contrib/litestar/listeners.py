@@ -15,8 +15,8 @@ from pgbus.codec.casting import Cast, caster
 from pgbus.codec.json import misfit
 from pgbus.contrib.litestar.transactions import DeliveryUnit, Emission, entered
 from pgbus.errors import ConfigurationError, UnhandledEventError
+from pgbus.handlers.contexts import Context
 from pgbus.handlers.signatures import Signature, default_name, describe, is_async, role_of, type_hints, why_not_handler
-from pgbus.listeners.executor import Context
 from pgbus.listeners.listener import ListenerOptions, build_listener, in_service
 from pgbus.messages import EventMessage
 from pgbus.topics import check_pattern

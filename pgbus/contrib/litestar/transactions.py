@@ -18,7 +18,7 @@ import msgspec
 
 from pgbus.bus import Bus
 from pgbus.codec.json import encode
-from pgbus.listeners.executor import Context
+from pgbus.handlers.contexts import Context
 from pgbus.topics import check_topic
 
 Scope: TypeAlias = MutableMapping[str, Any]
