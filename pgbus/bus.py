@@ -14,6 +14,7 @@ from pgbus.api import ApiRegistry, BoundBus, BusClient, BusPath
 from pgbus.config import Config, home_of_caller
 from pgbus.config.features import check_features, read_features
 from pgbus.database.adapters import AsyncUsing, SyncUsing
+from pgbus.database.store import Store
 from pgbus.errors import ConfigurationError
 from pgbus.listeners.declaring import TakesMany, TakesOne
 from pgbus.listeners.listener import Listener, ListenerOptions, make_listener
@@ -52,13 +53,19 @@ class Bus(PublishingVerbs, CallingVerbs, BusPath):  # type: ignore[misc] # of a 
         hooks = self.registry.hooks
         blocking = BlockingCalls(on_close=lambda: self.client.close_here())
         # The catalogue is announced on the sender's first connection, and reads by way of the sender.
-        self._sender = Sender(config, hooks=hooks, blocking=blocking, on_open=lambda run: self.schema.announce(run))
+        self._sender = Sender(
+            config, hooks=hooks, blocking=blocking, on_open=lambda store: self.schema.publication.announce(store)
+        )
         apis = ApiRegistry(taken_names=frozenset([*object.__dir__(self), "client", "schema"]))
         self.schema = Catalog(
-            config=config, registry=self.registry, apis=apis, run=self._sender.run, block=blocking.block
+            config=config,
+            registry=self.registry,
+            apis=apis,
+            store=Store(self._sender, namespace=config.namespace),
+            block=blocking.block,
         )
         self._calls = Calls(
-            config, procedures=self.registry.procedures, schemas=self.schema, hooks=hooks, blocking=blocking
+            config, procedures=self.registry.procedures, schemas=self.schema.checks, hooks=hooks, blocking=blocking
         )
         self.client = BusClient(
             bus=self,

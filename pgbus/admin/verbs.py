@@ -34,9 +34,11 @@ from pgbus.database.faults import InsufficientPrivilege
 from pgbus.database.migrate import check_async
 from pgbus.database.migrate.sessions import Connection, session
 from pgbus.database.sql.rights import missing_right
+from pgbus.database.statements import schemas
+from pgbus.database.store import Store
 from pgbus.errors import ListenerRunningError, UnknownListenerError
 from pgbus.messages import EventMessage
-from pgbus.schema import Schema, Stored, read_schema, read_stored
+from pgbus.schema import Schema, Stored, read_schema, read_versions
 
 EVERY_EVENT = EventFilter()
 EVERY_DEAD_LETTER = DeadFilter()
@@ -52,6 +54,7 @@ class Admin:
         self._connection = connection
         self._namespace = namespace
         self._statements = sql.load(namespace)
+        self._store = Store(connection, namespace=namespace)
         self.schedules = ScheduleVerbs(fetch=self._fetch, change=self._change)
 
     @classmethod
@@ -97,7 +100,7 @@ class Admin:
 
     async def schemas(self) -> list[Stored]:
         """Every version of every schema, by kind and name."""
-        return read_stored(await self._fetch("list_schemas"))
+        return read_versions(await schemas.list_schemas(self._store))
 
     async def find_events(
         self, wanted: EventFilter = EVERY_EVENT, *, limit: int = 100, newest_first: bool = True
@@ -139,8 +142,8 @@ class Admin:
 
     async def event_schemas(self) -> dict[str, Schema]:
         """The JSON Schema of each event's payload that holds now, by topic."""
-        rows = await self._fetch("load_schemas")
-        events = ((row["name"], read_schema(row["schema"])) for row in rows if row["kind"] == "event")
+        found = await schemas.load_schemas(self._store)
+        events = ((one.name, read_schema(one.schema)) for one in found if one.kind == "event")
         return {name: schema["parameters"] for name, schema in events if schema is not None}
 
     async def dead_letters(self, wanted: DeadFilter = EVERY_DEAD_LETTER, *, limit: int = 100) -> list[DeadLetter]:

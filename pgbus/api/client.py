@@ -212,7 +212,7 @@ class BusClient(HookDecorators, Life, Tasking):
             listener,
             find_event=self.api_registry.event,
             settings=self._config.api,
-            refuse_unknown=self.schema.refuse_unknown_event,
+            refuse_unknown=self.schema.checks.refuse_unknown_event,
         )
         for topic in topics:
             if event := self.api_registry.event(topic):

@@ -145,7 +145,7 @@ class BusPath:
         return {
             *super().__dir__(),
             *self._client.api_registry.next_words(self._words),
-            *self._client.schema.next_words(self._words),
+            *self._client.schema.known.next_words(self._words),
         }
 
     def __str__(self) -> str:

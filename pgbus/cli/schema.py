@@ -69,7 +69,7 @@ def check(module: str | None, against: str | None, as_json: bool) -> None:
     known = _known(against)
     found = [
         *find_broken(_declared(bus), known, service=bus.config.service_name),
-        *find_unreadable(bus.schema.declare(listeners=bus.listeners), known),
+        *find_unreadable(bus.schema.code.declare(listeners=bus.listeners), known),
     ]
     for one in found:
         if as_json:
@@ -142,7 +142,7 @@ def _load(module: str | None) -> pgbus.Bus:
 
 
 def _declared(bus: pgbus.Bus) -> list[Declaration]:
-    return bus.schema.declare()
+    return bus.schema.code.declare()
 
 
 def _stored() -> list[Stored]:

@@ -5,17 +5,13 @@ Only `pgbus.database.statements` calls it; everyone else calls the typed functio
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol
 
 import asyncpg
 
 from pgbus.database import channels
 from pgbus.database.sql import Statement, load
 from pgbus.database.sql.rights import missing_right
-
-# Runs a named statement.
-Run: TypeAlias = Callable[[str, dict[str, object]], Awaitable[Sequence[Sequence[Any]]]]
 
 
 class Runner(Protocol):
@@ -46,10 +42,6 @@ class Store:
             return await self._runner.fetch(statement.asyncpg, *statement.arguments(values))
         except asyncpg.InsufficientPrivilegeError as error:
             raise missing_right(statement, error) from error
-
-    async def run(self, name: str, values: dict[str, object]) -> list[Any]:
-        """`fetch` for whoever is given it as a `Run`."""
-        return await self.fetch(name, **values)
 
     async def fetch_one(self, name: str, /, **values: object) -> Any:
         """Run a named statement that returns one row."""

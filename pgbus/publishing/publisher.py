@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from functools import partial
 from typing import Any, cast
 from uuid import UUID
 
@@ -17,6 +16,7 @@ from pgbus.database.connections import (
     Borrowed,
     Connection,
     Pool,
+    Pooled,
     behind_pooler,
     borrow,
     create_pool,
@@ -27,7 +27,7 @@ from pgbus.database.faults import ClientError, InsufficientPrivilege, ServerErro
 from pgbus.database.migrate import check_async
 from pgbus.database.sql import Statement, load
 from pgbus.database.sql.rights import missing_right
-from pgbus.database.store import Run
+from pgbus.database.store import Store
 from pgbus.errors import DatabaseUnreachableError, OutcomeUnknownError
 from pgbus.publishing.outbox import OutboxRow, chunks, insert, published_ids
 
@@ -46,7 +46,7 @@ class Publisher:
     `on_open` is called once the pool is there, before anything is published; it does not fail.
     """
 
-    def __init__(self, config: Config, *, on_open: Callable[[Run], Awaitable[None]]) -> None:
+    def __init__(self, config: Config, *, on_open: Callable[[Store], Awaitable[None]]) -> None:
         self._config = config
         self._on_open = on_open
         self._statements = load(config.namespace)
@@ -90,6 +90,11 @@ class Publisher:
         """Run one named statement in a transaction of its own."""
         async with self._connection() as connection:
             return await _fetch(connection, self._statements[name], values)
+
+    async def fetch(self, query: str, *args: Any) -> list[Any]:
+        """Run one statement in a transaction of its own."""
+        async with self._connection() as connection:
+            return await connection.fetch(query, *args)
 
     async def connect(self) -> None:
         """Open the pool now; raises DatabaseUnreachableError, and SchemaVersionError."""
@@ -139,13 +144,9 @@ class Publisher:
                     if is_link_error(error) or isinstance(error, ServerError):
                         raise unreachable(self._config, error) from error
                     raise
-                await self._on_open(partial(self._run, pool))
+                await self._on_open(Store(Pooled(pool), namespace=self._config.namespace))
                 self._pool = pool
         return self._pool
-
-    async def _run(self, pool: Pool, name: str, values: dict[str, object]) -> Sequence[Sequence[Any]]:
-        async with borrow(pool) as connection:
-            return await _fetch(connection, self._statements[name], values)
 
     async def _flush(self) -> None:
         while self._pending:

@@ -13,7 +13,7 @@ from pgbus.aio.loopbound import LoopBound
 from pgbus.config import Config
 from pgbus.database.adapters import AsyncExecutor, AsyncUsing, SyncExecutor, SyncUsing, async_executor, sync_executor
 from pgbus.database.sql import Statement, load
-from pgbus.database.store import Run
+from pgbus.database.store import Store
 from pgbus.errors import ConnectionUnusableError, PublishTimeout
 from pgbus.handlers.hooks import Hooks
 from pgbus.messages import EventMessage, OpenEvent, PublishOptions
@@ -53,7 +53,7 @@ class Sender:
     """
 
     def __init__(
-        self, config: Config, *, hooks: Hooks, blocking: BlockingCalls, on_open: Callable[[Run], Awaitable[None]]
+        self, config: Config, *, hooks: Hooks, blocking: BlockingCalls, on_open: Callable[[Store], Awaitable[None]]
     ) -> None:
         self.config = config
         self._hooks = hooks
@@ -237,9 +237,9 @@ class Sender:
         """Open the running loop's connections now; raises DatabaseUnreachableError, and SchemaVersionError."""
         await self._publishers.here().connect()
 
-    async def run(self, name: str, values: dict[str, object]) -> Sequence[Sequence[Any]]:
-        """Run a named statement in a transaction of its own; nothing runs, or is found, while a test has a double."""
-        return [] if self._double else await self._publishers.here().execute(name, values)
+    async def fetch(self, query: str, *args: Any) -> list[Any]:
+        """Run one statement in a transaction of its own; nothing runs, or is found, while a test has a double."""
+        return [] if self._double else await self._publishers.here().fetch(query, *args)
 
     async def close_here(self) -> None:
         """Close what belongs to the running loop."""

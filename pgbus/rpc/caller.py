@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 from uuid import UUID
@@ -27,7 +27,7 @@ from pgbus.database.faults import Fault, ServerError, classify, is_link_error, i
 from pgbus.database.migrate import check_async
 from pgbus.database.session import Session
 from pgbus.database.statements import sequencer
-from pgbus.database.store import Run, Store
+from pgbus.database.store import Store
 from pgbus.database.tries import Tries
 from pgbus.errors import CallCancelled, CallTimeout, InvalidArguments, NoWorkerAvailable
 from pgbus.rpc.procedures import Procedures, check_procedure_name
@@ -84,15 +84,15 @@ class Service:
 class Schemas(Protocol):
     """What is known of the procedures of other services."""
 
-    async def check_call(self, procedure: str, arguments: str, *, run: Run) -> None:
-        """Refuse arguments, as JSON text, that do not fit; `run` runs statements."""
+    async def check_call(self, procedure: str, arguments: str, *, store: Store) -> None:
+        """Refuse arguments, as JSON text, that do not fit; `store` is the caller's."""
         ...
 
-    async def why_unserved(self, procedure: str, *, run: Run) -> str | None:
+    async def why_unserved(self, procedure: str, *, store: Store) -> str | None:
         """What is wrong with the name of a procedure that no live worker serves, if it looks wrong."""
         ...
 
-    def drop(self, run: Run | None = None) -> None:
+    def drop(self, store: Store | None = None) -> None:
         """What is known has changed."""
         ...
 
@@ -151,7 +151,7 @@ class Caller:
                 if self._session is None:
                     await self._open()
                 if self._schemas is not None:
-                    await self._schemas.check_call(procedure, arguments, run=self._run)
+                    await self._schemas.check_call(procedure, arguments, store=self._store)
                 service = await self._find(procedure, since=started)
                 if not (service.is_served or wait):
                     raise await self._unserved(procedure)
@@ -172,7 +172,7 @@ class Caller:
         return response.result
 
     async def _unserved(self, procedure: str) -> NoWorkerAvailable:
-        why = self._schemas and await self._schemas.why_unserved(procedure, run=self._run)
+        why = self._schemas and await self._schemas.why_unserved(procedure, store=self._store)
         reason = f", and {why}" if why else "; start one, or call with wait=True"
         return NoWorkerAvailable(f"{procedure}: {UNSERVED}{reason}", procedure=procedure)
 
@@ -409,12 +409,9 @@ class Caller:
         rows = await self._store.fetch("withdraw_requests", call_ids=call_ids, outcome=outcome, error=error)
         return {row["call_id"] for row in rows}
 
-    async def _run(self, name: str, values: dict[str, object]) -> Sequence[Sequence[Any]]:
-        return await self._store.fetch(name, **values)
-
     def _heard_schemas(self, payload: str) -> None:  # noqa: ARG002 - it tells that something changed, not what
         if self._schemas is not None:
-            self._schemas.drop(self._run)
+            self._schemas.drop(self._store)
 
     def _heard(self, payload: str) -> None:
         self._expect(split_ids(payload))

@@ -1,11 +1,12 @@
 """JSON Schemas of events and procedures: made from types, compared, and written as documents and as stubs."""
 
-from pgbus.schema.catalog import Block, Catalog
+from pgbus.schema.catalog import Catalog
 from pgbus.schema.compare import find_breaks
 from pgbus.schema.compatibility import Break, Change, find_broken, find_changes
-from pgbus.schema.documents import Declaration, Documents, Stored
+from pgbus.schema.documents import Declaration, Documents, Stored, read_schema
 from pgbus.schema.generate import Field, Fields, Schema, parameters_schema, payload_schema, type_schema
-from pgbus.schema.publication import SEEN_INTERVAL, read_schema, read_stored
+from pgbus.schema.publication import SEEN_INTERVAL, read_versions
+from pgbus.schema.stored import Block
 from pgbus.schema.stubs import make_stubs
 
 __all__ = [
@@ -27,6 +28,6 @@ __all__ = [
     "parameters_schema",
     "payload_schema",
     "read_schema",
-    "read_stored",
+    "read_versions",
     "type_schema",
 ]

@@ -6,12 +6,13 @@ import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
+from pgbus.database.statements.schemas import Kind
 from pgbus.events import ancestors_of, event_classes
 from pgbus.handlers.signatures import type_hints
 from pgbus.listeners.listener import Listener
 from pgbus.registry import Registry
 from pgbus.rpc.procedures import Procedure
-from pgbus.schema.documents import Declaration, Kind
+from pgbus.schema.documents import Declaration
 from pgbus.schema.generate import Field, Fields, Schema, payload_schema, signature_fields, type_schema
 
 

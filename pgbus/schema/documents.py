@@ -6,20 +6,22 @@
 
 from __future__ import annotations
 
-import hashlib
+import logging
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import IO, Any, Literal, TypeAlias
+from typing import IO, Any, TypeAlias
 
 import msgspec
 
+from pgbus.database.statements.schemas import Kind
 from pgbus.errors import InvalidSchema
 from pgbus.schema.generate import Schema
 from pgbus.topics import split_name
 
-Kind: TypeAlias = Literal["event", "procedure", "listener"]
+logger = logging.getLogger("pgbus")
+
 Documents: TypeAlias = dict[str, dict[str, dict[str, Schema]]]
 
 _SECTIONS: Mapping[str, Kind] = {"events": "event", "rpcs": "procedure"}
@@ -36,11 +38,6 @@ class Declaration:
     name: str
     schema: Schema
     ancestors: tuple[str, ...] = ()
-
-    @property
-    def hash(self) -> str:
-        """SHA-256 of the schema, whatever the order of its keys."""
-        return hashlib.sha256(msgspec.json.encode(self.schema, order="sorted")).hexdigest()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +60,15 @@ class Stored:
     last_seen_at: datetime | None = None
 
 
+def read_schema(text: str) -> Schema | None:
+    """A stored schema; None for JSON that Python cannot hold: whoever may publish may store any."""
+    try:
+        return msgspec.json.decode(text, type=dict[str, Any])
+    except (msgspec.MsgspecError, RecursionError) as error:
+        logger.warning("a stored schema is passed over, as it cannot be read: %s", error)
+        return None
+
+
 def to_documents(items: Iterable[Declaration | Stored]) -> Documents:
     """The events and procedures among the items, by API; of two with one name, the later one."""
     sections = {kind: section for section, kind in _SECTIONS.items()}
@@ -75,6 +81,11 @@ def to_documents(items: Iterable[Declaration | Stored]) -> Documents:
     return {api: documents[api] for api in sorted(documents)}
 
 
+def join_name(api_name: str, name: str) -> str:
+    """The topic or procedure of a name within an API, which may be empty."""
+    return f"{api_name}.{name}" if api_name else name
+
+
 def from_documents(documents: object, *, source: str) -> Iterator[Declaration]:
     """The declarations that a document holds; raises InvalidSchema naming what is wrong in `source`."""
     for api, sections in _mapping(documents, f"{source} is not a JSON object of APIs").items():
@@ -83,7 +94,7 @@ def from_documents(documents: object, *, source: str) -> Iterator[Declaration]:
             if kind is None:
                 raise InvalidSchema(f"{source}: API {api!r} has {section!r}; there are 'events' and 'rpcs'")
             for name, schema in _mapping(entries, f"{source}: {section} of API {api!r} are not a JSON object").items():
-                full_name = f"{api}.{name}" if api else name
+                full_name = join_name(api, name)
                 found = _mapping(schema, f"{source}: {full_name} is not a JSON object")
                 if missing := [part for part in _PARTS[kind] if part not in found]:
                     raise InvalidSchema(f"{source}: {full_name} has no {' and no '.join(map(repr, missing))}")

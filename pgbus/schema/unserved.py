@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Sequence
 
-from pgbus.schema.documents import Kind
+from pgbus.database.statements.schemas import Kind
 from pgbus.topics import split_name
 
 _SHOWN = 20

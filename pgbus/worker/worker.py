@@ -362,10 +362,10 @@ class Worker:
         """Say what we speak, and learn what others do. A worker that may not goes on without."""
         catalog = self._schemas
         work = self._selection.work()
-        declared = catalog.declare(procedures=work.procedures, listeners=work.listeners)
+        declared = catalog.code.declare(procedures=work.procedures, listeners=work.listeners)
         try:
-            await catalog.publish(declared, run=store.run, worker_id=self._worker_id)
-            await catalog.load(store.run)
+            await catalog.publication.publish(declared, store=store, worker_id=self._worker_id)
+            await catalog.stored.load(store)
         except Exception as error:  # what others stored may be anything
             if is_link_error(error):
                 raise
@@ -373,7 +373,7 @@ class Worker:
 
     def _heard_schemas(self, payload: str) -> None:  # noqa: ARG002 - it tells that something changed, not what
         if session := self._session:
-            self._schemas.drop(session.store.run)
+            self._schemas.stored.drop(session.store)
 
     async def _register_worker(self, session: Session) -> None:
         """Take our liveness lock: under the old id if it is still ours to have, so that our claims stay ours."""

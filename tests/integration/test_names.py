@@ -149,7 +149,7 @@ def _saved(bus: pgbus.Bus) -> Any:
     import io
 
     stream = io.StringIO()
-    bus.schema._stored = {}
+    bus.schema.stored._schemas = {}
     bus.schema.save_local(stream)
     stream.seek(0)
     return stream

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pgbus.schema.documents import Kind
+from pgbus.database.statements.schemas import Kind
 from pgbus.schema.unserved import why_unserved
 
 KNOWN: list[tuple[Kind, str]] = [
