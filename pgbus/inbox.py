@@ -12,7 +12,8 @@ from typing import Any, NoReturn, Protocol
 from pgbus.config import Config
 from pgbus.database.adapters import async_executor, sync_executor
 from pgbus.database.faults import sqlstate_of
-from pgbus.database.sql import DEFAULT_NAMESPACE, load
+from pgbus.database.sql import DEFAULT_NAMESPACE
+from pgbus.database.statements import inbox
 from pgbus.errors import ConfigurationError
 from pgbus.messages import EventMessage
 
@@ -39,8 +40,7 @@ def ddl(*, namespace: str = DEFAULT_NAMESPACE) -> list[str]:
     Raises ConfigurationError for a namespace that cannot be.
     """
     Config(namespace=namespace)  # which has the rules for it
-    statements = load(namespace)
-    return [statements[name].text for name in ("create_inbox_namespace", "create_inbox", "create_inbox_index")]
+    return inbox.create_inbox(namespace=namespace)
 
 
 async def take(context: Attempt, *, using: object, namespace: str = DEFAULT_NAMESPACE) -> bool:
@@ -59,7 +59,7 @@ async def take(context: Attempt, *, using: object, namespace: str = DEFAULT_NAME
 async def take_batch(context: Attempt, *, using: object, namespace: str = DEFAULT_NAMESPACE) -> list[bool]:
     """`take` for a handler of batches: for each event of `context.events`, whether it is new."""
     try:
-        taken = await async_executor(using).fetch(load(namespace)["take_events"], _values(context))
+        taken = await async_executor(using).fetch(*_take(context, namespace))
     except Exception as error:
         _explain(error, namespace)
     return _are_new(context, taken)
@@ -67,7 +67,7 @@ async def take_batch(context: Attempt, *, using: object, namespace: str = DEFAUL
 
 async def forget(*, older_than: float, using: object, namespace: str = DEFAULT_NAMESPACE) -> int:
     """Forget events that were taken more than `older_than` seconds ago; returns how many."""
-    rows = await async_executor(using).fetch(load(namespace)["forget_taken_events"], {"age": older_than})
+    rows = await async_executor(using).fetch(*inbox.forget_taken_events(namespace=namespace, age=older_than))
     return int(rows[0][0])
 
 
@@ -79,7 +79,7 @@ def take_sync(context: Attempt, *, using: object, namespace: str = DEFAULT_NAMES
 def take_batch_sync(context: Attempt, *, using: object, namespace: str = DEFAULT_NAMESPACE) -> list[bool]:
     """`take_batch` for a connection or session that blocks."""
     try:
-        taken = sync_executor(using).fetch(load(namespace)["take_events"], _values(context))
+        taken = sync_executor(using).fetch(*_take(context, namespace))
     except Exception as error:
         _explain(error, namespace)
     return _are_new(context, taken)
@@ -87,7 +87,7 @@ def take_batch_sync(context: Attempt, *, using: object, namespace: str = DEFAULT
 
 def forget_sync(*, older_than: float, using: object, namespace: str = DEFAULT_NAMESPACE) -> int:
     """`forget` for a connection or session that blocks."""
-    rows = sync_executor(using).fetch(load(namespace)["forget_taken_events"], {"age": older_than})
+    rows = sync_executor(using).fetch(*inbox.forget_taken_events(namespace=namespace, age=older_than))
     return int(rows[0][0])
 
 
@@ -97,9 +97,9 @@ def _one(context: Attempt) -> Attempt:
     return context
 
 
-def _values(context: Attempt) -> dict[str, object]:
+def _take(context: Attempt, namespace: str) -> inbox.Bound:
     ids = list(dict.fromkeys(event.event_id for event in context.events))
-    return {"listener_name": context.listener_name, "event_ids": ids}
+    return inbox.take_events(namespace=namespace, listener_name=context.listener_name, event_ids=ids)
 
 
 def _are_new(context: Attempt, taken: Sequence[Sequence[Any]]) -> list[bool]:

@@ -1,23 +1,20 @@
 """Operators' verbs: how the bus is doing, what happened to an event, and the changes that a person makes."""
 
 from pgbus.admin.conditions import Condition
+from pgbus.admin.filters import CallFilter, DeadFilter, EventFilter
 from pgbus.admin.name_filter import Names
-from pgbus.admin.records import (
+from pgbus.admin.verbs import Admin, BusStatus
+from pgbus.database.statements.inspection import (
     Attempt,
-    BusStatus,
-    CallFilter,
     CallRecord,
-    DeadFilter,
     DeadLetter,
-    EventFilter,
     EventRecord,
     GivenUp,
     ListenerStatus,
     Owed,
     WorkerStatus,
 )
-from pgbus.admin.schedules import ScheduleRun, ScheduleStatus
-from pgbus.admin.verbs import Admin
+from pgbus.database.statements.timetable import ScheduleRun, ScheduleStatus
 
 __all__ = [
     "Admin",

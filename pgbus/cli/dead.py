@@ -52,7 +52,7 @@ def list_dead(
 ) -> None:
     """List dead letters, the newest first."""
     wanted = DeadFilter(listener_name=listener_name, topic=topic, since=since)
-    letters = with_admin(lambda admin: admin.dead_letters(wanted, limit=limit))
+    letters = with_admin(lambda admin: admin.dead_letters.find(wanted, limit=limit))
     if as_json:
         for letter in letters:
             print_json(_as_json(letter))
@@ -66,7 +66,7 @@ def list_dead(
 @json_option
 def show_dead(*, letter_id: int, as_json: bool) -> None:
     """Show one dead letter: its event, its error and the traceback."""
-    letters = with_admin(lambda admin: admin.dead_letters(DeadFilter(ids=(letter_id,))))
+    letters = with_admin(lambda admin: admin.dead_letters.find(DeadFilter(ids=(letter_id,))))
     if not letters:
         fail(f"there is no dead letter {letter_id}; `pgbus dead list` shows what there is")
     if as_json:
@@ -83,7 +83,7 @@ def show_dead(*, letter_id: int, as_json: bool) -> None:
 @json_option
 def retry_dead(**given: Any) -> None:
     """Give dead letters to their listeners again, at once: those with the IDs, or --all that match."""
-    _change(Admin.retry_dead, verb="retried", **given)
+    _change(lambda admin, wanted: admin.dead_letters.retry(wanted), verb="retried", **given)
 
 
 @dead.command("discard")
@@ -94,7 +94,7 @@ def retry_dead(**given: Any) -> None:
 @json_option
 def discard_dead(**given: Any) -> None:
     """Remove dead letters for good: those with the IDs, or --all that match. The history keeps them."""
-    _change(Admin.discard_dead, verb="discarded", **given)
+    _change(lambda admin, wanted: admin.dead_letters.discard(wanted), verb="discarded", **given)
 
 
 def _change(

@@ -8,7 +8,7 @@ from typing import Literal, cast
 import rich_click as click
 from rich.text import Text
 
-from pgbus.admin import Admin, ListenerStatus
+from pgbus.admin import ListenerStatus
 from pgbus.cli.global_options import database_options
 from pgbus.cli.options import change_each, json_option, read_past, with_admin
 from pgbus.cli.output import ago, console, number, print_json, table
@@ -25,7 +25,7 @@ def listeners() -> None:
 @json_option
 def list_listeners(as_json: bool) -> None:
     """List the registered listeners and their subscriptions."""
-    found = with_admin(lambda admin: admin.listeners())
+    found = with_admin(lambda admin: admin.listeners.list())
     if as_json:
         for listener in found:
             print_json(listener)
@@ -56,7 +56,7 @@ def _cells(listener: ListenerStatus) -> tuple[Text, ...]:
 @database_options
 def pause(names: tuple[str, ...]) -> None:
     """Stop deliveries to listeners, on every worker; their events are kept."""
-    change_each(names, Admin.pause, verb="paused")
+    change_each(names, lambda admin, name: admin.listeners.pause(name), verb="paused")
 
 
 @listeners.command()
@@ -64,7 +64,7 @@ def pause(names: tuple[str, ...]) -> None:
 @database_options
 def resume(names: tuple[str, ...]) -> None:
     """Let paused listeners go on."""
-    change_each(names, Admin.resume, verb="resumed")
+    change_each(names, lambda admin, name: admin.listeners.resume(name), verb="resumed")
 
 
 def read_place(text: str) -> str | int | datetime:
@@ -91,7 +91,7 @@ def reset(name: str, to: str | int | datetime) -> None:
     """
     place = cast("Literal['beginning', 'now'] | int | datetime", to)
     try:
-        position = with_admin(lambda admin: admin.reset(name, to=place))
+        position = with_admin(lambda admin: admin.listeners.reset(name, to=place))
     except ValueError as error:
         raise click.UsageError(str(error)) from None
     console().print(f"reset {name}: it hears the log from position {position} on", soft_wrap=True)
@@ -103,5 +103,5 @@ def reset(name: str, to: str | int | datetime) -> None:
 @click.option("--force", is_flag=True, help="Even while a live worker runs it.")
 def remove(name: str, force: bool) -> None:
     """Forget a listener, with all that is owed to it and its dead letters; its history stays."""
-    with_admin(lambda admin: admin.remove(name, force=force))
+    with_admin(lambda admin: admin.listeners.remove(name, force=force))
     console().print(f"removed {name}", soft_wrap=True)

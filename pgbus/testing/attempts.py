@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 from pgbus.messages import EventMessage
 
@@ -21,19 +20,3 @@ class Attempt:
     attempt: int
     outcome: AttemptOutcome
     error: str | None = None
-
-
-def message_of(columns: Sequence[Any]) -> EventMessage:
-    """An event from its columns: position, event_id, topic, ancestors, key, payload, headers and two instants."""
-    position, event_id, topic, ancestors, key, payload, headers, published_at, deliver_at = columns
-    return EventMessage(
-        topic=topic,
-        raw=payload,
-        event_id=event_id,
-        key=key,
-        raw_headers=headers,
-        ancestors=ancestors,
-        published_at=published_at,
-        deliver_at=deliver_at,
-        position=position,
-    )

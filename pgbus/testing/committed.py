@@ -12,13 +12,13 @@ from typing import Any
 from pgbus.aio.returned import finish, is_awaitable
 from pgbus.bus import Bus, make_worker
 from pgbus.database.connections import connect
-from pgbus.database.statements import sequencer
+from pgbus.database.statements import sequencer, testing
 from pgbus.database.store import Store
 from pgbus.errors import Retry
 from pgbus.listeners.listener import Listener
 from pgbus.registry import Registry, Work
 from pgbus.telemetry import Happening, Settled
-from pgbus.testing.attempts import Attempt, message_of
+from pgbus.testing.attempts import Attempt
 from pgbus.worker.selection import Selection
 from pgbus.worker.worker import Worker
 
@@ -115,7 +115,7 @@ async def deliver_committed(buses: Sequence[Bus], *, raise_errors: bool, timeout
     failure = Failure()
     watched = [WatchedListeners(bus.registry, tell=failure.tell) for bus in buses]
     async with _store(buses[0]) as store:
-        since = (await store.fetch_one("count_unsettled", listener_names=[]))["looked_at"]
+        since = (await testing.count_unsettled(store, listener_names=[])).looked_at
         workers = [make_worker(bus, selection=selection) for bus, selection in zip(buses, watched, strict=True)]
 
         def names() -> list[str]:
@@ -126,10 +126,8 @@ async def deliver_committed(buses: Sequence[Bus], *, raise_errors: bool, timeout
             await _run_until(idle, workers, failure=failure if raise_errors else None, timeout=timeout)
         if raise_errors and failure.error:
             raise failure.error
-        rows = await store.fetch("find_attempts", since=since, listener_names=names())
-    attempts = [
-        Attempt(name, message_of(columns), attempt, outcome, error) for name, attempt, outcome, error, *columns in rows
-    ]
+        found = await testing.find_attempts(store, since=since, listener_names=names())
+    attempts = [Attempt(one.listener_name, one.event, one.attempt, one.outcome, one.error) for one in found]
     for one in attempts:
         if raise_errors and one.outcome in ("retry", "dead"):
             raise AssertionError(f"{one.listener_name} failed on {one.event.topic}: {one.error}")
@@ -194,8 +192,8 @@ async def _wait_until_idle(
     for worker in workers:
         await worker.ready.wait()
     if holds_back:
-        await store.fetch("stop_leading", namespace=store.namespace)
-    while (await store.fetch_one("count_unsettled", listener_names=names()))["unsettled"]:
+        await testing.stop_leading(store)
+    while (await testing.count_unsettled(store, listener_names=names())).unsettled:
         if holds_back:  # each time: a worker may have been about to wait for this
             await sequencer.notify_workers(store, "leaderless")
         with contextlib.suppress(TimeoutError):

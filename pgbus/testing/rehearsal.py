@@ -10,20 +10,18 @@ import asyncio
 from collections.abc import Sequence
 from concurrent.futures import Executor as Threads
 from contextlib import ExitStack
-from datetime import UTC, datetime
-from uuid import UUID
 
 from pgbus.aio.tasks import is_being_cancelled
 from pgbus.bus import Bus
 from pgbus.database.adapters import AsyncExecutor
-from pgbus.database.sql import Statement, load
+from pgbus.database.statements import testing
 from pgbus.errors import ConnectionUnusableError, UnhandledEventError
 from pgbus.listeners.executor import Executor
 from pgbus.listeners.hooks import prepare
 from pgbus.listeners.listener import Listener
 from pgbus.messages import EventMessage
 from pgbus.outcomes import Dead, Retry, decide
-from pgbus.testing.attempts import Attempt, message_of
+from pgbus.testing.attempts import Attempt
 from pgbus.testing.transactions import JoinedTransactions
 
 BATCH_SIZE = 500
@@ -41,8 +39,8 @@ async def rehearse(
 
     `join` runs statements in the transaction; plain handlers run in `threads`.
     """
-    statements = load(buses[0].config.namespace)
-    await _check_transaction(join, statements["find_transaction"])
+    namespace = buses[0].config.namespace
+    await _check_transaction(join, namespace)
     attempts: list[Attempt] = []
     parts = [
         Rehearsal(bus, transactions=transactions, threads=threads, raise_errors=raise_errors, attempts=attempts)
@@ -54,14 +52,14 @@ async def rehearse(
         for bus in buses:
             # They may declare listeners; those of plugins are for a worker, and its end.
             await bus.registry.hooks.before_worker_start.run_once(plugins=False)
-        while rows := await join.fetch(statements["take_own_events"], {}):
+        while events := await testing.take_own_events(join, namespace=namespace):
             for part in parts:
-                await part.deliver([_own_event(row) for row in rows])
+                await part.deliver(events)
     return attempts
 
 
-async def _check_transaction(join: AsyncExecutor, statement: Statement) -> None:
-    ids = [(await join.fetch(statement, {}))[0][0] for _ in range(2)]
+async def _check_transaction(join: AsyncExecutor, namespace: str) -> None:
+    ids = [await testing.find_transaction(join, namespace=namespace) for _ in range(2)]
     if ids[0] != ids[1]:
         raise ConnectionUnusableError(
             "the connection is in no transaction, so what it publishes is committed at once; begin one, or deliver "
@@ -198,14 +196,6 @@ class Rehearsal:
             case _:
                 self._attempts.append(Attempt(listener.name, event, attempt, "done"))
         return False
-
-
-def _own_event(columns: Sequence[str]) -> EventMessage:
-    """An event from what `take_own_events` returns, which is all text."""
-    position, event_id, topic, ancestors, key, payload, headers, *instants = columns
-    published_at, deliver_at = (datetime.fromisoformat(text).astimezone(UTC) if text else None for text in instants)
-    names = ancestors.split(" ") if ancestors else None
-    return message_of((int(position), UUID(event_id), topic, names, key, payload, headers, published_at, deliver_at))
 
 
 async def _do_nothing(_: AsyncExecutor) -> None:

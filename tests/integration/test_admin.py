@@ -14,6 +14,7 @@ from pgbus.admin import Admin, Condition, DeadFilter, EventFilter, EventRecord
 from pgbus.config import Config
 from pgbus.database import sql
 from pgbus.database.statements import deliveries
+from pgbus.database.statements.inspection import parameters
 from pgbus.database.store import Store
 from pgbus.errors import (
     DatabaseUnreachableError,
@@ -291,7 +292,7 @@ async def test_nothing_is_owed_to_a_listener_that_is_done(admin: Admin, rows: Ro
 async def test_the_history_of_a_removed_listener_stays(admin: Admin, rows: Rows) -> None:
     await rows.event(1)
     await rows.attempt(await rows.listener("mailer"), 1)
-    await admin.remove("mailer")
+    await admin.listeners.remove("mailer")
     [record] = await admin.find_events()
     assert [(one.listener_name, one.outcome) for one in record.attempts] == [("(removed)", "done")]
 
@@ -310,13 +311,13 @@ async def test_an_unknown_listener_is_named_with_its_close_matches(admin: Admin,
     with pytest.raises(UnknownListenerError, match=r"no listener 'sendmail'; did you mean 'send_mail'\?") as caught:
         await admin.find_events(EventFilter(owed_to="sendmail"))
     assert caught.value.close == ("send_mail",)
-    for verb in (admin.pause, admin.resume, admin.remove):
+    for verb in (admin.listeners.pause, admin.listeners.resume, admin.listeners.remove):
         with pytest.raises(UnknownListenerError):
             await verb("sendmail")
     with pytest.raises(UnknownListenerError):
-        await admin.reset("sendmail", to="now")
+        await admin.listeners.reset("sendmail", to="now")
     with pytest.raises(UnknownListenerError):
-        await admin.dead_letters(DeadFilter(listener_name="sendmail"))
+        await admin.dead_letters.find(DeadFilter(listener_name="sendmail"))
 
 
 @pytest.mark.parametrize(
@@ -343,7 +344,7 @@ async def test_finding_events_reads_an_index(
         )
         await connection.execute("ANALYZE pgbus.events")
         statement = sql.load()["find_events"]
-        values = statement.arguments({**wanted.values(), "limit": 20, "newest_first": newest_first})
+        values = statement.arguments({**parameters(wanted.criteria()), "limit": 20, "newest_first": newest_first})
         plan = "\n".join(row[0] for row in await connection.fetch(f"EXPLAIN {statement.asyncpg}", *values))
     finally:
         await connection.close()
@@ -407,7 +408,7 @@ async def test_dead_letters_are_listed_newest_first_with_their_events(admin: Adm
     mailer, stock = await rows.listener("mailer"), await rows.listener("stock")
     first = await rows.dead_letter(mailer, 1, dead_at=NOON)
     second = await rows.dead_letter(stock, 2, dead_at=NOON + HOUR)
-    letters = await admin.dead_letters()
+    letters = await admin.dead_letters.find()
     assert [(one.id, one.listener_name, one.event.topic) for one in letters] == [
         (second, "stock", "auth.user_created"),
         (first, "mailer", "orders.placed"),
@@ -421,8 +422,8 @@ async def test_dead_letters_are_listed_newest_first_with_their_events(admin: Adm
         (DeadFilter(ids=(first, 999)), [first]),
         (DeadFilter(topic="orders.*", listener_name="stock"), []),
     ):
-        assert [one.id for one in await admin.dead_letters(wanted)] == expected
-    assert [one.id for one in await admin.dead_letters(limit=1)] == [second]
+        assert [one.id for one in await admin.dead_letters.find(wanted)] == expected
+    assert [one.id for one in await admin.dead_letters.find(limit=1)] == [second]
 
 
 async def test_retrying_a_dead_letter_owes_its_event_again_in_its_lane(
@@ -431,12 +432,12 @@ async def test_retrying_a_dead_letter_owes_its_event_again_in_its_lane(
     await rows.event(7)
     mailer = await rows.listener("mailer", lanes=16)
     letter_id = await rows.dead_letter(mailer, 7, lane=3)
-    assert await admin.retry_dead(DeadFilter(ids=(letter_id, 999))) == [letter_id]
+    assert await admin.dead_letters.retry(DeadFilter(ids=(letter_id, 999))) == [letter_id]
     [delivery] = await rows.connection.fetch(
         "SELECT listener_id, lane, first, last, events, attempt, available_at <= now() AS due FROM pgbus.deliveries"
     )
     assert tuple(delivery) == (mailer, 3, 7, 7, 1, 1, True)
-    assert await admin.dead_letters() == []
+    assert await admin.dead_letters.find() == []
     assert await told_to_reload(reloads)
 
 
@@ -446,12 +447,12 @@ async def test_discarding_a_dead_letter_leaves_a_line_in_the_history(
     await rows.event(7)
     mailer = await rows.listener("mailer")
     letter_id = await rows.dead_letter(mailer, 7)
-    assert await admin.discard_dead(DeadFilter(ids=(letter_id,))) == [letter_id]
+    assert await admin.dead_letters.discard(DeadFilter(ids=(letter_id,))) == [letter_id]
     [record] = await admin.find_events()
     assert [(one.listener_name, one.attempt, one.outcome, one.worker) for one in record.attempts] == [
         ("mailer", 10, "discarded", "operator")
     ]
-    assert (record.owed, await admin.dead_letters()) == ((), [])
+    assert (record.owed, await admin.dead_letters.find()) == ((), [])
     assert await told_to_reload(reloads)
 
 
@@ -461,9 +462,9 @@ async def test_every_dead_letter_that_matches_can_be_retried_at_once(admin: Admi
         await rows.event(position, "orders.placed" if position <= 10 else "orders.paid")
         await rows.dead_letter(mailer, position)
     kept = await rows.dead_letter(stock, 1)
-    assert len(await admin.retry_dead(DeadFilter(listener_name="mailer", topic="orders.paid"))) == 10
-    assert len(await admin.discard_dead(DeadFilter(listener_name="mailer"))) == 10
-    assert [one.id for one in await admin.dead_letters()] == [kept]
+    assert len(await admin.dead_letters.retry(DeadFilter(listener_name="mailer", topic="orders.paid"))) == 10
+    assert len(await admin.dead_letters.discard(DeadFilter(listener_name="mailer"))) == 10
+    assert [one.id for one in await admin.dead_letters.find()] == [kept]
 
 
 async def test_two_operators_do_not_retry_the_same_dead_letter_twice(admin: Admin, rows: Rows, database: str) -> None:
@@ -472,7 +473,7 @@ async def test_two_operators_do_not_retry_the_same_dead_letter_twice(admin: Admi
         await rows.event(position)
         await rows.dead_letter(mailer, position)
     async with Admin.connect(Config(dsn=database)) as other:
-        done = await asyncio.gather(admin.retry_dead(), other.retry_dead())
+        done = await asyncio.gather(admin.dead_letters.retry(), other.dead_letters.retry())
     assert sorted(len(ids) for ids in done) != [50, 50]
     assert len(done[0]) + len(done[1]) == 50
     assert await rows.connection.fetchval("SELECT count(*) FROM pgbus.deliveries") == 50
@@ -529,10 +530,10 @@ async def test_a_dead_letter_tells_how_many_events_wait_behind_it(admin: Admin, 
     await rows.event(3, key="eve")
     other = await rows.dead_letter(poisoned.listener_id, 3)
     await poisoned.settle(rows.connection)
-    letters = {letter.id: letter for letter in await admin.dead_letters()}
+    letters = {letter.id: letter for letter in await admin.dead_letters.find()}
     assert (letters[poisoned.letter_id].blocked_key, letters[poisoned.letter_id].blocked) == ("adam", 1)
     assert (letters[other].blocked_key, letters[other].blocked) == (None, 0)
-    assert (await admin.listeners())[0].blocked == 1
+    assert (await admin.listeners.list())[0].blocked == 1
 
 
 async def test_retrying_a_dead_letter_releases_what_waited_behind_it(
@@ -540,7 +541,7 @@ async def test_retrying_a_dead_letter_releases_what_waited_behind_it(
 ) -> None:
     await poisoned.settle(rows.connection)
     assert await owed(rows) == [(2, "blocked")]
-    await admin.retry_dead()
+    await admin.dead_letters.retry()
     assert await owed(rows) == [(1, "waiting"), (2, "waiting")]
 
 
@@ -548,7 +549,7 @@ async def test_discarding_a_dead_letter_releases_what_waited_behind_it(
     admin: Admin, rows: Rows, poisoned: Poisoned
 ) -> None:
     await poisoned.settle(rows.connection)
-    await admin.discard_dead()
+    await admin.dead_letters.discard()
     assert await owed(rows) == [(2, "waiting")]
 
 
@@ -558,16 +559,16 @@ async def test_a_key_stays_blocked_while_another_of_its_dead_letters_is_left(
     await rows.event(3, key="adam")
     other = await rows.dead_letter(poisoned.listener_id, 3, lane=3, blocked_key="adam")
     await poisoned.settle(rows.connection)
-    await admin.discard_dead(DeadFilter(ids=(other,)))
+    await admin.dead_letters.discard(DeadFilter(ids=(other,)))
     assert await owed(rows) == [(2, "blocked")]
-    await admin.discard_dead()
+    await admin.dead_letters.discard()
     assert await owed(rows) == [(2, "waiting")]
 
 
 async def test_an_event_is_not_put_aside_for_a_dead_letter_that_is_gone(
     admin: Admin, rows: Rows, poisoned: Poisoned
 ) -> None:
-    await admin.discard_dead()
+    await admin.dead_letters.discard()
     await poisoned.settle(rows.connection)
     assert await owed(rows) == [(2, "waiting")]
 
@@ -577,7 +578,7 @@ async def test_a_worker_that_puts_an_event_aside_waits_for_the_operator_who_take
 ) -> None:
     operator, worker = await connect(database), await connect(database)
     async with operator.transaction():
-        await Admin(operator).discard_dead()
+        await Admin(operator).dead_letters.discard()
         settling = asyncio.create_task(poisoned.settle(worker))
         await eventually(lambda: waits_for_a_lock(rows))
     await settling
@@ -590,7 +591,7 @@ async def test_an_operator_who_takes_a_dead_letter_waits_for_the_worker_that_put
     worker = await connect(database)
     async with worker.transaction():
         await poisoned.settle(worker)
-        discarding = asyncio.create_task(admin.discard_dead())
+        discarding = asyncio.create_task(admin.dead_letters.discard())
         await eventually(lambda: waits_for_a_lock(rows))
     await discarding
     assert await owed(rows) == [(2, "waiting")]
@@ -603,11 +604,11 @@ async def test_a_listener_is_paused_and_resumed_and_workers_are_told(
     admin: Admin, rows: Rows, reloads: asyncio.Queue[object]
 ) -> None:
     await rows.listener("mailer")
-    await admin.pause("mailer")
-    assert [one.state for one in await admin.listeners()] == ["paused"]
+    await admin.listeners.pause("mailer")
+    assert [one.state for one in await admin.listeners.list()] == ["paused"]
     assert await told_to_reload(reloads)
-    await admin.resume("mailer")
-    assert [one.state for one in await admin.listeners()] == ["active"]
+    await admin.listeners.resume("mailer")
+    assert [one.state for one in await admin.listeners.list()] == ["active"]
     assert await told_to_reload(reloads)
 
 
@@ -639,10 +640,10 @@ async def test_reset_moves_the_cursor_and_drops_what_waits(
     claimed = await rows.delivery(mailer, 3, worker_id=1)
     others = await rows.delivery(stock, 1)
     await rows.dead_letter(mailer, 4)
-    assert await admin.reset("mailer", to=place) == cursor  # type: ignore[arg-type] # one of the kinds it takes
+    assert await admin.listeners.reset("mailer", to=place) == cursor  # type: ignore[arg-type] # one of the kinds it takes
     left = await rows.connection.fetch("SELECT id FROM pgbus.deliveries ORDER BY id")
     assert [row["id"] for row in left] == [claimed, others]
-    assert [(one.listener_name, one.cursor, one.dead) for one in await admin.listeners()] == [
+    assert [(one.listener_name, one.cursor, one.dead) for one in await admin.listeners.list()] == [
         ("mailer", cursor, 1),
         ("stock", None, 0),
     ]
@@ -655,7 +656,7 @@ async def test_reset_to_a_place_outside_the_log_is_refused(admin: Admin, rows: R
     mailer = await rows.listener("mailer")
     await rows.delivery(mailer, 1)
     with pytest.raises(ValueError, match=r"is not a position of the log|has no time zone"):
-        await admin.reset("mailer", to=place)
+        await admin.listeners.reset("mailer", to=place)
     assert await rows.connection.fetchval("SELECT count(*) FROM pgbus.deliveries") == 1
 
 
@@ -667,11 +668,11 @@ async def test_removing_a_listener_takes_all_that_is_owed_to_it(
     for listener_id in (mailer, stock):
         await rows.delivery(listener_id, 1)
         await rows.dead_letter(listener_id, 1)
-    await admin.remove("mailer")
+    await admin.listeners.remove("mailer")
     for table in ("subscriptions", "deliveries", "dead_letters"):
         left = await rows.connection.fetch(f"SELECT listener_id FROM pgbus.{table}")
         assert [row["listener_id"] for row in left] == [stock]
-    assert [one.listener_name for one in await admin.listeners()] == ["stock"]
+    assert [one.listener_name for one in await admin.listeners.list()] == ["stock"]
     assert await told_to_reload(reloads)
 
 
@@ -680,10 +681,10 @@ async def test_a_listener_is_not_removed_while_a_live_worker_runs_it(admin: Admi
     await rows.worker("worker-1", "mailer")
     await rows.worker("worker-2", "mailer", live=False)
     with pytest.raises(ListenerRunningError, match="'mailer' is run by worker-1;"):
-        await admin.remove("mailer")
-    assert len(await admin.listeners()) == 1
-    await admin.remove("mailer", force=True)
-    assert await admin.listeners() == ()
+        await admin.listeners.remove("mailer")
+    assert len(await admin.listeners.list()) == 1
+    await admin.listeners.remove("mailer", force=True)
+    assert await admin.listeners.list() == ()
 
 
 async def test_admin_works_in_a_namespace_of_its_own(empty_database: str) -> None:

@@ -203,7 +203,7 @@ async def test_a_retried_dead_letter_is_delivered_again_from_its_first_attempt(d
             await publish(bus, 1)
             await eventually(lambda: connection.fetchval("SELECT count(*) FROM pgbus.dead_letters"))
             broken = False
-            assert len(await Admin(await connect(database)).retry_dead()) == 1
+            assert len(await Admin(await connect(database)).dead_letters.retry()) == 1
             assert await attempts.take(2) == [1, 1]
             await until_idle(connection)
     assert await connection.fetchval("SELECT count(*) FROM pgbus.dead_letters") == 0
@@ -672,7 +672,7 @@ async def test_an_event_that_was_deleted_from_the_log_is_skipped_and_blocks_noth
                 await bus.publish({"n": number}, topic="orders.placed", key="k")
             await eventually(lambda: connection.fetchval("SELECT count(*) = 4 FROM pgbus.events"))
             await connection.execute("DELETE FROM pgbus.events WHERE payload ->> 'n' IN ('0', '2')")
-            await Admin(connection).resume("mail")
+            await Admin(connection).listeners.resume("mail")
             await until_idle(connection)
     assert inbox.items == [1, 3]
     told = await connection.fetch("SELECT position, outcome, worker FROM pgbus.history ORDER BY position")

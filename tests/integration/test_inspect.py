@@ -16,6 +16,7 @@ import pgbus
 from pgbus.admin import Admin, CallFilter, Names
 from pgbus.config import Config
 from pgbus.database import sql
+from pgbus.database.statements.inspection import parameters
 from tests.conftest import Connect
 from tests.integration.conftest import Invoke
 from tests.support.programs import talking
@@ -351,7 +352,7 @@ async def test_finding_calls_reads_an_index(database: str, connect: Connect) -> 
     await connection.execute("ANALYZE pgbus.rpc_requests")
     statement = sql.load()["find_calls"]
     for wanted in (CallFilter(), CallFilter(names=Names(apis=("a",))), CallFilter(call_id=UUID(int=7))):
-        values = statement.arguments({**wanted.values(), "limit": 20})
+        values = statement.arguments({**parameters(wanted.criteria()), "limit": 20})
         plan = "\n".join(row[0] for row in await connection.fetch(f"EXPLAIN {statement.asyncpg}", *values))
         assert plan.count("rpc_requests_pkey") == 2
         assert "Seq Scan on rpc_requests" not in plan

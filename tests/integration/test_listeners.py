@@ -200,7 +200,7 @@ async def test_a_paused_listener_gets_nothing_on_any_worker_and_all_of_it_when_i
             await publish(one, 0)
             await active.take(1)
             await eventually(lambda: paused[0].items + paused[1].items == [0])
-            await admin.pause("paused")
+            await admin.listeners.pause("paused")
             await publish(one, 1, 2, 3)
             assert sorted(await active.take(4)) == [0, 1, 2, 3]
             slept = len(watch.of(LeaderSlept))
@@ -208,7 +208,7 @@ async def test_a_paused_listener_gets_nothing_on_any_worker_and_all_of_it_when_i
             await active.take(5)
             await watch.first(LeaderSlept, after=slept)
             assert paused[0].items + paused[1].items == [0]
-            await admin.resume("paused")
+            await admin.listeners.resume("paused")
             await eventually(lambda: sorted(paused[0].items + paused[1].items) == [0, 1, 2, 3, 4])
 
 
@@ -219,13 +219,13 @@ async def test_a_pause_outlives_a_restart(database: str, connect: Connect) -> No
         inbox = collect(bus, name="paused")
         other = collect(bus, name="active")
         async with running(bus):
-            await admin.pause("paused")
+            await admin.listeners.pause("paused")
         async with running(bus):
             await publish(bus, 1)
             await other.take(1)
             await eventually(lambda: connection.fetchval("SELECT count(*) = 1 FROM pgbus.deliveries"))
             assert inbox.items == []
-            await admin.resume("paused")
+            await admin.listeners.resume("paused")
             assert await inbox.take(1) == [1]
 
 
@@ -241,11 +241,11 @@ async def test_a_reset_listener_hears_the_log_again_or_skips_what_waits(
             await publish(bus, 1, 2)
             await inbox.take(2)
             await until_idle(connection)
-            await admin.pause("mail")
+            await admin.listeners.pause("mail")
             await publish(bus, 3)
             await eventually(lambda: connection.fetchval("SELECT count(*) = 1 FROM pgbus.deliveries"))
-            await admin.reset("mail", to=to)
-            await admin.resume("mail")
+            await admin.listeners.reset("mail", to=to)
+            await admin.listeners.resume("mail")
             await publish(bus, 4)
             expected = [1, 2, 1, 2, 3, 4] if to == "beginning" else [1, 2, 4]
             assert sorted(await inbox.until(lambda items: 4 in items and len(items) >= len(expected))) == sorted(
@@ -260,7 +260,7 @@ async def test_a_listener_reset_to_now_before_the_first_event_hears_the_first_ev
         inbox = collect(bus)
         async with running(bus):
             pass
-        await Admin(await connect(database)).reset("mail", to="now")
+        await Admin(await connect(database)).listeners.reset("mail", to="now")
         await publish(bus, 1)
         async with running(bus):
             assert await inbox.take(1) == [1]
@@ -298,7 +298,7 @@ async def test_a_listener_and_its_worker_are_listed_while_they_run(database: str
             await eventually(lambda: worker.leads)
             [listed] = await admin.workers()
             assert (listed.name, listed.service, listed.listeners, listed.live) == ("shop-1", "shop", ("mail",), True)
-            [listener] = await admin.listeners()
+            [listener] = await admin.listeners.list()
             assert (listener.listener_name, listener.service, listener.patterns) == ("mail", "shop", ("a.b",))
         assert await admin.workers() == ()
 
@@ -310,7 +310,7 @@ async def test_a_removed_listener_that_is_declared_anew_is_a_new_one(database: s
         async with running(bus):
             pass
         await publish(bus, 1)
-        await admin.remove("mail")
+        await admin.listeners.remove("mail")
         async with running(bus) as worker:
             await eventually(lambda: worker.leads)
             await publish(bus, 2)

@@ -12,8 +12,7 @@ import asyncpg
 import pytest
 
 import pgbus
-from pgbus.admin import Admin
-from pgbus.admin.records import DeadFilter
+from pgbus.admin import Admin, DeadFilter
 from pgbus.listeners.attempts import LOOP_SHARE
 from pgbus.listeners.listener import LANES
 from pgbus.telemetry import ClaimsLost
@@ -267,7 +266,7 @@ async def test_acting_on_the_dead_letter_releases_its_key_in_order(database: str
                 await publish(bus, "bad", number)
             await listener.until_blocked(3)
             listener.poison.clear()
-            settle = admin.retry_dead if verb == "retry" else admin.discard_dead
+            settle = admin.dead_letters.retry if verb == "retry" else admin.dead_letters.discard
             assert len(await settle()) == 1
             await until_idle(connection)
     expected = [0, 1, 2, 3, 4] if verb == "retry" else [0, 2, 3, 4]
@@ -284,13 +283,13 @@ async def test_a_retried_letter_that_fails_again_blocks_its_key_again(database: 
             for number in range(4):
                 await publish(bus, "bad", number)
             await listener.until_blocked(2)
-            [first] = await admin.retry_dead()
+            [first] = await admin.dead_letters.retry()
             await eventually(
                 lambda: connection.fetchval("SELECT count(*) FROM pgbus.dead_letters WHERE id > $1", first)
             )
             await listener.until_blocked(2)
             assert listener.seen.items == [("bad", 0)]
-            await admin.discard_dead(DeadFilter(listener_name="steps"))
+            await admin.dead_letters.discard(DeadFilter(listener_name="steps"))
             await until_idle(connection)
     assert listener.seen.items == [("bad", 0), ("bad", 2), ("bad", 3)]
 
@@ -306,8 +305,8 @@ async def test_two_poisoned_keys_are_released_each_by_its_own_letter(database: s
                 await publish(bus, "bad", number)
                 await publish(bus, "worse", number)
             await listener.until_blocked(4)
-            letters = {letter.event.key: letter.id for letter in await admin.dead_letters()}
-            await admin.discard_dead(DeadFilter(ids=(letters["bad"],)))
+            letters = {letter.event.key: letter.id for letter in await admin.dead_letters.find()}
+            await admin.dead_letters.discard(DeadFilter(ids=(letters["bad"],)))
             await listener.until_blocked(2)
             assert listener.seen.items == [("bad", 1), ("bad", 2)]
 
@@ -414,7 +413,7 @@ async def test_what_an_operator_puts_back_before_an_event_in_hand_waits_for_it(
             await eventually(lambda: count(connection, "dead_letters"))
             await publish(bus, "k", 1)
             await begun.take(2)
-            await (admin.retry_dead() if verb == "retry" else admin.reset("steps", to="beginning"))
+            await (admin.dead_letters.retry() if verb == "retry" else admin.listeners.reset("steps", to="beginning"))
             # It has claimed again since.
             await publish(bus, other, 0)
             await begun.until(lambda steps: (other, 0) in steps)

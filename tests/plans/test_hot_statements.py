@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
 from pgbus.admin import EventFilter
+from pgbus.database.statements.inspection import parameters
 from tests.plans.conftest import DEAD, EVENTS, SECOND_PARTITION
 from tests.plans.plan import Plan, Plans
 
@@ -235,7 +236,7 @@ async def test_the_place_of_an_instant_is_found_without_reading_the_log_before_o
 async def test_looking_for_events_reads_few_of_the_log(plans: Plans) -> None:
     # Operators' connections have the server's settings. To whom events are owed, they look up in all deliveries.
     await plans.connection.execute("RESET ALL")
-    filters = EventFilter().values()
+    filters = parameters(EventFilter().criteria())
     some = await plans.connection.fetchrow("SELECT event_id, key FROM pgbus.events WHERE position = 150000")
     assert some is not None
     for wanted in (

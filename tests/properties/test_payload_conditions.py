@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from pgbus.admin import Condition, EventFilter
 from pgbus.admin.conditions import Operator, Scalar
 from pgbus.database import sql
+from pgbus.database.statements.inspection import parameters
 from tests.support import DatabaseServer
 
 Path = Sequence[str | int]
@@ -107,7 +108,7 @@ def find(server: DatabaseServer) -> Iterator[Find]:
         connection = loop.run_until_complete(asyncpg.connect(dsn))
 
         def ask(payload: object, wanted: EventFilter) -> bool:
-            values = query.arguments({**wanted.values(), "payload": json.dumps(payload)})
+            values = query.arguments({**parameters(wanted.criteria()), "payload": json.dumps(payload)})
             return bool(loop.run_until_complete(connection.fetchval(query.asyncpg, *values)))
 
         yield ask

@@ -351,11 +351,11 @@ def test_that(mock: MockResult) -> None:
 async def operate() -> None:
     async with Admin.connect(pgbus.Config.load({"dsn": "postgresql://localhost/shop"})) as admin:
         assert_type(await admin.status(), BusStatus)
-        assert_type(await admin.listeners(), tuple[ListenerStatus, ...])
+        assert_type(await admin.listeners.list(), tuple[ListenerStatus, ...])
         assert_type(await admin.find_events(EventFilter(topic="orders.*"), limit=10), list[EventRecord])
-        assert_type(await admin.dead_letters(DeadFilter(listener_name="many")), list[DeadLetter])
-        assert_type(await admin.retry_dead(DeadFilter(ids=(1, 2))), list[int])
-        assert_type(await admin.reset("many", to="beginning"), int)
+        assert_type(await admin.dead_letters.find(DeadFilter(listener_name="many")), list[DeadLetter])
+        assert_type(await admin.dead_letters.retry(DeadFilter(ids=(1, 2))), list[int])
+        assert_type(await admin.listeners.reset("many", to="beginning"), int)
         async for record in admin.follow():
             assert_type(record, EventRecord)
 

@@ -8,6 +8,7 @@ import logging
 
 from pgbus.bus import Bus
 from pgbus.database.connections import connect
+from pgbus.database.statements import deliveries
 from pgbus.database.store import Store
 from pgbus.errors import PgbusError
 
@@ -65,9 +66,9 @@ class AppWorker:
             until = None
             while True:
                 names = [listener.name for listener in self._bus.listeners]
-                found = await store.fetch_one("count_untried", listener_names=names, until=until)
-                until = until or found["looked_at"]
-                if not found["untried"]:
+                found = await deliveries.count_untried(store, listener_names=names, until=until)
+                until = until or found.looked_at
+                if not found.untried:
                     return
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(_LOOK_INTERVAL):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -35,6 +36,14 @@ class Freeing:
     freed: int
     listener_ids: list[int]
     looked_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Untried:
+    """How many events and deliveries no listener has tried yet, at an instant."""
+
+    untried: int
+    looked_at: datetime
 
 
 async def claim_deliveries(
@@ -172,3 +181,8 @@ async def free_claims(store: Store, *, max_crashes: int, lease_floor: float, bat
         work_channel=store.work_channel,
     )
     return Freeing(freed=row["freed"], listener_ids=row["listener_ids"] or [], looked_at=row["looked_at"])
+
+
+async def count_untried(store: Store, *, listener_names: Sequence[str], until: datetime | None) -> Untried:
+    """How much that is due these listeners are yet to try once, of what was published until then; None: until now."""
+    return Untried(**await store.fetch_one("count_untried", listener_names=listener_names, until=until))

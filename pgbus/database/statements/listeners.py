@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from pgbus.database.statements.inspection import find_position_at
 from pgbus.database.store import Store
 from pgbus.topics import is_wildcard, pattern_regex
 
@@ -69,7 +70,7 @@ async def register_listener(
     if start_at is not None:
         # A new listener is not live there, even at the log's end: an event that the leader is sequencing at this
         # moment is not missed.
-        start_position = (await store.fetch_one("find_position_at", instant=start_at))["position"]
+        start_position = await find_position_at(store, instant=start_at)
     row = await store.fetch_one(
         "register_listener",
         listener_name=listener_name,

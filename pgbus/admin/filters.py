@@ -1,0 +1,127 @@
+"""What operators ask for: filters of events, calls and dead letters."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from pgbus.admin.conditions import Condition, combine
+from pgbus.admin.name_filter import EVERY_NAME, Names
+from pgbus.database.statements.inspection import CallCriteria, DeadCriteria, EventCriteria
+from pgbus.topics import pattern_regex
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventFilter:
+    """Which events of the log; None does not restrict.
+
+    `topic` is a pattern and matches as a subscription does. `names` is compared with the event's own topic. `version`
+    conditions, on the path `version`, must all hold for the version of the event's API. `since` (inclusive) and `until`
+    (exclusive) are compared with the instant at which an event entered the log, `after` and `before` (both exclusive)
+    with its position. `where` conditions on the payload must all hold. `owed_to` is a listener that has yet to handle
+    the event; `dead` events lie in a dead letter.
+    """
+
+    topic: str | None = None
+    names: Names = EVERY_NAME
+    version: tuple[Condition, ...] = ()
+    key: str | None = None
+    event_id: UUID | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+    after: int | None = None
+    before: int | None = None
+    where: tuple[Condition, ...] = ()
+    owed_to: str | None = None
+    dead: bool = False
+
+    def __post_init__(self) -> None:
+        _regex(self.topic)
+        _check_aware(self.since, self.until)
+
+    def criteria(self) -> EventCriteria:
+        """The filter in the words of the statement."""
+        condition, variables = combine(self.where)
+        version_condition, version_variables = combine(self.version)
+        return EventCriteria(
+            topic_regex=_regex(self.topic),
+            name_regex=self.names.regex(),
+            version_condition=version_condition,
+            version_variables=version_variables,
+            key=self.key,
+            event_id=self.event_id,
+            since=self.since,
+            until=self.until,
+            after=-1 if self.after is None else self.after,
+            before=self.before,
+            condition=condition,
+            variables=variables,
+            owed_to=self.owed_to,
+            dead=self.dead,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallFilter:
+    """Which calls of the log of calls; None does not restrict.
+
+    `since` (inclusive) and `until` (exclusive) are compared with the instant of asking. `where` conditions on the
+    arguments must all hold.
+    """
+
+    names: Names = EVERY_NAME
+    call_id: UUID | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+    where: tuple[Condition, ...] = ()
+
+    def __post_init__(self) -> None:
+        _check_aware(self.since, self.until)
+
+    def criteria(self) -> CallCriteria:
+        """The filter in the words of the statement."""
+        condition, variables = combine(self.where)
+        return CallCriteria(
+            name_regex=self.names.regex(),
+            call_id=self.call_id,
+            since=self.since,
+            until=self.until,
+            condition=condition,
+            variables=variables,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeadFilter:
+    """Which dead letters; None does not restrict. `since` (inclusive) is compared with the instant of giving up."""
+
+    ids: tuple[int, ...] | None = None
+    listener_name: str | None = None
+    topic: str | None = None
+    since: datetime | None = None
+
+    def __post_init__(self) -> None:
+        _regex(self.topic)
+        _check_aware(self.since)
+
+    def criteria(self) -> DeadCriteria:
+        """The filter in the words of the statement."""
+        return DeadCriteria(
+            ids=self.ids, listener_name=self.listener_name, topic_regex=_regex(self.topic), since=self.since
+        )
+
+
+def _regex(pattern: str | None) -> str | None:
+    return None if pattern is None else pattern_regex(pattern)
+
+
+def _check_aware(*instants: datetime | None) -> None:
+    for instant in instants:
+        if instant is not None and instant.tzinfo is None:
+            raise ValueError(f"{instant} has no time zone: give an aware datetime")
+
+
+EVERY_EVENT = EventFilter()
+EVERY_DEAD_LETTER = DeadFilter()
+EVERY_CALL = CallFilter()

@@ -1,0 +1,319 @@
+"""What operators look at: the current state, the history, the calls and the dead letters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from datetime import datetime
+from typing import Any, Literal
+from uuid import UUID
+
+import msgspec
+
+from pgbus.database.store import Store
+from pgbus.messages import EventMessage
+from pgbus.topics import split_name
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerStatus:
+    """A worker process. It is `live` while its advisory lock is held; else it is gone and not yet cleaned up.
+
+    `failures` are its parts that failed by a fault of code and wait to begin again, with their errors: `listener NAME`,
+    `calls` or `schedules`.
+    """
+
+    id: int
+    name: str
+    service: str
+    host: str
+    pid: int
+    version: str
+    listeners: tuple[str, ...]
+    failures: Mapping[str, str]
+    started_at: datetime
+    last_seen_at: datetime
+    live: bool
+    leading: bool
+    leading_since: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class ListenerStatus:
+    """A listener and how far it is behind.
+
+    `lag_events` are owed to it, the oldest for `lag_seconds`; of these `in_flight` are with workers, `retrying` wait
+    for another attempt and `blocked` for a person. `dead` are its dead letters. `cursor` is the position from which
+    the leader still owes it the log, None when it is live.
+    """
+
+    listener_name: str
+    state: Literal["active", "paused"]
+    service: str
+    patterns: tuple[str, ...]
+    ordered: bool
+    cursor: int | None
+    registered_at: datetime
+    last_seen_at: datetime
+    lag_events: int
+    lag_seconds: float
+    in_flight: int
+    retrying: int
+    blocked: int
+    dead: int
+
+
+@dataclass(frozen=True, slots=True)
+class LogStatus:
+    """The outbox and the log at one moment.
+
+    `outbox_waiting` events are not in the log yet, the oldest for `outbox_age` seconds; `outbox_scheduled` wait for
+    their `deliver_at`. `log_head` is the last position of the log, 0 when it is empty. `encoding` is the database's.
+    """
+
+    outbox_waiting: int
+    outbox_scheduled: int
+    outbox_age: float
+    log_head: int
+    encoding: str
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """What became of an event at one listener in one attempt; `duration` is in seconds."""
+
+    listener_name: str
+    attempt: int
+    outcome: Literal["done", "retry", "dead", "discarded", "skipped"]
+    started_at: datetime
+    duration: float
+    worker: str
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Owed:
+    """A listener that an event is still owed to. `behind`: the leader has yet to hand it this stretch of the log."""
+
+    listener_name: str
+    state: Literal["waiting", "in flight", "retrying", "blocked", "behind"]
+    attempt: int
+    available_at: datetime | None
+    worker: str | None
+    last_error: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class GivenUp:
+    """A listener that gave an event up, and the id of the dead letter that it lies in."""
+
+    listener_name: str
+    dead_letter: int
+
+
+@dataclass(frozen=True, slots=True)
+class EventRecord:
+    """An event of the log, every attempt at it (oldest first), whom it is still owed to, and who gave it up."""
+
+    event: EventMessage
+    logged_at: datetime
+    attempts: tuple[Attempt, ...]
+    owed: tuple[Owed, ...]
+    given_up: tuple[GivenUp, ...]
+
+    @property
+    def states(self) -> dict[str, str]:
+        """Where the event stands with each listener: what it waits for, `dead`, or how the last attempt ended."""
+        return {
+            **{attempt.listener_name: attempt.outcome for attempt in self.attempts},
+            **{one.listener_name: "dead" for one in self.given_up},
+            **{owed.listener_name: owed.state for owed in self.owed},
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class CallRecord:
+    """A call of the log of calls: `arguments` and `result` are JSON text, `duration` seconds in the worker's hands."""
+
+    call_id: UUID
+    procedure: str
+    arguments: str
+    caller: str
+    worker: str | None
+    state: Literal[
+        "waiting", "running", "answered", "failed", "refused", "invalid", "expired", "cancelled", "lost", "unserved"
+    ]
+    requested_at: datetime
+    deadline: datetime
+    started_at: datetime | None
+    responded_at: datetime | None
+    duration: float | None
+    result: str | None
+    error_type: str | None
+    error: str | None
+    traceback: str | None
+
+    @property
+    def api_name(self) -> str:
+        """The procedure's name up to its last dot."""
+        return split_name(self.procedure)[0]
+
+    @property
+    def procedure_name(self) -> str:
+        """The last word of the procedure's name."""
+        return split_name(self.procedure)[1]
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """An event that one listener gave up on.
+
+    `blocked_key` is set for a listener that blocks on poison: its later events with this key wait until the letter is
+    retried or discarded; `blocked` of them are waiting already.
+    """
+
+    id: int
+    listener_name: str
+    event: EventMessage
+    attempts: int
+    error: str
+    traceback: str | None
+    worker: str
+    dead_at: datetime
+    blocked_key: str | None
+    blocked: int
+
+
+# ---------------------------------------------------------------------------------------- what is asked for; None: any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventCriteria:
+    """Conditions on events of the log. `condition` and `version_condition` are SQL/JSON paths, with their variables."""
+
+    topic_regex: str | None
+    name_regex: str | None
+    version_condition: str | None
+    version_variables: str
+    key: str | None
+    event_id: UUID | None
+    since: datetime | None
+    until: datetime | None
+    after: int
+    before: int | None
+    condition: str | None
+    variables: str
+    owed_to: str | None
+    dead: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallCriteria:
+    """Conditions on calls; `condition` is an SQL/JSON path into the arguments, with its variables."""
+
+    name_regex: str | None
+    call_id: UUID | None
+    since: datetime | None
+    until: datetime | None
+    condition: str | None
+    variables: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeadCriteria:
+    """Conditions on dead letters."""
+
+    ids: Sequence[int] | None
+    listener_name: str | None
+    topic_regex: str | None
+    since: datetime | None
+
+
+def parameters(criteria: EventCriteria | CallCriteria | DeadCriteria) -> dict[str, Any]:
+    """The criteria as parameters of their statement."""
+    return {field.name: getattr(criteria, field.name) for field in fields(criteria)}
+
+
+# ----------------------------------------------------------------------------------------------------------- statements
+
+
+async def describe_bus(store: Store) -> LogStatus:
+    """The outbox and the log."""
+    return LogStatus(**await store.fetch_one("describe_bus"))
+
+
+async def list_workers(store: Store) -> tuple[WorkerStatus, ...]:
+    """Every worker, by id."""
+    return tuple(
+        WorkerStatus(**{**row, "listeners": tuple(row["listeners"]), "failures": msgspec.json.decode(row["failures"])})
+        for row in await store.fetch("list_workers", namespace=store.namespace)
+    )
+
+
+async def list_listeners(store: Store) -> tuple[ListenerStatus, ...]:
+    """Every listener, by name."""
+    rows = await store.fetch("list_listeners")
+    return tuple(ListenerStatus(**{**row, "patterns": tuple(row["patterns"])}) for row in rows)
+
+
+async def list_listener_names(store: Store) -> list[str]:
+    """The name of every listener."""
+    return [row["listener_name"] for row in await store.fetch("list_listener_names")]
+
+
+async def find_events(store: Store, criteria: EventCriteria, *, limit: int, newest_first: bool) -> list[EventRecord]:
+    """At most `limit` events of the log, with what each listener did with them."""
+    rows = await store.fetch("find_events", **parameters(criteria), limit=limit, newest_first=newest_first)
+    return [
+        EventRecord(
+            event=_event(row, ancestors=row["ancestors"], deliver_at=row["deliver_at"]),
+            logged_at=row["logged_at"],
+            attempts=msgspec.json.decode(row["attempts"], type=tuple[Attempt, ...]),
+            owed=msgspec.json.decode(row["owed"], type=tuple[Owed, ...]),
+            given_up=msgspec.json.decode(row["given_up"], type=tuple[GivenUp, ...]),
+        )
+        for row in rows
+    ]
+
+
+async def find_calls(store: Store, criteria: CallCriteria, *, limit: int) -> list[CallRecord]:
+    """At most `limit` calls that are not pruned yet, the newest first."""
+    return [CallRecord(**row) for row in await store.fetch("find_calls", **parameters(criteria), limit=limit)]
+
+
+async def read_log_head(store: Store) -> int:
+    """The last position of the log, 0 when it is empty."""
+    head: int = (await store.fetch_one("read_log_head"))["log_head"]
+    return head
+
+
+async def find_position_at(store: Store, *, instant: datetime) -> int:
+    """The position of the first event that entered the log at an instant or after it, or else the end of the log."""
+    position: int = (await store.fetch_one("find_position_at", instant=instant))["position"]
+    return position
+
+
+async def match_dead_letters(store: Store, criteria: DeadCriteria, *, limit: int | None) -> list[int]:
+    """The ids of at most `limit` dead letters, newest first."""
+    return [row["id"] for row in await store.fetch("match_dead_letters", **parameters(criteria), limit=limit)]
+
+
+async def read_dead_letters(store: Store, ids: Sequence[int]) -> list[DeadLetter]:
+    """Dead letters with their events, newest first."""
+    own = [field.name for field in fields(DeadLetter) if field.name != "event"]
+    rows = await store.fetch("read_dead_letters", ids=ids)
+    return [DeadLetter(event=_event(row), **{name: row[name] for name in own}) for row in rows]
+
+
+def _event(row: Any, *, ancestors: list[str] | None = None, deliver_at: datetime | None = None) -> EventMessage:
+    return EventMessage(
+        topic=row["topic"],
+        raw=row["payload"],
+        event_id=row["event_id"],
+        key=row["key"],
+        raw_headers=row["headers"],
+        ancestors=ancestors,
+        published_at=row["published_at"],
+        deliver_at=deliver_at,
+        position=row["position"],
+    )

@@ -1,0 +1,92 @@
+"""Schedules as operators see them, and what they change of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+from uuid import UUID
+
+from pgbus.database.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduleStatus:
+    """A schedule: when it is due next, and what became of its newest run.
+
+    `next_run_at` is None while it runs, and until a worker that declares it has worked it out. `last_outcome` is None
+    before its first run, `running` while it runs; `last_duration` is in seconds. It was `last_seen_at` in the code of
+    a live worker.
+    """
+
+    schedule_name: str
+    rule: str
+    missed: Literal["once", "skip", "all"]
+    state: Literal["active", "paused"]
+    service: str
+    next_run_at: datetime | None
+    running: bool
+    running_on: str | None
+    last_started_at: datetime | None
+    last_outcome: str | None
+    last_duration: float | None
+    last_error: str | None
+    registered_at: datetime
+    last_seen_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduleRun:
+    """One run of a schedule; `duration` is in seconds, None while it runs."""
+
+    run_id: UUID
+    schedule_name: str
+    due_at: datetime
+    attempt: int
+    worker: str
+    started_at: datetime
+    finished_at: datetime | None
+    duration: float | None
+    outcome: Literal["running", "done", "failed", "skipped", "lost", "cancelled"]
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class LockedSchedule:
+    """A schedule whose row this transaction holds; `declared`: a live worker may have it in its code."""
+
+    state: Literal["active", "paused"]
+    running: bool
+    declared: bool
+
+
+async def list_schedules(store: Store) -> tuple[ScheduleStatus, ...]:
+    """Every schedule, by name."""
+    return tuple(ScheduleStatus(**row) for row in await store.fetch("list_schedules"))
+
+
+async def list_schedule_runs(store: Store, *, schedule_name: str, limit: int) -> tuple[ScheduleRun, ...]:
+    """At most `limit` runs of a schedule, the newest first."""
+    rows = await store.fetch("list_schedule_runs", schedule_name=schedule_name, limit=limit)
+    return tuple(ScheduleRun(**row) for row in rows)
+
+
+async def lock_schedule(store: Store, *, schedule_name: str) -> LockedSchedule | None:
+    """Hold a schedule's row until the transaction ends; None where there is none."""
+    rows = await store.fetch("lock_schedule", schedule_name=schedule_name)
+    return LockedSchedule(**rows[0]) if rows else None
+
+
+async def set_schedule_state(store: Store, *, schedule_name: str, state: Literal["active", "paused"]) -> None:
+    """Pause a schedule, or resume it: then its next run is calculated again."""
+    await store.fetch("set_schedule_state", schedule_name=schedule_name, state=state)
+
+
+async def make_schedule_due(store: Store, *, schedule_name: str) -> None:
+    """Make a schedule due now, if it is not overdue already."""
+    await store.fetch("make_schedule_due", schedule_name=schedule_name)
+
+
+async def delete_schedule(store: Store, *, schedule_name: str) -> None:
+    """Delete a schedule; a run that is under way can no longer write its outcome."""
+    await store.fetch("delete_schedule", schedule_name=schedule_name)
