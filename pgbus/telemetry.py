@@ -36,11 +36,25 @@ class SessionLost:
 class PartFailed:
     """A part of this worker ended by a fault of code, and begins again after a pause.
 
-    `part` is `listener NAME`, `calls` or `schedules`.
+    `part` is `listener NAME`, `calls`, `schedules` or `leader`.
     """
 
     part: str
     error: str
+
+
+@dataclass(frozen=True, slots=True)
+class WorkersCounted:
+    """The worker has said that it lives, and has counted the others that do."""
+
+    others: int
+
+
+@dataclass(frozen=True, slots=True)
+class ListenerDraining:
+    """A listener of this worker claims no more, as the worker stops; handlers that run may finish."""
+
+    listener_name: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +67,13 @@ class LeaderChanged:
 @dataclass(frozen=True, slots=True)
 class LeaderSlept:
     """The outbox is empty, and publishers will notify."""
+
+
+@dataclass(frozen=True, slots=True)
+class PeriodEnded:
+    """The first event of this partition of the log is a period old; the next event opens the next partition."""
+
+    partition: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,8 +156,11 @@ Happening: TypeAlias = (
     SessionOpened
     | SessionLost
     | PartFailed
+    | WorkersCounted
+    | ListenerDraining
     | LeaderChanged
     | LeaderSlept
+    | PeriodEnded
     | Sequenced
     | Claimed
     | Settled

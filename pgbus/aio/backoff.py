@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import random
 
+# Seconds: the first and the longest pause of what begins again after a fault of code.
+RESTART_PAUSE = 1.0
+RESTART_LIMIT = 60.0
+
 
 class Backoff:
     """Pauses in seconds: `first`, then each twice as long as the last, up to `limit`.
@@ -29,3 +33,16 @@ class Backoff:
         """A try has succeeded."""
         self.tries = 0
         self._longest = self._first
+
+
+class RestartBackoff(Backoff):
+    """The pauses of what runs until a fault of code ends it, and then begins again."""
+
+    def __init__(self) -> None:
+        super().__init__(RESTART_PAUSE, RESTART_LIMIT)
+
+    def next_after(self, *, age: float) -> float:
+        """How long to wait now, as it failed after `age` seconds; the first pause again, if it ran for so long."""
+        if age > self._limit:
+            self.reset()
+        return self.next()

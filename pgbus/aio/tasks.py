@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
 
@@ -44,6 +44,17 @@ async def end_tasks(*tasks: asyncio.Task[Any]) -> None:
         for task in pending:
             task.cancel()
         await asyncio.wait(pending, timeout=1.0)
+
+
+async def run_until(work: Coroutine[Any, Any, None], ended: asyncio.Event, *, name: str) -> asyncio.Task[None]:
+    """Do the work until it is done, or the event is set, which cancels it; its task, which has come to its end."""
+    task = asyncio.create_task(work, name=name)
+    end = asyncio.create_task(ended.wait())
+    try:
+        await asyncio.wait([task, end], return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        await end_tasks(task, end)
+    return task
 
 
 def _look_at(task: asyncio.Task[Any]) -> None:

@@ -54,6 +54,11 @@ class Leader:
         """Statements on the session that leads, each after those before it; None when we do not lead."""
         return self._session.store if self._session else None
 
+    @property
+    def floor(self) -> int | None:
+        """The outbox id at which the leader's looks begin; None when we do not lead."""
+        return self._sequencer.floor if self._sequencer else None
+
     def catch_up(self) -> None:
         """Look now, also for listeners that are behind."""
         if self._sequencer:

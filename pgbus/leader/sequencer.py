@@ -22,7 +22,7 @@ from pgbus.database.statements import maintenance, sequencer
 from pgbus.database.statements.deliveries import Claim
 from pgbus.database.statements.sequencer import Sequencing
 from pgbus.database.store import Store
-from pgbus.telemetry import LeaderSlept, Sequenced, Telemetry
+from pgbus.telemetry import LeaderSlept, PeriodEnded, Sequenced, Telemetry
 
 logger = logging.getLogger("pgbus")
 
@@ -154,7 +154,14 @@ class Sequencer:
 
     def begin_period(self) -> None:
         """Let the next event open the next partition."""
-        self._roll_over = True
+        if not self._roll_over:
+            self._roll_over = True
+            self._telemetry.emit(PeriodEnded(self.partition))
+
+    @property
+    def floor(self) -> int:
+        """The outbox id at which looks begin: below it there is nothing left, and never will be."""
+        return self._floor.value
 
     @property
     def partition(self) -> int:

@@ -36,7 +36,7 @@ from pgbus.listeners.quarantine import Quarantine
 from pgbus.listeners.settlement import ALONE, BLOCKED, RELEASED, HeldClaim, Left, Tally
 from pgbus.listeners.settler import Settler
 from pgbus.outcomes import Dead, Retry
-from pgbus.telemetry import Claimed, Settled, Telemetry
+from pgbus.telemetry import Claimed, ListenerDraining, Settled, Telemetry
 
 logger = logging.getLogger("pgbus")
 
@@ -177,6 +177,11 @@ class Runner:
         return self._in_flight.held_claims
 
     @property
+    def floor(self) -> int:
+        """The position at which scans for fresh runs begin: what lies below has been claimed, or is locked."""
+        return self._floor
+
+    @property
     def is_busy(self) -> bool:
         """Whether a handler of it runs."""
         return self._running > 0
@@ -206,6 +211,7 @@ class Runner:
         """Claim no more, let running handlers finish for `grace` seconds, settle, and give back the rest."""
         deadline = now() + grace
         self._draining = True
+        self._telemetry.emit(ListenerDraining(self.listener.name))
         await end_tasks(self._tasks[0])
         self._release_queue()
         await self._wait_for_slots(grace)

@@ -16,7 +16,7 @@ from datetime import datetime
 from typing import Any, Literal, TypeAlias
 from uuid import UUID, uuid4
 
-from pgbus.aio.backoff import Backoff
+from pgbus.aio.backoff import Backoff, RestartBackoff
 from pgbus.aio.clock import now
 from pgbus.aio.returned import finish
 from pgbus.aio.tasks import call_on_failure, end_tasks, failure_of, is_being_cancelled
@@ -37,8 +37,6 @@ logger = logging.getLogger("pgbus")
 # Seconds.
 TOUCH_INTERVAL = 30.0
 LOCKED_PAUSE = 0.1
-RESTART_PAUSE = 1.0
-RESTART_LIMIT = 60.0
 # A run that broke off so often, as its worker died or stopped, is given up.
 MAX_ATTEMPTS = 5
 
@@ -394,15 +392,13 @@ class Tasks:
             logger.error("background task %s failed, and is not started again", background.name, exc_info=error)
 
     async def _keep_up(self, name: str, task: Task) -> None:
-        backoff = Backoff(RESTART_PAUSE, RESTART_LIMIT)
+        backoff = RestartBackoff()
         while True:
-            started = time.monotonic()
+            started = now()
             error = await _attempt(task, None)
             if error is None:
                 return
-            if time.monotonic() - started > RESTART_LIMIT:
-                backoff.reset()
-            pause = backoff.next()
+            pause = backoff.next_after(age=now() - started)
             logger.error("background task %s failed, and starts again in %.1f s", name, pause, exc_info=error)
             await asyncio.sleep(pause)
 

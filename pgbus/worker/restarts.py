@@ -6,20 +6,17 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping
 
-from pgbus.aio.backoff import Backoff
+from pgbus.aio.backoff import RestartBackoff
 from pgbus.telemetry import PartFailed, Telemetry
 
 logger = logging.getLogger("pgbus")
 
-# Seconds: the first pause and the longest; a part that has run for as long as that begins with the first one again.
-RESTART_PAUSE = 1.0
-RESTART_LIMIT = 60.0
 # Characters of an error that others are told of.
 _ERROR_LENGTH = 500
 
 
 class Restarts:
-    """The failed parts of one worker, by names such as `listener mailer`, `calls` and `schedules`.
+    """The failed parts of one worker, by names such as `listener mailer`, `calls`, `schedules` and `leader`.
 
     `wake` is called when a part may begin again.
     """
@@ -28,7 +25,7 @@ class Restarts:
         self._telemetry = telemetry
         self._wake = wake
         self._resting: dict[str, str] = {}
-        self._backoffs: dict[str, Backoff] = {}
+        self._backoffs: dict[str, RestartBackoff] = {}
 
     @property
     def resting(self) -> Mapping[str, str]:
@@ -41,10 +38,7 @@ class Restarts:
 
     def note_failure(self, part: str, error: BaseException, *, age: float) -> None:
         """A part has failed that had run for `age` seconds: say so, and let it begin again after a pause."""
-        backoff = self._backoffs.setdefault(part, Backoff(RESTART_PAUSE, RESTART_LIMIT))
-        if age > RESTART_LIMIT:
-            backoff.reset()
-        pause = backoff.next()
+        pause = self._backoffs.setdefault(part, RestartBackoff()).next_after(age=age)
         logger.critical("%s failed, and begins again in %.1f s", part, pause, exc_info=error)
         self._telemetry.emit(PartFailed(part, str(error)))
         self._resting[part] = _one_line(error)

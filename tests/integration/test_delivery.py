@@ -14,7 +14,17 @@ import pgbus
 from pgbus.admin import Admin
 from pgbus.bus import make_worker
 from pgbus.leader.sequencer import RUN
-from pgbus.telemetry import Claimed, ClaimsFreed, ClaimsLost, LeaderChanged, LeaderSlept, Sequenced, Settled
+from pgbus.telemetry import (
+    Claimed,
+    ClaimsFreed,
+    ClaimsLost,
+    LeaderChanged,
+    LeaderSlept,
+    ListenerDraining,
+    Sequenced,
+    Settled,
+    WorkersCounted,
+)
 from tests.conftest import Connect
 from tests.support import eventually
 from tests.support.rows import Rows
@@ -430,9 +440,9 @@ async def test_a_worker_that_has_just_started_is_notified_by_a_leader_that_was_a
         watch, inbox = Watch(leading), collect(bus, name="mail")
         async with running(bus):
             pass  # its listener is known
-        async with running(leading) as leader:
+        async with running(leading):
             await watch.first(LeaderSlept)
-            await eventually(lambda: not leader._others)
+            await watch.until(lambda happenings: WorkersCounted(0) in happenings)
             async with running(bus):
                 # The first one may be found by the look that every worker begins with.
                 for number in (1, 2, 3):
@@ -651,7 +661,7 @@ async def test_an_event_that_is_handed_over_while_the_worker_drains_is_released_
                 await publish(bus, 1)
                 await eventually(lambda: connection.fetch("SELECT FROM pg_locks WHERE NOT granted"))
                 worker.request_stop()
-                await eventually(lambda: all(runner._draining for runner in worker._runners.values()))
+                await watch.first(ListenerDraining)
         assert mail.items == []
         [owed] = await connection.fetch("SELECT claim_token, available_at <= now(), crashes FROM pgbus.deliveries")
         assert tuple(owed) == (None, True, 0)

@@ -38,11 +38,10 @@ async def test_floors_rise_while_someone_holds_a_snapshot(database: str, connect
             await until_idle(connection)
             last_id = await connection.fetchval("SELECT last_value FROM pgbus.outbox_id_seq")
             last = await connection.fetchval("SELECT max(position) FROM pgbus.events")
-            [runner] = worker._runners.values()
-            sequencer = worker._leader._sequencer
-            assert sequencer
-            assert last_id - 5 <= sequencer._floor.value <= last_id + 1
-            assert last - 5 <= runner._floor <= last + 1
+            floors = worker.floors
+            assert floors.outbox is not None
+            assert last_id - 5 <= floors.outbox <= last_id + 1
+            assert last - 5 <= floors.deliveries["mail"] <= last + 1
 
 
 async def test_the_floor_stays_below_a_publisher_that_is_still_open(database: str, connect: Connect) -> None:
@@ -63,16 +62,14 @@ async def test_the_floor_stays_below_a_publisher_that_is_still_open(database: st
             for number in range(30):
                 await publish(bus, number)
                 await inbox.take(number + 1)
-            sequencer = worker._leader._sequencer
-            assert sequencer
-            assert sequencer._floor.value <= slow_id
+            assert (worker.floors.outbox or 0) <= slow_id
             await transaction.commit()
             assert -1 in await inbox.take(31, timeout=5)
             await publish(bus, 30, 31, 32)
             await inbox.take(34)
             await publish(bus, 33)
             await inbox.take(35)
-            await eventually(lambda: sequencer._floor.value > slow_id)
+            await eventually(lambda: (worker.floors.outbox or 0) > slow_id)
 
 
 async def test_a_subtransaction_that_publishes_is_heard_after_the_whole_has_committed(

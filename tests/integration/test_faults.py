@@ -25,6 +25,7 @@ from pgbus.database.statements import deliveries
 from pgbus.database.statements.deliveries import Claim
 from pgbus.database.store import Store
 from pgbus.embedded import EmbeddedPostgres
+from pgbus.leader.sequencer import Sequencer
 from pgbus.listeners.settlement import HeldClaim
 from pgbus.rpc.wire import ClaimedRequest
 from pgbus.schedules.rules import take_turn
@@ -263,7 +264,7 @@ async def test_a_restart_in_which_a_handler_cannot_publish_costs_its_event_no_at
 async def test_a_fault_of_code_in_one_listener_ends_no_other_and_counts_as_a_death_for_its_claims(
     bus: pgbus.Bus, database: str, connect: Connect, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("pgbus.worker.restarts.RESTART_PAUSE", 0.01)
+    monkeypatch.setattr("pgbus.aio.backoff.RESTART_PAUSE", 0.01)
     claim = deliveries.claim_deliveries
     faults = [TypeError("a fault of code")]
 
@@ -299,7 +300,7 @@ async def test_a_fault_of_code_in_one_listener_ends_no_other_and_counts_as_a_dea
 async def test_a_fault_of_code_in_what_takes_calls_ends_no_worker(
     bus: pgbus.Bus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pgbus.worker.restarts.RESTART_PAUSE", 0.01)
+    monkeypatch.setattr("pgbus.aio.backoff.RESTART_PAUSE", 0.01)
     monkeypatch.setattr("pgbus.rpc.server.ClaimedRequest", failing_once(ClaimedRequest))
     watch = Watch(bus)
 
@@ -317,7 +318,7 @@ async def test_a_fault_of_code_in_what_takes_calls_ends_no_worker(
 async def test_a_fault_of_code_in_what_runs_schedules_ends_no_worker(
     bus: pgbus.Bus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pgbus.worker.restarts.RESTART_PAUSE", 0.01)
+    monkeypatch.setattr("pgbus.aio.backoff.RESTART_PAUSE", 0.01)
     monkeypatch.setattr("pgbus.schedules.runner.take_turn", failing_once(take_turn))
     watch = Watch(bus)
     ran = asyncio.Event()
@@ -333,10 +334,26 @@ async def test_a_fault_of_code_in_what_runs_schedules_ends_no_worker(
     assert watch.of(PartFailed) == [PartFailed("schedules", "a fault of code")]
 
 
+async def test_a_fault_of_code_in_leading_ends_no_worker(bus: pgbus.Bus, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pgbus.aio.backoff.RESTART_PAUSE", 0.01)
+    monkeypatch.setattr("pgbus.leader.leader.Sequencer", failing_once(Sequencer))
+    inbox: Inbox[int] = Inbox()
+    watch = Watch(bus)
+
+    @bus.listener("a.b", name="mail")
+    async def mail(event: int) -> None:
+        inbox.put(event)
+
+    async with running(bus):
+        assert await watch.first(PartFailed) == PartFailed("leader", "a fault of code")
+        await bus.publish(1, topic="a.b")
+        assert await inbox.take(1) == [1]
+
+
 async def test_status_shows_what_has_failed_and_waits_to_begin_again(
     bus: pgbus.Bus, database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pgbus.worker.restarts.RESTART_PAUSE", 3600.0)
+    monkeypatch.setattr("pgbus.aio.backoff.RESTART_PAUSE", 3600.0)
     monkeypatch.setattr("pgbus.listeners.runner.HeldClaim", failing_once(HeldClaim))
 
     @bus.listener("a.faulty", name="bad", ordered=True)  # an event of which is never handed over

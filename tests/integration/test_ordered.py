@@ -15,7 +15,7 @@ import pgbus
 from pgbus.admin import Admin, DeadFilter
 from pgbus.listeners.attempts import LOOP_SHARE
 from pgbus.listeners.listener import LANES
-from pgbus.telemetry import ClaimsLost
+from pgbus.telemetry import ClaimsLost, ListenerDraining
 from tests.conftest import Connect
 from tests.support import eventually
 from tests.support.workers import QUICK_RETRY, Inbox, Watch, open_bus, running, until_idle
@@ -327,10 +327,11 @@ async def test_stopping_gives_back_the_rest_of_a_lane_and_it_goes_on_in_order(da
         async with connection.transaction():
             for number in range(10):
                 await bus.publish({"key": "k", "n": number}, topic="a.b", key="k", using=connection)
+        watch = Watch(bus)
         async with running(bus, only=["steps"]) as worker:
             await seen.take(1)
             stopping = asyncio.create_task(worker.stop())
-            await eventually(lambda: all(runner._draining for runner in worker._runners.values()))
+            await watch.first(ListenerDraining)
             go_on.set()
             await stopping
         assert seen.items == [("k", 0)]

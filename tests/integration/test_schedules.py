@@ -642,7 +642,7 @@ async def test_background_tasks_run_from_start_to_end_of_a_worker(bus: pgbus.Bus
 async def test_a_background_function_that_fails_is_started_again_and_a_coroutine_is_not(
     bus: pgbus.Bus, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("pgbus.schedules.runner.RESTART_PAUSE", 0.01)
+    monkeypatch.setattr("pgbus.aio.backoff.RESTART_PAUSE", 0.01)
     inbox: Inbox[str] = Inbox()
 
     async def fail(word: str) -> None:

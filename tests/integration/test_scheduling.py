@@ -11,7 +11,7 @@ import pytest
 import pgbus
 from pgbus.leader import maintenance, sequencer
 from pgbus.leader.sequencer import PARTITION_SIZE
-from pgbus.telemetry import LeaderSlept, Sequenced
+from pgbus.telemetry import LeaderSlept, PeriodEnded, Sequenced
 from tests.conftest import Connect
 from tests.support import eventually
 from tests.support.rows import Rows
@@ -189,8 +189,9 @@ async def test_after_a_period_the_next_event_and_its_history_go_into_the_next_pa
         async def handle(event: dict[str, int]) -> None:
             numbers.put(event["n"])
 
-        async with running(bus) as worker:
-            await eventually(lambda: (one := worker._leader._sequencer) and (one._roll_over or one.partition == 1))
+        watch = Watch(bus)
+        async with running(bus):
+            await watch.first(PeriodEnded)
             await bus.publish({"n": 1}, topic="a.b")
             await bus.publish({"n": 2}, topic="a.b")
             await numbers.take(2)

@@ -1,0 +1,119 @@
+"""Who a worker is to the others: its row, and the lock that says that it lives."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import os
+import socket
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+
+from pgbus.aio.clock import now
+from pgbus.config import Config
+from pgbus.database.faults import DATABASE_ERRORS
+from pgbus.database.session import Session
+from pgbus.database.statements import listeners, schemas, sequencer
+from pgbus.database.store import Store
+from pgbus.schema import SEEN_INTERVAL
+from pgbus.telemetry import Telemetry, WorkersCounted
+
+# Seconds in which a worker that ends tells the others.
+LEAVE_TIMEOUT = 2.0
+
+
+class Membership:
+    """One worker among those of its bus.
+
+    Its lock is its session's, so PostgreSQL frees it when the session ends, and the leader, which looks for workers
+    without a lock, takes back what they have claimed. That is why whatever claims asks `claimant` first.
+    """
+
+    def __init__(self, config: Config, *, telemetry: Telemetry) -> None:
+        self._config = config
+        self._telemetry = telemetry
+        self._session: Session | None = None
+        self._lost_at = -math.inf
+        self.worker_id = 0
+        """The id of our row, 0 before there is one; it stays ours while the session is away."""
+        self.has_others = True
+        """Whether other workers live, as far as we know."""
+
+    @property
+    def session(self) -> Session | None:
+        """Our session while it is open and has our lock."""
+        return self._session if self._session and not self._session.lost.is_set() else None
+
+    def claimant(self) -> int:
+        """The id to claim under; 0 while our session is away, and with it the lock that says that we live.
+
+        The leader would take back whatever we claimed, and count our death for it.
+        """
+        return self.worker_id if self.session else 0
+
+    def was_cut_off(self, since: float) -> bool:
+        """Whether our session is lost, or was at that time (of the engine's clock) or later."""
+        return not self.claimant() or self._lost_at >= since
+
+    async def take_lock(self, session: Session, *, names: Sequence[str]) -> bool:
+        """Take our lock on a new session: under the id that we had, if we may, so that our claims stay ours.
+
+        False when it is another id; then they are not. `names` are those of our listeners.
+        """
+        if self.worker_id and await self._lock(session, self.worker_id):
+            return True
+        self.worker_id = 0
+        worker_id = await self._insert_row(session, names)
+        while not await self._lock(session, worker_id):
+            # Someone, say another application, holds a lock of the same numbers: nobody could tell when we are dead.
+            await listeners.remove_worker(session.store, worker_id=worker_id)
+            worker_id = await self._insert_row(session, names)
+        self.worker_id = worker_id
+        return False
+
+    def enter(self, session: Session) -> None:
+        """Claim again: this session has our lock, and what we hold is known to be ours."""
+        self._session = session
+
+    def note_loss(self) -> None:
+        """Our session is gone."""
+        self._lost_at = now()
+
+    async def touch(self, store: Store, *, running: Mapping[int, str], failures: Mapping[str, str]) -> None:
+        """Say that we are here, with what we run (listeners' names by their ids) and what has failed."""
+        others = await listeners.touch_worker(
+            store,
+            worker_id=self.worker_id,
+            listener_ids=running,
+            listeners=running.values(),
+            failures=failures,
+        )
+        self.has_others = others > 0
+        self._telemetry.emit(WorkersCounted(others))
+        await schemas.touch_schemas(store, worker_id=self.worker_id, age=SEEN_INTERVAL)
+
+    async def leave(self, store: Store) -> None:
+        """Forget ourselves, and let the next leader know that there is none."""
+        if not self.worker_id:
+            return
+        with contextlib.suppress(*DATABASE_ERRORS):
+            async with asyncio.timeout(LEAVE_TIMEOUT):
+                await schemas.touch_schemas(store, worker_id=self.worker_id, age=0.0)
+                await listeners.remove_worker(store, worker_id=self.worker_id)
+                await sequencer.notify_workers(store, "leaderless")
+
+    async def _insert_row(self, session: Session, names: Sequence[str]) -> int:
+        return await listeners.register_worker(
+            session.store,
+            name=self._config.process_name,
+            service=self._config.service_name,
+            home=self._config.home,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            version=version("pgbus"),
+            listeners=names,
+        )
+
+    async def _lock(self, session: Session, worker_id: int) -> bool:
+        return await listeners.lock_worker(session.store, worker_id=worker_id)

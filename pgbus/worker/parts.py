@@ -1,0 +1,117 @@
+"""The parts of a worker: its listeners, the server of its procedures, its tasks, and its leadership.
+
+A part that fails by a fault of code ends alone, and begins again after a pause.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from pgbus.config import Config
+from pgbus.database.faults import is_link_error
+from pgbus.database.statements import sequencer
+from pgbus.database.store import Store
+from pgbus.leader.leader import Leader
+from pgbus.rpc.server import Server
+from pgbus.schedules.runner import Tasks
+from pgbus.schema import Catalog
+from pgbus.worker.leases import Leases
+from pgbus.worker.membership import Membership
+from pgbus.worker.restarts import Restarts
+from pgbus.worker.runners import Runners
+from pgbus.worker.selection import Selection
+
+logger = logging.getLogger("pgbus")
+
+
+class Parts:
+    """Begins, wakes and ends the parts of one worker.
+
+    `change` is set when a part has failed, may begin again, or is declared: the upkeep then looks after it.
+    """
+
+    def __init__(
+        self,
+        *,
+        config: Config,
+        selection: Selection,
+        membership: Membership,
+        schemas: Catalog,
+        restarts: Restarts,
+        runners: Runners,
+        server: Server,
+        tasks: Tasks,
+        leader: Leader,
+        change: asyncio.Event,
+    ) -> None:
+        self._selection = selection
+        self._membership = membership
+        self._schemas = schemas
+        self.restarts = restarts
+        self.runners = runners
+        self.server = server
+        self.tasks = tasks
+        self.leader = leader
+        self.change = change
+        self.leases = Leases(runners, membership=membership, lease=config.lease)
+
+    @property
+    def listener_names(self) -> list[str]:
+        """The names of the listeners that the worker runs, or is to run."""
+        return [listener.name for listener in self._selection.work().listeners]
+
+    async def begin(self, store: Store) -> None:
+        """Register what is declared, begin what does not run yet, and say what we speak."""
+        work = self._selection.work()
+        await self.runners.begin(work.listeners, restarts=self.restarts)
+        self.leader.catch_up()
+        if work.procedures and not self.restarts.is_resting("calls"):
+            await self.server.serve(work.procedures, worker_id=self._membership.worker_id, store=store)
+        if not self.restarts.is_resting("schedules"):
+            await self.tasks.start(work.schedules, work.background)
+        await self._publish_schemas(store)
+
+    async def _publish_schemas(self, store: Store) -> None:
+        """Say what we speak, and learn what others do. A worker that may not goes on without."""
+        work = self._selection.work()
+        declared = self._schemas.code.declare(procedures=work.procedures, listeners=work.listeners)
+        try:
+            await self._schemas.publication.publish(declared, store=store, worker_id=self._membership.worker_id)
+            await self._schemas.stored.load(store)
+        except Exception as error:  # what others stored may be anything
+            if is_link_error(error):
+                raise
+            logger.warning("schemas are neither stored nor known here: %s", error)
+
+    async def end_failed(self, store: Store) -> None:
+        """End the parts of which a loop has failed, which nothing but a fault of code can bring about.
+
+        Each begins again after a pause, and nothing else ends with it. A listener's claims count as those of a dead
+        worker.
+        """
+        have_failed = await self.runners.end_failed(restarts=self.restarts)
+        for part, loops in (("calls", self.server), ("schedules", self.tasks)):
+            if error := loops.failure():
+                self.restarts.note_failure(part, error, age=loops.age)
+                await loops.break_off()
+        if have_failed:
+            await self.leases.forfeit_forgotten(store)
+
+    async def poll(self, store: Store) -> None:
+        """Look for work, in case a notification was lost."""
+        if names := self.runners.names:
+            self.runners.wake(await sequencer.find_ready_listeners(store, names))
+        self.server.wake()
+
+    def look_at_everything(self) -> None:
+        """Look for work everywhere: an operator has changed something."""
+        self.runners.look_at_everything()
+        self.leader.catch_up()
+        self.tasks.wake()
+
+    def abandon(self) -> None:
+        """Wait for nothing that runs any longer."""
+        self.runners.abandon()
+        self.server.abandon()
+        self.tasks.abandon()

@@ -1,0 +1,181 @@
+"""The listeners of a worker that run: a `Runner` for each, and the sequencer's way to those of its own process."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from uuid import UUID
+
+from pgbus.config import Config
+from pgbus.database.adapters.transactions import Transactions
+from pgbus.database.connections import Pool
+from pgbus.database.statements.deliveries import Claim
+from pgbus.database.store import Store
+from pgbus.handlers.contexts import Publishes
+from pgbus.handlers.hooks import Hooks
+from pgbus.handlers.middleware import Middleware
+from pgbus.listeners.executor import Executor
+from pgbus.listeners.listener import Listener
+from pgbus.listeners.quarantine import Quarantine
+from pgbus.listeners.registration import register_listener
+from pgbus.listeners.runner import Runner, slots_of
+from pgbus.listeners.settlement import HeldClaim
+from pgbus.telemetry import Telemetry
+from pgbus.worker.membership import Membership
+from pgbus.worker.restarts import Restarts
+
+
+class Runners:
+    """Runs listeners, by the ids of their rows; `ended` is called when a loop of one of them ends."""
+
+    def __init__(
+        self,
+        *,
+        config: Config,
+        telemetry: Telemetry,
+        hooks: Hooks,
+        middleware: Middleware,
+        sender: Publishes,
+        pool: Pool,
+        store: Store,
+        transactions: Transactions,
+        membership: Membership,
+        ended: Callable[[], None],
+    ) -> None:
+        self._config = config
+        self._telemetry = telemetry
+        self._hooks = hooks
+        self._middleware = middleware
+        self._sender = sender
+        self._pool = pool
+        self._store = store
+        self._transactions = transactions
+        self._membership = membership
+        self._ended = ended
+        self._quarantine = Quarantine()
+        self._runners: dict[int, Runner] = {}
+        self._threads: dict[int, ThreadPoolExecutor] = {}
+
+    # ------------------------------------------------------------------------------------------------------ life
+
+    async def begin(self, listeners: Iterable[Listener], *, restarts: Restarts) -> None:
+        """Register these listeners, and run those that do not run yet and need not rest."""
+        known = {runner.listener.name for runner in self._runners.values()}
+        for listener in listeners:
+            listener_id = await register_listener(
+                listener, pool=self._pool, config=self._config, worker_id=self._membership.worker_id
+            )
+            # Looked at after the wait: the session and the upkeep may both be here at once.
+            if listener.name in known or listener_id in self._runners or restarts.is_resting(_part_of(listener)):
+                continue
+            self._runners[listener_id] = runner = self._make_runner(listener, listener_id)
+            runner.start(ended=self._ended)
+
+    def _make_runner(self, listener: Listener, listener_id: int) -> Runner:
+        # Threads of its own: those of a listener whose functions hang are nobody else's.
+        threads = ThreadPoolExecutor(slots_of(listener, self._config), thread_name_prefix=f"pgbus {listener.name}")
+        self._threads[listener_id] = threads
+        executor = Executor(
+            listener,
+            threads=threads,
+            transactions=self._transactions,
+            middleware=self._middleware,
+            sender=self._sender,
+        )
+        return Runner(
+            listener,
+            listener_id=listener_id,
+            worker_id=self._membership.claimant,
+            has_others=lambda: self._membership.has_others,
+            was_cut_off=self._membership.was_cut_off,
+            store=self._store,
+            executor=executor,
+            hooks=self._hooks,
+            config=self._config,
+            telemetry=self._telemetry,
+            quarantine=self._quarantine,
+        )
+
+    async def end_failed(self, *, restarts: Restarts) -> bool:
+        """End the listeners of which a loop has failed, which begin again after a pause; whether there were any.
+
+        What they held is neither settled nor given back.
+        """
+        failed = [(id_, runner, error) for id_, runner in self._runners.items() if (error := runner.failure())]
+        for id_, runner, error in failed:
+            del self._runners[id_]
+            restarts.note_failure(_part_of(runner.listener), error, age=runner.age)
+            await runner.break_off()
+            self._threads.pop(id_).shutdown(wait=False, cancel_futures=True)
+        return bool(failed)
+
+    async def stop(self, *, grace: float) -> None:
+        """Claim no more, let handlers finish for `grace` seconds, settle, and give back the rest."""
+        await asyncio.gather(*(runner.stop(grace=grace) for runner in self._runners.values()))
+
+    def abandon(self) -> None:
+        """Do not wait for running handlers any longer."""
+        for runner in self._runners.values():
+            runner.abandon()
+
+    def close_threads(self) -> None:
+        """Begin nothing more in threads; a function that runs in one cannot be stopped."""
+        for threads in self._threads.values():
+            threads.shutdown(wait=False, cancel_futures=True)
+
+    # ------------------------------------------------------------------------------------------------------ state
+
+    @property
+    def names(self) -> dict[int, str]:
+        """The names of the listeners that run, by their ids."""
+        return {id_: runner.listener.name for id_, runner in self._runners.items()}
+
+    @property
+    def floors(self) -> dict[str, int]:
+        """The position at which each listener's scans begin, by its name."""
+        return {runner.listener.name: runner.floor for runner in self._runners.values()}
+
+    @property
+    def busy(self) -> list[str]:
+        """The names of the listeners of which handlers run."""
+        return [runner.listener.name for runner in self._runners.values() if runner.is_busy]
+
+    @property
+    def held_claims(self) -> list[HeldClaim]:
+        """The claims in flight."""
+        return [held for runner in self._runners.values() for held in runner.held_claims]
+
+    @property
+    def tokens(self) -> set[UUID]:
+        """The tokens of the claims in flight, and of those that may be under way."""
+        return {token for runner in self._runners.values() for token in runner.tokens}
+
+    # ------------------------------------------------------------------------------------------------------ waking
+
+    def look_at_everything(self) -> None:
+        """Have every listener claim without floors: an operator may have put old events back."""
+        for runner in self._runners.values():
+            runner.look_at_everything()
+
+    def wake(self, listener_ids: Iterable[int]) -> None:
+        """Have these listeners claim."""
+        for listener_id in listener_ids:
+            if runner := self._runners.get(listener_id):
+                runner.wake()
+
+    def offer(self, token: UUID) -> tuple[int, Sequence[int]]:
+        """Our id, and the listeners that are idle: the sequencer may claim an event for each of them."""
+        worker_id = self._membership.claimant()
+        if not worker_id:
+            return 0, []
+        return worker_id, [id_ for id_, runner in self._runners.items() if runner.offer(token)]
+
+    def hand_over(self, claims: Mapping[int, Claim], *, sent_at: float) -> None:
+        """Give the idle listeners what the sequencer claimed for them, in answer to the last offer."""
+        for listener_id, runner in self._runners.items():
+            runner.hand_over(claims.get(listener_id), sent_at=sent_at)
+
+
+def _part_of(listener: Listener) -> str:
+    return f"listener {listener.name}"

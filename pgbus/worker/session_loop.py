@@ -1,0 +1,158 @@
+"""A worker's session: opened again when it is lost. It hears notifications, and the worker leads when nobody does."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+from collections.abc import Iterable
+
+from pgbus.aio.backoff import Backoff
+from pgbus.aio.clock import now
+from pgbus.aio.tasks import run_until
+from pgbus.config import Config
+from pgbus.database import channels, migrate
+from pgbus.database.connections import session_closed
+from pgbus.database.faults import is_fatal, is_passing
+from pgbus.database.session import Session
+from pgbus.database.statements import sequencer
+from pgbus.schema import Catalog
+from pgbus.telemetry import SessionLost, SessionOpened, Telemetry
+from pgbus.worker.membership import Membership
+from pgbus.worker.parts import Parts
+
+logger = logging.getLogger("pgbus")
+
+# Seconds.
+LEAD_INTERVAL = 1.0
+RECONNECT_PAUSE = 0.1
+RECONNECT_LIMIT = 5.0
+# Of a PostgreSQL integer.
+_ID_DIGITS = 10
+
+
+class SessionLoop:
+    """Keeps a session open for one worker, and its parts at work while there is one.
+
+    `ready` is set once the first session has begun all parts.
+    """
+
+    def __init__(
+        self,
+        parts: Parts,
+        *,
+        config: Config,
+        telemetry: Telemetry,
+        membership: Membership,
+        schemas: Catalog,
+        ready: asyncio.Event,
+    ) -> None:
+        self._parts = parts
+        self._config = config
+        self._telemetry = telemetry
+        self._membership = membership
+        self._schemas = schemas
+        self._ready = ready
+        self._reconnecting = Backoff(RECONNECT_PAUSE, RECONNECT_LIMIT)
+        self._leaderless = asyncio.Event()
+
+    async def run(self) -> None:
+        """Keep a session open until cancelled; say once when it is lost, and once when it is back.
+
+        Raises what the first connection fails with, and what no further try can mend.
+        """
+        opened_before = False
+        while True:
+            try:
+                async with contextlib.AsyncExitStack() as stack:
+                    session = await self._open()
+                    stack.push_async_callback(session.close)
+                    opened_before = True
+                    await self._live(session)
+            except Exception as error:
+                if not opened_before or is_fatal(error, has_worked=self._ready.is_set()):
+                    raise
+                self._membership.note_loss()
+                if not self._reconnecting.tries:
+                    logger.warning("lost the database, trying to get it back: %s", error)
+                    self._telemetry.emit(SessionLost(str(error)))
+            await asyncio.sleep(self._reconnecting.next())
+
+    async def _open(self) -> Session:
+        namespace = self._config.namespace
+        heard = {
+            channels.work(namespace): self._heard_work,
+            channels.schemas(namespace): self._heard_schemas,
+            channels.calls(namespace): self._parts.server.heard,
+        }
+        return await Session.open(self._config, channels=heard)
+
+    async def _live(self, session: Session) -> None:
+        await migrate.check_async(session.connection, namespace=self._config.namespace)
+        if not await self._membership.take_lock(session, names=self._parts.listener_names):
+            self._parts.leases.lapse()
+        await self._parts.leases.extend(session.store)  # while we were away, the leader may have taken some back
+        # A leader who believed to be alone notifies from now on. After our lock, by which it counts its company.
+        await sequencer.notify_workers(session.store, "arrived")
+        self._membership.enter(session)
+        await self._parts.begin(session.store)
+        self._telemetry.emit(SessionOpened(self._membership.worker_id))
+        self._parts.runners.look_at_everything()
+        if self._reconnecting.tries:
+            logger.info("the database is back")
+        self._reconnecting.reset()
+        self._ready.set()
+        await self._lead_when_nobody_does(session)
+
+    # ------------------------------------------------------------------------------------------------------ leading
+
+    async def _lead_when_nobody_does(self, session: Session) -> None:
+        while not session.lost.is_set():
+            if not self._parts.restarts.is_resting("leader") and await sequencer.is_leaderless(session.store):
+                await self._lead(session)
+            self._leaderless.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LEAD_INTERVAL * random.uniform(0.8, 1.2)):  # noqa: S311 - jitter
+                    await self._leaderless.wait()
+        raise session_closed()
+
+    async def _lead(self, session: Session) -> None:
+        """Lead until the leader's session breaks, or ours.
+
+        What fails in it ends no worker: if it is a row, it would end one after the other, and their listeners.
+        """
+        began = now()
+        lead = self._parts.leader.lead(self._membership.worker_id)
+        leading = await run_until(lead, session.lost, name="pgbus leader")
+        if leading.cancelled() or not (error := leading.exception()):
+            return
+        if is_passing(error):
+            logger.info("no longer leading: %s", error)
+        else:
+            self._parts.restarts.note_failure("leader", error, age=now() - began)
+
+    # ------------------------------------------------------------------------------------------------------ hearing
+
+    def _heard_work(self, payload: str) -> None:
+        match payload:
+            case "leaderless":
+                self._leaderless.set()
+            case "arrived":
+                self._membership.has_others = True
+            case "subscribed":
+                self._parts.leader.catch_up()
+            case "reload":
+                self._parts.look_at_everything()
+            case _:
+                self._parts.runners.wake(_read_ids(payload))
+
+    def _heard_schemas(self, payload: str) -> None:  # noqa: ARG002 - it tells that something changed, not what
+        if session := self._membership.session:
+            self._schemas.stored.drop(session.store)
+
+
+def _read_ids(payload: str) -> Iterable[int]:
+    """The listener ids of a notification. Anyone may notify: what is not an id is passed over."""
+    # ASCII, as isdigit() alone is also true of what int() refuses; and short, as it refuses thousands of digits.
+    return (int(part) for part in payload.split(",") if part.isascii() and part.isdigit() and len(part) <= _ID_DIGITS)

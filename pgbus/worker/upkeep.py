@@ -1,0 +1,70 @@
+"""A worker's upkeep: it keeps leases, says that it is here, begins what is declared, and looks for lost work."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Mapping
+
+from pgbus.config import Config
+from pgbus.database.store import Store
+from pgbus.database.tries import Tries
+from pgbus.worker.membership import Membership
+from pgbus.worker.parts import Parts
+
+# Seconds between the times that a worker says that it is here.
+TOUCH_INTERVAL = 10.0
+
+
+class Upkeep:
+    """Looks after the parts of one worker at every poll, and whenever something about them has changed."""
+
+    def __init__(self, parts: Parts, *, config: Config, membership: Membership, store: Store) -> None:
+        self._parts = parts
+        self._config = config
+        self._membership = membership
+        self._store = store
+        self._extend_at = 0.0
+        self._touch_at = 0.0
+        # What others have been told of parts that failed.
+        self._told: Mapping[str, str] = {}
+        # Whether something may have been declared, or may begin again, since the parts last began.
+        self._is_due = False
+
+    async def run(self, ready: asyncio.Event) -> None:
+        """Look after them from when they are `ready` until cancelled; what no further try can mend is raised."""
+        await ready.wait()
+        tries = Tries("look after what is claimed")
+        change = self._parts.change
+        while True:
+            # Before the look at what failed: what fails, or is declared, from here on is seen in the next round.
+            self._is_due = self._is_due or change.is_set()
+            change.clear()
+            try:
+                await self._look()
+                tries.worked()
+                pause = min(self._config.poll_interval, self._config.lease / 3)
+            except Exception as error:
+                pause = tries.pause_after(error)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pause):
+                    await change.wait()
+
+    async def _look(self) -> None:
+        loop, store, parts = asyncio.get_running_loop(), self._store, self._parts
+        await parts.end_failed(store)
+        if parts.restarts.resting != self._told:
+            self._touch_at = 0.0
+        if loop.time() >= self._extend_at:
+            await parts.leases.extend(store)
+            self._extend_at = loop.time() + self._config.lease / 3
+        if loop.time() >= self._touch_at:
+            failures = dict(parts.restarts.resting)
+            await self._membership.touch(store, running=parts.runners.names, failures=failures)
+            self._told = failures
+            self._touch_at = loop.time() + TOUCH_INTERVAL
+        if self._is_due and self._membership.session:  # while it is away: a new session begins everything
+            await parts.begin(store)
+            self._is_due = False
+        await parts.leases.return_forgotten(store)
+        await parts.poll(store)
