@@ -7,7 +7,7 @@ import os
 import sys
 from typing import cast
 
-from benchmarks import drain, importing, latency, memory, paced, publishing, rpc
+from benchmarks import calls, drain, importing, latency, memory, paced, publishing, rpc
 from benchmarks.support import server
 from pgbus.cli.loops import Loop, open_runner
 
@@ -18,6 +18,7 @@ BENCHMARKS = {
     "paced": paced.main,
     "memory": memory.main,
     "rpc": rpc.main,
+    "calls": calls.main,
     "importing": importing.main,
 }
 

@@ -33,7 +33,8 @@ async def _serve(bus: pgbus.Bus, ready: Event, stop: Event) -> None:
 
 
 @contextmanager
-def servers(dsn: str, namespace: str, *, count: int) -> Iterator[None]:
+def servers(dsn: str, namespace: str, *, count: int) -> Iterator[list[int]]:
+    """Run `count` processes that serve; their process ids."""
     context = multiprocessing.get_context("spawn")
     stop = context.Event()
     started = [context.Event() for _ in range(count)]
@@ -44,7 +45,7 @@ def servers(dsn: str, namespace: str, *, count: int) -> Iterator[None]:
         for ready in started:
             if not ready.wait(60):
                 raise SystemExit("a server did not start")
-        yield
+        yield [process.pid for process in processes if process.pid]
     finally:
         stop.set()
         for process in processes:

@@ -8,23 +8,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, cast
+from typing import Any
 from uuid import UUID
 
 from pgbus.config import Config, shown_dsn
-from pgbus.database.connections import (
-    Borrowed,
-    Connection,
-    Pool,
-    Pooled,
-    behind_pooler,
-    borrow,
-    create_pool,
-    cut_pool,
-    unreachable,
-)
+from pgbus.database.connections import Borrowed, Pool, Pooled, behind_pooler, borrow, cut_pool, unreachable
 from pgbus.database.faults import ClientError, InsufficientPrivilege, ServerError, is_link_error, sqlstate_of
-from pgbus.database.migrate import check_async
+from pgbus.database.opening import open_pool
 from pgbus.database.sql import Statement, load
 from pgbus.database.sql.rights import missing_right
 from pgbus.database.store import Store
@@ -135,15 +125,7 @@ class Publisher:
     async def _open(self) -> Pool:
         async with self._opening:
             if self._pool is None:
-                pool = await create_pool(self._config, size=POOL_SIZE)
-                try:
-                    async with borrow(pool) as connection:
-                        await check_async(cast("Connection", connection), namespace=self._config.namespace)
-                except BaseException as error:
-                    pool.terminate()
-                    if is_link_error(error) or isinstance(error, ServerError):
-                        raise unreachable(self._config, error) from error
-                    raise
+                pool = await open_pool(self._config, size=POOL_SIZE)
                 await self._on_open(Store(Pooled(pool), namespace=self._config.namespace))
                 self._pool = pool
         return self._pool

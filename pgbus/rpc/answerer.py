@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from uuid import UUID
 
 from pgbus.database import channels
 from pgbus.database.faults import Fault, classify
+from pgbus.database.statements import rpc
+from pgbus.database.statements.rpc import Notification, Response
 from pgbus.database.store import Store
 from pgbus.database.tries import Tries
-from pgbus.rpc.wire import Response, join_ids, take_batch
+from pgbus.rpc.wire import join_ids, take_batch
 
 logger = logging.getLogger("pgbus")
 
@@ -77,36 +79,22 @@ class Answerer:
         """Say why there is no result. The caller is not notified, which may be what failed: it looks twice a second."""
         text = f"the database refused the result: {error}".encode("ascii", "backslashreplace").decode()
         try:
-            await self._write([Response(call_id, "invalid", error=text)], told=([], []))
+            await self._write([Response(call_id, "invalid", error=text)], told=())
         except Exception as again:
             if classify(again) is not Fault.VALUES:
                 raise
             logger.error("call %s is left without an answer: %s", call_id, again)
 
-    async def _write(self, batch: list[Response], *, told: tuple[list[str], list[str]]) -> None:
-        channels, payloads = told
-        await self._store.fetch(
-            "answer_requests",
-            worker=self._worker,
-            call_ids=[response.call_id for response in batch],
-            outcomes=[response.outcome for response in batch],
-            results=[response.result for response in batch],
-            error_types=[response.error_type for response in batch],
-            errors=[response.error for response in batch],
-            error_arguments=[response.error_arguments for response in batch],
-            tracebacks=[response.traceback for response in batch],
-            channels=channels,
-            payloads=payloads,
-        )
+    async def _write(self, batch: list[Response], *, told: Iterable[Notification]) -> None:
+        await rpc.answer_requests(self._store, batch, worker=self._worker, notifications=told)
 
-    def _notifications(self, batch: list[Response]) -> tuple[list[str], list[str]]:
+    def _notifications(self, batch: list[Response]) -> list[Notification]:
         """One per caller, which says what was answered; more only for a large batch."""
         by_caller: dict[str, list[UUID]] = {}
         for response in batch:
             by_caller.setdefault(self._callers[response.call_id], []).append(response.call_id)
-        pairs = [
-            (channels.replies(self._store.namespace, caller), payload)
+        return [
+            Notification(channels.replies(self._store.namespace, caller), payload)
             for caller, call_ids in by_caller.items()
             for payload in join_ids(call_ids)
         ]
-        return [channel for channel, _ in pairs], [payload for _, payload in pairs]

@@ -1,38 +1,32 @@
-"""The server's side: takes requests while there is room, runs the procedures, and answers in batches.
+"""The server's side: claims requests while there is room, has the procedures run, and answers in batches.
 
-claimer   takes requests of the procedures that have room and may have work
+claimer   claims requests of the procedures that have room and may have work
 answerer  writes the responses
 """
 
 from __future__ import annotations
 
 import asyncio
-import functools
 import logging
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from uuid import UUID
 
-from pgbus.aio import threads
 from pgbus.aio.clock import now
-from pgbus.aio.returned import finish
 from pgbus.aio.tasks import call_on_failure, end_tasks, failure_of
-from pgbus.codec.json import encode
 from pgbus.config import Config
+from pgbus.database.statements import rpc
+from pgbus.database.statements.rpc import ClaimedRequest, Response
 from pgbus.database.store import Store
 from pgbus.database.tries import LINK_PAUSE_LIMIT, Tries
-from pgbus.errors import InvalidEventError, InvalidResult
-from pgbus.handlers.contexts import CallContext
 from pgbus.handlers.hooks import Hooks
 from pgbus.handlers.middleware import Middleware
-from pgbus.messages import differ
 from pgbus.rpc.answerer import Answerer
-from pgbus.rpc.hooks import exchange, rpc_message
-from pgbus.rpc.procedures import Procedure, plain_arguments
-from pgbus.rpc.wire import CallOutcome, ClaimedRequest, Response, answer, encode_arguments, failure, split_ids
+from pgbus.rpc.execution import ENDINGS, Execution, Running
+from pgbus.rpc.procedures import Procedure
+from pgbus.rpc.wire import split_ids
 from pgbus.telemetry import CallEnded, CallStarted, Telemetry
 
 logger = logging.getLogger("pgbus")
@@ -40,27 +34,13 @@ logger = logging.getLogger("pgbus")
 # Cancellations remembered of calls that are not ours, or not yet: one may overtake the claim's own rows.
 REMEMBERED_CANCELLATIONS = 1_000
 
-ENDINGS: dict[CallOutcome, str] = {
-    "expired": "the procedure still ran at the deadline",
-    "cancelled": "the caller took it back",
-    "lost": "the worker stopped before the procedure ended",
-}
-
-
-@dataclass(slots=True)
-class Running:
-    """A call in this process's hands; `ending` says why its task was cancelled, if it was."""
-
-    request: ClaimedRequest
-    procedure: Procedure
-    started: float
-    task: asyncio.Task[None] | None = None
-    ending: CallOutcome | None = None
-    thread: asyncio.Future[threads.Attempt[object]] | None = None
-
 
 class Desk:
-    """The room of one procedure."""
+    """The room of one procedure.
+
+    `may_have_work` is cleared before each claim and set by whoever hears of a request, also while the claim is on its
+    way: so no request is missed that its snapshot did not show.
+    """
 
     __slots__ = ("busy", "may_have_work", "procedure", "slots", "threads")
 
@@ -99,8 +79,7 @@ class Server:
     ) -> None:
         self._store = store
         self._failed = failed
-        self._hooks = hooks
-        self._middleware = middleware
+        self._execution = Execution(config=config, hooks=hooks, middleware=middleware)
         self._config = config
         self._telemetry = telemetry
         self._desks: dict[str, Desk] = {}
@@ -140,13 +119,8 @@ class Server:
         self.wake()
 
     async def _register(self, desks: Sequence[Desk], *, worker_id: int, store: Store) -> None:
-        await store.fetch(
-            "register_procedures",
-            worker_id=worker_id,
-            procedures=[desk.procedure.name for desk in desks],
-            concurrencies=[desk.slots for desk in desks],
-            timeouts=[desk.procedure.timeout for desk in desks],
-        )
+        servings = [rpc.Serving(desk.procedure.name, desk.slots, desk.procedure.timeout) for desk in desks]
+        await rpc.register_procedures(store, servings, worker_id=worker_id)
 
     async def _warn_of_strangers(self, *, worker_id: int, store: Store) -> None:
         """Say once of each procedure that a worker of another service serves it, too."""
@@ -154,19 +128,15 @@ class Server:
         self._checked.update(unchecked)
         if not unchecked:
             return
-        rows = await store.fetch(
-            "find_strangers",
-            procedures=unchecked,
-            worker_id=worker_id,
-            service=self._config.service_name,
-            home=self._config.home,
+        strangers = await rpc.find_strangers(
+            store, unchecked, worker_id=worker_id, service=self._config.service_name, home=self._config.home
         )
-        for row in rows:
+        for stranger in strangers:
             logger.warning(
                 "procedure %s: %s of service %r serves it too, and this process is of service %r, so they split its "
                 "calls between them. If they are two services, give one of the two procedures another name; if they "
                 "are one, give both the same service_name",
-                row["procedure"], row["worker"], row["service"], self._config.service_name,
+                stranger.procedure, stranger.worker, stranger.service, self._config.service_name,
             )  # fmt: skip
 
     def heard(self, payload: str) -> None:
@@ -219,7 +189,7 @@ class Server:
     def abandon(self) -> None:
         """Do not wait for running calls any longer."""
         for running in tuple(self._running.values()):
-            self._end(running, "lost")
+            running.end("lost")
 
     async def _wait_until_idle(self, limit: float) -> None:
         try:
@@ -254,11 +224,8 @@ class Server:
 
     async def _fail_unknown_claims(self, worker_id: int) -> None:
         """Give up what we may have taken without learning of it, as the link broke."""
-        await self._store.fetch(
-            "fail_unknown_claims",
-            worker_id=worker_id,
-            worker=self._config.process_name,
-            known=self._answerer.owed,
+        await rpc.fail_unknown_claims(
+            self._store, worker_id=worker_id, worker=self._config.process_name, known=self._answerer.owed
         )
         self._in_doubt = False
 
@@ -266,16 +233,11 @@ class Server:
         rooms = [desk.room for desk in desks]
         for desk in desks:
             desk.may_have_work = False
-        rows = await self._store.fetch(
-            "claim_requests",
-            worker_id=worker_id,
-            procedures=[desk.procedure.name for desk in desks],
-            rooms=rooms,
-        )
-        requests = [ClaimedRequest(*row) for row in rows]
+        names = [desk.procedure.name for desk in desks]
+        requests = await rpc.claim_requests(self._store, names, rooms=rooms, worker_id=worker_id)
         taken = Counter(request.procedure for request in requests)
         for desk, room in zip(desks, rooms, strict=True):
-            # Fewer than there was room for: there are no more, and who posts one says so.
+            # Fewer than there was room for: there are no more, and whoever posts one notifies.
             desk.may_have_work = desk.may_have_work or taken[desk.procedure.name] >= room
         for request in requests:
             self._start(request, self._desks[request.procedure])
@@ -286,7 +248,7 @@ class Server:
             self._answerer.add(Response(request.call_id, "cancelled", error=ENDINGS["cancelled"]))
             return
         desk.busy += 1
-        running = Running(request, desk.procedure, time.monotonic())
+        running = Running(request, desk.procedure, desk.threads)
         self._running[request.call_id] = running
         self._telemetry.emit(CallStarted(request.procedure, request.call_id))
         running.task = asyncio.create_task(self._run(running, desk))
@@ -294,96 +256,15 @@ class Server:
     # --------------------------------------------------------------------------------------------------- running
 
     async def _run(self, running: Running, desk: Desk) -> None:
-        """Run one call to its answer; whatever the procedure raises, a SystemExit too, ends here."""
-        call_id = running.request.call_id
-        deadline = asyncio.get_running_loop().call_later(running.request.seconds_left, self._end, running, "expired")
-        try:
-            response = answer(call_id, await self._result(running, desk))
-        except BaseException as error:
-            if running.ending:
-                response = Response(call_id, running.ending, error=ENDINGS[running.ending])
-            else:
-                response = failure(call_id, error)
-        finally:
-            deadline.cancel()
-        del self._running[call_id]
+        response = await self._execution.respond(running)
+        del self._running[response.call_id]
         if running.thread is None or running.thread.done():
             self._release(desk)
         else:
             running.thread.add_done_callback(lambda _: self._release(desk))
-        self._log(running, response)
         self._answerer.add(response)
         duration = time.monotonic() - running.started
-        self._telemetry.emit(CallEnded(running.procedure.name, call_id, response.outcome, duration))
-
-    async def _result(self, running: Running, desk: Desk) -> str:
-        if self._hooks.on_serving:
-            value = await self._between_hooks(running, desk)
-        else:
-            value = await self._execute(running, desk, running.request.arguments)
-        return self._encode(running.procedure, value)
-
-    async def _between_hooks(self, running: Running, desk: Desk) -> object:
-        """What the hooks made of the result; they hear of one that cannot be sent as of a failure."""
-        procedure, text = running.procedure, running.request.arguments
-        arguments = plain_arguments(procedure.name, text)
-        message = rpc_message(procedure.name, plain_arguments(procedure.name, text), call_id=running.request.call_id)
-
-        async def work() -> object:
-            final = text
-            if differ(message.kwargs, arguments):
-                final = encode_arguments(procedure.name, message.kwargs, limit=self._config.rpc_max_payload)
-            value = await self._execute(running, desk, final)
-            self._encode(procedure, value)
-            return value
-
-        before, after = self._hooks.before_rpc_execution, self._hooks.after_rpc_execution
-        return await exchange(before, after, message, work)
-
-    async def _execute(self, running: Running, desk: Desk, text: str) -> object:
-        procedure = running.procedure
-        arguments = procedure.decode(text)
-        if self._middleware.is_used:
-            return await self._within_middleware(running, desk, arguments)
-        if procedure.is_async:
-            return await _call_async(procedure, arguments)
-        return await self._in_thread(running, desk, lambda visit: _call_plain(procedure, arguments, visit))
-
-    async def _within_middleware(self, running: Running, desk: Desk, arguments: dict[str, object]) -> object:
-        procedure = running.procedure
-        context = CallContext(procedure.name, arguments, running.request.call_id)
-
-        def work(visit: threads.Visit) -> object:
-            call = functools.partial(_call_plain, procedure, context.arguments, visit)
-            return self._middleware.around_plain(context, call)()
-
-        handle = (
-            functools.partial(_call_async, procedure, context.arguments)
-            if procedure.is_async
-            else functools.partial(self._in_thread, running, desk, work)
-        )
-        return await self._middleware.around(context, handle)()
-
-    async def _in_thread(self, running: Running, desk: Desk, work: Callable[[threads.Visit], object]) -> object:
-        """Run a plain function in a thread. It cannot be stopped, only given up; its room is taken until it ends."""
-        assert desk.threads is not None
-        visit = threads.Visit()
-        running.thread = threads.start(desk.threads, functools.partial(work, visit))
-        try:
-            return (await asyncio.shield(running.thread)).result()
-        except asyncio.CancelledError:
-            visit.leave()
-            raise
-
-    def _encode(self, procedure: Procedure, value: object) -> str:
-        try:
-            text = encode(value, limit=self._config.rpc_max_payload, field="result")
-        except InvalidEventError as error:
-            raise InvalidResult(
-                f"{procedure.name} returned what cannot be sent: {error.reason}", procedure=procedure.name
-            ) from error
-        procedure.check(text, value)
-        return text
+        self._telemetry.emit(CallEnded(running.procedure.name, response.call_id, response.outcome, duration))
 
     def _release(self, desk: Desk) -> None:
         desk.busy -= 1
@@ -393,23 +274,6 @@ class Server:
     def _cancel(self, call_id: UUID) -> None:
         running = self._running.get(call_id)
         if running:
-            self._end(running, "cancelled")
+            running.end("cancelled")
         else:
             self._cancellations.append(call_id)
-
-    def _end(self, running: Running, ending: CallOutcome) -> None:
-        if running.task and not running.ending:
-            running.ending = ending
-            running.task.cancel()
-
-    def _log(self, running: Running, response: Response) -> None:
-        if response.outcome in ("failed", "invalid"):
-            logger.warning("procedure %s failed: %s", running.procedure.name, response.traceback or response.error)
-
-
-async def _call_async(procedure: Procedure, arguments: dict[str, object]) -> object:
-    return await finish(procedure.handler(**arguments), procedure.name)
-
-
-def _call_plain(procedure: Procedure, arguments: dict[str, object], visit: threads.Visit) -> object:
-    return visit.finish(procedure.handler(**arguments), procedure.name)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import Any, TypeVar
 from uuid import UUID
 
 import msgspec
@@ -13,6 +12,7 @@ import msgspec
 from pgbus.codec.annotations import bare
 from pgbus.codec.json import decoder, encode, misfit
 from pgbus.config import ApiConfig
+from pgbus.database.statements.rpc import Request, Response
 from pgbus.errors import (
     CallCancelled,
     CallError,
@@ -32,60 +32,12 @@ from pgbus.errors import (
 from pgbus.outcomes import MAX_ERROR_LENGTH, clip, error_text, format_traceback
 from pgbus.rpc.procedures import Procedure, error_name
 
-# A batch is one statement: so many calls, or so many characters of JSON.
+# A batch is one statement: at most this many calls, and this many characters of JSON.
 BATCH_CALLS = 500
 BATCH_SIZE = 8 * 1024 * 1024
 # PostgreSQL's notifications carry less than 8,000 bytes; a call_id takes 37 of them with its comma.
 NOTIFIED_CALLS = 200
 NOTIFIED_BYTES = 7_900
-
-CallOutcome: TypeAlias = Literal["answered", "failed", "refused", "invalid", "expired", "cancelled", "lost", "unserved"]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Request:
-    """A call as the caller posts it; `arguments` is JSON text, `timeout` seconds."""
-
-    call_id: UUID
-    procedure: str
-    arguments: str
-    timeout: float
-
-    @property
-    def size(self) -> int:
-        """Characters of JSON."""
-        return len(self.arguments)
-
-
-@dataclass(frozen=True, slots=True)
-class ClaimedRequest:
-    """A call as the server took it; it is to be given up in `seconds_left`."""
-
-    call_id: UUID
-    procedure: str
-    arguments: str
-    caller: str
-    seconds_left: float
-
-
-@dataclass(frozen=True, slots=True)
-class Response:
-    """What became of a call; `result` and `error_arguments` are JSON text."""
-
-    call_id: UUID
-    outcome: CallOutcome
-    result: str | None = None
-    error_type: str | None = None
-    error: str | None = None
-    error_arguments: str | None = None
-    traceback: str | None = None
-    worker: str | None = None
-
-    @property
-    def size(self) -> int:
-        """Characters of JSON."""
-        return len(self.result or "")
-
 
 Sized = TypeVar("Sized", Request, Response)
 
@@ -191,7 +143,7 @@ def failure(call_id: UUID, error: BaseException) -> Response:
         case InvalidResult():
             return Response(call_id, "invalid", error=text)
         case SuddenDeathException():
-            return Response(call_id, "lost", error=f"the procedure played dead: {text}")
+            return Response(call_id, "lost", error=f"the procedure raised SuddenDeathException: {text}")
     return Response(
         call_id,
         "failed",

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Sequence
-from typing import Any
+from concurrent.futures import ThreadPoolExecutor
 from uuid import UUID
 
 from pgbus.bus import Bus
+from pgbus.database.statements.rpc import ClaimedRequest, Response
 from pgbus.rpc.caller import Caller
+from pgbus.rpc.execution import Execution, Running
 from pgbus.rpc.procedures import Procedure
-from pgbus.rpc.server import Desk, Running, Server
-from pgbus.rpc.wire import ClaimedRequest, Response, to_error
+from pgbus.rpc.wire import to_error
 
 
 class CallerHere(Caller):
@@ -28,7 +28,7 @@ class CallerHere(Caller):
             if served := await _served(bus, procedure):
                 seconds = timeout or served.timeout or self._default_timeout(procedure)
                 request = ClaimedRequest(call_id, procedure, arguments, caller="", seconds_left=seconds)
-                response = await _Server(bus).respond(request, served)
+                response = await _respond(bus, request, served)
                 if response.result is None:
                     raise to_error(response, procedure=procedure, allowed=self._procedures.errors)
                 return response.result
@@ -41,33 +41,20 @@ async def _served(bus: Bus, name: str) -> Procedure | None:
     return bus.registry.procedures.get(name) if "rpcs" in bus.features else None
 
 
-class _Server(Server):
-    """Runs one call: its answerer does not run, and keeps the response."""
-
-    def __init__(self, bus: Bus) -> None:
-        no_database: Any = None
-        super().__init__(
-            no_database,
-            config=bus.config,
-            telemetry=bus.telemetry,
-            hooks=bus.registry.hooks,
-            middleware=bus.registry.middleware,
-            worker_id=lambda: 0,
-            failed=lambda: None,
-        )
-
-    async def respond(self, request: ClaimedRequest, procedure: Procedure) -> Response:
-        """Run the call; one that is cancelled here is cancelled there."""
-        desk = Desk(procedure, slots=1)
-        running = self._running[request.call_id] = Running(request, procedure, time.monotonic())
-        running.task = asyncio.create_task(self._run(running, desk))
-        try:
-            await asyncio.shield(running.task)
-        except asyncio.CancelledError:
-            self._end(running, "cancelled")
-            await asyncio.wait([running.task])
-            raise
-        finally:
-            if desk.threads:
-                desk.threads.shutdown(wait=False)
-        return self._answerer._responses[0]
+async def _respond(bus: Bus, request: ClaimedRequest, procedure: Procedure) -> Response:
+    """Run the call; one that is cancelled here is cancelled there."""
+    registry = bus.registry
+    execution = Execution(config=bus.config, hooks=registry.hooks, middleware=registry.middleware)
+    threads = None if procedure.is_async else ThreadPoolExecutor(1, thread_name_prefix="pgbus-procedure")
+    running = Running(request, procedure, threads)
+    response = asyncio.ensure_future(execution.respond(running))
+    running.task = response
+    try:
+        return await asyncio.shield(response)
+    except asyncio.CancelledError:
+        running.end("cancelled")
+        await asyncio.wait([response])
+        raise
+    finally:
+        if threads:
+            threads.shutdown(wait=False)

@@ -25,12 +25,13 @@ import msgspec
 
 from pgbus.bus import Bus
 from pgbus.codec.json import encode
+from pgbus.database.statements.rpc import Response
 from pgbus.errors import CallError
 from pgbus.messages import EventMessage, RpcMessage
 from pgbus.publishing.outbox import OutboxRow
 from pgbus.rpc.caller import Caller
 from pgbus.rpc.hooks import rpc_message
-from pgbus.rpc.wire import Response, failure, to_error
+from pgbus.rpc.wire import failure, to_error
 
 T = TypeVar("T", bound=Callable[..., Any])
 

@@ -23,11 +23,11 @@ from pgbus.admin import Admin
 from pgbus.bus import make_worker
 from pgbus.database.statements import deliveries
 from pgbus.database.statements.deliveries import Claim
+from pgbus.database.statements.rpc import ClaimedRequest
 from pgbus.database.store import Store
 from pgbus.embedded import EmbeddedPostgres
 from pgbus.leader.sequencer import Sequencer
 from pgbus.listeners.settlement import HeldClaim
-from pgbus.rpc.wire import ClaimedRequest
 from pgbus.schedules.rules import take_turn
 from pgbus.telemetry import ClaimsFreed, PartFailed, SessionLost
 from tests.conftest import Connect
@@ -301,7 +301,7 @@ async def test_a_fault_of_code_in_what_takes_calls_ends_no_worker(
     bus: pgbus.Bus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pgbus.aio.backoff.RESTART_PAUSE", 0.01)
-    monkeypatch.setattr("pgbus.rpc.server.ClaimedRequest", failing_once(ClaimedRequest))
+    monkeypatch.setattr("pgbus.database.statements.rpc.ClaimedRequest", failing_once(ClaimedRequest))
     watch = Watch(bus)
 
     @bus.procedure("math.double")

@@ -12,6 +12,7 @@ import pytest
 
 import pgbus
 from pgbus import migrate
+from pgbus.database.store import Store
 from pgbus.embedded import EmbeddedPostgres
 from pgbus.errors import ConfigurationError, DuplicateProcedureName
 from pgbus.telemetry import CallEnded, CallStarted, SessionOpened
@@ -679,8 +680,8 @@ async def test_an_answer_whose_notification_was_lost_is_found(
 
     async with running(bus):
         await bus.call("maths.double", {"n": 1})
-        # Someone else's channel: nobody hears of the answers to the calls that are posted from now on.
-        monkeypatch.setattr(bus.client.calls.caller, "_id", "0" * 16)
+        # Nobody listens there: nobody hears of the answers from now on.
+        monkeypatch.setattr("pgbus.database.channels.replies", lambda namespace, caller: f"{namespace}_other_{caller}")
         assert await bus.call("maths.double", {"n": 2}, timeout=30) == 4
 
 
@@ -758,7 +759,7 @@ async def test_calls_are_queryable_until_they_are_pruned(database: str, connect:
         assert (second["state"], second["error_type"]) == ("failed", "builtins.ZeroDivisionError")
         assert "a / b" in second["traceback"]
 
-        store = bus.client.calls.caller._store
+        store = Store(connection, namespace="pgbus")
         assert (await store.fetch_one("prune_calls", retention=60.0, batch=10))["calls"] == 0
         await connection.execute(
             """

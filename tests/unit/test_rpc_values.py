@@ -4,9 +4,10 @@ import uuid
 
 import pytest
 
+from pgbus.database.statements.rpc import CallOutcome, Request, Response
 from pgbus.errors import CallTimeout, InvalidArguments, InvalidResult, RemoteError, WorkerLost
 from pgbus.rpc import wire as values
-from pgbus.rpc.wire import Request, Response, failure, join_ids, join_names, take_batch, to_error
+from pgbus.rpc.wire import failure, join_ids, join_names, take_batch, to_error
 
 CALL_ID = uuid.UUID(int=7)
 
@@ -48,7 +49,7 @@ def test_notifications_are_short_enough_for_postgresql() -> None:
         ("failed", RemoteError),
     ],
 )
-def test_an_outcome_is_an_error_of_its_own(outcome: values.CallOutcome, kind: type[Exception]) -> None:
+def test_an_outcome_is_an_error_of_its_own(outcome: CallOutcome, kind: type[Exception]) -> None:
     error = to_error(Response(CALL_ID, outcome, error="why"), procedure="a.b", allowed={})
     assert type(error) is kind
     assert "why" in str(error)

@@ -1,0 +1,87 @@
+"""What a call costs: CPU by process, with 50 callers and with one, and the time of one beside four bare round trips.
+
+One process calls, another one serves. CPU is that of the calling process, of the serving one, and of their sessions in
+PostgreSQL, by /proc (so on Linux only). A bare round trip is `SELECT 1` on an open connection: what the network, the
+event loop and the driver take for a statement that does nothing. Calls and bare trips are timed in turn, in one run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Mapping
+
+import asyncpg
+
+import pgbus
+from benchmarks.paced import cpu_of
+from benchmarks.rpc import call, servers
+from benchmarks.support import RUNS, fresh_bus, median
+
+CALLERS = 50
+IDLE_CALLS = 300
+LOADED_CALLS = 6_000
+
+Parts = Mapping[str, list[int]]
+
+
+async def main(dsn: str) -> None:
+    async with fresh_bus(dsn) as bus:
+        with servers(dsn, bus.config.namespace, count=1) as pids:
+            await calls(bus, count=1_000, callers=CALLERS)
+            parts = {"caller": [os.getpid()], "server": pids, "PostgreSQL": await sessions(dsn)}
+            loaded = [await cost(bus, parts, count=LOADED_CALLS, callers=CALLERS) for _ in range(RUNS)]
+            print(f"CPU of a call, {CALLERS} callers: {told(loaded)}; bar: 250")
+            connection = await asyncpg.connect(dsn)
+            idle: list[dict[str, float]] = []
+            times: list[float] = []
+            trips: list[float] = []
+            for _ in range(RUNS):
+                idle.append(await cost(bus, parts, count=IDLE_CALLS, callers=1))
+                times += [await call(bus) for _ in range(IDLE_CALLS)]
+                trips += [await bare(connection) for _ in range(IDLE_CALLS)]
+            await connection.close()
+    print(f"CPU of a call, one caller: {told(idle)}")
+    print(
+        f"idle call: p50 {median(times):.2f} ms; four bare round trips: p50 {median(trips):.2f} ms; "
+        f"ratio {median(times) / median(trips):.2f}, bar: 1.3"
+    )
+
+
+async def cost(bus: pgbus.Bus, parts: Parts, *, count: int, callers: int) -> dict[str, float]:
+    """Microseconds of CPU per call, by part."""
+    before = {part: cpu_of(pids) for part, pids in parts.items()}
+    await calls(bus, count=count, callers=callers)
+    return {part: 1_000_000 * (cpu_of(pids) - before[part]) / count for part, pids in parts.items()}
+
+
+async def calls(bus: pgbus.Bus, *, count: int, callers: int) -> None:
+    async def work() -> None:
+        for _ in range(count // callers):
+            await call(bus)
+
+    await asyncio.gather(*(work() for _ in range(callers)))
+
+
+def told(costs: list[dict[str, float]]) -> str:
+    """The run with the median of the sums."""
+    cost = sorted(costs, key=lambda cost: sum(cost.values()))[len(costs) // 2]
+    split = ", ".join(f"{part} {microseconds:.0f}" for part, microseconds in cost.items())
+    return f"{sum(cost.values()):.0f} us ({split})"
+
+
+async def bare(connection: asyncpg.Connection) -> float:
+    """Milliseconds of four round trips."""
+    started = time.perf_counter()
+    for _ in range(4):
+        await connection.fetchval("SELECT 1")
+    return 1000 * (time.perf_counter() - started)
+
+
+async def sessions(dsn: str) -> list[int]:
+    """The process ids of the sessions of callers and servers."""
+    connection = await asyncpg.connect(dsn)
+    rows = await connection.fetch("SELECT pid FROM pg_stat_activity WHERE application_name = 'pgbus'")
+    await connection.close()
+    return [row["pid"] for row in rows]

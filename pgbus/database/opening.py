@@ -1,0 +1,56 @@
+"""Opens what a process publishes and calls through, and checks that the database has the schema of this code."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from typing import cast
+
+from pgbus.config import Config
+from pgbus.database.connections import Connection, Pool, borrow, create_pool, unreachable
+from pgbus.database.faults import ServerError, is_link_error
+from pgbus.database.migrate import check_async
+from pgbus.database.session import Session
+
+
+async def open_pool(config: Config, *, size: int) -> Pool:
+    """A pool to a database of our schema; raises DatabaseUnreachableError, and SchemaVersionError."""
+    pool = await create_pool(config, size=size)
+    try:
+        async with _told(config), borrow(pool) as connection:  # the pool connects when a connection is borrowed
+            await check_async(cast("Connection", connection), namespace=config.namespace)
+    except BaseException:
+        pool.terminate()
+        raise
+    return pool
+
+
+async def open_session(config: Config, *, channels: Mapping[str, Callable[[str], None]]) -> Session:
+    """A session with a database of our schema; raises DatabaseUnreachableError, and SchemaVersionError."""
+    session = await reopen_session(config, channels=channels)
+    try:
+        async with _told(config):
+            await check_async(session.connection, namespace=config.namespace)
+    except BaseException:
+        session.terminate()
+        raise
+    return session
+
+
+async def reopen_session(config: Config, *, channels: Mapping[str, Callable[[str], None]]) -> Session:
+    """The same after a session that was lost. The schema may be newer by now, which does not end what runs."""
+    try:
+        return await Session.open(config, channels=channels)
+    except ServerError as error:  # whatever the server says to a new session, there is none to be had
+        raise unreachable(config, error) from error
+
+
+@asynccontextmanager
+async def _told(config: Config) -> AsyncIterator[None]:
+    """What the server says before anything was done means that the database cannot be used: say so, and which it is."""
+    try:
+        yield
+    except Exception as error:
+        if is_link_error(error) or isinstance(error, ServerError):
+            raise unreachable(config, error) from error
+        raise

@@ -1,0 +1,202 @@
+"""The life of a call: posted, claimed, answered, read; and who serves which procedure."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+from uuid import UUID
+
+from pgbus.database.store import Store
+
+CallOutcome: TypeAlias = Literal["answered", "failed", "refused", "invalid", "expired", "cancelled", "lost", "unserved"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Request:
+    """A call as the caller posts it; `arguments` is JSON text, `timeout` seconds."""
+
+    call_id: UUID
+    procedure: str
+    arguments: str
+    timeout: float
+
+    @property
+    def size(self) -> int:
+        """Characters of JSON."""
+        return len(self.arguments)
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimedRequest:
+    """A call as the server claimed it; the server gives it up after `seconds_left`."""
+
+    call_id: UUID
+    procedure: str
+    arguments: str
+    caller: str
+    seconds_left: float
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """What became of a call; `result` and `error_arguments` are JSON text."""
+
+    call_id: UUID
+    outcome: CallOutcome
+    result: str | None = None
+    error_type: str | None = None
+    error: str | None = None
+    error_arguments: str | None = None
+    traceback: str | None = None
+    worker: str | None = None
+
+    @property
+    def size(self) -> int:
+        """Characters of JSON."""
+        return len(self.result or "")
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """What a worker serves: at most `concurrency` calls at once; `timeout` is the declared one, in seconds."""
+
+    procedure: str
+    concurrency: int
+    timeout: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A procedure that was registered once: whether a live worker serves it, and its declared timeout in seconds."""
+
+    procedure: str
+    is_served: bool
+    timeout: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Stranger:
+    """A live worker of another service that serves a procedure of ours."""
+
+    procedure: str
+    worker: str
+    service: str
+
+
+@dataclass(frozen=True, slots=True)
+class Notification:
+    """A payload for a channel."""
+
+    channel: str
+    payload: str
+
+
+# --------------------------------------------------------------------------------------------------- who serves what
+
+
+async def register_procedures(store: Store, servings: Sequence[Serving], *, worker_id: int) -> None:
+    """Make these the procedures that a worker serves, and no others."""
+    await store.fetch(
+        "register_procedures",
+        worker_id=worker_id,
+        procedures=[serving.procedure for serving in servings],
+        concurrencies=[serving.concurrency for serving in servings],
+        timeouts=[serving.timeout for serving in servings],
+    )
+
+
+async def find_strangers(
+    store: Store, procedures: Sequence[str], *, worker_id: int, service: str, home: str | None
+) -> list[Stranger]:
+    """For each of these procedures that live workers of other services serve, one of those workers."""
+    rows = await store.fetch("find_strangers", procedures=procedures, worker_id=worker_id, service=service, home=home)
+    return [Stranger(procedure=row["procedure"], worker=row["worker"], service=row["service"]) for row in rows]
+
+
+async def find_servers(store: Store, procedures: Sequence[str]) -> list[Served]:
+    """Those of these procedures that were ever registered."""
+    rows = await store.fetch("find_servers", procedures=procedures)
+    return [Served(procedure=row["procedure"], is_served=row["is_served"], timeout=row["timeout"]) for row in rows]
+
+
+# -------------------------------------------------------------------------------------------------- the caller's side
+
+
+async def post_requests(
+    store: Store, requests: Sequence[Request], *, caller: str, caller_name: str, notification: Notification
+) -> None:
+    """Insert requests, and wake the servers. Posted again after the link broke, a request is there once."""
+    await store.fetch(
+        "post_requests",
+        call_ids=[request.call_id for request in requests],
+        procedures=[request.procedure for request in requests],
+        arguments=[request.arguments for request in requests],
+        timeouts=[request.timeout for request in requests],
+        caller=caller,
+        caller_name=caller_name,
+        channel=notification.channel,
+        payload=notification.payload,
+    )
+
+
+async def fetch_responses(store: Store, call_ids: Sequence[UUID]) -> list[Response]:
+    """The responses that there are to these calls."""
+    rows = await store.fetch("fetch_responses", call_ids=call_ids)
+    return [Response(**row) for row in rows]
+
+
+async def withdraw_requests(store: Store, call_ids: Sequence[UUID], *, outcome: CallOutcome, error: str) -> set[UUID]:
+    """End those of these calls that no server has claimed yet, with this outcome; their ids."""
+    rows = await store.fetch("withdraw_requests", call_ids=call_ids, outcome=outcome, error=error)
+    return {row["call_id"] for row in rows}
+
+
+async def fail_lost_calls(store: Store, call_ids: Sequence[UUID]) -> None:
+    """End those of these calls that a dead worker claimed as lost."""
+    await store.fetch("fail_lost_calls", call_ids=call_ids)
+
+
+# -------------------------------------------------------------------------------------------------- the server's side
+
+
+async def claim_requests(
+    store: Store, procedures: Sequence[str], *, rooms: Sequence[int], worker_id: int
+) -> list[ClaimedRequest]:
+    """Claim the oldest waiting requests, of each procedure as many as its room, that are not past their deadline."""
+    rows = await store.fetch("claim_requests", procedures=procedures, rooms=rooms, worker_id=worker_id)
+    return [
+        ClaimedRequest(
+            call_id=row["call_id"],
+            procedure=row["procedure"],
+            arguments=row["arguments"],
+            caller=row["caller"],
+            seconds_left=row["seconds_left"],
+        )
+        for row in rows
+    ]
+
+
+async def answer_requests(
+    store: Store, responses: Sequence[Response], *, worker: str, notifications: Iterable[Notification]
+) -> None:
+    """Write responses, and notify the callers. A call that has a response keeps it."""
+    told = tuple(notifications)
+    await store.fetch(
+        "answer_requests",
+        worker=worker,
+        call_ids=[response.call_id for response in responses],
+        outcomes=[response.outcome for response in responses],
+        results=[response.result for response in responses],
+        error_types=[response.error_type for response in responses],
+        errors=[response.error for response in responses],
+        error_arguments=[response.error_arguments for response in responses],
+        tracebacks=[response.traceback for response in responses],
+        channels=[notification.channel for notification in told],
+        payloads=[notification.payload for notification in told],
+    )
+
+
+async def fail_unknown_claims(store: Store, *, worker_id: int, worker: str, known: Collection[UUID]) -> None:
+    """End as lost what a worker has claimed according to the database, and does not know of."""
+    await store.fetch("fail_unknown_claims", worker_id=worker_id, worker=worker, known=list(known))

@@ -1,0 +1,141 @@
+"""Runs one call of a procedure to its response: hooks, middleware, threads, deadline, and what it may not return."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+from pgbus.aio import threads
+from pgbus.aio.returned import finish
+from pgbus.codec.json import encode
+from pgbus.config import Config
+from pgbus.database.statements.rpc import CallOutcome, ClaimedRequest, Response
+from pgbus.errors import InvalidEventError, InvalidResult
+from pgbus.handlers.contexts import CallContext
+from pgbus.handlers.hooks import Hooks
+from pgbus.handlers.middleware import Middleware
+from pgbus.messages import differ
+from pgbus.rpc.hooks import exchange, rpc_message
+from pgbus.rpc.procedures import Procedure, plain_arguments
+from pgbus.rpc.wire import answer, encode_arguments, failure
+
+logger = logging.getLogger("pgbus")
+
+ENDINGS: dict[CallOutcome, str] = {
+    "expired": "the procedure still ran at the deadline",
+    "cancelled": "the caller took it back",
+    "lost": "the worker stopped before the procedure ended",
+}
+
+
+@dataclass(slots=True)
+class Running:
+    """A call in this process's hands. `pool` has the threads where a plain procedure runs.
+
+    `ending` is set by whoever cancels the task, and says why: without it, a cancellation is the procedure's own error.
+    `thread` runs on when the task has ended, and so may the room that the call takes.
+    """
+
+    request: ClaimedRequest
+    procedure: Procedure
+    pool: ThreadPoolExecutor | None
+    started: float = field(default_factory=time.monotonic)
+    task: asyncio.Task[Any] | None = None
+    ending: CallOutcome | None = None
+    thread: asyncio.Future[threads.Attempt[object]] | None = None
+
+    def end(self, ending: CallOutcome) -> None:
+        """Cancel it, unless it is being cancelled for another reason."""
+        if self.task and not self.ending:
+            self.ending = ending
+            self.task.cancel()
+
+
+class Execution:
+    """Runs calls, each in a task that is its `Running.task`."""
+
+    def __init__(self, *, config: Config, hooks: Hooks, middleware: Middleware) -> None:
+        self._config = config
+        self._hooks = hooks
+        self._middleware = middleware
+
+    async def respond(self, running: Running) -> Response:
+        """Run one call to its response; whatever the procedure raises, including SystemExit, ends here."""
+        call_id = running.request.call_id
+        deadline = asyncio.get_running_loop().call_later(running.request.seconds_left, running.end, "expired")
+        try:
+            response = answer(call_id, await self._result(running))
+        except BaseException as error:
+            if running.ending:
+                response = Response(call_id, running.ending, error=ENDINGS[running.ending])
+            else:
+                response = failure(call_id, error)
+        finally:
+            deadline.cancel()
+        if response.outcome in ("failed", "invalid"):
+            logger.warning("procedure %s failed: %s", running.procedure.name, response.traceback or response.error)
+        return response
+
+    async def _result(self, running: Running) -> str:
+        """The result as JSON text."""
+        if self._hooks.on_serving:
+            value = await self._between_hooks(running)
+        else:
+            value = await self._execute(running, running.request.arguments)
+        return self._encode(running.procedure, value)
+
+    async def _between_hooks(self, running: Running) -> object:
+        """The result as the hooks left it; one that cannot be sent is a failure to them."""
+        procedure, text = running.procedure, running.request.arguments
+        arguments = plain_arguments(procedure.name, text)
+        message = rpc_message(procedure.name, plain_arguments(procedure.name, text), call_id=running.request.call_id)
+
+        async def work() -> object:
+            final = text
+            if differ(message.kwargs, arguments):
+                final = encode_arguments(procedure.name, message.kwargs, limit=self._config.rpc_max_payload)
+            value = await self._execute(running, final)
+            self._encode(procedure, value)
+            return value
+
+        before, after = self._hooks.before_rpc_execution, self._hooks.after_rpc_execution
+        return await exchange(before, after, message, work)
+
+    async def _execute(self, running: Running, text: str) -> object:
+        procedure = running.procedure
+        context = CallContext(procedure.name, procedure.decode(text), running.request.call_id)
+        call = self._call_async if procedure.is_async else self._call_in_thread
+        return await self._middleware.around(context, functools.partial(call, running, context))()
+
+    async def _call_async(self, running: Running, context: CallContext) -> object:
+        return await finish(running.procedure.handler(**context.arguments), context.procedure)
+
+    async def _call_in_thread(self, running: Running, context: CallContext) -> object:
+        """Run a plain function in a thread. It cannot be stopped, only given up; its room is taken until it ends."""
+        assert running.pool is not None
+        visit = threads.Visit()
+
+        def call() -> object:
+            return visit.finish(running.procedure.handler(**context.arguments), context.procedure)
+
+        running.thread = threads.start(running.pool, self._middleware.around_plain(context, call))
+        try:
+            return (await asyncio.shield(running.thread)).result()
+        except asyncio.CancelledError:
+            visit.leave()
+            raise
+
+    def _encode(self, procedure: Procedure, value: object) -> str:
+        try:
+            text = encode(value, limit=self._config.rpc_max_payload, field="result")
+        except InvalidEventError as error:
+            raise InvalidResult(
+                f"{procedure.name} returned what cannot be sent: {error.reason}", procedure=procedure.name
+            ) from error
+        procedure.check(text, value)
+        return text
