@@ -40,9 +40,6 @@ if TYPE_CHECKING:
         InvalidResult,
         InvalidSchedule,
         InvalidSchema,
-        LightbusException,
-        LightbusTimeout,
-        LightbusWorkerError,
         MisconfiguredApiOptions,
         NoAnswer,
         NoBusFoundInBusModule,
@@ -69,8 +66,9 @@ if TYPE_CHECKING:
     )
     from pgbus.events import event
     from pgbus.handlers.contexts import CallContext, Context, TaskContext
+    from pgbus.handlers.outcomes import RetryPolicy
+    from pgbus.lightbus import LightbusException, LightbusTimeout, LightbusWorkerError
     from pgbus.messages import EventMessage, ResultMessage, RpcMessage
-    from pgbus.outcomes import RetryPolicy
     from pgbus.plugins import Plugin
 
 __all__ = [
@@ -184,12 +182,13 @@ _HOMES = {
         "Context",
         "TaskContext",
     ),
+    "pgbus.lightbus": ("LightbusException", "LightbusTimeout", "LightbusWorkerError"),
     "pgbus.messages": (
         "EventMessage",
         "ResultMessage",
         "RpcMessage",
     ),
-    "pgbus.outcomes": ("RetryPolicy",),
+    "pgbus.handlers.outcomes": ("RetryPolicy",),
     "pgbus.plugins": ("Plugin",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

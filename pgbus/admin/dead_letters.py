@@ -13,7 +13,7 @@ from pgbus.database.store import Store
 
 
 class DeadLetterVerbs:
-    """Operators' verbs for dead letters. Each raises UnknownListenerError if the filter names no listener."""
+    """Operators' verbs for dead letters. Each raises NotRegisteredError if the filter names no listener."""
 
     def __init__(self, *, store: Store, change: Change) -> None:
         self._store = store

@@ -10,11 +10,11 @@ from pgbus.admin.changes import Change
 from pgbus.database.statements import admin, inspection
 from pgbus.database.statements.inspection import ListenerStatus
 from pgbus.database.store import Store
-from pgbus.errors import ListenerRunningError, UnknownListenerError
+from pgbus.errors import InUseError, NotRegisteredError
 
 
 class ListenerVerbs:
-    """Operators' verbs for listeners. Each that names a listener raises UnknownListenerError where there is none."""
+    """Operators' verbs for listeners. Each that names a listener raises NotRegisteredError where there is none."""
 
     def __init__(self, *, store: Store, change: Change) -> None:
         self._store = store
@@ -49,14 +49,18 @@ class ListenerVerbs:
     async def remove(self, listener_name: str, *, force: bool = False) -> None:
         """Forget a listener, with all that is owed to it and its dead letters; its history stays.
 
-        Raises ListenerRunningError while a live worker runs it, unless `force`.
+        Raises InUseError while a live worker runs it, unless `force`.
         """
         async with self._change():
             listener_id = await self._lock(listener_name)
             workers = await inspection.list_workers(self._store)
             running = [worker.name for worker in workers if worker.live and listener_name in worker.listeners]
             if running and not force:
-                raise ListenerRunningError(listener_name, running)
+                raise InUseError(
+                    listener_name,
+                    f"is run by {', '.join(running)}; stop or change them first, as they would only register it again",
+                    workers=running,
+                )
             await admin.delete_deliveries(self._store, listener_id=listener_id)
             await admin.delete_listener(self._store, listener_id=listener_id)
 
@@ -91,13 +95,13 @@ class ListenerVerbs:
 
 
 async def check_listener(store: Store, listener_name: str | None) -> None:
-    """Raise UnknownListenerError if a name is given, and no listener has it."""
+    """Raise NotRegisteredError if a name is given, and no listener has it."""
     if listener_name is not None:
         names = await inspection.list_listener_names(store)
         if listener_name not in names:
             raise unknown_listener(listener_name, names)
 
 
-def unknown_listener(listener_name: str, names: list[str]) -> UnknownListenerError:
+def unknown_listener(listener_name: str, names: list[str]) -> NotRegisteredError:
     """The error for a name that is none of these."""
-    return UnknownListenerError(listener_name, difflib.get_close_matches(listener_name, names))
+    return NotRegisteredError("listener", listener_name, difflib.get_close_matches(listener_name, names))

@@ -8,11 +8,11 @@ from pgbus.admin.changes import Change
 from pgbus.database.statements import timetable
 from pgbus.database.statements.timetable import LockedSchedule, ScheduleRun, ScheduleStatus
 from pgbus.database.store import Store
-from pgbus.errors import ScheduleInUseError, UnknownScheduleError
+from pgbus.errors import InUseError, NotRegisteredError
 
 
 class ScheduleVerbs:
-    """Operators' verbs for schedules. Each that names a schedule raises UnknownScheduleError where there is none."""
+    """Operators' verbs for schedules. Each that names a schedule raises NotRegisteredError where there is none."""
 
     def __init__(self, *, store: Store, change: Change) -> None:
         self._store = store
@@ -46,24 +46,24 @@ class ScheduleVerbs:
     async def run(self, schedule_name: str) -> None:
         """Have it run now; the next run is an interval from now, or at its next time of the calendar.
 
-        Raises ScheduleInUseError while it is paused or runs.
+        Raises InUseError while it is paused or runs.
         """
         async with self._change():
             schedule = await self._lock(schedule_name)
             if schedule.state == "paused":
-                raise ScheduleInUseError(schedule_name, "is paused; resume it first")
+                raise InUseError(schedule_name, "is paused; resume it first")
             if schedule.running:
-                raise ScheduleInUseError(schedule_name, "runs at this moment; its runs never overlap")
+                raise InUseError(schedule_name, "runs at this moment; its runs never overlap")
             await timetable.make_schedule_due(self._store, schedule_name=schedule_name)
 
     async def remove(self, schedule_name: str, *, force: bool = False) -> None:
         """Forget it; its history stays until it is pruned.
 
-        Raises ScheduleInUseError while a live worker declares it, unless `force`.
+        Raises InUseError while a live worker declares it, unless `force`.
         """
         async with self._change():
             if (await self._lock(schedule_name)).declared and not force:
-                raise ScheduleInUseError(
+                raise InUseError(
                     schedule_name,
                     "was declared by a live worker within the last minute, which would register it again; deploy the "
                     "workers without it, and remove it a minute later",
@@ -77,5 +77,5 @@ class ScheduleVerbs:
         return schedule
 
 
-def _unknown_schedule(schedule_name: str, names: list[str]) -> UnknownScheduleError:
-    return UnknownScheduleError(schedule_name, difflib.get_close_matches(schedule_name, names))
+def _unknown_schedule(schedule_name: str, names: list[str]) -> NotRegisteredError:
+    return NotRegisteredError("schedule", schedule_name, difflib.get_close_matches(schedule_name, names))

@@ -100,7 +100,7 @@ class Admin:
     ) -> list[EventRecord]:
         """At most `limit` events of the log with what each listener did with them.
 
-        Raises UnknownListenerError if `owed_to` names none.
+        Raises NotRegisteredError if `owed_to` names none.
         """
         await check_listener(self._store, wanted.owed_to)
         return await inspection.find_events(self._store, wanted.criteria(), limit=limit, newest_first=newest_first)

@@ -7,6 +7,7 @@ from typing import NoReturn
 import rich_click as click
 from click import get_current_context
 
+from pgbus import lightbus
 from pgbus.cli.printable import on_one_line
 from pgbus.cli.streams import say
 
@@ -21,20 +22,13 @@ LOST = 8
 BUG = 70  # EX_SOFTWARE; 1 is what Python itself would use, and scripts should be able to tell
 
 
-OF_LIGHTBUS = {
-    "dumpschema": "pgbus schema dump",
-    "dumpconfigschema": "pgbus config schema",
-    "version": "pgbus --version",
-}
-
-
 class PgbusGroup(click.RichGroup):
     """A group whose commands fail with one line on stderr."""
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """The command of this name; one of Lightbus that has another name here ends the program and says which."""
-        if cmd_name in OF_LIGHTBUS:
-            fail(f"no such command {cmd_name!r}; write `{OF_LIGHTBUS[cmd_name]}`", code=USAGE)
+        if cmd_name in lightbus.COMMANDS:
+            fail(f"no such command {cmd_name!r}; write `{lightbus.COMMANDS[cmd_name]}`", code=USAGE)
         return super().get_command(ctx, cmd_name)
 
     def invoke(self, ctx: click.Context) -> object:

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
+from pgbus import lightbus
 from pgbus.config.fields import (
     DAY,
-    OF_LIGHTBUS,
     About,
     check_name,
     checked,
@@ -86,7 +86,7 @@ def _fields(settings: object, label: str, source: str) -> Iterator[tuple[str, ob
         if name == "validate":
             yield from _directions(value, f"{label}.validate", source)
             continue
-        if name not in names and isinstance(value, Mapping) and name not in OF_LIGHTBUS:
+        if name not in names and isinstance(value, Mapping) and name not in lightbus.SETTINGS:
             raise refusal(
                 f"{label}.{name}",
                 source,

@@ -11,22 +11,13 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 
+from pgbus import lightbus
 from pgbus.config.files import FromVariables
 from pgbus.errors import ConfigurationError
 
 DAY = 86_400.0
 
 _KIND_NAMES = {str: "a string", int: "a whole number", float: "a number", bool: "true or false"}
-
-_TRANSPORT = "events travel through the database of `dsn`; what a listener claims at once is its `batch_size`"
-# What Lightbus's files say, and what becomes of it here.
-OF_LIGHTBUS = {
-    "bus": "write `log_level` at the top of the file; what else Lightbus has in `bus` needs no setting",
-    "event_transport": _TRANSPORT,
-    "rpc_transport": "calls travel through the database of `dsn`",
-    "result_transport": "results travel through the database of `dsn`",
-    "event_listener_setup_timeout": "leave it out; it has no meaning",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +106,9 @@ def check_name(name: str, names: Iterable[str], *, where: str) -> None:
     if name in known:
         return
     close = difflib.get_close_matches(name, known, n=1)
-    hint = OF_LIGHTBUS.get(name) or (f"did you mean {close[0]!r}?" if close else "`pgbus config` lists what there is")
+    hint = lightbus.SETTINGS.get(name) or (
+        f"did you mean {close[0]!r}?" if close else "`pgbus config` lists what there is"
+    )
     raise ConfigurationError(f"{where}: there is no setting {name!r}; {hint}")
 
 

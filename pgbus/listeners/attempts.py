@@ -22,6 +22,7 @@ from pgbus.database.store import Store
 from pgbus.database.tries import LINK_PAUSE, LINK_PAUSE_LIMIT
 from pgbus.errors import HandlerTransactionError, UnhandledEventError
 from pgbus.handlers.hooks import Hooks
+from pgbus.handlers.outcomes import DONE, Dead, Outcome, Retry, decide
 from pgbus.listeners.claims import ClaimsInFlight
 from pgbus.listeners.executor import ClaimLost, Executor, ThreadLeft
 from pgbus.listeners.hooks import prepare
@@ -29,7 +30,6 @@ from pgbus.listeners.known_topics import KnownTopics
 from pgbus.listeners.listener import Listener
 from pgbus.listeners.settlement import ALONE, RELEASED, Ending, HeldClaim, Left, Tally, settlement
 from pgbus.messages import EventMessage, refuse_unreadable
-from pgbus.outcomes import DONE, Dead, Outcome, Retry, decide
 
 logger = logging.getLogger("pgbus")
 

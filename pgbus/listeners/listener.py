@@ -12,9 +12,9 @@ from pgbus.config.options import FLAG, NAME, START, Option, check_options, one_o
 from pgbus.errors import ConfigurationError, InvalidEventError
 from pgbus.events import topic_of
 from pgbus.handlers.decoding import Decode, EventDecoder
+from pgbus.handlers.outcomes import RetryPolicy
 from pgbus.handlers.signatures import Handler, Signature, Wanted, default_name, describe, inspect_handler
 from pgbus.messages import EventMessage
-from pgbus.outcomes import RetryPolicy
 from pgbus.topics import check_pattern, matches
 
 LANES = 64

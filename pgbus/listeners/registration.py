@@ -12,7 +12,7 @@ from pgbus.database.connections import Pool, own_transaction
 from pgbus.database.statements import listeners, sequencer
 from pgbus.database.statements.listeners import Registered, SubscriptionChanges
 from pgbus.database.store import Store
-from pgbus.errors import ListenerTakenError
+from pgbus.errors import ConfigurationError
 from pgbus.listeners.listener import Listener
 from pgbus.listeners.sharing import (
     Declaration,
@@ -29,7 +29,7 @@ logger = logging.getLogger("pgbus")
 async def register_listener(listener: Listener, *, pool: Pool, config: Config, worker_id: int) -> int:
     """Register a listener, or bring what is registered up to date, and have the leader heed what is new in it; its id.
 
-    Raises ListenerTakenError when a live worker of another service declares it otherwise.
+    Raises ConfigurationError when a live worker of another service declares it otherwise.
     """
     ours = Declaration(
         service=config.service_name,
@@ -43,7 +43,7 @@ async def register_listener(listener: Listener, *, pool: Pool, config: Config, w
         registered = await _insert_or_lock(store, listener, service=ours.service)
         known = await _find_declarations(store, registered.id, worker_id=worker_id, ttl=config.worker_ttl)
         if conflict := find_conflict(ours, known):
-            raise ListenerTakenError(listener.name, conflict)
+            raise ConfigurationError(f"listener {listener.name!r} is taken: {conflict}")
         outdated = is_outdated(ours, known)
         await _declare(store, listener, ours, listener_id=registered.id, worker_id=worker_id, outdated=outdated)
         changes = await listeners.replace_subscriptions(

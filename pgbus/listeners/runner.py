@@ -25,6 +25,7 @@ from pgbus.database.statements.deliveries import Claim
 from pgbus.database.store import Store
 from pgbus.database.tries import LINK_PAUSE, Tries
 from pgbus.handlers.hooks import Hooks
+from pgbus.handlers.outcomes import Dead, Retry
 from pgbus.listeners.attempts import Attempts
 from pgbus.listeners.claims import ClaimsInFlight
 from pgbus.listeners.executor import Executor
@@ -35,7 +36,6 @@ from pgbus.listeners.pace import Pace
 from pgbus.listeners.quarantine import Quarantine
 from pgbus.listeners.settlement import ALONE, BLOCKED, RELEASED, HeldClaim, Left, Tally
 from pgbus.listeners.settler import Settler
-from pgbus.outcomes import Dead, Retry
 from pgbus.telemetry import Claimed, ListenerDraining, Settled, Telemetry
 
 logger = logging.getLogger("pgbus")

@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 from pgbus.database.statements.deliveries import Claim
+from pgbus.handlers.outcomes import DONE, Dead, Done, Outcome, Retry, in_ascii
 from pgbus.messages import EventMessage
-from pgbus.outcomes import DONE, Dead, Done, Outcome, Retry, in_ascii
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,8 +11,8 @@ from uuid import UUID
 
 from pgbus.errors import RemoteError
 from pgbus.handlers.hooks import Block, Moment
+from pgbus.handlers.outcomes import format_traceback
 from pgbus.messages import ResultMessage, RpcMessage
-from pgbus.outcomes import format_traceback
 from pgbus.topics import split_name
 
 

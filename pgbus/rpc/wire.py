@@ -29,7 +29,7 @@ from pgbus.errors import (
     UnsendableArguments,
     WorkerLost,
 )
-from pgbus.outcomes import MAX_ERROR_LENGTH, clip, error_text, format_traceback
+from pgbus.handlers.outcomes import MAX_ERROR_LENGTH, clip, error_text, format_traceback
 from pgbus.rpc.procedures import Procedure, error_name
 
 # A batch is one statement: at most this many calls, and this many characters of JSON.

@@ -27,7 +27,7 @@ from pgbus.database.store import Store
 from pgbus.database.tries import LINK_PAUSE, LINK_PAUSE_LIMIT, Tries
 from pgbus.errors import InvalidSchedule
 from pgbus.handlers.contexts import TaskContext
-from pgbus.outcomes import format_traceback, in_ascii
+from pgbus.handlers.outcomes import format_traceback, in_ascii
 from pgbus.schedules.rules import Rule, Turn, parse_rule, take_turn
 from pgbus.schedules.schedule import Background, Schedule, Task
 from pgbus.telemetry import TaskEnded, TaskStarted, Telemetry

@@ -16,11 +16,11 @@ from pgbus.bus import Bus
 from pgbus.database.adapters import AsyncExecutor
 from pgbus.database.statements import testing
 from pgbus.errors import ConnectionUnusableError, UnhandledEventError
+from pgbus.handlers.outcomes import Dead, Retry, decide
 from pgbus.listeners.executor import Executor
 from pgbus.listeners.hooks import prepare
 from pgbus.listeners.listener import Listener
 from pgbus.messages import EventMessage
-from pgbus.outcomes import Dead, Retry, decide
 from pgbus.testing.attempts import Attempt
 from pgbus.testing.transactions import JoinedTransactions
 

@@ -18,10 +18,10 @@ from pgbus.database.statements.inspection import parameters
 from pgbus.database.store import Store
 from pgbus.errors import (
     DatabaseUnreachableError,
+    InUseError,
     InvalidEventError,
-    ListenerRunningError,
+    NotRegisteredError,
     SchemaVersionError,
-    UnknownListenerError,
 )
 from pgbus.listeners.settlement import settlement
 from tests.conftest import Connect
@@ -308,15 +308,15 @@ async def test_filters_are_checked_when_they_are_made() -> None:
 
 async def test_an_unknown_listener_is_named_with_its_close_matches(admin: Admin, rows: Rows) -> None:
     await rows.listener("send_mail")
-    with pytest.raises(UnknownListenerError, match=r"no listener 'sendmail'; did you mean 'send_mail'\?") as caught:
+    with pytest.raises(NotRegisteredError, match=r"no listener 'sendmail'; did you mean 'send_mail'\?") as caught:
         await admin.find_events(EventFilter(owed_to="sendmail"))
     assert caught.value.close == ("send_mail",)
     for verb in (admin.listeners.pause, admin.listeners.resume, admin.listeners.remove):
-        with pytest.raises(UnknownListenerError):
+        with pytest.raises(NotRegisteredError):
             await verb("sendmail")
-    with pytest.raises(UnknownListenerError):
+    with pytest.raises(NotRegisteredError):
         await admin.listeners.reset("sendmail", to="now")
-    with pytest.raises(UnknownListenerError):
+    with pytest.raises(NotRegisteredError):
         await admin.dead_letters.find(DeadFilter(listener_name="sendmail"))
 
 
@@ -680,7 +680,7 @@ async def test_a_listener_is_not_removed_while_a_live_worker_runs_it(admin: Admi
     await rows.listener("mailer")
     await rows.worker("worker-1", "mailer")
     await rows.worker("worker-2", "mailer", live=False)
-    with pytest.raises(ListenerRunningError, match="'mailer' is run by worker-1;"):
+    with pytest.raises(InUseError, match="'mailer' is run by worker-1;"):
         await admin.listeners.remove("mailer")
     assert len(await admin.listeners.list()) == 1
     await admin.listeners.remove("mailer", force=True)

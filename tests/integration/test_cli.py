@@ -18,7 +18,7 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
-from pgbus import migrate
+from pgbus import lightbus, migrate
 from pgbus.cli import exits
 from pgbus.cli.program import COMMANDS, load
 from pgbus.cli.program import pgbus as command
@@ -549,6 +549,6 @@ async def test_dev_in_the_background_of_a_script_ends_with_sigterm(tmp_path: Pat
 
 
 async def test_a_command_of_lightbus_that_has_another_name_here_is_told_it(invoke: Invoke) -> None:
-    for name, here in exits.OF_LIGHTBUS.items():
+    for name, here in lightbus.COMMANDS.items():
         result = await invoke(name, "--out", "schema.json")
         assert (result.exit_code, result.stderr) == (exits.USAGE, f"pgbus: no such command {name!r}; write `{here}`\n")

@@ -12,7 +12,7 @@ import pgbus
 from pgbus import migrate
 from pgbus.admin import Admin
 from pgbus.database.store import Store
-from pgbus.errors import ScheduleInUseError, UnknownScheduleError
+from pgbus.errors import InUseError, NotRegisteredError
 from pgbus.leader.maintenance import Maintenance
 from pgbus.telemetry import TaskEnded, TaskStarted, Telemetry
 from tests.conftest import Connect
@@ -63,7 +63,7 @@ async def test_a_paused_schedule_does_not_run_and_makes_up_for_nothing(
     async with a_worker(bus) as inbox:
         await admin.schedules.pause("task")
         await connection.execute("UPDATE pgbus.schedules SET next_run_at = now() - interval '5 hours'")
-        with pytest.raises(ScheduleInUseError, match="resume it first"):
+        with pytest.raises(InUseError, match="resume it first"):
             await admin.schedules.run("task")
         bus.client.every(milliseconds=20, name="other")(lambda: None)
         await Watch(bus).first(TaskEnded)
@@ -88,7 +88,7 @@ async def test_a_schedule_is_not_run_twice_at_once(bus: pgbus.Bus, admin: Admin)
     watch = Watch(bus)
     async with running(bus):
         await watch.first(TaskStarted)
-        with pytest.raises(ScheduleInUseError, match="never overlap"):
+        with pytest.raises(InUseError, match="never overlap"):
             await admin.schedules.run("task")
         [status] = await admin.schedules.list()
         assert (status.running, status.running_on, status.next_run_at) == (True, bus.config.process_name, None)
@@ -103,7 +103,7 @@ async def test_a_schedule_is_removed_when_nobody_declares_it_and_its_history_sta
     async with a_worker(bus) as inbox:
         await admin.schedules.run("task")
         await inbox.take(1)
-        with pytest.raises(ScheduleInUseError, match="would register it again"):
+        with pytest.raises(InUseError, match="would register it again"):
             await admin.schedules.remove("task")
         await admin.schedules.remove("task", force=True)
 
@@ -137,7 +137,7 @@ async def test_a_schedule_that_there_is_not_is_an_error_with_the_close_names(bus
         pass
     verbs = admin.schedules
     for verb in (verbs.pause, verbs.resume, verbs.run, verbs.remove, verbs.history):
-        with pytest.raises(UnknownScheduleError, match="did you mean 'task'"):
+        with pytest.raises(NotRegisteredError, match="did you mean 'task'"):
             await verb("taks")
     assert await verbs.history("task") == ()
 

@@ -33,9 +33,9 @@ from pgbus.database.statements import deliveries, listeners, sequencer
 from pgbus.database.statements.deliveries import Claim
 from pgbus.database.statements.sequencer import Sequencing
 from pgbus.database.store import Store
+from pgbus.handlers.outcomes import DONE, Dead, Done, Retry
 from pgbus.leader.sequencer import Floor
 from pgbus.listeners.settlement import BLOCKED, RELEASED, Ending, HeldClaim, settlement
-from pgbus.outcomes import DONE, Dead, Done, Retry
 
 T = TypeVar("T")
 SOAK = int(os.environ.get("PGBUS_SOAK", "0"))

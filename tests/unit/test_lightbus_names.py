@@ -9,7 +9,7 @@ from uuid import uuid4
 import pytest
 
 import pgbus
-from pgbus.errors import LightbusException
+from pgbus.lightbus import LightbusException
 from pgbus.messages import OpenEvent
 from pgbus.testing import MockResult
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import pgbus
 from pgbus.errors import UnhandledEventError
-from pgbus.outcomes import (
+from pgbus.handlers.outcomes import (
     DONE,
     MAX_DELAY,
     MAX_ERROR_LENGTH,

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pgbus.database.statements.deliveries import Claim
+from pgbus.handlers.outcomes import DONE, Dead, Retry
 from pgbus.listeners.settlement import ALONE, BLOCKED, RELEASED, Ending, HeldClaim, settlement
 from pgbus.messages import EventMessage
-from pgbus.outcomes import DONE, Dead, Retry
 
 endings = st.sampled_from([DONE, Retry(2.0, "again"), Dead("no", "trace"), RELEASED, BLOCKED, ALONE])
 

@@ -22,8 +22,8 @@ from pgbus.contrib.django.task_results import Run, find_run, run_of
 from pgbus.database.adapters.django import connection_of, in_atomic
 from pgbus.errors import ConfigurationError
 from pgbus.handlers.contexts import Context
+from pgbus.handlers.outcomes import Dead, RetryPolicy, decide
 from pgbus.messages import EventMessage
-from pgbus.outcomes import Dead, RetryPolicy, decide
 
 _base = framework("base")
 _signals = framework("signals")

@@ -10,8 +10,8 @@ import asyncpg
 import pytest
 
 from pgbus.database.statements import deliveries
+from pgbus.handlers.outcomes import DONE
 from pgbus.listeners.listener import LANES
-from pgbus.outcomes import DONE
 from tests.support import eventually
 from tests.support.bench import Bench, positions
 

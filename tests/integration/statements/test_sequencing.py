@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
 from pgbus.database.statements import maintenance, sequencer
-from pgbus.outcomes import DONE
+from pgbus.handlers.outcomes import DONE
 from tests.support import eventually
 from tests.support.bench import Bench
 

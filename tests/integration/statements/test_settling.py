@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from pgbus.handlers.outcomes import DONE, Dead, Retry
 from pgbus.listeners.settlement import ALONE, BLOCKED, RELEASED
-from pgbus.outcomes import DONE, Dead, Retry
 from tests.support.bench import Bench, claimed
 
 
