@@ -319,7 +319,7 @@ async def test_a_fault_of_code_in_what_runs_schedules_ends_no_worker(
     bus: pgbus.Bus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pgbus.aio.backoff.RESTART_PAUSE", 0.01)
-    monkeypatch.setattr("pgbus.schedules.runner.take_turn", failing_once(take_turn))
+    monkeypatch.setattr("pgbus.schedules.claimer.take_turn", failing_once(take_turn))
     watch = Watch(bus)
     ran = asyncio.Event()
 

@@ -1,0 +1,198 @@
+"""The runs of schedules in one worker's hands: their tasks are called, and what became of them is written down."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Literal, TypeAlias
+from uuid import UUID
+
+from pgbus.aio.backoff import Backoff
+from pgbus.aio.clock import now
+from pgbus.database.faults import is_passing
+from pgbus.database.statements import schedules as statements
+from pgbus.database.store import Store
+from pgbus.database.tries import LINK_PAUSE, LINK_PAUSE_LIMIT
+from pgbus.handlers.contexts import TaskContext
+from pgbus.handlers.outcomes import format_traceback, in_ascii
+from pgbus.schedules.calling import attempt
+from pgbus.schedules.rules import Turn
+from pgbus.schedules.schedule import Schedule
+from pgbus.telemetry import TaskEnded, TaskStarted, Telemetry
+
+logger = logging.getLogger("pgbus")
+
+# A run that broke off so often, as its worker died or stopped, is given up.
+MAX_ATTEMPTS = 5
+
+RunOutcome: TypeAlias = Literal["done", "failed", "skipped", "lost", "cancelled"]
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Run:
+    """A claimed run. `rule` is the one by which its `turn` was worked out.
+
+    Past `kept_until`, an instant of the engine's clock, another worker may have taken it over. `ending` says why it was
+    broken off, if it was; `call` is the call of its task, while there is one.
+    """
+
+    schedule: Schedule
+    token: UUID
+    rule: str
+    turn: Turn
+    attempt: int
+    kept_until: float
+    started: float = field(default_factory=time.monotonic)
+    call: asyncio.Task[BaseException | None] | None = None
+    ending: RunOutcome | None = None
+
+    def break_off(self, ending: RunOutcome) -> None:
+        """End it as soon as it can be.
+
+        A thread cannot be stopped, only left, and that only when the worker stops: a next run must not begin beside it.
+        """
+        if not self.call or self.call.done():
+            return
+        self.ending = self.ending or ending
+        if self.schedule.task.is_async or ending == "cancelled":
+            self.call.cancel()
+
+
+class Runs:
+    """Carries out runs, one per schedule at a time; `ended` is called after each, when its row is free again."""
+
+    def __init__(self, store: Store, *, telemetry: Telemetry, ended: Callable[[], None]) -> None:
+        self._store = store
+        self._telemetry = telemetry
+        self._ended = ended
+        self._runs: dict[str, Run] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._changed = asyncio.Event()
+        # Set by `stop`: a claim may be under way at that moment, whose run must not begin.
+        self._is_stopping = False
+
+    def __contains__(self, schedule_name: str) -> bool:
+        return schedule_name in self._runs
+
+    @property
+    def under_way(self) -> Sequence[Run]:
+        """The runs that are not written down yet."""
+        return list(self._runs.values())
+
+    def begin(self, run: Run) -> None:
+        """Carry out a run that was claimed."""
+        name = run.schedule.name
+        self._runs[name] = run
+        task = asyncio.create_task(self._carry_out(run), name=f"pgbus {name}")
+        self._tasks.add(task)
+        task.add_done_callback(self._forget)
+
+    def give_up_expired(self) -> None:
+        """Break off what others may have taken over, as we could not keep it."""
+        for run in self._runs.values():
+            if now() >= run.kept_until:
+                run.break_off("lost")
+
+    def stop(self) -> None:
+        """Call no more tasks."""
+        self._is_stopping = True
+
+    def abandon(self) -> None:
+        """Break off whatever runs: it is due again, for another worker."""
+        for run in self._runs.values():
+            run.break_off("cancelled")
+
+    async def wait(self, limit: float) -> None:
+        """Wait until all are written down, for at most `limit` seconds."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(limit):
+                while self._tasks:
+                    self._changed.clear()
+                    await self._changed.wait()
+
+    def cancel(self) -> list[asyncio.Task[None]]:
+        """Cancel what is left; the tasks, which end when what the user wrote lets them."""
+        for task in self._tasks:
+            task.cancel()
+        return list(self._tasks)
+
+    def _forget(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        self._changed.set()
+        if not task.cancelled() and (error := task.exception()):
+            logger.error("a run could not be finished; it is begun again when its lease runs out", exc_info=error)
+
+    # ------------------------------------------------------------------------------------------------------ one run
+
+    async def _carry_out(self, run: Run) -> None:
+        name = run.schedule.name
+        self._telemetry.emit(TaskStarted(name, run.token))
+        try:
+            outcome, error = await self._outcome(run)
+            if outcome != "lost":
+                outcome = await self._finish(run, outcome, error)
+            if outcome == "lost":
+                logger.warning("schedule %s: the run was taken over, as this worker could not keep it", name)
+        finally:
+            del self._runs[name]
+        self._telemetry.emit(TaskEnded(name, run.token, outcome, time.monotonic() - run.started))
+        self._ended()
+
+    async def _outcome(self, run: Run) -> tuple[RunOutcome, str | None]:
+        name, due_at = run.schedule.name, run.turn.due_at
+        if self._is_stopping:
+            return "cancelled", None  # claimed while we were told to stop
+        if not run.turn.runs:
+            logger.warning("schedule %s: the run that was due at %s was missed, and is left out", name, _text(due_at))
+            return "skipped", None
+        if run.attempt > MAX_ATTEMPTS:
+            logger.error("schedule %s: the run broke off %d times, and is given up", name, MAX_ATTEMPTS)
+            return "skipped", f"its worker died or stopped {MAX_ATTEMPTS} times while it ran"
+        context = TaskContext(name, due_at, run.attempt)
+        run.call = asyncio.create_task(attempt(run.schedule.task, context), name=f"pgbus {name}")
+        await asyncio.wait([run.call])
+        if run.ending:
+            return run.ending, None
+        error = asyncio.CancelledError("cancelled from within") if run.call.cancelled() else run.call.result()
+        if error is None:
+            return "done", None
+        logger.error("schedule %s: the task failed", name, exc_info=error)
+        return "failed", format_traceback(error)
+
+    async def _finish(self, run: Run, outcome: RunOutcome, error: str | None) -> RunOutcome:
+        """Write it down, however long the database is away; what became of the run in the end."""
+        backoff = Backoff(LINK_PAUSE, LINK_PAUSE_LIMIT)
+        in_doubt = False
+        while True:
+            try:
+                is_ours = await statements.finish_schedule_run(
+                    self._store,
+                    schedule_name=run.schedule.name,
+                    token=run.token,
+                    rule=run.rule,
+                    outcome=outcome,
+                    error=error,
+                    due_at=run.turn.due_at,
+                    next_run_at=run.turn.next_run_at,
+                )
+            except Exception as problem:
+                if is_passing(problem):
+                    in_doubt = True  # it may have been written, and only the answer was lost
+                else:
+                    logger.error(
+                        "schedule %s: the database refuses the outcome of a run, tried again: %s",
+                        run.schedule.name, problem,
+                    )  # fmt: skip
+                    error = error and in_ascii(error)
+                await asyncio.sleep(backoff.next())
+            else:
+                return outcome if is_ours or in_doubt else "lost"
+
+
+def _text(instant: datetime) -> str:
+    return f"{instant:%Y-%m-%d %H:%M:%SZ}"
