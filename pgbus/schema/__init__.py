@@ -4,7 +4,9 @@ from pgbus.schema.catalog import Catalog
 from pgbus.schema.compare import find_breaks
 from pgbus.schema.compatibility import Break, Change, find_broken, find_changes
 from pgbus.schema.documents import Declaration, Documents, Stored, read_schema
-from pgbus.schema.generate import Field, Fields, Schema, parameters_schema, payload_schema, type_schema
+from pgbus.schema.fields import Field, Fields
+from pgbus.schema.generate import parameters_schema, payload_schema, type_schema
+from pgbus.schema.keywords import Schema
 from pgbus.schema.publication import SEEN_INTERVAL, read_versions
 from pgbus.schema.stored import Block
 from pgbus.schema.stubs import make_stubs

@@ -16,7 +16,7 @@ from pgbus.registry import Registry
 from pgbus.schema.checks import Checks
 from pgbus.schema.declared import Apis, Code
 from pgbus.schema.documents import encode_documents, join_name, read_documents, write_documents
-from pgbus.schema.generate import Schema
+from pgbus.schema.keywords import Schema
 from pgbus.schema.known import Known
 from pgbus.schema.publication import Publication
 from pgbus.schema.stored import Block, StoredSchemas

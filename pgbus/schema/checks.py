@@ -10,7 +10,7 @@ import msgspec
 from pgbus.config import Config
 from pgbus.database.store import Store
 from pgbus.errors import InvalidArguments, InvalidSchema, SchemaNotFound, UnknownApi
-from pgbus.schema.generate import Schema
+from pgbus.schema.keywords import Schema
 from pgbus.schema.known import Known
 from pgbus.schema.unserved import why_unserved
 from pgbus.schema.validate import Validator, can_validate, make_validator

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from pgbus.schema.compare import find_breaks, says_nothing
 from pgbus.schema.documents import Declaration, Stored
-from pgbus.schema.generate import Schema
+from pgbus.schema.keywords import Schema
 from pgbus.topics import matches, split_name
 
 _LONG_AGO = datetime.min.replace(tzinfo=UTC)

@@ -13,7 +13,9 @@ from pgbus.listeners.listener import Listener
 from pgbus.registry import Registry
 from pgbus.rpc.procedures import Procedure
 from pgbus.schema.documents import Declaration
-from pgbus.schema.generate import Field, Fields, Schema, payload_schema, signature_fields, type_schema
+from pgbus.schema.fields import Field, Fields, signature_fields
+from pgbus.schema.generate import payload_schema, type_schema
+from pgbus.schema.keywords import Schema
 
 
 class DeclaredParameter(Protocol):

@@ -17,7 +17,7 @@ import msgspec
 
 from pgbus.database.statements.schemas import Kind
 from pgbus.errors import InvalidSchema
-from pgbus.schema.generate import Schema
+from pgbus.schema.keywords import Schema
 from pgbus.topics import split_name
 
 logger = logging.getLogger("pgbus")

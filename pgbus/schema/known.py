@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pgbus.database.statements.schemas import Kind
 from pgbus.schema.declared import Code
 from pgbus.schema.documents import Declaration, Documents, to_documents
-from pgbus.schema.generate import Schema
+from pgbus.schema.keywords import Schema
 from pgbus.schema.stored import Key, StoredSchemas
 
 

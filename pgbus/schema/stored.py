@@ -16,7 +16,7 @@ from pgbus.database.statements.schemas import Kind
 from pgbus.database.store import Store
 from pgbus.errors import CannotBlockHere, PrivilegeError, RemoteSchemasNotLoaded
 from pgbus.schema.documents import read_schema
-from pgbus.schema.generate import Schema
+from pgbus.schema.keywords import Schema
 
 logger = logging.getLogger("pgbus")
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pgbus.schema.documents import Declaration, Stored
-from pgbus.schema.generate import Schema
+from pgbus.schema.keywords import Schema
 from pgbus.topics import split_name
 
 _HEADER = """\

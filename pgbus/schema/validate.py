@@ -10,7 +10,7 @@ import msgspec
 
 from pgbus.codec.json import encode
 from pgbus.errors import ConfigurationError, InvalidSchema
-from pgbus.schema.generate import Schema
+from pgbus.schema.keywords import Schema
 
 # From a JSON value to what is wrong with it; None if nothing is.
 Validator: TypeAlias = Callable[[object], str | None]

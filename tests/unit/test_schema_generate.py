@@ -14,7 +14,8 @@ import pytest
 
 from pgbus.codec.json import decoder, encode
 from pgbus.schema import Field, Fields, parameters_schema, type_schema
-from pgbus.schema.generate import DIALECT, signature_fields
+from pgbus.schema.fields import signature_fields
+from pgbus.schema.generate import DIALECT
 from pgbus.schema.validate import make_validator, to_json
 
 T = TypeVar("T")

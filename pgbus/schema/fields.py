@@ -1,0 +1,41 @@
+"""Named arguments: of an event, of a procedure, or of what a listener takes."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pgbus.codec.annotations import EMPTY
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """A named argument; EMPTY stands for no annotation, and for no default, in which case it is required."""
+
+    name: str
+    annotation: Any = EMPTY
+    default: Any = EMPTY
+    is_required: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Fields:
+    """The arguments that something takes by name; `is_open` for any others beside them."""
+
+    fields: Sequence[Field]
+    is_open: bool = False
+
+
+def signature_fields(handler: Callable[..., Any], hints: Mapping[str, Any]) -> Fields:
+    """What a function takes by name; its annotations are given, as they may have been resolved already."""
+    parameters = list(inspect.signature(handler).parameters.values())
+    return Fields(
+        [
+            Field(one.name, hints.get(one.name, EMPTY), one.default, is_required=one.default is EMPTY)
+            for one in parameters
+            if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)
+        ],
+        is_open=any(one.kind is one.VAR_KEYWORD for one in parameters),
+    )
