@@ -13,9 +13,10 @@ import msgspec
 from lihil.plugins import bus as stock
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from pgbus.contrib.lihil.emissions import emissions_of
+from pgbus.contrib.lihil.callbacks import callbacks_of
 from pgbus.contrib.lihil.headers import context_of, make_headers
 from pgbus.contrib.lihil.invoking import listeners_in_scope
+from pgbus.database.adapters.added import AddedTo
 from pgbus.database.adapters.sessions import watching
 
 if TYPE_CHECKING:
@@ -82,12 +83,10 @@ class PgEventBus(stock.EventBus[Any], frozen=True):  # type: ignore[call-arg, un
         terminal.name_topic(event)
         headers = make_headers(context, cause=self.cause)
         if self.session is not None and self.session.in_transaction():
-            sync = self.session.sync_session
-            emissions_of(self.session).add(
-                sync,
-                insert=lambda: terminal.bus.publish_sync(event, using=sync, headers=headers),
-                committed=partial(_call_back, callback),
-            )
+            added = AddedTo(self.session)
+            terminal.bus.publish_sync(event, using=added, headers=headers)
+            if callback:
+                callbacks_of(self.session.sync_session).add(added.rows[-1], partial(_call_back, callback))
             return
         task = asyncio.create_task(terminal.bus.publish(event, headers=headers), name="pgbus emit")
         self.tasks.add(task)
@@ -126,8 +125,7 @@ class PgEventBus(stock.EventBus[Any], frozen=True):  # type: ignore[call-arg, un
             yield self.session
 
 
-def _call_back(callback: Callable[[asyncio.Future[Any]], object] | None) -> None:
-    if callback:
-        done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        done.set_result(None)
-        callback(done)
+def _call_back(callback: Callable[[asyncio.Future[Any]], object]) -> None:
+    done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+    done.set_result(None)
+    callback(done)

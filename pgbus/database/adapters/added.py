@@ -24,11 +24,12 @@ class AddedTo:
     """What `publish_sync(using=...)` takes for a session of SQLAlchemy, async or blocking, that must not be waited for.
 
     It is for a single event that is due at once: the session inserts it when it flushes, at the latest before it
-    commits. Raises ConnectionUnusableError for what is not a session.
+    commits. Raises ConnectionUnusableError for what is not a session. `rows` are what was added, in order.
     """
 
     def __init__(self, session: object) -> None:
         self._session = _plain_session(session)
+        self.rows: list[object] = []
 
     def fetch(self, statement: Statement, values: Mapping[str, object]) -> Sequence[Sequence[Any]]:
         """Add the event of `insert_event`."""
@@ -42,6 +43,7 @@ class AddedTo:
             setattr(row, name, as_text(value))
         with watching(self._session):
             self._session.add(row)
+        self.rows.append(row)
         return []
 
 

@@ -196,8 +196,8 @@ LIMIT CAST(:limit AS bigint)
 
 -- name: read_dead_letters
 -- Dead letters with their events, and the number of later events that wait for each, newest first.
-SELECT x.id, l.listener_name, e.position, e.event_id, e.topic, e.key, e.payload, e.headers, e.published_at,
-       x.attempts, x.error, x.traceback, x.worker, x.dead_at, x.blocked_key,
+SELECT x.id, l.listener_name, e.position, e.event_id, e.topic, e.ancestors, e.key, e.payload, e.headers,
+       e.published_at, e.deliver_at, x.attempts, x.error, x.traceback, x.worker, x.dead_at, x.blocked_key,
        (SELECT count(*) FROM pgbus.deliveries AS d
         WHERE d.listener_id = x.listener_id AND d.blocked_key = x.blocked_key) AS blocked
 FROM pgbus.dead_letters AS x

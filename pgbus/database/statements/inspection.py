@@ -10,6 +10,7 @@ from uuid import UUID
 
 import msgspec
 
+from pgbus.database.statements.rows import event_of
 from pgbus.database.store import Store
 from pgbus.messages import EventMessage
 from pgbus.topics import split_name
@@ -266,7 +267,7 @@ async def find_events(store: Store, criteria: EventCriteria, *, limit: int, newe
     rows = await store.fetch("find_events", **parameters(criteria), limit=limit, newest_first=newest_first)
     return [
         EventRecord(
-            event=_event(row, ancestors=row["ancestors"], deliver_at=row["deliver_at"]),
+            event=event_of(row),
             logged_at=row["logged_at"],
             attempts=msgspec.json.decode(row["attempts"], type=tuple[Attempt, ...]),
             owed=msgspec.json.decode(row["owed"], type=tuple[Owed, ...]),
@@ -302,18 +303,4 @@ async def read_dead_letters(store: Store, ids: Sequence[int]) -> list[DeadLetter
     """Dead letters with their events, newest first."""
     own = [field.name for field in fields(DeadLetter) if field.name != "event"]
     rows = await store.fetch("read_dead_letters", ids=ids)
-    return [DeadLetter(event=_event(row), **{name: row[name] for name in own}) for row in rows]
-
-
-def _event(row: Any, *, ancestors: list[str] | None = None, deliver_at: datetime | None = None) -> EventMessage:
-    return EventMessage(
-        topic=row["topic"],
-        raw=row["payload"],
-        event_id=row["event_id"],
-        key=row["key"],
-        raw_headers=row["headers"],
-        ancestors=ancestors,
-        published_at=row["published_at"],
-        deliver_at=deliver_at,
-        position=row["position"],
-    )
+    return [DeadLetter(event=event_of(row), **{name: row[name] for name in own}) for row in rows]

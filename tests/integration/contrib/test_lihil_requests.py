@@ -100,6 +100,23 @@ async def test_emit_in_a_sessions_transaction_is_stored_if_and_only_if_that_comm
     assert stored == ["committed", "released", "after the commit"]
 
 
+async def test_emit_in_a_released_savepoint_is_undone_with_the_one_around_it(
+    bus: pgbus.Bus, connection: asyncpg.Connection, sessions: Sessions
+) -> None:
+    stored: list[str] = []
+    terminal = terminal_of(bus)
+    async with sessions() as session:
+        await insert_user(session, "ada")
+        async with session.begin_nested() as outer:
+            async with session.begin_nested():
+                terminal.create_event_bus(terminal.graph, session=session).emit(
+                    UserCreated("eve"), callback=lambda _: stored.append("eve")
+                )
+            await outer.rollback()
+        await session.commit()
+    assert (stored, await connection.fetchval("SELECT count(*) FROM pgbus.outbox")) == ([], 0)
+
+
 async def test_sink_stores_one_or_many_and_runs_nothing_here(
     bus: pgbus.Bus, connection: asyncpg.Connection, sessions: Sessions
 ) -> None:
