@@ -243,7 +243,9 @@ def test_the_reserved_words_are_what_a_path_has_of_its_own() -> None:
 
 def test_the_guide_lists_the_names_that_a_path_has_of_its_own() -> None:
     page = (Path(__file__).parents[2] / "docs" / "how-to" / "move-from-lightbus.md").read_text(encoding="utf-8")
-    listed = page.partition("can be named like a method of its path**:")[2].partition(". Registering")[0]
+    listed = (
+        " ".join(page.split()).partition("can be named like a method of its path**:")[2].partition(". Registering")[0]
+    )
     assert set(re.findall(r"`(\w+)`", listed)) == PATH_METHODS
 
 
