@@ -14,6 +14,7 @@ from pgbus.database.adapters import async_executor, sync_executor
 from pgbus.database.faults import sqlstate_of
 from pgbus.database.sql import DEFAULT_NAMESPACE
 from pgbus.database.statements import inbox
+from pgbus.database.statements.bound import Bound
 from pgbus.errors import ConfigurationError
 from pgbus.messages import EventMessage
 
@@ -97,7 +98,7 @@ def _one(context: Attempt) -> Attempt:
     return context
 
 
-def _take(context: Attempt, namespace: str) -> inbox.Bound:
+def _take(context: Attempt, namespace: str) -> Bound:
     ids = list(dict.fromkeys(event.event_id for event in context.events))
     return inbox.take_events(namespace=namespace, listener_name=context.listener_name, event_ids=ids)
 

@@ -22,8 +22,6 @@ class Middleware:
     """The functions that wrap the handlers of one bus."""
 
     def __init__(self) -> None:
-        self.is_used = False
-        """Whether there is any."""
         self._of_all: tuple[Callable[..., Awaitable[Any]], ...] = ()
         self._of_plain: tuple[Callable[..., Any], ...] = ()
 
@@ -34,7 +32,6 @@ class Middleware:
             self._of_all = (*self._of_all, function)
         else:
             self._of_plain = (*self._of_plain, function)
-        self.is_used = True
 
     def around(self, context: object, handle: Handle) -> Handle:
         """The call of a handler, wrapped in what is async."""

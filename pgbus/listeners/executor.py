@@ -1,17 +1,17 @@
-"""Running one handler on one event (or batch): decode, call, and say what came of it.
+"""Calling one listener's handler: on the loop, in a thread, or in a transaction, within middleware and the timeout.
 
-It knows nothing of claims: for a transactional handler, the caller says what to do before and after it.
+It knows nothing of claims: for a transactional handler, a `Settling` says what to do before and after it.
 """
 
 from __future__ import annotations
 
 import asyncio
-import functools
 import logging
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import Executor as Threads
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any, Protocol, TypeVar
 
 from pgbus.aio import threads as in_threads
 from pgbus.aio.returned import finish, refuse_awaitable
@@ -44,8 +44,31 @@ class ThreadLeft(Exception):
         self.ended = ended
 
 
+class Settling(Protocol):
+    """The two ends of a handler's transaction, for one that awaits and for one that blocks."""
+
+    async def begin(self, executor: AsyncExecutor) -> None:
+        """Runs before the handler; raises ClaimLost when there is nothing to handle any more."""
+        ...
+
+    async def settle(self, executor: AsyncExecutor) -> None:
+        """Runs after the handler, before the commit."""
+        ...
+
+    def begin_sync(self, executor: SyncExecutor) -> None:
+        """`begin` in a thread."""
+        ...
+
+    def settle_sync(self, executor: SyncExecutor) -> None:
+        """`settle` in a thread."""
+        ...
+
+
 class _Call:
-    """A call of a handler in a transaction: whether it has begun, and the thread that it is in, if any."""
+    """A call of a handler in a transaction: whether it has begun, and the thread that it is in, if any.
+
+    As a context manager, it tells what a transaction that failed means for the attempt.
+    """
 
     has_begun = False
     thread: asyncio.Future[Any] | None = None
@@ -75,7 +98,7 @@ def _before_the_handler() -> Iterator[None]:
 
 
 class Executor:
-    """Calls the handler of one listener."""
+    """Calls the handler of one listener with what it takes: a decoded event, or a list of them for a batch."""
 
     def __init__(
         self,
@@ -92,175 +115,104 @@ class Executor:
         self._middleware = middleware
         self._sender = sender
         self._what = f"the handler of {listener.name!r}"
-        signature = listener.signature
-        self._only_event = not (signature.context or signature.connection)
 
-    async def run(self, event: EventMessage, attempt: int) -> None:
-        """Handle one event; whatever the handler raises comes through."""
-        await self._call(self._listener.decode(event), [event], attempt, None)
-
-    async def run_batch(self, bodies: list[Any], events: Sequence[EventMessage], attempt: int) -> None:
-        """Handle decoded events in one call."""
-        await self._call(bodies, events, attempt, None)
+    async def run(self, body: Any, events: Sequence[EventMessage], attempt: int) -> None:
+        """Handle it; whatever the handler raises comes through."""
+        await self._call(body, self._context(events, attempt))
 
     async def run_in_transaction(
-        self,
-        body: Any,
-        events: Sequence[EventMessage],
-        attempt: int,
-        *,
-        begin: Callable[[AsyncExecutor], Awaitable[None]],
-        settle: Callable[[AsyncExecutor], Awaitable[None]],
-        begin_sync: Callable[[SyncExecutor], None],
-        settle_sync: Callable[[SyncExecutor], None],
+        self, body: Any, events: Sequence[EventMessage], attempt: int, *, settling: Settling
     ) -> None:
-        """Handle with an open transaction, in which `begin` ran before the handler and `settle` after it.
+        """Handle it in an open transaction, which begins and ends with `settling`.
 
         Raises TransactionLost for what was not the handler's failure, and ThreadLeft for a plain function that runs
         past its timeout.
         """
         wanted = self._listener.signature.wanted
         assert wanted is not None  # a transactional listener has one
+        context = self._context(events, attempt)
         call = _Call()
         with call:
             if wanted.is_blocking:
-                await self._run_in_threads_transaction(
-                    body, events, attempt, wanted=wanted, call=call, begin=begin_sync, settle=settle_sync
-                )
+                await self._run_in_threads_transaction(body, context, wanted, settling, call)
                 return
             async with self._transactions.begin(wanted) as (connection, executor):
                 with _before_the_handler():
-                    await begin(executor)
+                    await settling.begin(executor)
+                context.connection = connection
                 call.has_begun = True
-                await self._call(body, events, attempt, connection)
+                await self._call(body, context)
                 if is_ended(connection):
                     raise HandlerTransactionError
-                await settle(executor)
+                await settling.settle(executor)
 
     async def _run_in_threads_transaction(
-        self,
-        body: Any,
-        events: Sequence[EventMessage],
-        attempt: int,
-        *,
-        wanted: Wanted,
-        call: _Call,
-        begin: Callable[[SyncExecutor], None],
-        settle: Callable[[SyncExecutor], None],
-    ) -> None:
-        def transact(handle: Callable[[Any], T]) -> T:
-            with self._transactions.begin_sync(wanted) as (session, executor):
-                with _before_the_handler():
-                    begin(executor)
-                call.has_begun = True
-                value = handle(session)
-                if is_ended(session):
-                    raise HandlerTransactionError
-                settle(executor)
-                return value
-
-        if self._middleware.is_used:
-            await self._transact_wrapped(body, events, attempt, transact, call=call)
-        else:
-            context = self._context(events, attempt)
-
-            def handle(session: Any) -> object:
-                return self._call_blocking(self._arguments(body, context, session))
-
-            await self._within_timeout(self._in_thread(lambda _: transact(handle), call))
-
-    async def _call(self, body: Any, events: Sequence[EventMessage], attempt: int, connection: Any) -> None:
-        listener = self._listener
-        if self._middleware.is_used:
-            await self._call_wrapped(body, events, attempt, connection)
-        elif listener.signature.is_async and self._only_event and listener.timeout is None:
-            value = await listener.handler(**{listener.signature.event: body})
-            if value is not None:
-                await finish(value, self._what)
-        else:
-            arguments = self._arguments(body, self._context(events, attempt, connection), connection)
-            if listener.signature.is_async:
-                await self._within_timeout(self._call_async(arguments))
-            else:
-                await self._within_timeout(self._in_thread(lambda visit: self._call_plain(visit, arguments)))
-
-    # ---------------------------------------------------------------------------------------------------- middleware
-
-    async def _call_wrapped(self, body: Any, events: Sequence[EventMessage], attempt: int, connection: Any) -> None:
-        context = self._context(events, attempt, connection)
-        arguments = self._arguments(body, context, connection)
-
-        def call_plain(visit: Visit) -> Any:
-            return self._middleware.around_plain(context, lambda: self._call_plain(visit, arguments))()
-
-        handle = (
-            functools.partial(self._call_async, arguments)
-            if self._listener.signature.is_async
-            else functools.partial(self._in_thread, call_plain)
-        )
-        await self._within_timeout(self._middleware.around(context, handle)())
-
-    async def _transact_wrapped(
-        self,
-        body: Any,
-        events: Sequence[EventMessage],
-        attempt: int,
-        transact: Callable[[Callable[[Any], Any]], Any],
-        *,
-        call: _Call,
+        self, body: Any, context: Context, wanted: Wanted, settling: Settling, call: _Call
     ) -> None:
         """The transaction is a thread's, so that only plain middleware is within it; what is async is around it."""
-        context = self._context(events, attempt)
-        committed = False
+        has_committed = False
 
-        def handle(session: Any) -> Any:
-            context.connection = session
-            work = functools.partial(self._call_blocking, self._arguments(body, context, session))
+        def transact(handle: Callable[[], object]) -> object:
+            try:
+                with self._transactions.begin_sync(wanted) as (connection, executor):
+                    with _before_the_handler():
+                        settling.begin_sync(executor)
+                    context.connection = connection
+                    call.has_begun = True
+                    value = handle()
+                    if is_ended(connection):
+                        raise HandlerTransactionError
+                    settling.settle_sync(executor)
+                    return value
+            finally:
+                # By the thread: one that was left goes on, and what its handler publishes must not leave the
+                # transaction. Async middleware, which goes on after it, has no part in that.
+                context.connection = None
+
+        def handle() -> object:
+            work = partial(self._call_blocking, self._arguments(body, context))
             return self._middleware.around_plain(context, work)()
 
-        async def call_next() -> Any:
-            nonlocal committed
-            try:
-                value = await self._in_thread(lambda _: transact(handle), call)
-            finally:
-                context.connection = None
-            committed = True
+        async def call_next() -> object:
+            nonlocal has_committed
+            value = await self._in_thread(lambda _: transact(handle), call)
+            has_committed = True
             return value
 
         try:
             await self._within_timeout(self._middleware.around(context, call_next)())
         except Exception:
-            if not committed:
+            if not has_committed:
                 raise
             logger.exception("%s: middleware failed after the handler's transaction", self._listener.name)
-        if not committed:  # the handler was skipped, or its error was taken for none
-            await self._within_timeout(self._in_thread(lambda _: transact(lambda _: None), call))
+        if not has_committed:  # middleware has skipped the handler, or caught its error: settled as done all the same
+            await self._within_timeout(self._in_thread(lambda _: transact(lambda: None), call))
 
     # ------------------------------------------------------------------------------------------------------- calling
 
-    def _context(self, events: Sequence[EventMessage], attempt: int, connection: Any = None) -> Context:
-        return Context(
-            events=events,
-            attempt=attempt,
-            listener_name=self._listener.name,
-            connection=connection,
-            sender=self._sender,
-        )
+    async def _call(self, body: Any, context: Context) -> None:
+        arguments = self._arguments(body, context)
+        call = self._call_async if self._listener.signature.is_async else self._call_plain
+        work = self._middleware.around(context, partial(call, context, arguments))()
+        if self._listener.timeout is None:
+            await work
+        else:
+            await self._within_timeout(work)
 
-    def _arguments(self, body: Any, context: Context, connection: Any) -> dict[str, Any]:
+    def _context(self, events: Sequence[EventMessage], attempt: int) -> Context:
+        return Context(events=events, attempt=attempt, listener_name=self._listener.name, sender=self._sender)
+
+    def _arguments(self, body: Any, context: Context) -> dict[str, Any]:
         signature = self._listener.signature
         arguments = {signature.event: body}
         if signature.context:
             arguments[signature.context] = context
         if signature.connection:
-            arguments[signature.connection] = connection
+            arguments[signature.connection] = context.connection
         return arguments
 
     async def _within_timeout(self, work: Awaitable[object]) -> None:
         timeout = self._listener.timeout
-        if timeout is None:
-            await work
-            return
         scope = asyncio.timeout(timeout)
         try:
             async with scope:
@@ -270,13 +222,21 @@ class Executor:
                 raise
             raise HandlerTimeoutError(f"the handler ran past its timeout of {timeout:g} seconds") from error
 
-    async def _call_async(self, arguments: dict[str, Any]) -> Any:
-        return await finish(self._listener.handler(**arguments), self._what)
+    async def _call_async(self, context: Context, arguments: dict[str, Any]) -> object:  # noqa: ARG002 - as _call_plain
+        value = await self._listener.handler(**arguments)
+        return value if value is None else await finish(value, self._what)
 
-    def _call_plain(self, visit: Visit, arguments: dict[str, Any]) -> Any:
+    async def _call_plain(self, context: Context, arguments: dict[str, Any]) -> object:
+        def call(visit: Visit) -> object:
+            work = partial(self._visit, visit, arguments)
+            return self._middleware.around_plain(context, work)()
+
+        return await self._in_thread(call)
+
+    def _visit(self, visit: Visit, arguments: dict[str, Any]) -> object:
         return visit.finish(self._listener.handler(**arguments), self._what)
 
-    def _call_blocking(self, arguments: dict[str, Any]) -> Any:
+    def _call_blocking(self, arguments: dict[str, Any]) -> object:
         """Call it within a transaction that is its thread's, so that nothing else may work in it."""
         value = self._listener.handler(**arguments)
         return refuse_awaitable(value, self._what, "and its transaction is its thread's: do the work in plain code")

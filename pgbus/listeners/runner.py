@@ -36,6 +36,7 @@ from pgbus.listeners.pace import Pace
 from pgbus.listeners.quarantine import Quarantine
 from pgbus.listeners.settlement import ALONE, BLOCKED, RELEASED, HeldClaim, Left, Tally
 from pgbus.listeners.settler import Settler
+from pgbus.listeners.transactions import HandlerTransactions
 from pgbus.telemetry import Claimed, ListenerDraining, Settled, Telemetry
 
 logger = logging.getLogger("pgbus")
@@ -92,14 +93,19 @@ class Runner:
         self._known = KnownTopics(listener, listener_id=listener_id, store=store)
         self._attempts = Attempts(
             listener,
-            listener_id=listener_id,
-            worker=config.process_name,
-            store=store,
             executor=executor,
+            transactions=HandlerTransactions(
+                listener,
+                listener_id=listener_id,
+                worker=config.process_name,
+                namespace=config.namespace,
+                executor=executor,
+                in_flight=self._in_flight,
+                was_settled=self._was_settled,
+            ),
             hooks=hooks,
             in_flight=self._in_flight,
             known=self._known,
-            was_settled=self._was_settled,
             was_cut_off=was_cut_off,
         )
         self._settler = Settler(

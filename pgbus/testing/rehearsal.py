@@ -13,7 +13,7 @@ from contextlib import ExitStack
 
 from pgbus.aio.tasks import is_being_cancelled
 from pgbus.bus import Bus
-from pgbus.database.adapters import AsyncExecutor
+from pgbus.database.adapters import AsyncExecutor, SyncExecutor
 from pgbus.database.statements import testing
 from pgbus.errors import ConnectionUnusableError, UnhandledEventError
 from pgbus.handlers.outcomes import Dead, Retry, decide
@@ -166,22 +166,12 @@ class Rehearsal:
             middleware=self._bus.registry.middleware,
             sender=self._bus,
         )
-        if not (listener.batch or listener.transactional):
-            await executor.run(events[0], attempt)
-            return
         bodies = [listener.decode(event) for event in events]
-        if not listener.transactional:
-            await executor.run_batch(bodies, events, attempt)
-            return
-        await executor.run_in_transaction(
-            bodies if listener.batch else bodies[0],
-            events,
-            attempt,
-            begin=_do_nothing,
-            settle=_do_nothing,
-            begin_sync=lambda _: None,
-            settle_sync=lambda _: None,
-        )
+        body = bodies if listener.batch else bodies[0]
+        if listener.transactional:
+            await executor.run_in_transaction(body, events, attempt, settling=_NothingToSettle())
+        else:
+            await executor.run(body, events, attempt)
 
     def _judge(self, listener: Listener, event: EventMessage, attempt: int, error: BaseException | None) -> bool:
         """Note what follows from an attempt; whether there is to be another one."""
@@ -198,5 +188,13 @@ class Rehearsal:
         return False
 
 
-async def _do_nothing(_: AsyncExecutor) -> None:
-    """There is no claim to lock or to settle."""
+class _NothingToSettle:
+    """The ends of a handler's transaction where there is no claim to lock or to settle."""
+
+    async def begin(self, executor: AsyncExecutor) -> None: ...
+
+    async def settle(self, executor: AsyncExecutor) -> None: ...
+
+    def begin_sync(self, executor: SyncExecutor) -> None: ...
+
+    def settle_sync(self, executor: SyncExecutor) -> None: ...

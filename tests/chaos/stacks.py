@@ -28,7 +28,7 @@ from sqlalchemy.pool import NullPool
 
 import pgbus
 from pgbus import inbox
-from pgbus.listeners.executor import Executor
+from pgbus.listeners.executor import Executor, Settling
 from tests.contracts.faces import sqlalchemy_url
 
 DSN = os.environ["CHAOS_DSN"]
@@ -198,31 +198,32 @@ for each in STACKS:
 _run_in_transaction = Executor.run_in_transaction
 
 
-async def run_in_transaction(
-    self: Executor, body: Any, events: Any, attempt: int, *, begin: Any, settle: Any, begin_sync: Any, settle_sync: Any
-) -> None:
-    """The attempt of a transactional handler, with the points of it that a handler does not see."""
+class Passing:
+    """The ends of a handler's transaction, with the points of them that a handler does not see."""
 
-    async def begin_and_pass(executor: Any) -> None:
-        await begin(executor)
+    def __init__(self, settling: Settling) -> None:
+        self._settling = settling
+
+    async def begin(self, executor: Any) -> None:
+        await self._settling.begin(executor)
         passing(BEFORE_HANDLER)
 
-    def begin_and_pass_sync(executor: Any) -> None:
-        begin_sync(executor)
+    def begin_sync(self, executor: Any) -> None:
+        self._settling.begin_sync(executor)
         passing(BEFORE_HANDLER)
 
-    async def settle_and_pass(executor: Any) -> None:
-        await settle(executor)
+    async def settle(self, executor: Any) -> None:
+        await self._settling.settle(executor)
         passing(BEFORE_COMMIT)
 
-    def settle_and_pass_sync(executor: Any) -> None:
-        settle_sync(executor)
+    def settle_sync(self, executor: Any) -> None:
+        self._settling.settle_sync(executor)
         passing(BEFORE_COMMIT)
 
-    await _run_in_transaction(
-        self, body, events, attempt,
-        begin=begin_and_pass, settle=settle_and_pass, begin_sync=begin_and_pass_sync, settle_sync=settle_and_pass_sync,
-    )  # fmt: skip
+
+async def run_in_transaction(self: Executor, body: Any, events: Any, attempt: int, *, settling: Settling) -> None:
+    """The attempt of a transactional handler, with its point after the commit, too."""
+    await _run_in_transaction(self, body, events, attempt, settling=Passing(settling))
     passing(AFTER_COMMIT)
 
 

@@ -138,7 +138,7 @@ async def test_what_a_handler_decides_holds_though_its_connection_is_broken(data
 async def test_an_event_that_breaks_its_connection_each_time_is_given_up_in_the_end(
     database: str, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pgbus.listeners.attempts.LINK_PAUSE", 0.01)
+    monkeypatch.setattr("pgbus.listeners.transactions.LINK_PAUSE", 0.01)
     connection = await connect(database)
     async with open_bus(database) as bus:
         inbox: Inbox[int] = Inbox()

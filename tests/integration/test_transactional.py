@@ -153,6 +153,30 @@ async def test_what_a_failed_attempt_published_is_rolled_back_with_it(
     assert inbox.items == [3]
 
 
+async def test_what_a_failed_attempt_of_a_plain_handler_published_is_rolled_back_with_it(
+    database: str, connection: asyncpg.Connection
+) -> None:
+    async with open_bus(database) as bus:
+        inbox: Inbox[int] = Inbox()
+
+        @bus.listener("a.b", name="ledger", transactional=True, retry=QUICK_RETRY)
+        def handle(event: dict[str, int], session: Session, context: pgbus.Context) -> None:
+            assert context.connection is session
+            context.publish_sync({"n": context.attempt}, topic="ledger.written")
+            if context.attempt < 3:
+                raise ValueError("after publishing")
+
+        @bus.listener("ledger.written", name="audit")
+        async def audit(event: dict[str, int]) -> None:
+            inbox.put(event["n"])
+
+        async with running(bus):
+            await bus.publish({}, topic="a.b")
+            await inbox.take(1)
+            await until_idle(connection)
+    assert inbox.items == [3]
+
+
 async def test_a_statement_that_fails_in_the_handlers_transaction_is_a_failed_attempt(
     database: str, connection: asyncpg.Connection
 ) -> None:

@@ -8,6 +8,8 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+from pgbus.database.sql import load
+from pgbus.database.statements.bound import Bound
 from pgbus.database.store import Store
 from pgbus.messages import EventMessage
 
@@ -135,6 +137,22 @@ async def skip_missing_events(store: Store, claims: Sequence[Claim], *, listener
         worker=worker,
     )
     return [row["position"] for row in rows]
+
+
+def lock_claim(claim: Claim, *, namespace: str) -> Bound:
+    """Lock a claimed delivery in a handler's transaction, which ends it; its rows are for `read_lock`."""
+    values = {"delivery_id": claim.id, "claim_token": claim.token}
+    return Bound(load(namespace)["lock_delivery"], values)
+
+
+def read_lock(rows: Sequence[Sequence[Any]]) -> int | None:
+    """The id of the transaction that has locked the claim; None when the claim is no longer ours."""
+    return int(rows[0][0]) if rows else None  # text, as the connection is the handler's
+
+
+def settle_claims(values: Mapping[str, object], *, namespace: str) -> Bound:
+    """`settle_deliveries` in a handler's transaction; a row for each claim that was still ours."""
+    return Bound(load(namespace)["settle_deliveries"], values)
 
 
 async def settle_deliveries(store: Store, values: Mapping[str, object]) -> set[int]:

@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
 from uuid import UUID
 
-from pgbus.database.sql import Statement, load
-
-
-class Bound(NamedTuple):
-    """A statement and its values: the arguments of an executor's `fetch`."""
-
-    statement: Statement
-    values: Mapping[str, object]
+from pgbus.database.sql import load
+from pgbus.database.statements.bound import Bound
 
 
 def create_inbox(*, namespace: str) -> list[str]:
