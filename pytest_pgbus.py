@@ -1,4 +1,6 @@
-"""pytest's fixtures for those who use pgbus: `pgbus_bus`, on a database of the test's own, and `pgbus_dsn`, its DSN.
+"""pytest's fixtures for those who use pgbus.
+
+`pgbus_bus` is a bus on a database of the test's own, and `pgbus_dsn` its DSN; `pgbus_crash_points` kills handlers.
 
 A module beside the package, as pytest imports it in every run: pgbus itself is imported when a test asks for a fixture.
 """
@@ -15,7 +17,7 @@ import pytest
 
 if TYPE_CHECKING:
     from pgbus import Bus
-    from pgbus.testing import BusUnderTest
+    from pgbus.testing import BusUnderTest, CrashPoints
     from pgbus.testing.databases import DatabaseServer
 
 
@@ -89,6 +91,14 @@ def pgbus_bus(pgbus_dsn: str, pgbus_applications: Sequence[Bus]) -> Iterator[Bus
 
     with pointed_at(pgbus_dsn, *(pgbus_applications or [create()])) as buses:
         yield buses[0]
+
+
+@pytest.fixture
+def pgbus_crash_points(pgbus_bus: BusUnderTest, pgbus_server: DatabaseServer, pgbus_template: str) -> CrashPoints:
+    """Crash tests of the listeners of `pgbus_bus`: `pgbus_crash_points.run(listener_name, event)` returns a report."""
+    from pgbus.testing import CrashPoints
+
+    return CrashPoints(pgbus_bus.under_test, server=pgbus_server, template=pgbus_template)
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -45,8 +45,7 @@ def pointed_at(dsn: str, *buses: Bus) -> Iterator[Sequence[BusUnderTest]]:
 def _pointed_at(dsn: str, bus: Bus, buses: Sequence[Bus]) -> Iterator[BusUnderTest]:
     bus.close_sync()
     config, kind = bus.config, type(bus)
-    _configure(bus, replace(config, dsn=dsn, direct_dsn=None))
-    bus.schema.forget()
+    point_at(bus, dsn)
     names = {"under_test": buses}
     bus.__class__ = cast("type[BusUnderTest]", type(kind.__name__, (BusUnderTest, kind), names))
     try:
@@ -57,6 +56,12 @@ def _pointed_at(dsn: str, bus: Bus, buses: Sequence[Bus]) -> Iterator[BusUnderTe
         _configure(bus, config)
         bus.schema.forget()
         bus.__class__ = kind
+
+
+def point_at(bus: Bus, dsn: str) -> None:
+    """Have the bus use another database from now on; nothing may be open in the one that it uses."""
+    _configure(bus, replace(bus.config, dsn=dsn, direct_dsn=None))
+    bus.schema.forget()
 
 
 def _configure(bus: Bus, config: Config) -> None:

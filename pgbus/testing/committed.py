@@ -29,8 +29,10 @@ LOOK_INTERVAL = 0.05
 class WatchedListeners(Selection):
     """Every listener of a bus, and no tasks. It tells what handlers raise; a retry comes without a delay."""
 
-    def __init__(self, registry: Registry, *, tell: Callable[[BaseException], None]) -> None:
-        super().__init__(registry)
+    def __init__(
+        self, registry: Registry, *, only: Sequence[str] | None = None, tell: Callable[[BaseException], None]
+    ) -> None:
+        super().__init__(registry, only=only)
         self._tell = tell
 
     def work(self) -> Work:
@@ -107,13 +109,15 @@ class Failure:
             self.happened.set()
 
 
-async def deliver_committed(buses: Sequence[Bus], *, raise_errors: bool, timeout: float) -> list[Attempt]:
+async def deliver_committed(
+    buses: Sequence[Bus], *, only: Sequence[str] | None = None, raise_errors: bool, timeout: float
+) -> list[Attempt]:
     """Deliver everything that is due, and what is published by that; raises TimeoutError after `timeout` seconds.
 
-    The buses are of one database and namespace.
+    The buses are of one database and namespace; `only` names listeners, default: all.
     """
     failure = Failure()
-    watched = [WatchedListeners(bus.registry, tell=failure.tell) for bus in buses]
+    watched = [WatchedListeners(bus.registry, only=only, tell=failure.tell) for bus in buses]
     async with _store(buses[0]) as store:
         since = (await testing.count_unsettled(store, listener_names=[])).looked_at
         workers = [make_worker(bus, selection=selection) for bus, selection in zip(buses, watched, strict=True)]

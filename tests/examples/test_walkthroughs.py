@@ -93,7 +93,7 @@ async def test_the_tests_of_the_testing_page_pass(server: DatabaseServer, tmp_pa
     environ = {"PGBUS_TEST_DSN": server.dsn, "PYTHONPATH": str(ROOT)}
     async with run(*command, dsn=None, cwd=tmp_path, environ=environ) as tests:
         assert await tests.wait() == 0, tests.output
-    assert "6 passed" in tests.output
+    assert "7 passed" in tests.output
 
 
 def plugin_options() -> list[str]:
