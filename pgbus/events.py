@@ -13,8 +13,8 @@ import msgspec
 
 from pgbus.codec.annotations import is_pydantic
 from pgbus.codec.casting import explain, parser
-from pgbus.codec.json import check_readable, keeper
 from pgbus.codec.losses import LostError
+from pgbus.codec.payloads import check_readable, keeper
 from pgbus.errors import (
     ConfigurationError,
     InvalidEventArguments,

@@ -16,7 +16,7 @@ import msgspec
 from pgbus.api.declarations import Event
 from pgbus.codec.annotations import EMPTY, bare, members_of
 from pgbus.codec.casting import Cast, caster
-from pgbus.codec.json import misfit
+from pgbus.codec.payloads import misfit
 from pgbus.config import ApiConfig
 from pgbus.config.apis import BUILT_IN
 from pgbus.errors import ConfigurationError, InvalidEventArguments, InvalidEventListener, UnhandledEventError

@@ -15,8 +15,8 @@ import msgspec
 
 from pgbus.codec.annotations import EMPTY, declared_type, members_of
 from pgbus.codec.casting import explain
-from pgbus.codec.json import check_readable, decoder, encode, keeper
 from pgbus.codec.losses import LostError
+from pgbus.codec.payloads import check_readable, decoder, encode, keeper
 from pgbus.errors import (
     ConfigurationError,
     EventNotFound,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from pgbus.codec.json import encode
+from pgbus.codec.payloads import encode
 from pgbus.errors import InvalidEventError
 
 # Bytes of JSON.

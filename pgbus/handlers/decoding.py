@@ -14,7 +14,7 @@ from typing import Any, TypeAlias, Union, get_args
 from uuid import UUID
 
 from pgbus.codec.annotations import bare, class_of, is_named_tuple, members_of
-from pgbus.codec.json import decoder
+from pgbus.codec.payloads import decoder
 from pgbus.errors import ConfigurationError, UnhandledEventError
 from pgbus.events import topic_of
 from pgbus.messages import EventMessage

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable
 
 from pgbus.codec.headers import encode_headers
-from pgbus.codec.json import encode
+from pgbus.codec.payloads import encode
 from pgbus.handlers.hooks import Moment
 from pgbus.messages import EventMessage, OpenEvent
 

@@ -14,7 +14,7 @@ from uuid import UUID
 import msgspec
 
 from pgbus.codec.headers import encode_headers
-from pgbus.codec.json import encode
+from pgbus.codec.payloads import encode
 from pgbus.database.event_ids import new_event_id
 from pgbus.database.sql import Statement
 from pgbus.errors import InvalidEventError

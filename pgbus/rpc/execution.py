@@ -12,7 +12,7 @@ from typing import Any
 
 from pgbus.aio import threads
 from pgbus.aio.returned import finish
-from pgbus.codec.json import encode
+from pgbus.codec.payloads import encode
 from pgbus.config import Config
 from pgbus.database.statements.rpc import CallOutcome, ClaimedRequest, Response
 from pgbus.errors import InvalidEventError, InvalidResult

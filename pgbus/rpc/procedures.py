@@ -15,8 +15,8 @@ import msgspec
 
 from pgbus.codec.annotations import EMPTY, bare, declared_type
 from pgbus.codec.casting import cast_if_it_fits, cast_part, caster, explain, parser, step_to
-from pgbus.codec.json import check_readable, decoder, keeper, misfit
 from pgbus.codec.losses import LostError
+from pgbus.codec.payloads import check_readable, decoder, keeper, misfit
 from pgbus.config import ApiConfig
 from pgbus.config.options import check_options, seconds, whole_number
 from pgbus.errors import (

@@ -10,7 +10,7 @@ from uuid import UUID
 import msgspec
 
 from pgbus.codec.annotations import bare
-from pgbus.codec.json import decoder, encode, misfit
+from pgbus.codec.payloads import decoder, encode, misfit
 from pgbus.config import ApiConfig
 from pgbus.database.statements.rpc import Request, Response
 from pgbus.errors import (

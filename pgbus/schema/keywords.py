@@ -13,7 +13,7 @@ from uuid import UUID
 import msgspec
 
 from pgbus.codec.annotations import Shape
-from pgbus.codec.json import encode
+from pgbus.codec.payloads import encode
 from pgbus.errors import InvalidEventError
 
 Schema: TypeAlias = dict[str, Any]

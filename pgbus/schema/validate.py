@@ -8,7 +8,7 @@ from typing import Any, NoReturn, TypeAlias
 
 import msgspec
 
-from pgbus.codec.json import encode
+from pgbus.codec.payloads import encode
 from pgbus.errors import ConfigurationError, InvalidSchema
 from pgbus.schema.keywords import Schema
 

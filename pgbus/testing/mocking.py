@@ -24,7 +24,7 @@ from uuid import UUID, uuid4
 import msgspec
 
 from pgbus.bus import Bus
-from pgbus.codec.json import encode
+from pgbus.codec.payloads import encode
 from pgbus.database.statements.rpc import Response
 from pgbus.errors import CallError
 from pgbus.messages import EventMessage, RpcMessage

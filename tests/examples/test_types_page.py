@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from pgbus.codec.casting import caster
-from pgbus.codec.json import decoder, encode
+from pgbus.codec.payloads import decoder, encode
 from tests.examples.documents import blocks
 from tests.examples.programs import ROOT
 

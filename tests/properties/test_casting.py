@@ -20,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pgbus.codec.casting import caster
-from pgbus.codec.json import decoder, encode
+from pgbus.codec.payloads import decoder, encode
 from tests.support import DatabaseServer
 
 LIMIT = 10_000_000

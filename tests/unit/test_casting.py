@@ -34,7 +34,7 @@ import pydantic.dataclasses
 import pytest
 
 from pgbus.codec.casting import caster, explain
-from pgbus.codec.json import decoder, encode
+from pgbus.codec.payloads import decoder, encode
 from pgbus.errors import ConfigurationError, DeformError, InvalidEventError, UnhandledEventError
 from pgbus.schema import type_schema
 from pgbus.schema.validate import make_validator

@@ -17,7 +17,7 @@ import pydantic
 import pydantic.dataclasses
 import pytest
 
-from pgbus.codec.json import decoder, encode
+from pgbus.codec.payloads import decoder, encode
 from pgbus.errors import ConfigurationError, InvalidEventError, UnhandledEventError
 from pgbus.events import ancestors_of, event, topic_of
 

@@ -17,7 +17,7 @@ import pytest
 
 from pgbus import Api, Event, Parameter
 from pgbus.codec import models
-from pgbus.codec.json import decoder, encode
+from pgbus.codec.payloads import decoder, encode
 from pgbus.config import ApiConfig
 from pgbus.errors import (
     ConfigurationError,

@@ -14,7 +14,7 @@ import pytest
 
 import pgbus
 from pgbus.codec.casting import caster
-from pgbus.codec.json import decoder, encode
+from pgbus.codec.payloads import decoder, encode
 from pgbus.handlers.decoding import EventDecoder
 from pgbus.schema import type_schema
 

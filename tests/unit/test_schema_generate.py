@@ -12,7 +12,7 @@ import msgspec
 import pydantic
 import pytest
 
-from pgbus.codec.json import decoder, encode
+from pgbus.codec.payloads import decoder, encode
 from pgbus.schema import Field, Fields, parameters_schema, type_schema
 from pgbus.schema.fields import signature_fields
 from pgbus.schema.generate import DIALECT

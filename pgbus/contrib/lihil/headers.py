@@ -9,7 +9,7 @@ from uuid import UUID
 import msgspec
 
 from pgbus.codec.headers import MAX_HEADERS
-from pgbus.codec.json import encode
+from pgbus.codec.payloads import encode
 from pgbus.contrib.lihil.registry import MessageContext
 from pgbus.errors import InvalidEventError
 from pgbus.messages import EventMessage

@@ -12,7 +12,7 @@ from litestar.utils.sync import AsyncCallable
 from pgbus.bus import Bus
 from pgbus.codec.annotations import EMPTY, bare
 from pgbus.codec.casting import Cast, caster
-from pgbus.codec.json import misfit
+from pgbus.codec.payloads import misfit
 from pgbus.contrib.litestar.transactions import DeliveryUnit, Emission, entered
 from pgbus.errors import ConfigurationError, UnhandledEventError
 from pgbus.handlers.contexts import Context

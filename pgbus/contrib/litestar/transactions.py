@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, TypeAlias, TypeVar
 import msgspec
 
 from pgbus.bus import Bus
-from pgbus.codec.json import encode
+from pgbus.codec.payloads import encode
 from pgbus.handlers.contexts import Context
 from pgbus.topics import check_topic
 

@@ -1,4 +1,4 @@
-"""Event types: the topic that a class carries, and payloads from Python to JSON text and back.
+"""Payloads, arguments and results: from Python to JSON text and back.
 
 msgspec does the work, with `forms` and `casting` for what it does otherwise. What it lets through and PostgreSQL or the
 next reader would not take (NaN, NUL characters, datetimes without a time zone) is refused here, before any SQL; the
