@@ -16,9 +16,8 @@ from typing import Self
 import asyncpg
 
 import pgbus
-from tests.support import eventually
+from tests.support import ROOT, eventually
 
-ROOT = Path(__file__).parents[2]
 SOAK = int(os.environ.get("PGBUS_SOAK", "0"))
 """How many times over the tests repeat what a CI run does once or twice."""
 

@@ -17,8 +17,8 @@ import pytest
 
 from pgbus import inbox
 from pgbus.testing.databases import DatabaseServer
-from tests.chaos.stage import ROOT, SOAK, Stage
-from tests.support import eventually
+from tests.chaos.stage import SOAK, Stage
+from tests.support import ROOT, eventually
 
 STACKS = ("asyncpg", "psycopg-async", "async-session", "async-connection", "psycopg", "session", "connection", "django")
 POINTS = ("before the handler", "in it", "before commit", "after commit")

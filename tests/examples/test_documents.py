@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from pgbus.cli.program import pgbus
 from tests.conftest import Connect
 from tests.examples.documents import PAGES, blocks, commands, name
-from tests.examples.programs import ROOT
+from tests.support import ROOT
 
 pages = pytest.mark.parametrize("page", PAGES, ids=name)
 

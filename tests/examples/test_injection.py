@@ -4,8 +4,9 @@ import pytest
 
 import pgbus
 from tests.conftest import Connect
-from tests.examples.programs import ROOT, run
 from tests.examples.programs import pgbus as program
+from tests.examples.programs import run
+from tests.support import ROOT
 
 EXAMPLE = ROOT / "examples" / "injection"
 

@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.examples.programs import ROOT
-from tests.support import eventually
+from tests.support import ROOT, eventually
 from tests.support.services import PATIENCE, Services
 
 httpx = pytest.importorskip("httpx", reason="httpx is not installed")

@@ -1,7 +1,8 @@
 """The example of SQLAlchemy's ORM runs as it says."""
 
 from tests.conftest import Connect
-from tests.examples.programs import ROOT, pgbus, python, run
+from tests.examples.programs import pgbus, python, run
+from tests.support import ROOT
 
 EXAMPLE = ROOT / "examples" / "sqlalchemy_orm"
 

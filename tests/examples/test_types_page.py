@@ -13,7 +13,7 @@ import pytest
 from pgbus.codec.casting import caster
 from pgbus.codec.payloads import decoder, encode
 from tests.examples.documents import blocks
-from tests.examples.programs import ROOT
+from tests.support import ROOT
 
 PAGE = ROOT / "docs" / "reference" / "types.md"
 _ROW = re.compile(r"^\| (.*?) \| `(.*)` \| `(.*)` \|$", re.MULTILINE)

@@ -8,7 +8,7 @@ import re
 import pytest
 
 from pgbus.database import sql
-from tests.examples.programs import ROOT
+from tests.support import ROOT
 
 PAGE = (ROOT / "docs" / "explanation" / "architecture.md").read_text(encoding="utf-8")
 WALKS = PAGE.split("## Four walks through the code")[1]

@@ -11,7 +11,8 @@ from pgbus.errors import EmbeddedPostgresError
 from pgbus.testing.databases import DatabaseServer
 from tests.conftest import Connect
 from tests.examples.documents import blocks, write_files
-from tests.examples.programs import ROOT, pgbus, python, run
+from tests.examples.programs import pgbus, python, run
+from tests.support import ROOT
 from tests.support.waiting import eventually
 
 TUTORIAL = ROOT / "docs" / "tutorial" / "first-service.md"

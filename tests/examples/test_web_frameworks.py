@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.examples.programs import ROOT
-from tests.support import eventually
+from tests.support import ROOT, eventually
 from tests.support.services import PATIENCE, Services
 
 httpx = pytest.importorskip("httpx2", reason="httpx2 is not installed")

@@ -22,16 +22,28 @@ from pgbus.errors import PrivilegeError
 from pgbus.testing.databases import DatabaseServer
 from tests.conftest import Connect
 from tests.integration.conftest import Invoke
+from tests.integration.rpc.test_endings import (
+    test_a_call_that_nobody_serves_fails_at_once,
+    test_cancelling_the_caller_cancels_the_running_procedure,
+)
+from tests.integration.rpc.test_errors import test_what_a_procedure_raises_comes_with_type_and_traceback
+from tests.integration.rpc.test_results import test_a_call_brings_the_result_of_an_async_and_of_a_plain_function
+from tests.integration.schedules.test_running import (
+    test_an_interval_runs_again_and_again_at_its_distance_and_is_in_the_history,
+    test_three_workers_run_each_interval_once,
+)
 from tests.integration.test_bus import test_blocking_calls_work_in_plain_threads
 from tests.integration.test_delivery import (
     test_a_failed_attempt_comes_back_and_the_history_keeps_every_attempt,
-    test_a_lone_event_goes_to_an_idle_listener_without_a_claim_of_its_own,
     test_a_retried_dead_letter_is_delivered_again_from_its_first_attempt,
-    test_another_worker_leads_as_soon_as_the_leader_has_stopped,
     test_each_listener_gets_its_own_copy_and_history_tells_of_both,
-    test_the_claims_of_a_worker_whose_session_has_ended_are_freed_at_once,
     test_the_last_failed_attempt_makes_a_dead_letter_with_its_traceback_and_others_go_on,
     test_two_workers_share_the_events_of_one_listener_and_neither_repeats_the_other,
+)
+from tests.integration.test_delivery_claims import test_a_lone_event_goes_to_an_idle_listener_without_a_claim_of_its_own
+from tests.integration.test_delivery_stops import (
+    test_another_worker_leads_as_soon_as_the_leader_has_stopped,
+    test_the_claims_of_a_worker_whose_session_has_ended_are_freed_at_once,
 )
 from tests.integration.test_listeners import (
     test_a_new_listener_may_start_at_an_instant,
@@ -39,16 +51,6 @@ from tests.integration.test_listeners import (
     test_a_reset_listener_hears_the_log_again_or_skips_what_waits,
 )
 from tests.integration.test_ordered import test_each_key_keeps_its_order_with_several_workers_and_failing_events
-from tests.integration.test_rpc import (
-    test_a_call_brings_the_result_of_an_async_and_of_a_plain_function,
-    test_a_call_that_nobody_serves_fails_at_once,
-    test_cancelling_the_caller_cancels_the_running_procedure,
-    test_what_a_procedure_raises_comes_with_type_and_traceback,
-)
-from tests.integration.test_schedules import (
-    test_an_interval_runs_again_and_again_at_its_distance_and_is_in_the_history,
-    test_three_workers_run_each_interval_once,
-)
 from tests.integration.test_scheduling import (
     busy_housekeeping,
     inbox,
@@ -57,7 +59,8 @@ from tests.integration.test_scheduling import (
     test_an_event_is_cancelled_until_it_is_due,
     test_an_event_with_a_delay_arrives_when_it_is_due_and_not_before,
 )
-from tests.integration.test_transactional import connection, test_writes_and_settlement_are_of_one_transaction
+from tests.integration.transactional.conftest import connection
+from tests.integration.transactional.test_settling import test_writes_and_settlement_are_of_one_transaction
 from tests.migrations.conftest import PASSWORD, dsn_of_user
 from tests.support import eventually
 from tests.support.workers import open_bus, running

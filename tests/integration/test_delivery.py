@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from contextlib import AsyncExitStack
-from typing import Any
 
 import asyncpg
 import pytest
@@ -15,37 +13,15 @@ from pgbus.admin import Admin
 from pgbus.bus import make_worker
 from pgbus.leader.sequencer import RUN
 from pgbus.telemetry import (
-    Claimed,
-    ClaimsFreed,
     ClaimsLost,
-    LeaderChanged,
     LeaderSlept,
-    ListenerDraining,
     Sequenced,
     Settled,
-    WorkersCounted,
 )
 from tests.conftest import Connect
 from tests.support import eventually
-from tests.support.rows import Rows
+from tests.support.orders import INSERT, collect, publish
 from tests.support.workers import QUICK_RETRY, Inbox, Watch, open_bus, running, until_idle
-
-INSERT = "INSERT INTO pgbus.outbox (topic, payload) VALUES ($1, $2)"
-
-
-def collect(bus: pgbus.Bus, topic: str = "orders.placed", *, name: str, **options: Any) -> Inbox[int]:
-    """A listener that notes the `n` of its events."""
-    inbox: Inbox[int] = Inbox()
-
-    @bus.listener(topic, name=name, **options)
-    async def handle(event: dict[str, int]) -> None:
-        inbox.put(event["n"])
-
-    return inbox
-
-
-async def publish(bus: pgbus.Bus, *numbers: int, topic: str = "orders.placed") -> None:
-    await bus.publish_many([{"n": number} for number in numbers], topic=topic)
 
 
 async def test_each_listener_gets_its_own_copy_and_history_tells_of_both(database: str, connect: Connect) -> None:
@@ -303,294 +279,12 @@ async def test_a_rolled_back_event_reaches_nobody(database: str, connect: Connec
     assert inbox.items == [2]
 
 
-async def test_an_open_publisher_holds_up_nobody_and_its_own_event_arrives_after_its_commit(
-    database: str, connect: Connect
-) -> None:
-    slow = await connect(database)
-    async with open_bus(database) as bus:
-        watch, inbox = Watch(bus), collect(bus, name="mail")
-        async with running(bus):
-            transaction = slow.transaction()
-            await transaction.start()
-            await slow.execute(INSERT, "orders.placed", '{"n": 0}')
-            for number in range(1, 30):
-                await publish(bus, number)
-                assert number in await inbox.take(number, timeout=2)
-            assert 0 not in inbox.items
-            slept = len(watch.of(LeaderSlept))
-            await watch.first(LeaderSlept, after=slept)
-            await transaction.commit()
-            assert 0 in await inbox.take(30, timeout=5)
-    assert sorted(inbox.items) == list(range(30))
-
-
-async def test_the_leader_looks_ever_more_rarely_while_a_publisher_stays_open(database: str, connect: Connect) -> None:
-    slow = await connect(database)
-    async with open_bus(database) as bus:
-        watch, inbox = Watch(bus), collect(bus, name="mail")
-        async with running(bus):
-            transaction = slow.transaction()
-            await transaction.start()
-            await slow.execute(INSERT, "orders.placed", '{"n": 0}')
-            await publish(bus, 1)
-            await inbox.take(1)
-            loop = asyncio.get_running_loop()
-            times = [loop.time()]
-            bus.telemetry.observe(lambda seen: times.append(loop.time()) if isinstance(seen, LeaderSlept) else None)
-            # Naps of 20 ms that grow by a tenth each: by then they are longer than 60 ms.
-            await watch.first(LeaderSlept, after=len(watch.of(LeaderSlept)) + 15)
-            assert times[-1] - times[-2] > 2 * (times[2] - times[1])
-            await transaction.commit()
-            assert sorted(await inbox.take(2, timeout=5)) == [0, 1]
-
-
-async def test_stopping_lets_the_running_handler_finish_and_gives_back_what_was_not_started(
-    database: str, connect: Connect
-) -> None:
-    connection = await connect(database)
-    async with open_bus(database, grace=10) as bus:
-        started: Inbox[int] = Inbox()
-        go_on = asyncio.Event()
-
-        @bus.listener("orders.placed", name="mail", concurrency=1, batch_size=1)
-        async def handle(event: dict[str, int]) -> None:
-            started.put(event["n"])
-            await go_on.wait()
-
-        async def claimed(count: int) -> bool:
-            return bool(await connection.fetchval("SELECT count(claim_token) = $1 FROM pgbus.deliveries", count))
-
-        async with running(bus) as worker:
-            await publish(bus, *range(5))
-            await started.take(1)
-            await eventually(lambda: claimed(2))
-            worker.request_stop()
-            await eventually(lambda: claimed(1))
-            go_on.set()
-            await worker.stop()
-    assert started.items == [0]
-    rows = await connection.fetch("SELECT * FROM pgbus.deliveries")
-    assert sum(row["events"] for row in rows) == 4
-    assert {(row["claim_token"], row["attempt"], row["crashes"]) for row in rows} == {(None, 1, 0)}
-    assert await connection.fetchval("SELECT count(*) FROM pgbus.history WHERE outcome = 'done'") == 1
-    assert await connection.fetchval("SELECT count(*) FROM pgbus.workers") == 0
-
-
-async def test_a_handler_that_outlasts_the_grace_period_has_its_event_released(database: str, connect: Connect) -> None:
-    connection = await connect(database)
-    async with open_bus(database, grace=0) as bus:
-        started: Inbox[int] = Inbox()
-
-        @bus.listener("orders.placed", name="mail")
-        async def handle(event: dict[str, int]) -> None:
-            started.put(event["n"])
-            await asyncio.Event().wait()
-
-        async with running(bus):
-            await publish(bus, 1)
-            await started.take(1)
-    [row] = await connection.fetch("SELECT * FROM pgbus.deliveries")
-    assert (row["claim_token"], row["attempt"], row["crashes"]) == (None, 1, 0)
-    assert await connection.fetchval("SELECT count(*) FROM pgbus.history") == 0
-
-
-async def test_a_second_request_to_stop_does_not_wait_for_handlers(database: str) -> None:
-    async with open_bus(database, grace=600) as bus:
-        started: Inbox[int] = Inbox()
-
-        @bus.listener("orders.placed", name="mail")
-        async def handle(event: dict[str, int]) -> None:
-            started.put(event["n"])
-            await asyncio.Event().wait()
-
-        async with running(bus) as worker:
-            await publish(bus, 1)
-            await started.take(1)
-            worker.request_stop()
-            worker.request_stop()
-            async with asyncio.timeout(5):
-                await worker.stop()
-
-
-async def test_another_worker_leads_as_soon_as_the_leader_has_stopped(database: str) -> None:
-    async with open_bus(database) as one, open_bus(database) as two:
-        inbox = collect(two, name="mail")
-        watch = Watch(two)
-        async with running(two, only=[]) as follower:
-            await watch.first(LeaderChanged)
-            async with running(one):
-                pass
-            assert follower.leads
-        async with running(one) as leader:
-            await eventually(lambda: leader.leads)
-            async with running(two) as follower:
-                assert not follower.leads
-                await leader.stop()
-                await watch.first(LeaderChanged, after=2)
-                await publish(two, 1)
-                assert await inbox.take(1) == [1]
-
-
-async def test_a_worker_that_has_just_started_is_notified_by_a_leader_that_was_alone(
-    database: str, connect: Connect
-) -> None:
-    connection = await connect(database)
-    async with open_bus(database) as leading, open_bus(database) as bus:
-        collect(leading, name="other")
-        watch, inbox = Watch(leading), collect(bus, name="mail")
-        async with running(bus):
-            pass  # its listener is known
-        async with running(leading):
-            await watch.first(LeaderSlept)
-            await watch.until(lambda happenings: WorkersCounted(0) in happenings)
-            async with running(bus):
-                # The first one may be found by the look that every worker begins with.
-                for number in (1, 2, 3):
-                    await publish(leading, number)
-                    assert number in await inbox.take(number, timeout=3)
-                    await until_idle(connection)
-
-
-async def test_the_claims_of_a_worker_whose_session_has_ended_are_freed_at_once(
-    database: str, connect: Connect
-) -> None:
-    connection, theirs = await connect(database), await connect(database)
-    rows = Rows(connection)
-    async with open_bus(database) as bus:
-        watch, inbox = Watch(bus), collect(bus, name="mail")
-        async with running(bus, only=["mail"]):
-            pass
-        listener_id = await connection.fetchval("SELECT id FROM pgbus.listeners")
-        worker_id = await Rows(theirs).worker("doomed", "mail")
-        await rows.event(5, payload={"n": 5})
-        await rows.delivery(listener_id, 5, worker_id=worker_id)
-        async with running(bus):
-            await watch.first(LeaderSlept)
-            assert inbox.items == []
-            await theirs.close()
-            assert await inbox.take(1, timeout=5) == [5]
-            assert (await watch.first(ClaimsFreed)).claims == 1
-            await until_idle(connection)
-
-
-async def test_leases_are_extended_while_a_handler_runs(database: str, connect: Connect) -> None:
-    connection = await connect(database)
-    async with open_bus(database, lease=1) as bus:
-        watch = Watch(bus)
-        started: Inbox[int] = Inbox()
-        go_on = asyncio.Event()
-
-        @bus.listener("orders.placed", name="mail")
-        async def handle(event: dict[str, int]) -> None:
-            started.put(event["n"])
-            await go_on.wait()
-
-        async with running(bus):
-            await publish(bus, 1)
-            await started.take(1)
-            first = await connection.fetchval("SELECT lease_expires_at FROM pgbus.deliveries")
-            await eventually(
-                lambda: connection.fetchval(
-                    "SELECT now() > $1 AND lease_expires_at > now() FROM pgbus.deliveries", first
-                )
-            )
-            go_on.set()
-            await until_idle(connection)
-    assert started.items == [1]
-    assert watch.of(ClaimsFreed) == []
-    assert watch.of(ClaimsLost) == []
-
-
-async def test_a_worker_that_has_lost_its_claim_cannot_settle_it(database: str, connect: Connect) -> None:
-    connection = await connect(database)
-    async with open_bus(database) as bus:
-        watch = Watch(bus)
-        attempts: Inbox[asyncio.Event] = Inbox()
-
-        @bus.listener("orders.placed", name="mail")
-        async def handle(event: dict[str, int]) -> None:
-            go_on = asyncio.Event()
-            attempts.put(go_on)
-            await go_on.wait()
-
-        async with running(bus):
-            await publish(bus, 1)
-            [first] = await attempts.take(1)
-            await connection.execute("UPDATE pgbus.deliveries SET lease_expires_at = now() - interval '1 hour'")
-            await watch.first(ClaimsFreed)
-            _, second = await attempts.take(2)
-            first.set()
-            await watch.first(ClaimsLost)
-            assert await connection.fetchval("SELECT count(*) FROM pgbus.history") == 0
-            assert await connection.fetchval("SELECT claim_token IS NOT NULL FROM pgbus.deliveries")
-            second.set()
-            await until_idle(connection)
-    assert await connection.fetchval("SELECT count(*) FROM pgbus.history") == 1
-
-
 async def test_a_worker_of_no_listeners_still_leads(database: str) -> None:
     async with open_bus(database) as bus:
         watch = Watch(bus)
         async with running(bus):
             await publish(bus, 1, 2)
             assert (await watch.first(Sequenced)).events == 2
-
-
-async def test_claims_start_small_and_grow_with_quick_handlers(database: str) -> None:
-    async with open_bus(database) as bus:
-        watch, inbox = Watch(bus), collect(bus, name="mail", concurrency=4)
-        async with running(bus):
-            pass
-        await publish(bus, *range(6000))
-        async with running(bus):
-            await inbox.take(6000)
-    sizes = [seen.events for seen in watch.of(Claimed)]
-    assert sizes[0] <= 100
-    assert max(sizes) > 5 * sizes[0]
-
-
-async def test_a_batch_size_bounds_every_claim(database: str) -> None:
-    async with open_bus(database) as bus:
-        watch, inbox = Watch(bus), collect(bus, name="mail", batch_size=7)
-        async with running(bus):
-            await publish(bus, *range(100))
-            await inbox.take(100)
-    assert max(seen.events for seen in watch.of(Claimed)) <= 7
-
-
-async def test_claims_smaller_than_the_concurrency_still_fill_every_slot(database: str) -> None:
-    async with open_bus(database) as bus:
-        started: Inbox[int] = Inbox()
-        go_on = asyncio.Event()
-
-        @bus.listener("orders.placed", name="mail", concurrency=4, batch_size=1)
-        async def handle(event: dict[str, int]) -> None:
-            started.put(event["n"])
-            await go_on.wait()
-
-        async with running(bus):
-            await publish(bus, *range(4))
-            assert sorted(await started.take(4, timeout=5)) == [0, 1, 2, 3]
-            go_on.set()
-
-
-async def test_a_connection_that_is_killed_while_claiming_does_not_end_the_delivery(
-    database: str, connect: Connect
-) -> None:
-    connection = await connect(database)
-    async with open_bus(database) as bus:
-        inbox = collect(bus, name="mail")
-        async with running(bus):
-            await publish(bus, 1)
-            await inbox.take(1)
-            await until_idle(connection)
-            # The pooled connections of claims, not the session.
-            await connection.execute(
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
-                "WHERE query LIKE 'WITH active%' OR query LIKE 'WITH settled%'"
-            )
-            await publish(bus, 2)
-            assert await inbox.take(2, timeout=5) == [1, 2]
 
 
 async def test_a_listener_declared_while_the_worker_runs_is_run_too(database: str) -> None:
@@ -628,47 +322,6 @@ async def test_run_ends_with_an_error_where_the_schema_is_missing(empty_database
                 await make_worker(bus).run()
 
 
-async def test_a_lone_event_goes_to_an_idle_listener_without_a_claim_of_its_own(
-    database: str, connect: Connect
-) -> None:
-    connection = await connect(database)
-    async with open_bus(database) as bus:
-        mail, ledger = collect(bus, name="mail"), collect(bus, name="ledger")
-        watch = Watch(bus)
-        async with running(bus):
-            await watch.first(LeaderSlept)
-            # To claim is to update: from now on nobody can.
-            await connection.execute(
-                "CREATE FUNCTION pgbus.no() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'; "
-                "CREATE TRIGGER no BEFORE UPDATE ON pgbus.deliveries FOR EACH ROW EXECUTE FUNCTION pgbus.no()"
-            )
-            await publish(bus, 1)
-            assert (await mail.take(1), await ledger.take(1)) == ([1], [1])
-            await until_idle(connection)
-
-
-async def test_an_event_that_is_handed_over_while_the_worker_drains_is_released_and_no_death_is_counted(
-    database: str, connect: Connect
-) -> None:
-    connection, guard = await connect(database), await connect(database)
-    async with open_bus(database) as bus:
-        mail = collect(bus, name="mail")
-        watch = Watch(bus)
-        async with running(bus) as worker:
-            await watch.first(LeaderSlept)
-            async with guard.transaction():
-                await guard.execute("LOCK TABLE pgbus.deliveries IN SHARE MODE")
-                await publish(bus, 1)
-                await eventually(lambda: connection.fetch("SELECT FROM pg_locks WHERE NOT granted"))
-                worker.request_stop()
-                await watch.first(ListenerDraining)
-        assert mail.items == []
-        [owed] = await connection.fetch("SELECT claim_token, available_at <= now(), crashes FROM pgbus.deliveries")
-        assert tuple(owed) == (None, True, 0)
-        async with running(bus):
-            assert await mail.take(1) == [1]
-
-
 @pytest.mark.parametrize("ordered", [False, True], ids=["plain", "ordered"])
 async def test_an_event_that_was_deleted_from_the_log_is_skipped_and_blocks_nothing(
     database: str, connect: Connect, caplog: pytest.LogCaptureFixture, ordered: bool
@@ -688,24 +341,3 @@ async def test_an_event_that_was_deleted_from_the_log_is_skipped_and_blocks_noth
     told = await connection.fetch("SELECT position, outcome, worker FROM pgbus.history ORDER BY position")
     assert [(row["outcome"], row["worker"]) for row in told] == [("skipped", "worker-1"), ("done", "worker-1")] * 2
     assert "mail skips" in caplog.text
-
-
-async def test_idle_workers_share_the_first_events_of_a_listener(database: str) -> None:
-    """Published at once they are one run: who finds it locked looks again, and nobody takes what he cannot begin."""
-    async with AsyncExitStack() as stack:
-        names = ["one", "two", "three", "four"]
-        buses = [await stack.enter_async_context(open_bus(database, process_name=name)) for name in names]
-        begun: Inbox[str] = Inbox()
-        go_on = asyncio.Event()
-        for bus in buses:
-
-            @bus.listener("orders.placed", name="mail", concurrency=1)
-            async def handle(event: dict[str, int], name: str = bus.config.process_name) -> None:
-                begun.put(name)
-                await go_on.wait()
-
-            await stack.enter_async_context(running(bus))
-        await publish(buses[0], *range(24))
-        assert sorted(await begun.take(4)) == sorted(names)
-        go_on.set()
-        await begun.take(24)

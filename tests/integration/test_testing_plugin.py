@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from pgbus.testing.databases import DatabaseServer
+from tests.support import ROOT
 
 pytest_plugins = ["pytester"]
 
-ROOT = Path(__file__).parents[2]
 
 Run = Callable[..., pytest.RunResult]
 

@@ -19,9 +19,7 @@ from pgbus.errors import ConfigurationError, DatabaseUnreachableError, Privilege
 from tests.conftest import Connect
 from tests.contracts.faces import sqlalchemy_url
 from tests.migrations.conftest import PASSWORD, dsn_of_user
-from tests.support import eventually
-
-ROOT = Path(__file__).parents[2]
+from tests.support import ROOT, eventually
 
 # Legal names, but words of SQL: they work only where every statement quotes them.
 RESERVED = ("user", "select", "_")

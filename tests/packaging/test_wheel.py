@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.examples.documents import write_files
-from tests.examples.programs import ROOT, run
+from tests.examples.programs import run
+from tests.support import ROOT
 
 # Building and installing takes seconds when pip has its cache, and more when it has to fetch. It is done once a run.
 pytestmark = pytest.mark.timeout(300)

@@ -6,12 +6,10 @@ model of who is owed what. PGBUS_SOAK=n tries n times 400 long stories instead o
 
 from __future__ import annotations
 
-import asyncio
 import math
 import os
-from collections.abc import Coroutine, Sequence
-from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from typing import Any
 from uuid import UUID, uuid4
 
 import asyncpg
@@ -28,7 +26,6 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from pgbus.database.connections import ENGINE_SETTINGS, settings_sql
 from pgbus.database.statements import deliveries, listeners, sequencer
 from pgbus.database.statements.deliveries import Claim
 from pgbus.database.statements.sequencer import Sequencing
@@ -36,8 +33,8 @@ from pgbus.database.store import Store
 from pgbus.handlers.outcomes import DONE, Dead, Done, Retry
 from pgbus.leader.sequencer import Floor
 from pgbus.listeners.settlement import BLOCKED, RELEASED, Ending, HeldClaim, settlement
+from tests.support.machine import LEAPS, PLACES, PUBLISHERS, RESET, Held, Subscriber, Wires
 
-T = TypeVar("T")
 SOAK = int(os.environ.get("PGBUS_SOAK", "0"))
 PROFILE = settings(
     max_examples=400 * SOAK or 120,
@@ -45,90 +42,10 @@ PROFILE = settings(
     deadline=None,
     suppress_health_check=list(HealthCheck),
 )
-
 TOPICS = ("shop.sold", "shop.returned")
 KEYS = (None, "ann", "bob")
-PUBLISHERS = 3
 WORKERS = 3
 LANES = 2
-DEAD_LETTER_VERBS = ("retry_dead_letters", "discard_dead_letters")
-
-RESET = "TRUNCATE pgbus.outbox, pgbus.deliveries, pgbus.history, pgbus.dead_letters, pgbus.events, pgbus.listeners, \
-         pgbus.subscriptions, pgbus.workers RESTART IDENTITY CASCADE"
-
-# Every place where an event can be at a listener. What was released or retried is in `deliveries` again.
-PLACES = """
-SELECT d.listener_id, p.position, 'delivery' AS place
-FROM pgbus.deliveries AS d
-CROSS JOIN LATERAL (
-    SELECT u.position FROM unnest(d.positions) AS u (position)
-    UNION ALL
-    SELECT g.position FROM generate_series(d.first, d.last) AS g (position) WHERE d.positions IS NULL
-) AS p
-UNION ALL
-SELECT x.listener_id, x.position, 'dead letter' FROM pgbus.dead_letters AS x
-UNION ALL
-SELECT h.listener_id, h.position, 'done' FROM pgbus.history AS h WHERE h.outcome IN ('done', 'discarded')
-"""
-
-# A claimed run bars its lane: nothing of the lane that could be claimed lies before it.
-LEAPS = """
-SELECT c.id FROM pgbus.deliveries AS c
-JOIN pgbus.deliveries AS d ON d.listener_id = c.listener_id AND d.lane = c.lane AND d.id <> c.id
-WHERE c.claim_token = $1 AND d.blocked_key IS NULL AND d.first <= c.last
-"""
-
-
-@dataclass
-class Subscriber:
-    """A listener, as the model knows it."""
-
-    id: int
-    topics: tuple[str, ...]
-    lanes: int | None
-    blocking: bool
-    owed: set[int] = field(default_factory=set)
-    paused: bool = False
-
-
-@dataclass(eq=False)
-class Held:
-    """A claim in the hands of a worker, living or dead."""
-
-    subscriber: Subscriber
-    claim: Claim
-    worker_id: int
-
-
-class Wires:
-    """The connections, opened once for all examples: opening them would be most of the work."""
-
-    def __init__(self, dsn: str) -> None:
-        self.loop = asyncio.new_event_loop()
-        self.dsn = dsn
-        self.leader = self.open()
-        self.rival = self.open()
-        self.publishers = [self.open() for _ in range(PUBLISHERS)]
-        # Where vacuum has made room, rows with the same instant change their order: a story would not repeat itself.
-        for table in ("outbox", "deliveries"):
-            self.run(self.leader.execute(f"ALTER TABLE pgbus.{table} SET (autovacuum_enabled = off)"))
-
-    def open(self) -> asyncpg.Connection:
-        async def connect() -> asyncpg.Connection:
-            connection = await asyncpg.connect(self.dsn)
-            await connection.execute(settings_sql(ENGINE_SETTINGS))
-            return connection
-
-        return self.run(connect())
-
-    def run(self, work: Coroutine[Any, Any, T]) -> T:
-        return self.loop.run_until_complete(work)
-
-    def close(self) -> None:
-        for connection in (self.leader, self.rival, *self.publishers):
-            connection.terminate()
-        self.loop.run_until_complete(asyncio.sleep(0))
-        self.loop.close()
 
 
 class DeliveryMachine(RuleBasedStateMachine):

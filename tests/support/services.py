@@ -16,10 +16,11 @@ from pathlib import Path
 
 import asyncpg
 
+from tests.support import ROOT
 from tests.support.programs import PROGRAM, Talking, program_environ, program_of
 from tests.support.waiting import eventually
 
-TUTORIAL = Path(__file__).parents[2] / "examples" / "lightbus_tutorial"
+TUTORIAL = ROOT / "examples" / "lightbus_tutorial"
 PATIENCE = 40.0
 
 

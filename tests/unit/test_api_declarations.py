@@ -16,6 +16,7 @@ from pgbus import Api, Event, Parameter, WildcardParameter
 from pgbus.api.declarations import event_names, procedures
 from pgbus.api.registry import PATH_METHODS
 from pgbus.messages import EventMessage
+from tests.support import ROOT
 
 
 class AuthApi(Api):
@@ -242,7 +243,7 @@ def test_the_reserved_words_are_what_a_path_has_of_its_own() -> None:
 
 
 def test_the_guide_lists_the_names_that_a_path_has_of_its_own() -> None:
-    page = (Path(__file__).parents[2] / "docs" / "how-to" / "move-from-lightbus.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "how-to" / "move-from-lightbus.md").read_text(encoding="utf-8")
     listed = (
         " ".join(page.split()).partition("can be named like a method of its path**:")[2].partition(". Registering")[0]
     )

@@ -2,14 +2,13 @@
 
 import tomllib
 from importlib.util import find_spec
-from pathlib import Path
 from typing import TypedDict
 
 import pytest
 import yaml
 from click.testing import CliRunner
 
-ROOT = Path(__file__).parents[2]
+from tests.support import ROOT
 
 
 class Service(TypedDict, total=False):

@@ -2,7 +2,6 @@
 
 import re
 import types
-from pathlib import Path
 from pkgutil import resolve_name
 from uuid import uuid4
 
@@ -12,6 +11,7 @@ import pgbus
 from pgbus.lightbus import LightbusException
 from pgbus.messages import OpenEvent
 from pgbus.testing import MockResult
+from tests.support import ROOT
 
 
 class Shop(pgbus.Api):
@@ -54,7 +54,7 @@ def test_every_error_is_a_lightbus_exception_and_a_listener_of_nothing_is_one() 
 
 # ------------------------------------------------------------------------- the page says of every name where it is now
 
-PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "move-from-lightbus.md"
+PAGE = ROOT / "docs" / "how-to" / "move-from-lightbus.md"
 
 # What Lightbus 1.3 shows: its package, its exceptions, and the public attributes of what programs have in hand.
 NAMES = {
@@ -166,7 +166,7 @@ def test_what_the_page_says_is_there_is_there(section: str) -> None:
 
 
 def test_the_page_lists_every_name_that_an_api_cannot_have_on_the_bus() -> None:
-    page = (Path(__file__).parents[2] / "docs" / "how-to" / "move-from-lightbus.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "how-to" / "move-from-lightbus.md").read_text(encoding="utf-8")
     [said] = re.findall(r"^- \*\*An API that is named like .*?(?=^- \*\*An API is registered once)", page, re.S | re.M)
     taken = pgbus.create("postgresql://nobody@nowhere/").client.api_registry.taken_names
     assert [name for name in sorted(taken) if not name.startswith("_") and f"`{name}`" not in said] == []

@@ -1,9 +1,10 @@
 """The Makefile without a make: what its targets install."""
 
 import re
-from pathlib import Path
 
-MAKEFILE = (Path(__file__).parents[2] / "Makefile").read_text(encoding="utf-8")
+from tests.support import ROOT
+
+MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 
 
 def extras(target: str) -> set[str]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.support import ROOT
+
 PAGE = (ROOT / "docs" / "reference" / "promises.md").read_text(encoding="utf-8")
 CHECKS = sorted(set(re.findall(r"`((?:tests|benchmarks)/[\w/]+\.py)::(\w+)`", PAGE)))
 ROWS = [line for line in PAGE.splitlines() if line.startswith("| ") and not line.endswith(" checked by |")]

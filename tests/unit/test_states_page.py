@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 from pgbus.database import sql
+from tests.support import ROOT
 
-ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "explanation" / "states.md").read_text(encoding="utf-8")
 STATEMENTS = sql.load()
 

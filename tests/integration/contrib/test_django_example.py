@@ -13,10 +13,10 @@ from urllib.parse import urlencode
 import msgspec
 import pytest
 
-from tests.support import eventually
+from tests.support import ROOT, eventually
 from tests.support.services import PATIENCE, Service, Services
 
-EXAMPLE = Path(__file__).parents[3] / "examples" / "django"
+EXAMPLE = ROOT / "examples" / "django"
 SERVERS = {
     "runserver": (sys.executable, "manage.py", "runserver", "--noreload", "127.0.0.1:0"),
     "uvicorn": (sys.executable, "-m", "uvicorn", "--port", "0", "bakery.asgi:application"),

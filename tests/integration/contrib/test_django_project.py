@@ -19,11 +19,10 @@ from pgbus.errors import ConnectionUnusableError
 from pgbus.testing import deliver_now as deliver_now_async
 from pgbus.testing import deliver_now_sync
 from pgbus.testing.databases import DatabaseServer
+from tests.support import ROOT
 from tests.support.django_project import in_database
 from tests.support.django_project.warehouse.events import ItemStored
 from tests.support.django_project.warehouse.models import Arrival
-
-ROOT = Path(__file__).parents[3]
 
 # -------------------------------------------------------------------------------------------------------------- admin
 

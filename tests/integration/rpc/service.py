@@ -1,4 +1,4 @@
-"""The service that `test_rpc_processes` runs by `pgbus run`; its procedures wait while the test holds a lock."""
+"""The service that `test_processes` runs by `pgbus run`; its procedures wait while the test holds a lock."""
 
 import os
 

@@ -6,19 +6,16 @@ import signal
 import sys
 from asyncio.subprocess import DEVNULL, Process
 from collections.abc import AsyncIterator, Awaitable, Callable
-from pathlib import Path
 
 import asyncpg
 import pytest
 
 import pgbus
 from tests.conftest import Connect
-from tests.support import eventually
+from tests.support import ROOT, eventually
 from tests.support.programs import program_environ
 
 Start = Callable[[], Awaitable[Process]]
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -28,7 +25,7 @@ async def start(database: str) -> AsyncIterator[Start]:
     environ = program_environ({"PGBUS_DSN": database, "PYTHONPATH": str(ROOT)})
 
     async def start_one() -> Process:
-        command = (sys.executable, "-m", "pgbus.cli", "run", "tests.integration.rpc_service")
+        command = (sys.executable, "-m", "pgbus.cli", "run", "tests.integration.rpc.service")
         process = await asyncio.create_subprocess_exec(
             *command, cwd=ROOT, env=environ, stdin=DEVNULL, stdout=DEVNULL, stderr=DEVNULL
         )

@@ -1,0 +1,144 @@
+"""The program as such: versions, errors, exit codes, and what the reference says of it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from pgbus import lightbus
+from pgbus.cli import exits
+from pgbus.cli.program import COMMANDS, load
+from pgbus.cli.program import pgbus as command
+from pgbus.config import Config
+from tests.integration.conftest import Invoke
+from tests.support import ROOT
+from tests.support.command_line import NOWHERE
+from tests.support.programs import run_program
+
+REFERENCE = ROOT / "docs" / "reference"
+
+
+# ------------------------------------------------------------------------------------------------- the program as such
+
+
+def test_the_program_shows_its_version(tmp_path: Path) -> None:
+    done = run_program("--version", cwd=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"pgbus {version('pgbus')}\n", "")
+
+
+def test_a_database_that_does_not_answer_is_one_line_and_exit_code_4(tmp_path: Path) -> None:
+    done = run_program("status", cwd=tmp_path, environ={"PGBUS_DSN": NOWHERE})
+    assert done.returncode == 4
+    assert done.stdout == ""
+    assert re.fullmatch(r"pgbus: cannot connect to postgresql://adam:\*\*\*@127\.0\.0\.1:1/nothing: .+\n", done.stderr)
+
+
+@pytest.mark.parametrize(
+    "arguments", [("status",), ("events",), ("dead", "list"), ("db", "check"), ("publish", "a", "1")]
+)
+def test_a_database_that_was_never_upgraded_is_one_line_and_exit_code_3(
+    tmp_path: Path, empty_database: str, arguments: tuple[str, ...]
+) -> None:
+    done = run_program(*arguments, cwd=tmp_path, environ={"PGBUS_DSN": empty_database})
+    assert done.returncode == 3
+    assert re.fullmatch(r"pgbus: .*run `pgbus db upgrade`\n", done.stderr)
+
+
+def test_a_wrong_setting_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
+    (tmp_path / "pgbus.toml").write_text("leese = 1")
+    done = run_program("status", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (
+        2,
+        "pgbus: pgbus.toml: there is no setting 'leese'; did you mean 'lease'?\n",
+    )
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("nothing",),
+        ("status", "--nothing"),
+        ("events", "--since", "soon"),
+        ("events", "--since", "in 2h"),
+        ("events", "--until", "99999999w"),
+        ("publish", "a.b", "{}", "--deliver-at", "2h ago"),
+        ("publish", "a.b", "{}", "--deliver-at", "99999999w"),
+        ("events", "--where", "x"),
+        ("events", "a..b"),
+    ],
+)
+def test_wrong_usage_is_exit_code_2(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    assert run_program(*arguments, cwd=tmp_path).returncode == 2
+
+
+def test_a_pipe_gets_no_escape_codes(tmp_path: Path, database: str) -> None:
+    for arguments in (("status",), ("config",), ("listeners", "list"), ("--help",), ("events", "--nothing")):
+        done = run_program(*arguments, cwd=tmp_path, environ={"PGBUS_DSN": database})
+        assert "\x1b" not in done.stdout + done.stderr
+
+
+def every_command_of_the_program() -> list[tuple[str, click.Command]]:
+    return [(name, load(name)) for name in COMMANDS]
+
+
+def test_the_help_tells_of_each_command_what_it_tells_itself() -> None:
+    for name, one in every_command_of_the_program():
+        assert (one.help or "").split("\n\n")[0].replace("\n", " ") == COMMANDS[name]
+
+
+def test_every_command_has_help() -> None:
+    for name, one in every_command_of_the_program():
+        for arguments in [[name], *([name, sub] for sub in getattr(one, "commands", {}))]:
+            result = CliRunner().invoke(command, [*arguments, "--help"])
+            assert result.exit_code == 0
+            assert "Usage: " in result.output
+
+
+def every_command(group: click.Group = command, path: str = "pgbus") -> Iterator[tuple[str, click.Command]]:
+    for name, one in every_command_of_the_program() if group is command else group.commands.items():
+        yield f"{path} {name}", one
+        if isinstance(one, click.Group):
+            yield from every_command(one, f"{path} {name}")
+
+
+def test_the_reference_names_every_command_and_option() -> None:
+    text = (REFERENCE / "cli.md").read_text()
+    for path, one in every_command():
+        assert f"`{path}" in text, path
+        for parameter in one.params:
+            if isinstance(parameter, click.Option) and parameter.name != "help":
+                assert any(f"`{name}" in text for name in parameter.opts), f"{path} {parameter.opts}"
+
+
+def test_the_reference_names_every_exit_code() -> None:
+    text = (REFERENCE / "cli.md").read_text()
+    shown = CliRunner().invoke(command, ["--help"]).stdout
+    for code in (exits.FAILED, exits.USAGE, exits.SCHEMA, exits.UNREACHABLE, exits.BUG):
+        assert f"\n| {code} | " in text
+        assert re.search(rf"\b{code} \w", shown)
+
+
+def test_the_reference_names_every_setting_and_its_default() -> None:
+    text = (REFERENCE / "configuration.md").read_text()
+    for setting in Config().describe():
+        found = re.search(rf"^\| `{setting.name}` \| (.+?) \|", text, re.MULTILINE)
+        assert found, setting.name
+        if isinstance(setting.value, bool):
+            assert found[1] == str(setting.value).lower(), setting.name
+        elif isinstance(setting.value, int | float):
+            assert found[1].split()[0] == f"{setting.value:.12g}", setting.name
+
+
+# ----------------------------------------------------------------------------------------------------------------- dev
+
+
+async def test_a_command_of_lightbus_that_has_another_name_here_is_told_it(invoke: Invoke) -> None:
+    for name, here in lightbus.COMMANDS.items():
+        result = await invoke(name, "--out", "schema.json")
+        assert (result.exit_code, result.stderr) == (exits.USAGE, f"pgbus: no such command {name!r}; write `{here}`\n")

@@ -1,0 +1,74 @@
+"""Who is woken by a publisher and by the leader, and what an open transaction holds up."""
+
+from __future__ import annotations
+
+import asyncio
+
+from pgbus.telemetry import (
+    LeaderSlept,
+    WorkersCounted,
+)
+from tests.conftest import Connect
+from tests.support.orders import INSERT, collect, publish
+from tests.support.workers import Watch, open_bus, running, until_idle
+
+
+async def test_an_open_publisher_holds_up_nobody_and_its_own_event_arrives_after_its_commit(
+    database: str, connect: Connect
+) -> None:
+    slow = await connect(database)
+    async with open_bus(database) as bus:
+        watch, inbox = Watch(bus), collect(bus, name="mail")
+        async with running(bus):
+            transaction = slow.transaction()
+            await transaction.start()
+            await slow.execute(INSERT, "orders.placed", '{"n": 0}')
+            for number in range(1, 30):
+                await publish(bus, number)
+                assert number in await inbox.take(number, timeout=2)
+            assert 0 not in inbox.items
+            slept = len(watch.of(LeaderSlept))
+            await watch.first(LeaderSlept, after=slept)
+            await transaction.commit()
+            assert 0 in await inbox.take(30, timeout=5)
+    assert sorted(inbox.items) == list(range(30))
+
+
+async def test_the_leader_looks_ever_more_rarely_while_a_publisher_stays_open(database: str, connect: Connect) -> None:
+    slow = await connect(database)
+    async with open_bus(database) as bus:
+        watch, inbox = Watch(bus), collect(bus, name="mail")
+        async with running(bus):
+            transaction = slow.transaction()
+            await transaction.start()
+            await slow.execute(INSERT, "orders.placed", '{"n": 0}')
+            await publish(bus, 1)
+            await inbox.take(1)
+            loop = asyncio.get_running_loop()
+            times = [loop.time()]
+            bus.telemetry.observe(lambda seen: times.append(loop.time()) if isinstance(seen, LeaderSlept) else None)
+            # Naps of 20 ms that grow by a tenth each: by then they are longer than 60 ms.
+            await watch.first(LeaderSlept, after=len(watch.of(LeaderSlept)) + 15)
+            assert times[-1] - times[-2] > 2 * (times[2] - times[1])
+            await transaction.commit()
+            assert sorted(await inbox.take(2, timeout=5)) == [0, 1]
+
+
+async def test_a_worker_that_has_just_started_is_notified_by_a_leader_that_was_alone(
+    database: str, connect: Connect
+) -> None:
+    connection = await connect(database)
+    async with open_bus(database) as leading, open_bus(database) as bus:
+        collect(leading, name="other")
+        watch, inbox = Watch(leading), collect(bus, name="mail")
+        async with running(bus):
+            pass  # its listener is known
+        async with running(leading):
+            await watch.first(LeaderSlept)
+            await watch.until(lambda happenings: WorkersCounted(0) in happenings)
+            async with running(bus):
+                # The first one may be found by the look that every worker begins with.
+                for number in (1, 2, 3):
+                    await publish(leading, number)
+                    assert number in await inbox.take(number, timeout=3)
+                    await until_idle(connection)

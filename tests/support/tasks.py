@@ -1,0 +1,19 @@
+"""Schedules of a test, and their runs."""
+
+import asyncpg
+
+import pgbus
+from tests.support.workers import running
+
+
+async def runs(connection: asyncpg.Connection, name: str = "task") -> list[asyncpg.Record]:
+    rows: list[asyncpg.Record] = await connection.fetch(
+        "SELECT * FROM pgbus.schedule_history WHERE schedule_name = $1 ORDER BY started_at", name
+    )
+    return rows
+
+
+async def declare(bus: pgbus.Bus) -> None:
+    """Register the bus's schedules, and go."""
+    async with running(bus):
+        pass
