@@ -83,7 +83,7 @@ async def connect(config: Config) -> Connection:
         raise unreachable(config, error) from None
     except DATABASE_ERRORS as error:
         raise unreachable(config, error) from error
-    # The server, too, should notice within half a minute that our host has vanished: then our locks are free.
+    # The server, too, should notice within 20 seconds that our host has vanished: then our locks are free.
     try:
         if await _is_shared(connection, config):
             raise behind_pooler(config)
@@ -134,12 +134,13 @@ def behind_pooler(config: Config) -> ConfigurationError:
     )
 
 
-# 25 seconds each: the first where nothing was under way to our host, the second (ms) where something was.
+# 15 seconds each: the first three where nothing was under way to our host, the last (ms) where something was. The
+# statement lock_delivery has them for the transactions of handlers, whose connections are their users'.
 _KEEPALIVES = {
-    "tcp_keepalives_idle": "10",
-    "tcp_keepalives_interval": "5",
+    "tcp_keepalives_idle": "6",
+    "tcp_keepalives_interval": "3",
     "tcp_keepalives_count": "3",
-    "tcp_user_timeout": "25000",
+    "tcp_user_timeout": "15000",
 }
 
 

@@ -207,7 +207,12 @@ ORDER BY w.position
 -- name: lock_delivery
 -- Hold a claimed delivery until the end of a transactional handler's transaction; no row: the claim is lost. Returns the
 -- transaction's id: only in that one may it be settled.
-SELECT CAST(pg_current_xact_id() AS text) AS xid
+-- The connection is its user's, so what has the server notice that our host has vanished is set for this transaction.
+SELECT CAST(pg_current_xact_id() AS text) AS xid,
+       set_config('tcp_keepalives_idle', '6', true) AS idle,
+       set_config('tcp_keepalives_interval', '3', true) AS interval,
+       set_config('tcp_keepalives_count', '3', true) AS count,
+       set_config('tcp_user_timeout', '15000', true) AS user_timeout
 FROM pgbus.deliveries AS d
 WHERE d.id = CAST(:delivery_id AS bigint) AND d.claim_token = CAST(:claim_token AS uuid)
 FOR UPDATE
