@@ -12,8 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from pgbus.admin import Admin, DeadFilter, DeadLetter
-from pgbus.cli.exits import fail
 from pgbus.cli.global_options import database_options
+from pgbus.cli.group import fail
 from pgbus.cli.options import Count, json_option, read_past, read_pattern, with_admin
 from pgbus.cli.output import clip, console, event_fields, indented, instant, number, print_json, table
 from pgbus.cli.printable import on_one_line

@@ -9,8 +9,8 @@ import rich_click as click
 from rich.text import Text
 
 from pgbus.admin import Condition, EventFilter, EventRecord
-from pgbus.cli.exits import fail
 from pgbus.cli.global_options import database_options
+from pgbus.cli.group import fail
 from pgbus.cli.history import deliveries, follow_events
 from pgbus.cli.options import Count, json_option, read_condition, read_past, read_pattern, with_admin
 from pgbus.cli.output import clip, console, event_fields, instant, print_json

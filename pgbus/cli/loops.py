@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Literal
 
-from pgbus.cli.exits import fail
+from pgbus.cli.group import fail
 
 Loop = Literal["auto", "asyncio", "uvloop"]
 

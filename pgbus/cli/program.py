@@ -9,8 +9,9 @@ from typing import NoReturn
 
 import rich_click as click
 
-from pgbus.cli.exits import BUG, FAILED, PgbusGroup, tell
+from pgbus.cli.exits import BUG, FAILED
 from pgbus.cli.global_options import database_options
+from pgbus.cli.group import PgbusGroup, tell
 from pgbus.cli.streams import explain_loss, flush_streams, open_streams, say
 
 # What `pgbus --help` says of each command, as it does itself: the command's module is loaded when it is run.

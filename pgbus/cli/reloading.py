@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from pgbus.cli.exits import fail
+from pgbus.cli.group import fail
 from pgbus.cli.signals import heed_signals
 from pgbus.cli.supervisor import start_copy
 

@@ -11,8 +11,9 @@ from click import get_current_context
 from rich.text import Text
 
 import pgbus
-from pgbus.cli.exits import FAILED, PgbusGroup
+from pgbus.cli.exits import FAILED
 from pgbus.cli.global_options import database_options, load_config, pass_on
+from pgbus.cli.group import PgbusGroup
 from pgbus.cli.loading import load_bus
 from pgbus.cli.options import json_option, with_admin
 from pgbus.cli.output import console, print_json

@@ -8,7 +8,7 @@ import rich_click as click
 from click import get_current_context
 from litestar import Litestar
 
-from pgbus.cli.exits import PgbusGroup
+from pgbus.cli.group import PgbusGroup
 from pgbus.cli.logs import configure_logging
 from pgbus.cli.loops import open_runner
 from pgbus.cli.program import load
