@@ -6,11 +6,14 @@ import ast
 import importlib
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
 import pgbus
+
+ROOT = Path(pgbus.__file__).parent
 
 # Each is loaded by what needs it, and not before.
 HEAVY = {"alembic", "sqlalchemy", "psycopg", "rich", "structlog", "jsonschema_rs", "IPython", "watchfiles", "pydantic"}
@@ -55,6 +58,34 @@ def test_each_name_of_the_package_is_there_and_stays_the_same() -> None:
 
 
 def test_each_module_can_be_imported_first() -> None:
-    root = Path(pgbus.__file__).parent
-    for path in sorted(root.glob("*/__init__.py")):
+    for path in sorted(ROOT.glob("*/__init__.py")):
         importlib.import_module(f"pgbus.{path.parent.name}")
+
+
+# ----------------------------------------------------------------------------------------------------------- contracts
+
+CONTRACTS = tomllib.loads((ROOT.parent / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"][
+    "contracts"
+]
+# Where drivers may be touched.
+OPEN = {"contrib", "database"}
+TO_COME = {"leader", "listeners", "publishing", "rpc"}
+
+
+def parts() -> set[str]:
+    """The packages and modules of pgbus."""
+    found = {path.name for path in ROOT.iterdir() if (path / "__init__.py").exists()}
+    return found | {path.stem for path in ROOT.glob("*.py") if path.stem != "__init__"}
+
+
+def test_no_part_of_pgbus_is_left_out_of_the_contract_on_drivers() -> None:
+    [contract] = [one for one in CONTRACTS if one["type"] == "forbidden"]
+    assert {f"pgbus.{part}" for part in parts() - OPEN} == set(contract["source_modules"])
+
+
+def test_every_package_says_which_of_its_modules_imports_which() -> None:
+    contracts = {container: one for one in CONTRACTS if one["type"] == "layers" for container in one["containers"]}
+    packages = {part for part in parts() if (ROOT / part).is_dir()} - {"contrib"} - TO_COME
+    assert {f"pgbus.{package}" for package in packages} <= set(contracts)
+    assert all(one["exhaustive"] for one in contracts.values())
+    assert not any("ignore_imports" in one for one in CONTRACTS)

@@ -8,7 +8,7 @@ from typing import Any
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
-from pgbus.database.adapters import connection_closed, transaction_aborted
+from pgbus.database.adapters.executors import connection_closed, transaction_aborted
 from pgbus.database.adapters.outside import complain
 from pgbus.database.sql import Statement, as_text, bound_as_text
 from pgbus.database.sql.rights import missing_right

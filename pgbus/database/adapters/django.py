@@ -18,7 +18,7 @@ from django.db import Error, connections, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.transaction import TransactionManagementError
 
-from pgbus.database.adapters import connection_closed, transaction_aborted
+from pgbus.database.adapters.executors import connection_closed, transaction_aborted
 from pgbus.database.adapters.outside import complain
 from pgbus.database.faults import is_link_error, sqlstate_of
 from pgbus.database.sql import Statement, as_text, bound_as_text

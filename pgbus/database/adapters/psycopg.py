@@ -12,7 +12,7 @@ import psycopg
 from psycopg.pq import TransactionStatus
 from psycopg.rows import tuple_row
 
-from pgbus.database.adapters import connection_closed, transaction_aborted
+from pgbus.database.adapters.executors import connection_closed, transaction_aborted
 from pgbus.database.adapters.outside import complain
 from pgbus.database.sql import Statement, as_text, bound_as_text
 from pgbus.database.sql.rights import missing_right

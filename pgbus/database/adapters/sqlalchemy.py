@@ -14,7 +14,7 @@ from sqlalchemy import Connection, CursorResult, Dialect, TwoPhaseTransaction, e
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_scoped_session
 from sqlalchemy.orm import Session, scoped_session
 
-from pgbus.database.adapters import connection_closed, transaction_aborted
+from pgbus.database.adapters.executors import connection_closed, transaction_aborted
 from pgbus.database.adapters.outside import complain, publishes
 from pgbus.database.adapters.sessions import watch
 from pgbus.database.sql import Statement, as_text, bound_as_text

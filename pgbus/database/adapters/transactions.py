@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import asyncpg
 
 from pgbus.config import for_asyncpg, for_libpq
-from pgbus.database.adapters import async_executor, sync_executor
+from pgbus.database.adapters.choosing import async_executor, sync_executor
 from pgbus.database.faults import is_link_error
 from pgbus.errors import ConfigurationError, Dead, HandlerTransactionError, Retry
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine
     from sqlalchemy.ext.asyncio import AsyncEngine
 
-    from pgbus.database.adapters import AsyncExecutor, SyncExecutor
+    from pgbus.database.adapters.executors import AsyncExecutor, SyncExecutor
 
 
 def is_ended(connection: Any) -> bool:
