@@ -59,7 +59,7 @@ async def drain(dsn: str, *, stored_in: str) -> tuple[float, float]:
             await finished.wait()
             ended, cpu = time.perf_counter(), time.process_time() - cpu
         count = await connection.fetchval(
-            f"SELECT count(DISTINCT position) FROM \"{bus.config.namespace}\".history WHERE outcome = 'done'"
+            f"SELECT count(DISTINCT position) FROM \"{bus.config.namespace}\".attempts WHERE outcome = 'done'"
         )
         left = await connection.fetchval(f'SELECT count(*) FROM "{bus.config.namespace}".deliveries')
         await connection.close()

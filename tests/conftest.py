@@ -17,7 +17,7 @@ from tests.support.services import Services
 settings.register_profile("pgbus", deadline=None)
 settings.load_profile("pgbus")
 
-DELIVERY_CHECKS = Path(__file__).parent / "support/deliveries.sql"
+CHECKS = [Path(__file__).parent / f"support/{table}.sql" for table in ("deliveries", "history")]
 
 Connect = Callable[[str], Awaitable[asyncpg.Connection]]
 
@@ -39,15 +39,16 @@ def empty_database(server: DatabaseServer) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def upgraded_template(server: DatabaseServer) -> Iterator[str]:
     """Name of a database that was upgraded once, to clone others from; nobody may connect to it."""
-    with upgraded(server, prepare=check_deliveries) as name:
+    with upgraded(server, prepare=check_rows) as name:
         yield name
 
 
-async def check_deliveries(dsn: str) -> None:
-    """Have the database refuse what no delivery may ever be, which production leaves to the engine."""
+async def check_rows(dsn: str) -> None:
+    """Have the database refuse what no delivery and no row of history may be, which production leaves to the engine."""
     connection = await asyncpg.connect(dsn)
     try:
-        await connection.execute(DELIVERY_CHECKS.read_text())
+        for checks in CHECKS:
+            await connection.execute(checks.read_text())
     finally:
         await connection.close()
 

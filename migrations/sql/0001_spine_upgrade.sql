@@ -167,19 +167,52 @@ CREATE INDEX events_event_id ON pgbus.events (event_id);
 CREATE INDEX events_key ON pgbus.events (key, position) WHERE key IS NOT NULL;
 CREATE INDEX events_logged_at ON pgbus.events USING brin (logged_at) WITH (pages_per_range = 32);
 
--- What became of one event at one listener in one attempt.
+-- What became of events at one listener in one attempt, a row for each run of them: events of one claim that are done, lie
+-- in one block of 64 positions, and began within a millisecond. Everything else is a run of one. `offsets` says how far
+-- each event lies from `first` when the run has holes, `durations` how long each took when they differ. Only the engine
+-- writes here, and as deliveries it has no CHECKs: the tests run with those of tests/support/history.sql.
 CREATE TABLE pgbus.history (
-    position    bigint      NOT NULL,
+    first       bigint      NOT NULL,
+    -- When the first of them began, which stands for all of them, so that an index finds attempts by their time.
+    started_at  timestamptz NOT NULL,
     listener_id integer     NOT NULL,
     attempt     integer     NOT NULL,
+    duration    real,
+    -- The last position less the first.
+    span        smallint    NOT NULL DEFAULT 0,
     outcome     text        NOT NULL,
-    started_at  timestamptz NOT NULL,
-    duration    real        NOT NULL,
     worker      text        NOT NULL,
     error       text,
-    CONSTRAINT history_outcome_is_known CHECK (outcome IN ('done', 'retry', 'dead', 'discarded', 'skipped'))
-) PARTITION BY RANGE (position);
-CREATE INDEX history_position ON pgbus.history (position);
+    offsets     smallint[],
+    durations   real[]
+) PARTITION BY RANGE (first);
+-- At most 400 bytes: compressing them costs more than it saves, and has to be undone by whoever reads.
+ALTER TABLE pgbus.history ALTER COLUMN offsets SET STORAGE PLAIN, ALTER COLUMN durations SET STORAGE PLAIN;
+
+-- The smallest of the aligned blocks of 1, 8 and 64 positions that holds a run, as one number. The runs that an event may
+-- be in are those of its three blocks, and few, whatever the sizes of the runs around it: each has the block of 8 as its
+-- smallest, of which there is room for 4, or crosses the end of one, so that there are 7 of it at most. (For a listener
+-- that got each event once.) As 64 divides 10^9, no run crosses the end of a partition.
+CREATE FUNCTION pgbus.run_block(first bigint, span smallint) RETURNS bigint
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+AS $$
+    SELECT CASE WHEN span = 0 THEN first << 2
+                WHEN first >> 3 = (first + span) >> 3 THEN ((first >> 3) << 5) | 1
+                ELSE ((first >> 6) << 8) | 2 END
+$$;
+CREATE FUNCTION pgbus.event_blocks("position" bigint) RETURNS bigint[]
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+AS $$
+    SELECT ARRAY["position" << 2, (("position" >> 3) << 5) | 1, (("position" >> 6) << 8) | 2]
+$$;
+-- The offsets of a run without holes.
+CREATE FUNCTION pgbus.run_offsets(span smallint) RETURNS smallint[]
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+AS $$
+    SELECT (CAST('{0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23,24,25,26,27,28,29,30,31,32,33,34,35,36,37,38,'
+                 '39,40,41,42,43,44,45,46,47,48,49,50,51,52,53,54,55,56,57,58,59,60,61,62,63}' AS smallint[]))[1:span + 1]
+$$;
+CREATE INDEX history_run_block ON pgbus.history (pgbus.run_block(first, span));
 CREATE INDEX history_started_at ON pgbus.history USING brin (started_at) WITH (pages_per_range = 32);
 
 -- ------------------------------------------------------------------------------------------------------------- listeners
@@ -389,11 +422,33 @@ SELECT pgbus.open_partition(0);
 -- ----------------------------------------------------------------------------------------------------------------- views
 -- For people who audit. These names and columns are stable; the tables behind them may change.
 
+CREATE VIEW pgbus.attempts AS
+SELECT h.first + u.step AS position, l.listener_name, h.attempt, h.outcome, h.started_at,
+       COALESCE(u.duration, h.duration) AS duration, h.worker, h.error
+FROM pgbus.history AS h
+CROSS JOIN LATERAL (
+    SELECT unnest(COALESCE(h.offsets, pgbus.run_offsets(h.span))) AS step, unnest(h.durations) AS duration
+) AS u
+LEFT JOIN pgbus.listeners AS l ON l.id = h.listener_id;
+COMMENT ON VIEW pgbus.attempts IS 'One row per attempt, without its event';
+
+-- Three ways lead through it: from an event to its runs, by the condition on their block; from runs, found by their time,
+-- to their events, by the equality; and by that also the join of everything with everything. The other two conditions say
+-- nothing new. With the one on `first` only the event's own partition is looked at; that on `step` makes the planner expect
+-- one event of a run, as most runs are in a log that has many, and not ten.
 CREATE VIEW pgbus.event_history AS
 SELECT e.position, e.event_id, e.topic, e.key, e.payload, e.headers, e.published_at, e.logged_at,
-       l.listener_name, h.attempt, h.outcome, h.started_at, h.duration, h.worker, h.error
+       l.listener_name, h.attempt, h.outcome, h.started_at, COALESCE(u.duration, h.duration) AS duration, h.worker, h.error
 FROM pgbus.events AS e
-LEFT JOIN pgbus.history AS h ON h.position = e.position
+LEFT JOIN (
+    pgbus.history AS h
+    CROSS JOIN LATERAL (
+        SELECT unnest(COALESCE(h.offsets, pgbus.run_offsets(h.span))) AS step, unnest(h.durations) AS duration
+    ) AS u
+) ON pgbus.run_block(h.first, h.span) = ANY (pgbus.event_blocks(e.position))
+     AND e.position = h.first + u.step
+     AND h.first BETWEEN e.position - 63 AND e.position
+     AND u.step BETWEEN 0 AND 63
 LEFT JOIN pgbus.listeners AS l ON l.id = h.listener_id;
 COMMENT ON VIEW pgbus.event_history IS 'One row per attempt at an event, or one row with NULLs for an event nobody tried yet';
 

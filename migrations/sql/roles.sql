@@ -33,7 +33,7 @@ GRANT SELECT, INSERT, UPDATE, DELETE
     TO pgbus_worker;
 GRANT SELECT
     ON pgbus.partitions, pgbus.alembic_version,
-       pgbus.event_history, pgbus.pending, pgbus.listener_lag, pgbus.dead, pgbus.scheduled, pgbus.rpc_calls,
+       pgbus.attempts, pgbus.event_history, pgbus.pending, pgbus.listener_lag, pgbus.dead, pgbus.scheduled, pgbus.rpc_calls,
        pgbus.schema_versions, pgbus.live_workers, pgbus.timetable, pgbus.schedule_history
     TO pgbus_worker;
 GRANT SELECT, USAGE ON SEQUENCE pgbus.wake_slots TO pgbus_worker;
@@ -54,7 +54,7 @@ GRANT SELECT
 GRANT SELECT (id, listener_id, lane, first, last, events, positions, available_at, attempt, blocked_key)
     ON pgbus.deliveries TO pgbus_reader;
 GRANT SELECT
-    ON pgbus.event_history, pgbus.pending, pgbus.listener_lag, pgbus.dead, pgbus.scheduled, pgbus.rpc_calls,
+    ON pgbus.attempts, pgbus.event_history, pgbus.pending, pgbus.listener_lag, pgbus.dead, pgbus.scheduled, pgbus.rpc_calls,
        pgbus.schema_versions, pgbus.live_workers, pgbus.timetable, pgbus.schedule_history
     TO pgbus_reader;
 

@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 
 from pgbus.database.statements.deliveries import Claim
 from pgbus.handlers.outcomes import DONE, Dead, Done, Outcome, Retry, in_ascii
+from pgbus.listeners.done_runs import DoneRuns
 from pgbus.messages import EventMessage
 
 
@@ -146,11 +147,11 @@ class Tally:
 def settlement(
     held_claims: Iterable[HeldClaim], *, listener_id: int, worker: str, blocking: bool, xid: int | None = None
 ) -> tuple[dict[str, Any], Tally, list[float]]:
-    """The values of `settle_deliveries` for claims whose events have all ended, a tally, and the delays of retries.
+    """The values that settle claims whose events have all ended, a tally, and the delays of retries.
 
     With an `xid` they are only settled in that transaction.
     """
-    done: tuple[list[Any], ...] = ([], [], [], [], [])
+    done = DoneRuns()
     others: tuple[list[Any], ...] = tuple([] for _ in range(11))
     ids: list[int] = []
     tokens: list[Any] = []
@@ -160,12 +161,11 @@ def settlement(
         claim = held.claim
         ids.append(claim.id)
         tokens.append(claim.token)
-        if all(type(ending) is Done for ending in held.endings):
-            _add_done(done, held)
-            tally.done += len(claim.events)
-        else:
-            _add_mixed(done, others, held, tally, delays)
-    names_done = ("deliveries", "positions", "attempts", "started", "durations")
+        finished = [index for index, ending in enumerate(held.endings) if type(ending) is Done]
+        done.add(claim, finished, started=held.started, durations=held.durations)
+        tally.done += len(finished)
+        if len(finished) < len(held.endings):
+            _add_others(others, held, tally, delays)
     values = {
         "listener_id": listener_id,
         "worker": worker,
@@ -173,7 +173,7 @@ def settlement(
         "xid": xid,
         "delivery_ids": ids,
         "claim_tokens": tokens,
-        **{f"done_{name}": column for name, column in zip(names_done, done, strict=True)},
+        **done.values(),
         **{f"other_{name}": column for name, column in zip(_OTHER_COLUMNS, others, strict=True)},
     }
     return values, tally, delays
@@ -194,27 +194,11 @@ _OTHER_COLUMNS = (
 )
 
 
-def _add_done(done: tuple[list[Any], ...], held: HeldClaim) -> None:
-    claim = held.claim
-    size = len(claim.events)
-    done[0].extend([claim.id] * size)
-    done[1].extend([event.position for event in claim.events])
-    done[2].extend([claim.attempt] * size)
-    done[3].extend(held.started)
-    done[4].extend(held.durations)
-
-
-def _add_mixed(
-    done: tuple[list[Any], ...], others: tuple[list[Any], ...], held: HeldClaim, tally: Tally, delays: list[float]
-) -> None:
+def _add_others(others: tuple[list[Any], ...], held: HeldClaim, tally: Tally, delays: list[float]) -> None:
     claim = held.claim
     columns = zip(claim.events, held.endings, held.started, held.durations, strict=True)
     for event, ending, started, duration in columns:
         if isinstance(ending, Done):
-            row: tuple[Any, ...] = (claim.id, event.position, claim.attempt, started, duration)
-            tally.done += 1
-            for column, value in zip(done, row, strict=True):
-                column.append(value)
             continue
         name, delay, error, traceback = _describe(ending)
         if isinstance(ending, Retry):

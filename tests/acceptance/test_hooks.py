@@ -81,7 +81,7 @@ async def test_a_handler_under_way_at_sigterm_completes_and_is_settled_before_on
         assert await running.ends() == 0
     assert running.out == ["begun", "completed", "on_stop, async", "on_stop, plain"]
     assert any("one stop hook fails" in line for line in running.err)
-    [settled] = await services.connection.fetch("SELECT attempt, outcome FROM pgbus.history")
+    [settled] = await services.connection.fetch("SELECT attempt, outcome FROM pgbus.attempts")
     assert tuple(settled) == (1, "done")
     assert await services.connection.fetchval("SELECT count(*) FROM pgbus.deliveries") == 0
     assert await services.connection.fetchval("SELECT count(*) FROM pgbus.outbox WHERE topic = 'worker.stopped'") == 1

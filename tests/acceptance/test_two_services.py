@@ -197,7 +197,7 @@ async def _all_done(services: Services, numbers: range, topics: tuple[str, ...] 
     await services.settled()
     assert await services.dead_errors() == []
     done = await services.connection.fetch(
-        """SELECT e.topic || ' ' || (e.payload ->> 'n') AS event FROM pgbus.history AS h
+        """SELECT e.topic || ' ' || (e.payload ->> 'n') AS event FROM pgbus.attempts AS h
            JOIN pgbus.events AS e ON e.position = h.position WHERE h.outcome = 'done'"""
     )
     assert sorted(row["event"] for row in done) == sorted(f"{topic} {n}" for topic in topics for n in numbers)

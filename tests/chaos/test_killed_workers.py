@@ -67,7 +67,7 @@ async def test_a_transactional_handler_takes_effect_once_whatever_is_killed(stag
 
     assert await stage.numbers("effects") == list(range(events))
     assert await stage.dead_letters() == []
-    once = "SELECT count(*) = $1 AND count(DISTINCT position) = $1 FROM pgbus.history WHERE outcome = 'done'"
+    once = "SELECT count(*) = $1 AND count(DISTINCT position) = $1 FROM pgbus.attempts WHERE outcome = 'done'"
     assert await stage.value(once, events)
 
 

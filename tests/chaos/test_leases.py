@@ -70,7 +70,7 @@ async def test_a_worker_that_was_stopped_past_its_lease_begins_nothing_more_of_i
     heir = await stage.start(listener, lease=1, process_name="heir")
     await stage.wait_for("started", 1, pid=heir.pid)
     await stage.open_gate()
-    settled = "SELECT count(*) = $1 FROM pgbus.history WHERE worker = 'heir' AND outcome = 'done'"
+    settled = "SELECT count(*) = $1 FROM pgbus.attempts WHERE worker = 'heir' AND outcome = 'done'"
     await eventually(lambda: stage.value(settled, len(left)), 20)
     await heir.kill()
 

@@ -43,7 +43,7 @@ async def test_a_signal_lets_handlers_finish_and_nothing_is_handled_twice(stage:
     await stage.start("gated")
     await stage.settled()
     assert await stage.numbers("started") == await stage.numbers("handled") == list(range(60))
-    assert await stage.value("SELECT bool_and(attempt = 1 AND outcome = 'done') FROM pgbus.history")
+    assert await stage.value("SELECT bool_and(attempt = 1 AND outcome = 'done') FROM pgbus.attempts")
 
 
 @both_signals

@@ -93,7 +93,7 @@ async def finished(database: str, connect: Connect) -> tuple[asyncpg.Connection,
 
 
 async def _settled(connection: asyncpg.Connection, events: int) -> bool:
-    ended = await connection.fetchval("SELECT count(*) FROM pgbus.history WHERE outcome IN ('done', 'dead')")
+    ended = await connection.fetchval("SELECT count(*) FROM pgbus.attempts WHERE outcome IN ('done', 'dead')")
     return bool(ended == 3 * events)
 
 
@@ -104,7 +104,7 @@ async def test_the_check_finds_every_kind_of_damage(finished: tuple[asyncpg.Conn
     for damage, complaint in (
         ("DELETE FROM pgbus.events WHERE position = (SELECT max(position) FROM pgbus.events)", "missing from the log"),
         ("DELETE FROM shop.orders WHERE id = (SELECT min(id) FROM shop.orders)", "is not in the table"),
-        ("DELETE FROM pgbus.history WHERE position = (SELECT max(position) FROM pgbus.history)", "did so 0 times"),
+        ("DELETE FROM pgbus.history WHERE first = (SELECT max(first) FROM pgbus.history)", "did so 0 times"),
         ("INSERT INTO pgbus.history SELECT * FROM pgbus.history", "did so 2 times"),
         ("DELETE FROM pgbus.dead_letters", "the dead letters should be"),
         ("UPDATE shop.stock SET quantity = quantity - 1 WHERE sku = 'figs'", "should have written"),

@@ -83,7 +83,7 @@ async def test_the_tutorial_works_as_it_says(database: str, connect: Connect) ->
         ]
         assert await connection.fetch(uncounted) == []
         assert "retried 1 dead letter" in await call(*pgbus("dead", "retry", "--all"))
-        await eventually(lambda: connection.fetchval("SELECT count(*) >= 5 FROM pgbus.history WHERE error <> ''"))
+        await eventually(lambda: connection.fetchval("SELECT count(*) >= 5 FROM pgbus.attempts WHERE error <> ''"))
 
 
 async def test_the_tests_of_the_testing_page_pass(server: DatabaseServer, tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ async def test_two_workers_share_the_events_of_one_listener_and_neither_repeats_
             await inbox.take(600)
             await until_idle(connection)
     assert sorted(number for _, number in inbox.items) == list(range(600))
-    workers = await connection.fetch("SELECT worker, count(*) FROM pgbus.history GROUP BY worker ORDER BY worker")
+    workers = await connection.fetch("SELECT worker, count(*) FROM pgbus.attempts GROUP BY worker ORDER BY worker")
     assert [row["worker"] for row in workers] == ["one", "two"]
 
 
@@ -140,7 +140,7 @@ async def test_a_failed_attempt_comes_back_and_the_history_keeps_every_attempt(d
             await publish(bus, 1)
             assert await attempts.take(3) == [1, 2, 3]
             await until_idle(connection)
-    rows = await connection.fetch("SELECT attempt, outcome, error FROM pgbus.history ORDER BY attempt")
+    rows = await connection.fetch("SELECT attempt, outcome, error FROM pgbus.attempts ORDER BY attempt")
     assert [tuple(row) for row in rows] == [
         (1, "retry", "ValueError: no 1"),
         (2, "retry", "ValueError: no 2"),
@@ -169,7 +169,7 @@ async def test_the_last_failed_attempt_makes_a_dead_letter_with_its_traceback_an
     assert (letter["attempts"], letter["error"], letter["worker"]) == (2, "ValueError: no", "worker-1")
     assert json.loads(letter["payload"]) == {"n": 1}
     assert letter["traceback"].endswith("ValueError: no\n")
-    outcomes = await connection.fetch("SELECT outcome, count(*) FROM pgbus.history GROUP BY outcome ORDER BY outcome")
+    outcomes = await connection.fetch("SELECT outcome, count(*) FROM pgbus.attempts GROUP BY outcome ORDER BY outcome")
     assert [tuple(row) for row in outcomes] == [("dead", 1), ("done", 2), ("retry", 1)]
 
 
@@ -338,6 +338,6 @@ async def test_an_event_that_was_deleted_from_the_log_is_skipped_and_blocks_noth
             await Admin(connection).listeners.resume("mail")
             await until_idle(connection)
     assert inbox.items == [1, 3]
-    told = await connection.fetch("SELECT position, outcome, worker FROM pgbus.history ORDER BY position")
+    told = await connection.fetch("SELECT position, outcome, worker FROM pgbus.attempts ORDER BY position")
     assert [(row["outcome"], row["worker"]) for row in told] == [("skipped", "worker-1"), ("done", "worker-1")] * 2
     assert "mail skips" in caplog.text

@@ -45,7 +45,7 @@ async def test_stopping_lets_the_running_handler_finish_and_gives_back_what_was_
     rows = await connection.fetch("SELECT * FROM pgbus.deliveries")
     assert sum(row["events"] for row in rows) == 4
     assert {(row["claim_token"], row["attempt"], row["crashes"]) for row in rows} == {(None, 1, 0)}
-    assert await connection.fetchval("SELECT count(*) FROM pgbus.history WHERE outcome = 'done'") == 1
+    assert await connection.fetchval("SELECT count(*) FROM pgbus.attempts WHERE outcome = 'done'") == 1
     assert await connection.fetchval("SELECT count(*) FROM pgbus.workers") == 0
 
 
@@ -64,7 +64,7 @@ async def test_a_handler_that_outlasts_the_grace_period_has_its_event_released(d
             await started.take(1)
     [row] = await connection.fetch("SELECT * FROM pgbus.deliveries")
     assert (row["claim_token"], row["attempt"], row["crashes"]) == (None, 1, 0)
-    assert await connection.fetchval("SELECT count(*) FROM pgbus.history") == 0
+    assert await connection.fetchval("SELECT count(*) FROM pgbus.attempts") == 0
 
 
 async def test_a_second_request_to_stop_does_not_wait_for_handlers(database: str) -> None:
@@ -174,11 +174,11 @@ async def test_a_worker_that_has_lost_its_claim_cannot_settle_it(database: str, 
             _, second = await attempts.take(2)
             first.set()
             await watch.first(ClaimsLost)
-            assert await connection.fetchval("SELECT count(*) FROM pgbus.history") == 0
+            assert await connection.fetchval("SELECT count(*) FROM pgbus.attempts") == 0
             assert await connection.fetchval("SELECT claim_token IS NOT NULL FROM pgbus.deliveries")
             second.set()
             await until_idle(connection)
-    assert await connection.fetchval("SELECT count(*) FROM pgbus.history") == 1
+    assert await connection.fetchval("SELECT count(*) FROM pgbus.attempts") == 1
 
 
 async def test_a_connection_that_is_killed_while_claiming_does_not_end_the_delivery(

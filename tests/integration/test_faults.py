@@ -257,7 +257,7 @@ async def test_a_restart_in_which_a_handler_cannot_publish_costs_its_event_no_at
             assert await done.take(1) == [1]
             connection = await asyncpg.connect(own_server.dsn())
             await until_idle(connection)
-            assert await connection.fetchval("SELECT array_agg(outcome) FROM pgbus.history") == ["done"]
+            assert await connection.fetchval("SELECT array_agg(outcome) FROM pgbus.attempts") == ["done"]
             await connection.close()
 
 

@@ -144,7 +144,7 @@ async def test_the_start_counts_only_once(database: str, connect: Connect) -> No
                 await eventually(lambda: connection.fetchval("SELECT cursor IS NULL FROM pgbus.listeners"))
                 await until_idle(connection)
     assert inbox.items == []
-    assert await connection.fetchval("SELECT count(*) FROM pgbus.history") == 1
+    assert await connection.fetchval("SELECT count(*) FROM pgbus.attempts") == 1
 
 
 async def test_changed_subscriptions_are_updated_and_logged(

@@ -135,7 +135,7 @@ async def test_a_retry_bars_its_lane_and_no_other(database: str, connect: Connec
 
         async with running(bus):
             await publish(bus, "bad", 1)
-            await eventually(lambda: count(connection, "history"))
+            await eventually(lambda: count(connection, "attempts"))
             await publish(bus, "bad", 2)
             good = [f"good-{number}" for number in range(30)]
             others = [key for key in good if await lane(connection, key) != await lane(connection, "bad")]
@@ -162,7 +162,7 @@ async def test_events_without_a_key_do_not_wait_for_each_other(database: str, co
 
         async with running(bus):
             await bus.publish({"n": 0}, topic="a.b")
-            await eventually(lambda: count(connection, "history"))
+            await eventually(lambda: count(connection, "attempts"))
             await bus.publish_many([{"n": number} for number in range(1, 65)], topic="a.b")
             await inbox.take(48)  # they are spread over the lanes; a few share that of the one that waits
 
@@ -353,7 +353,7 @@ async def test_a_lane_settles_each_run_once(database: str, connect: Connect) -> 
             for number in range(6):
                 await publish(bus, "k", number)
             await until_idle(connection)
-    assert await count(connection, "history") == 6
+    assert await count(connection, "attempts") == 6
     assert watch.of(ClaimsLost) == []
 
 
@@ -371,7 +371,7 @@ async def test_a_listener_that_changes_its_order_loses_nothing_that_it_was_owed(
         async with running(old):
             for number in range(3):
                 await publish(old, "k", number)
-            await eventually(lambda: count(connection, "history"))
+            await eventually(lambda: count(connection, "attempts"))
     await connection.execute("UPDATE pgbus.deliveries SET available_at = now()")
     async with open_bus(database) as new:
         inbox: Inbox[int] = Inbox()

@@ -38,7 +38,7 @@ async def test_a_transactional_handler_may_give_its_connection_codecs(database: 
             for number in (1, 2):
                 await bus.publish(number, topic="a.b")
             await until_idle(observer)
-    rows = await observer.fetch("SELECT outcome, count(*) FROM pgbus.history GROUP BY outcome")
+    rows = await observer.fetch("SELECT outcome, count(*) FROM pgbus.attempts GROUP BY outcome")
     assert [tuple(row) for row in rows] == [("done", 6)]
 
 

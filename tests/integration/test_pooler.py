@@ -101,7 +101,7 @@ async def test_events_pass_a_pooler_into_transactions_of_every_kind(
             await until_idle(connection, timeout=60)
     rows = await connection.fetch("SELECT kind, count(*), count(DISTINCT n) FROM effects GROUP BY kind ORDER BY kind")
     assert [tuple(row) for row in rows] == [(kind, 220, 220) for kind in ("async session", "asyncpg", "session")]
-    assert await connection.fetchval("SELECT count(*) FROM pgbus.history WHERE outcome <> 'done'") == 0
+    assert await connection.fetchval("SELECT count(*) FROM pgbus.attempts WHERE outcome <> 'done'") == 0
 
 
 async def test_calls_and_wake_ups_pass_by_a_pooler(pooled: str, database: str) -> None:

@@ -76,7 +76,7 @@ def test_a_transactional_handler_of_ten_statements_bears_every_crash(
         *["INSERT INTO counted (order_id) VALUES ($1)", "UPDATE stock SET amount = amount - 1 WHERE item = 1"] * 4,
         "SELECT * FROM stock",
         "pgbus's insert_event",
-        "pgbus's settle_deliveries",
+        "pgbus's settle_done",
         "COMMIT;",
     ]
     assert [point.number for point in report.points] == list(range(1, 25))
@@ -95,7 +95,7 @@ def test_a_blocking_handler_with_psycopg_is_killed_at_its_own_statements(
     assert report.ok, report
     statements = [point.what for point in report.points if point.when == "before"]
     assert "INSERT INTO counted (order_id) VALUES ($1)" in statements
-    assert statements[-2:] == ["pgbus's settle_deliveries", "COMMIT"]
+    assert statements[-2:] == ["pgbus's settle_done", "COMMIT"]
 
 
 def test_a_handler_that_marks_the_event_in_the_same_transaction_bears_every_crash(

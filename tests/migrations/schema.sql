@@ -61,6 +61,12 @@ BEGIN
 END
 $$;
 
+CREATE FUNCTION pgbus.event_blocks("position" bigint) RETURNS bigint[]
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    AS $$
+    SELECT ARRAY["position" << 2, (("position" >> 3) << 5) | 1, (("position" >> 6) << 8) | 2]
+$$;
+
 CREATE FUNCTION pgbus.fail_lost_calls(call_ids uuid[]) RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -168,6 +174,21 @@ BEGIN
 END
 $$;
 
+CREATE FUNCTION pgbus.run_block(first bigint, span smallint) RETURNS bigint
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    AS $$
+    SELECT CASE WHEN span = 0 THEN first << 2
+                WHEN first >> 3 = (first + span) >> 3 THEN ((first >> 3) << 5) | 1
+                ELSE ((first >> 6) << 8) | 2 END
+$$;
+
+CREATE FUNCTION pgbus.run_offsets(span smallint) RETURNS smallint[]
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    AS $$
+    SELECT (CAST('{0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23,24,25,26,27,28,29,30,31,32,33,34,35,36,37,38,'
+                 '39,40,41,42,43,44,45,46,47,48,49,50,51,52,53,54,55,56,57,58,59,60,61,62,63}' AS smallint[]))[1:span + 1]
+$$;
+
 CREATE FUNCTION pgbus.searchable(document json) RETURNS jsonb
     LANGUAGE plpgsql STABLE
     AS $$
@@ -243,6 +264,57 @@ CREATE TABLE pgbus.alembic_version (
     version_num character varying(32) NOT NULL
 );
 
+CREATE TABLE pgbus.history (
+    first bigint NOT NULL,
+    started_at timestamp with time zone NOT NULL,
+    listener_id integer NOT NULL,
+    attempt integer NOT NULL,
+    duration real,
+    span smallint DEFAULT 0 NOT NULL,
+    outcome text NOT NULL,
+    worker text NOT NULL,
+    error text,
+    offsets smallint[],
+    durations real[]
+)
+PARTITION BY RANGE (first);
+ALTER TABLE ONLY pgbus.history ALTER COLUMN offsets SET STORAGE PLAIN;
+ALTER TABLE ONLY pgbus.history ALTER COLUMN durations SET STORAGE PLAIN;
+
+CREATE TABLE pgbus.listeners (
+    id integer NOT NULL,
+    listener_name text NOT NULL,
+    state text DEFAULT 'active'::text NOT NULL,
+    lanes smallint,
+    options jsonb DEFAULT '{}'::jsonb NOT NULL,
+    service text DEFAULT ''::text NOT NULL,
+    cursor bigint,
+    registered_at timestamp with time zone DEFAULT now() NOT NULL,
+    last_seen_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT listeners_cursor_is_position CHECK ((cursor >= 0)),
+    CONSTRAINT listeners_lanes_is_positive CHECK ((lanes > 0)),
+    CONSTRAINT listeners_name_is_short CHECK (((length(listener_name) >= 1) AND (length(listener_name) <= 255))),
+    CONSTRAINT listeners_state_is_known CHECK ((state = ANY (ARRAY['active'::text, 'paused'::text])))
+);
+
+COMMENT ON COLUMN pgbus.listeners.lanes IS 'NULL for a listener without order; else its number of lanes';
+
+CREATE VIEW pgbus.attempts AS
+ SELECT (h.first + u.step) AS "position",
+    l.listener_name,
+    h.attempt,
+    h.outcome,
+    h.started_at,
+    COALESCE(u.duration, h.duration) AS duration,
+    h.worker,
+    h.error
+   FROM ((pgbus.history h
+     CROSS JOIN LATERAL ( SELECT unnest(COALESCE(h.offsets, pgbus.run_offsets(h.span))) AS step,
+            unnest(h.durations) AS duration) u)
+     LEFT JOIN pgbus.listeners l ON ((l.id = h.listener_id)));
+
+COMMENT ON VIEW pgbus.attempts IS 'One row per attempt, without its event';
+
 CREATE TABLE pgbus.dead_letters (
     id bigint NOT NULL,
     listener_id integer NOT NULL,
@@ -269,24 +341,6 @@ CREATE TABLE pgbus.events (
     logged_at timestamp with time zone NOT NULL
 )
 PARTITION BY RANGE ("position");
-
-CREATE TABLE pgbus.listeners (
-    id integer NOT NULL,
-    listener_name text NOT NULL,
-    state text DEFAULT 'active'::text NOT NULL,
-    lanes smallint,
-    options jsonb DEFAULT '{}'::jsonb NOT NULL,
-    service text DEFAULT ''::text NOT NULL,
-    cursor bigint,
-    registered_at timestamp with time zone DEFAULT now() NOT NULL,
-    last_seen_at timestamp with time zone DEFAULT now() NOT NULL,
-    CONSTRAINT listeners_cursor_is_position CHECK ((cursor >= 0)),
-    CONSTRAINT listeners_lanes_is_positive CHECK ((lanes > 0)),
-    CONSTRAINT listeners_name_is_short CHECK (((length(listener_name) >= 1) AND (length(listener_name) <= 255))),
-    CONSTRAINT listeners_state_is_known CHECK ((state = ANY (ARRAY['active'::text, 'paused'::text])))
-);
-
-COMMENT ON COLUMN pgbus.listeners.lanes IS 'NULL for a listener without order; else its number of lanes';
 
 CREATE VIEW pgbus.dead AS
  SELECT x.id,
@@ -365,19 +419,6 @@ ALTER TABLE pgbus.deliveries ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
     CACHE 1
 );
 
-CREATE TABLE pgbus.history (
-    "position" bigint NOT NULL,
-    listener_id integer NOT NULL,
-    attempt integer NOT NULL,
-    outcome text NOT NULL,
-    started_at timestamp with time zone NOT NULL,
-    duration real NOT NULL,
-    worker text NOT NULL,
-    error text,
-    CONSTRAINT history_outcome_is_known CHECK ((outcome = ANY (ARRAY['done'::text, 'retry'::text, 'dead'::text, 'discarded'::text, 'skipped'::text])))
-)
-PARTITION BY RANGE ("position");
-
 CREATE VIEW pgbus.event_history AS
  SELECT e."position",
     e.event_id,
@@ -391,11 +432,13 @@ CREATE VIEW pgbus.event_history AS
     h.attempt,
     h.outcome,
     h.started_at,
-    h.duration,
+    COALESCE(u.duration, h.duration) AS duration,
     h.worker,
     h.error
    FROM ((pgbus.events e
-     LEFT JOIN pgbus.history h ON ((h."position" = e."position")))
+     LEFT JOIN (pgbus.history h
+     CROSS JOIN LATERAL ( SELECT unnest(COALESCE(h.offsets, pgbus.run_offsets(h.span))) AS step,
+            unnest(h.durations) AS duration) u) ON (((pgbus.run_block(h.first, h.span) = ANY (pgbus.event_blocks(e."position"))) AND (e."position" = (h.first + u.step)) AND ((h.first >= (e."position" - 63)) AND (h.first <= e."position")) AND ((u.step >= 0) AND (u.step <= 63)))))
      LEFT JOIN pgbus.listeners l ON ((l.id = h.listener_id)));
 
 COMMENT ON VIEW pgbus.event_history IS 'One row per attempt at an event, or one row with NULLs for an event nobody tried yet';
@@ -414,16 +457,20 @@ CREATE TABLE pgbus.events_p0 (
 );
 
 CREATE TABLE pgbus.history_p0 (
-    "position" bigint CONSTRAINT history_position_not_null NOT NULL,
+    first bigint CONSTRAINT history_first_not_null NOT NULL,
+    started_at timestamp with time zone CONSTRAINT history_started_at_not_null NOT NULL,
     listener_id integer CONSTRAINT history_listener_id_not_null NOT NULL,
     attempt integer CONSTRAINT history_attempt_not_null NOT NULL,
+    duration real,
+    span smallint DEFAULT 0 CONSTRAINT history_span_not_null NOT NULL,
     outcome text CONSTRAINT history_outcome_not_null NOT NULL,
-    started_at timestamp with time zone CONSTRAINT history_started_at_not_null NOT NULL,
-    duration real CONSTRAINT history_duration_not_null NOT NULL,
     worker text CONSTRAINT history_worker_not_null NOT NULL,
     error text,
-    CONSTRAINT history_outcome_is_known CHECK ((outcome = ANY (ARRAY['done'::text, 'retry'::text, 'dead'::text, 'discarded'::text, 'skipped'::text])))
+    offsets smallint[],
+    durations real[]
 );
+ALTER TABLE ONLY pgbus.history_p0 ALTER COLUMN offsets SET STORAGE PLAIN;
+ALTER TABLE ONLY pgbus.history_p0 ALTER COLUMN durations SET STORAGE PLAIN;
 
 CREATE VIEW pgbus.listener_lag AS
  SELECT l.listener_name,
@@ -923,9 +970,9 @@ CREATE INDEX events_p0_key_position_idx ON pgbus.events_p0 USING btree (key, "po
 
 CREATE INDEX events_p0_logged_at_idx ON pgbus.events_p0 USING brin (logged_at) WITH (pages_per_range='32');
 
-CREATE INDEX history_position ON ONLY pgbus.history USING btree ("position");
+CREATE INDEX history_run_block ON ONLY pgbus.history USING btree (pgbus.run_block(first, span));
 
-CREATE INDEX history_p0_position_idx ON pgbus.history_p0 USING btree ("position");
+CREATE INDEX history_p0_run_block_idx ON pgbus.history_p0 USING btree (pgbus.run_block(first, span));
 
 CREATE INDEX history_started_at ON ONLY pgbus.history USING brin (started_at) WITH (pages_per_range='32');
 
@@ -955,7 +1002,7 @@ ALTER INDEX pgbus.events_logged_at ATTACH PARTITION pgbus.events_p0_logged_at_id
 
 ALTER INDEX pgbus.events_pkey ATTACH PARTITION pgbus.events_p0_pkey;
 
-ALTER INDEX pgbus.history_position ATTACH PARTITION pgbus.history_p0_position_idx;
+ALTER INDEX pgbus.history_run_block ATTACH PARTITION pgbus.history_p0_run_block_idx;
 
 ALTER INDEX pgbus.history_started_at ATTACH PARTITION pgbus.history_p0_started_at_idx;
 

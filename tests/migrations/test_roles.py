@@ -21,8 +21,8 @@ from tests.support.workers import running
 
 VERBS = ("SELECT", "INSERT", "UPDATE", "DELETE")
 VIEWS = (
-    "event_history", "pending", "listener_lag", "dead", "scheduled", "rpc_calls", "schema_versions", "live_workers",
-    "timetable", "schedule_history",
+    "attempts", "event_history", "pending", "listener_lag", "dead", "scheduled", "rpc_calls", "schema_versions",
+    "live_workers", "timetable", "schedule_history",
 )  # fmt: skip
 SIZE = 1_000_000_000
 READ = (
@@ -310,7 +310,8 @@ async def test_a_worker_runs_the_bus(bus: Bus) -> None:
         f"INSERT INTO pgbus.deliveries (listener_id, first, last, events) VALUES (1, {SIZE}, {SIZE}, 1)",
         "UPDATE pgbus.deliveries SET claim_token = pgbus.uuid7(), worker_id = 1, lease_expires_at = now()",
         "DELETE FROM pgbus.deliveries",
-        f"INSERT INTO pgbus.history VALUES ({SIZE}, 1, 1, 'done', now(), 0, 'w', NULL)",
+        f"""INSERT INTO pgbus.history (first, listener_id, attempt, outcome, started_at, duration, worker)
+            VALUES ({SIZE}, 1, 1, 'done', now(), 0, 'w')""",
         "INSERT INTO pgbus.dead_letters (listener_id, position, attempts, error, worker) VALUES (1, 7, 1, '', '')",
         "DELETE FROM pgbus.dead_letters",
         "SELECT pgbus.drop_partition(0)",

@@ -29,8 +29,13 @@ FROM generate_series(1, {EVENTS}) AS n;
 INSERT INTO pgbus.events (position, event_id, topic, key, payload, published_at, logged_at)
 SELECT {SECOND_PARTITION} + n, gen_random_uuid(), 'shop.sold', NULL, '{{}}', now(), now()
 FROM generate_series(1, 1000) AS n;
-INSERT INTO pgbus.history (position, listener_id, attempt, outcome, started_at, duration, worker)
-SELECT n, 2, 1, 'done', now(), 0.01, 'w' FROM generate_series(1, {EVENTS}) AS n;
+INSERT INTO pgbus.history (first, listener_id, attempt, outcome, started_at, duration, worker)
+SELECT n, 2, 1, 'done', now() - interval '1 day' + n * interval '100 ms', 0.01, 'w'
+FROM generate_series(1, {EVENTS}) AS n;
+INSERT INTO pgbus.history (first, span, listener_id, attempt, outcome, started_at, durations, worker)
+SELECT n, 49 - 14 * (n / 50 % 2), 3, 1, 'done', now() - interval '1 day' + n * interval '100 ms',
+       array_fill(0.01::real, ARRAY[(50 - 14 * (n / 50 % 2))::integer]), 'w'
+FROM generate_series(0, {EVENTS}, 64) AS n;
 """
 CHURN = f"""
 INSERT INTO pgbus.outbox (topic, payload) SELECT 'shop.sold', '{{}}' FROM generate_series(1, {DEAD}) AS n;

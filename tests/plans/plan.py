@@ -34,6 +34,8 @@ class Plan:
     def __init__(self, answer: Mapping[str, Any]) -> None:
         self.nodes = list(_nodes(answer["Plan"]))
         self.milliseconds: float = answer["Execution Time"]
+        self.is_compiled = "JIT" in answer
+        """Whether the server found it long enough to compile it first, which takes longer than any look-up."""
 
     @property
     def pages(self) -> int:
@@ -82,6 +84,11 @@ class Plans:
         call = f"EXECUTE explained ({literals})" if literals else "EXECUTE explained"
         answer = await self.connection.fetchval(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {call}")
         await self.connection.execute("DEALLOCATE explained")
+        return Plan(json.loads(answer)[0])
+
+    async def ask(self, query: str) -> Plan:
+        """Carry out what somebody asks at a terminal."""
+        answer = await self.connection.fetchval(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {query}")
         return Plan(json.loads(answer)[0])
 
 

@@ -8,10 +8,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 from pgbus.admin import EventFilter
+from pgbus.database.statements.deliveries import Claim
 from pgbus.database.statements.inspection import parameters
+from pgbus.handlers.outcomes import DONE
+from pgbus.listeners.settlement import HeldClaim, settlement
+from pgbus.messages import EventMessage
 from tests.plans.conftest import DEAD, EVENTS, SECOND_PARTITION
 from tests.plans.plan import Plan, Plans
 
@@ -75,23 +79,14 @@ async def hold_claims(plans: Plans, count: int, *, worker: int = 1) -> tuple[lis
 
 
 def done(ids: Sequence[int], tokens: Sequence[str]) -> dict[str, object]:
-    size = len(ids)
-    others = ("deliveries", "positions", "attempts", "outcomes", "started", "durations", "lanes", "delays", "errors",
-              "tracebacks", "keys")  # fmt: skip
-    return {
-        "listener_id": 3,
-        "worker": "w",
-        "blocking": False,
-        "xid": None,
-        "delivery_ids": list(ids),
-        "claim_tokens": list(tokens),
-        "done_deliveries": list(ids),
-        "done_positions": list(range(1, size + 1)),
-        "done_attempts": [1] * size,
-        "done_started": [0.0] * size,
-        "done_durations": [0.0] * size,
-        **{f"other_{name}": [] for name in others},
-    }
+    events = [EventMessage(topic="shop.sold", raw="{}", event_id=uuid4(), position=n + 1) for n in range(len(ids))]
+    held_claims = []
+    for id_, token, event in zip(ids, tokens, events, strict=True):
+        held = HeldClaim(Claim(id_, UUID(token), 1, None, False, True, event.position or 0, 0.0, 1, [event]), now=0.0)
+        held.end(0, DONE, started=0.0, duration=0.0)
+        held_claims.append(held)
+    values, _, _ = settlement(held_claims, listener_id=3, worker="w", blocking=False)
+    return values
 
 
 async def test_claim_touches_what_it_claims_and_no_dead_row_below_its_floor(plans: Plans) -> None:
@@ -151,12 +146,13 @@ async def test_sequence_moves_a_batch_and_touches_no_dead_row_below_its_floor(pl
 
 
 async def test_settling_thousands_of_single_events_is_not_quadratic(plans: Plans) -> None:
-    ids, tokens = await hold_claims(plans, 2_000)
-    plan = await plans.explain("settle_deliveries", **done(ids, tokens))
-    assert "deliveries_pkey" in plan.indexes
-    assert plan.steps < 2_000 * 12
-    assert plan.pages < 2_000 * 25
-    assert all(node.loops <= 2_000 for node in plan.nodes)
+    for name in ("settle_done", "settle_deliveries"):
+        ids, tokens = await hold_claims(plans, 2_000)
+        plan = await plans.explain(name, **done(ids, tokens))
+        assert "deliveries_pkey" in plan.indexes
+        assert plan.steps < 2_000 * 12
+        assert plan.pages < 2_000 * 25
+        assert all(node.loops <= 2_000 for node in plan.nodes)
 
 
 async def test_extending_leases_looks_each_claim_up_by_its_key(plans: Plans) -> None:

@@ -59,7 +59,7 @@ class Heard:
 async def outcomes(connection: asyncpg.Connection, listener_name: str) -> list[str]:
     rows = await connection.fetch(
         """
-        SELECT outcome FROM pgbus.history JOIN pgbus.listeners ON listeners.id = history.listener_id
+        SELECT outcome FROM pgbus.attempts
         WHERE listener_name = $1 ORDER BY position, attempt
         """,
         listener_name,
@@ -72,4 +72,4 @@ async def dead_errors(connection: asyncpg.Connection) -> list[str]:
 
 
 async def is_settled(connection: asyncpg.Connection, count: int) -> bool:
-    return bool(await connection.fetchval("SELECT count(*) = $1 FROM pgbus.history", count))
+    return bool(await connection.fetchval("SELECT count(*) = $1 FROM pgbus.attempts", count))

@@ -59,9 +59,10 @@ class Bench:
         """Settle each claim with these endings of its events; how many claims were still ours."""
         held_claims = []
         for claim in claims:
-            held = HeldClaim(claim, now=time.monotonic())
+            began = time.monotonic()
+            held = HeldClaim(claim, now=began)
             for index, ending in enumerate(endings):
-                held.end(index, ending, started=time.monotonic(), duration=0.5)
+                held.end(index, ending, started=began, duration=0.5)
             held_claims.append(held)
         values, _, _ = settlement(held_claims, listener_id=listener_id, worker="worker-1", blocking=blocking)
         return len(await deliveries.settle_deliveries(self.store, values))

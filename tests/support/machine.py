@@ -28,7 +28,8 @@ CROSS JOIN LATERAL (
 UNION ALL
 SELECT x.listener_id, x.position, 'dead letter' FROM pgbus.dead_letters AS x
 UNION ALL
-SELECT h.listener_id, h.position, 'done' FROM pgbus.history AS h WHERE h.outcome IN ('done', 'discarded')
+SELECT l.id, h.position, 'done' FROM pgbus.attempts AS h JOIN pgbus.listeners AS l USING (listener_name)
+WHERE h.outcome IN ('done', 'discarded')
 """
 # A claimed run bars its lane: nothing of the lane that could be claimed lies before it.
 LEAPS = """

@@ -33,7 +33,7 @@ async def rows_left(connection: asyncpg.Connection) -> int:
     found: int = await connection.fetchval(
         "SELECT (SELECT count(*) FROM pgbus.outbox) + (SELECT count(*) FROM pgbus.events) + "
         "(SELECT count(*) FROM pgbus.deliveries) + (SELECT count(*) FROM pgbus.listeners) + "
-        "(SELECT count(*) FROM pgbus.history) + (SELECT count(*) FROM notes)"
+        "(SELECT count(*) FROM pgbus.attempts) + (SELECT count(*) FROM notes)"
     )
     return found
 

@@ -112,7 +112,10 @@ class Rows:
         error: str | None = None,
     ) -> None:
         await self.connection.execute(
-            "INSERT INTO pgbus.history VALUES ($1, $2, $3, $4, clock_timestamp(), 0.25, 'worker-1', $5)",
+            """
+            INSERT INTO pgbus.history (first, listener_id, attempt, outcome, started_at, duration, worker, error)
+            VALUES ($1, $2, $3, $4, clock_timestamp(), 0.25, 'worker-1', $5)
+            """,
             position,
             listener_id,
             attempt,

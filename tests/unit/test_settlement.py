@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 
@@ -37,6 +39,13 @@ def claim(size: int, *, id_: int = 1, attempt: int = 1, claimed_at: float = 1000
 
 def settle(*held_claims: HeldClaim) -> tuple[dict[str, Any], Any, list[float]]:
     return settlement(held_claims, listener_id=7, worker="worker-1", blocking=False)
+
+
+def ended(one: Claim) -> HeldClaim:
+    held = HeldClaim(one, now=0)
+    for index in range(len(one.events)):
+        held.end(index, DONE, started=0, duration=0)
+    return held
 
 
 def test_a_claim_has_ended_with_the_last_of_its_events() -> None:
@@ -105,11 +114,71 @@ def test_every_event_of_every_claim_is_settled_once(outcomes: list[list[Ending]]
     values, tally, delays = settle(*held_claims)
     everything = [ending for row in outcomes for ending in row]
     positions = [event.position or 0 for held in held_claims for event in held.claim.events]
-    assert sorted(values["done_positions"] + values["other_positions"]) == sorted(positions)
+    done = [position for run in expanded(values) for position in run.positions]
+    assert sorted(done + values["other_positions"]) == sorted(positions)
     assert values["delivery_ids"] == list(range(1, len(outcomes) + 1))
     assert values["claim_tokens"] == [held.claim.token for held in held_claims]
-    assert tally.done == len(values["done_positions"]) == everything.count(DONE)
+    assert tally.done == len(done) == everything.count(DONE)
     assert tally.retried == len(delays) == sum(isinstance(ending, Retry) for ending in everything)
     assert tally.dead == sum(isinstance(ending, Dead) for ending in everything)
     assert len({len(column) for name, column in values.items() if name.startswith("other_")}) == 1
     assert len({len(column) for name, column in values.items() if name.startswith("done_")}) == 1
+
+
+def run_of(*tried: tuple[int, float, float]) -> list[Run]:
+    """The runs of a claim whose events, at these positions, began at these instants and took so long."""
+    one = claim(len(tried))
+    one.events = [EventMessage(topic="a.b", raw="{}", event_id=uuid4(), position=position) for position, _, _ in tried]
+    held = HeldClaim(one, now=1000.0)
+    for index, (_, started, duration) in enumerate(tried):
+        held.end(index, DONE, started=started, duration=duration)
+    values, _, _ = settle(held)
+    return list(expanded(values))
+
+
+def test_an_event_alone_needs_no_arrays() -> None:
+    values, _, _ = settle(*(ended(claim(1, id_=id_)) for id_ in (1, 2)))
+    assert (values["run_offsets"], values["run_durations"], values["done_since"]) == ([], [], [None, None])
+
+
+def test_events_that_begin_within_a_millisecond_are_one_run() -> None:
+    assert run_of((64, 5.0, 0.1), (65, 5.0004, 0.2), (66, 5.0009, 0.3)) == [Run([64, 65, 66], 5.0, [0.1, 0.2, 0.3])]
+
+
+def test_an_event_that_begins_a_millisecond_after_the_first_of_a_run_begins_another() -> None:
+    assert run_of((64, 5.0, 0.1), (65, 5.0009, 0.1), (66, 5.0011, 0.1), (67, 5.0015, 0.1)) == [
+        Run([64, 65], 5.0, [0.1, 0.1]),
+        Run([66, 67], 5.0011, [0.1, 0.1]),
+    ]
+
+
+def test_a_run_ends_with_its_block_of_64_positions() -> None:
+    assert run_of((63, 5.0, 0.1), (64, 5.0, 0.1), (127, 5.0, 0.1), (128, 5.0, 0.1)) == [
+        Run([63], 5.0, [0.1]),
+        Run([64, 127], 5.0, [0.1, 0.1]),
+        Run([128], 5.0, [0.1]),
+    ]
+
+
+@dataclass
+class Run:
+    """A row of history: the events in it, when they began, and how long each took."""
+
+    positions: list[int]
+    started: float
+    durations: list[float]
+
+
+def expanded(values: Mapping[str, Any]) -> Iterator[Run]:
+    """What the statements make of the columns."""
+    names = ("firsts", "spans", "started", "durations", "since", "upto")
+    for first, span, started, duration, since, upto in zip(*(values[f"done_{name}"] for name in names), strict=True):
+        if since is None:
+            assert span == 0
+            yield Run([first], started, [duration])
+        else:
+            offsets = values["run_offsets"][since - 1 : upto]
+            assert (offsets[0], offsets[-1]) == (0, span)
+            durations = values["run_durations"][since - 1 : upto]
+            assert duration is None or set(durations) == {duration}
+            yield Run([first + offset for offset in offsets], started, durations)

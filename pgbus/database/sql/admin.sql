@@ -42,7 +42,7 @@ WITH taken AS (
     WHERE x.id = ANY (CAST(:ids AS bigint[]))
     RETURNING x.id, x.listener_id, x.position, x.attempts, x.error, x.blocked_key
 ), told AS (
-    INSERT INTO pgbus.history (position, listener_id, attempt, outcome, started_at, duration, worker, error)
+    INSERT INTO pgbus.history (first, listener_id, attempt, outcome, started_at, duration, worker, error)
     SELECT t.position, t.listener_id, t.attempts, 'discarded', now(), 0, 'operator', t.error
     FROM taken AS t
 ), unblocked AS (

@@ -193,7 +193,7 @@ WITH ours AS MATERIALIZED (
     USING ours AS o
     WHERE d.id = o.id AND NOT EXISTS (SELECT 1 FROM kept AS k WHERE k.id = o.id)
 ), skipped AS (
-    INSERT INTO pgbus.history (position, listener_id, attempt, outcome, started_at, duration, worker, error)
+    INSERT INTO pgbus.history (first, listener_id, attempt, outcome, started_at, duration, worker, error)
     SELECT w.position, CAST(:listener_id AS integer), w.attempt, 'skipped', now(), 0, CAST(:worker AS text),
            'the event is no longer in the log'
     FROM owed AS w
@@ -217,11 +217,12 @@ FROM pgbus.deliveries AS d
 WHERE d.id = CAST(:delivery_id AS bigint) AND d.claim_token = CAST(:claim_token AS uuid)
 FOR UPDATE
 
--- name: settle_deliveries
--- End claims: what was done goes into history; what failed comes back later, or becomes a dead letter; what was not
--- started is released. Returns the deliveries whose claims were still ours; for the others nothing is written, nor in
--- another transaction than `xid`, unless that is NULL.
+-- name: settle_done
+-- End claims of which every event is done: they go into history. Returns the deliveries whose claims were still ours; for
+-- the others nothing is written, nor in another transaction than `xid`, unless that is NULL.
 --
+-- A run of `done` is one row of history; of one with several events, `run_offsets` and `run_durations` from `since` to
+-- `upto` belong to it. What a run needs no array for is NULL there.
 -- `(x IN (...)) IS TRUE` keeps a hashed subplan: a join over thousands of one-event claims would be quadratic.
 -- `= ANY` has them looked up by their key: another plan would be to read all claims there are, dead rows and all.
 WITH settled AS MATERIALIZED (
@@ -235,14 +236,48 @@ WITH settled AS MATERIALIZED (
       )) IS TRUE
     RETURNING d.id
 ), done AS (
-    INSERT INTO pgbus.history (position, listener_id, attempt, outcome, started_at, duration, worker)
-    SELECT o.position, CAST(:listener_id AS integer), o.attempt, 'done', to_timestamp(o.started_at), o.duration,
-           CAST(:worker AS text)
+    INSERT INTO pgbus.history
+        (first, started_at, listener_id, attempt, duration, span, outcome, worker, offsets, durations)
+    SELECT r.first, to_timestamp(r.started_at), CAST(:listener_id AS integer), r.attempt, r.duration, r.span, 'done',
+           CAST(:worker AS text),
+           CASE WHEN r.span > r.upto - r.since THEN (CAST(:run_offsets AS smallint[]))[r.since : r.upto] END,
+           CASE WHEN r.duration IS NULL THEN (CAST(:run_durations AS real[]))[r.since : r.upto] END
     FROM unnest(
-        CAST(:done_deliveries AS bigint[]), CAST(:done_positions AS bigint[]), CAST(:done_attempts AS integer[]),
-        CAST(:done_started AS double precision[]), CAST(:done_durations AS real[])
-    ) AS o (delivery_id, position, attempt, started_at, duration)
-    WHERE (o.delivery_id IN (SELECT s.id FROM settled AS s)) IS TRUE
+        CAST(:done_deliveries AS bigint[]), CAST(:done_firsts AS bigint[]), CAST(:done_spans AS smallint[]),
+        CAST(:done_attempts AS integer[]), CAST(:done_started AS double precision[]), CAST(:done_durations AS real[]),
+        CAST(:done_since AS integer[]), CAST(:done_upto AS integer[])
+    ) AS r (delivery_id, first, span, attempt, started_at, duration, since, upto)
+    WHERE (r.delivery_id IN (SELECT s.id FROM settled AS s)) IS TRUE
+)
+SELECT s.id FROM settled AS s
+
+-- name: settle_deliveries
+-- End claims as `settle_done` does, of which some event is not done: what failed comes back later, or becomes a dead
+-- letter; what was not started is released. A statement of its own, for each INSERT costs also where there is nothing
+-- to insert, and most claims need none of these.
+WITH settled AS MATERIALIZED (
+    DELETE FROM pgbus.deliveries AS d
+    WHERE d.id = ANY (CAST(:delivery_ids AS bigint[]))
+      AND (CAST(:xid AS bigint) IS NULL
+           OR CAST(CAST(pg_current_xact_id_if_assigned() AS text) AS bigint) = CAST(:xid AS bigint))
+      AND ((d.id, d.claim_token) IN (
+          SELECT c.id, c.claim_token
+          FROM unnest(CAST(:delivery_ids AS bigint[]), CAST(:claim_tokens AS uuid[])) AS c (id, claim_token)
+      )) IS TRUE
+    RETURNING d.id
+), done AS (
+    INSERT INTO pgbus.history
+        (first, started_at, listener_id, attempt, duration, span, outcome, worker, offsets, durations)
+    SELECT r.first, to_timestamp(r.started_at), CAST(:listener_id AS integer), r.attempt, r.duration, r.span, 'done',
+           CAST(:worker AS text),
+           CASE WHEN r.span > r.upto - r.since THEN (CAST(:run_offsets AS smallint[]))[r.since : r.upto] END,
+           CASE WHEN r.duration IS NULL THEN (CAST(:run_durations AS real[]))[r.since : r.upto] END
+    FROM unnest(
+        CAST(:done_deliveries AS bigint[]), CAST(:done_firsts AS bigint[]), CAST(:done_spans AS smallint[]),
+        CAST(:done_attempts AS integer[]), CAST(:done_started AS double precision[]), CAST(:done_durations AS real[]),
+        CAST(:done_since AS integer[]), CAST(:done_upto AS integer[])
+    ) AS r (delivery_id, first, span, attempt, started_at, duration, since, upto)
+    WHERE (r.delivery_id IN (SELECT s.id FROM settled AS s)) IS TRUE
 ), others AS MATERIALIZED (
     SELECT o.*
     FROM unnest(
@@ -253,7 +288,7 @@ WITH settled AS MATERIALIZED (
     ) AS o (delivery_id, position, attempt, outcome, started_at, duration, lane, delay, error, traceback, key)
     WHERE (o.delivery_id IN (SELECT s.id FROM settled AS s)) IS TRUE
 ), failed AS (
-    INSERT INTO pgbus.history (position, listener_id, attempt, outcome, started_at, duration, worker, error)
+    INSERT INTO pgbus.history (first, listener_id, attempt, outcome, started_at, duration, worker, error)
     SELECT o.position, CAST(:listener_id AS integer), o.attempt, o.outcome, to_timestamp(o.started_at), o.duration,
            CAST(:worker AS text), o.error
     FROM others AS o
@@ -413,7 +448,7 @@ WITH live AS MATERIALIZED (
     WHERE f.crashes >= CAST(:max_crashes AS integer) AND f.events = 1
     RETURNING position, listener_id, attempts, error, worker
 ), noted AS (
-    INSERT INTO pgbus.history (position, listener_id, attempt, outcome, started_at, duration, worker, error)
+    INSERT INTO pgbus.history (first, listener_id, attempt, outcome, started_at, duration, worker, error)
     SELECT x.position, x.listener_id, x.attempts, 'dead', now(), 0, x.worker, x.error
     FROM dead AS x
 ), again AS (

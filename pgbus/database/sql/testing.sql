@@ -48,11 +48,10 @@ SELECT pg_advisory_unlock(hashtext(CAST(:namespace AS text) || '.leader'), 1)
 
 -- name: find_attempts
 -- The attempts of these listeners that began after an instant, and their events.
-SELECT l.listener_name, h.attempt, h.outcome, h.error,
+SELECT h.listener_name, h.attempt, h.outcome, h.error,
        e.position, e.event_id, e.topic, e.ancestors, e.key, e.payload, e.headers, e.published_at, e.deliver_at
-FROM pgbus.history AS h
-JOIN pgbus.listeners AS l ON l.id = h.listener_id
+FROM pgbus.attempts AS h
 JOIN pgbus.events AS e ON e.position = h.position
 WHERE h.started_at >= CAST(:since AS timestamptz)
-  AND l.listener_name = ANY (CAST(:listener_names AS text[]))
+  AND h.listener_name = ANY (CAST(:listener_names AS text[]))
 ORDER BY h.started_at, h.position

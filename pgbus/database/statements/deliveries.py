@@ -151,13 +151,18 @@ def read_lock(rows: Sequence[Sequence[Any]]) -> int | None:
 
 
 def settle_claims(values: Mapping[str, object], *, namespace: str) -> Bound:
-    """`settle_deliveries` in a handler's transaction; a row for each claim that was still ours."""
-    return Bound(load(namespace)["settle_deliveries"], values)
+    """What `settle_deliveries` does, in a handler's transaction; a row for each claim that was still ours."""
+    return Bound(load(namespace)[_name_settling(values)], values)
 
 
 async def settle_deliveries(store: Store, values: Mapping[str, object]) -> set[int]:
     """End claims with the values that `settlement` makes of them; the ids of those that were still ours."""
-    return {row["id"] for row in await store.fetch("settle_deliveries", **values)}
+    return {row["id"] for row in await store.fetch(_name_settling(values), **values)}
+
+
+def _name_settling(values: Mapping[str, object]) -> str:
+    """The statement that settles with these values: the short one where every event is done."""
+    return "settle_deliveries" if values["other_deliveries"] else "settle_done"
 
 
 async def extend_leases(store: Store, claims: Sequence[Claim], *, lease: float) -> set[int]:

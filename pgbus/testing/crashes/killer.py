@@ -13,8 +13,11 @@ from pgbus.testing.crashes.wire import ProcessKilled, Session
 
 # The engine's statements that are part of a handler's run: what the handler publishes or marks, and its settlement.
 _OF_HANDLER = frozenset(
-    {"insert_event", "insert_events", "insert_events_once", "cancel_event", "take_events", "settle_deliveries"}
-)
+    {
+        "insert_event", "insert_events", "insert_events_once", "cancel_event", "take_events",
+        "settle_done", "settle_deliveries",
+    }
+)  # fmt: skip
 _LOCKING = "lock_delivery"
 # What asyncpg's pool sends when it gets a connection back.
 _OF_POOLS = "SELECT pg_advisory_unlock_all()"

@@ -71,7 +71,7 @@ async def test_dead_retry_and_discard_by_id_name_what_they_did_not_find(
     result = await invoke("dead", "discard", "2", "3")
     assert (result.exit_code, result.stdout) == (0, "discarded 2 dead letters\n")
     assert await rows.connection.fetchval("SELECT count(*) FROM pgbus.deliveries") == 1
-    assert await rows.connection.fetchval("SELECT count(*) FROM pgbus.history WHERE outcome = 'discarded'") == 2
+    assert await rows.connection.fetchval("SELECT count(*) FROM pgbus.attempts WHERE outcome = 'discarded'") == 2
 
 
 async def test_dead_retry_of_all_that_match(invoke: Invoke, letters: list[int]) -> None:

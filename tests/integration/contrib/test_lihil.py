@@ -59,7 +59,7 @@ async def test_publish_runs_the_handlers_in_order_before_it_returns_and_no_worke
     async with running(bus):
         await until_idle(connection)
     assert seen == ["first ada", "second ada"]
-    assert await connection.fetchval("SELECT count(*) FROM pgbus.history WHERE outcome = 'done'") == 2
+    assert await connection.fetchval("SELECT count(*) FROM pgbus.attempts WHERE outcome = 'done'") == 2
 
 
 async def test_the_first_error_undoes_the_event_and_what_handlers_wrote_and_later_ones_do_not_run(

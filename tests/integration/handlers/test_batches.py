@@ -29,7 +29,7 @@ async def test_a_batch_handler_takes_a_list_of_events(database: str, connect: Co
     assert sorted(event.n for events in inbox.items for event in events) == list(range(25))
     assert 1 < max(map(len, inbox.items)) <= 10
     assert [len(context.events) for context in contexts] == [len(events) for events in inbox.items]
-    assert await connection.fetchval("SELECT count(*) FROM pgbus.history WHERE outcome = 'done'") == 25
+    assert await connection.fetchval("SELECT count(*) FROM pgbus.attempts WHERE outcome = 'done'") == 25
 
 
 async def test_a_batch_handler_may_be_a_plain_function(database: str) -> None:

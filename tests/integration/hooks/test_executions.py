@@ -18,7 +18,7 @@ from tests.support.workers import PATIENCE, QUICK_RETRY, Inbox, Watch, running
 
 
 async def outcomes(connection: asyncpg.Connection) -> list[tuple[int, str]]:
-    rows = await connection.fetch("SELECT attempt, outcome FROM pgbus.history ORDER BY position, attempt")
+    rows = await connection.fetch("SELECT attempt, outcome FROM pgbus.attempts ORDER BY position, attempt")
     return [tuple(row) for row in rows]
 
 

@@ -177,7 +177,7 @@ async def test_events_that_are_no_longer_in_the_log_are_taken_out_of_a_claim_and
     assert await deliveries.skip_missing_events(bench.store, other_token, listener_id=listener_id, worker="w") == []
     skipped = await deliveries.skip_missing_events(bench.store, lacking, listener_id=listener_id, worker="w")
     assert skipped == [2, 4, 7, 1_500_000_000]
-    told = await bench.fetch("SELECT position, outcome, worker, error FROM pgbus.history ORDER BY position")
+    told = await bench.fetch("SELECT position, outcome, worker, error FROM pgbus.attempts ORDER BY position")
     # There is no partition for the last.
     assert told == [(position, "skipped", "w", "the event is no longer in the log") for position in (2, 4, 7)]
     assert await bench.deliveries("first, last, events, positions, claim_token") == [

@@ -101,7 +101,7 @@ async def test_the_fifth_crash_with_an_event_alone_makes_it_a_dead_letter_and_th
     assert await bench.fetch("SELECT position, lane, attempts, error, worker, blocked_key FROM pgbus.dead_letters") == [
         (1, 4, 2, "the worker died 5 times while it handled this event", "doomed", None)
     ]
-    assert await bench.fetch("SELECT outcome, attempt FROM pgbus.history") == [("dead", 2)]
+    assert await bench.fetch("SELECT outcome, attempt FROM pgbus.attempts") == [("dead", 2)]
 
 
 async def test_an_event_that_killed_its_workers_blocks_its_key_if_the_listener_blocks(bench: Bench) -> None:

@@ -12,11 +12,8 @@ async def test_what_is_done_is_gone_and_in_the_history(bench: Bench) -> None:
     assert await bench.settle(listener_id, claims, DONE, DONE) == 1
     assert await bench.deliveries() == []
     assert await bench.fetch(
-        "SELECT position, listener_id, attempt, outcome, duration, worker, error FROM pgbus.history"
-    ) == [
-        (1, listener_id, 3, "done", 0.5, "worker-1", None),
-        (2, listener_id, 3, "done", 0.5, "worker-1", None),
-    ]
+        "SELECT first, span, listener_id, attempt, outcome, duration, worker, error FROM pgbus.history"
+    ) == [(1, 1, listener_id, 3, "done", 0.5, "worker-1", None)]
 
 
 async def test_a_retry_waits_alone_for_its_instant_with_one_more_attempt(bench: Bench) -> None:
@@ -26,7 +23,7 @@ async def test_a_retry_waits_alone_for_its_instant_with_one_more_attempt(bench: 
         (2, 2, 3, 4, "again", True),
         (3, 3, 2, 4, None, False),
     ]
-    assert await bench.fetch("SELECT position, outcome, error FROM pgbus.history ORDER BY position") == [
+    assert await bench.fetch("SELECT position, outcome, error FROM pgbus.attempts ORDER BY position") == [
         (1, "done", None),
         (2, "retry", "again"),
     ]
@@ -39,7 +36,7 @@ async def test_a_dead_event_becomes_a_dead_letter(bench: Bench) -> None:
     assert await bench.fetch(
         "SELECT position, lane, attempts, error, traceback, worker, blocked_key FROM pgbus.dead_letters"
     ) == [(1, 4, 10, "no", "trace", "worker-1", None)]
-    assert await bench.fetch("SELECT outcome, error FROM pgbus.history") == [("dead", "no")]
+    assert await bench.fetch("SELECT outcome, error FROM pgbus.attempts") == [("dead", "no")]
 
 
 async def test_a_dead_event_of_a_blocking_listener_keeps_the_rest_of_its_key_aside(bench: Bench) -> None:
@@ -75,7 +72,7 @@ async def test_a_claim_that_is_not_ours_any_more_is_left_alone_and_the_others_ar
     assert await bench.settle(listener_id, claims, Dead("no")) == 1
     assert await bench.deliveries() == [(1, 1)]
     assert await bench.fetch("SELECT position FROM pgbus.dead_letters") == [(2,)]
-    assert await bench.fetch("SELECT position FROM pgbus.history") == [(2,)]
+    assert await bench.fetch("SELECT position FROM pgbus.attempts") == [(2,)]
 
 
 async def test_a_claim_is_settled_once(bench: Bench) -> None:

@@ -98,7 +98,7 @@ async def test_a_plain_handler_past_its_timeout_still_commits_once_or_not_at_all
             go_on.set()
             await until_idle(connection)
     assert await ledger(connection) == [1, 2]
-    done = await connection.fetchval("SELECT count(*) FROM pgbus.history WHERE outcome = 'done'")
+    done = await connection.fetchval("SELECT count(*) FROM pgbus.attempts WHERE outcome = 'done'")
     assert done == 2
 
 
@@ -174,7 +174,7 @@ async def test_a_handler_that_ends_its_transaction_has_failed(
             await bus.publish({"n": 1}, topic="a.b")
             await until_idle(connection)
     assert await outcomes(connection) == [(1, "retry"), (2, "done")]
-    error = await connection.fetchval("SELECT error FROM pgbus.history WHERE outcome = 'retry'")
+    error = await connection.fetchval("SELECT error FROM pgbus.attempts WHERE outcome = 'retry'")
     assert error.startswith("HandlerTransactionError: the handler has ended the transaction that it was given: leave")
     committed = [1] if end.startswith("COMMIT") else []
     assert [n for n in await ledger(connection) if n > 0] == [*committed, 1]
@@ -202,5 +202,5 @@ async def test_a_handler_that_ends_its_session_has_failed(
             await bus.publish({"n": 1}, topic="a.b")
             await until_idle(connection)
     assert await outcomes(connection) == [(1, "retry"), (2, "done")]
-    error = await connection.fetchval("SELECT error FROM pgbus.history WHERE outcome = 'retry'")
+    error = await connection.fetchval("SELECT error FROM pgbus.attempts WHERE outcome = 'retry'")
     assert error.startswith("HandlerTransactionError: the handler has ended the transaction that it was given: leave")

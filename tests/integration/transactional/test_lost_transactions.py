@@ -57,7 +57,7 @@ def _fresh() -> None:
 
 
 async def outcomes(connection: asyncpg.Connection) -> list[tuple[int, str]]:
-    rows = await connection.fetch("SELECT attempt, outcome FROM pgbus.history ORDER BY position, attempt")
+    rows = await connection.fetch("SELECT attempt, outcome FROM pgbus.attempts ORDER BY position, attempt")
     return [tuple(row) for row in rows]
 
 

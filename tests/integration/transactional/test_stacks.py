@@ -157,7 +157,7 @@ async def test_an_error_rolls_the_writes_back_and_the_event_is_tried_again(
             await bus.publish({"n": 1}, topic="a.b")
             await until_idle(connection)
     assert await ledger(connection) == [1]
-    assert [row[0] for row in await connection.fetch("SELECT outcome FROM pgbus.history ORDER BY attempt")] == [
+    assert [row[0] for row in await connection.fetch("SELECT outcome FROM pgbus.attempts ORDER BY attempt")] == [
         "retry", "done",
     ]  # fmt: skip
 
@@ -191,7 +191,7 @@ async def test_a_connection_killed_before_the_commit_leaves_neither_writes_nor_s
             await pids.take(2)
             await until_idle(connection)
     assert await ledger(connection) == [1]
-    assert [row[0] for row in await connection.fetch("SELECT outcome FROM pgbus.history")] == ["done"]
+    assert [row[0] for row in await connection.fetch("SELECT outcome FROM pgbus.attempts")] == ["done"]
 
 
 async def test_a_handler_that_commits_has_failed(stack: Stack, database: str, connection: asyncpg.Connection) -> None:
