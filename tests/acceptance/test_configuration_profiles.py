@@ -61,7 +61,7 @@ LEDGER = """
 """
 
 
-async def test_events_that_are_the_truth_are_checked_kept_and_heard_in_order_across_crashes(services: Services) -> None:
+async def test_events_that_are_the_truth_are_checked_and_kept_in_order_across_crashes(services: Services) -> None:
     """Named workers, one event at a time: what a killed one had is taken up at once, however long the lease."""
     await services.connection.execute(
         "CREATE TABLE ledger (number bigserial, worker text, account text, amount integer)"
@@ -99,7 +99,7 @@ async def test_events_that_are_the_truth_are_checked_kept_and_heard_in_order_acr
     assert await services.connection.fetchval("SELECT count(*) FROM pgbus.events") == 75
 
 
-async def test_a_named_file_reaches_the_bus_in_every_process_and_placeholders_are_each_ones_own(
+async def test_every_process_reads_the_named_file_and_fills_placeholders_itself(
     services: Services,
 ) -> None:
     accounts = services.write("accounts", ACCOUNTS)

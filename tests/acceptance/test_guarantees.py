@@ -116,7 +116,7 @@ async def test_calls_run_side_by_side_and_a_procedure_calls_its_own_api(services
         assert services.run_code(slow, code).split() == ["met"] * 4 + ["12"]
 
 
-async def test_a_thousand_events_are_kept_until_every_listener_had_them_however_short_the_retention(
+async def test_a_short_retention_keeps_events_until_every_listener_had_them(
     database: str, connect: Connect, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """N7"""
@@ -237,7 +237,7 @@ async def test_two_buses_in_one_process_are_independent(services: Services, empt
     assert (done.returncode, done.stdout.split()) == (0, ["one", "two", "0", "1", "two"]), done.stderr
 
 
-async def test_what_is_rolled_back_is_never_heard_and_what_is_committed_is_even_if_its_process_dies(
+async def test_committed_events_survive_their_process_and_others_are_never_heard(
     services: Services,
 ) -> None:
     """N19"""
@@ -271,7 +271,7 @@ async def test_what_is_rolled_back_is_never_heard_and_what_is_committed_is_even_
     assert worker.out == ["committed"]
 
 
-async def test_a_handler_that_always_fails_is_tried_a_few_times_and_its_event_can_be_retried(
+async def test_an_event_whose_handler_always_fails_becomes_a_dead_letter_to_retry(
     services: Services,
 ) -> None:
     """N20: with growing pauses; then the event is a dead letter, until an operator has it delivered again."""

@@ -66,9 +66,7 @@ SERVING = "bus.procedure('jobs.run')(work_{kind})\n"
 
 
 @pytest.mark.parametrize("kind", ["async", "plain"])
-async def test_a_handler_under_way_at_sigterm_completes_and_is_settled_before_on_stop_runs(
-    services: Services, kind: str
-) -> None:
+async def test_a_handler_running_at_sigterm_is_settled_before_on_stop_runs(services: Services, kind: str) -> None:
     worker = services.write("worker", WORKER + LISTENING.format(kind=kind))
     client = services.write("client", "import pgbus\nbus = pgbus.create()\n")
     async with services.worker(worker) as running:
@@ -104,7 +102,7 @@ async def test_a_call_under_way_at_sigterm_is_answered_before_on_stop_runs(servi
     assert running.out == ["begun", "completed", "on_stop, async", "on_stop, plain"]
 
 
-async def test_an_idle_worker_runs_on_stop_at_sigterm_and_a_start_hook_that_fails_ends_it(services: Services) -> None:
+async def test_sigterm_runs_on_stop_of_an_idle_worker_and_a_failed_start_hook_ends_it(services: Services) -> None:
     worker = services.write("worker", WORKER)
     async with services.worker(worker) as running:
         running.child.send_signal(signal.SIGTERM)

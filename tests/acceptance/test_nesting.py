@@ -140,7 +140,7 @@ async def test_a_handler_calls_a_procedure_of_another_service(services: Services
 
 
 @pytest.mark.parametrize("form", FORMS)
-async def test_a_task_a_handler_and_a_procedure_of_one_worker_fire_and_call_each_other_for_ten_rounds(
+async def test_a_task_a_handler_and_a_procedure_fire_and_call_each_other_ten_rounds(
     services: Services, form: str
 ) -> None:
     source = AUTH.format(**FORMS[form]) + STRESS[form] + LISTENING

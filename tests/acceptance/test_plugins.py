@@ -91,7 +91,7 @@ async def test_an_installed_plugin_greets_only_where_it_is_enabled(services: Ser
 
 
 @pytest.mark.usefixtures("greeting")
-async def test_a_plugin_with_wrong_options_or_of_an_unknown_name_keeps_a_worker_from_starting(
+async def test_an_unknown_plugin_or_a_wrong_option_keeps_a_worker_from_starting(
     services: Services,
 ) -> None:
     auth = services.write("auth", AUTH)
@@ -128,7 +128,7 @@ async def test_plugins_are_told_what_a_worker_ends_with(services: Services) -> N
 
 
 @pytest.mark.usefixtures("greeting")
-async def test_the_schema_that_the_program_prints_has_the_options_of_installed_plugins(services: Services) -> None:
+async def test_the_printed_config_schema_has_the_options_of_installed_plugins(services: Services) -> None:
     printed = json.loads(services.pgbus(services.directory, "config", "schema"))
     option = printed["properties"]["plugins"]["properties"]["greeting_plugin"]["properties"]["greeting"]
     assert option["default"] == "Hello world!"
@@ -164,7 +164,7 @@ async def test_workers_tell_that_they_start_live_and_stop(services: Services) ->
     assert set(stopped) == {"event", "service_name", "process_name", "timestamp"}
 
 
-async def test_a_worker_without_pings_tells_of_its_start_and_its_end_also_after_sigterm(services: Services) -> None:
+async def test_a_worker_without_pings_reports_its_start_and_its_end_by_sigterm(services: Services) -> None:
     """N13: Lightbus failed to stop with pings disabled."""
     auth = services.write("auth", AUTH)
     (auth / "pgbus.toml").write_text("[plugins.internal_state]\nenabled = true\nping_enabled = false\n")
@@ -180,7 +180,7 @@ async def _topics(services: Services, name: str) -> list[str]:
     return [row["topic"] for row in await services.connection.fetch(query, f"internal.state.{name}")]
 
 
-async def test_metrics_tell_of_every_step_with_the_events_own_id_and_not_of_themselves(services: Services) -> None:
+async def test_metrics_report_every_step_by_event_id_and_not_their_own_events(services: Services) -> None:
     """N14."""
     auth = services.write("auth", AUTH)
     (auth / "pgbus.yaml").write_text("service_name: auth\nplugins: {internal_metrics: {enabled: true}}\n")

@@ -110,7 +110,7 @@ async def test_three_workers_run_a_task_once_per_interval(services: Services) ->
         assert after["due_at"] - before["due_at"] >= timedelta(seconds=1)
 
 
-async def test_every_second_now_and_then_and_in_the_background_beside_a_worker_for_events(services: Services) -> None:
+async def test_intervals_random_intervals_and_background_tasks_run_beside_listeners(services: Services) -> None:
     """S10"""
     directory = services.write("scheduling", SCHEDULING)
     async with (

@@ -94,7 +94,7 @@ class TestSignUp:
         bus_mock.assertEventFired("auth.user_registered", times=1)
 
 
-def test_listeners_run_inside_a_django_testcase_whose_transaction_is_rolled_back(services: Services) -> None:
+def test_listeners_run_inside_a_django_testcase_that_rolls_back(services: Services) -> None:
     """S14: the handlers use Django's models, and see what the test has not committed."""
     site = services.write("site", DJANGO_BUS, settings=DJANGO_SETTINGS)
     services.write("site/shop", "", __init__="", models=DJANGO_MODELS, tests=DJANGO_TESTS)

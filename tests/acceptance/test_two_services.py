@@ -94,7 +94,7 @@ async def test_two_services_without_a_service_name_each_get_their_own_copy(
     assert "split" not in repr(mail) + repr(audit)
 
 
-async def test_two_services_with_one_listener_name_on_different_events_hear_each_its_own(services: Services) -> None:
+async def test_services_whose_listeners_share_a_name_hear_each_its_own_event(services: Services) -> None:
     auth = services.write("auth_service", AUTH)
     mail_source = HEARING.format(created=', listener_name="users"', deleted="")
     audit_source = HEARING.format(created="", deleted=', listener_name="users"')
@@ -204,9 +204,7 @@ async def _all_done(services: Services, numbers: range, topics: tuple[str, ...] 
 
 
 @pytest.mark.parametrize("starts_first", ["old", "new"])
-async def test_old_and_new_workers_of_a_service_stand_side_by_side_in_a_rolling_deploy(
-    services: Services, starts_first: str
-) -> None:
+async def test_old_and_new_workers_run_side_by_side_in_a_rolling_deploy(services: Services, starts_first: str) -> None:
     old, new = _releases(services)
     first, second = (old, new) if starts_first == "old" else (new, old)
     async with services.worker(first) as one, services.worker(second) as other:

@@ -149,7 +149,7 @@ def avatar(username):
 """
 
 
-async def test_a_worker_does_what_celery_did_in_the_background_for_results_and_every_hour(services: Services) -> None:
+async def test_a_worker_runs_background_tasks_calls_for_results_and_hourly_schedules(services: Services) -> None:
     """S9"""
     user = services.write("user", USER_SERVICE, web=USER_WEB)
     async with (

@@ -54,9 +54,7 @@ async def test_a_transactional_handler_that_hangs_needs_no_lease(stage: Stage) -
 
 
 @pytest.mark.parametrize("listener", ["one_by_one", "laned", "together", "gated_effect"])
-async def test_a_worker_that_was_stopped_past_its_lease_begins_nothing_more_of_its_claims(
-    stage: Stage, listener: str
-) -> None:
+async def test_a_worker_frozen_past_its_lease_starts_nothing_more_of_its_claims(stage: Stage, listener: str) -> None:
     await stage.start_idle()
     await stage.close_gate()
     stopped = await stage.start(listener, lease=1, process_name="stopped")

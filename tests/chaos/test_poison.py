@@ -7,7 +7,7 @@ import asyncio
 from tests.chaos.stage import SOAK, Stage
 
 
-async def test_an_event_that_kills_its_worker_becomes_a_dead_letter_and_its_neighbours_do_not(stage: Stage) -> None:
+async def test_an_event_that_kills_workers_becomes_a_dead_letter_alone(stage: Stage) -> None:
     size = 300 * SOAK or 60
     poison = size // 3
     events = [{"n": n, "poison": int(n == poison)} for n in range(size)]

@@ -77,7 +77,7 @@ async def test_a_worker_that_is_stopped_while_idle_ends_at_once_and_leaves_no_ro
     assert await stage.value("SELECT count(*) FROM pgbus.workers") == 0
 
 
-async def test_a_stopped_worker_leaves_no_claim_for_which_somebody_would_think_it_dead(stage: Stage) -> None:
+async def test_a_stopped_worker_leaves_no_claim_that_counts_as_a_crash(stage: Stage) -> None:
     """Also not the one whose answer was under way when it was told to stop."""
     for round_number in range(4 * (SOAK or 1)):
         worker = await stage.start("record")

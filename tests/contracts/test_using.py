@@ -80,7 +80,7 @@ async def test_an_event_after_commit_that_closing_swallows_is_warned_of_at_its_l
     assert await payloads(observer) == []
 
 
-async def test_the_same_of_a_session_that_is_awaited(database: str, observer: asyncpg.Connection) -> None:
+async def test_an_async_session_outside_a_transaction_warns(database: str, observer: asyncpg.Connection) -> None:
     engine = create_async_engine(faces.sqlalchemy_url(database, "asyncpg"))
     session = AsyncSession(engine)
     await session.execute(sqlalchemy.text("SELECT 1"))
@@ -110,7 +110,7 @@ async def test_what_is_committed_or_rolled_back_is_not_warned_of(database: str, 
     assert await payloads(observer) == [{"name": "one"}, {"name": "two"}, {"name": "three"}]
 
 
-async def test_asyncpg_without_a_transaction_is_told_that_the_event_is_published_at_once(
+async def test_publishing_on_asyncpg_without_a_transaction_warns(
     database: str, observer: asyncpg.Connection, connect: Connect
 ) -> None:
     face = faces.AsyncpgFace(await connect(database))

@@ -17,7 +17,7 @@ EXAMPLE = ROOT / "examples" / "litestar"
 LITESTAR = (sys.executable, "-W", "ignore", "-m", "litestar", "--app", "app:app")
 
 
-async def test_users_that_a_client_was_told_of_get_one_mail_though_the_worker_is_killed(services: Services) -> None:
+async def test_each_confirmed_user_gets_one_mail_though_the_worker_is_killed(services: Services) -> None:
     for package in ("litestar", "advanced_alchemy", "uvicorn"):
         if not is_installed(package):
             pytest.skip(f"{package} is not installed")

@@ -28,7 +28,7 @@ def example(request: pytest.FixtureRequest) -> Path:
     return ROOT / "examples" / str(request.param)
 
 
-async def test_orders_that_a_client_was_told_of_are_packed_once_though_the_worker_is_killed(
+async def test_each_confirmed_order_is_packed_once_though_the_worker_is_killed(
     services: Services, example: Path
 ) -> None:
     await services.connection.execute((example / "tables.sql").read_text())

@@ -42,9 +42,7 @@ async def test_each_listener_gets_its_own_copy_and_history_tells_of_both(databas
     assert all(row["published_at"] <= row["logged_at"] <= row["started_at"] and row["duration"] >= 0 for row in rows)
 
 
-async def test_two_workers_share_the_events_of_one_listener_and_neither_repeats_the_other(
-    database: str, connect: Connect
-) -> None:
+async def test_two_workers_share_the_events_of_one_listener_each_handled_once(database: str, connect: Connect) -> None:
     connection = await connect(database)
     async with open_bus(database, process_name="one") as one, open_bus(database, process_name="two") as two:
         inbox: Inbox[tuple[str, int]] = Inbox()
@@ -81,9 +79,7 @@ async def test_a_run_of_many_events_is_one_delivery_per_listener(database: str, 
     assert [tuple(row) for row in rows] == [(RUN, None), (10, None)]
 
 
-async def test_publishing_to_an_awake_leader_sends_no_notification_and_to_a_sleeping_one_does(
-    database: str, connect: Connect
-) -> None:
+async def test_publishing_notifies_a_sleeping_leader_and_not_an_awake_one(database: str, connect: Connect) -> None:
     connection, publisher = await connect(database), await connect(database)
     heard: list[str] = []
     await connection.add_listener("pgbus_wake", lambda *args: heard.append(args[3]))
@@ -100,9 +96,7 @@ async def test_publishing_to_an_awake_leader_sends_no_notification_and_to_a_slee
             await eventually(lambda: heard == [""])
 
 
-async def test_a_burst_of_commits_sends_far_fewer_notifications_than_events_and_loses_none(
-    database: str, connect: Connect
-) -> None:
+async def test_a_burst_of_commits_sends_few_notifications_and_loses_no_event(database: str, connect: Connect) -> None:
     connection = await connect(database)
     heard: list[str] = []
     await connection.add_listener("pgbus_wake", lambda *args: heard.append(args[3]))
@@ -148,9 +142,7 @@ async def test_a_failed_attempt_comes_back_and_the_history_keeps_every_attempt(d
     ]
 
 
-async def test_the_last_failed_attempt_makes_a_dead_letter_with_its_traceback_and_others_go_on(
-    database: str, connect: Connect
-) -> None:
+async def test_the_last_failed_attempt_makes_a_dead_letter_and_others_go_on(database: str, connect: Connect) -> None:
     connection = await connect(database)
     async with open_bus(database, process_name="worker-1") as bus:
         inbox: Inbox[int] = Inbox()

@@ -73,7 +73,7 @@ async def test_a_lone_event_goes_to_an_idle_listener_without_a_claim_of_its_own(
             await until_idle(connection)
 
 
-async def test_an_event_that_is_handed_over_while_the_worker_drains_is_released_and_no_death_is_counted(
+async def test_an_event_handed_to_a_draining_worker_is_released_without_a_crash(
     database: str, connect: Connect
 ) -> None:
     connection, guard = await connect(database), await connect(database)

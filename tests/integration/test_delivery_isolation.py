@@ -139,7 +139,7 @@ async def test_suspects_are_tried_one_at_a_time_in_a_process_while_others_go_on(
     assert most == 1
 
 
-async def test_an_event_that_was_in_the_hands_of_five_dead_workers_is_a_dead_letter_and_the_run_around_it_is_handled(
+async def test_an_event_held_by_five_dead_workers_is_dead_and_its_run_is_handled(
     database: str, connect: Connect
 ) -> None:
     connection = await connect(database)
@@ -200,7 +200,7 @@ async def end_leading(connection: asyncpg.Connection) -> None:
 
 
 @pytest.mark.parametrize("leader", [True, False], ids=["leader", "follower"])
-async def test_a_worker_whose_session_is_killed_says_so_once_comes_back_and_nothing_is_lost(
+async def test_a_worker_whose_session_is_killed_logs_it_once_and_loses_nothing(
     database: str, connect: Connect, leader: bool
 ) -> None:
     connection = await connect(database)

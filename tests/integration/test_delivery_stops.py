@@ -17,9 +17,7 @@ from tests.support.rows import Rows
 from tests.support.workers import Inbox, Watch, open_bus, running, until_idle
 
 
-async def test_stopping_lets_the_running_handler_finish_and_gives_back_what_was_not_started(
-    database: str, connect: Connect
-) -> None:
+async def test_stopping_finishes_the_running_handler_and_releases_the_rest(database: str, connect: Connect) -> None:
     connection = await connect(database)
     async with open_bus(database, grace=10) as bus:
         started: Inbox[int] = Inbox()

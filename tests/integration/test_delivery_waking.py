@@ -13,7 +13,7 @@ from tests.support.orders import INSERT, collect, publish
 from tests.support.workers import Watch, open_bus, running, until_idle
 
 
-async def test_an_open_publisher_holds_up_nobody_and_its_own_event_arrives_after_its_commit(
+async def test_an_open_publisher_delays_nobody_and_its_event_arrives_after_commit(
     database: str, connect: Connect
 ) -> None:
     slow = await connect(database)

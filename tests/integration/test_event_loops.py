@@ -107,7 +107,7 @@ async def buses(database: str) -> AsyncIterator[list[pgbus.Bus]]:
         await one.close()
 
 
-async def test_a_process_that_calls_needs_one_connection_and_one_that_publishes_another(
+async def test_calling_opens_one_connection_and_publishing_another(
     database: str, buses: list[pgbus.Bus], watcher: psycopg.Connection
 ) -> None:
     async with open_bus(database) as server:

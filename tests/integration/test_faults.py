@@ -116,7 +116,7 @@ async def test_workers_do_not_rest_on_what_their_role_is_set_to(
     assert [record for record in caplog.records if "trying" in record.getMessage()] == []
 
 
-async def test_a_publish_on_a_connection_that_only_reads_is_tried_on_another_and_else_told_as_not_published(
+async def test_a_publish_on_a_read_only_connection_is_tried_on_another_or_refused(
     database: str, role: str, connect: Connect
 ) -> None:
     """As after a failover, in which a connection still leads to the old primary."""
@@ -261,7 +261,7 @@ async def test_a_restart_in_which_a_handler_cannot_publish_costs_its_event_no_at
             await connection.close()
 
 
-async def test_a_fault_of_code_in_one_listener_ends_no_other_and_counts_as_a_death_for_its_claims(
+async def test_a_bug_in_one_listener_ends_no_other_and_is_a_crash_for_its_claims(
     bus: pgbus.Bus, database: str, connect: Connect, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("pgbus.aio.backoff.RESTART_PAUSE", 0.01)
@@ -372,7 +372,7 @@ async def test_status_shows_what_has_failed_and_waits_to_begin_again(
     assert re.search(r"listener bad failed in \S+, .*: TypeError: a fault of code", " ".join(shown.stdout.split()))
 
 
-async def test_a_worker_that_an_error_ends_counts_as_dead_for_the_claims_it_cannot_account_for(
+async def test_a_worker_ended_by_an_error_is_dead_for_its_unsettled_claims(
     database: str, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     connection = await connect(database)

@@ -73,7 +73,7 @@ async def test_a_new_listener_may_start_at_the_beginning_and_then_goes_on_live(d
     assert await connection.fetchval("SELECT cursor FROM pgbus.listeners") is None
 
 
-async def test_a_start_from_the_beginning_reads_a_long_log_in_stretches_each_event_once(database: str) -> None:
+async def test_a_listener_from_the_beginning_reads_a_long_log_in_stretches_once(database: str) -> None:
     numbers = range(2 * BATCH + 50)
     await log(database, *numbers)
     async with open_bus(database) as bus:
@@ -86,7 +86,7 @@ async def test_a_start_from_the_beginning_reads_a_long_log_in_stretches_each_eve
     assert sorted(inbox.items) == [-1, *numbers]
 
 
-async def test_an_ordered_listener_from_the_beginning_keeps_the_order_of_old_and_new_events(database: str) -> None:
+async def test_an_ordered_listener_from_the_beginning_orders_old_before_new(database: str) -> None:
     async with open_bus(database) as publisher:
         for number in range(20):
             await publisher.publish({"n": number}, topic="a.b", key="k")
@@ -188,9 +188,7 @@ async def test_changed_options_are_updated_and_logged(
     assert len([message for message in caplog.messages if "has new options" in message]) == 1
 
 
-async def test_a_paused_listener_gets_nothing_on_any_worker_and_all_of_it_when_it_is_resumed(
-    database: str, connect: Connect
-) -> None:
+async def test_a_paused_listener_gets_its_events_only_after_it_is_resumed(database: str, connect: Connect) -> None:
     admin = Admin(await connect(database))
     async with open_bus(database) as one, open_bus(database) as two:
         watch = Watch(one)
@@ -317,9 +315,7 @@ async def test_a_removed_listener_that_is_declared_anew_is_a_new_one(database: s
             await inbox.until(lambda items: 2 in items)
 
 
-async def test_listeners_that_run_do_not_look_for_work_because_another_one_is_registered(
-    database: str, connect: Connect
-) -> None:
+async def test_registering_a_listener_makes_no_other_one_look_for_work(database: str, connect: Connect) -> None:
     count = 60
     async with open_bus(database) as bus:
         for number in range(count):

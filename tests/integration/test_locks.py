@@ -52,7 +52,7 @@ def collect(bus: pgbus.Bus) -> Inbox[int]:
     return inbox
 
 
-async def test_an_event_whose_row_someone_holds_locked_holds_up_no_other_and_comes_later(
+async def test_an_event_whose_row_is_locked_delays_no_other_and_comes_later(
     database: str, connect: Connect, holder: asyncpg.Connection
 ) -> None:
     connection = await connect(database)
@@ -70,7 +70,7 @@ async def test_an_event_whose_row_someone_holds_locked_holds_up_no_other_and_com
                 await until_idle(connection)
 
 
-async def test_the_leader_goes_on_while_someone_holds_any_row_that_its_chores_would_touch(
+async def test_the_leader_goes_on_while_rows_that_its_chores_touch_are_locked(
     database: str, holder: asyncpg.Connection, chores: Maintenance
 ) -> None:
     rows = Rows(holder)
@@ -129,7 +129,7 @@ async def test_pruning_leaves_a_key_that_is_renewed_at_this_moment(
         assert again.event_id == renewed.event_id
 
 
-async def test_retention_gives_up_for_this_minute_at_the_first_partition_that_someone_reads(
+async def test_retention_stops_for_a_minute_at_the_first_partition_in_use(
     holder: asyncpg.Connection, chores: Maintenance
 ) -> None:
     rows = Rows(holder)
@@ -216,7 +216,7 @@ async def test_one_event_is_heard_by_five_thousand_listeners(database: str, conn
             await eventually(lambda: sorted(first.items + second.items) == [1, 2])
 
 
-async def test_a_worker_takes_another_id_when_someone_holds_the_lock_that_goes_with_it(
+async def test_a_worker_takes_another_id_when_the_lock_of_its_id_is_held(
     database: str, holder: asyncpg.Connection
 ) -> None:
     await holder.execute("SELECT pg_advisory_lock(hashtext('pgbus.worker'), 1)")

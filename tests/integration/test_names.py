@@ -28,9 +28,7 @@ def here() -> pgbus.Bus:
     return pgbus.create("postgresql://localhost/nowhere")
 
 
-async def test_a_caller_is_told_of_an_event_that_is_called_and_of_a_misspelt_procedure(
-    bus: pgbus.Bus, database: str
-) -> None:
+async def test_calling_an_event_or_a_misspelt_procedure_names_the_mistake(bus: pgbus.Bus, database: str) -> None:
     bus.client.register_api(AuthApi())
     async with open_bus(database) as caller, running(bus):
         with pytest.raises(pgbus.NoWorkerAvailable, match=r"it is an event, .*bus\.auth\.user_created\.fire"):

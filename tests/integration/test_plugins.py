@@ -36,7 +36,7 @@ class Plain(Named):
         self.calls.append(f"{self.name} {event_message.topic}")
 
 
-async def test_plugins_are_called_by_priority_between_the_hooks_before_them_and_the_others(database: str) -> None:
+async def test_plugins_are_called_by_priority_between_the_hooks_around_them(database: str) -> None:
     calls: list[str] = []
     plugins = [Plain("third", calls), Async("second", calls, priority=200), Async("fourth", calls)]
     async with open_bus(database, plugins=plugins) as bus:

@@ -229,7 +229,7 @@ async def test_the_caller_is_told_of_a_procedure_that_has_not_run(bus: pgbus.Bus
             await bus.call("a.add")
 
 
-async def test_a_deadline_cancels_the_coroutine_of_a_plain_procedure_and_frees_its_place(bus: pgbus.Bus) -> None:
+async def test_a_deadline_cancels_a_plain_procedures_coroutine_and_frees_its_place(bus: pgbus.Bus) -> None:
     inbox: Inbox[str] = Inbox()
 
     async def body(hangs: bool) -> bool:

@@ -61,9 +61,7 @@ async def test_an_instant_that_is_over_is_now(bus: pgbus.Bus, inbox: Inbox[int])
             assert number in await inbox.take(number + 1, timeout=3)
 
 
-async def test_a_sleeping_leader_wakes_for_an_event_that_is_due_earlier_than_the_next_one(
-    bus: pgbus.Bus, inbox: Inbox[int]
-) -> None:
+async def test_a_sleeping_leader_wakes_for_an_event_due_before_the_next_one(bus: pgbus.Bus, inbox: Inbox[int]) -> None:
     watch = Watch(bus)
     async with running(bus):
         await bus.publish({"n": 2}, topic="a.b", delay=3600)
@@ -104,7 +102,7 @@ async def test_cancelling_in_an_open_transaction_does_not_hold_up_the_log(
     assert inbox.items == [3, 2]
 
 
-async def test_an_event_whose_cancelling_is_rolled_back_when_it_is_due_arrives_all_the_same(
+async def test_an_event_whose_cancelling_is_rolled_back_arrives(
     database: str, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sequencer, "BOTTOM_INTERVAL", 0.05)
@@ -127,7 +125,7 @@ async def test_an_event_whose_cancelling_is_rolled_back_when_it_is_due_arrives_a
             assert await numbers.take(2) == [2, 1]
 
 
-async def test_an_event_that_was_due_before_its_transaction_committed_arrives_at_once_after(
+async def test_an_event_due_before_its_commit_arrives_right_after_it(
     database: str, connect: Connect, bus: pgbus.Bus, inbox: Inbox[int]
 ) -> None:
     connection = await connect(database)
@@ -139,7 +137,7 @@ async def test_an_event_that_was_due_before_its_transaction_committed_arrives_at
         assert await inbox.take(2, timeout=3) == [2, 1]
 
 
-async def test_a_second_event_under_a_dedup_key_is_none(bus: pgbus.Bus, inbox: Inbox[int]) -> None:
+async def test_a_second_event_under_a_dedup_key_is_not_published(bus: pgbus.Bus, inbox: Inbox[int]) -> None:
     async with running(bus):
         first = await bus.publish({"n": 1}, topic="a.b", dedup_key="order-1")
         second = await bus.publish({"n": 2}, topic="a.b", dedup_key="order-1")
@@ -177,7 +175,7 @@ async def partitions(connection: asyncpg.Connection) -> list[int]:
     return [row["number"] for row in rows]
 
 
-async def test_after_a_period_the_next_event_and_its_history_go_into_the_next_partition(
+async def test_after_a_period_events_and_history_go_into_the_next_partition(
     database: str, connect: Connect, busy_housekeeping: None
 ) -> None:
     connection = await connect(database)

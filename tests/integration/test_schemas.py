@@ -188,7 +188,7 @@ async def test_what_is_declared_while_a_worker_runs_is_published_too(
             assert await rows(connection, "is_live", AUTH) == [(True,)] * 3
 
 
-async def test_a_worker_whose_connection_broke_does_not_say_again_that_its_version_holds(
+async def test_a_worker_that_reconnects_does_not_log_its_schema_version_again(
     database: str, connection: asyncpg.Connection
 ) -> None:
     async with open_bus(database) as bus:

@@ -98,7 +98,7 @@ def test_a_blocking_handler_with_psycopg_is_killed_at_its_own_statements(
     assert statements[-2:] == ["pgbus's settle_done", "COMMIT"]
 
 
-def test_a_handler_that_marks_the_event_in_the_same_transaction_bears_every_crash(
+def test_a_handler_that_marks_the_event_in_its_transaction_survives_every_crash(
     pgbus_bus: BusUnderTest, kill: Callable[..., CrashReport]
 ) -> None:
     @pgbus_bus.listener(name="h")

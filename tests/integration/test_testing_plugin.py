@@ -165,9 +165,7 @@ def test_a_wrong_pgbus_bus_is_an_error_that_says_so(pytester: pytest.Pytester, r
     assert says in result.stdout.str()
 
 
-def test_the_start_functions_of_the_applications_module_declare_listeners_in_tests_too(
-    pytester: pytest.Pytester, run: Run
-) -> None:
+def test_start_functions_of_the_application_declare_listeners_in_tests(pytester: pytest.Pytester, run: Run) -> None:
     pytester.makepyfile(
         app="""
             import pgbus

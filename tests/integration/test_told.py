@@ -10,7 +10,7 @@ from tests.conftest import Connect
 from tests.support.workers import QUICK_RETRY, open_bus, running, until_idle
 
 
-async def test_a_statement_timeout_at_publish_is_told_as_one_and_not_as_a_lost_connection(
+async def test_a_statement_timeout_at_publish_is_not_reported_as_a_lost_connection(
     database: str, connect: Connect
 ) -> None:
     locked = await connect(database)
@@ -35,7 +35,7 @@ async def test_a_connection_that_the_server_has_cut_is_told_as_closed(
     assert "terminate()" not in str(told.value)
 
 
-async def test_the_first_failure_of_a_handler_is_logged_with_its_traceback_and_the_next_without(
+async def test_only_the_first_failure_of_a_handler_is_logged_with_its_traceback(
     bus: pgbus.Bus, database: str, connect: Connect, caplog: pytest.LogCaptureFixture
 ) -> None:
     @bus.listener("a.b", name="mail", retry=QUICK_RETRY)

@@ -62,7 +62,7 @@ def test_a_query_after_the_commit_began_the_transaction_that_is_lost(bus: pgbus.
         bus.publish_sync({}, topic="a", using=session)
 
 
-async def test_the_same_of_an_async_session_and_connection(bus: pgbus.Bus, async_engine: AsyncEngine) -> None:
+async def test_an_async_session_and_connection_warn(bus: pgbus.Bus, async_engine: AsyncEngine) -> None:
     with LOST:
         async with AsyncSession(async_engine) as session:
             await session.execute(text("SELECT 1"))
@@ -92,7 +92,7 @@ def test_what_ends_by_a_commit_a_rollback_or_an_exception_is_not_warned_of(
             raise KeyError
 
 
-def test_a_scoped_session_that_is_removed_at_the_end_of_a_request_is_not_warned_of(
+def test_a_scoped_session_removed_at_the_end_of_a_request_does_not_warn(
     bus: pgbus.Bus, engine: sqlalchemy.Engine
 ) -> None:
     session = orm.scoped_session(orm.sessionmaker(engine))

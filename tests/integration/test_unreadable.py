@@ -199,7 +199,7 @@ async def test_odd_calls_that_are_there_end_and_others_are_answered(
 
 
 @pytest.mark.parametrize("hooked", [False, True])
-async def test_arguments_that_python_cannot_hold_are_refused_and_no_failure_of_the_procedure(
+async def test_arguments_that_python_cannot_hold_are_refused_not_failed(
     bus: pgbus.Bus, owner: asyncpg.Connection, hooked: bool
 ) -> None:
     if hooked:

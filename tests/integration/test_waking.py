@@ -61,7 +61,7 @@ async def sleep(leader: Store) -> int:
     return wake_slot.slot
 
 
-async def test_a_transaction_that_publishes_row_by_row_shares_no_more_slots_once_it_is_older_than_a_second(
+async def test_a_transaction_older_than_a_second_shares_no_more_slots_row_by_row(
     leader: Store, publisher: asyncpg.Connection
 ) -> None:
     async def is_old() -> bool:
@@ -80,7 +80,7 @@ async def test_a_transaction_that_publishes_row_by_row_shares_no_more_slots_once
     await eventually(lambda: heard == [""])
 
 
-async def test_preparing_a_transaction_that_publishes_is_refused_whether_the_leader_sleeps_or_not(
+async def test_a_prepared_transaction_may_not_publish_awake_or_asleep(
     preparing_server: EmbeddedPostgres, connect: Connect
 ) -> None:
     migrate.upgrade(preparing_server.dsn())

@@ -158,7 +158,7 @@ def test_a_database_that_is_further_already_stays_as_it_is(project: Project) -> 
     migrate.check(project.dsn)
 
 
-def test_the_offline_script_gives_the_same(project: Project, programs: Path) -> None:
+def test_the_offline_script_gives_alembics_schema(project: Project, programs: Path) -> None:
     command.upgrade(project.config, "head", sql=True)
     psql = [str(programs / "psql"), "-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", project.dsn, "-f", "-"]
     answer = subprocess.run(psql, input=project.output.getvalue(), capture_output=True, text=True, check=False)

@@ -50,7 +50,7 @@ def test_the_wheel_holds_the_package_its_types_its_sql_and_its_migrations(wheel:
     assert {name.split("/")[0] for name in names} == {"pgbus", "pytest_pgbus.py", metadata.split("/")[0]}
 
 
-async def test_an_installed_pgbus_upgrades_a_database_and_runs_the_example_of_the_readme(
+async def test_an_installed_pgbus_upgrades_a_database_and_runs_the_readmes_example(
     installed: Path, empty_database: str, tmp_path: Path
 ) -> None:
     write_files(ROOT / "README.md", tmp_path)

@@ -180,7 +180,7 @@ async def test_freeing_and_finding_claims_looks_only_at_claims(plans: Plans) -> 
         assert plan.steps < 5_000
 
 
-async def test_the_poll_for_lost_notifications_uses_the_indexes_of_what_can_be_claimed(plans: Plans) -> None:
+async def test_the_poll_for_lost_notifications_uses_indexes(plans: Plans) -> None:
     plan = await plans.explain("find_ready_listeners", listener_ids=[1, 2, 3, 4])
     assert plan.indexes <= {"deliveries_ready", "deliveries_due", "deliveries_lanes"}
 
@@ -221,7 +221,7 @@ async def test_a_listener_that_is_known_is_registered_again_without_a_look_at_th
     assert not {relation for relation in plan.relations if relation.startswith("events")}
 
 
-async def test_the_place_of_an_instant_is_found_without_reading_the_log_before_or_after_it(plans: Plans) -> None:
+async def test_the_position_of_an_instant_is_found_without_reading_the_whole_log(plans: Plans) -> None:
     for age in (0.0, 10_000.0, 1e9):
         instant = datetime.now(UTC) - timedelta(seconds=age)
         plan = await plans.explain("find_position_at", instant=instant)

@@ -214,7 +214,7 @@ def test_a_named_tuple_is_read_from_an_array_too_as_it_was_written_once() -> Non
         decoder(Point)("[1,2,3]")
 
 
-def test_fields_that_a_class_does_not_know_are_dropped_and_missing_ones_left_to_their_defaults() -> None:
+def test_unknown_fields_are_dropped_and_missing_ones_take_their_defaults() -> None:
     assert decoder(Point)('{"x":1,"z":3}') == Point(1, 7)
     assert decoder(User)('{"name":"Tom","address":{"city":"Rome"},"later":1}') == User("Tom", Address("Rome"))
     with pytest.raises(UnhandledEventError, match="missing required field `x`"):
@@ -275,7 +275,7 @@ def test_lenient_casting_takes_texts_for_numbers(hint: Any, given: object, expec
         (time, "10:00", time(10)),
     ],
 )
-def test_what_is_taken_leniently(hint: Any, given: object, expected: object) -> None:
+def test_lenient_casting_takes_look_alikes(hint: Any, given: object, expected: object) -> None:
     assert caster(hint, strict=False)(given) == expected
 
 
@@ -290,7 +290,7 @@ def test_what_is_taken_leniently(hint: Any, given: object, expected: object) -> 
         (dict[date, int], {"soon": 1}, " (a key)"),
     ],
 )
-def test_what_is_not_even_taken_leniently(hint: Any, given: object, place: str) -> None:
+def test_lenient_casting_refuses_values_of_another_kind(hint: Any, given: object, place: str) -> None:
     with pytest.raises(ValueError, match=r"Expected|Invalid") as refused:
         caster(hint, strict=False)(given)
     assert explain(refused.value)[1] == place

@@ -48,7 +48,7 @@ def test_a_pyproject_without_our_table_is_no_configuration(tmp_path: Path) -> No
     assert load(tmp_path) == replace(load(tmp_path), sources={})
 
 
-def test_an_argument_that_is_none_and_a_variable_that_is_empty_count_as_not_given(tmp_path: Path) -> None:
+def test_an_argument_of_none_and_an_empty_variable_count_as_not_given(tmp_path: Path) -> None:
     config = load(tmp_path, environ={"PGBUS_LEASE": "7", "PGBUS_DSN": ""}, lease=None)
     assert (config.lease, config.dsn) == (7.0, None)
 
@@ -195,7 +195,7 @@ def test_every_api_has_the_built_in_settings_when_none_are_given(tmp_path: Path)
     assert built_in == BUILT_IN
 
 
-def test_an_api_takes_each_setting_from_its_own_table_then_from_default_then_built_in(tmp_path: Path) -> None:
+def test_an_api_takes_each_setting_from_its_table_then_default_then_built_in(tmp_path: Path) -> None:
     (tmp_path / "pgbus.toml").write_text(
         """
         [apis.default]

@@ -50,7 +50,7 @@ def test_two_files_at_once_are_refused(tmp_path: Path) -> None:
         load(tmp_path)
 
 
-def test_a_file_that_is_named_beats_the_one_that_a_variable_names_beats_those_of_the_directory(tmp_path: Path) -> None:
+def test_a_named_file_beats_a_variables_file_beats_the_directorys_files(tmp_path: Path) -> None:
     for name, lease in (("pgbus.toml", 70), ("variable.json", 80), ("named.yaml", 90)):
         text = f"lease = {lease}" if name.endswith(".toml") else f'{{"lease": {lease}}}'
         (tmp_path / name).write_text(text)
@@ -172,7 +172,7 @@ def test_a_file_of_another_format_is_an_error(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------------------------ variables
 
 
-def test_variables_are_put_into_the_texts_of_a_file_and_read_as_what_the_setting_needs(tmp_path: Path) -> None:
+def test_variables_in_a_file_are_filled_in_and_read_as_the_settings_type(tmp_path: Path) -> None:
     (tmp_path / "pgbus.yaml").write_text(
         """
         dsn: postgresql://app:${DB_PASSWORD}@${DB_HOST}/shop

@@ -132,7 +132,7 @@ def test_each_of_several_events_has_to_fit() -> None:
     declare(Placed, Reserved, takes=AnyEvent)
 
 
-def test_a_class_without_a_topic_is_decoded_as_the_declared_class_that_derives_from_it() -> None:
+def test_a_class_without_a_topic_is_decoded_as_its_declared_subclass() -> None:
     decode = EventDecoder(Recorded, classes=[Placed])
     assert decode(stored("sales.placed", {"by": "a", "order_id": 1})) == Placed("a", 1)
 

@@ -41,9 +41,7 @@ LINK, PASSING, VALUES, PRIVILEGE, CODE = Fault
     ("58030", PASSING), ("F0000", PASSING), ("P0001", PASSING), ("XX000", PASSING), ("XX002", PASSING),
     ("ZZ999", PASSING),
 ])  # fmt: skip
-def test_an_error_of_the_server_is_judged_by_its_sqlstate_whichever_driver_brings_it(
-    sqlstate: str, fault: Fault
-) -> None:
+def test_an_error_of_the_server_is_judged_by_its_sqlstate_with_every_driver(sqlstate: str, fault: Fault) -> None:
     by_asyncpg: Any = asyncpg.PostgresError.new({"C": sqlstate, "M": "so"})
     by_psycopg: Any = psycopg.Error("so")
     by_psycopg.sqlstate = sqlstate
@@ -98,7 +96,7 @@ def test_tries_say_once_that_they_fail_and_once_that_they_succeed_again(caplog: 
     ]  # fmt: skip
 
 
-def test_tries_leave_it_to_the_session_to_say_that_the_database_is_away_for_a_moment(
+def test_tries_during_a_short_outage_leave_the_logging_to_the_session(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     tries = Tries("claim")

@@ -114,7 +114,7 @@ def test_the_sessionmaker_of_an_annotation_is_known() -> None:
     assert inspect_handler(handle, batch=False).wanted == Wanted("sqlalchemy_async", AsyncSession, make_session)
 
 
-def test_methods_partials_and_callable_objects_are_inspected_without_self_and_bound_arguments() -> None:
+def test_methods_partials_and_callables_are_inspected_without_bound_arguments() -> None:
     class Service:
         def method(self, event: Animal) -> None: ...
 

@@ -147,7 +147,7 @@ def test_a_class_that_looks_after_its_fields_and_leaves_them_is_taken() -> None:
     assert published(Lowered("TOM", tags=(1, {2}), by="me")) == '{"name":"tom","amount":{"cents":1},"tags":[1,[2]]}'
 
 
-def test_a_dataclass_that_cannot_be_made_of_its_fields_is_refused_when_it_is_declared() -> None:
+def test_a_dataclass_that_its_fields_cannot_make_is_refused_when_declared() -> None:
     @dataclass
     class Made:
         a: int
@@ -208,7 +208,7 @@ def procedure(handler: Any) -> Procedure:
     return make_procedure("losses.call", handler, concurrency=None, timeout=None, settings=ApiConfig())
 
 
-def test_arguments_that_the_procedure_would_not_get_as_they_are_are_refused_to_the_caller() -> None:
+def test_arguments_that_would_reach_the_procedure_changed_are_refused() -> None:
     def take(one: Doubled, other: int = 1) -> None: ...
 
     given: dict[str, object] = {"one": Doubled(1)}
@@ -226,7 +226,7 @@ def test_a_result_that_the_caller_would_not_get_as_it_is_is_refused() -> None:
         procedure(give).check('[{"number":2}]', [Doubled(1)])
 
 
-def test_a_procedure_that_returns_what_nobody_could_read_is_refused_when_it_is_declared() -> None:
+def test_a_procedure_with_an_unreadable_result_type_is_refused_when_declared() -> None:
     model = make(pydantic.SecretStr)
 
     def give(): ...  # type: ignore[no-untyped-def] # annotated below, with what is made here

@@ -183,7 +183,7 @@ def test_aliases_that_are_read_as_they_are_written_are_taken(field: Any) -> None
 # ---------------------------------------------------------------------------------------- pydantic, refused by instance
 
 
-def test_a_serializer_that_the_model_cannot_read_is_refused_with_the_fields_name() -> None:
+def test_a_serializer_that_the_model_cannot_read_is_refused_by_field_name() -> None:
     @event("losses.one_way")
     class OneWay(pydantic.BaseModel):
         price: Annotated[Decimal, pydantic.PlainSerializer(lambda value: f"EUR {value}")]

@@ -37,7 +37,7 @@ LISTENER = [
 
 
 @pytest.mark.parametrize(("options", "said"), LISTENER, ids=str)
-def test_of_a_listener(bus: pgbus.Bus, options: dict[str, Any], said: str) -> None:
+def test_wrong_options_of_a_listener_are_refused(bus: pgbus.Bus, options: dict[str, Any], said: str) -> None:
     with pytest.raises(pgbus.ConfigurationError) as refused:
         bus.listener("a.b", **{"name": "mail", **options})(handle)
     assert str(refused.value) == f"listener 'mail': {said}"
@@ -47,14 +47,14 @@ def test_of_a_listener(bus: pgbus.Bus, options: dict[str, Any], said: str) -> No
 
 
 @pytest.mark.parametrize("name", [5, "", b"mail"])
-def test_of_a_listeners_name(bus: pgbus.Bus, name: Any) -> None:
+def test_wrong_names_of_a_listener_are_refused(bus: pgbus.Bus, name: Any) -> None:
     with pytest.raises(pgbus.ConfigurationError, match="name is a string of 1 to 255 characters, not"):
         bus.listener("a.b", name=name)(handle)
     with pytest.raises(pgbus.ConfigurationError, match="listener_name is a string of 1 to 255 characters, not"):
         bus.a.b.listen(handle, listener_name=name)
 
 
-def test_of_a_listeners_batch(bus: pgbus.Bus) -> None:
+def test_a_wrong_batch_of_a_listener_is_refused(bus: pgbus.Bus) -> None:
     with pytest.raises(pgbus.ConfigurationError, match="batch is True or False, not 'yes'"):
         bus.listener("a.b", name="mail", batch="yes")(handle)  # type: ignore[call-overload]
 
@@ -76,13 +76,13 @@ async def test_bus_options_are_a_mapping(bus: pgbus.Bus, options: Any) -> None:
         ({"timeout": "3"}, "timeout is a number of seconds, more than 0, not '3'"),
     ],
 )
-def test_of_a_procedure(bus: pgbus.Bus, options: dict[str, Any], said: str) -> None:
+def test_wrong_options_of_a_procedure_are_refused(bus: pgbus.Bus, options: dict[str, Any], said: str) -> None:
     with pytest.raises(pgbus.ConfigurationError) as refused:
         bus.procedure("a.b", **options)(lambda: None)
     assert str(refused.value) == f"procedure 'a.b': {said}"
 
 
-def test_of_a_procedures_name(bus: pgbus.Bus) -> None:
+def test_wrong_names_of_a_procedure_are_refused(bus: pgbus.Bus) -> None:
     with pytest.raises(pgbus.ConfigurationError, match=r"name it by a string, .* and not 7"):
         bus.procedure(7)  # type: ignore[arg-type] # that is the point
 
@@ -94,7 +94,7 @@ def test_of_a_procedures_name(bus: pgbus.Bus) -> None:
         ({"wait": "yes"}, "a.b: wait is True or False, not 'yes'"),
     ],
 )
-async def test_of_a_call(bus: pgbus.Bus, options: dict[str, Any], said: str) -> None:
+async def test_wrong_options_of_a_call_are_refused(bus: pgbus.Bus, options: dict[str, Any], said: str) -> None:
     with pytest.raises(pgbus.ConfigurationError) as refused:
         await bus.call("a.b", **options)
     assert str(refused.value) == said
@@ -110,7 +110,7 @@ async def test_of_a_call(bus: pgbus.Bus, options: dict[str, Any], said: str) -> 
         ({"seconds": "5"}, "an interval is numbers of its units"),
     ],
 )
-def test_of_a_schedule(bus: pgbus.Bus, options: dict[str, Any], said: str) -> None:
+def test_wrong_options_of_a_schedule_are_refused(bus: pgbus.Bus, options: dict[str, Any], said: str) -> None:
     with pytest.raises(pgbus.InvalidSchedule) as refused:
         bus.client.every(**{"hours": 1, "name": "tick", **options})(lambda: None)
     assert said in str(refused.value)
@@ -131,7 +131,7 @@ def test_of_a_schedules_time_zone(bus: pgbus.Bus) -> None:
         ({"jitter": 2}, "retry: jitter is a number between 0 and 1, not 2"),
     ],
 )
-def test_of_a_retry_policy(options: dict[str, Any], said: str) -> None:
+def test_wrong_values_of_a_retry_policy_are_refused(options: dict[str, Any], said: str) -> None:
     with pytest.raises(pgbus.ConfigurationError) as refused:
         pgbus.RetryPolicy(**options)
     assert str(refused.value) == said

@@ -44,7 +44,7 @@ def test_with_other_workers_less_is_kept_at_hand() -> None:
     assert pace.batch == 80
 
 
-def test_one_slow_claim_slows_the_pace_at_once_and_quick_ones_quicken_it_bit_by_bit() -> None:
+def test_the_pace_slows_at_one_slow_claim_and_quickens_bit_by_bit() -> None:
     pace = adaptive(seconds=0.001)
     quick = pace.reserve
     pace.saw_work(events=1, seconds=1)

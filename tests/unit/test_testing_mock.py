@@ -293,7 +293,7 @@ class TestDecorator:
 
         assert [type(argument) for argument in test("one")] == [str, MockResult]
 
-    def test_a_class_is_refused(self) -> None:
+    def test_mocking_a_class_is_refused(self) -> None:
         with pytest.raises(TypeError, match="decorates a test function"):
             bus_mocker(self.module_bus)(TestDecorator)
 
@@ -302,7 +302,7 @@ class TestOfUnittest(unittest.TestCase):
     bus = pgbus.create(NOWHERE)
 
     @bus_mocker(bus)
-    def test_camel_case(self, mock: MockResult) -> None:
+    def test_assertions_have_names_in_camel_case(self, mock: MockResult) -> None:
         mock.mockEventFiring("a.b")
         self.bus.publish_sync({}, topic="a.b", using=SESSION)
         mock.assertEventFired("a.b", times=1)
@@ -312,7 +312,7 @@ class TestOfAsyncUnittest(unittest.IsolatedAsyncioTestCase):
     bus = pgbus.create(NOWHERE)
 
     @bus_mocker(bus)
-    async def test_a_mocked_call(self, mock: MockResult) -> None:
+    async def test_a_mocked_call_returns_what_the_test_gave(self, mock: MockResult) -> None:
         mock.mockRpcCall("stock.take", result=[1])
         assert await self.bus.call("stock.take") == [1]
         mock.assertRpcCalled("stock.take")

@@ -30,7 +30,7 @@ def test_three_in_the_morning_is_three_by_the_clock_in_summer_and_in_winter() ->
     assert due("0 3 * * *", "2026-10-23T12:00", 3) == ["10-24 01:00", "10-25 02:00", "10-26 02:00"]
 
 
-def test_a_time_that_the_clock_skips_in_spring_counts_for_the_first_one_after_it() -> None:
+def test_a_time_that_the_clock_skips_in_spring_is_the_first_one_after_it() -> None:
     # At two it is three.
     assert due("30 2 * * *", "2026-03-28T12:00", 2) == ["03-29 01:00", "03-30 00:30"]
     assert due("15,45 2 * * *", "2026-03-28T12:00", 2) == ["03-29 01:00", "03-30 00:15"]

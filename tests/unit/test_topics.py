@@ -15,7 +15,7 @@ def test_words_joined_by_dots_are_a_topic(topic: str) -> None:
     "topic",
     ["", ".", "a.", ".a", "a..b", "a b", "a\n", "ä", "a.*", "**", "a/b", "a:b", "a\x00", "a" * (MAX_TOPIC_LENGTH + 1)],
 )
-def test_anything_else_is_not(topic: str) -> None:
+def test_a_malformed_topic_is_refused(topic: str) -> None:
     with pytest.raises(InvalidEventError) as refused:
         check_topic(topic)
     assert refused.value.field == "topic"

@@ -162,7 +162,7 @@ class Moved(msgspec.Struct):
     by: str = ""
 
 
-def test_an_event_of_a_class_is_checked_when_published_unless_its_api_says_not_to() -> None:
+def test_an_event_of_a_class_is_checked_at_publish_unless_its_api_opts_out() -> None:
     wrong = Moved(Place("home", Point("one")))  # type: ignore[arg-type] # what it is about
     limits = Limits()
     with pytest.raises(InvalidEventArguments, match=r"^place\.at\.x: Expected `int`, got `str`$") as refused:
@@ -216,7 +216,7 @@ def test_arguments_of_calls_are_cast_unless_the_api_says_not_to(settings: ApiCon
     assert procedure(settings).decode(written(place=PLACE, more=[1])) == {"place": expected, "more": [1]}
 
 
-def test_arguments_of_calls_that_do_not_fit_are_refused_unless_the_api_says_not_to() -> None:
+def test_arguments_of_calls_are_checked_unless_the_api_opts_out() -> None:
     wrong = {"place": {"name": "home", "at": {"x": "one"}}, "limit": "4"}
     for settings in (ApiConfig(), UNCAST):
         with pytest.raises(InvalidArguments, match=r"do not fit geo\.find: place\.at\.x: Expected `int`") as refused:

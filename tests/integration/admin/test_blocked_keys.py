@@ -104,7 +104,7 @@ async def test_an_event_is_not_put_aside_for_a_dead_letter_that_is_gone(
     assert await owed(rows) == [(2, "waiting")]
 
 
-async def test_a_worker_that_puts_an_event_aside_waits_for_the_operator_who_takes_its_dead_letter(
+async def test_a_worker_that_blocks_an_event_waits_for_who_takes_the_dead_letter(
     rows: Rows, poisoned: Poisoned, database: str, connect: Connect
 ) -> None:
     operator, worker = await connect(database), await connect(database)
@@ -116,7 +116,7 @@ async def test_a_worker_that_puts_an_event_aside_waits_for_the_operator_who_take
     assert await owed(rows) == [(2, "waiting")]
 
 
-async def test_an_operator_who_takes_a_dead_letter_waits_for_the_worker_that_puts_an_event_aside(
+async def test_an_operator_who_takes_a_dead_letter_waits_for_who_blocks_an_event(
     admin: Admin, rows: Rows, poisoned: Poisoned, database: str, connect: Connect
 ) -> None:
     worker = await connect(database)

@@ -19,7 +19,7 @@ from tests.support.rows import Rows
 # ---------------------------------------------------------------------------------------------------------- connecting
 
 
-async def test_connecting_to_a_database_that_is_not_there_says_so_without_the_password() -> None:
+async def test_connecting_to_an_absent_database_names_it_without_the_password() -> None:
     with pytest.raises(DatabaseUnreachableError, match=r"127\.0\.0\.1:1/nothing") as caught:
         async with Admin.connect(Config(dsn="postgresql://adam:s3cret@127.0.0.1:1/nothing")):
             pass
@@ -75,7 +75,7 @@ async def test_status_shows_where_each_listener_stands(admin: Admin, rows: Rows)
     assert (replay.state, replay.cursor, replay.lag_events) == ("paused", 9, 2)
 
 
-async def test_a_worker_is_live_while_its_lock_is_held_and_leads_while_it_holds_the_leaders(
+async def test_a_worker_lives_and_leads_while_it_holds_the_locks_of_that(
     admin: Admin, database: str, connect: Connect
 ) -> None:
     leader, other = Rows(await connect(database)), Rows(await connect(database))

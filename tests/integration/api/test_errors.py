@@ -15,7 +15,7 @@ from tests.support.auth import Heard, dead_errors, is_settled, outcomes, working
 
 
 @pytest.mark.parametrize("is_async", [True, False])
-async def test_a_failure_that_is_only_logged_is_not_tried_again_and_the_next_event_flows(
+async def test_a_failure_that_is_only_logged_is_not_retried_and_the_next_event_flows(
     bus: pgbus.Bus,
     database: str,
     connect: Connect,
@@ -65,7 +65,7 @@ async def test_a_failure_is_tried_again_and_stops_no_worker(bus: pgbus.Bus, data
     assert await outcomes(connection, "gone") == ["retry", "done"]
 
 
-async def test_an_event_that_does_not_fit_its_handler_is_dead_at_once_and_the_next_flows(
+async def test_an_event_that_does_not_fit_its_handler_is_dead_and_the_next_flows(
     database: str, connect: Connect
 ) -> None:
     heard = Heard()

@@ -59,7 +59,7 @@ async def test_a_dotted_api_name_is_a_path_of_more_words(bus: pgbus.Bus) -> None
         assert await heard.wait(1) == [7]
 
 
-async def test_an_api_named_like_an_attribute_of_the_bus_is_reached_through_the_client(bus: pgbus.Bus) -> None:
+async def test_an_api_named_like_an_attribute_of_the_bus_works_through_the_client(bus: pgbus.Bus) -> None:
     class ConfigApi(Api):
         changed = Event(parameters=("name",))
 

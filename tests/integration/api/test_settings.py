@@ -19,7 +19,7 @@ class AuthApi(Api):
         name = "auth"
 
 
-async def test_a_call_waits_as_long_as_it_says_else_its_procedure_else_its_api_else_the_setting(database: str) -> None:
+async def test_the_timeout_of_a_call_is_its_own_its_procedures_its_apis_or_a_default(database: str) -> None:
     apis = {"slow": {"rpc_timeout": 0.2}}
     async with open_bus(database, rpc_timeout=0.3, apis=apis) as bus, open_bus(database) as server:
 

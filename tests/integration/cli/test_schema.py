@@ -133,7 +133,7 @@ def mail(event: User) -> None: ...
     assert said == "breaks listener mail: event auth.user_created\n    `email` is needed, and is missing\n"
 
 
-def test_check_refuses_a_listener_that_takes_another_event_than_it_is_declared_for(module: Path) -> None:
+def test_check_refuses_a_listener_whose_handler_takes_another_event(module: Path) -> None:
     schema(module, "dump", "--local", "-o", "others.json")
     code = """
 from dataclasses import dataclass

@@ -263,7 +263,7 @@ def test_an_async_function_cannot_have_djangos_transaction() -> None:
         bus.listener(ItemStored, name="async_in_atomic", transactional=True)(handle)
 
 
-def test_a_connection_that_the_server_closed_is_opened_again_for_the_next_handler() -> None:
+def test_a_connection_closed_by_the_server_is_reopened_for_the_next_handler() -> None:
     def handle() -> int:
         return int(Arrival.objects.count())
 

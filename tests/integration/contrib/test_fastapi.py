@@ -239,7 +239,7 @@ async def test_a_handler_of_the_application_for_the_error_comes_before_the_middl
         assert (await http.get("/price")).text == "prices.get rests"
 
 
-async def test_a_worker_in_the_servers_process_lives_within_the_applications_own_lifespan(
+async def test_a_worker_in_the_servers_process_lives_within_the_applications_lifespan(
     bus: pgbus.Bus, connection: asyncpg.Connection, sessions: Sessions
 ) -> None:
     steps: list[str] = []
@@ -266,7 +266,7 @@ async def test_a_worker_in_the_servers_process_lives_within_the_applications_own
     assert steps == ["opened", "closed with 0 workers"]
 
 
-async def test_without_a_worker_the_lifespan_connects_nothing_and_closes_what_was_used(
+async def test_a_lifespan_without_a_worker_connects_nothing_and_closes_the_bus(
     bus: pgbus.Bus, connection: asyncpg.Connection
 ) -> None:
     async def opened() -> int:

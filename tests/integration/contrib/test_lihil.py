@@ -42,7 +42,7 @@ from tests.support.lihil_users import (  # noqa: E402
 # ------------------------------------------------------------------------------------------------------------- publish
 
 
-async def test_publish_runs_the_handlers_in_order_before_it_returns_and_no_worker_runs_them_again(
+async def test_publish_runs_local_handlers_in_order_and_no_worker_repeats_them(
     bus: pgbus.Bus, connection: asyncpg.Connection
 ) -> None:
     seen: list[str] = []
@@ -62,7 +62,7 @@ async def test_publish_runs_the_handlers_in_order_before_it_returns_and_no_worke
     assert await connection.fetchval("SELECT count(*) FROM pgbus.attempts WHERE outcome = 'done'") == 2
 
 
-async def test_the_first_error_undoes_the_event_and_what_handlers_wrote_and_later_ones_do_not_run(
+async def test_the_first_error_rolls_back_the_event_and_skips_later_handlers(
     bus: pgbus.Bus, connection: asyncpg.Connection, sessions: Sessions
 ) -> None:
     seen: list[str] = []
@@ -108,7 +108,7 @@ async def test_durable_publishing_leaves_the_handlers_to_a_worker(
     assert await counts(connection) == (2, 2)
 
 
-async def test_an_event_that_nobody_hears_here_is_refused_unless_the_terminal_allows_it(bus: pgbus.Bus) -> None:
+async def test_an_event_without_a_local_handler_is_refused_unless_allowed(bus: pgbus.Bus) -> None:
     strict, open_ = terminal_of(bus), terminal_of(bus, allow_unrouted=True)
     with pytest.raises(UnregisteredMessageError):
         await strict.create_event_bus(strict.graph).publish(UserGreeted("ada"))
@@ -137,7 +137,7 @@ async def test_a_strategy_may_run_handlers_at_once(bus: pgbus.Bus) -> None:
 # ---------------------------------------------------------------------------------------------------------- hierarchy
 
 
-async def test_a_handler_of_a_parent_hears_every_subclass_also_one_that_is_defined_later(
+async def test_a_handler_of_a_parent_hears_subclasses_that_are_defined_later(
     bus: pgbus.Bus, connection: asyncpg.Connection
 ) -> None:
     heard: Inbox[UserEvent] = Inbox()
@@ -185,7 +185,7 @@ async def test_a_subclass_that_only_another_service_knows_comes_as_the_parent(
         assert await heard.take(1) == [UserEvent("ada")]
 
 
-async def test_a_handler_that_is_registered_twice_and_a_registry_of_lihils_own_are_refused(bus: pgbus.Bus) -> None:
+async def test_a_handler_registered_twice_and_lihils_own_registry_are_refused(bus: pgbus.Bus) -> None:
     from lihil.plugins.bus import MessageRegistry as Stock
 
     async def hear(event: UserEvent, _: Any) -> None: ...
@@ -245,7 +245,7 @@ async def test_handlers_get_dependencies_resources_and_instances_of_their_class(
     assert sorted(names) == ["ada", "eve", "greeted ada", "greeted eve"]
 
 
-async def test_a_handler_publishes_through_its_bus_with_its_transaction_and_as_the_cause(
+async def test_a_handler_publishes_in_its_transaction_with_its_event_as_the_cause(
     bus: pgbus.Bus, connection: asyncpg.Connection
 ) -> None:
     heard: Inbox[str] = Inbox()

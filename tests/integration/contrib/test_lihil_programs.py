@@ -126,7 +126,7 @@ bus = terminal.bus
 """
 
 
-async def test_a_worker_of_another_service_hears_a_subclass_it_does_not_know_with_its_context_and_once(
+async def test_another_service_hears_an_unknown_subclass_once_with_its_context(
     services: Services,
 ) -> None:
     await services.connection.execute("CREATE TABLE mails (text text)")

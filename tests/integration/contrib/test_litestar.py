@@ -154,7 +154,7 @@ async def test_a_failing_listener_is_retried_and_dead_lettered_alone(
     assert heard.items == ["adam", "adam"]
 
 
-async def test_an_argument_that_a_listener_does_not_take_is_a_dead_letter_at_once_that_names_it(
+async def test_an_argument_that_a_listener_does_not_take_is_named_in_a_dead_letter(
     bus: pgbus.Bus, connection: asyncpg.Connection
 ) -> None:
     """L4"""

@@ -202,7 +202,7 @@ async def test_an_application_does_not_start_in_a_database_without_the_bus(empty
                 pass
 
 
-async def test_an_event_that_is_emitted_while_the_database_is_away_is_published_when_it_is_back(
+async def test_an_event_emitted_during_an_outage_is_published_after_it(
     database: str, connect: Connect, caplog: pytest.LogCaptureFixture
 ) -> None:
     @listener("counted")

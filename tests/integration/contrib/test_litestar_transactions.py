@@ -158,7 +158,7 @@ async def test_an_event_and_an_explicit_commit_may_come_in_any_order(
         assert await shop.counts() == (1, 1)
 
 
-async def test_an_event_of_a_handler_without_a_session_is_persisted_before_the_response(open_shop: OpenShop) -> None:
+async def test_an_event_of_a_handler_without_a_session_is_stored_before_the_response(open_shop: OpenShop) -> None:
     @post("/")
     async def create(request: AsyncRequest) -> None:
         request.app.emit("user_created", email="adam")
@@ -324,7 +324,7 @@ async def test_sessions_of_ones_own_are_found_by_the_plugins_option(open_shop: O
         assert await shop.counts() == (1, 1)
 
 
-async def test_events_after_the_response_and_outside_of_requests_are_published_by_themselves(
+async def test_events_outside_of_a_request_are_published_in_their_own_transaction(
     open_shop: OpenShop,
 ) -> None:
     async def later(app: Litestar) -> None:

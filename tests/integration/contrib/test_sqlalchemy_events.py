@@ -162,7 +162,7 @@ async def test_a_schema_translate_map_leads_to_another_namespace(
     assert await topics(observer) == []
 
 
-async def test_listeners_hear_of_it(database: str, session: Session) -> None:
+async def test_listeners_hear_recorded_events(database: str, session: Session) -> None:
     async with open_bus(database) as bus:
         inbox: Inbox[OrderPlaced] = Inbox()
 
@@ -179,7 +179,7 @@ async def test_listeners_hear_of_it(database: str, session: Session) -> None:
 # ---------------------------------------------------------------------------------------------------------- recording
 
 
-async def test_recorded_events_are_published_with_the_change_in_the_order_of_recording(
+async def test_recorded_events_are_published_with_their_change_in_order(
     session: Session, observer: asyncpg.Connection
 ) -> None:
     first, second = Order(id=1, sku="pen"), Order(id=2, sku="ink")
@@ -204,7 +204,7 @@ async def test_a_function_makes_the_event_when_the_database_has_given_the_id(
     assert payload == {"order_id": await observer.fetchval("SELECT id FROM orders"), "sku": "pen"}
 
 
-async def test_an_aggregate_without_another_change_publishes_too_and_is_kept_until_then(
+async def test_an_aggregate_without_another_change_is_kept_and_publishes(
     session: Session, observer: asyncpg.Connection
 ) -> None:
     await observer.execute("INSERT INTO orders VALUES (1, 'pen')")

@@ -56,7 +56,7 @@ async def test_a_transactions_events_pass_through_hooks_and_middleware(
     assert attempt.event.payload == 1  # as it was published
 
 
-async def test_committed_events_do_too(bus: pgbus.Bus, wrapped: list[str]) -> None:
+async def test_committed_events_pass_through_hooks_and_middleware(bus: pgbus.Bus, wrapped: list[str]) -> None:
     await bus.publish(1, topic="n")
     assert len(await deliver_now(bus)) == 1
     assert wrapped == ["before", "in", "async 2", "out", "after"]

@@ -15,7 +15,7 @@ from tests.support.rehearsal import OrderEvent, OrderPlaced, rows_left
 from tests.support.workers import Inbox, open_bus, running
 
 
-async def test_what_a_transaction_published_is_delivered_in_it_and_nobody_else_ever_sees_it(
+async def test_events_of_a_transaction_are_delivered_in_it_unseen_by_others(
     bus: pgbus.Bus, connection: asyncpg.Connection, outside: asyncpg.Connection
 ) -> None:
     @bus.listener(name="confirm")
@@ -137,7 +137,7 @@ async def test_a_handler_cancels_what_the_transaction_has_scheduled(
         assert await connection.fetchval("SELECT count(*) FROM pgbus.outbox") == 0
 
 
-async def test_a_handlers_error_comes_through_at_once_and_leaves_the_transaction_usable(
+async def test_a_handlers_error_is_raised_at_once_and_leaves_the_transaction_usable(
     bus: pgbus.Bus, connection: asyncpg.Connection
 ) -> None:
     called: list[int] = []

@@ -68,7 +68,7 @@ async def test_a_failed_batch_is_tried_event_by_event_and_only_the_culprit_is_re
     assert sorted(json.loads(row["payload"])["n"] for row in done) == [0, 1, 2, 4, 5]
 
 
-async def test_an_undecodable_event_of_a_batch_is_dead_and_the_others_are_handled_together(
+async def test_an_undecodable_event_of_a_batch_is_dead_and_the_rest_handled_together(
     database: str, connect: Connect
 ) -> None:
     connection = await connect(database)

@@ -24,7 +24,7 @@ from tests.support.workers import Inbox, Watch, open_bus, running, until_idle
     ['{"n": "seven"}', "{}", "[]", "null", '{"n": 1.5}'],
     ids=["wrong type", "missing field", "a list", "null", "a fraction"],
 )
-async def test_a_payload_that_does_not_fit_is_dead_at_the_first_attempt_and_others_go_on(
+async def test_a_payload_that_does_not_fit_is_dead_at_once_and_others_go_on(
     database: str, connect: Connect, payload: str
 ) -> None:
     connection = await connect(database)
@@ -47,7 +47,7 @@ async def test_a_payload_that_does_not_fit_is_dead_at_the_first_attempt_and_othe
     assert error.startswith("UnhandledEventError: the payload does not fit AsDataclass: ")
 
 
-async def test_an_event_of_a_class_that_the_handler_does_not_know_is_dead_with_the_reason(
+async def test_an_event_of_a_class_unknown_to_the_handler_is_dead_with_the_reason(
     database: str, connect: Connect
 ) -> None:
     connection = await connect(database)

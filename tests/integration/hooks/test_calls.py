@@ -79,7 +79,7 @@ async def test_hooks_after_a_call_are_told_of_its_failure(
     assert error.__name__ in results[1].result
 
 
-async def test_what_hooks_change_in_a_call_travels_and_so_does_what_they_change_in_its_result(
+async def test_arguments_and_results_that_hooks_change_travel(
     served: pgbus.Bus,
 ) -> None:
     client = served.client

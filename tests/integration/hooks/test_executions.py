@@ -183,7 +183,7 @@ async def test_hooks_after_an_execution_run_when_it_is_settled_and_cannot_undo_t
     assert "the hook's own" in caplog.text
 
 
-async def test_slow_hooks_after_executions_hold_up_the_listener_and_not_its_settlements(
+async def test_slow_hooks_after_executions_delay_the_listener_not_its_settlements(
     bus: pgbus.Bus, connection: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(listener_hooks, "HOOKS_UNDER_WAY", 5)
@@ -216,7 +216,7 @@ async def test_slow_hooks_after_executions_hold_up_the_listener_and_not_its_sett
     assert await connection.fetchval("SELECT count(*) FROM pgbus.deliveries") == 0
 
 
-async def test_a_worker_that_stops_waits_for_the_hooks_after_executions_and_then_runs_those_of_its_stop(
+async def test_stop_hooks_run_after_the_hooks_that_follow_executions(
     bus: pgbus.Bus,
 ) -> None:
     order: list[str] = []

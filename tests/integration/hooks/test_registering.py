@@ -21,7 +21,7 @@ class Plugin:
         self._calls.append("plugin, after")
 
 
-async def test_hooks_run_before_plugins_then_plugins_then_others_each_in_the_order_of_registration(
+async def test_hooks_run_in_order_of_registration_before_or_after_the_plugins(
     bus: pgbus.Bus,
 ) -> None:
     calls: list[str] = []

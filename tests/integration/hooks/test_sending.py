@@ -109,7 +109,7 @@ async def test_what_hooks_change_before_an_event_is_sent_is_sent(
 
 
 @EACH_FACE
-async def test_what_a_hook_raises_before_an_event_is_sent_comes_through_and_nothing_is_sent(
+async def test_an_error_of_a_hook_before_sending_is_raised_and_nothing_is_sent(
     bus: pgbus.Bus, database: str, connection: asyncpg.Connection, face: Face
 ) -> None:
     @bus.client.before_event_sent()
@@ -121,7 +121,7 @@ async def test_what_a_hook_raises_before_an_event_is_sent_comes_through_and_noth
     assert await sent(connection) == []
 
 
-async def test_what_a_hook_raises_after_an_event_is_sent_comes_through_and_the_event_is_sent(
+async def test_an_error_of_a_hook_after_sending_is_raised_and_the_event_is_sent(
     bus: pgbus.Bus, connection: asyncpg.Connection
 ) -> None:
     @bus.client.after_event_sent()
@@ -291,7 +291,7 @@ async def test_plain_hooks_never_run_on_the_thread_of_an_event_loop(bus: pgbus.B
     assert names[0].startswith("pgbus-hook")
 
 
-async def test_code_that_blocks_runs_plain_hooks_in_its_own_thread_and_async_ones_on_the_loop_of_the_bus(
+async def test_blocking_code_runs_plain_hooks_in_its_thread_async_ones_on_the_loop(
     bus: pgbus.Bus, database: str
 ) -> None:
     threads: list[threading.Thread] = []
@@ -314,7 +314,7 @@ async def test_code_that_blocks_runs_plain_hooks_in_its_own_thread_and_async_one
     assert threads[1].name == threads[3].name == "pgbus-portal"
 
 
-async def test_an_async_hook_refuses_a_blocking_send_on_the_thread_of_an_event_loop_before_anything_is_sent(
+async def test_an_async_hook_refuses_a_blocking_send_on_an_event_loops_thread(
     bus: pgbus.Bus, database: str, connection: asyncpg.Connection
 ) -> None:
     @bus.client.after_event_sent()

@@ -93,7 +93,7 @@ async def test_a_second_stop_request_leaves_a_stop_hook_that_hangs(
     assert "on_stop hooks still ran" in caplog.text
 
 
-async def test_start_hooks_run_before_plugins_then_plugins_then_others_also_those_added_meanwhile(
+async def test_start_hooks_run_around_plugins_also_those_added_meanwhile(
     bus: pgbus.Bus,
 ) -> None:
     order: list[str] = []

@@ -17,7 +17,7 @@ from tests.support.wrapping import AnyContext, Next, PlainNext, settled
 
 
 @pytest.mark.parametrize("plain", [False, True])
-async def test_middleware_times_handlers_skips_them_and_turns_their_errors_into_others(
+async def test_middleware_times_handlers_skips_them_and_replaces_their_errors(
     bus: pgbus.Bus, connection: asyncpg.Connection, plain: bool
 ) -> None:
     durations: list[float] = []
@@ -65,7 +65,7 @@ async def test_middleware_times_handlers_skips_them_and_turns_their_errors_into_
     assert await connection.fetchval("SELECT error FROM pgbus.dead_letters") == "nobody can help: lost"
 
 
-async def test_middleware_changes_the_arguments_and_the_result_of_a_procedure_or_answers_itself(
+async def test_middleware_changes_arguments_and_results_of_a_procedure_or_answers(
     bus: pgbus.Bus,
 ) -> None:
     cache: dict[int, object] = {}

@@ -204,7 +204,7 @@ async def test_what_cannot_be_middleware_is_refused_when_it_is_registered(
         bus.middleware(function)
 
 
-async def test_a_plain_function_that_returns_a_coroutine_fails_the_attempt_and_says_why(
+async def test_plain_middleware_that_returns_a_coroutine_fails_the_attempt(
     bus: pgbus.Bus, connection: asyncpg.Connection
 ) -> None:
     watch = Watch(bus)
@@ -222,7 +222,7 @@ async def test_a_plain_function_that_returns_a_coroutine_fails_the_attempt_and_s
     )
 
 
-async def test_a_handler_that_middleware_forgets_to_await_is_a_failure_and_not_a_skipped_handler(
+async def test_a_handler_that_middleware_does_not_await_has_failed_not_been_skipped(
     bus: pgbus.Bus, connection: asyncpg.Connection
 ) -> None:
     watch = Watch(bus)

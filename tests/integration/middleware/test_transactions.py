@@ -138,7 +138,7 @@ async def test_an_error_after_an_async_transactional_handler_rolls_back_what_it_
     assert await ledger(connection) == []
 
 
-async def test_an_error_of_async_middleware_after_the_transaction_of_a_plain_handler_comes_too_late(
+async def test_async_middleware_cannot_undo_the_commit_of_a_plain_handler(
     bus: pgbus.Bus, connection: asyncpg.Connection, caplog: pytest.LogCaptureFixture
 ) -> None:
     watch = Watch(bus)
@@ -163,7 +163,7 @@ async def test_an_error_of_async_middleware_after_the_transaction_of_a_plain_han
     assert "middleware failed after the handler's transaction" in caplog.text
 
 
-async def test_an_error_of_a_plain_transactional_handler_that_middleware_swallows_rolls_back_and_settles(
+async def test_an_error_that_plain_middleware_swallows_rolls_back_and_settles(
     bus: pgbus.Bus, connection: asyncpg.Connection
 ) -> None:
     watch = Watch(bus)

@@ -56,7 +56,7 @@ async def test_a_result_that_the_database_refuses_fails_its_call_alone(
         assert await bus.call("math.double", {"n": 1}) == 2
 
 
-async def test_a_link_that_is_lost_between_answers_that_are_written_one_by_one_fails_no_call(
+async def test_a_link_lost_between_answers_written_one_by_one_fails_no_call(
     bus: pgbus.Bus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write = Answerer._write

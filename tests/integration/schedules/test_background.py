@@ -36,7 +36,7 @@ async def test_background_tasks_run_from_start_to_end_of_a_worker(bus: pgbus.Bus
     assert sorted(inbox.items) == ["coroutine", "end of coroutine", "end of function", "function", "late and plain"]
 
 
-async def test_a_background_function_that_fails_is_started_again_and_a_coroutine_is_not(
+async def test_a_failed_background_function_is_restarted_a_coroutine_is_not(
     bus: pgbus.Bus, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("pgbus.aio.backoff.RESTART_PAUSE", 0.01)
@@ -68,7 +68,7 @@ async def test_two_schedules_of_one_name_are_refused(bus: pgbus.Bus) -> None:
         bus.client.schedule("@daily", name="task")(lambda: None)
 
 
-async def test_the_second_of_two_functions_of_one_name_is_told_to_take_a_name_of_its_own(bus: pgbus.Bus) -> None:
+async def test_two_functions_of_one_name_are_refused_with_advice_to_name_them(bus: pgbus.Bus) -> None:
     def do_it() -> None: ...
 
     bus.client.every(seconds=1)(do_it)

@@ -16,7 +16,7 @@ from tests.support import eventually
 from tests.support.bench import Bench, positions
 
 
-async def test_a_claim_takes_whole_runs_and_returns_their_events_in_the_order_of_the_log(bench: Bench) -> None:
+async def test_a_claim_takes_whole_runs_and_returns_events_in_log_order(bench: Bench) -> None:
     listener_id = await bench.rows.listener("mail", "**")
     await bench.log(*range(1, 8))
     await bench.rows.delivery(listener_id, 4, 6, positions=[4, 6])
@@ -162,7 +162,7 @@ async def test_of_two_that_claim_in_a_lane_at_the_same_moment_one_is_refused(ben
     assert await bench.claim(listener_id, lanes=LANES) == []
 
 
-async def test_events_that_are_no_longer_in_the_log_are_taken_out_of_a_claim_and_history_says_so(bench: Bench) -> None:
+async def test_events_missing_from_the_log_leave_the_claim_and_are_noted_in_history(bench: Bench) -> None:
     listener_id = await bench.rows.listener("mail", "**")
     await bench.log(1, 3, 5, 6)
     await bench.rows.delivery(listener_id, 1, 3)

@@ -73,7 +73,7 @@ async def test_a_workers_lock_in_another_namespace_does_not_count(bench: Bench, 
     assert (await crash(bench))[0] == 1
 
 
-async def test_after_the_first_crash_a_run_comes_back_whole_and_after_the_second_in_single_events(bench: Bench) -> None:
+async def test_a_run_comes_back_whole_after_one_crash_and_event_by_event_after_two(bench: Bench) -> None:
     listener_id = await bench.rows.listener("mail", "**")
     await bench.log(*range(1, 6))
     await bench.rows.delivery(listener_id, 1, 5, positions=[1, 3, 5])
@@ -89,7 +89,7 @@ async def test_after_the_first_crash_a_run_comes_back_whole_and_after_the_second
     ]
 
 
-async def test_the_fifth_crash_with_an_event_alone_makes_it_a_dead_letter_and_the_history_says_so(bench: Bench) -> None:
+async def test_an_event_alone_in_five_crashes_becomes_a_dead_letter_with_history(bench: Bench) -> None:
     listener_id, _ = await claimed(bench, attempt=2, lane=4)
     for number in range(1, MAX_CRASHES):
         assert await crash(bench) == (1, [listener_id])
@@ -122,7 +122,7 @@ async def test_freeing_claims_tells_the_workers(bench: Bench, other: Bench) -> N
     assert heard == ["reload"]
 
 
-async def test_claims_that_their_living_worker_does_not_know_of_come_back_without_a_crash(bench: Bench) -> None:
+async def test_claims_unknown_to_their_living_worker_come_back_without_a_crash(bench: Bench) -> None:
     listener_id = await bench.rows.listener("mail", "**")
     await bench.log(1, 2, 3)
     tokens: list[UUID] = []

@@ -28,7 +28,7 @@ async def test_a_partition_is_as_old_as_its_first_event(bench: Bench) -> None:
     assert 100 <= age < 160
 
 
-async def test_a_partition_has_expired_when_its_last_event_is_older_than_the_retention(bench: Bench) -> None:
+async def test_a_partition_expires_when_its_last_event_is_past_the_retention(bench: Bench) -> None:
     for number in (1, 2, 3):
         await maintenance.open_partition(bench.store, number=number)
     now = datetime.now(UTC)
@@ -54,7 +54,7 @@ async def test_dedup_keys_are_forgotten_once_they_have_expired_a_batch_at_a_time
     assert await bench.fetch("SELECT dedup_key FROM pgbus.dedup_keys") == [("new",)]
 
 
-async def test_workers_that_are_gone_for_long_are_forgotten_but_never_the_leader_itself(bench: Bench) -> None:
+async def test_workers_long_gone_are_forgotten_but_never_the_leader_itself(bench: Bench) -> None:
     leader = await bench.rows.worker("leader", live=False)
     gone = await bench.rows.worker("gone", live=False)
     recent = await bench.rows.worker("recent", live=False)
@@ -65,9 +65,7 @@ async def test_workers_that_are_gone_for_long_are_forgotten_but_never_the_leader
     assert await bench.fetch("SELECT id FROM pgbus.workers ORDER BY id") == [(leader,), (recent,)]
 
 
-async def test_what_waits_in_lanes_that_nobody_looks_at_is_freed_and_its_workers_are_told(
-    bench: Bench, other: Bench
-) -> None:
+async def test_deliveries_in_abandoned_lanes_are_freed_and_workers_are_told(bench: Bench, other: Bench) -> None:
     heard: list[str] = []
     await other.connection.add_listener("pgbus_work", lambda *args: heard.append(args[3]))
     unordered, ordered = await bench.rows.listener("unordered", "**"), await bench.rows.listener("o", "**", lanes=64)

@@ -19,7 +19,7 @@ async def register(bench: Bench, **values: Any) -> Any:
     return await listeners.register_listener(bench.store, **{**defaults, **values})
 
 
-async def test_registering_makes_a_listener_once_and_leaves_its_options_to_a_statement_of_their_own(
+async def test_registering_again_makes_no_second_listener_and_sets_no_options(
     bench: Bench,
 ) -> None:
     first = await register(bench, options='{"a": 1}')
@@ -59,7 +59,7 @@ async def test_registering_again_moves_no_cursor_and_ends_no_pause(bench: Bench)
     assert await bench.fetch("SELECT state, cursor FROM pgbus.listeners") == [("paused", 9)]
 
 
-async def test_an_instant_becomes_the_position_of_the_next_event_or_the_end_of_the_log(bench: Bench) -> None:
+async def test_an_instant_becomes_the_position_of_the_next_event_or_the_logs_end(bench: Bench) -> None:
     now = datetime.now(UTC)
     await register(bench, listener_name="empty", start_at=now)
     await bench.log(3, logged_at=now - timedelta(hours=2))

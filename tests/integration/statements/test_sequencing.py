@@ -40,7 +40,7 @@ async def test_sequencing_looks_at_nothing_below_its_floor(bench: Bench) -> None
     assert await bench.fetch("SELECT id FROM pgbus.outbox") == [(first,)]
 
 
-async def test_sequencing_owes_a_listener_what_it_subscribes_to_by_topic_pattern_and_ancestor(bench: Bench) -> None:
+async def test_sequencing_owes_what_matches_by_topic_pattern_or_ancestor(bench: Bench) -> None:
     exact = await bench.rows.listener("exact", "orders.placed")
     star = await bench.rows.listener("star", "orders.*")
     deep = await bench.rows.listener("deep", "**")
@@ -153,7 +153,7 @@ async def test_sequencing_claims_a_lone_event_for_the_idle_listeners_that_hear_i
     assert await bench.fetch("SELECT listener_id FROM pgbus.history ORDER BY 1") == [(idle,), (too,)]
 
 
-async def test_sequencing_claims_nothing_for_an_idle_listener_that_is_paused_or_ordered(bench: Bench) -> None:
+async def test_sequencing_claims_nothing_for_a_paused_or_ordered_idle_listener(bench: Bench) -> None:
     paused = await bench.rows.listener("paused", "a.b", state="paused")
     ordered = await bench.rows.listener("ordered", "a.b", lanes=4)
     await bench.outbox("a.b")
@@ -181,7 +181,7 @@ async def test_sequencing_notifies_others_only_if_there_are_any(bench: Bench, ot
     assert heard == [str(listener_id)]
 
 
-async def test_sequencing_orders_scheduled_events_by_the_instant_they_are_due_and_then_by_id(bench: Bench) -> None:
+async def test_sequencing_orders_scheduled_events_by_due_instant_then_id(bench: Bench) -> None:
     now = datetime.now(UTC)
     await bench.outbox("at.once", "at.once.too")
     for topic, age in (("third", 1), ("first", 3), ("second", 2), ("third.too", 1)):

@@ -52,7 +52,7 @@ async def test_an_event_that_nothing_blocks_any_more_goes_back_to_its_lane(bench
     assert await bench.deliveries("first, lane, blocked_key, attempt") == [(1, 4, None, 1)]
 
 
-async def test_what_was_not_started_comes_back_as_one_run_and_what_is_to_be_alone_as_several(bench: Bench) -> None:
+async def test_released_events_come_back_as_one_run_suspects_as_single_events(bench: Bench) -> None:
     listener_id, claims = await claimed(bench, size=6)
     await bench.settle(listener_id, claims, RELEASED, DONE, RELEASED, ALONE, ALONE, DONE)
     assert await bench.deliveries("first, last, events, positions, attempt") == [
@@ -62,7 +62,7 @@ async def test_what_was_not_started_comes_back_as_one_run_and_what_is_to_be_alon
     ]
 
 
-async def test_a_claim_that_is_not_ours_any_more_is_left_alone_and_the_others_are_settled(bench: Bench) -> None:
+async def test_a_lost_claim_is_left_alone_and_the_others_are_settled(bench: Bench) -> None:
     listener_id = await bench.rows.listener("mail", "**")
     await bench.log(1, 2)
     await bench.rows.delivery(listener_id, 1)

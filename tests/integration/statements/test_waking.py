@@ -27,9 +27,7 @@ async def test_a_slot_is_armed_only_while_no_publisher_shares_it(bench: Bench, o
     assert await sequencer.find_held_slots(bench.store) == set()
 
 
-async def test_a_publisher_notifies_while_its_slot_is_armed_and_no_longer_after_waking(
-    bench: Bench, other: Bench
-) -> None:
+async def test_a_publisher_notifies_only_while_its_slot_is_armed(bench: Bench, other: Bench) -> None:
     heard: list[str] = []
     await bench.connection.add_listener("pgbus_wake", lambda *args: heard.append(args[3]))
     slot = (await sequencer.try_sleep(bench.store)).slot

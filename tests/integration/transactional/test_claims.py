@@ -22,7 +22,7 @@ from tests.support.workers import QUICK_RETRY, Inbox, Watch, open_bus, running, 
 
 
 @pytest.mark.parametrize("kind", ["asyncpg", "AsyncSession", "Session"])
-async def test_a_connection_killed_before_the_commit_leaves_neither_writes_nor_settlement(
+async def test_a_connection_killed_before_commit_leaves_no_writes_and_no_settlement(
     database: str, connection: asyncpg.Connection, kind: str
 ) -> None:
     async with open_bus(database) as bus:

@@ -99,7 +99,7 @@ async def test_what_a_failed_attempt_published_is_rolled_back_with_it(
     assert inbox.items == [3]
 
 
-async def test_what_a_failed_attempt_of_a_plain_handler_published_is_rolled_back_with_it(
+async def test_events_of_a_plain_handlers_failed_attempt_are_rolled_back(
     database: str, connection: asyncpg.Connection
 ) -> None:
     async with open_bus(database) as bus:

@@ -162,7 +162,7 @@ async def test_an_error_rolls_the_writes_back_and_the_event_is_tried_again(
     ]  # fmt: skip
 
 
-async def test_a_connection_killed_before_the_commit_leaves_neither_writes_nor_settlement(
+async def test_a_connection_killed_before_commit_leaves_no_writes_and_no_settlement(
     stack: Stack, database: str, connection: asyncpg.Connection
 ) -> None:
     pids: Inbox[tuple[int, Callable[[], object]]] = Inbox()
