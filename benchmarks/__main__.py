@@ -7,12 +7,13 @@ import os
 import sys
 from typing import cast
 
-from benchmarks import calls, drain, importing, latency, memory, paced, publishing, rpc
+from benchmarks import calls, drain, importing, latency, memory, paced, publishing, rpc, transactions
 from benchmarks.support import server
 from pgbus.cli.loops import Loop, open_runner
 
 BENCHMARKS = {
     "publishing": publishing.main,
+    "transactions": transactions.main,
     "latency": latency.main,
     "drain": drain.main,
     "paced": paced.main,
