@@ -25,10 +25,8 @@ class Timings:
 
     def line(self, per: int) -> str:
         """Microseconds for each of the `per` things that a turn does: p10 and median of the wall time, CPU by p10."""
-        wall, slow, server, client = (
-            1e6 / per * one
-            for one in (quantile(self.wall, 0.1), median(self.wall), quantile(self.server, 0.1), quantile(self.client, 0.1))
-        )
+        taken = [quantile(self.wall, 0.1), median(self.wall), quantile(self.server, 0.1), quantile(self.client, 0.1)]
+        wall, slow, server, client = (1e6 / per * one for one in taken)
         return f"wall {wall:.0f} / {slow:.0f} us, CPU server {server:.0f}, client {client:.0f}"
 
     def of(self, other: Timings) -> str:

@@ -9,7 +9,8 @@ import asyncpg
 import msgspec
 
 from benchmarks.support import RUNS, OrderPlaced, fresh_bus, median
-from pgbus.publishing.outbox import Limits, OutboxRow, chunks, prepare
+from pgbus.publishing.outbox import Limits, prepare
+from pgbus.publishing.rows import CHUNK_ROWS, OutboxRow
 
 EVENTS = 50_000
 TRANSACTIONS = 1_500
@@ -56,7 +57,8 @@ async def publish_many(dsn: str) -> None:
 async def _bare(connection: asyncpg.Connection, rows: list[OutboxRow]) -> float:
     started = time.perf_counter()
     async with connection.transaction():
-        for chunk in chunks(rows):
+        for first in range(0, len(rows), CHUNK_ROWS):
+            chunk = rows[first : first + CHUNK_ROWS]
             await connection.execute(
                 BARE_INSERT,
                 [row.event_id for row in chunk],

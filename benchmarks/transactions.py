@@ -79,13 +79,13 @@ class Case:
     server: list[int]
 
 
+Write = Callable[[asyncpg.Connection, int], Awaitable[Any]]
 Opened = AbstractAsyncContextManager[Case]
 
 
 @asynccontextmanager
 async def asyncpg_connections(dsn: str, bus: pgbus.Bus, clients: int) -> AsyncIterator[Case]:
     connections = [await asyncpg.connect(dsn) for _ in range(clients)]
-    Write = Callable[[asyncpg.Connection, int], Awaitable[Any]]
 
     async def nothing(connection: asyncpg.Connection, number: int) -> None: ...
 

@@ -7,12 +7,12 @@ import re
 import weakref
 from collections.abc import Callable
 from functools import lru_cache
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
 from pgbus.codec.annotations import is_pydantic
-from pgbus.codec.casting import explain, parser
+from pgbus.codec.casting import explain, lines_parser, parser
 from pgbus.codec.losses import LostError
 from pgbus.codec.payloads import check_readable, keeper
 from pgbus.errors import (
@@ -89,9 +89,39 @@ def _has_fields(cls: object) -> bool:
     )
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Checker:
+    """Tells whether an event class reads its instances in their JSON text."""
+
+    parse: Callable[[str], Any]
+    parse_lines: Callable[[str], list[Any]] | None
+    check_read: Callable[[object, object], None] | None
+
+    def check(self, text: str, event: object) -> None:
+        """Raise InvalidEventArguments unless the class reads the instance."""
+        try:
+            read = self.parse(text)
+            if self.check_read:
+                self.check_read(event, read)
+        except Exception as error:  # constructors and validators run code of other people
+            reason, place = explain(error)
+            field = re.match(r"\.?(\w*)", place)[1]  # type: ignore[index] # it matches anything
+            raise InvalidEventArguments(field or "event", reason, place=place.lstrip(".")[len(field) :]) from error
+
+    def accepts_lines(self, text: str) -> bool:
+        """Whether the class reads every line of the text; false also where it takes `check` to tell."""
+        if self.parse_lines is None or self.check_read:
+            return False
+        try:
+            self.parse_lines(text)
+        except Exception:  # as above
+            return False
+        return True
+
+
 @lru_cache(maxsize=1024)
-def checker(cls: type) -> Callable[[str, object], None] | None:
-    """A function that raises InvalidEventArguments unless the event class reads the instance in its JSON text.
+def checker(cls: type) -> Checker | None:
+    """The checks of an event class's instances.
 
     None for a class without a topic, for a pydantic model, which was read when it was encoded, and for one whose
     instances can only be sent.
@@ -99,18 +129,6 @@ def checker(cls: type) -> Callable[[str, object], None] | None:
     if topic_of(cls) is None or is_pydantic(cls):
         return None
     try:
-        parse, check_read = parser(cls), keeper(cls)
+        return Checker(parser(cls), lines_parser(cls), keeper(cls))
     except (TypeError, NameError, ValueError):
         return None
-
-    def check(text: str, event: object) -> None:
-        try:
-            read = parse(text)
-            if check_read:
-                check_read(event, read)
-        except Exception as error:  # constructors and validators run code of other people
-            reason, place = explain(error)
-            field = re.match(r"\.?(\w*)", place)[1]  # type: ignore[index] # it matches anything
-            raise InvalidEventArguments(field or "event", reason, place=place.lstrip(".")[len(field) :]) from error
-
-    return check

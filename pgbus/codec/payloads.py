@@ -12,7 +12,7 @@ import enum
 import math
 import re
 import reprlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from functools import lru_cache
 from types import NoneType
@@ -79,6 +79,26 @@ def encode(value: object, *, limit: int, field: str = "payload") -> str:
     return text
 
 
+def encode_lines(values: Sequence[Any], *, limit: int) -> str | None:
+    """Many values as one text, each on a line of its own: all at once, in a third of the time of `encode`.
+
+    None where it takes `encode` to tell whether each of them may be sent, and why not.
+    """
+    try:
+        formed: Any = in_form(values)
+        encoded = _encode_lines(formed)
+    except Exception:  # hooks and models run code of other people
+        return None
+    text = encoded.decode()[:-1]
+    if len(encoded) > limit and max(map(len, encoded.split(b"\n"))) > limit:
+        return None
+    if text.count("\n") != len(values) - 1:  # JSON that others have written, and laid out
+        return None
+    if ("null" in text and _may_hold_nan(formed)) or ("\\u0000" in text and _NUL.search(text)):
+        return None
+    return None if "T" in text and _LOOKS_NAIVE.search(text) else text
+
+
 def _plain(value: object) -> object:
     """What msgspec encodes in place of a value that it does not know."""
     if is_pydantic(type(value)):
@@ -99,7 +119,8 @@ def _fields_of_model(value: object) -> object:
     raise NotImplementedError
 
 
-_encode = msgspec.json.Encoder(enc_hook=_plain).encode
+_encoder = msgspec.json.Encoder(enc_hook=_plain)
+_encode, _encode_lines = _encoder.encode, _encoder.encode_lines
 _pack = msgspec.msgpack.Encoder(enc_hook=_fields_of_model).encode
 
 

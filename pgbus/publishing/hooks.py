@@ -11,7 +11,8 @@ from uuid import UUID
 
 from pgbus.handlers.hooks import Block, Hooks
 from pgbus.messages import OpenEvent
-from pgbus.publishing.outbox import Limits, OutboxRow, revise
+from pgbus.publishing.outbox import Limits, revise
+from pgbus.publishing.rows import OutboxRow
 
 Insert: TypeAlias = Callable[[Sequence[OutboxRow]], Awaitable[list[UUID]]]
 InsertHere: TypeAlias = Callable[[Sequence[OutboxRow]], list[UUID]]

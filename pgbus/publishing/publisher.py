@@ -19,7 +19,7 @@ from pgbus.database.sql import Statement, load
 from pgbus.database.sql.rights import missing_right
 from pgbus.database.store import Store
 from pgbus.errors import DatabaseUnreachableError, OutcomeUnknownError
-from pgbus.publishing.outbox import OutboxRow, chunks, insert, published_ids
+from pgbus.publishing.rows import OutboxRow, Part, in_parts
 
 POOL_SIZE = 2
 # serialization_failure, deadlock_detected: the server has rolled everything back, for no fault of the rows.
@@ -53,28 +53,27 @@ class Publisher:
             self._flusher = asyncio.create_task(self._flush(), name="pgbus publisher")
         return await future
 
-    async def publish_all(self, rows: Sequence[OutboxRow]) -> list[UUID]:
-        """Insert rows in one transaction; for each, the id of the event that it stands for.
+    async def publish_all(self, parts: Sequence[Part]) -> list[UUID]:
+        """Insert events in one transaction; for each, the id of the one that stands for it.
 
         What failed is tried once more, if nothing can have been committed, or a dedup key bars a second event. Raises
         OutcomeUnknownError if that is not so and the connection was lost, and DatabaseUnreachableError.
         """
-        if not rows:
+        if not parts:
             return []
         try:
-            return await self._insert_all(rows)
+            return await self._insert_all(parts)
         except Exception as error:
-            if not may_repeat(error, rows):
+            if not may_repeat(error, parts):
                 raise
-        return await self._insert_all(rows)
+        return await self._insert_all(parts)
 
-    async def _insert_all(self, rows: Sequence[OutboxRow]) -> list[UUID]:
+    async def _insert_all(self, parts: Sequence[Part]) -> list[UUID]:
         async with self._connection() as connection:
-            stretches = list(chunks(rows))
-            if len(stretches) == 1:  # a statement is a transaction of its own
-                return await self._insert(connection, stretches[0])
+            if len(parts) == 1:  # a statement is a transaction of its own
+                return await self._insert(connection, parts[0])
             async with connection.transaction():
-                return [event_id for chunk in stretches for event_id in await self._insert(connection, chunk)]
+                return [event_id for part in parts for event_id in await self._insert(connection, part)]
 
     async def execute(self, name: str, values: dict[str, object]) -> Sequence[Sequence[object]]:
         """Run one named statement in a transaction of its own."""
@@ -135,7 +134,7 @@ class Publisher:
             batch, self._pending = self._pending, []
             waiting = [(row, future) for row, future in batch if not future.done()]
             try:
-                ids = await self.publish_all([row for row, _ in waiting])
+                ids = await self.publish_all(list(in_parts([row for row, _ in waiting])))
             except Exception as error:
                 await self._fail(waiting, error)
             else:
@@ -143,9 +142,9 @@ class Publisher:
                     if not future.done():
                         future.set_result(event_id)
 
-    async def _insert(self, connection: Borrowed, rows: Sequence[OutboxRow]) -> list[UUID]:
-        statement, values = insert(rows, self._statements, dedup_ttl=self._config.dedup_ttl)
-        return published_ids(rows, await _fetch(connection, statement, values))
+    async def _insert(self, connection: Borrowed, part: Part) -> list[UUID]:
+        statement, values = part.insert(self._statements, dedup_ttl=self._config.dedup_ttl)
+        return part.ids(await _fetch(connection, statement, values))
 
     async def _fail(self, waiting: Sequence[tuple[OutboxRow, asyncio.Future[UUID]]], error: Exception) -> None:
         """Let a row that the database refuses fail alone; when the link broke, nobody knows, and all are told so."""
@@ -161,10 +160,10 @@ class Publisher:
                 future.set_exception(own)
 
 
-def may_repeat(error: Exception, rows: Sequence[OutboxRow]) -> bool:
-    """Whether rows may be inserted again after this error without the danger of publishing them twice."""
+def may_repeat(error: Exception, parts: Sequence[Part]) -> bool:
+    """Whether events may be inserted again after this error without the danger of publishing them twice."""
     if isinstance(error, OutcomeUnknownError):
-        return all(row.dedup_key is not None for row in rows)
+        return all(part.may_repeat for part in parts)
     return isinstance(error, DatabaseUnreachableError) or sqlstate_of(error) in _ROLLED_BACK
 
 

@@ -18,8 +18,9 @@ from pgbus.errors import ConnectionUnusableError, PublishTimeout
 from pgbus.handlers.hooks import Hooks
 from pgbus.messages import EventMessage, OpenEvent, PublishOptions
 from pgbus.publishing import hooks, outbox
-from pgbus.publishing.outbox import Limits, OutboxRow
+from pgbus.publishing.outbox import Limits
 from pgbus.publishing.publisher import Publisher
+from pgbus.publishing.rows import OutboxRow, Part, in_parts
 
 
 class OutboxDouble(Protocol):
@@ -82,7 +83,7 @@ class Sender:
         executor = self._executor(using, require_transaction)
         if self._hooks.on_sending:
             return (await self._send([row], executor))[0]
-        return _published(row, (await self._insert([row], executor))[0])
+        return row.message((await self._insert((row,), executor))[0])
 
     def publish_sync(
         self,
@@ -99,7 +100,7 @@ class Sender:
         executor = self._sync_executor(using, require_transaction)
         if self._hooks.on_sending:
             return self._send_sync([row], executor, "publish", timeout=timeout)[0]
-        return _published(row, self._insert_sync([row], executor, "publish", timeout=timeout)[0])
+        return row.message(self._insert_sync((row,), executor, "publish", timeout=timeout)[0])
 
     async def publish_many(
         self,
@@ -110,11 +111,11 @@ class Sender:
         require_transaction: bool | None = None,
     ) -> list[UUID]:
         """`Bus.publish_many`."""
-        rows = outbox.prepare_many(events, topic=topic, limits=self._limits)
+        parts = outbox.prepare_many(events, topic=topic, limits=self._limits)
         executor = self._executor(using, require_transaction)
         if self._hooks.on_sending:
-            return [message.event_id for message in await self._send(rows, executor)]
-        return await self._insert(rows, executor)
+            return [message.event_id for message in await self._send(_rows(parts), executor)]
+        return await self._insert(parts, executor)
 
     def publish_many_sync(
         self,
@@ -125,11 +126,11 @@ class Sender:
         require_transaction: bool | None = None,
     ) -> list[UUID]:
         """`Bus.publish_many_sync`."""
-        rows = outbox.prepare_many(events, topic=topic, limits=self._limits)
+        parts = outbox.prepare_many(events, topic=topic, limits=self._limits)
         executor = self._sync_executor(using, require_transaction)
         if self._hooks.on_sending:
-            return [message.event_id for message in self._send_sync(rows, executor, "publish_many")]
-        return self._insert_sync(rows, executor, "publish_many")
+            return [message.event_id for message in self._send_sync(_rows(parts), executor, "publish_many")]
+        return self._insert_sync(parts, executor, "publish_many")
 
     async def cancel(self, event_id: UUID | str, *, using: AsyncUsing | None = None) -> bool:
         """`Bus.cancel`."""
@@ -152,7 +153,10 @@ class Sender:
     # --------------------------------------------------------------------------------------------- between hooks
 
     async def _send(self, rows: Sequence[OutboxRow], executor: AsyncExecutor | None) -> list[OpenEvent]:
-        return await hooks.send(self._hooks, rows, lambda rows: self._insert(rows, executor), limits=self._limits)
+        async def insert(rows: Sequence[OutboxRow]) -> list[UUID]:
+            return await self._insert(list(in_parts(rows)), executor)
+
+        return await hooks.send(self._hooks, rows, insert, limits=self._limits)
 
     def _send_sync(
         self, rows: Sequence[OutboxRow], executor: SyncExecutor | None, call: str, *, timeout: float | None = None
@@ -163,47 +167,51 @@ class Sender:
             moment.check_here(call)
 
         def insert(rows: Sequence[OutboxRow]) -> list[UUID]:
-            return self._insert_sync(rows, executor, call, timeout=timeout)
+            return self._insert_sync(list(in_parts(rows)), executor, call, timeout=timeout)
 
         return hooks.send_here(self._hooks, rows, insert, limits=self._limits, block=self._blocking.run)
 
     # ------------------------------------------------------------------------------------------------- inserting
 
-    async def _insert(self, rows: Sequence[OutboxRow], executor: AsyncExecutor | None) -> list[UUID]:
-        """Insert rows; for each, the id of the event that stands for it."""
+    async def _insert(self, parts: Sequence[Part], executor: AsyncExecutor | None) -> list[UUID]:
+        """Insert events; for each, the id of the one that stands for it."""
         if self._double:
-            return self._double.insert(rows)
+            return self._double.insert(_rows(parts))
         if executor is None:
             publisher = self._publishers.here()
-            return [await publisher.publish(rows[0])] if len(rows) == 1 else await publisher.publish_all(rows)
+            match parts:
+                case (OutboxRow() as row,):
+                    return [await publisher.publish(row)]
+                case _:
+                    return await publisher.publish_all(parts)
         ids: list[UUID] = []
-        for chunk in outbox.chunks(rows):
-            statement, values = outbox.insert(chunk, self._statements, dedup_ttl=self.config.dedup_ttl)
-            ids += outbox.published_ids(chunk, await executor.fetch(statement, values))
+        for part in parts:
+            statement, values = part.insert(self._statements, dedup_ttl=self.config.dedup_ttl)
+            ids += part.ids(await executor.fetch(statement, values))
         return ids
 
     def _insert_sync(
-        self, rows: Sequence[OutboxRow], executor: SyncExecutor | None, call: str, *, timeout: float | None = None
+        self, parts: Sequence[Part], executor: SyncExecutor | None, call: str, *, timeout: float | None = None
     ) -> list[UUID]:
         if executor is None:
-            return self._blocking.block(lambda: self._insert_within(timeout, rows), call)
+            return self._blocking.block(lambda: self._insert_within(timeout, parts), call)
         if self._double:
-            return self._double.insert(rows)
+            return self._double.insert(_rows(parts))
         ids: list[UUID] = []
-        for chunk in outbox.chunks(rows):
-            statement, values = outbox.insert(chunk, self._statements, dedup_ttl=self.config.dedup_ttl)
-            ids += outbox.published_ids(chunk, executor.fetch(statement, values))
+        for part in parts:
+            statement, values = part.insert(self._statements, dedup_ttl=self.config.dedup_ttl)
+            ids += part.ids(executor.fetch(statement, values))
         return ids
 
-    async def _insert_within(self, timeout: float | None, rows: Sequence[OutboxRow]) -> list[UUID]:
+    async def _insert_within(self, timeout: float | None, parts: Sequence[Part]) -> list[UUID]:
         scope = asyncio.timeout(timeout)
         try:
             async with scope:
-                return await self._insert(rows, self._joined)
+                return await self._insert(parts, self._joined)
         except TimeoutError as error:
             if not scope.expired():
                 raise
-            raise PublishTimeout(rows[0].topic, timeout or 0.0) from error
+            raise PublishTimeout(parts[0].rows()[0].topic, timeout or 0.0) from error
 
     def _executor(self, using: AsyncUsing | None, require_transaction: bool | None) -> AsyncExecutor | None:
         """Runs statements in the transaction of `using`; None for a transaction of the bus's own."""
@@ -273,7 +281,5 @@ class Sender:
             self._joined = None
 
 
-def _published(row: OutboxRow, event_id: UUID) -> EventMessage:
-    message = row.message()
-    message.event_id = event_id
-    return message
+def _rows(parts: Sequence[Part]) -> list[OutboxRow]:
+    return [row for part in parts for row in part.rows()]

@@ -28,7 +28,7 @@ from pgbus.codec.payloads import encode
 from pgbus.database.statements.rpc import Response
 from pgbus.errors import CallError
 from pgbus.messages import EventMessage, RpcMessage
-from pgbus.publishing.outbox import OutboxRow
+from pgbus.publishing.rows import OutboxRow
 from pgbus.rpc.caller import Caller
 from pgbus.rpc.hooks import rpc_message
 from pgbus.rpc.wire import failure, to_error

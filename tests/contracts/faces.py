@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, AsyncExitStack, asynccontextmanager
 from datetime import datetime
 from typing import Any
@@ -30,6 +30,7 @@ from sqlalchemy.pool import NullPool
 from pgbus.database import sql
 from pgbus.database.adapters import async_executor, sync_executor
 from pgbus.publishing import outbox
+from pgbus.publishing.rows import OutboxRow, Part, in_parts
 
 STATEMENTS = sql.load()
 LIMITS = outbox.Limits()
@@ -66,11 +67,14 @@ class Face(ABC):
         rows = [outbox.prepare(event, limits=LIMITS, **options) for event in events]
         return await self.insert(rows, dedup_ttl=dedup_ttl)
 
-    async def insert(self, rows: Sequence[outbox.OutboxRow], *, dedup_ttl: float = DEDUP_TTL) -> list[UUID]:
-        returned: list[Sequence[Any]] = []
-        for chunk in outbox.chunks(rows):
-            returned += await self.fetch(*outbox.insert(chunk, STATEMENTS, dedup_ttl=dedup_ttl))
-        return outbox.published_ids(rows, returned)
+    async def insert(self, rows: Sequence[OutboxRow], *, dedup_ttl: float = DEDUP_TTL) -> list[UUID]:
+        return await self.insert_parts(in_parts(rows), dedup_ttl=dedup_ttl)
+
+    async def insert_parts(self, parts: Iterable[Part], *, dedup_ttl: float = DEDUP_TTL) -> list[UUID]:
+        ids: list[UUID] = []
+        for part in parts:
+            ids += part.ids(await self.fetch(*part.insert(STATEMENTS, dedup_ttl=dedup_ttl)))
+        return ids
 
     async def cancel(self, event_id: UUID) -> bool:
         return bool(await self.fetch(*outbox.cancel(event_id, STATEMENTS)))

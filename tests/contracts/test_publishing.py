@@ -16,6 +16,7 @@ import sqlalchemy
 
 from pgbus.errors import ConnectionUnusableError, InvalidEventError, TransactionAbortedError
 from pgbus.publishing import outbox
+from pgbus.publishing.rows import OutboxRow
 from tests.contracts import faces
 from tests.contracts.faces import FACES, LIMITS, Face
 from tests.contracts.rows import PersonChanged, PersonMoved, outbox_rows, payloads
@@ -221,6 +222,16 @@ async def test_thousands_of_events_keep_their_order(face: Face, observer: asyncp
     assert {row["key"] for row in rows} == {"k"}
 
 
+async def test_events_in_bulk_keep_their_order_and_ancestors(face: Face, observer: asyncpg.Connection) -> None:
+    events = [PersonMoved(f"100 % sure: {number}\n\t'\\", "Zürich") for number in range(5000)]
+    async with face.transaction():
+        ids = await face.insert_parts(outbox.prepare_many(events, limits=LIMITS))
+    rows = await outbox_rows(observer)
+    assert [row["event_id"] for row in rows] == ids
+    assert [json.loads(row["payload"]) for row in rows] == [{"name": one.name, "city": one.city} for one in events]
+    assert {tuple(row["ancestors"]) for row in rows} == {("people.changed",)}
+
+
 async def test_rows_of_every_shape_go_in_one_statement(face: Face, observer: asyncpg.Connection) -> None:
     rows = [
         outbox.prepare(PersonChanged("plain"), limits=LIMITS),
@@ -244,9 +255,9 @@ async def test_rows_of_every_shape_go_in_one_statement(face: Face, observer: asy
         assert (row["deliver_at"] is not None) == (json.loads(row["payload"])["name"] == "delayed")
 
 
-def _with_new_id(row: outbox.OutboxRow) -> outbox.OutboxRow:
+def _with_new_id(row: OutboxRow) -> OutboxRow:
     values = {name: getattr(row, name) for name in row.__struct_fields__}
-    return outbox.OutboxRow(**{**values, "event_id": UUID(int=row.event_id.int ^ 1)})
+    return OutboxRow(**{**values, "event_id": UUID(int=row.event_id.int ^ 1)})
 
 
 # ----------------------------------------------------------------------------------------------------------- scheduling
@@ -329,7 +340,7 @@ async def test_one_call_may_repeat_a_dedup_key(face: Face, observer: asyncpg.Con
     assert [row["event_id"] for row in await outbox_rows(observer)] == [ids[0], ids[1], ids[2], ids[4]]
 
 
-def _keyed(*pairs: tuple[str, str | None]) -> list[outbox.OutboxRow]:
+def _keyed(*pairs: tuple[str, str | None]) -> list[OutboxRow]:
     return [outbox.prepare(PersonChanged(name), dedup_key=key, limits=LIMITS) for name, key in pairs]
 
 

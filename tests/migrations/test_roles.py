@@ -142,7 +142,9 @@ async def test_a_publisher_runs_every_statement_that_publishes(bus: Bus) -> None
     }
     for name in ("insert_events", "insert_events_once", "insert_events_once"):
         await publisher.fetch(statements[name].asyncpg, *statements[name].arguments(many))
-    assert await bus.owner.fetchval(bus.text("SELECT count(*) FROM pgbus.outbox")) == 3
+    lines = {"event_ids": str(uuid.uuid4()), "topic": "a", "ancestors": None, "payloads": "{}"}
+    await publisher.fetch(statements["insert_lines"].asyncpg, *statements["insert_lines"].arguments(lines))
+    assert await bus.owner.fetchval(bus.text("SELECT count(*) FROM pgbus.outbox")) == 4
 
 
 async def test_a_publisher_reads_and_changes_nothing(bus: Bus) -> None:

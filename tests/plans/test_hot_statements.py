@@ -201,8 +201,16 @@ async def test_publishing_reads_nothing(plans: Plans) -> None:
         deliver_ats=[],
         delays=[],
     )
-    assert one.relations == many.relations == set()
+    lines = await plans.explain(
+        "insert_lines",
+        event_ids=" ".join(str(uuid4()) for _ in range(1_000)),
+        topic="shop.sold",
+        ancestors=None,
+        payloads="\n".join(["{}"] * 1_000),
+    )
+    assert one.relations == many.relations == lines.relations == set()
     assert one.pages < 100
+    assert lines.pages < 20 * 1_000
     assert many.pages < 20 * 1_000
 
 

@@ -18,6 +18,7 @@ from pgbus.database import sql
 from pgbus.errors import InvalidEventError
 from pgbus.events import event
 from pgbus.publishing import outbox
+from pgbus.publishing.rows import CHUNK_ROWS, Lines, OutboxRow, Rows, in_parts
 
 STATEMENTS = sql.load()
 LIMITS = outbox.Limits()
@@ -40,7 +41,7 @@ class Undecorated(ExpressOrderPlaced):
     pass
 
 
-def prepare(what: object = None, **options: Any) -> outbox.OutboxRow:
+def prepare(what: object = None, **options: Any) -> OutboxRow:
     return outbox.prepare(OrderPlaced(1) if what is None else what, limits=LIMITS, **options)
 
 
@@ -209,7 +210,7 @@ def test_a_row_is_a_message_to_its_publisher() -> None:
 
 def test_one_event_that_is_due_takes_the_short_statement() -> None:
     row = prepare(ExpressOrderPlaced(1, "DHL"), key="k")
-    statement, values = outbox.insert([row], STATEMENTS, dedup_ttl=1.0)
+    statement, values = row.insert(STATEMENTS, dedup_ttl=1.0)
     assert statement is STATEMENTS["insert_event"]
     assert statement.arguments(values) == [row.event_id, row.topic, "orders.placed", "k", row.payload, None]
 
@@ -225,14 +226,15 @@ def test_one_event_that_is_due_takes_the_short_statement() -> None:
     ],
 )
 def test_other_rows_take_the_statement_that_they_need(options: list[dict[str, Any]], name: str) -> None:
-    statement, values = outbox.insert([prepare(**some) for some in options], STATEMENTS, dedup_ttl=1.0)
+    (part,) = in_parts([prepare(**some) for some in options])
+    statement, values = part.insert(STATEMENTS, dedup_ttl=1.0)
     assert statement is STATEMENTS[name]
     assert set(values) == set(statement.parameters)
 
 
 def test_columns_of_nothing_are_not_sent() -> None:
     rows = [prepare(key="k"), prepare()]
-    _, values = outbox.insert(rows, STATEMENTS, dedup_ttl=1.0)
+    _, values = Rows(rows).insert(STATEMENTS, dedup_ttl=1.0)
     assert values["event_ids"] == [row.event_id for row in rows]
     assert values["keys"] == ["k", None]
     assert values["headers"] == values["ancestors"] == values["deliver_ats"] == values["delays"] == []
@@ -241,8 +243,8 @@ def test_columns_of_nothing_are_not_sent() -> None:
 def test_published_ids_are_those_of_the_holders_of_dedup_keys() -> None:
     rows = [prepare(), prepare(dedup_key="a"), prepare(dedup_key="b"), prepare(dedup_key="a")]
     earlier = UUID(int=7)
-    assert outbox.published_ids(rows, []) == [row.event_id for row in rows]
-    assert outbox.published_ids(rows, [("a", str(earlier)), ("b", str(rows[2].event_id))]) == [
+    assert Rows(rows).ids([]) == [row.event_id for row in rows]
+    assert Rows(rows).ids([("a", str(earlier)), ("b", str(rows[2].event_id))]) == [
         rows[0].event_id,
         earlier,
         rows[2].event_id,
@@ -250,12 +252,86 @@ def test_published_ids_are_those_of_the_holders_of_dedup_keys() -> None:
     ]
 
 
-def test_chunks_are_limited_in_rows_and_in_size() -> None:
+def test_parts_are_limited_in_rows_and_in_size() -> None:
     row = prepare()
-    assert [len(chunk) for chunk in outbox.chunks([row] * 4001)] == [2000, 2000, 1]
-    assert list(outbox.chunks([])) == []
+    assert [len(part.rows()) for part in in_parts([row] * 4001)] == [2000, 2000, 1]
+    assert list(in_parts([])) == []
     large = outbox.prepare("x" * 5_000_000, topic="a", limits=outbox.Limits(max_payload=6_000_000))
-    assert [len(chunk) for chunk in outbox.chunks([large] * 5)] == [2, 2, 1]
+    assert [len(part.rows()) for part in in_parts([large] * 5)] == [2, 2, 1]
+
+
+class Tagged(msgspec.Struct):
+    note: str | None = None
+    amount: float = 0.0
+    at: datetime | None = None
+
+
+def test_many_events_of_one_class_go_as_lines() -> None:
+    events = [ExpressOrderPlaced(number, "line\nfeed") for number in range(CHUNK_ROWS + 2)]
+    first, last = outbox.prepare_many(events, limits=LIMITS)
+    assert isinstance(first, Lines)
+    assert isinstance(last, Lines)
+    assert (len(first.event_ids), len(last.event_ids)) == (CHUNK_ROWS, 2)
+    statement, values = last.insert(STATEMENTS, dedup_ttl=1.0)
+    assert statement is STATEMENTS["insert_lines"]
+    assert set(values) == set(statement.parameters)
+    assert last.ids([]) == last.event_ids == sorted(last.event_ids)
+    assert [row.payload for row in last.rows()] == [prepare(one).payload for one in events[-2:]]
+    assert {(row.topic, row.ancestors) for row in last.rows()} == {("orders.placed.express", ("orders.placed",))}
+
+
+@pytest.mark.parametrize(
+    "events",
+    [
+        [OrderPlaced(1), ExpressOrderPlaced(2, "DHL")],
+        [Tagged(note="at T12:00:00"), Tagged(note="T12:00:00"), Tagged()],
+        [msgspec.Raw(b'{"a":\n1}'), msgspec.Raw(b"{}")],
+        [OrderPlaced(1)],
+    ],
+    ids=["two classes", "a text that looks like a naive datetime", "JSON with a line feed", "one"],
+)
+def test_events_that_lines_cannot_hold_go_one_by_one(events: list[object]) -> None:
+    topic = "a" if not isinstance(events[0], OrderPlaced) else None
+    (part,) = outbox.prepare_many(events, topic=topic, limits=LIMITS)
+    assert not isinstance(part, Lines)
+    assert [row.payload for row in part.rows()] == [prepare(one, topic=topic).payload for one in events]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (Tagged(amount=math.nan), "NaN"),
+        (Tagged(note="a\x00b"), "NUL"),
+        (Tagged(at=datetime(2030, 1, 1)), "time zone"),  # noqa: DTZ001
+        (Tagged(note="\ud800"), "surrogate"),
+        (Tagged(note=object()), "no JSON form"),  # type: ignore[arg-type]
+        (Tagged(note="x" * 2_000_000), "too many"),
+    ],
+)
+def test_what_is_wrong_with_one_of_many_is_told(wrong: Tagged, message: str) -> None:
+    with pytest.raises(InvalidEventError, match=message):
+        outbox.prepare_many([Tagged(), wrong, Tagged()], topic="a", limits=LIMITS)
+
+
+def test_null_in_many_events_is_no_sign_of_nan() -> None:
+    (part,) = outbox.prepare_many([Tagged(), Tagged(note="null")], topic="a", limits=LIMITS)
+    assert isinstance(part, Lines)
+
+
+def test_an_instance_that_does_not_fit_its_class_is_refused_among_many() -> None:
+    with pytest.raises(InvalidEventError) as refused:
+        outbox.prepare_many([OrderPlaced(1), OrderPlaced("2")], limits=LIMITS)  # type: ignore[arg-type]
+    assert refused.value.field == "number"
+
+
+def test_a_class_takes_the_topic_that_it_was_given_last() -> None:
+    @event("orders.first")
+    class Renamed(msgspec.Struct):
+        pass
+
+    assert prepare(Renamed()).topic == "orders.first"
+    event("orders.second")(Renamed)
+    assert prepare(Renamed()).topic == "orders.second"
 
 
 def test_cancelling_needs_a_uuid() -> None:

@@ -78,7 +78,9 @@ def test_every_statement_keeps_the_habits_that_let_one_text_serve_all_drivers(st
     assert not statement.text.endswith(";")
 
 
-@pytest.mark.parametrize("name", ["insert_event", "insert_events", "insert_events_once", "cancel_event"])
+@pytest.mark.parametrize(
+    "name", ["insert_event", "insert_lines", "insert_events", "insert_events_once", "cancel_event"]
+)
 def test_publishing_casts_every_parameter_so_that_a_null_has_a_type(name: str) -> None:
     statement = sql.load()[name]
     assert not re.search(r"(?<!:):[a-z]", re.sub(r"CAST\(:\w+ AS [^()]+\)", "", statement.text))

@@ -8,7 +8,7 @@ from pgbus.codec.casting.makers import cast_if_it_fits
 from pgbus.codec.casting.objects import Cast, cast_part
 from pgbus.codec.casting.ownership import classes_in, has_from_bus, is_validated
 from pgbus.codec.casting.places import explain, step_to
-from pgbus.codec.casting.plan import caster, parser
+from pgbus.codec.casting.plan import caster, lines_parser, parser
 
 __all__ = [
     "Cast",
@@ -19,6 +19,7 @@ __all__ = [
     "explain",
     "has_from_bus",
     "is_validated",
+    "lines_parser",
     "parser",
     "step_to",
 ]

@@ -56,6 +56,13 @@ def parser(hint: Any) -> Callable[[str], Any]:
     return lambda text: cast(decode(text))
 
 
+def lines_parser(hint: Any) -> Callable[[str], list[Any]] | None:
+    """`parser` for many texts, each on a line of its own; None for a type that msgspec does not read alone."""
+    if is_ours(hint) or (isinstance(hint, type) and is_validated(hint)):
+        return None
+    return msgspec.json.Decoder(hint, dec_hook=_hook).decode_lines
+
+
 class _Pending:
     """Stands for the cast of a type while that is made: the type has parts of its own kind."""
 

@@ -14,7 +14,8 @@ from sqlalchemy.types import TypeDecorator, TypeEngine
 
 from pgbus.database.sql import DEFAULT_NAMESPACE, as_text
 from pgbus.messages import EventMessage
-from pgbus.publishing.outbox import Limits, OutboxRow, prepare
+from pgbus.publishing.outbox import Limits, prepare
+from pgbus.publishing.rows import OutboxRow
 
 
 class OutboxEventOptions(TypedDict, total=False):

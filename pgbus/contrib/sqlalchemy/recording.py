@@ -13,7 +13,8 @@ from sqlalchemy.orm import Session
 from sqlalchemy.orm.attributes import flag_dirty
 
 from pgbus.contrib.sqlalchemy.outbox_event import OutboxEvent, OutboxEventOptions, columns_of
-from pgbus.publishing.outbox import Limits, OutboxRow, prepare
+from pgbus.publishing.outbox import Limits, prepare
+from pgbus.publishing.rows import OutboxRow
 
 _RECORDED = "pgbus.recorded"
 _numbers = itertools.count()

@@ -25,20 +25,19 @@ class AsyncpgExecutor:
 
     async def fetch(self, statement: Statement, values: Mapping[str, object]) -> Sequence[Sequence[Any]]:
         """Run one statement and return its rows."""
-        if not (self._is_closed() or self._connection.is_in_transaction()):
-            complain(
-                statement,
-                "the asyncpg connection",
-                begin="write both within `async with connection.transaction():`",
-                required=self._required,
-            )
-        statement = bound_as_text(statement)
-        arguments = map(as_text, statement.arguments(values))
+        bound = bound_as_text(statement)
         try:
+            if not self._connection.is_in_transaction() and not self._connection.is_closed():
+                complain(
+                    statement,
+                    "the asyncpg connection",
+                    begin="write both within `async with connection.transaction():`",
+                    required=self._required,
+                )
+            # Not the user's class of records, which may have other keys than numbers.
             rows: list[Any] = await self._connection.fetch(
-                # Not the user's class of records, which may have other keys than numbers.
-                statement.asyncpg, *arguments, record_class=asyncpg.Record
-            )  # fmt: skip
+                bound.asyncpg, *map(as_text, bound.arguments(values)), record_class=asyncpg.Record
+            )
         except asyncpg.InFailedSQLTransactionError as error:
             raise transaction_aborted(error) from error
         except asyncpg.InsufficientPrivilegeError as error:

@@ -15,7 +15,7 @@ from pgbus.database.sql import Statement
 from pgbus.errors import ConnectionUnusableError, NoTransactionWarning
 
 # The statements that publish; settling and reading run on such connections too, and say what is wrong in another way.
-_PUBLISHING = frozenset({"insert_event", "insert_events", "insert_events_once"})
+_PUBLISHING = frozenset({"insert_event", "insert_lines", "insert_events", "insert_events_once"})
 _NOT_THE_USERS = ("pgbus.", "sqlalchemy.", "contextlib")
 
 AUTOCOMMIT = (

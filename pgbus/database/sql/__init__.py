@@ -21,10 +21,11 @@ DEFAULT_NAMESPACE = "pgbus"
 _NAME = re.compile(r"^-- name: (\w+)$", re.MULTILINE)
 _PARAMETER = re.compile(r"(?<![:\w]):([a-z_]+)\b")
 _CAST = re.compile(r"CAST\((:[a-z_]+) AS ([a-z ]+?)(\[\])?\)")
+_TEXTS = frozenset((str, type(None)))
 _QUALIFIED = re.compile(r"\bpgbus\.(?=[a-z])")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Statement:
     """One statement, compiled for each parameter style. `parameters` is the order of asyncpg's `$1`, `$2`, ..."""
 
@@ -66,8 +67,8 @@ def as_text(value: Any) -> Any:
     """The value as PostgreSQL reads it from a text; None stays, and an array stays one."""
     if value is None or type(value) is str:
         return value
-    if isinstance(value, list | tuple):
-        return [as_text(part) for part in value]
+    if isinstance(value, (list, tuple)):
+        return value if _TEXTS.issuperset(map(type, value)) else [as_text(part) for part in value]
     return value.isoformat() if isinstance(value, datetime) else str(value)
 
 

@@ -16,6 +16,19 @@ VALUES (
     CAST(CAST(:headers AS text) AS jsonb)
 )
 
+-- name: insert_lines
+-- Events of one topic that are due at once, each payload on a line of its own: a driver sends one long text in a quarter
+-- of the time of an array, and the server takes it apart as quickly. JSON holds no line feed but between its values.
+INSERT INTO pgbus.outbox (event_id, topic, ancestors, payload)
+SELECT CAST(given.event_id AS uuid),
+       CAST(:topic AS text),
+       string_to_array(CAST(:ancestors AS text), ' '),
+       CAST(given.payload AS jsonb)
+FROM ROWS FROM (
+    string_to_table(CAST(:event_ids AS text), ' '),
+    string_to_table(CAST(:payloads AS text), chr(10))
+) AS given (event_id, payload)
+
 -- name: insert_events
 -- Events in the order of the arrays. An array may be shorter than `event_ids`: what is missing is NULL.
 INSERT INTO pgbus.outbox (event_id, topic, ancestors, key, payload, headers, deliver_at)

@@ -5,7 +5,9 @@ from __future__ import annotations
 from pgbus.database.sql import Statement, quote_identifier
 from pgbus.errors import PrivilegeError
 
-PUBLISHER = frozenset({"insert_event", "insert_events", "insert_events_once", "publish_schemas", "load_schemas"})
+PUBLISHER = frozenset(
+    {"insert_event", "insert_lines", "insert_events", "insert_events_once", "publish_schemas", "load_schemas"}
+)
 CALLER = frozenset({"find_servers", "post_requests", "withdraw_requests", "fetch_responses", "fail_lost_calls"})
 READER = frozenset(
     {

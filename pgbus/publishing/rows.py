@@ -1,0 +1,197 @@
+"""Events that were checked, in the forms that one INSERT takes: one event, events of any kind, and events of one class.
+
+Each form has the statement that inserts it, with its values, and tells the ids of its events from what that returns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, TypeAlias
+from uuid import UUID
+
+import msgspec
+
+from pgbus.database.sql import Statement
+from pgbus.messages import EventMessage
+
+# A longer INSERT costs hardly less a row, and a driver holds all that it sends in memory once more.
+CHUNK_ROWS = 2_000
+CHUNK_SIZE = 8_388_608
+
+Insert: TypeAlias = tuple[Statement, dict[str, object]]
+
+
+class OutboxRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """An event that was checked. `payload` and `headers` are JSON text.
+
+    `delay` is in seconds, from the INSERT on, by the database's clock; `deliver_at` is in UTC. Not both are given.
+    """
+
+    event_id: UUID
+    topic: str
+    payload: str
+    ancestors: tuple[str, ...] = ()
+    key: str | None = None
+    headers: str | None = None
+    deliver_at: datetime | None = None
+    delay: float | None = None
+    dedup_key: str | None = None
+
+    def message(self, event_id: UUID | None = None) -> EventMessage:
+        """The event as its publisher knows it: without the instants that the database will give it.
+
+        `event_id` is that of the event that stands for it, where it is not its own.
+        """
+        return EventMessage(
+            topic=self.topic,
+            raw=self.payload,
+            event_id=event_id or self.event_id,
+            key=self.key,
+            raw_headers=self.headers,
+            ancestors=self.ancestors or None,
+            deliver_at=self.deliver_at,
+        )
+
+    def insert(self, statements: Mapping[str, Statement], *, dedup_ttl: float) -> Insert:
+        """The statement that inserts it, and its values; `dedup_ttl` is in seconds."""
+        if not (self.dedup_key is None and self.deliver_at is None and self.delay is None):
+            return Rows((self,)).insert(statements, dedup_ttl=dedup_ttl)
+        return statements["insert_event"], {
+            "event_id": self.event_id,
+            "topic": self.topic,
+            "ancestors": _joined(self.ancestors),
+            "key": self.key,
+            "payload": self.payload,
+            "headers": self.headers,
+        }
+
+    def ids(self, returned: Iterable[Sequence[Any]]) -> list[UUID]:
+        """For each event the id of the one that stands for it, from what the statement has returned."""
+        return _ids((self,), returned) if returned else [self.event_id]
+
+    def rows(self) -> Sequence[OutboxRow]:
+        """The events one by one."""
+        return (self,)
+
+    @property
+    def may_repeat(self) -> bool:
+        """Whether inserting it twice publishes it once."""
+        return self.dedup_key is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Events of any kind, at least one."""
+
+    given: Sequence[OutboxRow]
+
+    def insert(self, statements: Mapping[str, Statement], *, dedup_ttl: float) -> Insert:
+        """The statement that inserts them in their order, and its values.
+
+        `dedup_ttl`: for how long, in seconds, a dedup key bars another event.
+        """
+        values = self._columns()
+        dedup_keys = _sparse([row.dedup_key for row in self.given])
+        if not dedup_keys:
+            return statements["insert_events"], values
+        return statements["insert_events_once"], {**values, "dedup_keys": dedup_keys, "dedup_ttl": dedup_ttl}
+
+    def _columns(self) -> dict[str, object]:
+        rows = self.given
+        return {
+            "event_ids": [row.event_id for row in rows],
+            "topics": [row.topic for row in rows],
+            "ancestors": _sparse([_joined(row.ancestors) for row in rows]),
+            "keys": _sparse([row.key for row in rows]),
+            "payloads": [row.payload for row in rows],
+            "headers": _sparse([row.headers for row in rows]),
+            "deliver_ats": _sparse([row.deliver_at for row in rows]),
+            "delays": _sparse([row.delay for row in rows]),
+        }
+
+    def ids(self, returned: Iterable[Sequence[Any]]) -> list[UUID]:
+        """As OutboxRow's."""
+        return _ids(self.given, returned)
+
+    def rows(self) -> Sequence[OutboxRow]:
+        """As OutboxRow's."""
+        return self.given
+
+    @property
+    def may_repeat(self) -> bool:
+        """As OutboxRow's."""
+        return all(row.may_repeat for row in self.given)
+
+
+@dataclass(frozen=True, slots=True)
+class Lines:
+    """Events of one class that have nothing but a topic, at least one, each payload on a line of `payloads`."""
+
+    event_ids: list[UUID]
+    topic: str
+    payloads: str
+    ancestors: tuple[str, ...] = ()
+
+    def insert(self, statements: Mapping[str, Statement], *, dedup_ttl: float) -> Insert:  # noqa: ARG002 - as Rows's
+        """As Rows's."""
+        return statements["insert_lines"], {
+            "event_ids": " ".join(map(str, self.event_ids)),
+            "topic": self.topic,
+            "ancestors": _joined(self.ancestors),
+            "payloads": self.payloads,
+        }
+
+    def ids(self, returned: Iterable[Sequence[Any]]) -> list[UUID]:  # noqa: ARG002 - nothing is returned
+        """As OutboxRow's."""
+        return self.event_ids
+
+    def rows(self) -> Sequence[OutboxRow]:
+        """As OutboxRow's."""
+        return [
+            OutboxRow(event_id=event_id, topic=self.topic, payload=payload, ancestors=self.ancestors)
+            for event_id, payload in zip(self.event_ids, self.payloads.split("\n"), strict=True)
+        ]
+
+    @property
+    def may_repeat(self) -> bool:
+        """As OutboxRow's."""
+        return False
+
+
+# What one INSERT takes.
+Part: TypeAlias = OutboxRow | Rows | Lines
+
+
+def in_parts(rows: Sequence[OutboxRow]) -> Iterator[OutboxRow | Rows]:
+    """The rows in parts of at most 2,000 rows or 8 MiB of payload."""
+    chunk: list[OutboxRow] = []
+    size = 0
+    for row in rows:
+        chunk.append(row)
+        size += len(row.payload)
+        if len(chunk) >= CHUNK_ROWS or size >= CHUNK_SIZE:
+            yield _part(chunk)
+            chunk, size = [], 0
+    if chunk:
+        yield _part(chunk)
+
+
+def _part(rows: list[OutboxRow]) -> OutboxRow | Rows:
+    return rows[0] if len(rows) == 1 else Rows(rows)
+
+
+def _joined(ancestors: tuple[str, ...]) -> str | None:
+    return " ".join(ancestors) if ancestors else None
+
+
+def _sparse(column: list[Any]) -> list[Any]:
+    # unnest() fills what a shorter array lacks with NULL, so a column of nothing but NULL need not be sent.
+    return column if any(column) else []
+
+
+def _ids(rows: Sequence[OutboxRow], returned: Iterable[Sequence[Any]]) -> list[UUID]:
+    """For each row its own id, or that of an earlier event with the same dedup key."""
+    holders: dict[str | None, UUID] = {found[0]: UUID(found[1]) for found in returned}
+    return [holders.get(row.dedup_key, row.event_id) for row in rows]
