@@ -1,11 +1,14 @@
 """These tests run on every PostgreSQL whose programs PGBUS_PG_BINDIRS names (directories, `:` between them)."""
 
+import asyncio
 import os
+import uuid
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
+import asyncpg
 import psycopg
 import pytest
 
@@ -64,3 +67,27 @@ def dsn_of_user(dsn: str, user: str) -> str:
     parts = urlsplit(dsn)
     address = parts.netloc.rpartition("@")[2]
     return urlunsplit(parts._replace(netloc=f"{user}:{PASSWORD}@{address}"))
+
+
+@pytest.fixture
+def namespace(server: DatabaseServer) -> Iterator[str]:
+    """A namespace of the test's own, because its roles belong to the whole server; they are dropped afterwards."""
+    name = f"t{uuid.uuid4().hex[:12]}"
+    yield name
+    asyncio.run(drop_roles(server.dsn, name))
+
+
+async def drop_roles(dsn: str, namespace: str) -> None:
+    """Drop the group roles of a namespace, and users that are named after it."""
+    connection = await asyncpg.connect(dsn)
+    for row in await connection.fetch("SELECT rolname FROM pg_roles WHERE rolname LIKE $1", f"{namespace}\\_%"):
+        await connection.execute(f"DROP ROLE {row['rolname']}")
+    await connection.close()
+
+
+# Asks for `namespace` first, so that the database, and with it all that the roles were granted, is gone before them.
+@pytest.fixture
+def home(namespace: str, server: DatabaseServer) -> Iterator[str]:
+    """DSN of an empty database."""
+    with server.temporary_database() as dsn:
+        yield dsn

@@ -2,7 +2,7 @@
 
 import asyncio
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -15,7 +15,7 @@ from pgbus.database import sql
 from pgbus.database.sql import rights
 from pgbus.errors import PrivilegeError, SchemaVersionError
 from tests.conftest import Connect
-from tests.migrations.conftest import PASSWORD, dsn_of_user
+from tests.migrations.conftest import PASSWORD, drop_roles, dsn_of_user
 from tests.support import DatabaseServer
 from tests.support.workers import running
 
@@ -29,29 +29,6 @@ READ = (
     "outbox", "events", "history", "listeners", "subscriptions", "dead_letters", "workers", "rpc_requests", "schemas",
     "alembic_version",
 )  # fmt: skip
-
-
-@pytest.fixture
-def namespace(server: DatabaseServer) -> Iterator[str]:
-    """A namespace of the test's own, because its roles belong to the whole server; they are dropped afterwards."""
-    name = f"t{uuid.uuid4().hex[:12]}"
-    yield name
-    asyncio.run(_drop_roles(server.dsn, name))
-
-
-async def _drop_roles(dsn: str, namespace: str) -> None:
-    connection = await asyncpg.connect(dsn)
-    for row in await connection.fetch("SELECT rolname FROM pg_roles WHERE rolname LIKE $1", f"{namespace}\\_%"):
-        await connection.execute(f"DROP ROLE {row['rolname']}")
-    await connection.close()
-
-
-# Asks for `namespace` first, so that the database, and with it all that the roles were granted, is gone before them.
-@pytest.fixture
-def home(namespace: str, server: DatabaseServer) -> Iterator[str]:
-    """DSN of an empty database."""
-    with server.temporary_database() as dsn:
-        yield dsn
 
 
 @dataclass(frozen=True, slots=True)
@@ -480,4 +457,4 @@ async def test_the_namespace_of_roles_may_be_a_word_of_sql(server: DatabaseServe
         connection = await connect(dsn)
         await connection.execute("SET ROLE user_publisher")
         await connection.execute("INSERT INTO \"user\".outbox (topic) VALUES ('a')")
-    await _drop_roles(server.dsn, "user")
+    await drop_roles(server.dsn, "user")
