@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import re
 import subprocess
 import sys
 import tomllib
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import pgbus
+from pgbus.database import sql
 
 ROOT = Path(pgbus.__file__).parent
 
@@ -89,3 +91,24 @@ def test_every_package_says_which_of_its_modules_imports_which() -> None:
     assert {f"pgbus.{package}" for package in packages} <= set(contracts)
     assert all(one["exhaustive"] for one in contracts.values())
     assert not any("ignore_imports" in one for one in CONTRACTS)
+
+
+def test_the_page_on_architecture_has_the_layers_of_the_contract() -> None:
+    page = (ROOT.parent / "docs" / "explanation" / "architecture.md").read_text(encoding="utf-8")
+    table = page.split("| layer | holds |")[1].split("\n\n")[0]
+    rows = re.findall(r"^\| ((?:`\w+`(?:, )?)+) \|", table, re.MULTILINE)
+    [contract] = [one for one in CONTRACTS if one.get("containers") == ["pgbus"]]
+    assert [re.findall(r"\w+", row) for row in rows] == [re.findall(r"\w+", line) for line in contract["layers"]]
+
+
+BEING_MOVED = {"publishing/outbox.py", "publishing/rows.py"}
+
+
+def test_only_the_database_package_calls_a_statement_by_its_name() -> None:
+    called = re.compile(rf'[\[(]\s*"(?:{"|".join(sql.load())})"')
+    found = {
+        str(path.relative_to(ROOT))
+        for path in ROOT.rglob("*.py")
+        if path.relative_to(ROOT).parts[0] != "database" and called.search(path.read_text(encoding="utf-8"))
+    }
+    assert found - BEING_MOVED == set()
