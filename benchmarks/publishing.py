@@ -1,19 +1,27 @@
-"""What publishing costs: in bulk, beside a bare INSERT of the same columns; and in a user's own transaction."""
+"""What publishing in bulk costs beside a bare INSERT of arrays into the same columns, and events beside a worker."""
 
 from __future__ import annotations
 
+import asyncio
+import os
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 import asyncpg
 import msgspec
 
-from benchmarks.support import RUNS, OrderPlaced, fresh_bus, median
-from pgbus.publishing.outbox import Limits, prepare
-from pgbus.publishing.rows import CHUNK_ROWS, OutboxRow
+import pgbus
+from benchmarks.cpu import Turn, take_turns
+from benchmarks.paced import worker_process
+from benchmarks.support import OrderPlaced, fresh_bus
+from benchmarks.transactions import ORDER, TABLES
+from pgbus.database.event_ids import new_event_ids
+from pgbus.publishing.rows import CHUNK_ROWS
 
-EVENTS = 50_000
-TRANSACTIONS = 1_500
+EVENTS = 10_000
+ROUNDS = 4 * int(os.environ.get("PGBUS_BENCH_RUNS", "5"))
+PUBLISHERS = (8, 32)
+SECONDS = float(os.environ.get("PGBUS_BENCH_SECONDS", "10"))
 
 BARE_TABLE = """
 DROP TABLE IF EXISTS bench_bare;
@@ -28,98 +36,98 @@ INSERT INTO bench_bare (event_id, topic, payload)
 SELECT g.event_id, g.topic, g.payload::jsonb
 FROM unnest($1::uuid[], $2::text[], $3::text[]) AS g (event_id, topic, payload)
 """
+BARE = "a bare INSERT"
 
 
 async def publish_many(dsn: str) -> None:
+    """In one transaction; what the bare INSERT is given was made and encoded beforehand."""
     async with fresh_bus(dsn) as bus:
         connection = await asyncpg.connect(dsn)
         await connection.execute(BARE_TABLE)
-        ratios, rates = [], []
-        for _ in range(RUNS):
-            events = [OrderPlaced(number) for number in range(EVENTS)]
-            rows = [prepare(event, limits=Limits()) for event in events]
-            bare = await _bare(connection, rows)
-            started = time.perf_counter()
+        events = [OrderPlaced(number) for number in range(EVENTS)]
+        event_ids, topics = new_event_ids(EVENTS), ["bench.order_placed"] * EVENTS
+        payloads = [msgspec.json.encode(event).decode() for event in events]
+
+        async def bare(_: int) -> None:
+            async with connection.transaction():
+                for first in range(0, EVENTS, CHUNK_ROWS):
+                    part = slice(first, first + CHUNK_ROWS)
+                    await connection.execute(BARE_INSERT, event_ids[part], topics[part], payloads[part])
+
+        async def publish(_: int) -> None:
             async with connection.transaction():
                 await bus.publish_many(events, using=connection)
-            took = time.perf_counter() - started
-            await connection.execute(f'TRUNCATE bench_bare, "{bus.config.namespace}".outbox')
-            ratios.append(bare / took)
-            rates.append(EVENTS / took)
+
+        turns: dict[str, Turn] = {BARE: bare, "publish_many": publish}
+        timings = await take_turns(turns, rounds=ROUNDS, server=[connection.get_server_pid()])
+        for name, one in timings.items():
+            print(f"{EVENTS:,} events, {name}, per event: {one.line(EVENTS)}; of {BARE} {one.of(timings[BARE])}")
         await connection.execute("DROP TABLE bench_bare")
         await connection.close()
-        print(
-            f"publish_many of {EVENTS:,}: {median(rates):,.0f} events/s, "
-            f"{median(ratios):.0%} of a bare INSERT; bar: 60%"
-        )
 
 
-async def _bare(connection: asyncpg.Connection, rows: list[OutboxRow]) -> float:
-    started = time.perf_counter()
-    async with connection.transaction():
-        for first in range(0, len(rows), CHUNK_ROWS):
-            chunk = rows[first : first + CHUNK_ROWS]
-            await connection.execute(
-                BARE_INSERT,
-                [row.event_id for row in chunk],
-                [row.topic for row in chunk],
-                [row.payload for row in chunk],
-            )
-    return time.perf_counter() - started
+async def beside_a_worker(dsn: str, publishers: int) -> None:
+    """The rate of transactions that publish while a worker handles the events, as a part of those that write one row.
 
-
-# The baseline decides the ratio: a transaction that writes as much as the event, and one that writes next to nothing.
-BASELINES = {
-    "a row as large as the event": ("INSERT INTO bench_orders (payload) VALUES ($1)", True),
-    "a row of one number": ("INSERT INTO bench_numbers (number) VALUES ($1)", False),
-}
-ORDERS = """
-DROP TABLE IF EXISTS bench_orders, bench_numbers;
-CREATE TABLE bench_orders (id bigserial PRIMARY KEY, payload jsonb);
-CREATE TABLE bench_numbers (id bigserial PRIMARY KEY, number int);
-"""
-
-
-async def in_a_transaction(dsn: str, baseline: str) -> None:
-    insert, takes_payload = BASELINES[baseline]
+    The publishers share this process, the worker has one of its own. Plain and publishing stretches take turns.
+    """
     async with fresh_bus(dsn) as bus:
-        connection = await asyncpg.connect(dsn)
-        await connection.execute(ORDERS)
-        payload = msgspec.json.encode(OrderPlaced(1)).decode()
+        connections = [await asyncpg.connect(dsn) for _ in range(publishers)]
+        await connections[0].execute(TABLES)
 
-        async def transact(publish: bool, number: int) -> None:
+        async def plain(connection: asyncpg.Connection, number: int) -> None:
             async with connection.transaction():
-                await connection.execute(insert, payload if takes_payload else number)
-                if publish:
-                    await bus.publish(OrderPlaced(number), using=connection)
+                await connection.execute(ORDER, "order", number)
 
-        ratios, rates = [], []
-        for run in range(RUNS + 1):
-            took = await _compare(transact)
-            if run:  # the first one warms up
-                ratios.append(took[False] / took[True])
-                rates.append(TRANSACTIONS / took[True])
-        await connection.execute("DROP TABLE bench_orders, bench_numbers")
-        await connection.close()
+        async def publishing(connection: asyncpg.Connection, number: int) -> None:
+            async with connection.transaction():
+                await connection.execute(ORDER, "order", number)
+                await bus.publish(OrderPlaced(number), using=connection)
+
+        rates: dict[str, list[float]] = {"plain": [], "publishing": []}
+        async with worker_process(dsn, bus.config.namespace) as process:
+            for _ in range(max(3, int(SECONDS))):
+                rates["plain"].append(await _rate(plain, connections))
+                rates["publishing"].append(await _rate(publishing, connections))
+                await _until_handled(bus, connections[0])
+            process.terminate()
+        alone = [await _rate(publishing, connections) for _ in range(3)]
+        plain_rate, rate = (sorted(one)[len(one) // 2] for one in (rates["plain"], rates["publishing"]))
         print(
-            f"publish in a transaction of one INSERT of {baseline}: {median(rates):,.0f} tx/s, "
-            f"keeps {median(ratios):.2f} of the rate without it; bar: 0.70 beside a row as large"
+            f"{publishers} publishers beside a worker: {rate:,.0f} tx/s of {plain_rate:,.0f} plain, "
+            f"{rate / plain_rate:.2f}; without the worker {sorted(alone)[1] / plain_rate:.2f}",
+            flush=True,
         )
+        await connections[0].execute("DROP TABLE bench_orders, bench_outbox")
+        for one in connections:
+            await one.close()
 
 
-async def _compare(transact: Callable[[bool, int], Awaitable[None]]) -> dict[bool, float]:
-    """Seconds with and without publishing, interleaved in small stretches, so that both meet the same noise."""
-    took = {False: 0.0, True: 0.0}
-    for stretch in range(TRANSACTIONS // 50):
-        for publish in (False, True) if stretch % 2 else (True, False):
-            started = time.perf_counter()
-            for number in range(50):
-                await transact(publish, number)
-            took[publish] += time.perf_counter() - started
-    return took
+async def _rate(
+    transact: Callable[[asyncpg.Connection, int], Awaitable[None]], connections: Sequence[asyncpg.Connection]
+) -> float:
+    """Transactions per second, over a second."""
+    began = time.perf_counter()
+
+    async def go_on(connection: asyncpg.Connection) -> int:
+        number = 0
+        while time.perf_counter() - began < 1:
+            await transact(connection, number)
+            number += 1
+        return number
+
+    done = sum(await asyncio.gather(*map(go_on, connections)))
+    return done / (time.perf_counter() - began)
+
+
+async def _until_handled(bus: pgbus.Bus, connection: asyncpg.Connection) -> None:
+    name = bus.config.namespace
+    left = f'SELECT EXISTS (SELECT FROM "{name}".outbox) OR EXISTS (SELECT FROM "{name}".deliveries)'
+    while await connection.fetchval(left):  # noqa: ASYNC110 - the server tells nobody that all is settled
+        await asyncio.sleep(0.1)
 
 
 async def main(dsn: str) -> None:
     await publish_many(dsn)
-    for baseline in BASELINES:
-        await in_a_transaction(dsn, baseline)
+    for publishers in PUBLISHERS:
+        await beside_a_worker(dsn, publishers)

@@ -7,12 +7,11 @@ from datetime import datetime, timedelta
 from typing import Any, TypedDict, Unpack
 from uuid import UUID
 
-from sqlalchemy import ARRAY, Dialect, MetaData, Text, cast, func
-from sqlalchemy.dialects import postgresql
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
-from sqlalchemy.types import TypeDecorator, TypeEngine
+from sqlalchemy import MetaData, func
+from sqlalchemy.orm import DeclarativeBase, Mapped
 
-from pgbus.database.sql import DEFAULT_NAMESPACE, as_text
+from pgbus.database.adapters.outbox_table import outbox_table
+from pgbus.database.sql import DEFAULT_NAMESPACE
 from pgbus.messages import EventMessage
 from pgbus.publishing.outbox import Limits, prepare
 from pgbus.publishing.rows import OutboxRow
@@ -26,23 +25,6 @@ class OutboxEventOptions(TypedDict, total=False):
     deliver_at: datetime | None
     delay: float | None
     event_id: UUID | str | None
-
-
-class _Cast(TypeDecorator[Any]):
-    """Bound as text and cast in SQL: the engine may have a serializer of its own, and the connection codecs."""
-
-    impl = Text
-    cache_ok = True
-
-    def __init__(self, to: TypeEngine[Any]) -> None:
-        super().__init__()
-        self.to = to
-
-    def process_bind_param(self, value: Any, dialect: Dialect) -> Any:  # noqa: ARG002 - SQLAlchemy's signature
-        return as_text(value)
-
-    def bind_expression(self, bindparam: Any) -> Any:
-        return cast(bindparam, self.to)
 
 
 class _Base(DeclarativeBase):
@@ -62,20 +44,23 @@ class OutboxEvent(_Base):
     bus's hooks are not called. In another namespace than `pgbus`, give the engine
     `execution_options={"schema_translate_map": {"pgbus": "your_namespace"}}`.
 
+    It belongs to no bus, so no configuration of one applies: a payload is at most 1 MiB, and instances of event classes
+    are always checked. Where `max_payload` or `validate` is set, use `bus.publish(..., using=session)`.
+
     Raises InvalidEventError when it is made, as `Bus.publish` does.
     """
 
-    __tablename__ = "outbox"
+    __table__ = outbox_table(_Base.metadata)
     # Publishers may insert and not read: nothing is fetched back, and so the identity is the id that we make.
     __mapper_args__ = {"eager_defaults": False}  # noqa: RUF012 - SQLAlchemy's name and kind
 
-    event_id: Mapped[UUID] = mapped_column(_Cast(postgresql.UUID()), primary_key=True)
-    topic: Mapped[str] = mapped_column(Text)
-    ancestors: Mapped[list[str] | None] = mapped_column(ARRAY(Text))
-    key: Mapped[str | None] = mapped_column(Text)
-    payload: Mapped[str] = mapped_column(_Cast(postgresql.JSONB()))
-    headers: Mapped[str | None] = mapped_column(_Cast(postgresql.JSONB()))
-    deliver_at: Mapped[datetime | None] = mapped_column(_Cast(postgresql.TIMESTAMP(timezone=True)))
+    event_id: Mapped[UUID]
+    topic: Mapped[str]
+    ancestors: Mapped[str | None]
+    key: Mapped[str | None]
+    payload: Mapped[str]
+    headers: Mapped[str | None]
+    deliver_at: Mapped[datetime | None]
 
     def __init__(self, event: object, *, topic: str | None = None, **options: Unpack[OutboxEventOptions]) -> None:
         row = prepare(event, topic=topic, limits=Limits(), **options)
@@ -96,7 +81,7 @@ def columns_of(row: OutboxRow) -> dict[str, Any]:
     return {
         "event_id": row.event_id,
         "topic": row.topic,
-        "ancestors": list(row.ancestors) or None,
+        "ancestors": " ".join(row.ancestors) or None,
         "key": row.key,
         "payload": row.payload,
         "headers": row.headers,

@@ -9,14 +9,13 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import Column, ColumnElement, MetaData, Table, Text, cast, func, literal_column
-from sqlalchemy.dialects.postgresql import JSONB, UUID
+from sqlalchemy import MetaData
 from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session
 from sqlalchemy.orm import Session, registry, scoped_session
-from sqlalchemy.types import TypeDecorator
 
+from pgbus.database.adapters.outbox_table import outbox_table
 from pgbus.database.adapters.sessions import watching
-from pgbus.database.sql import Statement, as_text
+from pgbus.database.sql import Statement
 from pgbus.errors import ConnectionUnusableError
 
 
@@ -40,7 +39,7 @@ class AddedTo:
             )
         row = _row_class(statement.namespace)()
         for name, value in values.items():
-            setattr(row, name, as_text(value))
+            setattr(row, name, value)
         with watching(self._session):
             self._session.add(row)
         self.rows.append(row)
@@ -60,40 +59,9 @@ def _plain_session(session: object) -> Session:
     )
 
 
-class _ReadAs(TypeDecorator[str]):
-    """A text that the server reads as another type, because the engine may have codecs of its own for that one."""
-
-    impl = Text
-    cache_ok = True
-
-    def __init__(self, kind: str) -> None:
-        super().__init__()
-        self.kind = kind
-
-    def bind_expression(self, bindparam: Any) -> ColumnElement[Any]:
-        match self.kind:
-            case "uuid":
-                return cast(bindparam, UUID)
-            case "jsonb":
-                return cast(bindparam, JSONB)
-            case _:  # topics with spaces between them
-                return func.string_to_array(bindparam, literal_column("' '"))
-
-
 @lru_cache(maxsize=64)
 def _row_class(namespace: str) -> type:
-    """A class that is mapped to the outbox of this namespace, and to the columns that publishers write."""
-    table = Table(
-        "outbox",
-        MetaData(schema=namespace),
-        Column("event_id", _ReadAs("uuid"), primary_key=True),
-        Column("topic", Text),
-        Column("ancestors", _ReadAs("text[]")),
-        Column("key", Text),
-        Column("payload", _ReadAs("jsonb")),
-        Column("headers", _ReadAs("jsonb")),
-        implicit_returning=False,  # who may publish need not be allowed to read
-    )
+    """A class that is mapped to the outbox of this namespace."""
     cls = type("PublishedEvent", (), {})
-    registry().map_imperatively(cls, table)
+    registry().map_imperatively(cls, outbox_table(MetaData(schema=namespace)))
     return cls
