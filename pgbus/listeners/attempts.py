@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -79,14 +79,16 @@ class Attempts:
 
     async def attempt(self, held: HeldClaim, index: int) -> Ending:
         """Try one event, unless it is another worker's to handle."""
-        if left := await self._leave(held, index):
+        if not self._known.is_ours(held.claim.events[index]) and (left := await self._leave(held, index)):
             return left
         started = now()
         error: BaseException | None = None
         thread: asyncio.Future[Any] | None = None
         try:
-            body = await self._decode(held, index)
-            await self._handle([held], body, [held.messages[index]], started)
+            if self._hooks.before_event_execution:
+                await self._run_hooks_before(held, index)
+            body = self._decode(held, index)
+            await self._handle([held], body, [held.messages[index]], held.claim.attempt, started)
         except asyncio.CancelledError as cancelled:
             if is_being_cancelled():
                 raise
@@ -133,23 +135,27 @@ class Attempts:
         self._in_flight.end_event(held, index, left, started=now(), duration=0.0)
         return left
 
-    async def _decode(self, held: HeldClaim, index: int) -> Any:
-        """What the handler takes for an event, as the hooks before its execution left it.
-
-        Raises UnhandledEventError for what no handler could be given.
-        """
+    def _decode(self, held: HeldClaim, index: int) -> Any:
+        """What the handler takes for an event; raises UnhandledEventError for what no handler could be given."""
         refuse_unreadable(held.claim.events[index])
-        if before := self._hooks.before_event_execution:
-            held.replace_message(index, await prepare(before, held.claim.events[index]))
         return self._listener.decode(held.messages[index])
 
-    async def _handle(
-        self, held_claims: Sequence[HeldClaim], body: Any, messages: Sequence[EventMessage], started: float
-    ) -> None:
+    async def _run_hooks_before(self, held: HeldClaim, index: int) -> None:
+        event = held.claim.events[index]
+        refuse_unreadable(event)
+        held.replace_message(index, await prepare(self._hooks.before_event_execution, event))
+
+    def _handle(
+        self,
+        held_claims: Sequence[HeldClaim],
+        body: Any,
+        messages: Sequence[EventMessage],
+        attempt: int,
+        started: float,
+    ) -> Awaitable[None]:
         if self._listener.transactional:
-            await self._transactions.run(held_claims, body, messages, started)
-        else:
-            await self._executor.run(body, messages, max(held.claim.attempt for held in held_claims))
+            return self._transactions.run(held_claims, body, messages, attempt, started)
+        return self._executor.run(body, messages, attempt)
 
     def _decide(self, error: BaseException | None, held: HeldClaim, index: int) -> Outcome:
         attempt, position = held.claim.attempt, held.claim.events[index].position
@@ -192,7 +198,9 @@ class Attempts:
                     continue
                 started = now()
                 try:
-                    decoded.append(Decoded(held, index, await self._decode(held, index)))
+                    if self._hooks.before_event_execution:
+                        await self._run_hooks_before(held, index)
+                    decoded.append(Decoded(held, index, self._decode(held, index)))
                 except BaseException as error:
                     if isinstance(error, asyncio.CancelledError) and is_being_cancelled():
                         raise
@@ -209,7 +217,8 @@ class Attempts:
         thread: asyncio.Future[Any] | None = None
         try:
             bodies, messages = [one.body for one in decoded], [one.message for one in decoded]
-            await self._handle(_held_claims(decoded), bodies, messages, started)
+            attempt = max(one.held.claim.attempt for one in decoded)
+            await self._handle(_held_claims(decoded), bodies, messages, attempt, started)
         except asyncio.CancelledError as cancelled:
             if is_being_cancelled():
                 raise

@@ -114,11 +114,12 @@ class Executor:
         self._transactions = transactions
         self._middleware = middleware
         self._sender = sender
+        self._call_handler = self._call_async if listener.signature.is_async else self._call_plain
         self._what = f"the handler of {listener.name!r}"
 
-    async def run(self, body: Any, events: Sequence[EventMessage], attempt: int) -> None:
+    def run(self, body: Any, events: Sequence[EventMessage], attempt: int) -> Awaitable[None]:
         """Handle it; whatever the handler raises comes through."""
-        await self._call(body, self._context(events, attempt))
+        return self._call(body, self._context(events, attempt))
 
     async def run_in_transaction(
         self, body: Any, events: Sequence[EventMessage], attempt: int, *, settling: Settling
@@ -192,8 +193,7 @@ class Executor:
 
     async def _call(self, body: Any, context: Context) -> None:
         arguments = self._arguments(body, context)
-        call = self._call_async if self._listener.signature.is_async else self._call_plain
-        work = self._middleware.around(context, partial(call, context, arguments))()
+        work = self._middleware.around(context, partial(self._call_handler, context, arguments))()
         if self._listener.timeout is None:
             await work
         else:

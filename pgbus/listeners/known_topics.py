@@ -24,16 +24,20 @@ class KnownTopics:
         self._known: set[tuple[str, tuple[str, ...]]] = set()
         self.left: set[str] = set()
 
+    def is_ours(self, event: EventMessage) -> bool:
+        """Whether an event of the same topics was ours to handle before: nothing of it need be asked again."""
+        try:
+            return (event.topic, tuple(event.ancestors or ())) in self._known
+        except TypeError:  # ancestors that cannot be hashed are no topics: `refuse_unreadable` says so
+            return False
+
     async def leaves(self, event: EventMessage) -> bool:
         """Whether another worker has to handle it: the listener is subscribed to it, and not by what we declare.
 
         What nobody declares any more is handled here: its subscription is gone, and only what was owed before is left.
         """
-        key = (event.topic, tuple(event.ancestors or ()))
-        if key in self._known:
-            return False
         if self._listener.hears(event):
-            self._known.add(key)
+            self._known.add((event.topic, tuple(event.ancestors or ())))
             return False
         if not hears(await self._subscribed(event), event):
             return False

@@ -52,7 +52,12 @@ class HandlerTransactions:
         self._was_settled = was_settled
 
     async def run(
-        self, held_claims: Sequence[HeldClaim], body: Any, messages: Sequence[EventMessage], started: float
+        self,
+        held_claims: Sequence[HeldClaim],
+        body: Any,
+        messages: Sequence[EventMessage],
+        attempt: int,
+        started: float,
     ) -> None:
         """Have the handler's writes and the settlement of its events commit together.
 
@@ -63,7 +68,7 @@ class HandlerTransactions:
         losses = 0
         while True:
             try:
-                await self._run_once(held_claims, body, messages, started)
+                await self._run_once(held_claims, body, messages, attempt, started)
             except TransactionLost as lost:
                 losses += lost.was_called
                 if losses == MAX_LOSSES:
@@ -79,7 +84,12 @@ class HandlerTransactions:
                 return
 
     async def _run_once(
-        self, held_claims: Sequence[HeldClaim], body: Any, messages: Sequence[EventMessage], started: float
+        self,
+        held_claims: Sequence[HeldClaim],
+        body: Any,
+        messages: Sequence[EventMessage],
+        attempt: int,
+        started: float,
     ) -> None:
         ends = _Ends(
             held_claims,
@@ -90,7 +100,6 @@ class HandlerTransactions:
             blocking=self._listener.blocks,
             namespace=self._namespace,
         )
-        attempt = max(held.claim.attempt for held in held_claims)
         try:
             await self._executor.run_in_transaction(body, messages, attempt, settling=ends)
         except BaseException:
