@@ -23,7 +23,7 @@ from pgbus.listeners.claims import ClaimsInFlight
 from pgbus.listeners.executor import ClaimLost, Executor, ThreadLeft
 from pgbus.listeners.hooks import prepare
 from pgbus.listeners.known_topics import KnownTopics
-from pgbus.listeners.listener import Listener
+from pgbus.listeners.running import RunningListener
 from pgbus.listeners.settlement import ALONE, RELEASED, Ending, HeldClaim, Left
 from pgbus.listeners.transactions import HandlerTransactions
 from pgbus.messages import EventMessage, refuse_unreadable
@@ -49,30 +49,25 @@ class Decoded:
 
 
 class Attempts:
-    """Attempts at the events of one listener.
-
-    `transactions` run a transactional listener's handler; `was_cut_off` says whether this worker's own session was lost
-    at that time (of the engine's clock) or later.
-    """
+    """Attempts at the events of one listener; `transactions` run the handler of a transactional one."""
 
     def __init__(
         self,
-        listener: Listener,
+        running: RunningListener,
         *,
         executor: Executor,
         transactions: HandlerTransactions,
         hooks: Hooks,
         in_flight: ClaimsInFlight,
         known: KnownTopics,
-        was_cut_off: Callable[[float], bool],
     ) -> None:
-        self._listener = listener
+        self._running = running
+        self._listener = running.listener
         self._executor = executor
         self._transactions = transactions
         self._hooks = hooks
         self._in_flight = in_flight
         self._known = known
-        self._was_cut_off = was_cut_off
         self._yielded_at = 0.0
 
     # -------------------------------------------------------------------------------------------------- one event
@@ -121,7 +116,7 @@ class Attempts:
 
         A handler may mean another bus, or say so for ever: that counts, unless this worker was cut off as well.
         """
-        return isinstance(error, errors.DatabaseUnreachableError) and self._was_cut_off(started)
+        return isinstance(error, errors.DatabaseUnreachableError) and self._running.standing.was_cut_off(started)
 
     async def _leave(self, held: HeldClaim, index: int) -> Left | None:
         event = held.claim.events[index]

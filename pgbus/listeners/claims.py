@@ -10,11 +10,11 @@ import logging
 from collections.abc import Callable, Iterable
 from uuid import UUID
 
-from pgbus.listeners.listener import Listener
 from pgbus.listeners.pace import Pace
 from pgbus.listeners.quarantine import Quarantine
+from pgbus.listeners.running import RunningListener
 from pgbus.listeners.settlement import Ending, HeldClaim
-from pgbus.telemetry import ClaimsLost, Telemetry
+from pgbus.telemetry import ClaimsLost
 
 logger = logging.getLogger("pgbus")
 
@@ -24,16 +24,14 @@ class ClaimsInFlight:
 
     def __init__(
         self,
-        listener: Listener,
+        running: RunningListener,
         *,
         pace: Pace,
-        telemetry: Telemetry,
         quarantine: Quarantine,
         wake: Callable[[], None],
     ) -> None:
-        self._listener = listener
+        self._running = running
         self._pace = pace
-        self._telemetry = telemetry
         self._quarantine = quarantine
         self._wake = wake
         self._held_claims: dict[int, HeldClaim] = {}
@@ -111,5 +109,5 @@ class ClaimsInFlight:
     def lose(self, held: HeldClaim) -> None:
         """Let go of a claim that is no longer ours."""
         self.remove(held)
-        self._telemetry.emit(ClaimsLost(self._listener.name, 1))
-        logger.warning("%s lost the claim of event %s", self._listener.name, held.claim.events[0].position)
+        self._running.telemetry.emit(ClaimsLost(self._running.name, 1))
+        logger.warning("%s lost the claim of event %s", self._running.name, held.claim.events[0].position)

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from pgbus.database.faults import is_passing
 from pgbus.database.statements import listeners
-from pgbus.database.store import Store
-from pgbus.listeners.listener import Listener, hears
+from pgbus.listeners.listener import hears
+from pgbus.listeners.running import RunningListener
 from pgbus.messages import EventMessage
 
 
@@ -17,10 +17,8 @@ class KnownTopics:
     `left` are the topics that it left to others lately: it claims none of what was left of them.
     """
 
-    def __init__(self, listener: Listener, *, listener_id: int, store: Store) -> None:
-        self._listener = listener
-        self._listener_id = listener_id
-        self._store = store
+    def __init__(self, running: RunningListener) -> None:
+        self._running = running
         self._known: set[tuple[str, tuple[str, ...]]] = set()
         self.left: set[str] = set()
 
@@ -36,7 +34,7 @@ class KnownTopics:
 
         What nobody declares any more is handled here: its subscription is gone, and only what was owed before is left.
         """
-        if self._listener.hears(event):
+        if self._running.listener.hears(event):
             self._known.add((event.topic, tuple(event.ancestors or ())))
             return False
         if not hears(await self._subscribed(event), event):
@@ -46,7 +44,7 @@ class KnownTopics:
 
     async def _subscribed(self, event: EventMessage) -> Sequence[str]:
         try:
-            return await listeners.find_patterns(self._store, listener_id=self._listener_id)
+            return await listeners.find_patterns(self._running.store, listener_id=self._running.id)
         except Exception as error:
             if not is_passing(error):
                 raise

@@ -8,12 +8,11 @@ from collections.abc import Callable, Sequence
 
 from pgbus.database.faults import Fault, classify, is_link_error, is_passing
 from pgbus.database.statements import deliveries, sequencer
-from pgbus.database.store import Store
 from pgbus.database.tries import LINK_PAUSE, LINK_PAUSE_LIMIT, Tries
 from pgbus.listeners.claims import ClaimsInFlight
-from pgbus.listeners.listener import Listener
+from pgbus.listeners.running import RunningListener
 from pgbus.listeners.settlement import HeldClaim, Left, Tally, settlement
-from pgbus.telemetry import ClaimsLost, Telemetry
+from pgbus.telemetry import ClaimsLost
 
 logger = logging.getLogger("pgbus")
 
@@ -26,21 +25,14 @@ class Settler:
 
     def __init__(
         self,
-        listener: Listener,
+        running: RunningListener,
         *,
-        listener_id: int,
-        worker: str,
-        store: Store,
         in_flight: ClaimsInFlight,
-        telemetry: Telemetry,
         was_settled: Callable[[Sequence[HeldClaim], Tally, Sequence[float]], None],
     ) -> None:
-        self._listener = listener
-        self._listener_id = listener_id
-        self._worker = worker
-        self._store = store
+        self._running = running
+        self._listener = running.listener
         self._in_flight = in_flight
-        self._telemetry = telemetry
         self._was_settled = was_settled
 
     async def run(self) -> None:
@@ -74,13 +66,13 @@ class Settler:
 
     async def _settle(self, held_claims: Sequence[HeldClaim]) -> None:
         values, tally, delays = settlement(
-            held_claims, listener_id=self._listener_id, worker=self._worker, blocking=self._listener.blocks
+            held_claims, listener_id=self._running.id, worker=self._running.worker, blocking=self._listener.blocks
         )
-        ours = await deliveries.settle_deliveries(self._store, values)
+        ours = await deliveries.settle_deliveries(self._running.store, values)
         for held in held_claims:
             self._in_flight.remove(held)
         if lost := len(held_claims) - len(ours):
-            self._telemetry.emit(ClaimsLost(self._listener.name, lost))
+            self._running.telemetry.emit(ClaimsLost(self._listener.name, lost))
             logger.warning("%s lost %d claims before it settled them", self._listener.name, lost)
         self._was_settled([held for held in held_claims if held.claim.id in ours], tally, delays)
         if any(isinstance(ending, Left) for held in held_claims for ending in held.endings):
@@ -89,7 +81,7 @@ class Settler:
     async def _tell_others(self) -> None:
         """Wake those to whom an event was left. They would find it by their poll, so this need not be tried again."""
         try:
-            await sequencer.notify_workers(self._store, str(self._listener_id))
+            await sequencer.notify_workers(self._running.store, str(self._running.id))
         except Exception as error:
             if not is_passing(error):
                 raise

@@ -17,7 +17,7 @@ from pgbus.database.tries import LINK_PAUSE, LINK_PAUSE_LIMIT
 from pgbus.errors import HandlerTransactionError
 from pgbus.listeners.claims import ClaimsInFlight
 from pgbus.listeners.executor import ClaimLost, Executor
-from pgbus.listeners.listener import Listener
+from pgbus.listeners.running import RunningListener
 from pgbus.listeners.settlement import HeldClaim, Tally, settlement
 from pgbus.messages import EventMessage
 
@@ -34,19 +34,13 @@ class HandlerTransactions:
 
     def __init__(
         self,
-        listener: Listener,
+        running: RunningListener,
         *,
-        listener_id: int,
-        worker: str,
-        namespace: str,
         executor: Executor,
         in_flight: ClaimsInFlight,
         was_settled: WasSettled,
     ) -> None:
-        self._listener = listener
-        self._listener_id = listener_id
-        self._worker = worker
-        self._namespace = namespace
+        self._running = running
         self._executor = executor
         self._in_flight = in_flight
         self._was_settled = was_settled
@@ -75,7 +69,7 @@ class HandlerTransactions:
                     raise lost.error from None
                 if not backoff.tries:
                     logger.warning(
-                        "%s: the transaction was lost, and is begun again: %s", self._listener.name, lost.error
+                        "%s: the transaction was lost, and is begun again: %s", self._running.name, lost.error
                     )
                 await asyncio.sleep(backoff.next())
                 if not all(held.may_begin(now()) for held in held_claims):
@@ -95,10 +89,7 @@ class HandlerTransactions:
             held_claims,
             started=started,
             events=len(messages),
-            listener_id=self._listener_id,
-            worker=self._worker,
-            blocking=self._listener.blocks,
-            namespace=self._namespace,
+            running=self._running,
         )
         try:
             await self._executor.run_in_transaction(body, messages, attempt, settling=ends)
@@ -125,18 +116,13 @@ class _Ends:
         *,
         started: float,
         events: int,
-        listener_id: int,
-        worker: str,
-        blocking: bool,
-        namespace: str,
+        running: RunningListener,
     ) -> None:
         self._held_claims = held_claims
         self._started = started
         self._events = events
-        self._listener_id = listener_id
-        self._worker = worker
-        self._blocking = blocking
-        self._namespace = namespace
+        self._running = running
+        self._namespace = running.config.namespace
         self._xid: int | None = None
         self.settled: list[HeldClaim] = []
         self.tally = Tally()
@@ -173,9 +159,9 @@ class _Ends:
         self.settled = [held.with_rest_done(started=self._started, duration=duration) for held in self._held_claims]
         values, self.tally, _ = settlement(
             self.settled,
-            listener_id=self._listener_id,
-            worker=self._worker,
-            blocking=self._blocking,
+            listener_id=self._running.id,
+            worker=self._running.worker,
+            blocking=self._running.listener.blocks,
             # Only in the transaction that has locked them: a handler may have ended it, and be in the next one.
             xid=self._xid,
         )

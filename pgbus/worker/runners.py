@@ -19,7 +19,8 @@ from pgbus.listeners.executor import Executor
 from pgbus.listeners.listener import Listener
 from pgbus.listeners.quarantine import Quarantine
 from pgbus.listeners.registration import register_listener
-from pgbus.listeners.runner import Runner, slots_of
+from pgbus.listeners.runner import Runner
+from pgbus.listeners.running import RunningListener
 from pgbus.listeners.settlement import HeldClaim
 from pgbus.telemetry import Telemetry
 from pgbus.worker.membership import Membership
@@ -73,8 +74,16 @@ class Runners:
             runner.start(ended=self._ended)
 
     def _make_runner(self, listener: Listener, listener_id: int) -> Runner:
+        running = RunningListener(
+            listener=listener,
+            id=listener_id,
+            store=self._store,
+            config=self._config,
+            telemetry=self._telemetry,
+            standing=self._membership,
+        )
         # Threads of its own: those of a listener whose functions hang are nobody else's.
-        threads = ThreadPoolExecutor(slots_of(listener, self._config), thread_name_prefix=f"pgbus {listener.name}")
+        threads = ThreadPoolExecutor(running.slots, thread_name_prefix=f"pgbus {listener.name}")
         self._threads[listener_id] = threads
         executor = Executor(
             listener,
@@ -83,19 +92,7 @@ class Runners:
             middleware=self._middleware,
             sender=self._sender,
         )
-        return Runner(
-            listener,
-            listener_id=listener_id,
-            worker_id=self._membership.claimant,
-            has_others=lambda: self._membership.has_others,
-            was_cut_off=self._membership.was_cut_off,
-            store=self._store,
-            executor=executor,
-            hooks=self._hooks,
-            config=self._config,
-            telemetry=self._telemetry,
-            quarantine=self._quarantine,
-        )
+        return Runner(running, executor=executor, hooks=self._hooks, quarantine=self._quarantine)
 
     async def end_failed(self, *, restarts: Restarts) -> bool:
         """End the listeners of which a loop has failed, which begin again after a pause; whether there were any.

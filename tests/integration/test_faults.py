@@ -354,7 +354,7 @@ async def test_status_shows_what_has_failed_and_waits_to_begin_again(
     bus: pgbus.Bus, database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pgbus.aio.backoff.RESTART_PAUSE", 3600.0)
-    monkeypatch.setattr("pgbus.listeners.runner.HeldClaim", failing_once(HeldClaim))
+    monkeypatch.setattr("pgbus.listeners.claimer.HeldClaim", failing_once(HeldClaim))
 
     @bus.listener("a.faulty", name="bad", ordered=True)  # an event of which is never handed over
     async def bad(event: int) -> None: ...

@@ -145,7 +145,7 @@ async def test_an_outcome_that_the_database_refuses_stays_in_flight_until_it_is_
 async def test_a_listener_stops_to_claim_when_its_outcomes_are_refused(
     database: str, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pgbus.listeners.runner.REFUSED_LIMIT", 3)
+    monkeypatch.setattr("pgbus.listeners.claimer.REFUSED_LIMIT", 3)
     connection = await connect(database)
     async with open_bus(database) as bus:
         inbox: Inbox[int] = Inbox()

@@ -1,0 +1,242 @@
+"""Claiming one listener's events: as many as it can begin soon, when someone said that there may be some."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from collections.abc import Sequence
+from uuid import UUID, uuid4
+
+from pgbus.aio.clock import now
+from pgbus.database.faults import UniqueViolation
+from pgbus.database.statements import deliveries
+from pgbus.database.statements.deliveries import Claim
+from pgbus.database.tries import LINK_PAUSE, Tries
+from pgbus.listeners.backlog import Backlog
+from pgbus.listeners.claims import ClaimsInFlight
+from pgbus.listeners.known_topics import KnownTopics
+from pgbus.listeners.pace import Pace
+from pgbus.listeners.quarantine import Quarantine
+from pgbus.listeners.running import RunningListener
+from pgbus.listeners.settlement import HeldClaim
+from pgbus.telemetry import Claimed
+
+logger = logging.getLogger("pgbus")
+
+# Seconds between scans from the bottom: they find what a claim that was rolled back left below the floor.
+BOTTOM_INTERVAL = 5.0
+# Seconds until the next claim when others have locked what we came for, doubled each time.
+LOCKED_PAUSE = 0.01
+LOCKED_PAUSE_LIMIT = 1.0
+# Claims that the database refuses to settle, from which on a listener claims no more: only memory knows their outcomes.
+REFUSED_LIMIT = 100
+
+
+class Claimer:
+    """Claims events into the backlog. It is woken by notifications, by polls, and when there is room again."""
+
+    def __init__(
+        self,
+        running: RunningListener,
+        *,
+        backlog: Backlog,
+        in_flight: ClaimsInFlight,
+        known: KnownTopics,
+        pace: Pace,
+        quarantine: Quarantine,
+    ) -> None:
+        self._running = running
+        self._listener = running.listener
+        self._backlog = backlog
+        self._in_flight = in_flight
+        self._known = known
+        self._pace = pace
+        self._quarantine = quarantine
+        # Cleared before each claim and set by whoever wakes us, so that a wake during the statement is not lost.
+        self._may_have_work = True
+        self._is_stopped = False
+        # Below these nothing is left for us to claim: a position for fresh runs, an instant for retries and the like.
+        self.floor = 0
+        self._due_floor = -math.inf
+        self._bottom_at = 0.0
+        self._look_for_suspects = True
+        self._locked_pause = LOCKED_PAUSE
+        # The tokens of claims that we cannot know the outcome of yet: they must not be taken for forgotten ones.
+        self._claiming: UUID | None = None
+        self._offered: UUID | None = None
+
+    @property
+    def tokens_under_way(self) -> set[UUID]:
+        """The tokens of claims that may be made at this moment, by us or by the sequencer for us."""
+        return {token for token in (self._claiming, self._offered) if token}
+
+    def wake(self) -> None:
+        """Claim: there may be work."""
+        self._may_have_work = True
+        self._backlog.has_room.set()
+
+    def wake_for_due(self) -> None:
+        """Claim what is due from the first instant on: a retry may be due before what we have seen."""
+        self._due_floor = -math.inf
+        self.wake()
+
+    def look_at_everything(self) -> None:
+        """Claim without the floors: an operator may have put old events back."""
+        self._bottom_at = 0.0
+        self.wake()
+
+    def stop(self) -> None:
+        """Take nothing that the sequencer hands over any more; the loop is for the caller to end."""
+        self._is_stopped = True
+
+    async def run(self) -> None:
+        """Claim until cancelled; what no further try can mend is raised."""
+        tries = Tries(f"claim events for {self._listener.name}")
+        while True:
+            wanted = self._wanted() if self._may_have_work else 0
+            if not wanted:
+                self._backlog.has_room.clear()
+                await self._backlog.has_room.wait()
+                continue
+            try:
+                await self._claim(wanted)
+                tries.worked()
+            except UniqueViolation:
+                # Another worker has just claimed in one of our lanes, behind what an operator put back before it.
+                self._may_have_work = True
+                await asyncio.sleep(LINK_PAUSE)
+            except Exception as error:
+                self._may_have_work = True
+                await asyncio.sleep(tries.pause_after(error))
+
+    # -------------------------------------------------------------------------------------------------- handed over
+
+    def offer(self, token: UUID) -> bool:
+        """Whether this listener is idle; then the sequencer may claim its next event for it, under this token."""
+        busy = self._may_have_work or self._in_flight or self._claiming or self._is_stopped or self._listener.ordered
+        self._offered = None if busy else token
+        return not busy
+
+    def hand_over(self, claim: Claim | None, *, sent_at: float) -> None:
+        """What came of the offer. Once we drain it is left alone, and returned with other forgotten claims."""
+        self._offered = None
+        if claim and not self._is_stopped:
+            self._running.telemetry.emit(Claimed(self._listener.name, 1))
+            self._pace.saw_claim(events=1, rows=1)
+            self._enqueue([claim], 1, sent_at=sent_at)
+
+    # ----------------------------------------------------------------------------------------------------- claiming
+
+    def _wanted(self) -> int:
+        """How many events to claim now."""
+        if not self._running.standing.claimant() or self._in_flight.refused >= REFUSED_LIMIT:
+            return 0
+        backlog = self._backlog
+        if self._listener.batch:
+            # A batch fills one slot.
+            size = self._pace.batch
+            return size if backlog.running + len(backlog.queue) < backlog.slots else 0
+        self._pace.shared = self._running.standing.has_others
+        return self._pace.wanted(free_slots=backlog.slots - backlog.running, waiting=backlog.waiting)
+
+    async def _claim(self, wanted: int) -> None:
+        self._may_have_work = False
+        self._lower_floors()
+        rows = self._pace.rows(wanted)
+        self._claiming = token = uuid4()
+        suspects = self._look_for_suspects and self._quarantine.enter(self.wake)
+        claims: list[Claim] = []
+        try:
+            # From before the statement: the lease in the database then ends no earlier than we believe.
+            sent_at = now()
+            claims = await self._send_claim(wanted, token=token, rows=rows, suspects=suspects)
+            claims = await self._skip_missing(claims)
+        finally:
+            self._claiming = None
+            if suspects and not any(claim.suspect for claim in claims):
+                self._look_for_suspects = False
+                self._quarantine.leave()
+        if not claims:
+            await self._look_again_if_locked()
+            return
+        self._locked_pause = LOCKED_PAUSE
+        events = sum(len(claim.events) for claim in claims)
+        more = events >= wanted or len(claims) >= rows or any(claim.suspect for claim in claims)
+        self._may_have_work = self._may_have_work or more
+        self._pace.saw_claim(events=events, rows=len(claims))
+        self._raise_floor(claims)
+        self._running.telemetry.emit(Claimed(self._listener.name, events))
+        self._enqueue(claims, events, sent_at=sent_at)
+
+    async def _send_claim(self, wanted: int, *, token: UUID, rows: int, suspects: bool) -> list[Claim]:
+        return await deliveries.claim_deliveries(
+            self._running.store,
+            token=token,
+            listener_id=self._running.id,
+            worker_id=self._running.standing.claimant(),
+            lanes=self._listener.lanes,
+            floor=self.floor,
+            due_floor=self._due_floor,
+            rows=rows,
+            limit=wanted,
+            piece=1 if self._listener.transactional and not self._listener.batch else self._pace.piece,
+            lease=self._running.config.lease,
+            suspects=suspects,
+            blocking=self._listener.blocks,
+            left_topics=list(self._known.left),
+        )
+
+    async def _look_again_if_locked(self) -> None:
+        """A run that many workers were woken for is locked by the first of them, which leaves the rest of it to us."""
+        if self._listener.ordered:
+            return
+        if await deliveries.is_work_left(
+            self._running.store, listener_id=self._running.id, floor=self.floor, due_floor=self._due_floor
+        ):
+            asyncio.get_running_loop().call_later(self._locked_pause, self.wake)
+            self._locked_pause = min(LOCKED_PAUSE_LIMIT, self._locked_pause * 2)
+        else:
+            self._locked_pause = LOCKED_PAUSE
+
+    async def _skip_missing(self, claims: Sequence[Claim]) -> list[Claim]:
+        """The claims without what someone has deleted from the log: it can be handled by nobody, ever."""
+        lacking = [claim for claim in claims if len(claim.events) < claim.size]
+        if lacking:
+            positions = await deliveries.skip_missing_events(
+                self._running.store, lacking, listener_id=self._running.id, worker=self._running.worker
+            )
+            if positions:
+                logger.warning(
+                    "%s skips %d events that are no longer in the log: positions %s to %s",
+                    self._listener.name, len(positions), positions[0], positions[-1],
+                )  # fmt: skip
+            self.wake()
+        return [claim for claim in claims if claim.events]
+
+    def _enqueue(self, claims: Sequence[Claim], events: int, *, sent_at: float) -> None:
+        # Kept for longer, by the time that it took the database to begin; never for less.
+        kept_until = sent_at + self._running.config.lease
+        held_claims = [HeldClaim(claim, now=sent_at, kept_until=kept_until) for claim in claims]
+        for held in held_claims:
+            self._in_flight.add(held)
+        self._backlog.add(held_claims, events=events)
+
+    # ------------------------------------------------------------------------------------------------------- floors
+
+    def _lower_floors(self) -> None:
+        if (at := now()) >= self._bottom_at:
+            self._bottom_at = at + BOTTOM_INTERVAL
+            self._look_for_suspects = True
+            self.floor, self._due_floor = 0, -math.inf
+            self._known.left.clear()  # they may be nobody's by now
+
+    def _raise_floor(self, claims: Sequence[Claim]) -> None:
+        """Fresh runs come in the order of the log: what we took of them lies behind us.
+
+        What another worker has locked, and gives up, stays below until the next scan from the bottom. An ordered
+        listener has no use for this: a lane's head may well lie lower.
+        """
+        if not self._listener.ordered:
+            last = max((claim.events[-1].position or 0 for claim in claims if claim.fresh), default=-1)
+            self.floor = max(self.floor, last + 1)

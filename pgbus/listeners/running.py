@@ -1,0 +1,58 @@
+"""What the parts of a running listener share: the listener, its row, its worker's standing, and where they work."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from pgbus.config import Config
+from pgbus.database.store import Store
+from pgbus.listeners.listener import Listener
+from pgbus.telemetry import Telemetry
+
+
+class Standing(Protocol):
+    """What a worker knows of itself among others."""
+
+    @property
+    def has_others(self) -> bool:
+        """Whether other workers live, which may be idle."""
+        ...
+
+    def claimant(self) -> int:
+        """The id to claim under; 0 while the worker's session is away, and with it the lock that says that it lives."""
+        ...
+
+    def was_cut_off(self, since: float) -> bool:
+        """Whether the session is lost, or was at that time (of the engine's clock) or later."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunningListener:
+    """A registered listener in a worker. `id` is that of its row; `store` runs statements on the engine's pool."""
+
+    listener: Listener
+    id: int
+    store: Store
+    config: Config
+    telemetry: Telemetry
+    standing: Standing
+
+    @property
+    def name(self) -> str:
+        """Its `listener_name`."""
+        return self.listener.name
+
+    @property
+    def worker(self) -> str:
+        """The name of the worker's process, for the history."""
+        return self.config.process_name
+
+    @property
+    def slots(self) -> int:
+        """How many of its events are handled at once; those of a plain function need a thread each."""
+        listener = self.listener
+        if listener.signature.is_async:
+            return listener.concurrency
+        return min(listener.concurrency, self.config.listener_threads)
