@@ -17,7 +17,7 @@ from tests.support.services import Services
 settings.register_profile("pgbus", deadline=None)
 settings.load_profile("pgbus")
 
-CHECKS = [Path(__file__).parent / f"support/{table}.sql" for table in ("deliveries", "history")]
+CHECKS = [Path(__file__).parent / f"support/{table}.sql" for table in ("deliveries", "history", "calls")]
 
 Connect = Callable[[str], Awaitable[asyncpg.Connection]]
 
@@ -44,7 +44,7 @@ def upgraded_template(server: DatabaseServer) -> Iterator[str]:
 
 
 async def check_rows(dsn: str) -> None:
-    """Have the database refuse what no delivery and no row of history may be, which production leaves to the engine."""
+    """Have the database refuse what no delivery, call or row of history may be, which production leaves to us."""
     connection = await asyncpg.connect(dsn)
     try:
         for checks in CHECKS:

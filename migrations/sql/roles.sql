@@ -15,7 +15,8 @@ GRANT EXECUTE
     TO pgbus_publisher;
 
 -- Callers call procedures: they post calls, hear of answers and read them, take calls back, and note that a worker died.
--- No arguments can be read by them, no result written, and no answer read to a call whose id they do not know.
+-- No arguments can be read by them, no result written, and no answer read to a call whose id they do not know. The names
+-- of channels on which results travel are 96 random bits, which they cannot look up.
 GRANT USAGE ON SCHEMA pgbus TO pgbus_caller;
 GRANT INSERT (call_id, procedure, arguments, caller, caller_name, deadline) ON pgbus.rpc_requests TO pgbus_caller;
 GRANT EXECUTE ON FUNCTION pgbus.read_responses(uuid[]), pgbus.withdraw_calls(uuid[], text, text),
@@ -49,8 +50,11 @@ GRANT EXECUTE
 GRANT USAGE ON SCHEMA pgbus TO pgbus_reader;
 GRANT SELECT
     ON pgbus.outbox, pgbus.events, pgbus.history, pgbus.listeners, pgbus.subscriptions, pgbus.dead_letters,
-       pgbus.workers, pgbus.rpc_requests, pgbus.schemas, pgbus.alembic_version
+       pgbus.workers, pgbus.schemas, pgbus.alembic_version
     TO pgbus_reader;
+-- Not `caller`: who knows a caller's channel can notify it of results that nobody wrote.
+GRANT SELECT (call_id, procedure, arguments, caller_name, requested_at, deadline, taken_at, worker_id)
+    ON pgbus.rpc_requests TO pgbus_reader;
 GRANT SELECT (id, listener_id, lane, first, last, events, positions, available_at, attempt, blocked_key)
     ON pgbus.deliveries TO pgbus_reader;
 GRANT SELECT

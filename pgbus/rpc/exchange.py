@@ -1,7 +1,9 @@
-"""The calls of one caller that are under way: posts requests in batches, hears of responses, and reads them in batches.
+"""The calls of one caller that are under way: posts requests in batches, and hears of responses.
+
+A small result is in the notification. Other responses are read from the table, where all of them are.
 
 poster   posts what gathered while the last batch was on its way, then withdraws what was cancelled
-reader   reads the responses that were notified
+reader   reads the responses that were notified without a result
 watcher  while calls are under way: are their servers alive? It also finds a response whose notification was lost.
 """
 
@@ -17,13 +19,13 @@ from pgbus.aio.tasks import end_tasks
 from pgbus.database import channels
 from pgbus.database.faults import Fault, classify, is_passing
 from pgbus.database.statements import rpc, sequencer
-from pgbus.database.statements.rpc import Notification, Request, Response
+from pgbus.database.statements.rpc import Request, Response
 from pgbus.database.store import Store
 from pgbus.database.tries import Tries
 from pgbus.errors import CallCancelled, InvalidArguments
 from pgbus.rpc.connection import LINK_PAUSE, LINK_PAUSE_LIMIT
 from pgbus.rpc.directory import Directory
-from pgbus.rpc.wire import join_ids, join_names, split_ids, take_batch
+from pgbus.rpc.wire import join_ids, join_names, split_ids, split_results, take_batch
 
 logger = logging.getLogger("pgbus")
 
@@ -80,8 +82,12 @@ class Exchange:
                 self._take_back(call, expired=scope.expired())
 
     def heard(self, payload: str) -> None:
-        """A notification on our channel: these calls were answered."""
-        self._expect(split_ids(payload))
+        """A notification on our channel: results, or the calls whose responses are to be read."""
+        if not payload.startswith("{"):
+            self._expect(split_ids(payload))
+            return
+        for call_id, result in split_results(payload).items():
+            self._complete(Response(call_id, "answered", result=result))
 
     def look_again(self) -> None:
         """Notifications may have been lost: read what responses there are to the calls under way."""
@@ -174,7 +180,8 @@ class Exchange:
             batch,
             caller=self._caller,
             caller_name=self._caller_name,
-            notification=Notification(self._calls_channel, names),
+            channel=self._calls_channel,
+            payload=names,
         )
 
     def _take_back(self, call: Call, *, expired: bool) -> None:
@@ -215,9 +222,12 @@ class Exchange:
 
     async def _read_responses(self, call_ids: list[UUID]) -> None:
         for response in await rpc.fetch_responses(self._store, call_ids):
-            call = self._calls.get(response.call_id)
-            if call and not call.response.done():
-                call.response.set_result(response)
+            self._complete(response)
+
+    def _complete(self, response: Response) -> None:
+        call = self._calls.get(response.call_id)
+        if call and not call.response.done():
+            call.response.set_result(response)
 
     # -------------------------------------------------------------------------------------------------- the watcher
 

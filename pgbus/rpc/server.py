@@ -1,7 +1,7 @@
 """The server's side: claims requests while there is room, has the procedures run, and answers in batches.
 
-claimer   claims requests of the procedures that have room and may have work
-answerer  writes the responses
+One loop runs one statement after the other: each claims what there is room for, and writes the responses that have
+gathered while the last one was on its way.
 """
 
 from __future__ import annotations
@@ -89,9 +89,14 @@ class Server:
         self._worker_id = worker_id
         self._work = asyncio.Event()
         self._idle = asyncio.Event()
-        self._answerer = Answerer(store, worker=config.process_name, written=self._idle.set)
-        self._tasks: list[asyncio.Task[None]] = []
+        self._answerer = Answerer(store, worker=config.process_name)
+        self._task: asyncio.Task[None] | None = None
+        # Set by `stop`: the loop claims no more, and only writes what is owed.
+        self._is_stopping = False
+        # A statement that claims is on its way: what it brings is ours, so `stop` waits for it.
+        self._is_claiming = False
         self._started_at = 0.0
+        # A statement that claimed has failed, or our session was lost: we may have claimed what we do not know of.
         self._in_doubt = False
 
     # ------------------------------------------------------------------------------------------------------ life
@@ -110,12 +115,10 @@ class Server:
         await self._register(list(self._desks.values()), worker_id=worker_id, store=store)
         await self._warn_of_strangers(worker_id=worker_id, store=store)
         self._in_doubt = True
-        if self._desks and not self._tasks:
+        if self._desks and not self._task:
             self._started_at = now()
-            loops = (self._claim_loop(), self._answerer.run())
-            self._tasks = [asyncio.create_task(loop, name="pgbus calls") for loop in loops]
-            for task in self._tasks:
-                call_on_failure(task, self._failed)
+            self._task = asyncio.create_task(self._loop(), name="pgbus calls")
+            call_on_failure(self._task, self._failed)
         self.wake()
 
     async def _register(self, desks: Sequence[Desk], *, worker_id: int, store: Store) -> None:
@@ -155,33 +158,33 @@ class Server:
                 self._work.set()
 
     def failure(self) -> BaseException | None:
-        """What ended one of the loops, which should never end by themselves."""
-        return failure_of(self._tasks)
+        """What ended the loop, which should never end by itself."""
+        return failure_of([self._task] if self._task else [])
 
     @property
     def age(self) -> float:
-        """Seconds since the loops began."""
+        """Seconds since the loop began."""
         return now() - self._started_at
 
     async def break_off(self) -> None:
-        """End the loops after a failure; `serve` begins them again. Calls that run go on, and are answered then."""
-        tasks, self._tasks = self._tasks, []
-        await end_tasks(*tasks)
+        """End the loop after a failure; `serve` begins it again. Calls that run go on, and are answered then."""
+        task, self._task = self._task, None
+        if task:
+            await end_tasks(task)
 
     async def stop(self, *, grace: float) -> None:
         """Take no more calls, let running ones finish for `grace` seconds, and answer; the rest is given up as lost."""
-        if not self._tasks:
+        if not self._task:
             return
-        claimer, answerer = self._tasks
+        self._is_stopping = True
         try:  # from now on a caller who finds no other worker is told so at once
             await self._register([], worker_id=self._worker_id(), store=self._store)
         except Exception as error:
             logger.debug("callers may still try this worker, until its session ends: %s", error)
-        await end_tasks(claimer)
         await self._wait_until_idle(grace)
         self.abandon()
         await self._wait_until_idle(LINK_PAUSE_LIMIT)
-        await end_tasks(answerer)
+        await end_tasks(self._task)
         for desk in self._desks.values():
             if desk.threads:
                 desk.threads.shutdown(wait=False, cancel_futures=True)
@@ -194,33 +197,34 @@ class Server:
     async def _wait_until_idle(self, limit: float) -> None:
         try:
             async with asyncio.timeout(limit):
-                while self._running or self._answerer.owed:
+                while self._running or self._answerer.owed or self._is_claiming:
                     self._idle.clear()
                     await self._idle.wait()
         except TimeoutError:
             pass
 
-    # -------------------------------------------------------------------------------------------------- claiming
+    # -------------------------------------------------------------------------------------------------- the loop
 
-    async def _claim_loop(self) -> None:
-        tries = Tries("take calls")
+    async def _loop(self) -> None:
+        tries = Tries("take and answer calls")
         while True:
-            desks = [desk for desk in self._desks.values() if desk.room > 0]
             worker_id = self._worker_id()
-            if not desks or not worker_id:
+            desks = self._desks_with_work() if worker_id else []
+            if not (desks or self._answerer.has_responses):
                 self._work.clear()
                 await self._work.wait()
                 continue
             try:
-                if self._in_doubt:
-                    await self._fail_unknown_claims(worker_id)
-                await self._claim(desks, worker_id)
+                await self._answer_and_claim(desks, worker_id)
                 tries.worked()
             except Exception as error:
                 self._in_doubt = True
                 for desk in desks:
                     desk.may_have_work = True
                 await asyncio.sleep(tries.pause_after(error))
+
+    def _desks_with_work(self) -> list[Desk]:
+        return [] if self._is_stopping else [desk for desk in self._desks.values() if desk.room > 0]
 
     async def _fail_unknown_claims(self, worker_id: int) -> None:
         """Give up what we may have taken without learning of it, as the link broke."""
@@ -229,23 +233,36 @@ class Server:
         )
         self._in_doubt = False
 
-    async def _claim(self, desks: list[Desk], worker_id: int) -> None:
-        rooms = [desk.room for desk in desks]
+    async def _answer_and_claim(self, desks: list[Desk], worker_id: int) -> None:
+        self._is_claiming = bool(desks)
+        try:
+            if desks and self._in_doubt:
+                await self._fail_unknown_claims(worker_id)
+            await self._exchange(desks, worker_id)
+        finally:
+            self._is_claiming = False
+            self._idle.set()
+
+    async def _exchange(self, desks: list[Desk], worker_id: int) -> None:
+        rooms = {desk.procedure.name: desk.room for desk in desks}
         for desk in desks:
             desk.may_have_work = False
-        names = [desk.procedure.name for desk in desks]
-        requests = await rpc.claim_requests(self._store, names, rooms=rooms, worker_id=worker_id)
+        if self._answerer.has_responses:
+            requests = await self._answerer.answer(rooms=rooms, worker_id=worker_id)
+        else:
+            requests = await rpc.claim_requests(self._store, rooms, worker_id=worker_id)
         taken = Counter(request.procedure for request in requests)
-        for desk, room in zip(desks, rooms, strict=True):
+        for desk in desks:
             # Fewer than there was room for: there are no more, and whoever posts one notifies.
-            desk.may_have_work = desk.may_have_work or taken[desk.procedure.name] >= room
+            name = desk.procedure.name
+            desk.may_have_work = desk.may_have_work or taken[name] >= rooms[name]
         for request in requests:
             self._start(request, self._desks[request.procedure])
 
     def _start(self, request: ClaimedRequest, desk: Desk) -> None:
         self._answerer.owe(request.call_id, caller=request.caller)
         if request.call_id in self._cancellations:
-            self._answerer.add(Response(request.call_id, "cancelled", error=ENDINGS["cancelled"]))
+            self._answer(Response(request.call_id, "cancelled", error=ENDINGS["cancelled"]))
             return
         desk.busy += 1
         running = Running(request, desk.procedure, desk.threads)
@@ -262,9 +279,13 @@ class Server:
             self._release(desk)
         else:
             running.thread.add_done_callback(lambda _: self._release(desk))
-        self._answerer.add(response)
+        self._answer(response)
         duration = time.monotonic() - running.started
         self._telemetry.emit(CallEnded(running.procedure.name, response.call_id, response.outcome, duration))
+
+    def _answer(self, response: Response) -> None:
+        self._answerer.add(response)
+        self._work.set()
 
     def _release(self, desk: Desk) -> None:
         desk.busy -= 1

@@ -38,6 +38,10 @@ BATCH_SIZE = 8 * 1024 * 1024
 # PostgreSQL's notifications carry less than 8,000 bytes; a call_id takes 37 of them with its comma.
 NOTIFIED_CALLS = 200
 NOTIFIED_BYTES = 7_900
+# Results in notifications, in bytes of UTF-8: one of them, and all of one notification. In another encoding of the
+# database they may be longer by a third.
+RESULT_BYTES = 2_000
+RESULTS_BYTES = 5_800
 
 Sized = TypeVar("Sized", Request, Response)
 
@@ -67,6 +71,42 @@ def join_ids(call_ids: Iterable[UUID]) -> Iterator[str]:
     texts = [str(call_id) for call_id in call_ids]
     for start in range(0, len(texts), NOTIFIED_CALLS):
         yield ",".join(texts[start : start + NOTIFIED_CALLS])
+
+
+def join_results(responses: Iterable[Response]) -> Iterator[tuple[str, list[UUID]]]:
+    """Results as the payloads of as many notifications as they need, each with the calls it has results of."""
+    parts: list[str] = []
+    call_ids: list[UUID] = []
+    size = 0
+    for response in responses:
+        part = f'"{response.call_id}":{response.result}'
+        more = len(part.encode()) + 1
+        if parts and (size + more > RESULTS_BYTES or len(parts) == NOTIFIED_CALLS):
+            yield "{" + ",".join(parts) + "}", call_ids
+            parts, call_ids, size = [], [], 0
+        parts.append(part)
+        call_ids.append(response.call_id)
+        size += more
+    if parts:
+        yield "{" + ",".join(parts) + "}", call_ids
+
+
+def is_small(response: Response) -> bool:
+    """Whether the response may travel in a notification: a result of a few bytes."""
+    result = response.result
+    return result is not None and len(result) <= RESULT_BYTES and len(result.encode()) <= RESULT_BYTES
+
+
+def split_results(payload: str) -> dict[UUID, str]:
+    """The results of a notification, as JSON text by call; none if it is not one of ours: anyone may notify."""
+    try:
+        results = _read_results(payload)
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return {}
+    return {call_id: bytes(result).decode() for call_id, result in results.items()}
+
+
+_read_results = msgspec.json.Decoder(dict[UUID, msgspec.Raw]).decode
 
 
 def split_ids(payload: str) -> Iterator[UUID]:

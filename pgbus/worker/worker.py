@@ -13,7 +13,7 @@ from typing import Protocol
 from pgbus.aio.tasks import end_tasks, failure_of, run_until
 from pgbus.config import Config
 from pgbus.database.adapters.transactions import Transactions
-from pgbus.database.connections import Pool, Pooled, create_pool
+from pgbus.database.connections import Kept, Pool, Pooled, create_pool
 from pgbus.database.faults import DATABASE_ERRORS
 from pgbus.database.store import Store
 from pgbus.handlers.contexts import Publishes
@@ -180,7 +180,7 @@ class Worker:
     # ---------------------------------------------------------------------------------------------- between the hooks
 
     async def _run_with_pools(self) -> None:
-        async with self._pools() as (engine_pool, transactions):
+        async with self._pools() as (engine_pool, kept, transactions):
             store = Store(Pooled(engine_pool), namespace=self._config.namespace)
             change = asyncio.Event()
             loop = asyncio.get_running_loop()
@@ -189,7 +189,7 @@ class Worker:
                 loop.call_soon_threadsafe(change.set)  # what is declared while we run is declared in any thread
 
             unwatch = self._selection.watch(look_again)
-            self._parts = self._make_parts(engine_pool, store, transactions, change)
+            self._parts = self._make_parts(engine_pool, kept, transactions, change)
             try:
                 await self._work(self._parts, store)
             finally:
@@ -197,24 +197,29 @@ class Worker:
                 self._parts.runners.close_threads()
 
     @asynccontextmanager
-    async def _pools(self) -> AsyncIterator[tuple[Pool, Transactions]]:
-        """The pool of the engine's statements, and the transactions of handlers on a pool of their own."""
+    async def _pools(self) -> AsyncIterator[tuple[Pool, Kept, Transactions]]:
+        """The pool of the engine's statements, the connection of calls, and the transactions of handlers."""
         needs = sum(listener.concurrency for listener in self._selection.work().listeners if listener.transactional)
         size = max(self._config.pool_size, needs)
         engine_pool = await create_pool(self._config, size=self._config.pool_size, for_engine=True)
+        # Apart from the engine's: calls keep it, and it is not opened where no procedure is served.
+        calls_pool = await create_pool(self._config, size=1, for_engine=True)
+        kept = Kept(calls_pool)
         handler_pool = await create_pool(self._config, size=size, for_users=True)
         transactions = Transactions(
             self._config.dsn, pool=handler_pool, size=size, behind_pooler=self._config.behind_pooler
         )
         try:
-            yield engine_pool, transactions
+            yield engine_pool, kept, transactions
         finally:
             await transactions.close()
             await _close_pool(handler_pool)
             await _close_pool(engine_pool)
+            await _close_pool(calls_pool, kept)
 
-    def _make_parts(self, pool: Pool, store: Store, transactions: Transactions, change: asyncio.Event) -> Parts:
+    def _make_parts(self, pool: Pool, kept: Kept, transactions: Transactions, change: asyncio.Event) -> Parts:
         config, telemetry, membership = self._config, self._telemetry, self._membership
+        store = Store(Pooled(pool), namespace=config.namespace)
         runners = Runners(
             config=config,
             telemetry=telemetry,
@@ -228,7 +233,7 @@ class Worker:
             ended=change.set,
         )
         server = Server(
-            store,
+            Store(kept, namespace=config.namespace),
             config=config,
             telemetry=telemetry,
             hooks=self._hooks,
@@ -301,9 +306,11 @@ def _say_what_still_runs(busy: Sequence[str], grace: float) -> None:
         logger.info("stopping")
 
 
-async def _close_pool(pool: Pool) -> None:
+async def _close_pool(pool: Pool, kept: Kept | None = None) -> None:
     try:
         async with asyncio.timeout(CLOSE_TIMEOUT):
+            if kept:  # a pool that is closed waits for all its connections
+                await kept.give_back()
             await pool.close()
     except TimeoutError:
         pool.terminate()

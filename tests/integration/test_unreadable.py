@@ -296,7 +296,8 @@ async def test_what_others_say_on_the_channel_of_a_callers_answers_harms_no_call
         await eventually(lambda: owner.fetchval("SELECT count(*) = 1 FROM pgbus.rpc_requests"))
         caller = await owner.fetchval("SELECT caller FROM pgbus.rpc_requests")
         call_id = await owner.fetchval("SELECT call_id FROM pgbus.rpc_requests")
-        for payload in (*JUNK, str(uuid4()), str(call_id), f"x,{call_id}"):
+        results = ("{", "{}", '{"x": 1}', f'{{"{uuid4()}": 2}}', f'{{"{call_id}": }}', "{" * 3_000)
+        for payload in (*JUNK, *results, str(uuid4()), str(call_id), f"x,{call_id}"):
             await owner.execute("SELECT pg_notify($1, $2)", f"pgbus_reply_{caller}", payload)
         answering.set()
         assert await call == 1
@@ -313,7 +314,8 @@ async def test_what_others_wrote_does_not_steer_the_terminal(rows: Rows, invoke:
     await rows.delivery(listener_id, 1, last_error=evil)
     await rows.worker(evil, evil)
     await rows.connection.execute(
-        f"INSERT INTO pgbus.rpc_requests {CALL_COLUMNS} (gen_random_uuid(), $1, '{{}}', 'x', $1, now())", evil
+        f"INSERT INTO pgbus.rpc_requests {CALL_COLUMNS} (gen_random_uuid(), $1::text, '{{}}', 'x', $1::text, now())",
+        evil,
     )
     await rows.connection.execute(
         "INSERT INTO pgbus.schedules (schedule_name, rule, service) VALUES ($1, $1, $1)", evil

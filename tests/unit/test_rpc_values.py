@@ -7,7 +7,16 @@ import pytest
 from pgbus.database.statements.rpc import CallOutcome, Request, Response
 from pgbus.errors import CallTimeout, InvalidArguments, InvalidResult, RemoteError, WorkerLost
 from pgbus.rpc import wire as values
-from pgbus.rpc.wire import failure, join_ids, join_names, take_batch, to_error
+from pgbus.rpc.wire import (
+    failure,
+    is_small,
+    join_ids,
+    join_names,
+    join_results,
+    split_results,
+    take_batch,
+    to_error,
+)
 
 CALL_ID = uuid.UUID(int=7)
 
@@ -37,6 +46,33 @@ def test_notifications_are_short_enough_for_postgresql() -> None:
     assert max(map(len, payloads)) < 7_950
     assert join_names(["a.b", "a.c", "a.b"]) == "a.b,a.c"
     assert join_names(f"{number:0250}" for number in range(40)) == ""
+
+
+def test_results_are_split_as_they_were_joined() -> None:
+    responses = [Response(uuid.uuid4(), "answered", result=text) for text in ("1", '{"a": [1.50, "é"]}', "null")]
+    [(payload, call_ids)] = join_results(responses)
+    assert call_ids == [response.call_id for response in responses]
+    assert split_results(payload) == {response.call_id: response.result for response in responses}
+
+
+def test_results_fill_as_many_notifications_as_they_need() -> None:
+    responses = [Response(uuid.uuid4(), "answered", result=f'"{"é" * (n % 900)}"') for n in range(2_000)]
+    assert all(map(is_small, responses))
+    parts = list(join_results(responses))
+    assert [call_id for _, call_ids in parts for call_id in call_ids] == [response.call_id for response in responses]
+    assert max(len(payload.encode()) for payload, _ in parts) * 4 / 3 < 8_000
+    assert max(len(call_ids) for _, call_ids in parts) <= values.NOTIFIED_CALLS
+
+
+def test_a_long_result_and_a_failure_travel_in_no_notification() -> None:
+    assert not is_small(Response(CALL_ID, "answered", result="1" * 2_001))
+    assert not is_small(Response(CALL_ID, "answered", result="é" * 1_001))
+    assert not is_small(Response(CALL_ID, "failed", error="why"))
+
+
+@pytest.mark.parametrize("payload", ["{", "{}", '{"x": 1}', '{"a": }', "[]", "{" * 3_000, f'{{"{CALL_ID}": 1, }}'])
+def test_what_is_no_notification_of_results_has_none(payload: str) -> None:
+    assert split_results(payload) == {}
 
 
 @pytest.mark.parametrize(

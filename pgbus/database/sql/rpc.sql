@@ -75,7 +75,8 @@ RETURNING r.call_id, r.procedure, CAST(r.arguments AS text) AS arguments, r.call
                AS double precision) AS seconds_left
 
 -- name: answer_requests
--- Write responses and tell the callers. A call that was given a response already keeps that one.
+-- Write responses and tell the callers: the payload has results, unless one of the calls has another response already. Then
+-- the hint says which calls to look at, for the first response counts.
 WITH answered AS (
     INSERT INTO pgbus.rpc_responses
         (call_id, outcome, result, error_type, error, error_arguments, traceback, worker)
@@ -86,11 +87,56 @@ WITH answered AS (
         CAST(:errors AS text[]), CAST(:error_arguments AS text[]), CAST(:tracebacks AS text[])
     ) AS x (call_id, outcome, result, error_type, error, error_arguments, traceback)
     ON CONFLICT (call_id) DO NOTHING
+    RETURNING 1
 )
-SELECT pg_notify(n.channel, n.payload)
-FROM unnest(CAST(:channels AS text[]), CAST(:payloads AS text[])) AS n (channel, payload)
+SELECT pg_notify(n.channel, CASE WHEN (SELECT count(*) FROM answered) = cardinality(CAST(:call_ids AS uuid[]))
+                                 THEN n.payload ELSE n.hint END)
+FROM unnest(CAST(:channels AS text[]), CAST(:payloads AS text[]), CAST(:hints AS text[])) AS n (channel, payload, hint)
 -- A caller whose name is too long for a channel can listen to none.
 WHERE octet_length(n.channel) < 64
+
+-- name: answer_and_claim
+-- Both at once, for a server that has more to do: what `answer_requests` does, and then what `claim_requests` does.
+WITH answered AS (
+    INSERT INTO pgbus.rpc_responses
+        (call_id, outcome, result, error_type, error, error_arguments, traceback, worker)
+    SELECT x.call_id, x.outcome, CAST(x.result AS json), x.error_type, x.error, CAST(x.error_arguments AS json),
+           x.traceback, CAST(:worker AS text)
+    FROM unnest(
+        CAST(:call_ids AS uuid[]), CAST(:outcomes AS text[]), CAST(:results AS text[]), CAST(:error_types AS text[]),
+        CAST(:errors AS text[]), CAST(:error_arguments AS text[]), CAST(:tracebacks AS text[])
+    ) AS x (call_id, outcome, result, error_type, error, error_arguments, traceback)
+    ON CONFLICT (call_id) DO NOTHING
+    RETURNING 1
+), due AS MATERIALIZED (
+    SELECT oldest.call_id
+    FROM unnest(CAST(:procedures AS text[]), CAST(:rooms AS integer[])) AS p (procedure, room)
+    CROSS JOIN LATERAL (
+        SELECT r.call_id
+        FROM pgbus.rpc_requests AS r
+        WHERE r.procedure = p.procedure AND r.taken_at IS NULL AND r.deadline > clock_timestamp()
+        ORDER BY r.requested_at
+        LIMIT p.room
+        FOR UPDATE SKIP LOCKED
+    ) AS oldest
+), claimed AS (
+    UPDATE pgbus.rpc_requests AS r
+    SET taken_at = clock_timestamp(), worker_id = CAST(:worker_id AS integer)
+    FROM due AS d
+    WHERE r.call_id = d.call_id
+    RETURNING r.call_id, r.procedure, CAST(r.arguments AS text) AS arguments, r.caller,
+              CAST(extract(epoch FROM LEAST(r.deadline, clock_timestamp() + INTERVAL '2 days') - clock_timestamp())
+                   AS double precision) AS seconds_left
+), told AS MATERIALIZED (
+    SELECT pg_notify(n.channel, CASE WHEN (SELECT count(*) FROM answered) = cardinality(CAST(:call_ids AS uuid[]))
+                                     THEN n.payload ELSE n.hint END)
+    FROM unnest(CAST(:channels AS text[]), CAST(:payloads AS text[]), CAST(:hints AS text[])) AS n (channel, payload, hint)
+    WHERE octet_length(n.channel) < 64
+)
+SELECT c.call_id, c.procedure, c.arguments, c.caller, c.seconds_left
+FROM claimed AS c
+-- PostgreSQL runs a SELECT only if someone reads it.
+WHERE (SELECT count(*) FROM told) >= 0
 
 -- name: fetch_responses
 -- The responses that there are to these calls.

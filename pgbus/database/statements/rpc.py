@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 from uuid import UUID
 
 from pgbus.database.store import Store
@@ -85,11 +85,12 @@ class Stranger:
 
 
 @dataclass(frozen=True, slots=True)
-class Notification:
-    """A payload for a channel."""
+class Answered:
+    """What one caller is told of responses: `payload`, or `hint` if one of the calls had another response already."""
 
     channel: str
     payload: str
+    hint: str
 
 
 # --------------------------------------------------------------------------------------------------- who serves what
@@ -124,9 +125,9 @@ async def find_servers(store: Store, procedures: Sequence[str]) -> list[Served]:
 
 
 async def post_requests(
-    store: Store, requests: Sequence[Request], *, caller: str, caller_name: str, notification: Notification
+    store: Store, requests: Sequence[Request], *, caller: str, caller_name: str, channel: str, payload: str
 ) -> None:
-    """Insert requests, and wake the servers. Posted again after the link broke, a request is there once."""
+    """Insert requests, and notify the servers. Posted again after the link broke, a request is there once."""
     await store.fetch(
         "post_requests",
         call_ids=[request.call_id for request in requests],
@@ -135,8 +136,8 @@ async def post_requests(
         timeouts=[request.timeout for request in requests],
         caller=caller,
         caller_name=caller_name,
-        channel=notification.channel,
-        payload=notification.payload,
+        channel=channel,
+        payload=payload,
     )
 
 
@@ -160,11 +161,37 @@ async def fail_lost_calls(store: Store, call_ids: Sequence[UUID]) -> None:
 # -------------------------------------------------------------------------------------------------- the server's side
 
 
-async def claim_requests(
-    store: Store, procedures: Sequence[str], *, rooms: Sequence[int], worker_id: int
+async def claim_requests(store: Store, rooms: Mapping[str, int], *, worker_id: int) -> list[ClaimedRequest]:
+    """Claim the oldest waiting requests that are not past their deadline; `rooms` says how many, by procedure."""
+    return _claimed(await store.fetch("claim_requests", **_claiming(rooms, worker_id)))
+
+
+async def answer_requests(
+    store: Store, responses: Sequence[Response], *, worker: str, told: Sequence[Answered]
+) -> None:
+    """Write responses, and notify the callers. A call that has a response keeps it."""
+    await store.fetch("answer_requests", **_answering(responses, worker, told))
+
+
+async def answer_and_claim(
+    store: Store,
+    responses: Sequence[Response],
+    rooms: Mapping[str, int],
+    *,
+    worker: str,
+    told: Sequence[Answered],
+    worker_id: int,
 ) -> list[ClaimedRequest]:
-    """Claim the oldest waiting requests, of each procedure as many as its room, that are not past their deadline."""
-    rows = await store.fetch("claim_requests", procedures=procedures, rooms=rooms, worker_id=worker_id)
+    """`answer_requests` and `claim_requests` in one statement: both happen, or neither."""
+    values = _answering(responses, worker, told) | _claiming(rooms, worker_id)
+    return _claimed(await store.fetch("answer_and_claim", **values))
+
+
+def _claiming(rooms: Mapping[str, int], worker_id: int) -> dict[str, object]:
+    return {"procedures": list(rooms), "rooms": list(rooms.values()), "worker_id": worker_id}
+
+
+def _claimed(rows: Sequence[Any]) -> list[ClaimedRequest]:
     return [
         ClaimedRequest(
             call_id=row["call_id"],
@@ -177,24 +204,20 @@ async def claim_requests(
     ]
 
 
-async def answer_requests(
-    store: Store, responses: Sequence[Response], *, worker: str, notifications: Iterable[Notification]
-) -> None:
-    """Write responses, and notify the callers. A call that has a response keeps it."""
-    told = tuple(notifications)
-    await store.fetch(
-        "answer_requests",
-        worker=worker,
-        call_ids=[response.call_id for response in responses],
-        outcomes=[response.outcome for response in responses],
-        results=[response.result for response in responses],
-        error_types=[response.error_type for response in responses],
-        errors=[response.error for response in responses],
-        error_arguments=[response.error_arguments for response in responses],
-        tracebacks=[response.traceback for response in responses],
-        channels=[notification.channel for notification in told],
-        payloads=[notification.payload for notification in told],
-    )
+def _answering(responses: Sequence[Response], worker: str, told: Sequence[Answered]) -> dict[str, object]:
+    return {
+        "worker": worker,
+        "call_ids": [response.call_id for response in responses],
+        "outcomes": [response.outcome for response in responses],
+        "results": [response.result for response in responses],
+        "error_types": [response.error_type for response in responses],
+        "errors": [response.error for response in responses],
+        "error_arguments": [response.error_arguments for response in responses],
+        "tracebacks": [response.traceback for response in responses],
+        "channels": [one.channel for one in told],
+        "payloads": [one.payload for one in told],
+        "hints": [one.hint for one in told],
+    }
 
 
 async def fail_unknown_claims(store: Store, *, worker_id: int, worker: str, known: Collection[UUID]) -> None:

@@ -1,0 +1,88 @@
+"""The statements of a call: their work is proportional to the batch, however many calls are over or wait elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from uuid import UUID, uuid4
+
+import pytest
+
+from tests.plans.plan import Plans
+
+# Calls that are over, calls that wait for another procedure, and some that wait for ours.
+FILL = """
+INSERT INTO pgbus.rpc_requests (call_id, procedure, arguments, caller, caller_name, deadline, taken_at, worker_id)
+SELECT gen_random_uuid(), 'sums.add', '{}', 'x', 'x', now() + interval '1 hour', now(), 1
+FROM generate_series(1, 20000);
+INSERT INTO pgbus.rpc_responses (call_id, outcome, result)
+SELECT call_id, 'answered', '1' FROM pgbus.rpc_requests;
+INSERT INTO pgbus.rpc_requests (call_id, procedure, arguments, caller, caller_name, deadline)
+SELECT gen_random_uuid(), CASE WHEN n <= 100 THEN 'sums.add' ELSE 'sums.other' END, '{}', 'x', 'x',
+       now() + interval '1 hour'
+FROM generate_series(1, 5000) AS n;
+"""
+CLAIM = {"procedures": ["sums.add"], "rooms": [10], "worker_id": 1}
+
+
+@pytest.fixture
+async def calls(plans: Plans) -> Plans:
+    await plans.connection.execute(FILL)
+    await plans.connection.execute("ANALYZE pgbus.rpc_requests")
+    await plans.connection.execute("ANALYZE pgbus.rpc_responses")
+    return plans
+
+
+def answers(call_ids: Sequence[UUID]) -> dict[str, object]:
+    nothing = [None] * len(call_ids)
+    return {
+        "worker": "w",
+        "call_ids": call_ids,
+        "outcomes": ["answered"] * len(call_ids),
+        "results": ["1"] * len(call_ids),
+        "error_types": nothing,
+        "errors": nothing,
+        "error_arguments": nothing,
+        "tracebacks": nothing,
+        "channels": ["pgbus_reply_x"],
+        "payloads": ["{}"],
+        "hints": [""],
+    }
+
+
+async def waiting(plans: Plans, count: int) -> list[UUID]:
+    query = "SELECT call_id FROM pgbus.rpc_requests WHERE taken_at IS NULL LIMIT $1"
+    return [row["call_id"] for row in await plans.connection.fetch(query, count)]
+
+
+async def test_posting_a_request_reads_nothing(calls: Plans) -> None:
+    values = {"call_ids": [uuid4()], "procedures": ["sums.add"], "arguments": ["{}"], "timeouts": [5.0]}
+    values |= {"caller": "x", "caller_name": "x", "channel": "pgbus_calls", "payload": "sums.add"}
+    await calls.explain("post_requests", **values | {"call_ids": [uuid4()]})  # the first one reads the domains
+    plan = await calls.explain("post_requests", **values)
+    assert plan.relations == set()
+    assert plan.pages < 100
+
+
+@pytest.mark.parametrize("answered", [0, 10])
+async def test_a_claim_reads_what_waits_for_its_procedures(calls: Plans, answered: int) -> None:
+    if answered:
+        plan = await calls.explain("answer_and_claim", **CLAIM, **answers(await waiting(calls, answered)))
+    else:
+        plan = await calls.explain("claim_requests", **CLAIM)
+    assert plan.indexes == {"rpc_requests_waiting", "rpc_requests_pkey"}
+    assert plan.relations == {"rpc_requests"}
+    assert plan.steps < 200
+    assert plan.pages < 1_000
+
+
+async def test_answering_reads_nothing(calls: Plans) -> None:
+    plan = await calls.explain("answer_requests", **answers(await waiting(calls, 10)))
+    assert plan.relations == set()
+    assert plan.pages < 500
+
+
+async def test_reading_responses_reads_those_and_no_others(calls: Plans) -> None:
+    call_ids = await waiting(calls, 10)
+    await calls.explain("answer_requests", **answers(call_ids))
+    plan = await calls.explain("fetch_responses", call_ids=call_ids)
+    assert plan.pages < 500  # within a function, whose plan cannot be seen
