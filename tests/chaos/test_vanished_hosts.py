@@ -103,7 +103,7 @@ def over_there(network: str, *command: str, **environ: str) -> Awaitable[asyncio
 
 
 @pytest.mark.parametrize("is_busy", [False, True], ids=["idle", "with something under way to it"])
-async def test_the_server_ends_the_session_of_a_host_that_disappeared_within_20_seconds(
+async def test_the_session_of_a_vanished_host_ends_within_20_seconds(
     network: str, tmp_path: Path, is_busy: bool
 ) -> None:
     with reachable_server(tmp_path / "data") as server:

@@ -20,4 +20,4 @@ def test_the_demo_installs_what_it_runs_and_no_tool_of_the_developers() -> None:
 
 
 def test_tests_and_checks_install_everything() -> None:
-    assert extras("test") == extras("check") == {"dev", "embedded", "psycopg", "reload"}
+    assert extras("test") == extras("test-postgres") == extras("check") == {"dev", "embedded", "psycopg", "reload"}
