@@ -161,11 +161,12 @@ def settlement(
         claim = held.claim
         ids.append(claim.id)
         tokens.append(claim.token)
-        finished = [index for index, ending in enumerate(held.endings) if type(ending) is Done]
-        done.add(claim, finished, started=held.started, durations=held.durations)
-        tally.done += len(finished)
-        if len(finished) < len(held.endings):
-            _add_others(others, held, tally, delays)
+        if all(type(ending) is Done for ending in held.endings):
+            positions = [event.position or 0 for event in claim.events]
+            done.add(claim, positions, started=held.started, durations=held.durations)
+            tally.done += len(positions)
+        else:
+            _add_mixed(done, others, held, tally, delays)
     values = {
         "listener_id": listener_id,
         "worker": worker,
@@ -194,11 +195,15 @@ _OTHER_COLUMNS = (
 )
 
 
-def _add_others(others: tuple[list[Any], ...], held: HeldClaim, tally: Tally, delays: list[float]) -> None:
+def _add_mixed(
+    done: DoneRuns, others: tuple[list[Any], ...], held: HeldClaim, tally: Tally, delays: list[float]
+) -> None:
     claim = held.claim
+    finished: list[tuple[int, float, float]] = []
     columns = zip(claim.events, held.endings, held.started, held.durations, strict=True)
     for event, ending, started, duration in columns:
         if isinstance(ending, Done):
+            finished.append((event.position or 0, started, duration))
             continue
         name, delay, error, traceback = _describe(ending)
         if isinstance(ending, Retry):
@@ -210,6 +215,10 @@ def _add_others(others: tuple[list[Any], ...], held: HeldClaim, tally: Tally, de
         row = (*tried, claim.lane, delay, error, traceback, event.key)
         for column, value in zip(others, row, strict=True):
             column.append(value)
+    if finished:
+        positions, began, durations = zip(*finished, strict=True)
+        done.add(claim, positions, started=began, durations=durations)
+        tally.done += len(finished)
 
 
 def _in_ascii(ending: Ending | None) -> Ending | None:
