@@ -8,6 +8,7 @@ settler   settles the claims whose events have all ended since the last time, in
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Sequence
 from uuid import UUID
 
@@ -32,8 +33,12 @@ from pgbus.listeners.slots import Slots
 from pgbus.listeners.transactions import HandlerTransactions
 from pgbus.telemetry import ListenerDraining, Settled
 
+logger = logging.getLogger("pgbus")
+
 # Seconds that the hooks of the events settled last have in any case.
 LAST_HOOKS = 2.0
+# Seconds that a handler has to end when it is cancelled, and when it is cancelled once more.
+CANCEL_LIMITS = (5.0, 1.0)
 
 
 class Runner:
@@ -129,9 +134,22 @@ class Runner:
         await self._afterwards.finish(max(LAST_HOOKS, deadline - now()))
 
     async def _end_handlers(self) -> None:
-        for task in self._handling:
-            task.cancel()
-        await asyncio.wait(self._handling)
+        """Cancel what still runs, and leave what does not end by that.
+
+        A handler may take its time, or swallow the cancellation. And a transaction ends only when its connection
+        answers: one whose packets the network swallows waits for that until its statement times out, and only the
+        second cancellation ends the wait of the pool, which shields it from the first.
+        """
+        left = set(self._handling)
+        for limit in CANCEL_LIMITS:
+            for task in left:
+                task.cancel()
+            _, left = await asyncio.wait(left, timeout=limit)
+            if not left:
+                return
+        logger.warning(
+            "%s: %d handlers did not end when they were cancelled; they are left", self._running.name, len(left)
+        )
 
     def abandon(self) -> None:
         """Do not wait for running handlers any longer."""
