@@ -18,7 +18,8 @@ import msgspec
 from pgbus.codec.headers import encode_headers
 from pgbus.codec.payloads import encode, encode_lines
 from pgbus.database.event_ids import new_event_id, new_event_ids
-from pgbus.database.sql import Statement
+from pgbus.database.statements.bound import Bound
+from pgbus.database.statements.outbox import Statements, cancel_event
 from pgbus.errors import InvalidEventError
 from pgbus.events import Checker, ancestors_of, checker, topic_of
 from pgbus.messages import OpenEvent
@@ -204,9 +205,9 @@ def _check_event_id(event_id: UUID | str) -> UUID:
         raise InvalidEventError("event_id", f"{event_id!r} is not a UUID") from None
 
 
-def cancel(event_id: UUID | str, statements: Mapping[str, Statement]) -> tuple[Statement, dict[str, object]]:
+def cancel(event_id: UUID | str, statements: Statements) -> Bound:
     """The statement that cancels a scheduled event, and its values; it returns a row if the event was not yet due.
 
     Raises InvalidEventError for what is not a UUID.
     """
-    return statements["cancel_event"], {"event_id": _check_event_id(event_id)}
+    return cancel_event(statements, event_id=_check_event_id(event_id))

@@ -75,10 +75,10 @@ class Publisher:
             async with connection.transaction():
                 return [event_id for part in parts for event_id in await self._insert(connection, part)]
 
-    async def execute(self, name: str, values: dict[str, object]) -> Sequence[Sequence[object]]:
-        """Run one named statement in a transaction of its own."""
+    async def execute(self, statement: Statement, values: Mapping[str, object]) -> Sequence[Sequence[object]]:
+        """Run one statement of pgbus in a transaction of its own."""
         async with self._connection() as connection:
-            return await _fetch(connection, self._statements[name], values)
+            return await _fetch(connection, statement, values)
 
     async def fetch(self, query: str, *args: Any) -> list[Any]:
         """Run one statement in a transaction of its own."""

@@ -5,7 +5,7 @@ Each form has the statement that inserts it, with its values, and tells the ids 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, TypeAlias
@@ -13,14 +13,14 @@ from uuid import UUID
 
 import msgspec
 
-from pgbus.database.sql import Statement
+from pgbus.database.statements import outbox
+from pgbus.database.statements.bound import Bound
+from pgbus.database.statements.outbox import EventColumns, Statements
 from pgbus.messages import EventMessage
 
 # A longer INSERT costs hardly less a row, and a driver holds all that it sends in memory once more.
 CHUNK_ROWS = 2_000
 CHUNK_SIZE = 8_388_608
-
-Insert: TypeAlias = tuple[Statement, dict[str, object]]
 
 
 class OutboxRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -54,18 +54,19 @@ class OutboxRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
             deliver_at=self.deliver_at,
         )
 
-    def insert(self, statements: Mapping[str, Statement], *, dedup_ttl: float) -> Insert:
+    def insert(self, statements: Statements, *, dedup_ttl: float) -> Bound:
         """The statement that inserts it, and its values; `dedup_ttl` is in seconds."""
         if not (self.dedup_key is None and self.deliver_at is None and self.delay is None):
             return Rows((self,)).insert(statements, dedup_ttl=dedup_ttl)
-        return statements["insert_event"], {
-            "event_id": self.event_id,
-            "topic": self.topic,
-            "ancestors": _joined(self.ancestors),
-            "key": self.key,
-            "payload": self.payload,
-            "headers": self.headers,
-        }
+        return outbox.insert_event(
+            statements,
+            event_id=self.event_id,
+            topic=self.topic,
+            ancestors=_joined(self.ancestors),
+            key=self.key,
+            payload=self.payload,
+            headers=self.headers,
+        )
 
     def ids(self, returned: Iterable[Sequence[Any]]) -> list[UUID]:
         """For each event the id of the one that stands for it, from what the statement has returned."""
@@ -87,29 +88,29 @@ class Rows:
 
     given: Sequence[OutboxRow]
 
-    def insert(self, statements: Mapping[str, Statement], *, dedup_ttl: float) -> Insert:
+    def insert(self, statements: Statements, *, dedup_ttl: float) -> Bound:
         """The statement that inserts them in their order, and its values.
 
         `dedup_ttl`: for how long, in seconds, a dedup key bars another event.
         """
-        values = self._columns()
+        columns = self._columns()
         dedup_keys = _sparse([row.dedup_key for row in self.given])
         if not dedup_keys:
-            return statements["insert_events"], values
-        return statements["insert_events_once"], {**values, "dedup_keys": dedup_keys, "dedup_ttl": dedup_ttl}
+            return outbox.insert_events(statements, columns)
+        return outbox.insert_events_once(statements, columns, dedup_keys=dedup_keys, dedup_ttl=dedup_ttl)
 
-    def _columns(self) -> dict[str, object]:
+    def _columns(self) -> EventColumns:
         rows = self.given
-        return {
-            "event_ids": [row.event_id for row in rows],
-            "topics": [row.topic for row in rows],
-            "ancestors": _sparse([_joined(row.ancestors) for row in rows]),
-            "keys": _sparse([row.key for row in rows]),
-            "payloads": [row.payload for row in rows],
-            "headers": _sparse([row.headers for row in rows]),
-            "deliver_ats": _sparse([row.deliver_at for row in rows]),
-            "delays": _sparse([row.delay for row in rows]),
-        }
+        return EventColumns(
+            event_ids=[row.event_id for row in rows],
+            topics=[row.topic for row in rows],
+            ancestors=_sparse([_joined(row.ancestors) for row in rows]),
+            keys=_sparse([row.key for row in rows]),
+            payloads=[row.payload for row in rows],
+            headers=_sparse([row.headers for row in rows]),
+            deliver_ats=_sparse([row.deliver_at for row in rows]),
+            delays=_sparse([row.delay for row in rows]),
+        )
 
     def ids(self, returned: Iterable[Sequence[Any]]) -> list[UUID]:
         """As OutboxRow's."""
@@ -134,14 +135,15 @@ class Lines:
     payloads: str
     ancestors: tuple[str, ...] = ()
 
-    def insert(self, statements: Mapping[str, Statement], *, dedup_ttl: float) -> Insert:  # noqa: ARG002 - as Rows's
+    def insert(self, statements: Statements, *, dedup_ttl: float) -> Bound:  # noqa: ARG002 - as Rows's
         """As Rows's."""
-        return statements["insert_lines"], {
-            "event_ids": " ".join(map(str, self.event_ids)),
-            "topic": self.topic,
-            "ancestors": _joined(self.ancestors),
-            "payloads": self.payloads,
-        }
+        return outbox.insert_lines(
+            statements,
+            event_ids=self.event_ids,
+            topic=self.topic,
+            ancestors=_joined(self.ancestors),
+            payloads=self.payloads,
+        )
 
     def ids(self, returned: Iterable[Sequence[Any]]) -> list[UUID]:  # noqa: ARG002 - nothing is returned
         """As OutboxRow's."""

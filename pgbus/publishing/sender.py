@@ -139,7 +139,7 @@ class Sender:
             return self._double.cancel(event_id)
         if executor := self._executor(using, None):
             return bool(await executor.fetch(statement, values))
-        return bool(await self._publishers.here().execute(statement.name, values))
+        return bool(await self._publishers.here().execute(statement, values))
 
     def cancel_sync(self, event_id: UUID | str, *, using: SyncUsing | None = None) -> bool:
         """`Bus.cancel_sync`."""
