@@ -50,7 +50,7 @@ async def test_claims_smaller_than_the_concurrency_still_fill_every_slot(databas
 
         async with running(bus):
             await publish(bus, *range(4))
-            assert sorted(await started.take(4, timeout=5)) == [0, 1, 2, 3]
+            assert sorted(await started.take(4)) == [0, 1, 2, 3]
             go_on.set()
 
 

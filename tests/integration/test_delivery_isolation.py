@@ -64,7 +64,7 @@ async def test_the_floor_stays_below_a_publisher_that_is_still_open(database: st
                 await inbox.take(number + 1)
             assert (worker.floors.outbox or 0) <= slow_id
             await transaction.commit()
-            assert -1 in await inbox.take(31, timeout=5)
+            assert -1 in await inbox.take(31)
             await publish(bus, 30, 31, 32)
             await inbox.take(34)
             await publish(bus, 33)
@@ -95,7 +95,7 @@ async def test_a_subtransaction_that_publishes_is_heard_after_the_whole_has_comm
                     await publish(bus, number)
                 await inbox.take(10)
                 assert 1 not in inbox.items
-            await inbox.until(lambda numbers: 1 in numbers, timeout=5)
+            await inbox.until(lambda numbers: 1 in numbers)
             await publish(bus, 20)
             await inbox.until(lambda numbers: 20 in numbers)
     assert 2 not in inbox.items

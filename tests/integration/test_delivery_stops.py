@@ -14,7 +14,7 @@ from tests.conftest import Connect
 from tests.support import eventually
 from tests.support.orders import collect, publish
 from tests.support.rows import Rows
-from tests.support.workers import Inbox, Watch, open_bus, running, until_idle
+from tests.support.workers import PATIENCE, Inbox, Watch, open_bus, running, until_idle
 
 
 async def test_stopping_finishes_the_running_handler_and_releases_the_rest(database: str, connect: Connect) -> None:
@@ -79,7 +79,7 @@ async def test_a_second_request_to_stop_does_not_wait_for_handlers(database: str
             await started.take(1)
             worker.request_stop()
             worker.request_stop()
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(PATIENCE):
                 await worker.stop()
 
 
@@ -119,7 +119,7 @@ async def test_the_claims_of_a_worker_whose_session_has_ended_are_freed_at_once(
             await watch.first(LeaderSlept)
             assert inbox.items == []
             await theirs.close()
-            assert await inbox.take(1, timeout=5) == [5]
+            assert await inbox.take(1) == [5]
             assert (await watch.first(ClaimsFreed)).claims == 1
             await until_idle(connection)
 
@@ -195,4 +195,4 @@ async def test_a_connection_that_is_killed_while_claiming_does_not_end_the_deliv
                 "WHERE query LIKE 'WITH active%' OR query LIKE 'WITH settled%'"
             )
             await publish(bus, 2)
-            assert await inbox.take(2, timeout=5) == [1, 2]
+            assert await inbox.take(2) == [1, 2]

@@ -26,12 +26,12 @@ async def test_an_open_publisher_delays_nobody_and_its_event_arrives_after_commi
             await slow.execute(INSERT, "orders.placed", '{"n": 0}')
             for number in range(1, 30):
                 await publish(bus, number)
-                assert number in await inbox.take(number, timeout=2)
+                assert number in await inbox.take(number)
             assert 0 not in inbox.items
             slept = len(watch.of(LeaderSlept))
             await watch.first(LeaderSlept, after=slept)
             await transaction.commit()
-            assert 0 in await inbox.take(30, timeout=5)
+            assert 0 in await inbox.take(30)
     assert sorted(inbox.items) == list(range(30))
 
 
@@ -53,7 +53,7 @@ async def test_the_leader_looks_ever_more_rarely_while_a_publisher_stays_open(da
             naps = [later - earlier for earlier, later in itertools.pairwise(times[1:])]
             assert min(naps[-5:]) > 2 * min(naps[:6])
             await transaction.commit()
-            assert sorted(await inbox.take(2, timeout=5)) == [0, 1]
+            assert sorted(await inbox.take(2)) == [0, 1]
 
 
 async def test_a_worker_that_has_just_started_is_notified_by_a_leader_that_was_alone(
@@ -72,5 +72,5 @@ async def test_a_worker_that_has_just_started_is_notified_by_a_leader_that_was_a
                 # The first one may be found by the look that every worker begins with.
                 for number in (1, 2, 3):
                     await publish(leading, number)
-                    assert number in await inbox.take(number, timeout=3)
+                    assert number in await inbox.take(number)
                     await until_idle(connection)

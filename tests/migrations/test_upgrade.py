@@ -25,17 +25,20 @@ from tests.support import ROOT, eventually
 RESERVED = ("user", "select", "_")
 
 
+PROCESSES = 8
+
+
 async def count_lock_waiters(connection: asyncpg.Connection) -> int:
     count: int = await connection.fetchval("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted")
     return count
 
 
-async def test_twenty_processes_may_upgrade_at_once(empty_database: str, connect: Connect) -> None:
-    # Processes start apart. A lock of ours gathers all twenty, so that then they set off together.
+async def test_processes_may_upgrade_at_once(empty_database: str, connect: Connect) -> None:
+    # Processes start apart. A lock of ours gathers all of them, so that then they set off together.
     starter = await connect(empty_database)
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["pgbus.database.migrate.scripts"])
-    processes = [context.Process(target=migrate.upgrade, args=(empty_database,)) for _ in range(20)]
+    processes = [context.Process(target=migrate.upgrade, args=(empty_database,)) for _ in range(PROCESSES)]
     async with starter.transaction():
         await starter.execute(migration_lock("pgbus"))
         for process in processes:
@@ -48,7 +51,7 @@ async def test_twenty_processes_may_upgrade_at_once(empty_database: str, connect
             raise
     for process in processes:
         await asyncio.to_thread(process.join, 60)
-    assert [process.exitcode for process in processes] == [0] * 20
+    assert [process.exitcode for process in processes] == [0] * PROCESSES
     assert await starter.fetchval("SELECT array_agg(version_num) FROM pgbus.alembic_version") == [migrate.head()]
 
 

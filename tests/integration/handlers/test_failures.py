@@ -98,7 +98,7 @@ async def test_a_retry_asked_for_with_a_short_delay_comes_back_without_a_poll(da
 
         async with running(bus):
             await bus.publish({"n": 1}, topic="a.b")
-            assert await attempts.take(5, timeout=5) == [1, 2, 3, 4, 5]
+            assert await attempts.take(5) == [1, 2, 3, 4, 5]
 
 
 async def test_a_handler_past_its_timeout_fails_the_attempt(database: str, connect: Connect) -> None:
@@ -198,7 +198,7 @@ async def test_whatever_a_handler_raises_is_its_failure_and_not_the_workers(
         async with running(bus):
             await bus.publish_many([{"n": number} for number in range(3)], topic="a.b")
             assert sorted(await inbox.take(2)) == [0, 2]
-            await until_idle(connection, timeout=5)
+            await until_idle(connection)
             await bus.publish({"n": 3}, topic="a.b")
             assert sorted(await inbox.take(3)) == [0, 2, 3]
     [(_, text, attempts)] = await letters(connection)
@@ -219,7 +219,7 @@ async def test_any_reason_for_a_dead_letter_is_kept_as_text(
 
         async with running(bus):
             await bus.publish({}, topic="a.b")
-            await until_idle(connection, timeout=5)
+            await until_idle(connection)
     [(_, error, attempts)] = await letters(connection)
     assert attempts == 1
     assert error == {None: "None", 7: "7"}.get(reason, "\\ud800\\x00")
@@ -243,7 +243,7 @@ async def test_a_delay_that_makes_no_sense_does_not_stop_the_worker(
             watch = Watch(bus)
             await bus.publish_many([{"n": 1}, {"n": 2}], topic="a.b")
             assert await inbox.take(1) == [2]
-            await watch.until(lambda _: sum(seen.retried for seen in watch.of(Settled)) == 1, timeout=5)
+            await watch.until(lambda _: sum(seen.retried for seen in watch.of(Settled)) == 1)
     [row] = await connection.fetch("SELECT attempt, claim_token FROM pgbus.deliveries")
     assert tuple(row) == (2, None)
 

@@ -7,6 +7,7 @@ import asyncio
 from pgbus.database.statements import sequencer
 from pgbus.database.statements.sequencer import Backfilling
 from tests.support.bench import Bench
+from tests.support.workers import PATIENCE
 
 
 async def test_a_listener_that_is_behind_gets_the_log_in_stretches_and_then_is_live(bench: Bench) -> None:
@@ -44,7 +45,7 @@ async def test_a_listener_whose_row_someone_holds_locked_is_backfilled_later(ben
     await bench.log(1)
     async with other.connection.transaction():
         await other.connection.execute("UPDATE pgbus.listeners SET last_seen_at = now()")
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE):
             assert await sequencer.backfill_listener(bench.store, batch=100, run=10) == Backfilling(
                 listener_id=None, were_behind=True
             )

@@ -12,6 +12,7 @@ from pgbus.leader.maintenance import MAX_CRASHES
 from pgbus.listeners.listener import LANES
 from tests.support import eventually
 from tests.support.bench import LEASE, Bench, claimed, crash
+from tests.support.workers import PATIENCE
 
 
 async def test_extending_a_lease_names_its_token_and_steps_over_a_locked_row(bench: Bench, other: Bench) -> None:
@@ -23,7 +24,7 @@ async def test_extending_a_lease_names_its_token_and_steps_over_a_locked_row(ben
     claims[1].token = uuid4()
     async with other.connection.transaction():
         await other.fetch("SELECT id FROM pgbus.deliveries WHERE first = 3 FOR UPDATE")
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE):
             kept = await deliveries.extend_leases(bench.store, claims, lease=1000.0)
             ours = await deliveries.find_our_claims(bench.store, claims)
     assert await bench.deliveries("first, lease_expires_at > now() + interval '900 s'") == [

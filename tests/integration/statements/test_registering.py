@@ -9,6 +9,7 @@ from typing import Any
 from pgbus.database.statements import listeners
 from tests.conftest import Connect
 from tests.support.bench import Bench
+from tests.support.workers import PATIENCE
 
 
 async def register(bench: Bench, **values: Any) -> Any:
@@ -141,7 +142,7 @@ async def test_touching_a_worker_waits_for_nobody_who_touches_the_same_listeners
     await bench.connection.execute(
         "UPDATE pgbus.listeners SET last_seen_at = 'epoch'; UPDATE pgbus.declarations SET last_seen_at = 'epoch'"
     )
-    async with other.connection.transaction(), asyncio.timeout(5):
+    async with other.connection.transaction(), asyncio.timeout(PATIENCE):
         await other.connection.execute("SELECT FROM pgbus.listeners WHERE id = $1 FOR UPDATE", ids[0])
         await other.connection.execute("SELECT FROM pgbus.declarations WHERE listener_id = $1 FOR UPDATE", ids[1])
         await listeners.touch_worker(bench.store, worker_id=mine, listener_ids=ids, listeners=["a", "b"], failures={})

@@ -10,6 +10,7 @@ from pgbus.database.statements import maintenance, sequencer
 from pgbus.handlers.outcomes import DONE
 from tests.support import eventually
 from tests.support.bench import Bench
+from tests.support.workers import PATIENCE
 
 
 async def test_sequencing_numbers_rows_by_id_and_empties_the_outbox(bench: Bench) -> None:
@@ -119,7 +120,7 @@ async def test_sequencing_steps_over_a_scheduled_event_that_is_being_cancelled(b
     await bench.outbox("due.one", deliver_at=datetime.now(UTC) - timedelta(seconds=1))
     async with other.connection.transaction():
         await other.connection.execute("DELETE FROM pgbus.outbox")
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE):
             assert (await bench.sequence()).moved == 0
 
 
