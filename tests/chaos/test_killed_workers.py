@@ -50,7 +50,7 @@ async def test_a_new_leader_takes_over_within_seconds(stage: Stage) -> None:
 
 
 async def test_a_transactional_handler_takes_effect_once_whatever_is_killed(stage: Stage) -> None:
-    kills = 60 * SOAK or 6
+    kills = 60 * SOAK or 4
     chance = random.Random(kills)
     events = 150 * kills
     await stage.publish("chaos.effect", range(events))

@@ -167,7 +167,7 @@ async def test_a_worker_that_has_lost_its_claim_cannot_settle_it(database: str, 
         async with running(bus):
             await publish(bus, 1)
             [first] = await attempts.take(1)
-            await connection.execute("UPDATE pgbus.deliveries SET lease_expires_at = now() - interval '1 hour'")
+            await connection.execute("UPDATE pgbus.deliveries SET lease_expires_at = now()")
             await watch.first(ClaimsFreed)
             _, second = await attempts.take(2)
             first.set()

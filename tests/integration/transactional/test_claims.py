@@ -124,7 +124,7 @@ async def test_a_claim_is_not_freed_while_its_transaction_is_open(
             await bus.publish({"n": 2}, topic="other.event")
             await calls.take(2)
             await connection.execute(
-                "UPDATE pgbus.deliveries SET lease_expires_at = now() - interval '1 hour' "
+                "UPDATE pgbus.deliveries SET lease_expires_at = now() "
                 "WHERE id IN (SELECT id FROM pgbus.deliveries FOR UPDATE SKIP LOCKED)"
             )
             await watch.first(ClaimsFreed)
