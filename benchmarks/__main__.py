@@ -7,7 +7,7 @@ import os
 import sys
 from typing import cast
 
-from benchmarks import calls, drain, importing, latency, memory, paced, publishing, rpc, transactions
+from benchmarks import calls, drain, importing, latency, looks, memory, paced, publishing, rpc, transactions
 from benchmarks.support import server
 from pgbus.cli.loops import Loop, open_runner
 
@@ -16,6 +16,7 @@ BENCHMARKS = {
     "transactions": transactions.main,
     "latency": latency.main,
     "drain": drain.main,
+    "looks": looks.main,
     "paced": paced.main,
     "memory": memory.main,
     "rpc": rpc.main,

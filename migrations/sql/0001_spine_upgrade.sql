@@ -243,6 +243,38 @@ CREATE TABLE pgbus.subscriptions (
     PRIMARY KEY (listener_id, pattern)
 );
 
+-- What has changed in who is to hear what since the leader read it last: a row for each change, which commits with it. The
+-- leader deletes them in the statement that reads the listeners, and logs no event while it sees one. Rows and not one
+-- counter: registrations would wait for each other, and the leader for them.
+CREATE TABLE pgbus.route_changes (
+    listener_id integer NOT NULL
+) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 100);
+
+CREATE FUNCTION pgbus.note_listener_change() RETURNS trigger
+    LANGUAGE plpgsql
+AS $$
+BEGIN
+    INSERT INTO pgbus.route_changes VALUES (CASE TG_OP WHEN 'DELETE' THEN OLD.id ELSE NEW.id END);
+    RETURN NULL;
+END
+$$;
+CREATE FUNCTION pgbus.note_subscription_change() RETURNS trigger
+    LANGUAGE plpgsql
+AS $$
+BEGIN
+    INSERT INTO pgbus.route_changes VALUES (CASE TG_OP WHEN 'DELETE' THEN OLD.listener_id ELSE NEW.listener_id END);
+    RETURN NULL;
+END
+$$;
+CREATE TRIGGER listener_came_or_went AFTER INSERT OR DELETE ON pgbus.listeners
+    FOR EACH ROW EXECUTE FUNCTION pgbus.note_listener_change();
+CREATE TRIGGER listener_changed AFTER UPDATE ON pgbus.listeners
+    FOR EACH ROW WHEN (OLD.state <> NEW.state OR OLD.lanes IS DISTINCT FROM NEW.lanes
+                       OR (OLD.cursor IS NULL) <> (NEW.cursor IS NULL))
+    EXECUTE FUNCTION pgbus.note_listener_change();
+CREATE TRIGGER subscription_changed AFTER INSERT OR UPDATE OR DELETE ON pgbus.subscriptions
+    FOR EACH ROW EXECUTE FUNCTION pgbus.note_subscription_change();
+
 -- What a version of a service's code declares that a listener hears, its options, and the workers that run it or did.
 -- What live workers declare stays subscribed, and so does what the newest version declared, while a restart of an older
 -- one may be part of its deploy. The newest version's options hold while it runs.

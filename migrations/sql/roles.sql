@@ -28,7 +28,8 @@ GRANT SELECT ON pgbus.rpc_servers, pgbus.live_workers, pgbus.schemas, pgbus.alem
 GRANT USAGE ON SCHEMA pgbus TO pgbus_worker;
 GRANT SELECT, INSERT ON pgbus.events, pgbus.history TO pgbus_worker;
 GRANT SELECT, INSERT, UPDATE, DELETE
-    ON pgbus.outbox, pgbus.dedup_keys, pgbus.listeners, pgbus.subscriptions, pgbus.declarations, pgbus.deliveries, pgbus.dead_letters,
+    ON pgbus.outbox, pgbus.dedup_keys, pgbus.listeners, pgbus.subscriptions, pgbus.route_changes,
+       pgbus.declarations, pgbus.deliveries, pgbus.dead_letters,
        pgbus.workers, pgbus.rpc_servers, pgbus.rpc_requests, pgbus.rpc_responses, pgbus.schemas, pgbus.worker_schemas,
        pgbus.schedules, pgbus.schedule_runs
     TO pgbus_worker;
@@ -38,7 +39,8 @@ GRANT SELECT
        pgbus.schema_versions, pgbus.live_workers, pgbus.timetable, pgbus.schedule_history
     TO pgbus_worker;
 GRANT SELECT, USAGE ON SEQUENCE pgbus.wake_slots TO pgbus_worker;
-GRANT SELECT ON SEQUENCE pgbus.outbox_id_seq TO pgbus_worker;
+-- The leader sets the sequence forward where a logical copy of the database has left it behind.
+GRANT SELECT, UPDATE ON SEQUENCE pgbus.outbox_id_seq TO pgbus_worker;
 GRANT EXECUTE
     ON FUNCTION pgbus.uuid7(), pgbus.open_partition(integer), pgbus.drop_partition(integer),
                 pgbus.take_dedup_keys(text[], uuid[], double precision), pgbus.republish_schemas(integer[]),

@@ -6,7 +6,8 @@ A notification only wakes; it never carries truth. When the session breaks, Post
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from typing import Any
 
 import asyncpg
@@ -59,6 +60,15 @@ class Session:
             if self._connection.is_closed():
                 raise asyncpg.InterfaceError("the session is closed")
             return await self._connection.fetch(query, *args)
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Store]:
+        """Statements in one transaction; others on this session wait for its end."""
+        async with self._busy:
+            if self._connection.is_closed():
+                raise asyncpg.InterfaceError("the session is closed")
+            async with self._connection.transaction():
+                yield Store(self._connection, namespace=self.store.namespace)
 
     async def close(self) -> None:
         """End the session; its locks are free when this returns."""

@@ -18,8 +18,10 @@ from pgbus.database.faults import is_passing
 from pgbus.database.session import Session
 from pgbus.database.statements import sequencer as statements
 from pgbus.database.store import Store
+from pgbus.leader.frontier import Frontier
 from pgbus.leader.maintenance import Maintenance
-from pgbus.leader.sequencer import Neighbours, Sequencer
+from pgbus.leader.mover import Neighbours
+from pgbus.leader.sequencer import Sequencer
 from pgbus.telemetry import LeaderChanged, Telemetry
 
 logger = logging.getLogger("pgbus")
@@ -55,9 +57,9 @@ class Leader:
         return self._session.store if self._session else None
 
     @property
-    def floor(self) -> int | None:
-        """The outbox id at which the leader's looks begin; None when we do not lead."""
-        return self._sequencer.floor if self._sequencer else None
+    def frontier(self) -> Frontier | None:
+        """How far the leader has read the outbox; None when we do not lead."""
+        return self._sequencer.frontier if self._sequencer else None
 
     def catch_up(self) -> None:
         """Look now, also for listeners that are behind."""
@@ -80,7 +82,7 @@ class Leader:
 
     async def _do_duties(self, session: Session, worker_id: int) -> None:
         sequencer = Sequencer(
-            session.store,
+            session,
             telemetry=self._telemetry,
             poll_interval=self._config.poll_interval,
             lease=self._config.lease,

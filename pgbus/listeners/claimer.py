@@ -61,6 +61,7 @@ class Claimer:
         self._due_floor = -math.inf
         self._bottom_at = 0.0
         self._look_for_suspects = True
+        self._expects_cuts = False
         self._locked_pause = LOCKED_PAUSE
         # The tokens of claims that we cannot know the outcome of yet: they must not be taken for forgotten ones.
         self._claiming: UUID | None = None
@@ -170,7 +171,7 @@ class Claimer:
         self._enqueue(claims, events, sent_at=sent_at)
 
     async def _send_claim(self, wanted: int, *, token: UUID, rows: int, suspects: bool) -> list[Claim]:
-        return await deliveries.claim_deliveries(
+        claims = await deliveries.claim(
             self._running.store,
             token=token,
             listener_id=self._running.id,
@@ -185,7 +186,11 @@ class Claimer:
             suspects=suspects,
             blocking=self._listener.blocks,
             left_topics=list(self._known.left),
+            expects_cuts=self._expects_cuts,
         )
+        # A run that had to be cut is one of many: the leader makes large ones under load.
+        self._expects_cuts = sum(claim.size for claim in claims) >= wanted
+        return claims
 
     async def _look_again_if_locked(self) -> None:
         """A run that many workers were woken for is locked by the first of them, which leaves the rest of it to us."""

@@ -19,6 +19,7 @@ from pgbus.database.store import Store
 from pgbus.handlers.contexts import Publishes
 from pgbus.handlers.hooks import Hooks
 from pgbus.handlers.middleware import Middleware
+from pgbus.leader.frontier import Frontier
 from pgbus.leader.leader import Leader
 from pgbus.rpc.server import Server
 from pgbus.schedules.runner import Tasks
@@ -58,9 +59,9 @@ class Owner(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Floors:
-    """The lowest outbox id that is looked at, None where this worker does not lead; and positions by listener_name."""
+    """How far the outbox is read, None where this worker does not lead; and positions by listener_name."""
 
-    outbox: int | None
+    outbox: Frontier | None
     deliveries: Mapping[str, int]
 
 
@@ -110,7 +111,7 @@ class Worker:
         """Where this worker's scans of the outbox and of deliveries begin."""
         if not self._parts:
             return Floors(outbox=None, deliveries={})
-        return Floors(outbox=self._parts.leader.floor, deliveries=self._parts.runners.floors)
+        return Floors(outbox=self._parts.leader.frontier, deliveries=self._parts.runners.floors)
 
     def request_stop(self) -> None:
         """Stop: the first time, let running handlers finish within the grace period; the second time, do not."""

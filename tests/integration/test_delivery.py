@@ -11,7 +11,7 @@ import pytest
 import pgbus
 from pgbus.admin import Admin
 from pgbus.bus import make_worker
-from pgbus.leader.sequencer import RUN
+from pgbus.leader.mover import RUN
 from pgbus.telemetry import (
     ClaimsLost,
     LeaderSlept,

@@ -11,7 +11,7 @@ import pytest
 
 import pgbus
 from pgbus.admin import Admin
-from pgbus.leader.sequencer import BATCH
+from pgbus.leader.mover import BATCH
 from pgbus.telemetry import LeaderSlept, Sequenced
 from tests.conftest import Connect
 from tests.support import eventually

@@ -12,7 +12,7 @@ import pytest
 import pgbus
 from pgbus.database.store import Store
 from pgbus.leader.maintenance import Maintenance
-from pgbus.leader.sequencer import BATCH_BYTES
+from pgbus.leader.mover import BATCH_BYTES
 from pgbus.telemetry import LeaderChanged, LeaderSlept, Sequenced, Telemetry
 from tests.conftest import Connect
 from tests.support import eventually

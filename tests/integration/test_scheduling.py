@@ -9,7 +9,7 @@ import asyncpg
 import pytest
 
 import pgbus
-from pgbus.leader import maintenance, sequencer
+from pgbus.leader import maintenance
 from pgbus.leader.sequencer import PARTITION_SIZE
 from pgbus.telemetry import LeaderSlept, PeriodEnded, Sequenced
 from tests.conftest import Connect
@@ -102,10 +102,7 @@ async def test_cancelling_in_an_open_transaction_does_not_hold_up_the_log(
     assert inbox.items == [3, 2]
 
 
-async def test_an_event_whose_cancelling_is_rolled_back_arrives(
-    database: str, connect: Connect, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sequencer, "BOTTOM_INTERVAL", 0.05)
+async def test_an_event_whose_cancelling_is_rolled_back_arrives(database: str, connect: Connect) -> None:
     connection = await connect(database)
     async with open_bus(database, poll_interval=0.1) as bus:
         numbers: Inbox[int] = Inbox()

@@ -96,6 +96,24 @@ BEGIN
 END
 $$;
 
+CREATE FUNCTION pgbus.note_listener_change() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
+    INSERT INTO pgbus.route_changes VALUES (CASE TG_OP WHEN 'DELETE' THEN OLD.id ELSE NEW.id END);
+    RETURN NULL;
+END
+$$;
+
+CREATE FUNCTION pgbus.note_subscription_change() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
+    INSERT INTO pgbus.route_changes VALUES (CASE TG_OP WHEN 'DELETE' THEN OLD.listener_id ELSE NEW.listener_id END);
+    RETURN NULL;
+END
+$$;
+
 CREATE FUNCTION pgbus.open_partition(partition_number integer) RETURNS boolean
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -614,6 +632,11 @@ CREATE VIEW pgbus.pending AS
 
 COMMENT ON VIEW pgbus.pending IS 'Every run of events still owed to a listener, and where it is';
 
+CREATE TABLE pgbus.route_changes (
+    listener_id integer NOT NULL
+)
+WITH (autovacuum_vacuum_scale_factor='0', autovacuum_vacuum_threshold='100');
+
 CREATE TABLE pgbus.rpc_requests (
     call_id uuid NOT NULL,
     procedure pgbus.procedure NOT NULL,
@@ -1011,7 +1034,13 @@ ALTER INDEX pgbus.history_run_block ATTACH PARTITION pgbus.history_p0_run_block_
 
 ALTER INDEX pgbus.history_started_at ATTACH PARTITION pgbus.history_p0_started_at_idx;
 
+CREATE TRIGGER listener_came_or_went AFTER INSERT OR DELETE ON pgbus.listeners FOR EACH ROW EXECUTE FUNCTION pgbus.note_listener_change();
+
+CREATE TRIGGER listener_changed AFTER UPDATE ON pgbus.listeners FOR EACH ROW WHEN (((old.state <> new.state) OR (old.lanes IS DISTINCT FROM new.lanes) OR ((old.cursor IS NULL) <> (new.cursor IS NULL)))) EXECUTE FUNCTION pgbus.note_listener_change();
+
 CREATE TRIGGER outbox_before_insert BEFORE INSERT ON pgbus.outbox FOR EACH STATEMENT EXECUTE FUNCTION pgbus.outbox_before_insert();
+
+CREATE TRIGGER subscription_changed AFTER INSERT OR DELETE OR UPDATE ON pgbus.subscriptions FOR EACH ROW EXECUTE FUNCTION pgbus.note_subscription_change();
 
 ALTER TABLE ONLY pgbus.dead_letters
     ADD CONSTRAINT dead_letters_listener_id_fkey FOREIGN KEY (listener_id) REFERENCES pgbus.listeners(id) ON DELETE CASCADE;

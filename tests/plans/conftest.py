@@ -39,6 +39,7 @@ FROM generate_series(0, {EVENTS}, 64) AS n;
 """
 CHURN = f"""
 INSERT INTO pgbus.outbox (topic, payload) SELECT 'shop.sold', '{{}}' FROM generate_series(1, {DEAD}) AS n;
+DELETE FROM pgbus.route_changes;
 DELETE FROM pgbus.outbox;
 INSERT INTO pgbus.outbox (topic, payload) SELECT 'shop.sold', '{{}}' FROM generate_series(1, 3000) AS n;
 INSERT INTO pgbus.outbox (topic, payload, deliver_at)

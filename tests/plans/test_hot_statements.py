@@ -44,23 +44,28 @@ async def claim(
     )
 
 
-async def sequence(plans: Plans, *, batch: int, floor: int, base: int) -> Plan:
+async def find_waiting(plans: Plans, count: int) -> list[int]:
+    """The ids of the first rows in the outbox that are due at once."""
+    rows = await plans.connection.fetch(
+        "SELECT id FROM pgbus.outbox WHERE deliver_at IS NULL AND id > $1 ORDER BY id LIMIT $2", DEAD, count
+    )
+    return [row["id"] for row in rows]
+
+
+async def log_events(plans: Plans, ids: Sequence[int], *, base: int) -> Plan:
+    """With one run for each listener."""
     return await plans.explain(
-        "sequence_outbox",
-        floor=floor,
-        wants_xid=False,
-        due_floor=-math.inf,
+        "log_events",
+        ids=list(ids),
         base=SECOND_PARTITION + base,
-        batch=batch,
-        batch_bytes=4_000_000,
-        avoid=[],
-        run=500,
-        tell_others=False,
+        listener_ids=[1, 2, 3],
+        lanes=[None] * 3,
+        firsts=[SECOND_PARTITION + base] * 3,
+        lasts=[SECOND_PARTITION + base + len(ids) - 1] * 3,
+        sizes=[len(ids)] * 3,
+        positions=[None] * 3,
+        wakes=["1,2,3"],
         work_channel="pgbus_work",
-        idle_listener_ids=[1, 2, 3],
-        claim_token="00000000-0000-7000-8000-000000000001",
-        worker_id=1,
-        lease=60.0,
     )
 
 
@@ -101,6 +106,26 @@ async def test_claim_touches_what_it_claims_and_no_dead_row_below_its_floor(plan
     assert (await claim(plans, 1, limit=10, floor=0)).pages > few.pages + DEAD // 100
 
 
+async def test_the_lean_claim_touches_what_it_claims_and_no_dead_row_below_its_floor(plans: Plans) -> None:
+    plan = await plans.explain(
+        "claim_ready",
+        listener_id=1,
+        worker_id=1,
+        claim_token=uuid4(),
+        floor=FIRST_OWED,
+        due_floor=DUE_FLOOR,
+        rows=10,
+        limit=1_000,
+        piece=100,
+        lease=60.0,
+        left_topics=[],
+    )
+    assert {"deliveries_ready", "deliveries_due", "events_p0_pkey"} <= plan.indexes
+    assert "events_p1" not in plan.relations
+    assert plan.pages < 800
+    assert plan.steps < 15_000
+
+
 async def test_claim_reads_only_the_partition_of_its_events(plans: Plans) -> None:
     plan = await claim(plans, 1, limit=500)
     assert "events_p0" in plan.relations
@@ -135,14 +160,85 @@ async def test_claim_finds_what_is_due_by_its_index_and_not_what_is_due_later(pl
     assert plan.steps < 2_000
 
 
-async def test_sequence_moves_a_batch_and_touches_no_dead_row_below_its_floor(plans: Plans) -> None:
-    few = await sequence(plans, batch=10, floor=DEAD, base=10_000)
-    many = await sequence(plans, batch=1_000, floor=DEAD, base=20_000)
-    assert {"outbox_pkey", "outbox_scheduled"} <= many.indexes
+async def test_a_look_reads_what_is_new_and_touches_no_dead_row_below_its_frontier(plans: Plans) -> None:
+    few = await plans.explain("read_outbox", high=DEAD, batch=10, hashes=False)
+    many = await plans.explain("read_outbox", high=DEAD, batch=1_000, hashes=True)
+    assert few.indexes == many.indexes == {"outbox_pkey"}
+    assert few.pages < 20
+    assert many.pages < 100
+    assert many.steps < 5_000
+    nothing = await plans.explain("read_outbox", high=10_000_000, batch=1_000, hashes=False)
+    assert nothing.pages < 10
+    assert (await plans.explain("read_outbox", high=0, batch=10, hashes=False)).pages > few.pages + DEAD // 200
+
+
+async def test_a_look_at_holes_reads_these_alone(plans: Plans) -> None:
+    [some] = await find_waiting(plans, 1)
+    lows = [some + n * 10 for n in range(100)]
+    plan = await plans.explain(
+        "read_outbox_and_holes",
+        high=10_000_000,
+        batch=1_000,
+        hashes=False,
+        lows=lows,
+        ends=[low + 2 for low in lows],
+        scheduled=True,
+    )
+    assert plan.indexes == {"outbox_pkey"}
+    assert plan.pages < 100 * 5
+    assert plan.steps < 2_000
+
+
+async def test_a_large_hole_is_read_batch_by_batch(plans: Plans) -> None:
+    [some] = await find_waiting(plans, 1)
+    plan = await plans.explain(
+        "read_outbox_and_holes",
+        high=10_000_000,
+        batch=10,
+        hashes=False,
+        lows=[some],
+        ends=[10_000_000],
+        scheduled=True,
+    )
+    assert plan.pages < 20
+    assert plan.steps < 200
+
+
+async def test_logging_looks_each_row_up_by_its_id(plans: Plans) -> None:
+    few = await log_events(plans, await find_waiting(plans, 10), base=10_000)
+    many = await log_events(plans, await find_waiting(plans, 1_000), base=20_000)
+    assert many.indexes == {"outbox_pkey"}
     assert few.pages < 500
     assert many.pages < 16_000
-    assert many.steps < 60_000
-    assert (await sequence(plans, batch=10, floor=0, base=30_000)).pages > few.pages + DEAD // 200
+    assert many.steps < 20_000
+
+
+async def test_logging_an_event_touches_few_pages(plans: Plans) -> None:
+    [some] = await find_waiting(plans, 1)
+    values: dict[str, object] = {
+        "id": some,
+        "base": SECOND_PARTITION + 50_000,
+        "listener_ids": [1, 2],
+        "lanes": [None] * 2,
+    }
+    values |= {"claimed": [True, False], "wakes": [], "work_channel": "pgbus_work", "worker_id": 1, "lease": 60.0}
+    plan = await plans.explain("log_event", **values, claim_token="00000000-0000-7000-8000-000000000001")
+    assert plan.indexes == {"outbox_pkey"}
+    assert plan.pages < 500
+    assert plan.steps < 50
+
+
+async def test_what_is_scheduled_is_found_by_its_instant(plans: Plans) -> None:
+    next_due = await plans.explain("find_next_due", due_floor=0.0)
+    assert next_due.indexes == {"outbox_scheduled"}
+    assert next_due.pages < 20
+    await plans.connection.execute(
+        "UPDATE pgbus.outbox SET deliver_at = now() - interval '1 s' WHERE deliver_at < now() + interval '100 min'"
+    )
+    due = await plans.explain("lock_due_events", due_floor=0.0, batch=50, hashes=False)
+    assert due.indexes == {"outbox_scheduled"}
+    assert due.pages < 500
+    assert due.steps < 500
 
 
 async def test_settling_thousands_of_single_events_is_not_quadratic(plans: Plans) -> None:

@@ -14,6 +14,7 @@ from uuid import UUID, uuid4
 
 import asyncpg
 import hypothesis.strategies as st
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import (
     Bundle,
@@ -28,11 +29,11 @@ from hypothesis.stateful import (
 
 from pgbus.database.statements import deliveries, listeners, sequencer
 from pgbus.database.statements.deliveries import Claim
-from pgbus.database.statements.sequencer import Sequencing
 from pgbus.database.store import Store
 from pgbus.handlers.outcomes import DONE, Dead, Done, Retry
-from pgbus.leader.sequencer import Floor
+from pgbus.leader.mover import Look
 from pgbus.listeners.settlement import BLOCKED, RELEASED, Ending, HeldClaim, settlement
+from tests.support.leading import Leading
 from tests.support.machine import LEAPS, PLACES, PUBLISHERS, RESET, Held, Subscriber, Wires
 
 SOAK = int(os.environ.get("PGBUS_SOAK", "0"))
@@ -61,8 +62,7 @@ class DeliveryMachine(RuleBasedStateMachine):
         self.connection = self.wires.leader
         self.store = Store(self.connection, namespace="pgbus")
         self.run(self.connection.execute(RESET))
-        self.floor = Floor()
-        self.base = 1
+        self.leading = self.run(Leading.start(self.connection, base=1))
         self.numbers = 0
         self.open: dict[int, list[int]] = {}
         self.topic_of: dict[int, str] = {}
@@ -113,6 +113,12 @@ class DeliveryMachine(RuleBasedStateMachine):
 
     # ---------------------------------------------------------------------------------------------------- the leader
 
+    @rule()
+    def change_the_leader(self) -> None:
+        """The new one remembers nothing."""
+        base = self.leading.mover.base
+        self.leading = self.run(Leading.start(self.connection, base=base))
+
     @rule(batch=st.sampled_from([1, 2, 5, 100]), run=st.sampled_from([1, 2, 500]))
     def sequence(self, batch: int, run: int) -> None:
         self._sequence(batch, run)
@@ -124,44 +130,30 @@ class DeliveryMachine(RuleBasedStateMachine):
         worker_id = data.draw(st.sampled_from(sorted(self.workers)))
         idle = [one for one in self.all if data.draw(st.booleans())]
         look = self._look(batch, 500, idle=idle, worker_id=worker_id)
-        assert look.moved == 1 or not look.handed
+        handed = self.leading.neighbours.handed
+        assert look.moved == 1 or not handed
         for one in idle:
-            self._check_claims(one, [claim] if (claim := look.handed.get(one.id)) else [], 1, 1, suspects=False)
-        return multiple(*(Held(one, look.handed[one.id], worker_id) for one in idle if one.id in look.handed))
+            self._check_claims(one, [claim] if (claim := handed.get(one.id)) else [], 1, 1, suspects=False)
+        return multiple(*(Held(one, handed[one.id], worker_id) for one in idle if one.id in handed))
 
     def _sequence(self, batch: int, run: int) -> int:
         return self._look(batch, run).moved
 
-    def _look(self, batch: int, run: int, *, idle: Sequence[Subscriber] = (), worker_id: int = 0) -> Sequencing:
+    def _look(self, batch: int, run: int, *, idle: Sequence[Subscriber] = (), worker_id: int = 0) -> Look:
         waiting = len(self.committed - set(self.logged.values()))
-        look = self.run(
-            sequencer.sequence_outbox(
-                self.store,
-                floor=self.floor.value,
-                wants_xid=self.floor.wants_xid,
-                due_floor=-math.inf,
-                base=self.base,
-                batch=batch,
-                batch_bytes=4_000_000,
-                avoid=[],
-                run=run,
-                tell_others=False,
-                idle_listener_ids=[one.id for one in idle],
-                token=uuid4(),
-                worker_id=worker_id,
-                lease=60.0,
-            )
-        )
-        self.floor.observe(look)
+        self.leading.mover.rows, self.leading.mover.run = batch, run
+        self.leading.neighbours.listener_ids = [one.id for one in idle]
+        self.leading.neighbours.worker_id = worker_id
+        before = self.leading.mover.base
+        look = self.run(self.leading.look())
         assert look.moved == min(batch, waiting), "every committed event is moved, and nothing else"
         found = self.run(
             self.connection.fetch(
                 "SELECT position, (payload ->> 'n')::integer AS n FROM pgbus.events WHERE position >= $1 ORDER BY 1",
-                self.base,
+                before,
             )
         )
-        assert [row["position"] for row in found] == list(range(self.base, self.base + look.moved))
-        self.base += look.moved
+        assert [row["position"] for row in found] == list(range(before, before + look.moved))
         for row in found:
             assert row["n"] in self.committed, "an event came into the log that is not committed"
             self.logged[row["position"]] = row["n"]
@@ -291,7 +283,7 @@ class DeliveryMachine(RuleBasedStateMachine):
     async def _claim(
         self, store: Store, one: Subscriber, worker_id: int, limit: int, piece: int, rows: int, suspects: bool
     ) -> list[Claim]:
-        return await deliveries.claim_deliveries(
+        return await deliveries.claim(
             store,
             token=uuid4(),
             listener_id=one.id,
@@ -305,6 +297,8 @@ class DeliveryMachine(RuleBasedStateMachine):
             lease=60.0,
             suspects=suspects,
             blocking=one.blocking,
+            left_topics=[],
+            expects_cuts=False,
         )
 
     def _check_claims(self, one: Subscriber, found: list[Claim], limit: int, piece: int, suspects: bool) -> None:
@@ -450,6 +444,7 @@ class DeliveryMachine(RuleBasedStateMachine):
         raise AssertionError("the work does not end")
 
 
+@pytest.mark.timeout(400)  # thousands of statements, on a machine that may be busy
 def test_no_event_is_lost_doubled_or_out_of_order_whatever_happens(database: str) -> None:
     wires = Wires(database)
     try:

@@ -5,22 +5,33 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 from uuid import uuid4
 
 import asyncpg
 
-from pgbus.database.statements import deliveries, sequencer
+from pgbus.database.statements import deliveries
 from pgbus.database.statements.deliveries import Claim
-from pgbus.database.statements.sequencer import Sequencing
 from pgbus.database.store import Store
 from pgbus.leader.maintenance import MAX_CRASHES
 from pgbus.listeners.listener import LANES
 from pgbus.listeners.settlement import Ending, HeldClaim, settlement
+from tests.support.leading import Leading
 from tests.support.rows import Rows
 
 LEASE = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Sequenced:
+    """What a look did: the listeners that were woken, and the claims that were handed over, by listener."""
+
+    moved: int
+    has_more: bool
+    listener_ids: list[int]
+    handed: dict[int, Claim]
 
 
 class Bench:
@@ -30,6 +41,7 @@ class Bench:
         self.connection = connection
         self.store = Store(connection, namespace="pgbus")
         self.rows = Rows(connection)
+        self._leading: Leading | None = None
 
     async def fetch(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
         return [tuple(row) for row in await self.connection.fetch(query, *values)]
@@ -40,13 +52,34 @@ class Bench:
             [(topic, key, deliver_at) for topic in topics],
         )
 
-    async def sequence(self, **values: Any) -> Sequencing:
-        defaults = {
-            "floor": 0, "wants_xid": False, "due_floor": float("-inf"), "base": 1, "batch": 100,
-            "batch_bytes": 1_000_000, "avoid": [], "run": 10,
-            "tell_others": False, "idle_listener_ids": [], "token": uuid4(), "worker_id": 1, "lease": LEASE,
-        }  # fmt: skip
-        return await sequencer.sequence_outbox(self.store, **{**defaults, **values})
+    async def sequence(
+        self,
+        *,
+        base: int | None = None,
+        batch: int = 100,
+        tells_others: bool = False,
+        idle_listener_ids: Sequence[int] = (),
+        worker_id: int = 1,
+    ) -> Sequenced:
+        """One look of a leader, the same one each time, whose runs have up to 10 events."""
+        if self._leading is None:
+            self._leading = await Leading.start(self.connection, base=1)
+        mover, neighbours = self._leading.mover, self._leading.neighbours
+        mover.base = mover.base if base is None else base
+        mover.rows, mover.run, mover.tells_others = batch, 10, tells_others
+        neighbours.listener_ids, neighbours.worker_id = idle_listener_ids, worker_id
+        look = await self._leading.look()
+        return Sequenced(look.moved, look.has_more, list(neighbours.woken), dict(neighbours.handed))
+
+    async def find_locked(self) -> None:
+        """Have the leader find out which rows someone holds locked."""
+        assert self._leading
+        await self._leading.mover.find_locked()
+
+    @property
+    def is_stepping_over(self) -> bool:
+        assert self._leading
+        return self._leading.mover.is_stepping_over
 
     async def claim(self, listener_id: int, **values: Any) -> list[Claim]:
         defaults: dict[str, Any] = {

@@ -1,129 +1,165 @@
 -- The leader's statements: from the outbox into the log, and its sleep. All of them run on the session that holds the
 -- leader lock, one after the other, so that the order of positions is the order in which it found the events.
-
--- name: sequence_outbox
--- Move committed outbox rows into the log, and write the runs that are owed to each listener whose subscription matches.
--- A lone event is handed over: its run is written as claimed for those of the leader's own listeners that are idle.
 --
--- It takes up to `batch` rows of each kind, due at once and scheduled. When those are more than `batch_bytes`, as they are
--- stored, it takes none and returns `too_big`; but it always takes a single row. Scheduled ones come first, in
--- the order of their `deliver_at`, then the others in that of their ids. `avoid` are rows that someone holds locked.
-WITH bound AS MATERIALIZED (
-    SELECT count(*) AS rows,
-           count(*) > 1 AND sum(w.bytes) > CAST(:batch_bytes AS bigint) AS too_big,
-           max(w.id) AS id
-    FROM (
-        SELECT o.id, pg_column_size(o.payload) + COALESCE(pg_column_size(o.headers), 0) AS bytes
-        FROM pgbus.outbox AS o
-        WHERE o.id >= CAST(:floor AS bigint) AND o.deliver_at IS NULL
-        ORDER BY o.id
-        LIMIT CAST(:batch AS bigint)
-    ) AS w
-), due AS MATERIALIZED (
-    -- Someone who cancels a scheduled event holds its row until the end of a transaction that may be long: step over it.
-    SELECT o.id, pg_column_size(o.payload) + COALESCE(pg_column_size(o.headers), 0) AS bytes
-    FROM pgbus.outbox AS o
-    WHERE o.deliver_at >= to_timestamp(CAST(:due_floor AS double precision)) AND o.deliver_at <= now()
-    ORDER BY o.deliver_at, o.id
-    LIMIT CAST(:batch AS bigint)
-    FOR UPDATE SKIP LOCKED
-), due_bound AS MATERIALIZED (
-    SELECT count(*) AS rows, count(*) > 1 AND sum(d.bytes) > CAST(:batch_bytes AS bigint) AS too_big FROM due AS d
-), moved_now AS (
+-- A look reads first (ids, topics, lanes), and then writes once. To whom events are owed the leader knows by itself; the
+-- write is refused when that has changed, for which it looks into `route_changes`.
+
+-- name: read_outbox
+-- The rows above `high`, in the order of their ids, and the snapshot in which they were read: the first row, without an
+-- id. Scheduled ones are among them, with their instants. `hashes`: tell each event's lane hash.
+SELECT CAST(NULL AS bigint) AS id, CAST(pg_current_snapshot() AS text) AS topic, CAST(NULL AS text[]) AS ancestors,
+       CAST(NULL AS integer) AS hash, CAST(NULL AS integer) AS bytes, CAST(NULL AS double precision) AS deliver_at
+UNION ALL
+(SELECT o.id, o.topic, o.ancestors,
+        CASE WHEN CAST(:hashes AS boolean) THEN hashtext(COALESCE(o.key, CAST(o.event_id AS text))) END,
+        pg_column_size(o.payload) + COALESCE(pg_column_size(o.headers), 0),
+        CAST(extract(epoch FROM o.deliver_at) AS double precision)
+ FROM pgbus.outbox AS o
+ WHERE o.id > CAST(:high AS bigint)
+ ORDER BY o.id
+ LIMIT CAST(:batch AS bigint))
+
+-- name: read_outbox_and_holes
+-- The same, and before it the rows that have appeared in the holes below `high`: ids from `lows` up to, but not including,
+-- `ends`. In one statement, so in one snapshot: or else a transaction that ends between two would be seen by its later
+-- event before its earlier one. `scheduled`: also rows that are scheduled.
+SELECT CAST(NULL AS bigint) AS id, CAST(pg_current_snapshot() AS text) AS topic, CAST(NULL AS text[]) AS ancestors,
+       CAST(NULL AS integer) AS hash, CAST(NULL AS integer) AS bytes, CAST(NULL AS double precision) AS deliver_at
+UNION ALL
+(SELECT x.*
+ FROM unnest(CAST(:lows AS bigint[]), CAST(:ends AS bigint[])) AS h (low, high)
+ CROSS JOIN LATERAL (
+     SELECT o.id, o.topic, o.ancestors,
+            CASE WHEN CAST(:hashes AS boolean) THEN hashtext(COALESCE(o.key, CAST(o.event_id AS text))) END,
+            pg_column_size(o.payload) + COALESCE(pg_column_size(o.headers), 0),
+            CAST(extract(epoch FROM o.deliver_at) AS double precision)
+     FROM pgbus.outbox AS o
+     WHERE o.id >= h.low AND o.id < h.high AND (o.deliver_at IS NULL OR CAST(:scheduled AS boolean))
+     ORDER BY o.id
+     LIMIT CAST(:batch AS bigint)
+ ) AS x
+ ORDER BY x.id
+ LIMIT CAST(:batch AS bigint))
+UNION ALL
+(SELECT o.id, o.topic, o.ancestors,
+        CASE WHEN CAST(:hashes AS boolean) THEN hashtext(COALESCE(o.key, CAST(o.event_id AS text))) END,
+        pg_column_size(o.payload) + COALESCE(pg_column_size(o.headers), 0),
+        CAST(extract(epoch FROM o.deliver_at) AS double precision)
+ FROM pgbus.outbox AS o
+ WHERE o.id > CAST(:high AS bigint)
+ ORDER BY o.id
+ LIMIT CAST(:batch AS bigint))
+
+-- name: log_event
+-- Move one row into the log, with the deliveries that are owed of it; those that are `claimed` go to a worker at once, and
+-- then the event is returned with each. Returns no row, and does nothing, when the routes have changed.
+-- `wakes` are what to tell other workers.
+WITH moved AS (
     DELETE FROM pgbus.outbox AS o
-    WHERE o.id >= CAST(:floor AS bigint) AND o.id <= (SELECT b.id FROM bound AS b WHERE NOT b.too_big)
-      AND o.deliver_at IS NULL
-      AND o.id <> ALL (CAST(:avoid AS bigint[]))
-    RETURNING o.id, o.event_id, o.topic, o.ancestors, o.key, o.payload, o.headers, o.published_at, o.deliver_at
-), moved_due AS (
+    WHERE o.id = CAST(:id AS bigint) AND NOT EXISTS (SELECT FROM pgbus.route_changes)
+    RETURNING o.event_id, o.topic, o.ancestors, o.key, o.payload, o.headers, o.published_at, o.deliver_at
+), logged AS (
+    INSERT INTO pgbus.events
+        (position, event_id, topic, ancestors, key, payload, headers, published_at, deliver_at, logged_at)
+    SELECT CAST(:base AS bigint), m.event_id, m.topic, m.ancestors, m.key, m.payload, m.headers, m.published_at,
+           m.deliver_at, now()
+    FROM moved AS m
+), delivered AS (
+    INSERT INTO pgbus.deliveries
+        (listener_id, lane, first, last, events, claim_token, worker_id, lease_expires_at)
+    SELECT r.listener_id, r.lane, CAST(:base AS bigint), CAST(:base AS bigint), 1,
+           CASE WHEN r.claimed THEN CAST(:claim_token AS uuid) END,
+           CASE WHEN r.claimed THEN CAST(:worker_id AS integer) END,
+           CASE WHEN r.claimed THEN now() + CAST(:lease AS double precision) * INTERVAL '1 second' END
+    FROM moved AS m
+    CROSS JOIN unnest(CAST(:listener_ids AS integer[]), CAST(:lanes AS smallint[]), CAST(:claimed AS boolean[]))
+        AS r (listener_id, lane, claimed)
+    RETURNING id, listener_id, claim_token
+)
+SELECT CAST(CAST(pg_current_xact_id() AS text) AS bigint) AS xid,
+       (SELECT count(pg_notify(CAST(:work_channel AS text), w.payload))
+        FROM unnest(CAST(:wakes AS text[])) AS w (payload)) AS told,
+       CAST(extract(epoch FROM now()) AS double precision) AS claimed_at,
+       d.id AS delivery_id, d.listener_id, CAST(:base AS bigint) AS position,
+       CASE WHEN d.id IS NOT NULL THEN m.event_id END AS event_id, m.topic, m.ancestors, m.key,
+       CASE WHEN d.id IS NOT NULL THEN m.payload END AS payload,
+       CASE WHEN d.id IS NOT NULL THEN m.headers END AS headers,
+       pgbus.readable(m.published_at) AS published_at, pgbus.readable(m.deliver_at) AS deliver_at
+FROM moved AS m
+LEFT JOIN delivered AS d ON d.claim_token IS NOT NULL
+
+-- name: log_events
+-- Move rows into the log, from position `base` on, in the order of their instants and ids, which is that of `ids`; with the
+-- deliveries that are owed of them, by columns. Does nothing when the routes have changed.
+-- A row that someone deleted by hand meanwhile leaves its position empty: deliveries already count on it.
+WITH moved AS (
     DELETE FROM pgbus.outbox AS o
-    USING due AS d
-    WHERE o.id = d.id AND NOT (SELECT b.too_big FROM due_bound AS b)
+    WHERE o.id = ANY (CAST(:ids AS bigint[])) AND NOT EXISTS (SELECT FROM pgbus.route_changes)
     RETURNING o.id, o.event_id, o.topic, o.ancestors, o.key, o.payload, o.headers, o.published_at, o.deliver_at
 ), numbered AS MATERIALIZED (
-    SELECT CAST(:base AS bigint) + row_number() OVER (ORDER BY m.deliver_at, m.id) - 1 AS position, m.*
-    FROM (SELECT * FROM moved_now UNION ALL SELECT * FROM moved_due) AS m
+    SELECT CAST(:base AS bigint) - 1 + CASE
+               WHEN count(*) OVER () = cardinality(CAST(:ids AS bigint[]))
+               THEN row_number() OVER (ORDER BY m.deliver_at, m.id)
+               ELSE array_position(CAST(:ids AS bigint[]), m.id) END AS position,
+           m.*
+    FROM moved AS m
 ), logged AS (
     INSERT INTO pgbus.events
         (position, event_id, topic, ancestors, key, payload, headers, published_at, deliver_at, logged_at)
     SELECT n.position, n.event_id, n.topic, n.ancestors, n.key, n.payload, n.headers, n.published_at, n.deliver_at, now()
     FROM numbered AS n
     ORDER BY n.position
-), topics AS MATERIALIZED (
-    SELECT DISTINCT n.topic, n.ancestors FROM numbered AS n
-), routes AS MATERIALIZED (
-    -- A listener with a cursor is not live yet: `backfill_listener` brings it these events too.
-    SELECT DISTINCT t.topic, t.ancestors, l.id AS listener_id, l.lanes
-    FROM topics AS t
-    CROSS JOIN pgbus.subscriptions AS s
-    JOIN pgbus.listeners AS l ON l.id = s.listener_id
-    WHERE l.cursor IS NULL
-      AND (s.pattern = t.topic
-           OR s.pattern = ANY (t.ancestors)
-           OR (s.regex IS NOT NULL
-               AND (t.topic || '.' ~ s.regex
-                    OR EXISTS (SELECT 1 FROM unnest(t.ancestors) AS a (topic) WHERE a.topic || '.' ~ s.regex))))
-), owed AS (
-    SELECT r.listener_id, n.position,
-           CASE WHEN r.lanes IS NOT NULL
-                THEN (hashtext(COALESCE(n.key, CAST(n.event_id AS text))) & 2147483647) % r.lanes END AS lane
-    FROM numbered AS n
-    JOIN routes AS r ON r.topic = n.topic AND r.ancestors IS NOT DISTINCT FROM n.ancestors
-), placed AS (
-    SELECT o.listener_id, o.lane, o.position,
-           (row_number() OVER (PARTITION BY o.listener_id, o.lane ORDER BY o.position) - 1) / CAST(:run AS integer) AS run
-    FROM owed AS o
-), idle AS MATERIALIZED (
-    SELECT l.id AS listener_id,
-           CAST(:claim_token AS uuid) AS claim_token,
-           CAST(:worker_id AS integer) AS worker_id,
-           now() + CAST(:lease AS double precision) * INTERVAL '1 second' AS lease_expires_at
-    FROM unnest(CAST(:idle_listener_ids AS integer[])) AS i (listener_id)
-    JOIN pgbus.listeners AS l ON l.id = i.listener_id
-    WHERE l.state = 'active' AND l.lanes IS NULL AND (SELECT count(*) FROM numbered) = 1
 ), delivered AS (
-    INSERT INTO pgbus.deliveries
-        (listener_id, lane, first, last, events, positions, claim_token, worker_id, lease_expires_at)
-    SELECT p.listener_id, p.lane, min(p.position), max(p.position), count(*),
-           CASE WHEN count(*) < max(p.position) - min(p.position) + 1 THEN array_agg(p.position ORDER BY p.position) END,
-           i.claim_token, i.worker_id, i.lease_expires_at
-    FROM placed AS p
-    LEFT JOIN idle AS i ON i.listener_id = p.listener_id
-    GROUP BY p.listener_id, p.lane, p.run, i.claim_token, i.worker_id, i.lease_expires_at
-    ORDER BY min(p.position)
-    RETURNING id, listener_id, claim_token
-), woken AS MATERIALIZED (
-    SELECT array_agg(DISTINCT d.listener_id) FILTER (WHERE d.claim_token IS NULL) AS listener_ids,
-           array_agg(d.id ORDER BY d.id) FILTER (WHERE d.claim_token IS NOT NULL) AS handed_ids,
-           array_agg(d.listener_id ORDER BY d.id) FILTER (WHERE d.claim_token IS NOT NULL) AS handed_to
-    FROM delivered AS d
+    INSERT INTO pgbus.deliveries (listener_id, lane, first, last, events, positions)
+    SELECT d.listener_id, d.lane, d.first, d.last, d.events, CAST(d.positions AS bigint[])
+    FROM unnest(
+        CAST(:listener_ids AS integer[]), CAST(:lanes AS smallint[]), CAST(:firsts AS bigint[]),
+        CAST(:lasts AS bigint[]), CAST(:sizes AS integer[]), CAST(:positions AS text[])
+    ) AS d (listener_id, lane, first, last, events, positions)
+    WHERE EXISTS (SELECT FROM numbered)
 )
 SELECT (SELECT count(*) FROM numbered) AS moved,
-       b.too_big OR d.too_big AS too_big,
-       b.rows = CAST(:batch AS bigint) OR d.rows = CAST(:batch AS bigint) AS is_full,
-       CASE WHEN b.too_big THEN CAST(:floor AS bigint) - 1 WHEN b.rows = CAST(:batch AS bigint) THEN b.id END AS stopped_at,
-       w.listener_ids,
-       -- A notification carries less than 8000 bytes: 700 ids, however long they are.
-       (SELECT count(pg_notify(CAST(:work_channel AS text), array_to_string(w.listener_ids[n:n + 699], ',')))
-        FROM generate_series(1, cardinality(w.listener_ids), 700) AS n
-        WHERE CAST(:tell_others AS boolean)) AS told,
-       CAST(CAST(pg_snapshot_xmin(pg_current_snapshot()) AS text) AS bigint) AS xmin,
-       -- An xid that is higher than any given out before. A snapshot's xmax would not do: it is one more than the
-       -- highest xid that has *ended*, and a publisher that still runs may well lie above that.
-       CASE WHEN CAST(:wants_xid AS boolean) THEN CAST(CAST(pg_current_xact_id() AS text) AS bigint) END AS xid,
-       -- Read as a table, whose rights are checked: pg_sequence_last_value is NULL from PostgreSQL 18 on for who has none.
-       (SELECT CASE WHEN s.is_called THEN s.last_value ELSE 0 END FROM pgbus.outbox_id_seq AS s) AS last_id,
-       CAST(extract(epoch FROM now()) AS double precision) AS looked_at,
-       (SELECT CAST(extract(epoch FROM min(o.deliver_at) - now()) AS double precision)
-        FROM pgbus.outbox AS o
-        WHERE o.deliver_at > now() AND o.deliver_at < 'infinity') AS next_due,
-       w.handed_ids, w.handed_to,
-       n.position, n.event_id, n.topic, n.ancestors, n.key, n.payload, n.headers,
-       pgbus.readable(n.published_at) AS published_at, pgbus.readable(n.deliver_at) AS deliver_at
-FROM woken AS w
-CROSS JOIN bound AS b
-CROSS JOIN due_bound AS d
-LEFT JOIN numbered AS n ON w.handed_ids IS NOT NULL
+       CAST(CAST(pg_current_xact_id() AS text) AS bigint) AS xid,
+       (SELECT count(pg_notify(CAST(:work_channel AS text), w.payload))
+        FROM unnest(CAST(:wakes AS text[])) AS w (payload)) AS told
+WHERE NOT EXISTS (SELECT FROM pgbus.route_changes)
+
+-- name: take_xid
+-- An xid that is higher than any given out before.
+SELECT CAST(CAST(pg_current_xact_id() AS text) AS bigint) AS xid
+
+-- name: load_routes
+-- Who is to hear what: the live listeners and their patterns. Those with a cursor are not live yet: `backfill_listener`
+-- brings them their events. From this snapshot on, whoever changes any of this leaves a row in `route_changes`.
+WITH seen AS (
+    DELETE FROM pgbus.route_changes
+)
+SELECT l.id AS listener_id, l.lanes, l.state = 'active' AS is_active, s.pattern
+FROM pgbus.listeners AS l
+JOIN pgbus.subscriptions AS s ON s.listener_id = l.id
+WHERE l.cursor IS NULL
+
+-- name: find_next_due
+-- When the first scheduled event from `due_floor` on is due, and how many seconds from now.
+SELECT CAST(extract(epoch FROM o.deliver_at) AS double precision) AS deliver_at,
+       CAST(extract(epoch FROM o.deliver_at - now()) AS double precision) AS seconds
+FROM pgbus.outbox AS o
+WHERE o.deliver_at >= to_timestamp(CAST(:due_floor AS double precision))
+ORDER BY o.deliver_at
+LIMIT 1
+
+-- name: lock_due_events
+-- The scheduled events that are due, for the rest of the transaction. Someone who cancels one holds its row until the end
+-- of a transaction that may be long: step over it.
+SELECT o.id, CAST(o.topic AS text) AS topic, o.ancestors,
+       CASE WHEN CAST(:hashes AS boolean) THEN hashtext(COALESCE(o.key, CAST(o.event_id AS text))) END AS hash,
+       pg_column_size(o.payload) + COALESCE(pg_column_size(o.headers), 0) AS bytes,
+       CAST(extract(epoch FROM o.deliver_at) AS double precision) AS deliver_at
+FROM pgbus.outbox AS o
+WHERE o.deliver_at >= to_timestamp(CAST(:due_floor AS double precision)) AND o.deliver_at <= now()
+ORDER BY o.deliver_at, o.id
+LIMIT CAST(:batch AS bigint)
+FOR UPDATE SKIP LOCKED
 
 -- name: backfill_listener
 -- Give a listener that is not live yet the next stretch of the log; its cursor becomes NULL, live, at the end of the log.
@@ -188,17 +224,13 @@ FROM (SELECT 1) AS one
 LEFT JOIN moved AS m ON true
 
 -- name: find_locked_events
--- Those of the first rows that `sequence_outbox` would take that another session has locked.
+-- Those of these rows that another session has locked.
 WITH waiting AS MATERIALIZED (
-    SELECT o.id
-    FROM pgbus.outbox AS o
-    WHERE o.id >= CAST(:floor AS bigint) AND o.deliver_at IS NULL
-    ORDER BY o.id
-    LIMIT CAST(:batch AS bigint)
+    SELECT o.id FROM pgbus.outbox AS o WHERE o.id = ANY (CAST(:ids AS bigint[]))
 ), free AS MATERIALIZED (
     SELECT o.id
     FROM pgbus.outbox AS o
-    WHERE o.id = ANY (ARRAY(SELECT w.id FROM waiting AS w))
+    WHERE o.id = ANY (CAST(:ids AS bigint[]))
     FOR UPDATE SKIP LOCKED
 )
 SELECT w.id FROM waiting AS w
@@ -209,6 +241,19 @@ SELECT f.id FROM free AS f
 -- The position after the last event of the log, and the highest partition that exists.
 SELECT COALESCE((SELECT e.position + 1 FROM pgbus.events AS e ORDER BY e.position DESC LIMIT 1), 0) AS next_position,
        (SELECT max(p.number) FROM pgbus.partitions AS p) AS last_partition
+
+-- name: find_last_id
+-- The last outbox id that was handed out.
+-- Read as a table, whose rights are checked: pg_sequence_last_value is NULL from PostgreSQL 18 on for who has none.
+SELECT CASE WHEN s.is_called THEN s.last_value ELSE 0 END AS last_id FROM pgbus.outbox_id_seq AS s
+
+-- name: mend_last_id
+-- Set the sequence of the outbox to its highest id where it is behind: a logical copy of a database has the rows but not
+-- the sequence's value.
+SELECT setval('pgbus.outbox_id_seq', m.id)
+FROM (SELECT max(o.id) AS id FROM pgbus.outbox AS o) AS m
+CROSS JOIN pgbus.outbox_id_seq AS s
+WHERE m.id > s.last_value
 
 -- name: try_sleep
 -- Take the current wake slot for ourselves: true means that no publisher is about to commit without a NOTIFY.

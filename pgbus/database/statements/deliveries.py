@@ -48,6 +48,62 @@ class Untried:
     looked_at: datetime
 
 
+async def claim(
+    store: Store,
+    *,
+    token: UUID,
+    listener_id: int,
+    worker_id: int,
+    lanes: int | None,
+    floor: int,
+    due_floor: float,
+    rows: int,
+    limit: int,
+    piece: int,
+    lease: float,
+    suspects: bool,
+    blocking: bool,
+    left_topics: Sequence[str],
+    expects_cuts: bool,
+) -> list[Claim]:
+    """`claim_ready` where that can be enough, which costs half; else `claim_deliveries`.
+
+    `expects_cuts`: runs are likely to have too many events, so the first would be in vain.
+    """
+    if not (lanes or suspects or expects_cuts):
+        claims = await claim_ready(
+            store,
+            token=token,
+            listener_id=listener_id,
+            worker_id=worker_id,
+            floor=floor,
+            due_floor=due_floor,
+            rows=rows,
+            limit=limit,
+            piece=piece,
+            lease=lease,
+            left_topics=left_topics,
+        )
+        if claims is not None:
+            return claims
+    return await claim_deliveries(
+        store,
+        token=token,
+        listener_id=listener_id,
+        worker_id=worker_id,
+        lanes=lanes,
+        floor=floor,
+        due_floor=due_floor,
+        rows=rows,
+        limit=limit,
+        piece=piece,
+        lease=lease,
+        suspects=suspects,
+        blocking=blocking,
+        left_topics=left_topics,
+    )
+
+
 async def claim_deliveries(
     store: Store,
     *,
@@ -86,6 +142,43 @@ async def claim_deliveries(
         claim_token=token,
     )
     return _claims(records, token=token, blocking=blocking)
+
+
+async def claim_ready(
+    store: Store,
+    *,
+    token: UUID,
+    listener_id: int,
+    worker_id: int,
+    floor: int,
+    due_floor: float,
+    rows: int,
+    limit: int,
+    piece: int,
+    lease: float,
+    left_topics: Sequence[str] = (),
+) -> list[Claim] | None:
+    """Claim up to `rows` ready runs of a listener without order, as `claim_deliveries` would.
+
+    None: nothing was claimed, as something is due, or a run has too many events. No suspects are looked for.
+    """
+    records = await store.fetch(
+        "claim_ready",
+        listener_id=listener_id,
+        worker_id=worker_id,
+        floor=floor,
+        due_floor=due_floor,
+        rows=rows,
+        limit=limit,
+        piece=piece,
+        lease=lease,
+        left_topics=left_topics,
+        claim_token=token,
+    )
+    fits, first_id, *_ = records[0]
+    if not fits:
+        return None
+    return [] if first_id is None else _claims([record[1:] for record in records], token=token, blocking=False)
 
 
 def _claims(records: Sequence[Any], *, token: UUID, blocking: bool) -> list[Claim]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from pgbus.database.statements.deliveries import Claim
@@ -12,26 +12,64 @@ from pgbus.database.statements.rows import event_of
 from pgbus.database.store import Store
 
 
-@dataclass(frozen=True, slots=True)
-class Sequencing:
-    """What one call of `sequence_outbox` did and saw.
+class Waiting(NamedTuple):
+    """An outbox row that can be logged: `bytes` as it is stored, `hash` for its lane, if it was asked for.
 
-    `stopped_at` is an outbox id beyond which there may be more, else None. `has_more`: look again at once; `too_big`:
-    with fewer rows, as these were too many bytes. `next_due` is in seconds from then; None: nothing is scheduled.
-    `listener_ids` have something to claim; `handed` were given a claim, by listener id.
+    `deliver_at`, in the database's epoch seconds, is that of a scheduled event.
     """
 
+    id: int
+    topic: str
+    ancestors: Sequence[str] | None
+    hash: int | None
+    bytes: int
+    deliver_at: float | None
+
+
+class Delivery(NamedTuple):
+    """A run of events that a listener is owed. `positions`, joined by commas within braces, if the run has holes."""
+
+    listener_id: int
+    lane: int | None
+    first: int
+    last: int
+    size: int
+    positions: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """The rows of one snapshot, in the order of their ids, and that snapshot, as PostgreSQL writes it."""
+
+    snapshot: str
+    rows: Sequence[Waiting]
+
+
+@dataclass(frozen=True, slots=True)
+class Logged:
+    """What a write did: how many rows it moved, in the transaction `xid`; `handed` were claimed, by listener id."""
+
     moved: int
-    stopped_at: int | None
-    has_more: bool
-    too_big: bool
-    listener_ids: Sequence[int]
-    xmin: int
-    xid: int | None
-    last_id: int
-    looked_at: float
-    next_due: float | None
+    xid: int
     handed: Mapping[int, Claim]
+
+
+@dataclass(frozen=True, slots=True)
+class Subscription:
+    """A pattern of a live listener; `lanes` is None for one without order."""
+
+    listener_id: int
+    lanes: int | None
+    is_active: bool
+    pattern: str
+
+
+@dataclass(frozen=True, slots=True)
+class NextDue:
+    """When the next scheduled event is due: the instant in the database's epoch seconds, and seconds from now."""
+
+    deliver_at: float
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,78 +96,130 @@ class WakeSlot:
     armed: bool
 
 
-async def sequence_outbox(
+async def read_outbox(
     store: Store,
     *,
-    floor: int,
-    wants_xid: bool,
-    due_floor: float,
-    base: int,
+    high: int,
     batch: int,
-    batch_bytes: int,
-    avoid: Collection[int],
-    run: int,
-    tell_others: bool,
-    idle_listener_ids: Sequence[int],
+    hashes: bool,
+    holes: Sequence[range] = (),
+    scheduled: bool = True,
+) -> Reading:
+    """Up to `batch` rows above the id `high`, and up to `batch` that lie in the holes below it.
+
+    `scheduled`: whether rows in the holes that are scheduled count.
+    """
+    if holes:
+        records = await store.fetch(
+            "read_outbox_and_holes",
+            high=high,
+            batch=batch,
+            hashes=hashes,
+            lows=[hole.start for hole in holes],
+            ends=[hole.stop for hole in holes],
+            scheduled=scheduled,
+        )
+    else:
+        records = await store.fetch("read_outbox", high=high, batch=batch, hashes=hashes)
+    # The first row has no id, and the snapshot in the place of the topic.
+    return Reading(snapshot=records[0]["topic"], rows=[Waiting(*record) for record in records[1:]])
+
+
+async def log_event(
+    store: Store,
+    *,
+    id_: int,
+    base: int,
+    deliveries: Sequence[Delivery],
+    claimed: Collection[int],
+    wakes: Sequence[str],
     token: UUID,
     worker_id: int,
     lease: float,
-) -> Sequencing:
-    """Move up to `batch` rows (and as many scheduled ones that are due) into the log from position `base` on.
+) -> Logged | None:
+    """Move one row to the position `base`; deliveries to listeners in `claimed` are claimed under the token.
 
-    More than one only if they are not more than `batch_bytes`, and none of the ids to `avoid`. A lone event is
-    claimed at once for those of the idle listeners that hear it.
+    None: nothing was done, as the routes have changed, or the row is gone.
     """
-    row = await store.fetch_one(
-        "sequence_outbox",
-        floor=floor,
-        wants_xid=wants_xid,
-        due_floor=due_floor,
+    rows = await store.fetch(
+        "log_event",
+        id=id_,
         base=base,
-        batch=batch,
-        batch_bytes=batch_bytes,
-        avoid=list(avoid),
-        run=run,
-        tell_others=tell_others,
+        listener_ids=[one.listener_id for one in deliveries],
+        lanes=[one.lane for one in deliveries],
+        claimed=[one.listener_id in claimed for one in deliveries],
+        wakes=list(wakes),
         work_channel=store.work_channel,
-        idle_listener_ids=idle_listener_ids,
         claim_token=token,
         worker_id=worker_id,
         lease=lease,
     )
-    stops = [id_ - 1 for id_ in avoid] + ([] if row["stopped_at"] is None else [row["stopped_at"]])
-    return Sequencing(
-        moved=row["moved"],
-        stopped_at=min(stops) if stops else None,
-        has_more=row["is_full"] or row["too_big"],
-        too_big=row["too_big"],
-        listener_ids=row["listener_ids"] or [],
-        xmin=row["xmin"],
-        xid=row["xid"],
-        last_id=row["last_id"],
-        looked_at=row["looked_at"],
-        next_due=row["next_due"],
-        handed=_handed(row, token=token) if row["handed_ids"] else {},
+    if not rows:
+        return None
+    handed = {row["listener_id"]: _handed(row, token=token) for row in rows if row["delivery_id"] is not None}
+    return Logged(moved=1, xid=rows[0]["xid"], handed=handed)
+
+
+def _handed(row: Any, *, token: UUID) -> Claim:
+    """The claim that `log_event` made; each listener gets an event of its own."""
+    return Claim(
+        id=row["delivery_id"],
+        token=token,
+        attempt=1,
+        lane=None,
+        suspect=False,
+        fresh=True,
+        last=row["position"],
+        claimed_at=row["claimed_at"],
+        size=1,
+        events=[event_of(row)],
     )
 
 
-def _handed(row: Any, *, token: UUID) -> dict[int, Claim]:
-    """The claims that `sequence_outbox` made of its lone event; each listener gets an event of its own."""
-    return {
-        listener_id: Claim(
-            id=id_,
-            token=token,
-            attempt=1,
-            lane=None,
-            suspect=False,
-            fresh=True,
-            last=row["position"],
-            claimed_at=row["looked_at"],
-            size=1,
-            events=[event_of(row)],
-        )
-        for id_, listener_id in zip(row["handed_ids"], row["handed_to"], strict=True)
-    }
+async def log_events(
+    store: Store, *, ids: Sequence[int], base: int, deliveries: Sequence[Delivery], wakes: Sequence[str]
+) -> Logged | None:
+    """Move rows to the positions from `base` on; None: nothing was done, as the routes have changed."""
+    listener_ids, lanes, firsts, lasts, sizes, positions = (
+        (list(column) for column in zip(*deliveries, strict=True)) if deliveries else ([], [], [], [], [], [])
+    )
+    rows = await store.fetch(
+        "log_events",
+        ids=list(ids),
+        base=base,
+        listener_ids=listener_ids,
+        lanes=lanes,
+        firsts=firsts,
+        lasts=lasts,
+        sizes=sizes,
+        positions=positions,
+        wakes=list(wakes),
+        work_channel=store.work_channel,
+    )
+    return Logged(moved=rows[0]["moved"], xid=rows[0]["xid"], handed={}) if rows else None
+
+
+async def take_xid(store: Store) -> int:
+    """An xid that is higher than any that was given out before."""
+    xid: int = (await store.fetch_one("take_xid"))["xid"]
+    return xid
+
+
+async def load_routes(store: Store) -> list[Subscription]:
+    """What live listeners hear now; a change after this moment has the next write refused."""
+    return [Subscription(**row) for row in await store.fetch("load_routes")]
+
+
+async def find_next_due(store: Store, *, due_floor: float) -> NextDue | None:
+    """The first scheduled event from that instant on; None: there is none."""
+    rows = await store.fetch("find_next_due", due_floor=due_floor)
+    return NextDue(**rows[0]) if rows else None
+
+
+async def lock_due_events(store: Store, *, due_floor: float, batch: int, hashes: bool) -> list[Waiting]:
+    """Up to `batch` scheduled events that are due, in their order, but for those that someone else has locked."""
+    rows = await store.fetch("lock_due_events", due_floor=due_floor, batch=batch, hashes=hashes)
+    return [Waiting(*row) for row in rows]
 
 
 async def backfill_listener(store: Store, *, batch: int, run: int) -> Backfilling:
@@ -138,9 +228,20 @@ async def backfill_listener(store: Store, *, batch: int, run: int) -> Backfillin
     return Backfilling(listener_id=row["listener_id"], were_behind=row["were_behind"])
 
 
-async def find_locked_events(store: Store, *, floor: int, batch: int) -> list[int]:
-    """The outbox ids that `sequence_outbox` would take and someone holds locked."""
-    return [row["id"] for row in await store.fetch("find_locked_events", floor=floor, batch=batch)]
+async def find_locked_events(store: Store, ids: Sequence[int]) -> set[int]:
+    """Those of these outbox rows that someone else holds locked."""
+    return {row["id"] for row in await store.fetch("find_locked_events", ids=list(ids))}
+
+
+async def find_last_id(store: Store) -> int:
+    """The last outbox id that was handed out."""
+    last_id: int = (await store.fetch_one("find_last_id"))["last_id"]
+    return last_id
+
+
+async def mend_last_id(store: Store) -> bool:
+    """Set the outbox's sequence forward to the highest id there is; false when it was not behind that."""
+    return bool(await store.fetch("mend_last_id"))
 
 
 async def find_log_end(store: Store) -> LogEnd:

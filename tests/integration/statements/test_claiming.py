@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import math
+import random
+from typing import Any
 from uuid import uuid4
 
 import asyncpg
@@ -241,3 +244,106 @@ async def test_two_sessions_never_hold_one_lane_at_once(bench: Bench, other: Ben
     async with asyncio.timeout(20):
         await asyncio.gather(drain(bench), drain(other))
     assert all(numbers == sorted(numbers) for numbers in seen.values())
+
+
+# ------------------------------------------------------------------------------------------------------ the lean claim
+
+
+async def prepare_anything(bench: Bench, listener_id: int, chance: random.Random) -> None:
+    """Deliveries as a listener without order may have them."""
+    position = 1
+    while position < 40:
+        last = min(40, position + chance.choice([0, 0, 0, 1, 5]))
+        listed = sorted({position, last, chance.randint(position, last)})
+        state = chance.choice(["ready"] * 6 + ["claimed", "due", "later", "left", "suspect"])
+        delivery_id = await bench.rows.delivery(
+            listener_id,
+            position,
+            last,
+            positions=listed if len(listed) <= last - position else None,
+            worker_id=1 if state == "claimed" else None,
+        )
+        if state in {"due", "later", "left", "suspect"}:
+            await bench.connection.execute(
+                "UPDATE pgbus.deliveries SET available_at = now() + $2::integer * interval '1 hour', "
+                "left_topic = $3, crashes = $4 WHERE id = $1",
+                delivery_id,
+                1 if state == "later" else -1,
+                "orders.placed" if state == "left" else None,
+                2 if state == "suspect" else 0,
+            )
+        position = last + 1 + chance.choice([0, 0, 2])
+
+
+@pytest.mark.parametrize("seed", range(40))
+async def test_the_lean_claim_takes_what_the_full_one_would_or_nothing(bench: Bench, seed: int) -> None:
+    chance = random.Random(seed)
+    listener_id = await bench.rows.listener("mail", "**", state=chance.choice(["active"] * 9 + ["paused"]))
+    await bench.log(*range(1, 41))
+    if seed % 8:
+        await prepare_anything(bench, listener_id, chance)
+    if seed % 3:
+        await bench.connection.execute("DELETE FROM pgbus.deliveries WHERE available_at < now()")
+    values: dict[str, Any] = {
+        "token": uuid4(),
+        "listener_id": listener_id,
+        "worker_id": 1,
+        "floor": chance.choice([0, 0, 10]),
+        "due_floor": -math.inf,
+        "rows": chance.choice([2, 100]),
+        "limit": chance.choice([3, 100]),
+        "piece": chance.choice([2, 100]),
+        "lease": 60.0,
+        "left_topics": chance.choice([[], ["orders.placed"]]),
+    }
+    left = "first, last, events, positions, claim_token, available_at"
+
+    async def carry_out(claiming: Any) -> tuple[Any, Any]:
+        transaction = bench.connection.transaction()
+        await transaction.start()
+        claims = await claiming
+        rows = await bench.deliveries(left)
+        await transaction.rollback()
+        return claims, rows
+
+    before = await bench.deliveries(left)
+    lean, after_lean = await carry_out(deliveries.claim_ready(bench.store, **values))
+    full, after_full = await carry_out(
+        deliveries.claim_deliveries(bench.store, **values, lanes=None, suspects=False, blocking=False)
+    )
+    if lean is None:
+        assert after_lean == before
+        assert (
+            any(not one.fresh for one in full)
+            or len(after_full) > len(before)
+            or sum(one.size for one in full) == values["limit"]
+            or not full
+        )
+    else:
+        assert positions(lean) == positions(full)
+        assert after_lean == after_full
+        assert [dataclasses.replace(one, id=0, events=[]) for one in lean] == [
+            dataclasses.replace(one, id=0, events=[], claimed_at=two.claimed_at)
+            for one, two in zip(full, lean, strict=True)
+        ]
+
+
+async def test_the_lean_claim_takes_nothing_when_something_is_due_or_too_long(bench: Bench) -> None:
+    listener_id = await bench.rows.listener("mail", "**")
+    await bench.log(*range(1, 9))
+    values: dict[str, Any] = {
+        "token": uuid4(), "listener_id": listener_id, "worker_id": 1, "floor": 0, "due_floor": -math.inf, "rows": 10,
+        "limit": 5, "piece": 3, "lease": 60.0,
+    }  # fmt: skip
+    assert await deliveries.claim_ready(bench.store, **values) == []
+    await bench.rows.delivery(listener_id, 1, 3)
+    await bench.rows.delivery(listener_id, 4, 6)
+    assert await deliveries.claim_ready(bench.store, **values) is None, "six are more than five"
+    assert await deliveries.claim_ready(bench.store, **values | {"limit": 6, "piece": 2}) is None, "a run is cut"
+    due = await bench.rows.delivery(listener_id, 7)
+    await bench.connection.execute("UPDATE pgbus.deliveries SET available_at = now() WHERE id = $1", due)
+    assert await deliveries.claim_ready(bench.store, **values | {"limit": 6}) is None, "something is due"
+    await bench.connection.execute("DELETE FROM pgbus.deliveries WHERE id = $1", due)
+    claims = await deliveries.claim_ready(bench.store, **values | {"limit": 6})
+    assert claims
+    assert positions(claims) == [[1, 2, 3], [4, 5, 6]]

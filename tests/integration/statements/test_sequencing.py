@@ -1,10 +1,12 @@
-"""`sequence_outbox`: what moves into the log, and to whom it is then owed."""
+"""A look of the leader: what moves into the log, and to whom it is then owed."""
 
 from __future__ import annotations
 
 import asyncio
 from datetime import UTC, datetime, timedelta
-from uuid import uuid4
+
+import asyncpg
+import pytest
 
 from pgbus.database.statements import maintenance, sequencer
 from pgbus.handlers.outcomes import DONE
@@ -14,9 +16,10 @@ from tests.support.workers import PATIENCE
 
 
 async def test_sequencing_numbers_rows_by_id_and_empties_the_outbox(bench: Bench) -> None:
+    await bench.sequence()
     await bench.outbox("a.a", "b.b", "c.c")
     look = await bench.sequence(base=40)
-    assert (look.moved, look.stopped_at) == (3, None)
+    assert (look.moved, look.has_more) == (3, False)
     assert await bench.fetch("SELECT position, topic FROM pgbus.events ORDER BY position") == [
         (40, "a.a"),
         (41, "b.b"),
@@ -25,20 +28,14 @@ async def test_sequencing_numbers_rows_by_id_and_empties_the_outbox(bench: Bench
     assert await bench.fetch("SELECT * FROM pgbus.outbox") == []
 
 
-async def test_sequencing_takes_a_batch_and_tells_where_it_stopped(bench: Bench) -> None:
+async def test_sequencing_takes_a_batch_and_tells_whether_there_is_more(bench: Bench) -> None:
+    await bench.sequence()
     await bench.outbox(*["a.b"] * 5)
-    ids = [row[0] for row in await bench.fetch("SELECT id FROM pgbus.outbox ORDER BY id")]
     look = await bench.sequence(batch=2)
-    assert (look.moved, look.stopped_at) == (2, ids[1])
-    assert (await bench.sequence(batch=2, base=3)).stopped_at == ids[3]
-    assert (await bench.sequence(batch=2, base=5)).stopped_at is None
-
-
-async def test_sequencing_looks_at_nothing_below_its_floor(bench: Bench) -> None:
-    await bench.outbox("a.a", "b.b")
-    [(first,), _] = await bench.fetch("SELECT id FROM pgbus.outbox ORDER BY id")
-    assert (await bench.sequence(floor=first + 1)).moved == 1
-    assert await bench.fetch("SELECT id FROM pgbus.outbox") == [(first,)]
+    assert (look.moved, look.has_more) == (2, True)
+    assert (await bench.sequence(batch=2)).has_more
+    look = await bench.sequence(batch=2)
+    assert (look.moved, look.has_more) == (1, False)
 
 
 async def test_sequencing_owes_what_matches_by_topic_pattern_or_ancestor(bench: Bench) -> None:
@@ -72,7 +69,7 @@ async def test_an_event_that_matches_two_patterns_is_owed_once(bench: Bench) -> 
 async def test_sequencing_writes_runs_and_lists_positions_only_where_a_run_has_holes(bench: Bench) -> None:
     await bench.rows.listener("all", "**")
     await bench.outbox(*["a.b"] * 25)
-    await bench.sequence(run=10)
+    await bench.sequence()
     assert await bench.deliveries("first, last, positions") == [(1, 10, None), (11, 20, None), (21, 25, None)]
     await bench.connection.execute(
         "DELETE FROM pgbus.deliveries; UPDATE pgbus.subscriptions SET pattern = 'x', regex = NULL"
@@ -104,16 +101,28 @@ async def test_sequencing_owes_nothing_to_a_listener_with_a_cursor(bench: Bench)
     assert await bench.deliveries() == []
 
 
-async def test_a_scheduled_event_stays_until_it_is_due_and_the_next_one_is_told(bench: Bench) -> None:
+async def test_a_scheduled_event_stays_until_it_is_due(bench: Bench) -> None:
     now = datetime.now(UTC)
     await bench.outbox("late.one", deliver_at=now + timedelta(seconds=100))
     await bench.outbox("later.one", deliver_at=now + timedelta(seconds=200))
     await bench.outbox("due.one", deliver_at=now - timedelta(seconds=1))
     look = await bench.sequence()
     assert look.moved == 1
-    assert look.next_due is not None
-    assert 90 < look.next_due <= 100
     assert await bench.fetch("SELECT topic FROM pgbus.events") == [("due.one",)]
+    assert (await bench.sequence()).moved == 0
+    await bench.connection.execute("UPDATE pgbus.outbox SET deliver_at = now() WHERE topic = 'later.one'")
+    assert (await bench.sequence()).moved == 0, "the leader knows when the next one is due, and does not ask before"
+
+
+async def test_an_event_that_is_scheduled_for_the_past_is_logged_by_the_next_look(
+    bench: Bench,
+) -> None:
+    await bench.outbox("at.once")
+    assert [(await bench.sequence()).moved for _ in range(2)] == [1, 0]
+    await bench.outbox("due.one", deliver_at=datetime.now(UTC) - timedelta(seconds=10))
+    look = await bench.sequence()
+    assert (look.moved, look.has_more) == (0, True)
+    assert (await bench.sequence()).moved == 1
 
 
 async def test_sequencing_steps_over_a_scheduled_event_that_is_being_cancelled(bench: Bench, other: Bench) -> None:
@@ -124,12 +133,14 @@ async def test_sequencing_steps_over_a_scheduled_event_that_is_being_cancelled(b
             assert (await bench.sequence()).moved == 0
 
 
-async def test_sequencing_takes_no_xid_unless_it_is_asked_to(bench: Bench) -> None:
+async def test_a_look_that_finds_nothing_takes_no_xid(bench: Bench) -> None:
+    next_xid = "SELECT pg_snapshot_xmax(pg_current_snapshot())::text"
     await bench.outbox("a.b")
-    assert (await bench.sequence()).xid is None
-    look = await bench.sequence(wants_xid=True)
-    assert look.xid is not None
-    assert look.xid >= look.xmin
+    await bench.sequence()
+    before = await bench.fetch(next_xid)
+    for _ in range(3):
+        await bench.sequence()
+    assert await bench.fetch(next_xid) == before
 
 
 async def test_sequencing_claims_a_lone_event_for_the_idle_listeners_that_hear_it(bench: Bench) -> None:
@@ -138,10 +149,10 @@ async def test_sequencing_claims_a_lone_event_for_the_idle_listeners_that_hear_i
     deaf = await bench.rows.listener("deaf", "b.b")
     busy = await bench.rows.listener("busy", "a.*")
     await bench.outbox("a.b", key="k")
-    token = uuid4()
-    look = await bench.sequence(idle_listener_ids=[idle, too, deaf], token=token, worker_id=7)
+    look = await bench.sequence(idle_listener_ids=[idle, too, deaf], worker_id=7)
     assert look.listener_ids == [busy], "the others have nothing left to claim"
     assert sorted(look.handed) == sorted([idle, too])
+    token = look.handed[idle].token
     assert await bench.fetch(
         "SELECT listener_id, claim_token, worker_id, lease_expires_at > now() FROM pgbus.deliveries ORDER BY 1"
     ) == [(idle, token, 7, True), (too, token, 7, True), (busy, None, None, None)]
@@ -177,7 +188,7 @@ async def test_sequencing_notifies_others_only_if_there_are_any(bench: Bench, ot
     await bench.outbox("a.b")
     await bench.sequence()
     await bench.outbox("a.b")
-    await bench.sequence(base=2, tell_others=True)
+    await bench.sequence(tells_others=True)
     await eventually(lambda: heard)
     assert heard == [str(listener_id)]
 
@@ -193,34 +204,49 @@ async def test_sequencing_orders_scheduled_events_by_due_instant_then_id(bench: 
     ]  # fmt: skip
 
 
-async def test_sequencing_takes_nothing_of_a_batch_that_is_too_big_but_one_row_anyhow(bench: Bench) -> None:
+async def test_a_look_takes_no_more_bytes_than_it_may_but_one_row_anyhow(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pgbus.leader.mover.BATCH_BYTES", 20_000)
     noise = "(SELECT jsonb_agg(md5(random()::text || n)) FROM generate_series(1, 500) AS n)"
     await bench.connection.execute(
         f"INSERT INTO pgbus.outbox (topic, payload, deliver_at) VALUES ('a', {noise}, NULL), ('b', {noise}, NULL), "
         f"('c', {noise}, now()), ('d', {noise}, now())"
     )
-    look = await bench.sequence(batch_bytes=20_000)
-    assert (look.moved, look.too_big, look.has_more) == (0, True, True)
-    assert look.stopped_at == -1, "the floor must not pass what was left"
-    for base in (1, 3):
-        look = await bench.sequence(base=base, batch=1, batch_bytes=20_000)
-        assert (look.moved, look.too_big, look.has_more) == (2, False, True)
-    look = await bench.sequence(base=5, batch_bytes=20_000)
-    assert (look.moved, look.too_big, look.has_more, look.stopped_at) == (0, False, False, None)
+    looks = [await bench.sequence() for _ in range(4)]
+    assert [(look.moved, look.has_more) for look in looks] == [(2, True), (2, True), (0, False), (0, False)]
+    assert await bench.fetch("SELECT topic FROM pgbus.events ORDER BY position") == [("c",), ("a",), ("d",), ("b",)]
 
 
 async def test_rows_that_someone_holds_locked_are_found_and_stepped_over(bench: Bench, other: Bench) -> None:
+    await bench.connection.execute("SET lock_timeout = '100ms'")
+    await bench.sequence()
     await bench.outbox("a.a", "b.b", "c.c")
     ids = [row[0] for row in await bench.fetch("SELECT id FROM pgbus.outbox ORDER BY id")]
-    assert await sequencer.find_locked_events(bench.store, floor=0, batch=10) == []
+    assert await sequencer.find_locked_events(bench.store, ids) == set()
     async with other.connection.transaction():
         await other.fetch("SELECT id FROM pgbus.outbox WHERE id = $1 FOR UPDATE", ids[1])
-        locked = await sequencer.find_locked_events(bench.store, floor=0, batch=10)
-        assert locked == [ids[1]]
-        look = await bench.sequence(avoid=locked)
-        assert (look.moved, look.has_more, look.stopped_at) == (2, False, ids[1] - 1)
-    assert await sequencer.find_locked_events(bench.store, floor=0, batch=10) == []
-    assert (await bench.sequence(base=3)).moved == 1
+        with pytest.raises(asyncpg.LockNotAvailableError):
+            await bench.sequence()
+        await bench.find_locked()
+        look = await bench.sequence()
+        assert (look.moved, look.has_more) == (2, False)
+        assert (await bench.sequence()).moved == 0
+    assert (await bench.sequence()).moved == 1
+    assert await bench.fetch("SELECT topic FROM pgbus.events ORDER BY position") == [("a.a",), ("c.c",), ("b.b",)]
+
+
+async def test_a_row_that_someone_deletes_while_it_is_locked_is_forgotten(bench: Bench, other: Bench) -> None:
+    await bench.connection.execute("SET lock_timeout = '100ms'")
+    await bench.outbox("a.a", "b.b")
+    async with other.connection.transaction():
+        await other.fetch("DELETE FROM pgbus.outbox WHERE topic = 'a.a'")
+        with pytest.raises(asyncpg.LockNotAvailableError):
+            await bench.sequence()
+        await bench.find_locked()
+        assert (await bench.sequence()).moved == 1
+    assert (await bench.sequence()).moved == 0
+    assert not bench.is_stepping_over
 
 
 async def test_notifications_of_many_listeners_are_cut_into_pieces(bench: Bench, other: Bench) -> None:
@@ -239,7 +265,7 @@ async def test_notifications_of_many_listeners_are_cut_into_pieces(bench: Bench,
         return {int(part) for payload in heard for part in payload.split(",")} == ids
 
     await bench.outbox("a.b")
-    await bench.sequence(tell_others=True)
+    await bench.sequence(tells_others=True)
     await eventually(told)
     assert len(heard) == 3
     heard.clear()

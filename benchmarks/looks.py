@@ -1,0 +1,92 @@
+"""What a look of the leader costs: CPU of its session on the server, by /proc (so on Linux only), in microseconds.
+
+One listener hears the events and eight do not. `beside an open transaction`: one that has published stays open while
+40,000 events pass.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from uuid import UUID
+
+import asyncpg
+
+from benchmarks.paced import cpu_of
+from benchmarks.support import fresh_bus, median, quantile
+from pgbus.database.connections import set_up
+from pgbus.database.session import Session
+from pgbus.database.statements.deliveries import Claim
+from pgbus.leader.mover import Mover
+
+ROUNDS = 200
+PASSING = 40_000
+
+
+class Nobody:
+    """Neighbours without listeners."""
+
+    def wake(self, listener_ids: Iterable[int]) -> None:
+        """Nobody to wake."""
+
+    def offer(self, token: UUID) -> tuple[int, Sequence[int]]:
+        """Nobody is idle."""
+        return 1, ()
+
+    def hand_over(self, claims: Mapping[int, Claim], *, sent_at: float) -> None:
+        """Nothing comes of it."""
+
+
+async def looks(dsn: str) -> None:
+    async with fresh_bus(dsn) as bus:
+        namespace = bus.config.namespace
+        publisher, leading, slow = [await asyncpg.connect(dsn) for _ in range(3)]
+        await set_up(leading)
+        for number in range(9):
+            topic = "bench.sold" if number == 0 else f"bench.other_{number}"
+            await publisher.execute(
+                f'WITH one AS (INSERT INTO "{namespace}".listeners (listener_name) VALUES ($1) RETURNING id) '
+                f'INSERT INTO "{namespace}".subscriptions (listener_id, pattern) SELECT id, $1 FROM one',
+                topic,
+            )
+        mover = Mover(Session(leading, namespace=namespace), neighbours=Nobody(), lease=60.0)
+        await mover.start()
+        backend = [leading.get_server_pid()]
+        insert = (
+            f'INSERT INTO "{namespace}".outbox (topic, payload) '
+            "SELECT 'bench.sold', jsonb_build_object('pad', repeat('x', 170)) FROM generate_series(1, $1::integer)"
+        )
+
+        async def measure(label: str, events: int) -> None:
+            server, client = [], []
+            for _ in range(ROUNDS):
+                if events:
+                    await publisher.execute(insert, events)
+                before, began = cpu_of(backend), time.process_time()
+                look = await mover.look()
+                client.append(1e6 * (time.process_time() - began))
+                server.append(1e6 * (cpu_of(backend) - before))
+                assert look.moved == events
+            print(
+                f"look, {label}, {events} events: server p10 {quantile(server, 0.1):.0f}, median {median(server):.0f} "
+                f"us; worker median {median(client):.0f} us"
+            )
+
+        for _ in range(20):
+            await publisher.execute(insert, 2)
+            await mover.look()
+        for events in (0, 1, 8, 100):
+            await measure("idle bus", events)
+        await slow.execute("BEGIN")
+        await slow.execute(insert, 1)
+        for _ in range(PASSING // 1_000):
+            await publisher.execute(insert, 1_000)
+            await mover.look()
+        for events in (0, 1, 8):
+            await measure("beside an open transaction", events)
+        for connection in (publisher, leading, slow):
+            await connection.close()
+
+
+async def main(dsn: str) -> None:
+    await looks(dsn)

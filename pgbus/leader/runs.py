@@ -1,0 +1,66 @@
+"""What listeners are owed of some events: runs of positions, one delivery each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pgbus.database.statements.sequencer import Delivery, Waiting
+from pgbus.leader.routes import Route, Routes
+
+# A notification carries less than 8000 bytes: 700 ids, however long they are.
+IDS_PER_NOTIFICATION = 700
+
+_Run = tuple[int | None, int, int, int, str | None]
+
+
+def make_deliveries(events: Sequence[Waiting], routes: Routes, *, base: int, run: int) -> list[Delivery]:
+    """The deliveries of events that get the positions from `base` on, in the order of the log.
+
+    Runs are of up to `run` events; those of an ordered listener are of one lane each.
+    """
+    positions: dict[tuple[str, ...], list[int]] = {}
+    for position, event in enumerate(events, base):
+        topics = (event.topic, *event.ancestors) if event.ancestors else (event.topic,)
+        positions.setdefault(topics, []).append(position)
+    heard: dict[Route, list[tuple[str, ...]]] = {}
+    for topics in positions:
+        for route in routes.find(topics[0], topics[1:]):
+            heard.setdefault(route, []).append(topics)
+    deliveries: list[Delivery] = []
+    # Most listeners hear the same topics: their runs are worked out once.
+    known: dict[tuple[int | None, tuple[tuple[str, ...], ...]], list[_Run]] = {}
+    for route, topics_heard in heard.items():
+        key = (route.lanes, tuple(topics_heard))
+        if key not in known:
+            owed = sorted(position for topics in topics_heard for position in positions[topics])
+            known[key] = _lane_runs(owed, events, route.lanes, base, run) if route.lanes else _runs(None, owed, run)
+        deliveries += [Delivery(route.listener_id, *one) for one in known[key]]
+    deliveries.sort(key=lambda delivery: delivery.first)
+    return deliveries
+
+
+def _lane_runs(owed: Sequence[int], events: Sequence[Waiting], lanes: int, base: int, run: int) -> list[_Run]:
+    by_lane: dict[int, list[int]] = {}
+    for position in owed:
+        # PostgreSQL's hash is signed; `backfill_listener` finds the same lanes.
+        lane = ((events[position - base].hash or 0) & 0x7FFFFFFF) % lanes
+        by_lane.setdefault(lane, []).append(position)
+    return [one for lane, its in by_lane.items() for one in _runs(lane, its, run)]
+
+
+def _runs(lane: int | None, owed: Sequence[int], run: int) -> list[_Run]:
+    runs: list[_Run] = []
+    for start in range(0, len(owed), run):
+        part = owed[start : start + run]
+        has_holes = part[-1] - part[0] + 1 > len(part)
+        text = "{" + ",".join(map(str, part)) + "}" if has_holes else None
+        runs.append((lane, part[0], part[-1], len(part), text))
+    return runs
+
+
+def wake_payloads(listener_ids: Sequence[int]) -> list[str]:
+    """What to tell other workers, so that they look for what these listeners can claim."""
+    return [
+        ",".join(map(str, listener_ids[start : start + IDS_PER_NOTIFICATION]))
+        for start in range(0, len(listener_ids), IDS_PER_NOTIFICATION)
+    ]

@@ -1,0 +1,66 @@
+"""A leader's looks, one by one, on a connection of the test's own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from uuid import UUID
+
+import asyncpg
+
+from pgbus.database.session import Session
+from pgbus.database.statements.deliveries import Claim
+from pgbus.leader.mover import Look, Mover
+
+
+@dataclass
+class Idle:
+    """The leader's neighbours: listeners that take what they are offered, and remember for what they were woken."""
+
+    listener_ids: Sequence[int] = ()
+    worker_id: int = 1
+    woken: list[int] = field(default_factory=list)
+    handed: dict[int, Claim] = field(default_factory=dict)
+
+    def wake(self, listener_ids: Iterable[int]) -> None:
+        self.woken += sorted(listener_ids)
+
+    def offer(self, token: UUID) -> tuple[int, Sequence[int]]:
+        return self.worker_id, self.listener_ids
+
+    def hand_over(self, claims: Mapping[int, Claim], *, sent_at: float) -> None:
+        self.handed = dict(claims)
+
+
+@dataclass
+class Leading:
+    """A mover that has started, and its neighbours."""
+
+    mover: Mover
+    neighbours: Idle
+
+    @classmethod
+    async def start(
+        cls, connection: asyncpg.Connection, *, kind: type[Mover] = Mover, base: int | None = None, lease: float = 60.0
+    ) -> Leading:
+        neighbours = Idle()
+        mover = kind(Session(connection, namespace="pgbus"), neighbours=neighbours, lease=lease)
+        await mover.start()
+        if base is not None:
+            mover.base = base
+        return cls(mover, neighbours)
+
+    async def look(self) -> Look:
+        """One look; what it woke and handed over is that of this look alone."""
+        self.neighbours.woken.clear()
+        self.neighbours.handed.clear()
+        return await self.mover.look()
+
+    async def drain(self) -> int:
+        """Looks until one moves nothing and sees no more; how many events they moved."""
+        moved = 0
+        while True:
+            look = await self.look()
+            moved += look.moved
+            if not look.moved and not look.has_more:
+                return moved
