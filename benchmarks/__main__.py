@@ -7,7 +7,19 @@ import os
 import sys
 from typing import cast
 
-from benchmarks import calls, drain, importing, latency, looks, memory, paced, publishing, rpc, transactions
+from benchmarks import (
+    calls,
+    drain,
+    importing,
+    latency,
+    looks,
+    memory,
+    paced,
+    publishing,
+    rpc,
+    settling,
+    transactions,
+)
 from benchmarks.support import server
 from pgbus.cli.loops import Loop, open_runner
 
@@ -18,6 +30,7 @@ BENCHMARKS = {
     "drain": drain.main,
     "looks": looks.main,
     "paced": paced.main,
+    "settling": settling.main,
     "memory": memory.main,
     "rpc": rpc.main,
     "calls": calls.main,
