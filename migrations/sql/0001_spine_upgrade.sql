@@ -1,11 +1,12 @@
--- pgbus, the spine. What flows where:
+-- pgbus: the outbox, the log, listeners and deliveries. The flow:
 --
 --   INSERT outbox --(commit)--> sequence: outbox -> events, + deliveries --> claim --> handler --> settle: history, or a later
 --   delivery, or a dead letter
 --
--- Every name is written with the namespace `pgbus`; the migration replaces it when the bus lives in another one.
+-- Every name has the namespace `pgbus`; the migration replaces it when the bus uses another one.
 
--- A UUIDv7 (RFC 9562): 48 bits of Unix milliseconds, then random bits. PostgreSQL has its own only from version 18.
+-- A UUIDv7 (RFC 9562): 48 bits of Unix milliseconds, then random bits. PostgreSQL has a function for it only from
+-- version 18.
 CREATE FUNCTION pgbus.uuid7() RETURNS uuid
     LANGUAGE sql VOLATILE PARALLEL SAFE
 AS $$
@@ -20,13 +21,13 @@ AS $$
         'hex')::uuid
 $$;
 
--- An instant that others write: of the years 1 to 9999 in UTC. PostgreSQL has more of them, and infinity, which a Python
--- datetime cannot hold and with which one cannot calculate.
+-- An instant that publishers write, of the years 1 to 9999 in UTC. PostgreSQL also has other years and infinity, which
+-- a Python datetime cannot represent.
 CREATE DOMAIN pgbus.instant AS timestamptz
     CONSTRAINT instant_is_in_years_1_to_9999 CHECK (VALUE >= to_timestamp(-62135596800) AND VALUE < to_timestamp(253402300800));
 
--- What others write into the outbox is checked by domains and not by CHECKs of the table: PostgreSQL reads the text of a
--- table's CHECKs at every statement, and a domain's once in a session, which makes a third of the cost of one INSERT.
+-- Domains check the columns that publishers write, and not CHECKs of the table: PostgreSQL parses the text of a table's
+-- CHECKs at every statement, and a domain's once per session, which saves a third of the cost of one INSERT.
 CREATE DOMAIN pgbus.topic AS text
     CONSTRAINT topic_is_dotted_words CHECK (VALUE ~ '^[A-Za-z0-9_-]+([.][A-Za-z0-9_-]+)*$' AND length(VALUE) <= 255);
 CREATE DOMAIN pgbus.ancestors AS text[]
@@ -38,7 +39,7 @@ CREATE DOMAIN pgbus.headers AS jsonb
         jsonb_typeof(VALUE) = 'object'
         AND NOT jsonb_path_exists(VALUE, 'strict $.* ? (@.type() != "string")', '{}', true));
 
--- An instant of the log as Python can hold it, NULL for one that it cannot: what is logged was not always checked.
+-- An instant of the log, or NULL if Python cannot represent it: rows of the log may be older than the domains.
 CREATE FUNCTION pgbus.readable(instant timestamptz) RETURNS timestamptz
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
 AS $$
@@ -47,7 +48,7 @@ $$;
 
 -- ---------------------------------------------------------------------------------------------------------------- outbox
 
--- The API of publishing: an event that is not yet in the log. Rows stay for moments, or until `deliver_at`.
+-- The API of publishing: an event that is not yet in the log. Rows stay for milliseconds, or until `deliver_at`.
 CREATE TABLE pgbus.outbox (
     id           bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     event_id     uuid        NOT NULL DEFAULT pgbus.uuid7(),
@@ -72,14 +73,15 @@ CREATE SEQUENCE pgbus.wake_slots AS integer MINVALUE 1 CYCLE;
 SELECT nextval('pgbus.wake_slots');
 
 -- Runs before the rows of an INSERT or COPY get their ids.
--- 1. It takes the transaction's xid first, so that every outbox id handed out so far belongs to a transaction with a lower
---    xid than the next one that anybody takes; the sequencer's floor rests on that.
+-- 1. It takes the transaction's xid first, so that every outbox id assigned so far belongs to a transaction with a lower
+--    xid than the next one that any transaction takes; the sequencer's floor depends on that.
 -- 2. It wakes the leader only when the leader sleeps. The leader sleeps only while it holds the current slot's lock
 --    exclusively; if we share the lock, and the slot is still the current one, the leader is awake and will look again
 --    before it sleeps. Otherwise NOTIFY, which costs a database-wide lock at commit.
--- A transaction that is older than a second notifies anyhow: the leader leaves a slot that is shared for long, and who
--- publishes row by row for an hour would share each slot in turn. And so does each one on a server that can prepare
--- transactions: PostgreSQL prepares none that notifies, and this must not depend on whether the leader sleeps.
+-- A transaction that is older than a second always notifies: the leader leaves a slot that is shared for long, and a
+-- transaction that publishes row by row for an hour would share each slot in turn. On a server that can prepare
+-- transactions every transaction notifies: PostgreSQL prepares none that has notified, and this must not depend on
+-- whether the leader sleeps.
 CREATE FUNCTION pgbus.outbox_before_insert() RETURNS trigger
     LANGUAGE plpgsql
 AS $$
@@ -103,7 +105,7 @@ $$;
 CREATE TRIGGER outbox_before_insert BEFORE INSERT ON pgbus.outbox
     FOR EACH STATEMENT EXECUTE FUNCTION pgbus.outbox_before_insert();
 
--- A caller's idempotency key for publishing: the first event under it is the only one until it expires.
+-- A caller's idempotency key for publishing: until it expires, a second event under it is not published.
 CREATE TABLE pgbus.dedup_keys (
     dedup_key  text PRIMARY KEY,
     event_id   uuid          NOT NULL,
@@ -113,9 +115,9 @@ CREATE TABLE pgbus.dedup_keys (
 CREATE INDEX dedup_keys_event_id ON pgbus.dedup_keys (event_id);
 CREATE INDEX dedup_keys_expires_at ON pgbus.dedup_keys (expires_at);
 
--- Takes each key that is free, or has expired, for the event beside it; returns, for each key, the event that holds it now,
--- and whether it was taken by this call. No key comes twice. It runs as the owner: publishers have no other way to the keys,
--- so that they can neither end nor extend those of others.
+-- Takes each key that is free, or has expired, for the event at the same place of the array; returns, for each key, the
+-- event that holds it now, and whether this call took it. Keys must be distinct. It runs as the owner: publishers have
+-- no other access to the keys, so they can neither end nor extend those of others.
 CREATE FUNCTION pgbus.take_dedup_keys(
     dedup_keys text[], event_ids uuid[], ttl double precision,
     OUT dedup_key text, OUT event_id uuid, OUT was_taken boolean
@@ -126,15 +128,15 @@ AS $$
         SELECT w.dedup_key, w.event_id, statement_timestamp() + ttl * INTERVAL '1 second' AS expires_at
         FROM unnest(dedup_keys, event_ids) AS w (dedup_key, event_id)
     ), holders AS (
-        -- A key that another open transaction has inserted makes us wait for that transaction's end, and then shows who
-        -- holds it. Sorted, so that two calls with several keys in common do not wait for each other.
+        -- For a key that another open transaction has inserted, this waits for the end of that transaction, and then
+        -- sees which event holds it. Sorted, so that two calls with several keys in common do not deadlock.
         INSERT INTO pgbus.dedup_keys AS held (dedup_key, event_id, expires_at)
         SELECT w.dedup_key, w.event_id, w.expires_at
         FROM wanted AS w
         ORDER BY w.dedup_key
         ON CONFLICT ON CONSTRAINT dedup_keys_pkey DO UPDATE SET
-            -- An expired key is taken over. Otherwise `expires_at` stays, but must differ from ours, because that is how
-            -- `was_taken` knows who has won: the ids do not tell, as a caller may try again under the same event_id.
+            -- An expired key is taken over. Otherwise `expires_at` stays, and differs from ours, which is how
+            -- `was_taken` is computed: the ids do not suffice, because a caller may retry with the same event_id.
             event_id = CASE WHEN held.expires_at <= statement_timestamp() THEN excluded.event_id ELSE held.event_id END,
             expires_at = CASE WHEN held.expires_at <= statement_timestamp() THEN excluded.expires_at
                               WHEN held.expires_at = excluded.expires_at THEN held.expires_at + INTERVAL '1 microsecond'
@@ -224,7 +226,8 @@ CREATE TABLE pgbus.listeners (
     lanes         smallint,
     options       jsonb       NOT NULL DEFAULT '{}',
     service       text        NOT NULL DEFAULT '',
-    -- NULL: live, the sequencer writes its deliveries. Else: the leader still owes it the log from here on.
+    -- NULL: live, the sequencer writes its deliveries. Else the leader still has to write deliveries for the log from
+    -- here on.
     cursor        bigint,
     registered_at timestamptz NOT NULL DEFAULT now(),
     last_seen_at  timestamptz NOT NULL DEFAULT now(),
@@ -290,10 +293,10 @@ CREATE TABLE pgbus.declarations (
 );
 CREATE INDEX declarations_listener ON pgbus.declarations (listener_id);
 
--- A run of events, `first`..`last`, owed to a listener. `positions` lists them when the run has holes.
--- waiting (no token) -> claimed (token, worker, lease) -> gone. A waiting row with `available_at` waits until then.
--- Only the engine writes here, and it has no CHECKs: reading their text costs each look and each claim about 50 us. The
--- tests run with those of tests/support/deliveries.sql.
+-- A run of events, `first`..`last`, owed to a listener. `positions` lists them when the run has holes. waiting (no
+-- token) -> claimed (token, worker, lease) -> gone. A waiting row with `available_at` waits until then. Only the engine
+-- writes here, and the table has no CHECKs: parsing them would cost each look and each claim about 50 us. The tests add
+-- the CHECKs of tests/support/deliveries.sql.
 CREATE TABLE pgbus.deliveries (
     id               bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     listener_id      integer  NOT NULL,
@@ -317,22 +320,22 @@ CREATE TABLE pgbus.deliveries (
     autovacuum_analyze_scale_factor = 0, autovacuum_analyze_threshold = 100000,
     autovacuum_vacuum_cost_delay = 0
 );
--- Runs fresh from the sequencer, in the order of the log.
+-- Ready runs: written by the sequencer, in the order of the log.
 CREATE INDEX deliveries_ready ON pgbus.deliveries (listener_id, first)
     WHERE claim_token IS NULL AND available_at IS NULL AND lane IS NULL;
--- Whatever has to wait for an instant: retries, runs freed from a dead worker, replays.
+-- Due runs, which wait for an instant: retries, runs freed from a dead worker, replays.
 CREATE INDEX deliveries_due ON pgbus.deliveries (listener_id, available_at)
     WHERE claim_token IS NULL AND available_at IS NOT NULL AND lane IS NULL;
 -- Ordered listeners: the head of a lane blocks the rest of it.
 CREATE INDEX deliveries_lanes ON pgbus.deliveries (listener_id, lane, first)
     WHERE lane IS NOT NULL AND blocked_key IS NULL;
--- And so does its one claimed row, which need not be the head: a dead letter that was put back comes before it.
+-- Its claimed row blocks the rest too, and need not be the head: a retried dead letter comes before it.
 CREATE UNIQUE INDEX deliveries_lane_claims ON pgbus.deliveries (listener_id, lane)
     WHERE lane IS NOT NULL AND claim_token IS NOT NULL;
 CREATE INDEX deliveries_blocked ON pgbus.deliveries (listener_id, blocked_key) WHERE blocked_key IS NOT NULL;
 CREATE INDEX deliveries_claimed ON pgbus.deliveries (lease_expires_at) WHERE claim_token IS NOT NULL;
 
--- An event that one listener gave up on, until someone retries or discards it.
+-- An event that one listener gave up on, until an operator retries or discards it.
 CREATE TABLE pgbus.dead_letters (
     id          bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     listener_id integer     NOT NULL REFERENCES pgbus.listeners (id) ON DELETE CASCADE,
@@ -342,7 +345,8 @@ CREATE TABLE pgbus.dead_letters (
     error       text        NOT NULL,
     traceback   text,
     worker      text        NOT NULL,
-    -- Set for a listener that blocks on poison: its later events with this key wait until this one is dealt with.
+    -- Set for a listener that blocks on poison: its later events with this key wait until this one is retried or
+    -- discarded.
     blocked_key text,
     dead_at     timestamptz NOT NULL DEFAULT now()
 );
@@ -350,7 +354,7 @@ CREATE INDEX dead_letters_blocked ON pgbus.dead_letters (listener_id, blocked_ke
 CREATE INDEX dead_letters_listener ON pgbus.dead_letters (listener_id, dead_at);
 CREATE INDEX dead_letters_position ON pgbus.dead_letters (position);
 
--- A live process. It holds an advisory lock (hashtext('<namespace>.worker'), id) for as long as it lives.
+-- A worker process. While it is alive, it holds an advisory lock (hashtext('<namespace>.worker'), id).
 CREATE TABLE pgbus.workers (
     id            integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     name          text        NOT NULL,
@@ -359,9 +363,9 @@ CREATE TABLE pgbus.workers (
     pid           integer     NOT NULL,
     version       text        NOT NULL,
     listeners     text[]      NOT NULL DEFAULT '{}',
-    -- Its parts that failed by a fault of code and wait to begin again ("listener mailer", "calls"), with their errors.
+    -- Its parts that failed by a fault of code and wait for a restart ("listener mailer", "calls"), with their errors.
     failures      jsonb       NOT NULL DEFAULT '{}',
-    -- The folder that its service has its name from; NULL where the name was given.
+    -- The folder from which the service's name is derived; NULL if the name is configured.
     home          text,
     started_at    timestamptz NOT NULL DEFAULT now(),
     last_seen_at  timestamptz NOT NULL DEFAULT now(),
@@ -375,9 +379,9 @@ CREATE TABLE pgbus.partitions (
     CONSTRAINT partitions_number_is_not_negative CHECK (number >= 0)
 );
 
--- Opens the partition of positions from number * 10^9 on, of the log and of history; false if it is open already.
--- Like drop_partition it runs as the tables' owner, since a leader is not one, and gives up after 0.1 s (lock_not_available)
--- rather than let the whole bus queue behind it while it waits for a lock.
+-- Opens the partition of positions from number * 10^9 on, of the log and of history; false if it is open already. Like
+-- drop_partition it runs as the tables' owner, because the leader's user is not the owner, and fails after 0.1 s
+-- (lock_not_available), because other statements would queue behind its wait for a lock.
 CREATE FUNCTION pgbus.open_partition(partition_number integer) RETURNS boolean
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '100ms'
 AS $$
@@ -385,12 +389,12 @@ DECLARE
     beginning CONSTANT bigint := partition_number * bigint '1000000000';
     ending    CONSTANT bigint := beginning + 1000000000;
 BEGIN
-    -- Of two at once, the second waits here for the first.
+    -- If two sessions call this at once, the second waits here for the first.
     INSERT INTO pgbus.partitions (number) VALUES (partition_number) ON CONFLICT (number) DO NOTHING;
     IF NOT FOUND THEN
         RETURN false;
     END IF;
-    -- Not PARTITION OF, which bars readers and writers of the whole parent; ATTACH lets both go on.
+    -- Not PARTITION OF, which locks out readers and writers of the whole parent; ATTACH does not.
     EXECUTE format('CREATE TABLE pgbus.events_p%s (LIKE pgbus.events INCLUDING ALL)', partition_number);
     EXECUTE format('CREATE TABLE pgbus.history_p%s (LIKE pgbus.history INCLUDING ALL)', partition_number);
     EXECUTE format('ALTER TABLE pgbus.events ATTACH PARTITION pgbus.events_p%s FOR VALUES FROM (%s) TO (%s)',
@@ -401,8 +405,9 @@ BEGIN
 END
 $$;
 
--- Drops a partition of the log and of history; false if there is none. Refuses (object_in_use) while any event in it is
--- owed to a listener or lies in its dead letters, and when no later event is logged: positions are counted on from the last.
+-- Drops a partition of the log and of history; false if there is none. Refuses (object_in_use) while an event in it is
+-- owed to a listener or is a dead letter, and if no later event is logged: the next position is computed from the last
+-- one.
 CREATE FUNCTION pgbus.drop_partition(partition_number integer) RETURNS boolean
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '100ms'
 AS $$
@@ -412,19 +417,20 @@ DECLARE
     debtor text;
 BEGIN
     IF current_setting('transaction_isolation') <> 'read committed' THEN
-        RAISE EXCEPTION 'drop_partition looks at what is owed after it has locked the log, which only READ COMMITTED shows'
+        RAISE EXCEPTION 'drop_partition must see rows that were committed before it locked the log: use READ COMMITTED'
             USING ERRCODE = 'object_not_in_prerequisite_state';
     END IF;
     DELETE FROM pgbus.partitions WHERE number = partition_number;
     IF NOT FOUND THEN
         RETURN false;
     END IF;
-    -- Before the checks: moving a listener back begins with reading the log, so it is through by now or waits for us.
+    -- Before the checks: resetting a listener begins with reading the log, so a reset has finished by now or waits for
+    -- this lock.
     LOCK TABLE ONLY pgbus.events, ONLY pgbus.history IN ACCESS EXCLUSIVE MODE;
     IF NOT EXISTS (SELECT FROM pgbus.events WHERE position >= ending) THEN
         RAISE EXCEPTION 'partition % holds the end of the log', partition_number USING ERRCODE = 'object_in_use';
     END IF;
-    -- One statement, so one snapshot: a debt that moves, say from a delivery to a dead letter, is seen in either place.
+    -- One statement, so one snapshot: an event that moves from a delivery to a dead letter is seen in one of them.
     SELECT l.listener_name
     INTO debtor
     FROM pgbus.listeners AS l
@@ -438,7 +444,7 @@ BEGIN
     IF FOUND THEN
         RAISE EXCEPTION 'partition % holds events that are still owed to the listener "%"', partition_number, debtor
             USING ERRCODE = 'object_in_use',
-                  HINT = 'Let it catch up and settle its dead letters, or remove it.';
+                  HINT = 'Let it catch up and retry or discard its dead letters, or remove it.';
     END IF;
     EXECUTE format('ALTER TABLE pgbus.events DETACH PARTITION pgbus.events_p%s', partition_number);
     EXECUTE format('ALTER TABLE pgbus.history DETACH PARTITION pgbus.history_p%s', partition_number);
@@ -451,8 +457,8 @@ REVOKE EXECUTE ON FUNCTION pgbus.open_partition(integer), pgbus.drop_partition(i
 
 SELECT pgbus.open_partition(0);
 
--- ----------------------------------------------------------------------------------------------------------------- views
--- For people who audit. These names and columns are stable; the tables behind them may change.
+-- -----------------------------------------------------------------------------------------------------------------
+-- views For auditors. These names and columns are stable; the tables behind them may change.
 
 CREATE VIEW pgbus.attempts AS
 SELECT h.first + u.step AS position, l.listener_name, h.attempt, h.outcome, h.started_at,
@@ -482,7 +488,7 @@ LEFT JOIN (
      AND h.first BETWEEN e.position - 63 AND e.position
      AND u.step BETWEEN 0 AND 63
 LEFT JOIN pgbus.listeners AS l ON l.id = h.listener_id;
-COMMENT ON VIEW pgbus.event_history IS 'One row per attempt at an event, or one row with NULLs for an event nobody tried yet';
+COMMENT ON VIEW pgbus.event_history IS 'One row per attempt at an event, or one row with NULLs for an event without attempts';
 
 CREATE VIEW pgbus.pending AS
 SELECT l.listener_name, d.id AS delivery_id, d.first AS first_position, d.last AS last_position, d.events,
@@ -494,7 +500,7 @@ SELECT l.listener_name, d.id AS delivery_id, d.first AS first_position, d.last A
 FROM pgbus.deliveries AS d
 JOIN pgbus.listeners AS l ON l.id = d.listener_id
 LEFT JOIN pgbus.workers AS w ON w.id = d.worker_id;
-COMMENT ON VIEW pgbus.pending IS 'Every run of events still owed to a listener, and where it is';
+COMMENT ON VIEW pgbus.pending IS 'Every run of events that is owed to a listener, and its state';
 
 CREATE VIEW pgbus.listener_lag AS
 SELECT l.listener_name, l.state, l.service, l.last_seen_at,
@@ -530,7 +536,7 @@ SELECT x.id, l.listener_name, x.position, e.event_id, e.topic, e.key, e.payload,
 FROM pgbus.dead_letters AS x
 JOIN pgbus.listeners AS l ON l.id = x.listener_id
 JOIN pgbus.events AS e ON e.position = x.position;
-COMMENT ON VIEW pgbus.dead IS 'Dead letters beside their events';
+COMMENT ON VIEW pgbus.dead IS 'Dead letters, joined with their events';
 
 CREATE VIEW pgbus.scheduled AS
 SELECT event_id, topic, key, payload, headers, published_at, deliver_at

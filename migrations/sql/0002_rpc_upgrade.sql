@@ -1,11 +1,12 @@
--- Calls. What flows where:
+-- Calls. The flow:
 --
---   caller: INSERT rpc_requests --notify--> a server takes it --> the procedure --> INSERT rpc_responses --notify--> caller
+--   caller: INSERT rpc_requests --notify--> a server claims it --> the procedure --> INSERT rpc_responses --notify--> caller
 --
--- A request is taken off the queue once in its life, so a call runs at most once. It ends with one response, whoever
--- writes that first: the server, a caller that found the server dead, the canceller, the leader when the deadline passed.
+-- A request is taken off the queue once, so a call runs at most once. The first response is the only one, from the
+-- server, from a caller that found the server dead, from a caller that cancelled, or from the leader after the
+-- deadline.
 
--- A procedure that a worker serves. It is alive when its worker is, whose lock says so.
+-- A procedure that a worker serves; valid while the worker holds its advisory lock.
 CREATE TABLE pgbus.rpc_servers (
     worker_id   integer NOT NULL REFERENCES pgbus.workers (id) ON DELETE CASCADE,
     procedure   text    NOT NULL,
@@ -16,7 +17,7 @@ CREATE TABLE pgbus.rpc_servers (
     CONSTRAINT rpc_servers_numbers_are_positive CHECK (concurrency > 0 AND timeout > 0)
 );
 CREATE INDEX rpc_servers_worker ON pgbus.rpc_servers (worker_id);
-COMMENT ON COLUMN pgbus.rpc_servers.timeout IS 'Seconds a caller waits who names no timeout; NULL: as the caller''s settings say';
+COMMENT ON COLUMN pgbus.rpc_servers.timeout IS 'Seconds that a call without a timeout waits; NULL: the caller''s setting';
 
 -- What callers write is checked by domains and not by CHECKs of the table: PostgreSQL reads the text of a table's CHECKs
 -- again for every statement that inserts or updates. What only workers write is left to them.
@@ -70,10 +71,10 @@ CREATE TABLE pgbus.rpc_responses (
     autovacuum_vacuum_cost_delay = 0
 );
 
--- What callers do beside posting calls. The functions run as the owner, and only on calls whose ids are given: so a caller
--- sees, takes back and gives up the calls that he knows of, and has no way to those of others.
+-- The operations of callers, besides posting calls. The functions run as the owner, and only on calls whose ids are
+-- given, so a caller has no access to the calls of others.
 
--- The responses that there are to these calls.
+-- Returns the existing responses to these calls.
 CREATE FUNCTION pgbus.read_responses(call_ids uuid[]) RETURNS SETOF pgbus.rpc_responses
     LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
@@ -82,7 +83,7 @@ BEGIN
 END
 $$;
 
--- Takes those of these calls off the queue that no server has taken yet; returns them.
+-- Takes these calls off the queue, except those that a server has claimed; returns them.
 CREATE FUNCTION pgbus.withdraw_calls(call_ids uuid[], ending text, reason text) RETURNS SETOF uuid
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
@@ -101,8 +102,8 @@ BEGIN
 END
 $$;
 
--- Of these calls, gives up those in the hands of a worker that is dead. One that answered before it went has its response
--- in place, even if this statement's snapshot does not show it yet.
+-- Fails those of these calls that a dead worker had claimed. If the worker responded before it died, its response
+-- stays, even if this statement's snapshot does not show it yet.
 CREATE FUNCTION pgbus.fail_lost_calls(call_ids uuid[]) RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
@@ -122,7 +123,8 @@ REVOKE EXECUTE ON FUNCTION pgbus.read_responses(uuid[]), pgbus.withdraw_calls(uu
                            pgbus.fail_lost_calls(uuid[])
     FROM PUBLIC;
 
--- JSON for a condition to look into; NULL for what jsonb cannot hold, such as a NUL character. Callers write any JSON.
+-- JSON as jsonb, for conditions; NULL for JSON that jsonb cannot hold, such as a NUL character. Callers may write any
+-- JSON.
 CREATE FUNCTION pgbus.searchable(document json) RETURNS jsonb
     LANGUAGE plpgsql STABLE
 AS $$
@@ -148,4 +150,4 @@ SELECT r.call_id, r.procedure, r.arguments, r.caller_name AS caller, r.requested
 FROM pgbus.rpc_requests AS r
 LEFT JOIN pgbus.rpc_responses AS a ON a.call_id = r.call_id
 LEFT JOIN pgbus.workers AS w ON w.id = r.worker_id;
-COMMENT ON VIEW pgbus.rpc_calls IS 'Every call that is not pruned yet, with its answer; duration is seconds in the server''s hands';
+COMMENT ON VIEW pgbus.rpc_calls IS 'Every call that is not pruned yet, with its response; duration is in seconds, from claim to response';

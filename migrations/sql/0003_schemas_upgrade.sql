@@ -1,10 +1,10 @@
--- Schemas: what each service said that its events, procedures and listeners look like, and since when.
+-- Schemas of each service's events, procedures and listeners, by version, with the times at which they were in use.
 --
 --   a worker starts, or a process fires its first event --> publish: a new row, or last_seen_at of the one that is there
 
--- `version` counts the changes of one service's declaration: 1, 2, 3, ... A declaration that comes back, say after a
--- deploy was rolled back, is seen again under its old version. Rows are kept when their service stops.
--- `schema` holds JSON Schemas (2020-12), and by kind, `name` is
+-- `version` counts the changes of one service's declaration: 1, 2, 3, ... A declaration that returns, for example after
+-- a rollback, keeps its old version. Rows are kept when their service stops. `schema` holds JSON Schemas (2020-12), and
+-- by kind, `name` is
 --   event:     a topic,          {"parameters": ...} of the events that the service fires
 --   procedure: its full name,    {"parameters": ..., "response": ...}
 --   listener:  a listener_name,  {"events": {<topic or pattern>: ...}}, the payloads that its handler takes
@@ -17,7 +17,7 @@ CREATE TABLE pgbus.schemas (
     schema        jsonb       NOT NULL,
     hash          text          NOT NULL,
     first_seen_at pgbus.instant NOT NULL DEFAULT now(),
-    -- When a process last began with it: the newest of all versions is the one that holds.
+    -- When a process last started with it: the version with the newest instant is the current one.
     published_at  pgbus.instant NOT NULL DEFAULT now(),
     last_seen_at  pgbus.instant NOT NULL DEFAULT now(),
     UNIQUE (kind, name, service, version),
@@ -34,8 +34,8 @@ CREATE TABLE pgbus.schemas (
 );
 COMMENT ON COLUMN pgbus.schemas.hash IS 'SHA-256 of the schema, as hexadecimal digits';
 
--- Notes that a process begins with these versions now; returns those that are there. Publishers may change rows in no
--- other way: an instant of their choice would decide for ever which version holds.
+-- Records that a process starts with these versions now; returns the existing ones. Publishers have no other way to
+-- change rows: with an instant of their choice they could make a version current forever.
 CREATE FUNCTION pgbus.republish_schemas(ids integer[]) RETURNS SETOF integer
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
@@ -51,7 +51,7 @@ $$;
 
 REVOKE EXECUTE ON FUNCTION pgbus.republish_schemas(integer[]) FROM PUBLIC;
 
--- Which version each worker speaks. Its last_seen_at moves on while a worker is there.
+-- The versions that each worker uses. A version's last_seen_at is updated while a worker uses it.
 CREATE TABLE pgbus.worker_schemas (
     worker_id integer NOT NULL REFERENCES pgbus.workers (id) ON DELETE CASCADE,
     schema_id integer NOT NULL REFERENCES pgbus.schemas (id) ON DELETE CASCADE,
@@ -59,7 +59,7 @@ CREATE TABLE pgbus.worker_schemas (
 );
 CREATE INDEX worker_schemas_schema ON pgbus.worker_schemas (schema_id);
 
--- The lock (hashtext('<namespace>.worker'), id) says that a worker lives; its row may outlive it for a while.
+-- The lock (hashtext('<namespace>.worker'), id) shows that a worker is alive; its row is deleted later.
 CREATE VIEW pgbus.live_workers AS
 SELECT w.id, w.name, w.service, w.host, w.pid, w.version, w.listeners, w.started_at, w.last_seen_at, w.leading_since
 FROM pgbus.workers AS w
@@ -74,7 +74,7 @@ JOIN pg_locks AS l
    AND CAST(l.objid AS bigint) = w.id
    AND l.objsubid = 2
    AND l.granted;
-COMMENT ON VIEW pgbus.live_workers IS 'The workers that live at this moment';
+COMMENT ON VIEW pgbus.live_workers IS 'The live workers';
 
 CREATE VIEW pgbus.schema_versions AS
 SELECT s.id, s.kind, s.name,
@@ -89,4 +89,4 @@ LEFT JOIN (
     JOIN pgbus.live_workers AS w ON w.id = x.worker_id
     GROUP BY x.schema_id
 ) AS live ON live.schema_id = s.id;
-COMMENT ON VIEW pgbus.schema_versions IS 'Every version of every schema, and the live workers that speak it';
+COMMENT ON VIEW pgbus.schema_versions IS 'Every version of every schema, and the live workers that use it';

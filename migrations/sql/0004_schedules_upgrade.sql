@@ -1,13 +1,14 @@
--- Schedules: tasks that run again and again, each time once in the whole fleet. What flows where:
+-- Schedules: periodic tasks; one worker executes each run. The flow:
 --
 --   a worker that declares the task --claim_schedules--> its function runs --finish_schedule_run--> the next run is due
 --
--- One row is one schedule, and it has one claim: so its runs never overlap. While it is claimed, next_run_at is when
--- the run in hand was due; a worker that dies leaves it as it was, and the next one begins the same run again.
+-- One row is one schedule, and it has one claim, so its runs never overlap. While it is claimed, next_run_at is the
+-- instant at which the current run was due; if the worker dies, it stays, and the next worker starts the same run
+-- again.
 
--- `rule` is `every 60 s`, `every 1 to 3 s` or `0 3 * * * in Europe/Berlin`, as the code said that registered last.
--- `next_run_at` is NULL when the next worker that declares the schedule has to work it out, by the rule, from then on.
--- `attempt` counts how often the run that is due was begun.
+-- `rule` is `every 60 s`, `every 1 to 3 s` or `0 3 * * * in Europe/Berlin`, from the code that registered last. If
+-- `next_run_at` is NULL, the next worker that declares the schedule calculates it from the rule. `attempt` counts how
+-- often the due run was started.
 CREATE TABLE pgbus.schedules (
     id               integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     schedule_name    text        NOT NULL UNIQUE,
@@ -31,7 +32,7 @@ CREATE TABLE pgbus.schedules (
     CONSTRAINT schedules_claim_is_of_a_run CHECK (claim_token IS NULL OR next_run_at IS NOT NULL)
 );
 
--- Every run, by its claim token. A run that broke off was begun again in a row of its own, with the next `attempt`.
+-- Every run, by its claim token. If an interrupted run is started again, it gets another row, with the next `attempt`.
 CREATE TABLE pgbus.schedule_runs (
     run_id        uuid        PRIMARY KEY,
     schedule_name text        NOT NULL,
@@ -72,4 +73,4 @@ LEFT JOIN LATERAL (
     ORDER BY h.started_at DESC
     LIMIT 1
 ) AS newest ON true;
-COMMENT ON VIEW pgbus.timetable IS 'Every schedule: when it is due next, and what became of its newest run';
+COMMENT ON VIEW pgbus.timetable IS 'Every schedule: when it is due next, and the outcome of its newest run';

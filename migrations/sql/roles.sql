@@ -1,13 +1,14 @@
--- What each group role may do, for members that do not own the namespace. Not a revision: `pgbus.migrate.grant_roles`
--- runs it, again after every upgrade. Every `pgbus`, alone or at the head of a role's name, stands for the namespace.
+-- The rights of each group role, for members that do not own the namespace. Not a revision: `pgbus.migrate.grant_roles`
+-- runs it, again after every upgrade. Every `pgbus`, alone or at the start of a role's name, is replaced by the
+-- namespace.
 
--- Publishers insert, and may have the new event's id returned; they read no payload, not even their own. The database
--- gives a row its `id`, on which sequencing rests, and its `published_at`.
+-- Publishers insert, and can read the new event's id; they read no payload, not even their own. The database sets `id`,
+-- on which sequencing depends, and `published_at`.
 GRANT USAGE ON SCHEMA pgbus TO pgbus_publisher;
 GRANT INSERT (event_id, topic, ancestors, key, payload, headers, deliver_at), SELECT (event_id)
     ON pgbus.outbox TO pgbus_publisher;
 GRANT SELECT ON pgbus.wake_slots, pgbus.alembic_version TO pgbus_publisher;
--- They say what their events look like, and learn what others said.
+-- They publish the schemas of their events, and read those of others.
 GRANT SELECT, INSERT (kind, name, service, version, schema, hash) ON pgbus.schemas TO pgbus_publisher;
 GRANT EXECUTE
     ON FUNCTION pgbus.uuid7(), pgbus.take_dedup_keys(text[], uuid[], double precision),
@@ -24,7 +25,7 @@ GRANT EXECUTE ON FUNCTION pgbus.read_responses(uuid[]), pgbus.withdraw_calls(uui
     TO pgbus_caller;
 GRANT SELECT ON pgbus.rpc_servers, pgbus.live_workers, pgbus.schemas, pgbus.alembic_version TO pgbus_caller;
 
--- Workers run everything, and call procedures, but what is in the log and in history cannot be changed by them, only grow.
+-- Workers run everything and call procedures; they can append to the log and the history, and not change them.
 GRANT USAGE ON SCHEMA pgbus TO pgbus_worker;
 GRANT SELECT, INSERT ON pgbus.events, pgbus.history TO pgbus_worker;
 GRANT SELECT, INSERT, UPDATE, DELETE
@@ -47,8 +48,8 @@ GRANT EXECUTE
                 pgbus.read_responses(uuid[]), pgbus.withdraw_calls(uuid[], text, text), pgbus.fail_lost_calls(uuid[])
     TO pgbus_worker;
 
--- Readers audit: by the views, whose names and columns are stable, and by the commands that show and change nothing,
--- which read the tables. No dedup key, and nothing of a claim but what the views show.
+-- Readers audit: with the views, whose names and columns are stable, and with the read-only commands, which read the
+-- tables. They see no dedup keys, and no columns of claims other than those of the views.
 GRANT USAGE ON SCHEMA pgbus TO pgbus_reader;
 GRANT SELECT
     ON pgbus.outbox, pgbus.events, pgbus.history, pgbus.listeners, pgbus.subscriptions, pgbus.dead_letters,
@@ -64,7 +65,7 @@ GRANT SELECT
        pgbus.schema_versions, pgbus.live_workers, pgbus.timetable, pgbus.schedule_history
     TO pgbus_reader;
 
--- Admins may do everything but what only an owner may: to change the tables themselves.
+-- Admins may do everything except altering the tables, which only the owner may.
 GRANT ALL ON SCHEMA pgbus TO pgbus_admin;
 GRANT ALL ON ALL TABLES IN SCHEMA pgbus TO pgbus_admin;
 GRANT ALL ON ALL SEQUENCES IN SCHEMA pgbus TO pgbus_admin;

@@ -1,4 +1,6 @@
-"""The `pgbus` command line. `main` is imported when it is asked for: who imports `pgbus.cli.logs` needs no commands."""
+"""The `pgbus` command line. `main` is imported on demand, because a program that imports `pgbus.cli.logs` needs no
+commands.
+"""
 
 from typing import TYPE_CHECKING
 

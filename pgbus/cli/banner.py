@@ -1,4 +1,4 @@
-"""What `pgbus run` says of itself when it starts: lines for people, or one log record for programs."""
+"""The output of `pgbus run` when it starts: lines for a terminal, or one log record in JSON."""
 
 from __future__ import annotations
 
@@ -28,7 +28,9 @@ def announce(
     module: str,
     format: LogFormat,  # noqa: A002 - the word for it
 ) -> None:
-    """Tell which bus, listeners, procedures and tasks this process runs. Of several copies only the first tells all."""
+    """Print the bus, listeners, procedures and tasks of this process. Of several copies only the first prints them
+    all.
+    """
     tasks = tasks or {}
     if format == "json":
         _log.info("started", extra=_facts(config, listeners, procedures, tasks, module=module))
@@ -36,7 +38,7 @@ def announce(
         _log.info("%s runs the same, as process %d", config.process_name, os.getpid())
     else:
         lines = _lines(config, listeners, procedures, tasks, module=module)
-        with suppress(OSError):  # nobody can read it; the worker works all the same
+        with suppress(OSError):  # nobody can read it; the worker runs anyway
             console(sys.stderr).print(Text("\n").join(lines), soft_wrap=True)
     if not listeners and not procedures and not tasks:
         _log.warning("no listeners to run: this process only leads when no other does")

@@ -1,4 +1,4 @@
-"""`pgbus call`: one procedure, from the shell."""
+"""`pgbus call`: call one procedure from the shell."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pgbus.errors import NoWorkerAvailable, RemoteError
 
 
 def read_argument(text: str) -> tuple[str, object]:
-    """An argument from NAME=VALUE; the value is JSON, or else a string as it stands."""
+    """An argument from NAME=VALUE; the value is JSON if it parses as JSON, else a string."""
     name, value = read_pair(text)
     try:
         return name, msgspec.json.decode(value)
@@ -34,18 +34,18 @@ def read_argument(text: str) -> tuple[str, object]:
     type=read_argument,
     multiple=True,
     metavar="NAME=VALUE",
-    help="An argument; VALUE is JSON if it can be read as such, else a string. May be given again.",
+    help="An argument; VALUE is JSON if it parses as JSON, else a string. Repeatable.",
 )
 @click.option("--json", "given", type=read_json, metavar="JSON", help="All arguments as one object; `-` reads stdin.")
 @click.option("--timeout", type=Seconds(min=0, min_open=True), metavar="SECONDS", help="Wait up to this many seconds.")
-@click.option("--wait", is_flag=True, help="Wait for a worker, until the timeout, where there is none.")
+@click.option("--wait", is_flag=True, help="If no worker serves the procedure, wait for one, until the timeout.")
 def call(
     *, procedure: str, named: tuple[tuple[str, object], ...], given: object, timeout: float | None, wait: bool
 ) -> None:
     """Call API.PROCEDURE on a worker that serves it, and print its result as JSON.
 
-    Exit codes: 0 it returned, 2 the arguments do not fit, 5 it raised, 6 no live worker serves it, 7 no answer in
-    time, 8 its worker died before it answered.
+    Exit codes: 0 it returned, 2 the arguments do not fit, 5 it raised, 6 no live worker serves it, 7 no response in
+    time, 8 its worker died before it responded.
     """
     arguments = _arguments(given, named)
     config = load_config()
@@ -59,7 +59,7 @@ def call(
         result = asyncio.run(call_it())
     except NoWorkerAvailable as error:
         raise NoWorkerAvailable(
-            str(error).replace("or call with wait=True", "or say --wait"), procedure=procedure
+            str(error).replace("or call with wait=True", "or use --wait"), procedure=procedure
         ) from error
     except RemoteError as error:
         click.echo(printable(error.remote_traceback.rstrip()), err=True)
@@ -70,7 +70,7 @@ def call(
 def _arguments(given: object, named: tuple[tuple[str, object], ...]) -> dict[str, object]:
     arguments = {} if given is None else given
     if not isinstance(arguments, dict):
-        raise click.UsageError('--json takes one object, as in \'{"username": "adam"}\'')
+        raise click.UsageError('--json takes one object, such as \'{"username": "adam"}\'')
     for name, value in named:
         if name in arguments:
             raise click.UsageError(f"the argument {name!r} is given twice")

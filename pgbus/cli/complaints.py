@@ -1,4 +1,4 @@
-"""How an error becomes one line on stderr and an exit code; loaded when there is an error."""
+"""Turns an error into one line on stderr and an exit code; imported only when there is an error."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from pgbus.errors import (
 
 
 def explain(error: BaseException) -> tuple[str, int] | None:
-    """What to tell of an error, if anything, and the exit code; None for a bug of ours."""
+    """Return the message for an error, which may be empty, and the exit code; None for a bug of pgbus."""
     match error:
         case BaseExceptionGroup(exceptions=(first, *_)):
             return explain(first)
@@ -36,7 +36,7 @@ def explain(error: BaseException) -> tuple[str, int] | None:
             return str(error), _code(error)
         case ServerError() | ClientError():
             return _explain_refusal(error)
-        case BrokenPipeError():  # our output's: that of a connection is told by the driver
+        case BrokenPipeError():  # of our output: for a broken connection the driver has its own error
             return "", FAILED
         case OSError(filename=None) if lost := flush_streams():
             return explain_loss(lost), FAILED
@@ -51,10 +51,12 @@ def explain(error: BaseException) -> tuple[str, int] | None:
 
 
 def _explain_refusal(error: ServerError | ClientError) -> tuple[str, int] | None:
-    """The same for what the server or its driver answered: a statement that is wrong in itself is a bug of ours."""
+    """Return the same for an error of the server or the driver; a statement that is wrong in itself is a bug of
+    pgbus.
+    """
     match error:
         case InsufficientPrivilege():
-            return f"{error}: connect as a user who may, or have the owner grant it", FAILED
+            return f"{error}: connect as a user with that right, or let the owner grant it", FAILED
         case QueryCancelled():
             return f"the database refused: {error}", FAILED
         case LinkFailed() | OperatorIntervention():

@@ -1,4 +1,4 @@
-"""`pgbus config`: each setting and where it came from; and the schema of the file."""
+"""`pgbus config`: show each setting with its source, and the schema of the file."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from pgbus.plugins import plugin_schemas
 @json_option
 @click.pass_context
 def config(context: click.Context, as_json: bool) -> None:
-    """Show each setting and where it came from; passwords are hidden. With --json also what it means."""
+    """Show each setting and its source; passwords are hidden. With --json also its meaning."""
     if context.invoked_subcommand is None:
         _show(load_config().describe(), as_json=as_json)
 
@@ -29,7 +29,7 @@ def config(context: click.Context, as_json: bool) -> None:
 @config.command("schema")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Write it to this file.")
 def schema(out: Path | None) -> None:
-    """Print a JSON Schema of the configuration file, for editors and CI; plugins that are installed are in it."""
+    """Print a JSON Schema of the configuration file, for editors and CI, including the installed plugins."""
     text = msgspec.json.format(msgspec.json.encode(file_schema(plugin_schemas())), indent=2).decode()
     if out is None:
         click.echo(text)

@@ -1,4 +1,4 @@
-"""`pgbus db`: the schema's versions and roles."""
+"""`pgbus db`: upgrade and check the schema, and create roles."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def db() -> None:
 @click.argument("revision", default="head")
 @database_options
 def upgrade(revision: str) -> None:
-    """Upgrade the schema to REVISION (default: what this code needs), creating it if there is none.
+    """Upgrade the schema to REVISION (default: the newest), or create it.
 
     Many processes may do so at the same time.
     """
@@ -35,7 +35,7 @@ def upgrade(revision: str) -> None:
 @click.argument("revision")
 @database_options
 def downgrade(revision: str) -> None:
-    """Downgrade the schema to REVISION; `base` removes it with all that is in it."""
+    """Downgrade the schema to REVISION; `base` removes all tables with their rows."""
     config = load_config()
     migrate.downgrade(config.session_dsn, namespace=config.namespace, revision=revision)
     left = migrate.current(config.session_dsn, namespace=config.namespace)
@@ -46,7 +46,7 @@ def downgrade(revision: str) -> None:
 @database_options
 @json_option
 def current(as_json: bool) -> None:
-    """Show the revision of the database's schema, and the one that this code needs."""
+    """Show the revision of the database's schema, and the revision that this code needs."""
     config = load_config()
     found, needed = migrate.current(config.session_dsn, namespace=config.namespace), migrate.head()
     if as_json:
@@ -60,14 +60,14 @@ def current(as_json: bool) -> None:
 @database_options
 @click.option("--from", "start", metavar="REVISION", help="Upgrade from this revision; default: from nothing.")
 def show_sql(revision: str, start: str | None) -> None:
-    """Print the SQL of an upgrade, without a database, for those who run it by hand."""
+    """Print the SQL of an upgrade, without a database, to run it by hand."""
     click.echo(migrate.sql(namespace=load_config().namespace, start=start, revision=revision))
 
 
 @db.command("inbox")
 @database_options
 def show_inbox() -> None:
-    """Print the SQL that creates an inbox, for a handler's own database that is not the bus's."""
+    """Print the SQL that creates an inbox in a handler's own database."""
     for statement in inbox.ddl(namespace=load_config().namespace):
         click.echo(f"{statement};")
 
@@ -84,9 +84,9 @@ def check() -> None:
 @db.command()
 @database_options
 def roles() -> None:
-    """Create the group roles for publishers, callers, workers, readers and admins, and grant them what they need.
+    """Create the group roles for publishers, callers, workers, readers and admins, and grant their rights.
 
-    Run it as the schema's owner, and again after each upgrade. Then, for instance: GRANT pgbus_publisher TO web.
+    Run it as the schema's owner, and again after each upgrade. Then grant the roles: GRANT pgbus_publisher TO web.
     """
     config = load_config()
     migrate.grant_roles(config.session_dsn, namespace=config.namespace)

@@ -1,4 +1,4 @@
-"""`pgbus dead`: the events that listeners gave up on."""
+"""`pgbus dead`: list, show, retry and discard dead letters."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def _filter_options(command: _Command) -> _Command:
             "--since",
             type=read_past,
             metavar="INSTANT",
-            help="Given up then or later: 2025-01-31T12:00, or 2h ago.",
+            help="Dead since this time or later: 2025-01-31T12:00, or 2h.",
         ),
         click.option("--topic", type=read_pattern, metavar="PATTERN", help="Events under this topic or pattern."),
         click.option("--listener", "listener_name", metavar="NAME", help="Dead letters of this listener."),
@@ -68,7 +68,7 @@ def show_dead(*, letter_id: int, as_json: bool) -> None:
     """Show one dead letter: its event, its error and the traceback."""
     letters = with_admin(lambda admin: admin.dead_letters.find(DeadFilter(ids=(letter_id,))))
     if not letters:
-        fail(f"there is no dead letter {letter_id}; `pgbus dead list` shows what there is")
+        fail(f"there is no dead letter {letter_id}; see `pgbus dead list`")
     if as_json:
         print_json(_as_json(letters[0]))
     else:
@@ -82,7 +82,7 @@ def show_dead(*, letter_id: int, as_json: bool) -> None:
 @click.option("--all", "everything", is_flag=True, help="All of them, or all that the other options leave.")
 @json_option
 def retry_dead(**given: Any) -> None:
-    """Give dead letters to their listeners again, at once: those with the IDs, or --all that match."""
+    """Deliver dead letters to their listeners again, at once: those with the IDs, or --all that match."""
     _change(lambda admin, wanted: admin.dead_letters.retry(wanted), verb="retried", **given)
 
 
@@ -93,7 +93,7 @@ def retry_dead(**given: Any) -> None:
 @click.option("--all", "everything", is_flag=True, help="All of them, or all that the other options leave.")
 @json_option
 def discard_dead(**given: Any) -> None:
-    """Remove dead letters for good: those with the IDs, or --all that match. The history keeps them."""
+    """Delete dead letters: those with the IDs, or --all that match. The history keeps them."""
     _change(lambda admin, wanted: admin.dead_letters.discard(wanted), verb="discarded", **given)
 
 
@@ -110,7 +110,7 @@ def _change(
 ) -> None:
     if bool(ids) == everything:
         raise click.UsageError(
-            "name dead letters by their ids, or say --all (and which, by --listener, --topic, --since)"
+            "give the ids of dead letters, or --all (with --listener, --topic or --since to select some)"
         )
     wanted = DeadFilter(ids=ids or None, listener_name=listener_name, topic=topic, since=since)
     done = with_admin(lambda admin: method(admin, wanted))

@@ -1,4 +1,4 @@
-"""`pgbus dev`: a PostgreSQL of one's own, for as long as the command runs."""
+"""`pgbus dev`: a PostgreSQL for development that runs as long as the command."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from pgbus.embedded import EmbeddedPostgres
 @click.option(
     "--datadir",
     type=click.Path(file_okay=False, writable=True, path_type=Path),
-    help="Keep the data here; default: a temporary directory, gone when the command ends.",
+    help="Keep the data here; default: a temporary directory, deleted when the command ends.",
 )
-@click.option("--port", type=Count(1, 65_535), help="Listen on 127.0.0.1 as well; default: a unix socket only.")
+@click.option("--port", type=Count(1, 65_535), help="Also listen on 127.0.0.1; default: a unix socket only.")
 @click.option(
     "--migrate/--no-migrate", "wants_schema", default=True, show_default=True, help="Upgrade the schema first."
 )
 def dev(*, datadir: Path | None, port: int | None, wants_schema: bool) -> None:
-    """Start an embedded PostgreSQL, print its DSN for a shell, and keep it until Ctrl-C, SIGTERM or SIGHUP."""
+    """Start an embedded PostgreSQL, print its DSN for a shell, and stop it on Ctrl-C, SIGTERM or SIGHUP."""
     interrupt_by_signals()
     namespace = load_config().namespace
     with EmbeddedPostgres(datadir, port=port, listen=port is not None) as server:

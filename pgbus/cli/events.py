@@ -1,4 +1,4 @@
-"""`pgbus events`: the history, event by event, with what each listener did."""
+"""`pgbus events`: show the log, with each listener's attempts at each event."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from pgbus.cli.printable import on_one_line
     "--since",
     type=read_past,
     metavar="INSTANT",
-    help="Logged then or later: 2025-01-31T12:00, or 2h ago.",
+    help="Logged at or after this time: 2025-01-31T12:00, or 2h.",
 )
-@click.option("--until", type=read_past, metavar="INSTANT", help="Logged before then.")
+@click.option("--until", type=read_past, metavar="INSTANT", help="Logged before this time.")
 @click.option("--after", type=int, help="Positions greater than this.")
 @click.option("--before", type=int, help="Positions less than this.")
 @click.option(
@@ -36,11 +36,11 @@ from pgbus.cli.printable import on_one_line
     type=read_condition,
     multiple=True,
     metavar="PATH OP VALUE",
-    help="Payload: 'customer.age>=18', 'items[*].sku=\"7\"', with = != < <= > >=. May be given again: all must hold.",
+    help="Payload: 'customer.age>=18', 'items[*].sku=\"7\"', with = != < <= > >=. Repeatable; all must match.",
 )
 @click.option("--owed-to", metavar="LISTENER", help="Events that this listener has yet to handle.")
 @click.option("--limit", type=Count(min=1), default=20, show_default=True, help="Show at most N.")
-@click.option("--oldest-first", is_flag=True, help="From the oldest on, instead of from the newest back.")
+@click.option("--oldest-first", is_flag=True, help="Show the oldest first.")
 @click.option("--follow", is_flag=True, help="Print events as they enter the log, until Ctrl-C.")
 @json_option
 def events(
@@ -59,7 +59,7 @@ def events(
     follow: bool,
     as_json: bool,
 ) -> None:
-    """Show events of the log, the newest first, and what each listener did with them.
+    """Show events of the log, the newest first, with each listener's attempts.
 
     TOPIC may be a pattern: 'orders.*' has one more word, 'orders.**' any number of them.
     """
@@ -82,7 +82,7 @@ def events(
     for record in records:
         show(record)
     if event_id and not records:
-        fail(f"no event {event_id} is in the log, or none that fits; a scheduled one enters it when it is due")
+        fail(f"no event {event_id} in the log matches; a scheduled event enters the log when it is due")
     if not (records or as_json):
         console().print("no events")
 

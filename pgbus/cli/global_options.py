@@ -1,4 +1,4 @@
-"""The options that every command takes, and the configuration that they are part of, here and in child processes."""
+"""The options that every command takes, and the configuration with them, in this process and its children."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def _remember(context: click.Context, parameter: click.Parameter, value: str | N
 
 def load_config(**arguments: object) -> Config:
     """The configuration, with the given arguments and the options that `database_options` remembers."""
-    from pgbus.config import Config  # when it is needed: `pgbus --help` reads none
+    from pgbus.config import Config  # imported on demand: `pgbus --help` reads no configuration
 
     remembered = dict(get_current_context().ensure_object(dict))
     file = remembered.pop("config", None)
@@ -49,12 +49,14 @@ _MARK = "PGBUS_COMMAND_LINE"
 
 
 def pass_on(**arguments: object) -> None:
-    """Show options to a module's `pgbus.create()`, over which they win: as variables, for a DSN is a secret."""
+    """Pass options to a module's `pgbus.create()`, over which they have priority: as variables, because a DSN is a
+    secret.
+    """
     context = get_current_context()
     names = [name for name in os.environ.get(_MARK, "").split(",") if name]
     for name, value in {**context.ensure_object(dict), **arguments}.items():
         if value is not None:
-            # As they were given: a placeholder in a name is each process's own. A child may be elsewhere.
+            # Unresolved: each process fills the placeholders in a name itself. A child may run in another directory.
             text = str(Path(str(value)).absolute()) if name == "config" else str(value)
             os.environ[_variable(name)] = text
             names.append(name)
@@ -62,13 +64,13 @@ def pass_on(**arguments: object) -> None:
 
 
 def told() -> dict[str, str]:
-    """The options that `pass_on` was given, here or in the process that started this one."""
+    """Return the options that were passed to `pass_on`, in this process or in the process that started it."""
     found: dict[str, str] = get_current_context().meta.get(_TOLD, {})
     return found
 
 
 def tell_children() -> None:
-    """Have processes that we start know which of the variables were options."""
+    """Tell child processes which of the variables were options."""
     os.environ[_MARK] = ",".join(told())
 
 

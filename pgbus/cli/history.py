@@ -1,4 +1,4 @@
-"""What commands share that show the history: what each listener did with an event, and events as they come."""
+"""Code of the commands that show the history: each listener's attempts at an event, and new events."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def follow_events(wanted: EventFilter, show: Callable[[EventRecord], None]) -> N
 
 
 class Delivery(NamedTuple):
-    """What became of an event at a listener, or is to become of it; `details` begin with a comma."""
+    """An attempt, a delivery or a dead letter of an event at a listener; `details` begin with a comma."""
 
     listener_name: str
     state: Text
@@ -37,7 +37,7 @@ class Delivery(NamedTuple):
 
 
 def deliveries(record: EventRecord) -> Iterator[Delivery]:
-    """Every attempt at an event, everybody to whom it is owed, and every dead letter that it lies in."""
+    """Return every attempt at an event, every listener that it is owed to, and every dead letter of it."""
     yield from map(_attempt, record.attempts)
     yield from map(_owed, record.owed)
     yield from map(_given_up, record.given_up)

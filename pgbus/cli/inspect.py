@@ -32,10 +32,10 @@ from pgbus.cli.remarks import Casting, Remark, Validation
 _Record = TypeVar("_Record", EventRecord, CallRecord)
 Format: TypeAlias = Literal["json", "pretty", "human"]
 
-# What pgbus tells of itself.
+# The APIs of pgbus itself.
 _INTERNAL = ("internal", "internal.*")
 _ABOUT_EVENTS = ("native_id", "version", "owed_to", "dead", "validate", "show_casting", "follow")
-_LONGEST = 500  # characters of a value that people are shown
+_LONGEST = 500  # characters of a value that are shown on a terminal
 _STATE_STYLES = {"answered": "green", "waiting": "yellow", "running": "yellow"}
 
 
@@ -53,9 +53,16 @@ def read_version(text: str) -> Condition:
 @click.command()
 @database_options
 @click.option(
-    "--api", "-a", "apis", metavar="GLOB", multiple=True, help="Of this API: 'auth', 'my.*'. Repeatable; matches any."
+    "--api",
+    "-a",
+    "apis",
+    metavar="GLOB",
+    multiple=True,
+    help="Events of this API: 'auth', 'my.*'. Repeatable; matches any.",
 )
-@click.option("--event", "-e", "words", metavar="GLOB", multiple=True, help="Of this name in its API: 'user_*'.")
+@click.option(
+    "--event", "-e", "words", metavar="GLOB", multiple=True, help="Events of this name in their API: 'user_*'."
+)
 @click.option("--id", "-i", "event_id", type=click.UUID, help="The event, or the call, with this id.")
 @click.option("--native-id", "-n", type=int, metavar="POSITION", help="The event at this position of the log.")
 @click.option("--version", "-v", type=read_version, multiple=True, metavar="[OP]N", help="API version: 2, '>=2'.")
@@ -68,15 +75,17 @@ def read_version(text: str) -> Condition:
     metavar="PATH OP VALUE",
     help="Argument: 'email=joe@example.com', 'address.city=London', 'age>=18'. Repeatable; all must match.",
 )
-@click.option("--since", type=read_past, metavar="INSTANT", help="Logged then or later: 2025-01-31T12:00, or 2h.")
-@click.option("--until", type=read_past, metavar="INSTANT", help="Logged before then.")
+@click.option(
+    "--since", type=read_past, metavar="INSTANT", help="Logged at or after this time: 2025-01-31T12:00, or 2h."
+)
+@click.option("--until", type=read_past, metavar="INSTANT", help="Logged before this time.")
 @click.option("--owed-to", metavar="LISTENER", help="Events that this listener has yet to handle.")
-@click.option("--dead", is_flag=True, help="Events that a listener gave up on, and that are dead letters now.")
+@click.option("--dead", is_flag=True, help="Events that are dead letters of a listener.")
 @click.option("--calls", is_flag=True, help="Calls of procedures instead of events, until they are pruned.")
 @click.option("--internal", "-I", is_flag=True, help="Also events of internal APIs.")
-@click.option("--validate", "-d", is_flag=True, help="Say whether the arguments fit the current schema.")
-@click.option("--show-casting", "-C", is_flag=True, help="Say what each listener of the bus gets: type, hint, result.")
-@click.option("--bus", "-b", "module", metavar="MODULE[:BUS]", help="The bus whose listeners and APIs are meant.")
+@click.option("--validate", "-d", is_flag=True, help="Check the arguments against the current schema.")
+@click.option("--show-casting", "-C", is_flag=True, help="Show what each listener of the bus gets: type, hint, result.")
+@click.option("--bus", "-b", "module", metavar="MODULE[:BUS]", help="The bus with the listeners and APIs.")
 @click.option("--limit", type=Count(min=1), default=20, show_default=True, help="Show at most N.")
 @click.option("--follow", "-f", is_flag=True, help="Print events as they enter the log, until Ctrl-C.")
 @click.option(
@@ -107,9 +116,9 @@ def inspect(
     follow: bool,
     form: Format | None,
 ) -> None:
-    """Show the history of APIs, the newest first: events, or with --calls calls. All filters must hold.
+    """Show the history of APIs, the newest first: events, or with --calls calls. All filters must match.
 
-    Exit codes: 0 something was found, 1 nothing was.
+    Exit codes: 0 something was found, 1 nothing was found.
     """
     bus = _load_bus(module) if module or show_casting else None
     names = Names(apis=apis, words=words, hidden=() if internal else (*_INTERNAL, *_internal_apis(bus)))
@@ -148,7 +157,7 @@ def _load_bus(module: str | None) -> pgbus.Bus:
     pass_on(module=module)
     bus = load_bus(config.module)
     if bus.client.start_hooks:
-        click.echo("listeners that are declared when a worker starts are not seen here", err=True)
+        click.echo("listeners that are declared when a worker starts are not shown", err=True)
     return bus
 
 
@@ -157,7 +166,7 @@ def _internal_apis(bus: pgbus.Bus | None) -> list[str]:
 
 
 def _refuse(*parameters: str, reason: str) -> None:
-    """Refuse options that were given beside one that they do not go with."""
+    """Refuse options that cannot be combined with another one that was given."""
     context = get_current_context()
     for parameter in context.command.params:
         name = parameter.name or ""
@@ -273,13 +282,13 @@ def _call_text(record: CallRecord) -> RenderableType:
 
 
 def _entry(heading: Text, *below: Text | Table) -> RenderableType:
-    """A heading and what stands indented below it; empty things are left out."""
+    """Print a heading and indented rows below it; empty rows are left out."""
     shown = [one for one in below if (one.plain if isinstance(one, Text) else one.row_count)]
     return Group(heading, Padding(Group(*shown), (0, 0, 0, 4), expand=False))
 
 
 def _values(raw: str) -> Text | Table:
-    """A row for each argument; a line for what is no JSON object, or cannot be taken apart."""
+    """Return a row for each argument, or one line for a payload that is not a JSON object or nests too deeply."""
     try:
         values = msgspec.json.decode(raw, type=dict[str, msgspec.Raw])
     except (msgspec.MsgspecError, RecursionError):
@@ -291,7 +300,7 @@ def _values(raw: str) -> Text | Table:
 
 
 def _grid() -> Table:
-    """Two columns, of which the second wraps."""
+    """Return a table of two columns, of which the second wraps."""
     rows = Table.grid(padding=(0, 2, 0, 0))
     rows.add_column(no_wrap=True)
     rows.add_column(overflow="fold")

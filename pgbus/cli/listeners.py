@@ -1,4 +1,4 @@
-"""`pgbus listeners`: see, pause, resume, reset and remove listeners."""
+"""`pgbus listeners`: list, pause, resume, reset and remove listeners."""
 
 from __future__ import annotations
 
@@ -63,12 +63,12 @@ def pause(names: tuple[str, ...]) -> None:
 @click.argument("names", metavar="NAME...", nargs=-1, required=True)
 @database_options
 def resume(names: tuple[str, ...]) -> None:
-    """Let paused listeners go on."""
+    """Deliver to paused listeners again."""
     change_each(names, lambda admin, name: admin.listeners.resume(name), verb="resumed")
 
 
 def read_place(text: str) -> str | int | datetime:
-    """Where in the log: `beginning`, `now`, a position, or an instant."""
+    """A place in the log: `beginning`, `now`, a position, or an instant."""
     if text in ("beginning", "now"):
         return text
     return int(text) if text.isdecimal() else read_past(text)
@@ -82,19 +82,19 @@ def read_place(text: str) -> str | int | datetime:
     required=True,
     type=read_place,
     metavar="PLACE",
-    help="beginning, now, a position, ISO 8601, or as long ago as 2h, 7d.",
+    help="beginning, now, a position, ISO 8601, or an age such as 2h, 7d.",
 )
 def reset(name: str, to: str | int | datetime) -> None:
-    """Have a listener hear the log again from a place on, or skip to now.
+    """Deliver the log to a listener again from a place on, or skip to now.
 
-    What waits for the listener is dropped; what is in flight and its dead letters stay.
+    Waiting deliveries of the listener are dropped; its events in flight and its dead letters stay.
     """
     place = cast("Literal['beginning', 'now'] | int | datetime", to)
     try:
         position = with_admin(lambda admin: admin.listeners.reset(name, to=place))
     except ValueError as error:
         raise click.UsageError(str(error)) from None
-    console().print(f"reset {name}: it hears the log from position {position} on", soft_wrap=True)
+    console().print(f"reset {name}: it gets the log from position {position} on", soft_wrap=True)
 
 
 @listeners.command()
@@ -102,6 +102,6 @@ def reset(name: str, to: str | int | datetime) -> None:
 @database_options
 @click.option("--force", is_flag=True, help="Even while a live worker runs it.")
 def remove(name: str, force: bool) -> None:
-    """Forget a listener, with all that is owed to it and its dead letters; its history stays."""
+    """Remove a listener with its deliveries and dead letters; its history stays."""
     with_admin(lambda admin: admin.listeners.remove(name, force=force))
     console().print(f"removed {name}", soft_wrap=True)

@@ -1,4 +1,4 @@
-"""The bus that a command is told to use: a name in a module, imported from the working directory."""
+"""Loads the bus of a command: a name in a module that is imported from the working directory."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from pgbus.errors import FailedToImportBusModule
 
 
 def load_bus(target: str) -> pgbus.Bus:
-    """The bus at MODULE or MODULE:BUS; ends the program with what the module raised, if it did.
+    """Return the bus at MODULE or MODULE:BUS; ends the program with the traceback if the module raises.
 
-    The module's `before_server_start` and `on_start` will be called when a worker starts.
-    Raises FailedToImportBusModule if there is no such module, NoBusFoundInBusModule, and ConfigurationError if that is
-    what declaring a listener or an event class in there raised.
+    A worker that starts calls the module's `before_server_start` and `on_start`. Raises FailedToImportBusModule if
+    there is no such module, NoBusFoundInBusModule if it has no such bus, and ConfigurationError if a declaration in it
+    is refused.
     """
-    with suppress(FileNotFoundError):  # a working directory that was removed: the module may be elsewhere
+    with suppress(FileNotFoundError):  # the working directory was removed: the module may be on another path
         sys.path.insert(0, str(Path.cwd()))
     try:
         with last_word(told()):
@@ -42,12 +42,12 @@ def load_bus(target: str) -> pgbus.Bus:
 
 
 def create_bus(config: Config) -> pgbus.Bus:
-    """A bus of no module, in the database that a command is told to use."""
+    """Return a bus without a module, in the configured database."""
     return pgbus.create(config.dsn, namespace=config.namespace)
 
 
 def _print_traceback(error: BaseException) -> None:
-    """The traceback from the module's own first line on: how it came to be imported helps nobody."""
+    """Return the traceback from the module's first line on, without the frames of the import."""
     trace: TracebackType | None = error.__traceback__
     while trace is not None and _imports(trace.tb_frame.f_code.co_filename):
         trace = trace.tb_next

@@ -1,6 +1,6 @@
-"""Logging of the command line: what pgbus and the handlers log, as text for people or JSON for programs.
+"""Logging of the command line: records of pgbus and of handlers, as text or JSON.
 
-The library itself only uses the standard library's logging; whoever embeds it sets that up as they like.
+The library itself uses only the standard library's logging, which an embedding program configures itself.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ def configure_logging(
     format: LogFormat = "text",  # noqa: A002 - the word for it
     stream: TextIO | None = None,
 ) -> None:
-    """Send the root logger's records to `stream` (stderr), one line each, replacing whatever handlers it had."""
+    """Send the root logger's records to `stream` (stderr), one line each, replacing its handlers."""
     target = stream or sys.stderr
     handler = logging.StreamHandler(target)
     handler.setFormatter(_formatter(format, colors=target.isatty() and "NO_COLOR" not in os.environ))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
-    # Alembic tells what its own parts are doing, which is nothing to people who run a worker.
+    # Alembic logs the work of its own parts, which does not concern an operator of a worker.
     logging.getLogger("alembic").setLevel(max(root.level, logging.WARNING))
 
 
@@ -65,5 +65,7 @@ def _renderers(format: LogFormat, *, colors: bool) -> list[structlog.typing.Proc
 
 
 def _make_printable(_: object, __: str, record: structlog.typing.EventDict) -> structlog.typing.EventDict:
-    """What an error says may be somebody's payload; other values are shown as Python spells them."""
+    """Return a value for JSON: an error's text, which may contain a payload, made printable; other values by their
+    repr.
+    """
     return {key: printable(value) if isinstance(value, str) else value for key, value in record.items()}

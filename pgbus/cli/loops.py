@@ -1,4 +1,4 @@
-"""Which event loop a worker runs in: uvloop's where it is installed, else asyncio's."""
+"""Chooses the event loop of a worker: uvloop's if it is installed, else asyncio's."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ Loop = Literal["auto", "asyncio", "uvloop"]
 
 
 def open_runner(loop: Loop) -> asyncio.Runner:
-    """What runs coroutines in a loop of that kind; `auto` is uvloop where it is installed.
+    """Return a runner of coroutines in a loop of that kind; `auto` is uvloop if it is installed.
 
-    Ends the program with code 1 when uvloop is asked for by name and is not installed.
+    Ends the program with code 1 if `uvloop` is given and is not installed.
     """
     if loop == "asyncio":
         return asyncio.Runner()

@@ -27,7 +27,7 @@ _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks
 
 
 def with_admin(action: Callable[[Admin], Awaitable[_T]]) -> _T:
-    """Run an action on a connected Admin."""
+    """Connect an Admin, run an action on it, and return its result."""
     config = load_config()
 
     async def connected() -> _T:
@@ -38,7 +38,7 @@ def with_admin(action: Callable[[Admin], Awaitable[_T]]) -> _T:
 
 
 def change_each(names: Iterable[str], method: Callable[[Admin, str], Awaitable[None]], *, verb: str) -> None:
-    """Run a method of Admin on each name, and say so as it is done."""
+    """Run a method of Admin on each name, and print a line after each."""
 
     async def change(admin: Admin) -> None:
         for name in names:
@@ -49,7 +49,7 @@ def change_each(names: Iterable[str], method: Callable[[Admin, str], Awaitable[N
 
 
 class Seconds(click.FloatRange):
-    """An option that takes a duration; what is refused is called by this name."""
+    """An option that takes a duration; `name` is the option's name in error messages."""
 
     name = "number of seconds"
 
@@ -64,12 +64,12 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, 
 
 
 def read_past(text: str) -> datetime:
-    """An instant of the past, from ISO 8601 (in UTC unless it says otherwise) or an age: `90s`, `10m`, `2h`, `7d`."""
+    """An instant of the past, from ISO 8601 (UTC without an offset) or an age: `90s`, `10m`, `2h`, `7d`."""
     return _instant(text, _AGO, sign=-1, relative="an age such as 90s, 10m, 2h, 7d")
 
 
 def read_future(text: str) -> datetime:
-    """An instant to come, from ISO 8601 (in UTC unless it says otherwise) or a time from now: `90s`, `2h`, `in 7d`."""
+    """A future instant, from ISO 8601 (UTC without an offset) or a time from now: `90s`, `2h`, `in 7d`."""
     return _instant(text, _AHEAD, sign=1, relative="a time from now such as 90s, 10m, 2h, 7d")
 
 
@@ -82,13 +82,13 @@ def _instant(text: str, span: re.Pattern[str], *, sign: int, relative: str) -> d
         raise click.BadParameter(f"{text!r} is beyond the years 1 to 9999") from None
     except ValueError:
         raise click.BadParameter(
-            f"{text!r} is not a time: use ISO 8601, as in 2025-01-31T12:00, or {relative}"
+            f"{text!r} is not a time: use ISO 8601, such as 2025-01-31T12:00, or {relative}"
         ) from None
     return instant if instant.tzinfo else instant.replace(tzinfo=UTC)
 
 
 def read_pattern(text: str) -> str:
-    """A topic or a pattern."""
+    """An option that takes a topic or a pattern."""
     try:
         return check_pattern(text)
     except InvalidEventError as error:
@@ -96,7 +96,7 @@ def read_pattern(text: str) -> str:
 
 
 def read_pair(text: str) -> tuple[str, str]:
-    """A name and a value from NAME=VALUE."""
+    """An option that takes a name and a value as NAME=VALUE."""
     name, equals, value = text.partition("=")
     if not (name and equals):
         raise click.BadParameter(f"{text!r} is not NAME=VALUE")
@@ -104,7 +104,7 @@ def read_pair(text: str) -> tuple[str, str]:
 
 
 def read_json(text: str) -> object:
-    """A JSON value from its text, or from stdin if that is `-`."""
+    """A JSON value from its text, or from stdin if the text is `-`."""
     try:
         return msgspec.json.decode(sys.stdin.read() if text == "-" else text)
     except (msgspec.DecodeError, RecursionError) as error:
@@ -112,7 +112,7 @@ def read_json(text: str) -> object:
 
 
 def read_condition(text: str) -> Condition:
-    """A condition on the payload, from PATH OP VALUE."""
+    """An option that takes a condition on the payload as PATH OP VALUE."""
     try:
         return Condition.parse(text)
     except ValueError as error:

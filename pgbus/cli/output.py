@@ -1,4 +1,4 @@
-"""How results are shown: tables for people, JSON for programs, and the words for times, ages and numbers."""
+"""Prints results as tables or JSON, and formats times, ages and numbers."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ _PIPE_WIDTH = 160
 
 
 class _Console(Console):
-    """A console to which nothing that it shows can send commands."""
+    """A console that escapes control characters in everything that it prints."""
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        """The segments, before they are laid out in rows and columns."""
+        """Return the segments, with control characters escaped before the layout."""
         for segment in super().render(renderable, options):
             yield segment if segment.control else Segment(printable(segment.text), segment.style)
 
     def on_broken_pipe(self) -> NoReturn:
-        """A reader that has seen enough: told as an error like any other, not as an end of the program."""
+        """Raise the error of a closed pipe, where rich would end the program."""
         raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
 
 
@@ -39,22 +39,24 @@ def console(stream: TextIO | None = None) -> Console:
     """A console on stdout, or on `stream`. In a pipe it writes plain text, wide enough for a table's columns."""
     target = stream or sys.stdout
     width = None if target.isatty() or "COLUMNS" in os.environ else _PIPE_WIDTH
-    # No markup: the brackets in a name are the name's.
+    # No markup: brackets in a name are part of the name.
     return _Console(file=target, width=width, highlight=False, soft_wrap=False, markup=False, emoji=False)
 
 
 def print_json(value: object) -> None:
-    """One JSON object on a line of its own, sent at once, as a reader may be waiting for it."""
+    """Print one JSON object on one line, and flush it, because a reader may wait for it."""
     click.echo(encode_json(value))
 
 
 def encode_json(value: object) -> str:
-    """JSON that means the same, and in which nothing steers a terminal."""
+    """Return equivalent JSON in which control characters are escaped."""
     return on_one_line(msgspec.json.encode(value).decode())
 
 
 def table(*columns: str, right: tuple[str, ...] = (), wide: tuple[str, ...] = ()) -> Table:
-    """A table without frame lines; `right` columns hold numbers, and only `wide` ones wrap where room is short."""
+    """A table without frame lines; `right` columns hold numbers, and only `wide` ones wrap if the terminal is
+    narrow.
+    """
     made = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", pad_edge=False)
     for column in columns:
         made.add_column(
@@ -86,17 +88,17 @@ def age(seconds: float) -> str:
 
 
 def ago(then: datetime) -> str:
-    """How long ago that was."""
+    """Return the age of an instant, in words."""
     return age(max(0.0, (datetime.now(UTC) - then).total_seconds()))
 
 
 def number(value: int) -> str:
-    """A number with its thousands apart."""
+    """Format a number with separators between thousands."""
     return f"{value:,}".replace(",", " ")
 
 
 def flagged(value: int, style: str) -> Text:
-    """A number that stands out unless it is 0."""
+    """Format a number in colour unless it is 0."""
     return Text(number(value), style=style if value else "dim")
 
 
@@ -107,12 +109,12 @@ def clip(text: str, length: int) -> str:
 
 
 def stored_json(text: str | None) -> msgspec.Raw | None:
-    """JSON as it is stored, to stand on one line: in JSON, line breaks are only between its parts."""
+    """Return stored JSON on one line: in JSON, line breaks are only between its parts."""
     return None if text is None else msgspec.Raw(text.replace("\n", " ").replace("\r", " ").encode())
 
 
 def indented(raw: str) -> str:
-    """JSON over several lines; as it is where it nests too deeply for that."""
+    """Return JSON on several lines; unchanged if it nests too deeply for that."""
     try:
         return msgspec.json.format(raw, indent=2)
     except (msgspec.MsgspecError, RecursionError):
@@ -120,7 +122,7 @@ def indented(raw: str) -> str:
 
 
 def event_fields(event: EventMessage) -> dict[str, object]:
-    """An event as fields of a JSON object, its payload and headers as they are stored."""
+    """Return an event as fields of a JSON object, with its payload and headers as stored."""
     return {
         "position": event.position,
         "event_id": event.event_id,

@@ -1,4 +1,4 @@
-"""Text that others wrote, made fit for a terminal: what would steer it, or turn lines around, is shown as an escape."""
+"""Escapes control characters, and characters that change the direction of text, in text for a terminal."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ _CONTROLS = (
     *range(0x2066, 0x206A),  # isolates
 )  # fmt: skip
 
-# As JSON escapes them: in JSON these stand only within strings, where an escape means the same.
+# JSON's escapes: in JSON these characters occur only within strings, where an escape has the same meaning.
 _ESCAPES = {code: f"\\u{code:04x}" for code in _CONTROLS}
 _LINES_KEPT = {code: escape for code, escape in _ESCAPES.items() if chr(code) not in "\n\t"}
 
 
 def printable(text: str) -> str:
-    """The text with its line breaks and tabs, and with escapes for all else that steers a terminal."""
+    """Return the text with its line breaks and tabs, and with all other control characters escaped."""
     return text.translate(_LINES_KEPT)
 
 
 def on_one_line(text: str) -> str:
-    """The same for a name, which is to look as one: line breaks and tabs are shown as escapes, too."""
+    """Return the text with all control characters escaped, including line breaks and tabs."""
     return text.translate(_ESCAPES)

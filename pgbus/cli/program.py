@@ -14,49 +14,49 @@ from pgbus.cli.global_options import database_options
 from pgbus.cli.group import PgbusGroup, tell
 from pgbus.cli.streams import explain_loss, flush_streams, open_streams, say
 
-# What `pgbus --help` says of each command, as it does itself: the command's module is loaded when it is run.
+# Each command's help in `pgbus --help`, a copy of its own: a command's module is imported only when it is run.
 COMMANDS = {
-    "run": "Run a bus's listeners, procedures and tasks until SIGTERM, Ctrl-C or SIGHUP, which let what runs finish.",
-    "shell": "Open a Python prompt with `bus` and the names of pgbus: fire, call, and let Tab complete.",
-    "dev": "Start an embedded PostgreSQL, print its DSN for a shell, and keep it until Ctrl-C, SIGTERM or SIGHUP.",
+    "run": "Run a bus's listeners, procedures and tasks until SIGTERM, Ctrl-C or SIGHUP.",
+    "shell": "Open a Python prompt with `bus` and the names of pgbus; Tab completes events and procedures.",
+    "dev": "Start an embedded PostgreSQL, print its DSN for a shell, and stop it on Ctrl-C, SIGTERM or SIGHUP.",
     "db": "Upgrade, downgrade and check the bus's schema in the database.",
     "publish": "Publish an event under TOPIC with the payload JSON (`-` reads stdin), and print its id.",
     "call": "Call API.PROCEDURE on a worker that serves it, and print its result as JSON.",
-    "status": "Show how the bus is doing: outbox, log, listeners, schedules, workers, leader.",
-    "inspect": "Show the history of APIs, the newest first: events, or with --calls calls. All filters must hold.",
-    "events": "Show events of the log, the newest first, and what each listener did with them.",
+    "status": "Show the state of the bus: outbox, log, listeners, schedules, workers, leader.",
+    "inspect": "Show the history of APIs, the newest first: events, or with --calls calls. All filters must match.",
+    "events": "Show events of the log, the newest first, with each listener's attempts.",
     "dead": "List, show, retry or discard dead letters: events that a listener gave up on.",
     "listeners": "List listeners; pause, resume, reset or remove them.",
     "schedules": "List schedules and their runs; pause, resume, run or remove them.",
-    "schema": "Schemas of events and procedures: dump them, check what a change would break, write stubs.",
-    "config": "Show each setting and where it came from; passwords are hidden. With --json also what it means.",
+    "schema": "Dump, check and compare the schemas of events and procedures, and write stubs.",
+    "config": "Show each setting and its source; passwords are hidden. With --json also its meaning.",
 }
 
 
 class MainGroup(PgbusGroup):
-    """A group that knows its commands by name and help, and loads one when it is run."""
+    """A group that has its commands' names and help texts, and imports a command when it is run."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's
-        """The names, in the order of the alphabet."""
+        """Return the names in alphabetical order."""
         return sorted(COMMANDS)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """The command that the arguments begin with, loaded."""
+        """Import and return the command with which the arguments begin."""
         if args and args[0] in COMMANDS:
             load(args[0])
         return super().resolve_command(ctx, args)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """The command, or where it is not loaded one that has only its name and its help."""
+        """Return the command; if it is not imported, a stand-in with its name and help only."""
         if cmd_name in COMMANDS and cmd_name not in self.commands:
             return click.RichCommand(name=cmd_name, help=COMMANDS[cmd_name])
         return super().get_command(ctx, cmd_name)
 
 
 def load(name: str) -> click.Command:
-    """The command of this name: a function of its own name in a module of its own name."""
+    """Import and return the command: a function in a module, both with the command's name."""
     if name not in pgbus.commands:
         pgbus.add_command(getattr(importlib.import_module(f"pgbus.cli.{name}"), name))
     return pgbus.commands[name]
@@ -106,7 +106,7 @@ def _run() -> int:
         return int(pgbus(standalone_mode=True) or 0)
     except SystemExit as ended:
         return ended.code if isinstance(ended.code, int) else int(ended.code is not None)
-    except Exception as error:  # of parsing the options, or of writing the help
+    except Exception as error:  # raised while parsing the options, or while writing the help
         from pgbus.cli.complaints import explain
 
         if (ending := explain(error)) is None:

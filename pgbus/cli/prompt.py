@@ -1,4 +1,4 @@
-"""A Python prompt without IPython: with `await` and with completion; and the completion that IPython gets too."""
+"""A Python prompt without IPython, with `await` and with completion; IPython uses the same completion."""
 
 from __future__ import annotations
 
@@ -17,14 +17,15 @@ from typing import Any
 
 import pgbus
 
-# The name of the file that a script's tracebacks show.
+# The file name in tracebacks of a script.
 SCRIPT = "<stdin>"
 
 
 class Prompt(code.InteractiveConsole):
-    """Reads Python from a terminal. What awaits runs on the runner's loop; all else where no loop runs.
+    """Reads Python from a terminal. Inputs with `await` run on the runner's loop; others run outside of any loop.
 
-    So calls that block work, which they would not on a loop's own thread. Between two inputs the loop stands still.
+    So blocking calls work, which would be refused on the thread of a running loop. Between two inputs the loop does not
+    run.
     """
 
     def __init__(self, names: dict[str, Any], runner: asyncio.Runner, completion: Completion) -> None:
@@ -34,7 +35,7 @@ class Prompt(code.InteractiveConsole):
         _bind_tab(names, completion)
 
     def runcode(self, code: types.CodeType) -> None:
-        """Run an input that was compiled; an exception is shown, and the prompt goes on."""
+        """Run a compiled input; an exception is shown, and the prompt continues."""
         try:
             _run(code, self.locals, self._runner)
         except (SystemExit, KeyboardInterrupt):
@@ -49,8 +50,8 @@ class Prompt(code.InteractiveConsole):
 
 
 def run_script(source: str, names: dict[str, Any], runner: asyncio.Runner) -> None:
-    """Run Python as if its statements were typed at the prompt, so those that await and those that block both work."""
-    compiler = codeop.Compile()  # which keeps in mind what was imported from `__future__`
+    """Run a script as if its statements were typed at the prompt, so `await` and blocking calls both work."""
+    compiler = codeop.Compile()  # which remembers imports from `__future__`
     compiler.flags |= ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
     for statement in ast.parse(source, SCRIPT).body:
         _run(compiler(ast.Module([statement], type_ignores=[]), SCRIPT, "exec"), names, runner)  # type: ignore[arg-type]
@@ -64,10 +65,10 @@ def _run(code: types.CodeType, names: dict[str, Any], runner: asyncio.Runner) ->
 
 
 class Completion:
-    """What a text that begins with the name of a bus may become: `bus.au`, `bus.auth.`; of all else nothing.
+    """Completes text that begins with the name of a bus, such as `bus.au` or `bus.auth.`, and no other text.
 
-    `known` are the full names of other services' events and procedures; this process's own come from the bus. Nothing
-    is called or read but names.
+    `known` are the full names of other services' events and procedures; this process's own come from the bus. It reads
+    names only, and calls nothing.
     """
 
     def __init__(self, names: Mapping[str, Any], known: Iterable[str]) -> None:
@@ -75,7 +76,7 @@ class Completion:
         self._known = [name.split(".") for name in known]
 
     def __call__(self, text: str) -> list[str]:
-        """The texts, in order."""
+        """Return the completions of the text, sorted."""
         root, *path = text.split(".")
         bus = self._names.get(root)
         if not path or not isinstance(bus, pgbus.Bus):
@@ -90,31 +91,33 @@ class Completion:
         found.update(bus.client.api_registry.next_words(before))
         if not before:
             found.update(dir(bus))
-        elif not found:  # all of a name is there, or it is one that nobody knows
+        elif not found:  # the name is complete, or unknown
             found.update(dir(pgbus.BusPath))
         return found
 
 
 def is_direct(trace: types.TracebackType | None) -> bool:
-    """Whether no code but the prompt's own line, pgbus and what runs both stands in a traceback."""
+    """Whether a traceback has only the prompt's line, pgbus and the code that runs both."""
     places = (frame.f_code.co_filename for frame, _ in traceback.walk_tb(trace))
     return sum(not place.startswith(_machinery()) for place in places) <= 1
 
 
 def describe(error: BaseException) -> str:
-    """What an error of pgbus says, after the traceback that a remote one came with."""
+    """Return the line of an error of pgbus; a remote error's traceback precedes it."""
     text = f"{type(error).__name__}: {error}\n"
     return f"{error.remote_traceback.rstrip()}\n\n{text}" if isinstance(error, pgbus.RemoteError) else text
 
 
 def _machinery() -> tuple[str, ...]:
-    """Where the code lies that runs an input, or what it calls."""
+    """Return the paths of the code that runs an input."""
     packages = [sys.modules[name].__path__[0] for name in ("pgbus", "IPython") if name in sys.modules]
     return (*packages, sysconfig.get_path("stdlib"))
 
 
 class _Completer(rlcompleter.Completer):
-    """As in any Python prompt, but of a bus's paths, which can all be called, it does not say so by a parenthesis."""
+    """Complete a name as Python's prompt does, but without a parenthesis after the paths of a bus, which are all
+    callable.
+    """
 
     def __init__(self, names: dict[str, Any], completion: Completion) -> None:
         super().__init__(names)
@@ -127,7 +130,7 @@ class _Completer(rlcompleter.Completer):
 def _bind_tab(names: dict[str, Any], completion: Completion) -> None:
     try:
         import readline
-    except ImportError:  # a Python that was built without it
+    except ImportError:  # this Python was built without readline
         return
     readline.set_completer(_Completer(names, completion).complete)
     is_editline = "libedit" in (readline.__doc__ or "")  # macOS

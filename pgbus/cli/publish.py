@@ -1,4 +1,4 @@
-"""`pgbus publish`: one event, from the shell."""
+"""`pgbus publish`: publish one event from the shell."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from pgbus.messages import EventMessage
 @click.argument("topic")
 @click.argument("payload", type=read_json, metavar="JSON")
 @database_options
-@click.option("--key", help="Ordered listeners hear events with the same key in order.")
-@click.option("--header", "headers", type=read_pair, multiple=True, metavar="NAME=VALUE", help="May be given again.")
+@click.option("--key", help="Ordered listeners handle events with the same key in order.")
+@click.option("--header", "headers", type=read_pair, multiple=True, metavar="NAME=VALUE", help="A header; repeatable.")
 @click.option("--delay", type=Seconds(min=0), metavar="SECONDS", help="Deliver after this many seconds.")
 @click.option(
     "--deliver-at",
     type=read_future,
     metavar="INSTANT",
-    help="Deliver then: 2025-01-31T12:00+01:00, or 2h from now.",
+    help="Deliver at this time: 2025-01-31T12:00+01:00, or 2h from now.",
 )
-@click.option("--dedup-key", help="Publish only if no event was published under this key lately.")
+@click.option("--dedup-key", help="Publish only if no event was published under this key within `dedup_ttl`.")
 @json_option
 def publish(
     *,

@@ -1,4 +1,4 @@
-"""`pgbus run --reload`: start a command again whenever a source file below the working directory changes."""
+"""`pgbus run --reload`: restart a command when a source file below the working directory changes."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ _log = logging.getLogger("pgbus.reload")
 
 
 def run_reloading(command: Sequence[str]) -> None:
-    """Run `command` until Ctrl-C, SIGTERM or SIGHUP, again after each change to a source or configuration file.
+    """Run `command` until Ctrl-C, SIGTERM or SIGHUP, and restart it after each change to a source or configuration
+    file.
 
-    A copy that ended by itself, by a syntax error say, is started again by the next change.
+    If the command ended by itself, for example with a syntax error, the next change restarts it.
     """
     try:
         import watchfiles  # noqa: F401 - only to say early that it is missing
@@ -32,7 +33,7 @@ def _working_directory() -> Path:
     try:
         return Path.cwd()
     except FileNotFoundError:
-        fail("--reload watches the working directory, which was removed")
+        fail("--reload cannot watch the working directory: it was removed")
 
 
 async def _reload(command: Sequence[str], *, directory: Path) -> None:

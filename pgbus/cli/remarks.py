@@ -1,4 +1,4 @@
-"""What `pgbus inspect` can say of an event beside its history: whether it fits its schema, and what listeners get."""
+"""Additions of `pgbus inspect` to an event's history: whether it fits its schema, and the arguments of listeners."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from pgbus.schema.validate import Validator, make_validator
 
 
 class Remark(Protocol):
-    """Something to say of each event: as a field of a JSON object of this name, and in lines with a heading."""
+    """An addition to each event: a field of this name in JSON, and lines with a heading on a terminal."""
 
     name: str
 
     def value(self, record: EventRecord) -> object:
-        """What JSON says."""
+        """Return the value for JSON."""
         ...
 
     def lines(self, record: EventRecord) -> Iterator[tuple[str, Text]]:
-        """What people are told."""
+        """Return the lines for a terminal."""
         ...
 
 
@@ -50,7 +50,7 @@ class Validation:
         return {"passed": complaint is None, "error": complaint}
 
     def lines(self, record: EventRecord) -> Iterator[tuple[str, Text]]:
-        """One line."""
+        """Return the result as one line."""
         if record.event.topic not in self._schemas:
             yield "Validation", Text("no schema is stored", style="dim")
         elif complaint := self._complaint(record.event):
@@ -69,7 +69,7 @@ class Validation:
 
 @dataclass(frozen=True, slots=True)
 class Cast:
-    """An argument on its way to a handler: what came, what the handler is annotated with, and what it gets."""
+    """The cast of an argument: the type received, the handler's annotation, and the type passed."""
 
     name: str
     received: str
@@ -79,7 +79,7 @@ class Cast:
 
 @dataclass(frozen=True, slots=True)
 class Casts:
-    """What a listener makes of an event; `error` says why it cannot take it."""
+    """The casts of an event for a listener; `error` is the reason if the listener cannot take the event."""
 
     listener_name: str
     arguments: tuple[Cast, ...]
@@ -87,7 +87,7 @@ class Casts:
 
 
 class Casting:
-    """What the handlers of a bus's listeners would be called with."""
+    """Shows the arguments with which the handlers of a bus's listeners would be called."""
 
     name = "casting"
 
@@ -95,11 +95,11 @@ class Casting:
         self._bus = bus
 
     def value(self, record: EventRecord) -> object:
-        """The Casts of each listener that hears the event."""
+        """Return the Casts of each listener of the event."""
         return list(self._casts(record.event))
 
     def lines(self, record: EventRecord) -> Iterator[tuple[str, Text]]:
-        """A line for each argument at each listener."""
+        """Return a line for each argument and listener."""
         for casts in self._casts(record.event):
             for one in casts.arguments:
                 result = "?" if one.result is None else one.result

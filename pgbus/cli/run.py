@@ -40,35 +40,39 @@ _LINGER = 1.0  # seconds
     "only",
     metavar="NAME",
     multiple=True,
-    help="Run only this listener, procedure or task. May be given again.",
+    help="Run only this listener, procedure or task. Repeatable.",
 )
-@click.option("--only", "-o", "features", metavar="FEATURES", multiple=True, help="Do only this: events, rpcs, tasks.")
+@click.option(
+    "--only", "-o", "features", metavar="FEATURES", multiple=True, help="Run only these features: events, rpcs, tasks."
+)
 @click.option(
     "--skip",
     "-k",
     metavar="NAME",
     multiple=True,
-    help="Do not run this listener, procedure or task; or do not do this: events, rpcs, tasks. May be given again.",
+    help="Do not run this listener, procedure, task or feature (events, rpcs, tasks). Repeatable.",
 )
 @click.option(
     "--loop",
     type=click.Choice(get_args(Loop)),
     default="auto",
     show_default=True,
-    help="Event loop to run in; auto: uvloop where it is installed.",
+    help="Event loop to run in; auto: uvloop if it is installed.",
 )
 @click.option("--reload", "wants_reload", is_flag=True, help="Restart when a source file changes.")
 @click.option("--migrate", "wants_upgrade", is_flag=True, help="Upgrade the database's schema first.")
-@click.option("--service-name", "-s", help="Service that the process belongs to; may have {placeholders}.")
-@click.option("--process-name", "-p", help="Name of the process; may have {placeholders}. Default: {hostname}-{pid}.")
+@click.option("--service-name", "-s", help="Service that the process belongs to; may contain {placeholders}.")
+@click.option(
+    "--process-name", "-p", help="Name of the process; may contain {placeholders}. Default: {hostname}-{pid}."
+)
 @click.option(
     "--schema",
     "-m",
     metavar="FILE_OR_DIR",
-    help="Read schemas of other services from what `schema dump` wrote; - is stdin.",
+    help="Read schemas of other services from the output of `schema dump`; - is stdin.",
 )
-@click.option("--log-level", type=click.Choice(get_args(LogLevel)), help="What to log; default: info.")
-@click.option("--log-format", type=click.Choice(get_args(LogFormat)), help="How to log; default: text.")
+@click.option("--log-level", type=click.Choice(get_args(LogLevel)), help="Lowest level of log records; default: info.")
+@click.option("--log-format", type=click.Choice(get_args(LogFormat)), help="Format of log records; default: text.")
 def run(
     *,
     module: str | None,
@@ -85,9 +89,9 @@ def run(
     log_level: str | None,
     log_format: str | None,
 ) -> None:
-    """Run a bus's listeners, procedures and tasks until SIGTERM, Ctrl-C or SIGHUP, which let what runs finish.
+    """Run a bus's listeners, procedures and tasks until SIGTERM, Ctrl-C or SIGHUP.
 
-    A second SIGTERM or Ctrl-C does not wait.
+    These signals let running handlers finish. A second SIGTERM or Ctrl-C does not wait.
 
     MODULE is imported from the working directory (default: PGBUS_MODULE, or `bus`); BUS is the bus's name in it
     (default: `bus`).
@@ -133,7 +137,7 @@ def _command(
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What `--only` and `--skip` say: features, if `--only` names any; features to leave out; names to leave out."""
+    """The values of `--only` and `--skip`: features to run, if `--only` names any; features and names to leave out."""
 
     features: frozenset[str] | None
     without: frozenset[str]
@@ -141,7 +145,7 @@ class Choice:
 
     @classmethod
     def read(cls, only: tuple[str, ...], skip: tuple[str, ...]) -> Choice:
-        """Read the options; of `--skip`, a feature's name is a feature. Raises UnsupportedUse."""
+        """Read the options; in `--skip`, the name of a feature means the feature. Raises UnsupportedUse."""
         lists = [names for names in skip if {name.strip() for name in names.split(",")} <= set(FEATURES)]
         return cls(
             features=read_features(",".join(only)) if only else None,
@@ -150,7 +154,7 @@ class Choice:
         )
 
     def apply(self, bus: pgbus.Bus) -> None:
-        """Have the bus's workers do that; what its module says holds where the options say nothing."""
+        """Apply the choice to the bus's workers; without options, the module's own choice stays."""
         bus.client.set_features((bus.features if self.features is None else self.features) - self.without)
 
 
@@ -162,8 +166,8 @@ def _run_here(
         bus.schema.load_local(None if schema == "-" else schema)
     choice.apply(bus)
     skip = choice.skip
-    if not bus.client.start_hooks:  # else they may yet declare what was asked for
-        bus.registry.work(only=only or None, skip=skip)  # refuses names that are not there
+    if not bus.client.start_hooks:  # otherwise a start function may still declare it
+        bus.registry.work(only=only or None, skip=skip)  # refuses unknown names
     if wants_upgrade:
         migrate.upgrade(bus.config.session_dsn, namespace=bus.config.namespace)
     asyncio.run(_check(bus))
@@ -179,7 +183,7 @@ def _run_here(
 
 
 async def _check(bus: pgbus.Bus) -> None:
-    """Say in one line that the database is not there, or not upgraded."""
+    """End the program with one line if the database cannot be reached or is not upgraded."""
     async with Admin.connect(bus.config):
         pass
 
@@ -194,7 +198,7 @@ async def _work(bus: pgbus.Bus, *, only: tuple[str, ...], skip: tuple[str, ...])
 
 
 def _end_soon() -> None:
-    """End the program even if a handler never lets go of its thread: the drain has given its event back."""
+    """End the program even if a handler blocks its thread forever: its event has been released."""
 
     def leave() -> None:
         main = threading.main_thread()

@@ -1,4 +1,4 @@
-"""`pgbus schedules`: see, pause, resume, run and remove schedules."""
+"""`pgbus schedules`: list, pause, resume, run and remove schedules."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def schedules() -> None:
 @database_options
 @json_option
 def list_schedules(as_json: bool) -> None:
-    """List the registered schedules: their rules, when they are due, and what became of their newest runs."""
+    """List the registered schedules: their rules, when they are due, and the outcomes of their newest runs."""
     found = with_admin(lambda admin: admin.schedules.list())
     if as_json:
         for schedule in found:
@@ -36,7 +36,7 @@ def list_schedules(as_json: bool) -> None:
 
 
 def schedule_table(found: tuple[ScheduleStatus, ...]) -> Table:
-    """Schedules for people."""
+    """Return a table of schedules for a terminal."""
     rows = table("schedule", "rule", "next run", "last run", "took", "seen", wide=("schedule", "rule"))
     for schedule in found:
         rows.add_row(
@@ -87,10 +87,10 @@ def history(name: str, limit: int, as_json: bool) -> None:
 
 
 def run_table(found: tuple[ScheduleRun, ...]) -> Table:
-    """Runs for people."""
+    """Return a table of runs for a terminal."""
     rows = table("due", "late", "took", "attempt", "worker", "outcome", right=("attempt",), wide=("worker", "outcome"))
     for run in found:
-        # A traceback tells what was raised on its last line.
+        # The last line of a traceback has the exception.
         error = clip((run.error or "").strip().rpartition("\n")[2], 120)
         rows.add_row(
             instant(run.due_at),
@@ -107,7 +107,7 @@ def run_table(found: tuple[ScheduleRun, ...]) -> Table:
 @click.argument("names", metavar="NAME...", nargs=-1, required=True)
 @database_options
 def pause(names: tuple[str, ...]) -> None:
-    """Begin no more runs of schedules, on every worker; one that runs goes on."""
+    """Start no more runs of schedules, on any worker; a current run continues."""
     change_each(names, lambda admin, name: admin.schedules.pause(name), verb="paused")
 
 
@@ -115,7 +115,7 @@ def pause(names: tuple[str, ...]) -> None:
 @click.argument("names", metavar="NAME...", nargs=-1, required=True)
 @database_options
 def resume(names: tuple[str, ...]) -> None:
-    """Let paused schedules go on; what was due meanwhile is not made up for."""
+    """Continue paused schedules; runs that were due meanwhile are not made up for."""
     change_each(names, lambda admin, name: admin.schedules.resume(name), verb="resumed")
 
 
@@ -123,7 +123,7 @@ def resume(names: tuple[str, ...]) -> None:
 @click.argument("names", metavar="NAME...", nargs=-1, required=True)
 @database_options
 def run(names: tuple[str, ...]) -> None:
-    """Have schedules run now, on whatever worker declares them."""
+    """Run schedules now, on a worker that declares them."""
     change_each(names, lambda admin, name: admin.schedules.run(name), verb="due now:")
 
 
@@ -132,6 +132,6 @@ def run(names: tuple[str, ...]) -> None:
 @database_options
 @click.option("--force", is_flag=True, help="Even while a live worker declares it.")
 def remove(name: str, force: bool) -> None:
-    """Forget a schedule; its history stays until it is pruned."""
+    """Remove a schedule; its history stays until it is pruned."""
     with_admin(lambda admin: admin.schedules.remove(name, force=force))
     console().print(f"removed {name}", soft_wrap=True)

@@ -1,4 +1,4 @@
-"""`pgbus schema`: what APIs look like: written to files, checked in CI, compared, and as stubs for editors."""
+"""`pgbus schema`: write the schemas of APIs to files, check them in CI, compare them, and write stubs."""
 
 from __future__ import annotations
 
@@ -26,22 +26,24 @@ _STYLES = {"added": ("+", "green"), "removed": ("-", "red"), "changed": ("~", "y
 
 _module = click.argument("module", required=False, metavar="[MODULE[:BUS]]")
 _against = click.option(
-    "--against", metavar="FILE_OR_DIR", help="Compare with what `dump` wrote there, and not with the database."
+    "--against", metavar="FILE_OR_DIR", help="Compare with the output of `dump`, and not with the database."
 )
 
 
 @click.group(cls=PgbusGroup)
 def schema() -> None:
-    """Schemas of events and procedures: dump them, check what a change would break, write stubs."""
+    """Dump, check and compare the schemas of events and procedures, and write stubs."""
 
 
 @schema.command()
 @_module
 @database_options
-@click.option("--local", is_flag=True, help="Dump what the code of MODULE declares, without the database.")
-@click.option("--out", "-o", metavar="FILE_OR_DIR", help="Write there; a directory gets one file for each API.")
+@click.option("--local", is_flag=True, help="Dump the declarations of MODULE, without the database.")
+@click.option(
+    "--out", "-o", metavar="FILE_OR_DIR", help="Write to this file, or one file for each API to this directory."
+)
 def dump(module: str | None, local: bool, out: str | None) -> None:
-    """Print the schemas of all APIs as JSON: those that the database holds, the newest of each.
+    """Print the newest stored schemas of all APIs as JSON.
 
     A path that ends in a slash, or is one, is a directory. MODULE is only used with --local.
     """
@@ -62,9 +64,9 @@ def dump(module: str | None, local: bool, out: str | None) -> None:
 def check(module: str | None, against: str | None, as_json: bool) -> None:
     """Refuse a change that would break a live listener or caller: for CI, before the code of MODULE is deployed.
 
-    A listener in the code that could not read the events of others is refused, too.
+    A listener in the code that could not read the events of other services is refused, too.
 
-    Exit codes: 0 nothing would break, 1 something would, 2 and more as always.
+    Exit codes: 0 nothing would break, 1 something would break, 2 and more as for other commands.
     """
     bus = _load(module)
     known = _known(against)
@@ -89,7 +91,7 @@ def check(module: str | None, against: str | None, as_json: bool) -> None:
 @_against
 @json_option
 def diff(module: str | None, against: str | None, as_json: bool) -> None:
-    """Show how the code of MODULE differs from what is stored: what came, what went, what changed, what that breaks."""
+    """Show how the code of MODULE differs from the stored schemas, and what each change breaks."""
     bus = _load(module)
     declared, known, service = _declared(bus), _known(against), bus.config.service_name
     broken = find_broken(declared, known, service=service)
@@ -107,16 +109,18 @@ def diff(module: str | None, against: str | None, as_json: bool) -> None:
 @schema.command()
 @_module
 @database_options
-@click.option("--from", "source", metavar="FILE_OR_DIR", help="Take the APIs of others from what `dump` wrote there.")
+@click.option(
+    "--from", "source", metavar="FILE_OR_DIR", help="Take the APIs of other services from the output of `dump`."
+)
 @click.option("--local", is_flag=True, help="Write only the APIs that the code of MODULE declares.")
-@click.option("--out", "-o", metavar="FILE", help="Default: beside the module, as MODULE.pyi; `-` is stdout.")
+@click.option("--out", "-o", metavar="FILE", help="Default: MODULE.pyi in the directory of the module; `-` is stdout.")
 def stubs(module: str | None, source: str | None, local: bool, out: str | None) -> None:
     """Write a `.pyi` stub of MODULE, from which an editor knows every event and procedure on its bus.
 
     The APIs of other services are taken from the database.
     """
     if source and local:
-        raise click.UsageError("--from names APIs of others, and --local leaves them out")
+        raise click.UsageError("--from adds APIs of other services, and --local leaves them out: use one of them")
     target = module or load_config().module
     bus = _load(module)
     others: Sequence[Declaration | Stored] = () if local else read_documents(source) if source else latest(_stored())
@@ -151,7 +155,7 @@ def _stored() -> list[Stored]:
 
 
 def _known(against: str | None) -> list[Stored]:
-    """What the code is compared with. A file knows no listeners, so its events stand for what they read."""
+    """Return the schemas to compare with. A file has no listeners, so its events are used in their place."""
     if against is None:
         return _stored()
     read = [Stored(kind=one.kind, name=one.name, schema=one.schema) for one in read_documents(against)]

@@ -1,4 +1,4 @@
-"""`pgbus shell`: a Python prompt with the bus at hand."""
+"""`pgbus shell`: a Python prompt with the bus loaded."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ from pgbus.topics import split_name
 @click.argument("module", required=False, metavar="[MODULE[:BUS]]")
 @database_options
 def shell(module: str | None) -> None:
-    """Open a Python prompt with `bus` and the names of pgbus: fire, call, and let Tab complete.
+    """Open a Python prompt with `bus` and the names of pgbus; Tab completes events and procedures.
 
-    MODULE and BUS are what `pgbus run` takes. It is IPython if that is installed (pgbus[shell]). Python that comes from
-    a pipe is run, and an exception in it is exit code 1.
+    MODULE and BUS are as for `pgbus run`. The prompt is IPython if it is installed (pgbus[shell]). Python code from a
+    pipe is run, with exit code 1 if it raises.
     """
     config = load_config(module=module)
     pass_on(module=module)
@@ -58,18 +58,18 @@ def _run_script(source: str, names: dict[str, Any], bus: pgbus.Bus) -> None:
 
 
 def _from_script(trace: TracebackType | None) -> TracebackType | None:
-    """The traceback from the script's own first line on."""
+    """Return the traceback from the script's first line on."""
     while trace is not None and trace.tb_frame.f_code.co_filename != SCRIPT:
         trace = trace.tb_next
     return trace
 
 
 def _known_names(bus: pgbus.Bus) -> list[str]:
-    """The names of all events and procedures that are known, also of other services."""
+    """Return the names of all known events and procedures, including those of other services."""
     try:
         return [".".join(names) for names in (*bus.schema.events, *bus.schema.rpcs)]
     except (pgbus.PgbusError, ServerError) as error:
-        click.echo(printable(f"pgbus: what other services have is not known: {error}"), err=True)
+        click.echo(printable(f"pgbus: the events and procedures of other services are unknown: {error}"), err=True)
         return []
 
 
@@ -93,7 +93,7 @@ def _open_ipython(names: dict[str, Any], bus: pgbus.Bus, completion: Completion,
     config.TerminalInteractiveShell.banner1 = banner
     config.TerminalInteractiveShell.banner2 = ""
     config.TerminalInteractiveShell.confirm_exit = False
-    config.Completer.use_jedi = False  # it knows nothing of what `dir` says
+    config.Completer.use_jedi = False  # it does not use `dir`
     app: Any = TerminalIPythonApp.instance(config=config, user_ns=names)
     app.initialize([])
     _adapt(app.shell, completion)
@@ -109,7 +109,7 @@ def _adapt(ipython: Any, completion: Completion) -> None:
     from IPython.core.completer import CompletionContext, SimpleCompletion, SimpleMatcherResult, context_matcher
 
     def match(context: CompletionContext) -> SimpleMatcherResult:
-        """IPython's own completion reads no attribute of a class with a `__getattr__`, so it walks no path."""
+        """Complete paths of the bus, because IPython does not read attributes of a class with `__getattr__`."""
         before, begun = split_name(context.token)
         found = [text.removeprefix(before) for text in completion(context.token)]
         completions = [SimpleCompletion(text=text) for text in found]
@@ -131,7 +131,7 @@ def _banner(bus: pgbus.Bus, known: list[str], *, module: str) -> str:
     others = sorted({api for name in known if (api := split_name(name)[0]) and api not in own})
     return (
         f"pgbus {version('pgbus')}, Python {platform.python_version()}\n"
-        f"`bus` is that of module {module}; registered APIs: {', '.join(own) or 'none'}; "
-        f"others that are known: {', '.join(others) or 'none'}\n"
+        f"`bus` is the bus of module {module}; registered APIs: {', '.join(own) or 'none'}; "
+        f"APIs of other services: {', '.join(others) or 'none'}\n"
         "Tab completes, `await` works, Ctrl-D ends.\n"
     )

@@ -1,4 +1,4 @@
-"""Which signals ask a program to stop: SIGTERM and Ctrl-C, and SIGHUP when its terminal is gone."""
+"""Handles the signals that stop a program: SIGTERM, Ctrl-C, and SIGHUP when its terminal is closed."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ def heed_signals(stop: Callable[[], None]) -> None:
     """Call `stop` at every SIGTERM and SIGINT (the second one means: do not wait), and at SIGHUP if that comes first.
 
     A closing terminal may send SIGHUP twice, from the shell and from the kernel, and service managers may send it right
-    after SIGTERM: so it begins a stop, but never hurries one.
+    after SIGTERM: so it begins a stop, but never makes it immediate.
     """
     loop = asyncio.get_running_loop()
     told = asked = False
 
     def stop_each_time() -> None:
         nonlocal told, asked
-        # Signals that arrive together are heard in the order of their numbers: SIGHUP before a SIGTERM sent earlier.
+        # Signals that arrive together are handled in the order of their numbers: SIGHUP before an earlier SIGTERM.
         if asked or not told:
             stop()
         told = asked = True
@@ -36,7 +36,7 @@ def heed_signals(stop: Callable[[], None]) -> None:
 
 
 def interrupt_by_signals() -> None:
-    """Have SIGTERM and SIGHUP raise KeyboardInterrupt, as Ctrl-C does."""
+    """Make SIGTERM and SIGHUP raise KeyboardInterrupt, as Ctrl-C does."""
     # Not Ctrl-C's own handler: a shell lets commands in the background ignore Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     if not _ignores_hangup():
@@ -44,10 +44,10 @@ def interrupt_by_signals() -> None:
 
 
 def ignore_hangups() -> None:
-    """What ends already is not disturbed by a second SIGHUP."""
+    """Ignore SIGHUP from now on, so that a second one does not interrupt the end of the program."""
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
 
 def _ignores_hangup() -> bool:
-    """Whether whoever started us wants us to outlive the terminal, as `nohup` does."""
+    """Whether SIGHUP was ignored when the process started, as under `nohup`."""
     return signal.getsignal(signal.SIGHUP) is signal.SIG_IGN

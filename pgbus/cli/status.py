@@ -1,4 +1,4 @@
-"""`pgbus status`: outbox, log, listeners, schedules and workers at a glance."""
+"""`pgbus status`: a summary of outbox, log, listeners, schedules and workers."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ from pgbus.database.migrate.versions import find_encoding_fault
     is_flag=False,
     flag_value=2.0,
     metavar="[SECONDS]",
-    help="Look again every 2 seconds, or as often as said, until Ctrl-C.",
+    help="Refresh every 2 seconds, or every SECONDS, until Ctrl-C.",
 )
 def status(as_json: bool, watch: float | None) -> None:
-    """Show how the bus is doing: outbox, log, listeners, schedules, workers, leader."""
+    """Show the state of the bus: outbox, log, listeners, schedules, workers, leader."""
     if watch is None:
         found = with_admin(lambda admin: admin.status())
         _print(found, as_json=as_json)
@@ -102,7 +102,7 @@ def _outbox(found: BusStatus) -> Text:
 
 def _leader(leader: WorkerStatus | None) -> Text:
     if leader is None:
-        return Text("none: nothing enters the log until a worker runs", style="red")
+        return Text("none: no event enters the log until a worker runs", style="red")
     text = Text(leader.name)
     return text.append(f" for {ago(leader.leading_since)}", style="dim") if leader.leading_since else text
 
@@ -139,9 +139,9 @@ def _listener_state(listener: ListenerStatus) -> Text:
 
 
 def _failures(workers: tuple[WorkerStatus, ...]) -> list[Text]:
-    """What failed in live workers by a fault of code, a line each."""
+    """Return a line for each part of a live worker that failed by a fault of code."""
     return [
-        Text(f"{part} failed in {worker.name}, and begins again after a pause: {error}", style="red")
+        Text(f"{part} failed in {worker.name}, and restarts after a pause: {error}", style="red")
         for worker in workers
         if worker.live
         for part, error in worker.failures.items()

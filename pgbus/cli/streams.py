@@ -1,4 +1,4 @@
-"""The standard streams of the program: there from the start, and written to the end or said to be lost."""
+"""The program's standard streams: opened at the start if they are closed, and flushed at the end."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ _MODES = (os.O_RDONLY, os.O_WRONLY, os.O_WRONLY)
 
 
 def open_streams() -> None:
-    """Open what the caller closed, and have characters that an encoding lacks escaped instead of refused.
+    """Open streams that the caller closed, and escape characters that the encoding of a stream lacks.
 
-    A descriptor that is closed would be given to the next connection, and what is printed would go to the server.
+    The next connection would get a closed descriptor's number, and output would be sent to the server.
     """
     for descriptor, mode in enumerate(_MODES):
         try:
             os.fstat(descriptor)
         except OSError:
-            os.open(os.devnull, mode)  # the lowest number that is free, which is this one
+            os.open(os.devnull, mode)  # gets the lowest free number, which is this one
     sys.stdin = sys.stdin or open(0, encoding="utf-8")  # noqa: SIM115 - for the whole program
     sys.stdout = sys.stdout or open(1, "w", encoding="utf-8")  # noqa: SIM115
     sys.stderr = sys.stderr or open(2, "w", encoding="utf-8")  # noqa: SIM115
@@ -29,9 +29,9 @@ def open_streams() -> None:
 
 
 def flush_streams() -> OSError | None:
-    """Write what is still buffered; returns the error if stdout cannot be written.
+    """Flush the buffers; returns the error if stdout cannot be written.
 
-    What cannot be written is dropped: Python would try once more at its end, and complain.
+    Output that cannot be written is dropped: Python would try again when it exits, and print an error.
     """
     lost = _flush(1)
     _flush(2)
@@ -39,19 +39,19 @@ def flush_streams() -> OSError | None:
 
 
 def say(line: str) -> None:
-    """A line on stderr, if anybody can read it: a terminal may be gone, a disk full."""
+    """Print a line on stderr; ignores errors, because the terminal may be closed or the disk full."""
     with suppress(OSError):
         sys.stderr.write(f"{line}\n")
         sys.stderr.flush()
 
 
 def explain_loss(error: OSError) -> str:
-    """What to say where stdout cannot be written; nothing of a pipe's reader that has seen enough."""
+    """Return the message if stdout cannot be written; empty if the reader has closed the pipe."""
     return "" if isinstance(error, BrokenPipeError) else f"cannot write to stdout: {reason_of(error)}"
 
 
 def reason_of(error: BaseException) -> str:
-    """The error in words, without its number."""
+    """Return the error's text, without its number."""
     return (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
 
 

@@ -1,4 +1,4 @@
-"""Several workers on one host: copies of a command, kept running until they are told to stop."""
+"""Runs several copies of a command on one host, and restarts them until it is stopped."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pgbus.cli.signals import heed_signals
 
 _NUMBER = "PGBUS_SUPERVISED"
 
-_HOPELESS = frozenset({FAILED, USAGE, SCHEMA})  # the copy said in one line what a person has to change
+_HOPELESS = frozenset({FAILED, USAGE, SCHEMA})  # a restart cannot help: the copy has printed the reason
 _FIRST_DELAY = 1.0
 _MAX_DELAY = 30.0
 _STEADY = 60.0  # seconds after which a copy's death has a new cause
@@ -26,28 +26,28 @@ _log = logging.getLogger("pgbus.supervisor")
 def supervise(command: Sequence[str], *, processes: int) -> int:
     """Run copies of `command` until all have ended; returns the exit code.
 
-    SIGTERM and SIGINT are passed on to every copy as SIGTERM, each time, and SIGHUP once. A copy that died is started
-    again, after a delay that doubles from 1 s to 30 s while it keeps dying; one that failed for a reason that only a
-    person can remove stops all, and so does one that cannot reach the database to begin with.
+    SIGTERM and SIGINT are passed on to every copy as SIGTERM, each time, and SIGHUP once. A copy that died is restarted
+    after a delay that doubles from 1 s to 30 s while it keeps dying. A copy that failed for a reason that a restart
+    cannot remove stops all copies, and so does one that never reached the database.
     """
     return asyncio.run(_Supervisor(command).run(processes))
 
 
 async def start_copy(command: Sequence[str], *, number: int = 1) -> Process:
     """Start `command` with its number in its environment and a pipe as stdin that ends when we do."""
-    # A session of its own: the terminal's Ctrl-C reaches only us, so that it counts once.
+    # In its own session: the terminal's Ctrl-C reaches only this process, so that it counts once.
     return await asyncio.create_subprocess_exec(
         *command, stdin=PIPE, start_new_session=True, env={**os.environ, _NUMBER: str(number)}
     )
 
 
 def copy_number() -> int:
-    """Which of the supervisor's copies this process is, from 1 on; 0 if nobody supervises it."""
+    """Return the number of this copy, from 1 on; 0 if there is no supervisor."""
     return int(os.environ.get(_NUMBER, 0))
 
 
 def watch_supervisor(stop: Callable[[], None]) -> None:
-    """Call `stop` once the supervisor, if there is one, is gone: our stdin is a pipe that it holds open."""
+    """Call `stop` when the supervisor, if there is one, has ended: it holds the other end of our stdin open."""
     loop = asyncio.get_running_loop()
 
     def ended() -> None:
@@ -110,7 +110,7 @@ class _Supervisor:
             self._children.discard(child)
 
     def _note(self, code: int) -> None:
-        # A copy that a signal ended, before it could heed it, did what it was told.
+        # A copy that a signal ended before it could handle the signal counts as stopped.
         self._code = self._code or max(0, code)
 
     async def _pause(self, delay: float) -> None:

@@ -112,7 +112,7 @@ async def test_tab_completes_what_other_services_have(
         pass
     another = services.write("another", "import pgbus\nbus = pgbus.create()\n")
     async with terminal(PROGRAM, "shell", cwd=another, environ=environ) as shell:
-        await shell.shows(r"registered APIs: none; others that are known: auth")
+        await shell.shows(r"registered APIs: none; APIs of other services: auth")
         await shell.shows(PROMPT)
         shell.type("bus.au\t")
         await shell.shows(r"bus\.auth$")

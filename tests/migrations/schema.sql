@@ -39,19 +39,20 @@ DECLARE
     debtor text;
 BEGIN
     IF current_setting('transaction_isolation') <> 'read committed' THEN
-        RAISE EXCEPTION 'drop_partition looks at what is owed after it has locked the log, which only READ COMMITTED shows'
+        RAISE EXCEPTION 'drop_partition must see rows that were committed before it locked the log: use READ COMMITTED'
             USING ERRCODE = 'object_not_in_prerequisite_state';
     END IF;
     DELETE FROM pgbus.partitions WHERE number = partition_number;
     IF NOT FOUND THEN
         RETURN false;
     END IF;
-    -- Before the checks: moving a listener back begins with reading the log, so it is through by now or waits for us.
+    -- Before the checks: resetting a listener begins with reading the log, so a reset has finished by now or waits for
+    -- this lock.
     LOCK TABLE ONLY pgbus.events, ONLY pgbus.history IN ACCESS EXCLUSIVE MODE;
     IF NOT EXISTS (SELECT FROM pgbus.events WHERE position >= ending) THEN
         RAISE EXCEPTION 'partition % holds the end of the log', partition_number USING ERRCODE = 'object_in_use';
     END IF;
-    -- One statement, so one snapshot: a debt that moves, say from a delivery to a dead letter, is seen in either place.
+    -- One statement, so one snapshot: an event that moves from a delivery to a dead letter is seen in one of them.
     SELECT l.listener_name
     INTO debtor
     FROM pgbus.listeners AS l
@@ -65,7 +66,7 @@ BEGIN
     IF FOUND THEN
         RAISE EXCEPTION 'partition % holds events that are still owed to the listener "%"', partition_number, debtor
             USING ERRCODE = 'object_in_use',
-                  HINT = 'Let it catch up and settle its dead letters, or remove it.';
+                  HINT = 'Let it catch up and retry or discard its dead letters, or remove it.';
     END IF;
     EXECUTE format('ALTER TABLE pgbus.events DETACH PARTITION pgbus.events_p%s', partition_number);
     EXECUTE format('ALTER TABLE pgbus.history DETACH PARTITION pgbus.history_p%s', partition_number);
@@ -123,12 +124,12 @@ DECLARE
     beginning CONSTANT bigint := partition_number * bigint '1000000000';
     ending    CONSTANT bigint := beginning + 1000000000;
 BEGIN
-    -- Of two at once, the second waits here for the first.
+    -- If two sessions call this at once, the second waits here for the first.
     INSERT INTO pgbus.partitions (number) VALUES (partition_number) ON CONFLICT (number) DO NOTHING;
     IF NOT FOUND THEN
         RETURN false;
     END IF;
-    -- Not PARTITION OF, which bars readers and writers of the whole parent; ATTACH lets both go on.
+    -- Not PARTITION OF, which locks out readers and writers of the whole parent; ATTACH does not.
     EXECUTE format('CREATE TABLE pgbus.events_p%s (LIKE pgbus.events INCLUDING ALL)', partition_number);
     EXECUTE format('CREATE TABLE pgbus.history_p%s (LIKE pgbus.history INCLUDING ALL)', partition_number);
     EXECUTE format('ALTER TABLE pgbus.events ATTACH PARTITION pgbus.events_p%s FOR VALUES FROM (%s) TO (%s)',
@@ -235,15 +236,15 @@ CREATE FUNCTION pgbus.take_dedup_keys(dedup_keys text[], event_ids uuid[], ttl d
         SELECT w.dedup_key, w.event_id, statement_timestamp() + ttl * INTERVAL '1 second' AS expires_at
         FROM unnest(dedup_keys, event_ids) AS w (dedup_key, event_id)
     ), holders AS (
-        -- A key that another open transaction has inserted makes us wait for that transaction's end, and then shows who
-        -- holds it. Sorted, so that two calls with several keys in common do not wait for each other.
+        -- For a key that another open transaction has inserted, this waits for the end of that transaction, and then
+        -- sees which event holds it. Sorted, so that two calls with several keys in common do not deadlock.
         INSERT INTO pgbus.dedup_keys AS held (dedup_key, event_id, expires_at)
         SELECT w.dedup_key, w.event_id, w.expires_at
         FROM wanted AS w
         ORDER BY w.dedup_key
         ON CONFLICT ON CONSTRAINT dedup_keys_pkey DO UPDATE SET
-            -- An expired key is taken over. Otherwise `expires_at` stays, but must differ from ours, because that is how
-            -- `was_taken` knows who has won: the ids do not tell, as a caller may try again under the same event_id.
+            -- An expired key is taken over. Otherwise `expires_at` stays, and differs from ours, which is how
+            -- `was_taken` is computed: the ids do not suffice, because a caller may retry with the same event_id.
             event_id = CASE WHEN held.expires_at <= statement_timestamp() THEN excluded.event_id ELSE held.event_id END,
             expires_at = CASE WHEN held.expires_at <= statement_timestamp() THEN excluded.expires_at
                               WHEN held.expires_at = excluded.expires_at THEN held.expires_at + INTERVAL '1 microsecond'
@@ -389,7 +390,7 @@ CREATE VIEW pgbus.dead AS
      JOIN pgbus.listeners l ON ((l.id = x.listener_id)))
      JOIN pgbus.events e ON ((e."position" = x."position")));
 
-COMMENT ON VIEW pgbus.dead IS 'Dead letters beside their events';
+COMMENT ON VIEW pgbus.dead IS 'Dead letters, joined with their events';
 
 ALTER TABLE pgbus.dead_letters ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
     SEQUENCE NAME pgbus.dead_letters_id_seq
@@ -469,7 +470,7 @@ CREATE VIEW pgbus.event_history AS
             unnest(h.durations) AS duration) u) ON (((pgbus.run_block(h.first, h.span) = ANY (pgbus.event_blocks(e."position"))) AND (e."position" = (h.first + u.step)) AND ((h.first >= (e."position" - 63)) AND (h.first <= e."position")) AND ((u.step >= 0) AND (u.step <= 63)))))
      LEFT JOIN pgbus.listeners l ON ((l.id = h.listener_id)));
 
-COMMENT ON VIEW pgbus.event_history IS 'One row per attempt at an event, or one row with NULLs for an event nobody tried yet';
+COMMENT ON VIEW pgbus.event_history IS 'One row per attempt at an event, or one row with NULLs for an event without attempts';
 
 CREATE TABLE pgbus.events_p0 (
     "position" bigint CONSTRAINT events_position_not_null NOT NULL,
@@ -578,7 +579,7 @@ CREATE VIEW pgbus.live_workers AS
              JOIN pg_namespace n ON ((n.oid = c.relnamespace)))
           WHERE (c.oid = ('pgbus.workers'::regclass)::oid))) AND ((l.objid)::bigint = w.id) AND (l.objsubid = 2) AND l.granted)));
 
-COMMENT ON VIEW pgbus.live_workers IS 'The workers that live at this moment';
+COMMENT ON VIEW pgbus.live_workers IS 'The live workers';
 
 CREATE TABLE pgbus.outbox (
     id bigint NOT NULL,
@@ -630,7 +631,7 @@ CREATE VIEW pgbus.pending AS
      JOIN pgbus.listeners l ON ((l.id = d.listener_id)))
      LEFT JOIN pgbus.workers w ON ((w.id = d.worker_id)));
 
-COMMENT ON VIEW pgbus.pending IS 'Every run of events still owed to a listener, and where it is';
+COMMENT ON VIEW pgbus.pending IS 'Every run of events that is owed to a listener, and its state';
 
 CREATE TABLE pgbus.route_changes (
     listener_id integer NOT NULL
@@ -682,7 +683,7 @@ CREATE VIEW pgbus.rpc_calls AS
      LEFT JOIN pgbus.rpc_responses a ON ((a.call_id = r.call_id)))
      LEFT JOIN pgbus.workers w ON ((w.id = r.worker_id)));
 
-COMMENT ON VIEW pgbus.rpc_calls IS 'Every call that is not pruned yet, with its answer; duration is seconds in the server''s hands';
+COMMENT ON VIEW pgbus.rpc_calls IS 'Every call that is not pruned yet, with its response; duration is in seconds, from claim to response';
 
 CREATE TABLE pgbus.rpc_servers (
     worker_id integer NOT NULL,
@@ -693,7 +694,7 @@ CREATE TABLE pgbus.rpc_servers (
     CONSTRAINT rpc_servers_procedure_is_short CHECK (((length(procedure) >= 1) AND (length(procedure) <= 255)))
 );
 
-COMMENT ON COLUMN pgbus.rpc_servers.timeout IS 'Seconds a caller waits who names no timeout; NULL: as the caller''s settings say';
+COMMENT ON COLUMN pgbus.rpc_servers.timeout IS 'Seconds that a call without a timeout waits; NULL: the caller''s setting';
 
 CREATE TABLE pgbus.schedule_runs (
     run_id uuid NOT NULL,
@@ -823,7 +824,7 @@ CREATE VIEW pgbus.schema_versions AS
              JOIN pgbus.live_workers w ON ((w.id = x.worker_id)))
           GROUP BY x.schema_id) live ON ((live.schema_id = s.id)));
 
-COMMENT ON VIEW pgbus.schema_versions IS 'Every version of every schema, and the live workers that speak it';
+COMMENT ON VIEW pgbus.schema_versions IS 'Every version of every schema, and the live workers that use it';
 
 ALTER TABLE pgbus.schemas ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
     SEQUENCE NAME pgbus.schemas_id_seq
@@ -872,7 +873,7 @@ CREATE VIEW pgbus.timetable AS
           ORDER BY h.started_at DESC
          LIMIT 1) newest ON (true));
 
-COMMENT ON VIEW pgbus.timetable IS 'Every schedule: when it is due next, and what became of its newest run';
+COMMENT ON VIEW pgbus.timetable IS 'Every schedule: when it is due next, and the outcome of its newest run';
 
 CREATE SEQUENCE pgbus.wake_slots
     AS integer

@@ -1,8 +1,8 @@
--- The few changes that an operator makes.
+-- Changes that operators make.
 
 -- name: lock_dead_letters
--- Hold dead letters until the transaction ends. A statement of its own: only the next one sees what a worker, who was
--- settling at this moment, has put aside behind them.
+-- Lock dead letters until the transaction ends. This is a separate statement: only the next one sees events that a
+-- worker, which settles at the same time, has blocked behind them.
 SELECT x.id
 FROM pgbus.dead_letters AS x
 WHERE x.id = ANY (CAST(:ids AS bigint[]))
@@ -10,7 +10,8 @@ ORDER BY x.id
 FOR UPDATE
 
 -- name: retry_dead_letters
--- Turn dead letters into deliveries of one event each, due at once. A letter that someone else took meanwhile is left out.
+-- Turn dead letters into deliveries of one event each, due at once. Dead letters that another operator took meanwhile
+-- are skipped.
 WITH taken AS (
     DELETE FROM pgbus.dead_letters AS x
     WHERE x.id = ANY (CAST(:ids AS bigint[]))
@@ -21,7 +22,7 @@ WITH taken AS (
     FROM taken AS t
     ORDER BY t.position
 ), unblocked AS (
-    -- What waited behind the last dead letter of its key may go on, after the letter itself: it comes later in the log.
+    -- Events blocked by the last dead letter of their key are released: they come after it in the log.
     UPDATE pgbus.deliveries AS d
     SET blocked_key = NULL, available_at = now()
     FROM taken AS t
@@ -36,7 +37,7 @@ FROM taken AS t
 ORDER BY t.id
 
 -- name: discard_dead_letters
--- Remove dead letters, and say so in the history.
+-- Delete dead letters, and write the outcome `discarded` to the history.
 WITH taken AS (
     DELETE FROM pgbus.dead_letters AS x
     WHERE x.id = ANY (CAST(:ids AS bigint[]))
@@ -46,7 +47,7 @@ WITH taken AS (
     SELECT t.position, t.listener_id, t.attempts, 'discarded', now(), 0, 'operator', t.error
     FROM taken AS t
 ), unblocked AS (
-    -- What waited behind the last dead letter of its key may go on, after the letter itself: it comes later in the log.
+    -- Events blocked by the last dead letter of their key are released: they come after it in the log.
     UPDATE pgbus.deliveries AS d
     SET blocked_key = NULL, available_at = now()
     FROM taken AS t
@@ -61,7 +62,7 @@ FROM taken AS t
 ORDER BY t.id
 
 -- name: lock_listener
--- The listener's id, its row locked against the leader and other operators until the transaction ends.
+-- Return the listener's id, and lock its row against the leader and other operators until the transaction ends.
 SELECT l.id
 FROM pgbus.listeners AS l
 WHERE l.listener_name = CAST(:listener_name AS text)
@@ -74,7 +75,7 @@ SET state = CAST(:state AS text)
 WHERE l.id = CAST(:listener_id AS integer)
 
 -- name: set_listener_cursor
--- Owe a listener the log from a position on.
+-- Let the leader write deliveries for a listener from a position of the log on.
 UPDATE pgbus.listeners AS l
 SET cursor = CAST(:cursor AS bigint)
 WHERE l.id = CAST(:listener_id AS integer)
@@ -86,7 +87,7 @@ WHERE d.listener_id = CAST(:listener_id AS integer)
   AND d.claim_token IS NULL
 
 -- name: delete_deliveries
--- Delete everything that is owed to a listener; a worker that holds a claim on it can no longer settle it.
+-- Delete all deliveries of a listener; a worker that has claimed some of them can no longer settle them.
 DELETE FROM pgbus.deliveries AS d
 WHERE d.listener_id = CAST(:listener_id AS integer)
 

@@ -3,11 +3,11 @@
 -- name: claim_deliveries
 -- Take runs for a worker, up to `limit` events, in pieces of at most `piece` events, and return their events.
 --
--- `due` are rows that had to wait for an instant, `ready` those fresh from the sequencer, `heads` the first row of each
--- lane of an ordered listener (the other two are empty then). `floor` and `due_floor` keep the scans off the dead rows
--- that a snapshot held open by someone keeps in the way. `left_topics` are those that this worker does not declare and
--- has left to others: it does not claim those again. A suspect, a row whose worker died twice, is claimed alone, and
--- only if `suspects` says so. Of a lane only one piece is claimed, for its pieces must come one after the other.
+-- `due` are rows that waited for an instant, `ready` those that the sequencer wrote, `heads` the first row of each lane
+-- of an ordered listener (the other two are empty then). With `floor` and `due_floor` the scans skip dead rows, which a
+-- long-running snapshot keeps in the table. `left_topics` are topics that this worker does not declare and has left to
+-- other workers: it does not claim them again. A suspect, a row whose workers died twice, is claimed alone, and only if
+-- `suspects` is true. Only one piece of a lane is claimed, because its pieces must be handled one after the other.
 WITH active AS MATERIALIZED (
     SELECT l.id FROM pgbus.listeners AS l WHERE l.id = CAST(:listener_id AS integer) AND l.state = 'active'
 ), due AS MATERIALIZED (
@@ -38,7 +38,7 @@ WITH active AS MATERIALIZED (
     SELECT h.id, h.first
     FROM generate_series(0, CAST(:lanes AS integer) - 1) AS n (lane)
     CROSS JOIN LATERAL (
-        -- The first row blocks its lane, claimed or waiting for its instant.
+        -- The first row blocks its lane, whether it is claimed or waits for its instant.
         SELECT d.id, d.first, d.claim_token, d.available_at, d.crashes, d.left_topic
         FROM pgbus.deliveries AS d
         WHERE d.listener_id = (SELECT a.id FROM active AS a)
@@ -52,16 +52,16 @@ WITH active AS MATERIALIZED (
       AND (h.available_at IS NULL OR h.available_at <= now())
       AND (h.crashes < 2 OR CAST(:suspects AS boolean))
       AND (h.left_topic IS NULL OR h.left_topic <> ALL (CAST(:left_topics AS text[])))
-      -- So does a claimed row behind it: what an operator put back, or a reset brought again, may come before that. Who
-      -- cannot see it yet, as it is being claimed at this moment, fails by the unique index. `IS FALSE` keeps the
-      -- planner from a join.
+      -- A claimed row behind it blocks the lane too: a retried dead letter, or a reset, may have inserted rows before
+      -- it. If another worker claims it at the same moment, this snapshot does not see that, and the unique index makes
+      -- this statement fail. `IS FALSE` prevents the planner from choosing a join.
       AND (EXISTS (
           SELECT 1 FROM pgbus.deliveries AS x
           WHERE x.listener_id = CAST(:listener_id AS integer) AND x.lane = n.lane AND x.claim_token IS NOT NULL
       )) IS FALSE
 ), lanes AS MATERIALIZED (
-    -- Judged again on the locked row: another worker may have taken its beginning, and then `first` has moved on.
-    -- Looked up one by one: a join may as well read the whole index, with all its dead rows.
+    -- Checked again on the locked row: another worker may have claimed its beginning, and `first` has increased. Looked
+    -- up one by one: the planner could choose a join that reads the whole index, including dead rows.
     SELECT d.*
     FROM (SELECT h.id, h.first FROM heads AS h ORDER BY h.first) AS h
     CROSS JOIN LATERAL (
@@ -134,7 +134,7 @@ SELECT c.id, c.lane, c.attempt, c.crashes >= 2 AS suspect, c.available_at IS NUL
        ) END AS blocked,
        CAST(extract(epoch FROM now()) AS double precision) AS claimed_at
 FROM claimed AS c
--- A claim whose events were all deleted is returned, too.
+-- A claim whose events were all deleted from the log is also returned.
 LEFT JOIN LATERAL (
     SELECT x.* FROM pgbus.events AS x
     WHERE c.positions IS NULL AND x.position BETWEEN c.first AND c.last
@@ -200,7 +200,7 @@ LEFT JOIN LATERAL (
 ) AS e ON true
 
 -- name: is_work_left
--- After a claim that got nothing: whether there is something to claim all the same, which someone has locked at this moment.
+-- After an empty claim: whether there are rows to claim that another session has locked.
 SELECT EXISTS (
     SELECT 1 FROM pgbus.deliveries AS d
     WHERE d.listener_id = l.id AND d.lane IS NULL AND d.claim_token IS NULL AND d.available_at IS NULL
@@ -215,8 +215,9 @@ FROM pgbus.listeners AS l
 WHERE l.id = CAST(:listener_id AS integer) AND l.state = 'active'
 
 -- name: skip_missing_events
--- Take events that are no longer in the log out of our claims, say so in the history, and end claims of which nothing is
--- left; returns their positions. History has no place for those of a partition that someone dropped by hand.
+-- Remove events that are no longer in the log from our claims, write the outcome `skipped` to the history, and end
+-- claims without remaining events; returns the positions of the events. If someone dropped the partition by hand, the
+-- history has no partition for them either.
 WITH ours AS MATERIALIZED (
     SELECT d.id, d.first, d.last, d.positions, d.attempt
     FROM pgbus.deliveries AS d
@@ -261,9 +262,9 @@ WHERE NOT w.is_logged
 ORDER BY w.position
 
 -- name: lock_delivery
--- Hold a claimed delivery until the end of a transactional handler's transaction; no row: the claim is lost. Returns the
--- transaction's id: only in that one may it be settled.
--- The connection is its user's, so what has the server notice that our host has vanished is set for this transaction.
+-- Lock a claimed delivery until the end of a transactional handler's transaction; returns no row if the claim is lost.
+-- Returns the transaction's id: it may be settled only in that transaction. The connection is its user's, so what has
+-- the server notice that our host has vanished is set for this transaction.
 SELECT CAST(pg_current_xact_id() AS text) AS xid,
        set_config('tcp_keepalives_idle', '6', true) AS idle,
        set_config('tcp_keepalives_interval', '3', true) AS interval,
@@ -362,15 +363,17 @@ WITH settled AS MATERIALIZED (
     FROM others AS o
     WHERE o.outcome = 'dead'
 ), barring AS MATERIALIZED (
-    -- Locked, so that an operator who takes such a letter right now either waits for us, and then releases what we keep
-    -- aside, or is through, and the letter gone: the event then goes back to its lane.
+    -- Locked against operators: an operator who retries or discards such a dead letter now either waits for us, and
+    -- then releases the events that we block; or has finished, the dead letter is gone, and the event returns to its
+    -- lane.
     SELECT x.blocked_key AS key
     FROM pgbus.dead_letters AS x
     WHERE x.listener_id = CAST(:listener_id AS integer)
       AND x.blocked_key IN (SELECT o.key FROM others AS o WHERE o.outcome = 'blocked')
     FOR KEY SHARE
 ), blocked AS (
-    -- An event whose key waits behind a dead letter, old or of this very settlement: kept aside until someone acts on that.
+    -- An event whose key is blocked by a dead letter, an old one or one of this settlement: it waits until an operator
+    -- retries or discards that.
     INSERT INTO pgbus.deliveries (listener_id, lane, first, last, events, available_at, attempt, blocked_key)
     SELECT CAST(:listener_id AS integer), o.lane, o.position, o.position, 1, now(), o.attempt,
            CASE WHEN o.key IN (SELECT b.key FROM barring AS b)
@@ -386,7 +389,7 @@ WITH settled AS MATERIALIZED (
     WHERE o.outcome IN ('released', 'alone')
     GROUP BY o.delivery_id, o.lane, o.attempt, CASE WHEN o.outcome = 'alone' THEN o.position END
 ), left_to_others AS (
-    -- For an event that is left, `error` is its topic.
+    -- For an event that is left to other workers, `error` is its topic.
     INSERT INTO pgbus.deliveries (listener_id, lane, first, last, events, available_at, attempt, left_topic)
     SELECT CAST(:listener_id AS integer), o.lane, o.position, o.position, 1, now(), o.attempt, o.error
     FROM others AS o
@@ -395,8 +398,8 @@ WITH settled AS MATERIALIZED (
 SELECT s.id FROM settled AS s
 
 -- name: extend_leases
--- Extend the leases of claims that are still being handled; returns their ids. A row locked by a transactional handler
--- needs no lease: the lock guards it.
+-- Extend the leases of claims that are still being handled; returns their ids. A row that a transactional handler has
+-- locked needs no lease: nobody can free it.
 WITH held AS (
     SELECT d.id
     FROM pgbus.deliveries AS d
@@ -424,8 +427,8 @@ WHERE d.id = ANY (CAST(:delivery_ids AS bigint[]))
   )) IS TRUE
 
 -- name: find_own_claims
--- The tokens of a worker's claims. Those whose leases ran out are left to the leader, and without them the scan steps
--- over no more dead rows than a lease's worth.
+-- The tokens of a worker's claims. Claims whose leases have expired are left to the leader; without them the scan reads
+-- only the dead rows of one lease's duration.
 SELECT DISTINCT d.claim_token
 FROM pgbus.deliveries AS d
 WHERE d.claim_token IS NOT NULL
@@ -433,8 +436,8 @@ WHERE d.claim_token IS NOT NULL
   AND d.lease_expires_at > now()
 
 -- name: return_claims
--- Take back claims that their living worker does not know of: the answer to the claim was lost with the link, or its
--- settlement with a server that crashed. No worker died, so `crashes` stays.
+-- Free claims that their live worker does not know: the result of the claim was lost with the connection, or its
+-- settlement with a server that crashed. No worker died, so `crashes` does not change.
 WITH lost AS MATERIALIZED (
     SELECT d.id
     FROM pgbus.deliveries AS d
@@ -457,7 +460,7 @@ SELECT pg_notify(CAST(:work_channel AS text), 'reload') AS told
 WHERE EXISTS (SELECT 1 FROM freed)
 
 -- name: forfeit_claims
--- Make a worker's claims count as those of a dead one, by ending their leases: it failed while it held them.
+-- End the leases of a worker's claims, so that they count as claims of a dead worker: it failed while it held them.
 WITH held AS MATERIALIZED (
     SELECT d.id
     FROM pgbus.deliveries AS d
@@ -472,10 +475,10 @@ FROM held AS h
 WHERE d.id = h.id
 
 -- name: free_claims
--- Take back the claims of workers whose session is gone, or whose lease ran out. A run that was in a worker's hands for
--- its second death comes back in single events, to be tried one at a time; an event that was alone in the hands of
--- dying workers too often is a dead letter. `lease_floor` keeps the scan off the dead rows that a snapshot held open by
--- someone keeps in the way.
+-- Free the claims of workers whose session has ended, or whose lease has expired. After the second death of a worker
+-- that had claimed it, a run is split into single events, to be handled one at a time; a single event with too many
+-- deaths becomes a dead letter. With `lease_floor` the scan skips dead rows, which a long-running snapshot keeps in the
+-- table.
 WITH live AS MATERIALIZED (
     SELECT w.id AS worker_id FROM pgbus.live_workers AS w
 ), lost AS MATERIALIZED (
@@ -527,14 +530,14 @@ WITH live AS MATERIALIZED (
 )
 SELECT w.freed, w.listener_ids,
        CASE WHEN w.listener_ids IS NOT NULL
-            -- Not only a wake: suspects among them are found by a look at everything.
+            -- More than a wake-up: the worker looks at everything, because only that finds suspects.
             THEN pg_notify(CAST(:work_channel AS text), 'reload') END AS told,
        CAST(extract(epoch FROM now()) AS double precision) AS looked_at
 FROM woken AS w
 
 -- name: count_untried
--- How much that is due these listeners are yet to try for the first time, of what was published up to an instant (or
--- NULL: up to now); and the instant of the look.
+-- The number of due events, published up to an instant (NULL: up to now), that these listeners have not tried yet; and
+-- the current instant.
 SELECT (SELECT count(*)
         FROM pgbus.outbox AS o
         WHERE o.published_at <= COALESCE(CAST(:until AS timestamptz), clock_timestamp())

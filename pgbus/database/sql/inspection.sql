@@ -1,8 +1,8 @@
--- What operators look at: the current state, the history, the calls and the dead letters.
+-- Queries of operators: the current state, the history, the calls and the dead letters.
 
 -- name: describe_bus
--- Events that are not in the log yet, the age in seconds of the oldest of them that could be, the log's last position, and
--- the database's encoding.
+-- The number of events that are not in the log yet, the age in seconds of the oldest one that is due, the log's last
+-- position, and the database's encoding.
 SELECT count(*) FILTER (WHERE o.deliver_at IS NULL OR o.deliver_at <= now()) AS outbox_waiting,
        count(*) FILTER (WHERE o.deliver_at > now()) AS outbox_scheduled,
        CAST(COALESCE(
@@ -13,7 +13,8 @@ SELECT count(*) FILTER (WHERE o.deliver_at IS NULL OR o.deliver_at <= now()) AS 
 FROM pgbus.outbox AS o
 
 -- name: list_workers
--- Every worker, whether it lives (its advisory lock is held), and whether it leads: it said so last, and someone does.
+-- Every worker, whether it is alive (its advisory lock is held), and whether it leads: it became the leader last, and
+-- there is a leader.
 WITH led AS MATERIALIZED (
     SELECT 1
     FROM pg_locks AS k
@@ -32,7 +33,7 @@ LEFT JOIN pgbus.live_workers AS l ON l.id = w.id
 ORDER BY w.id
 
 -- name: list_listeners
--- Every listener with its subscriptions and how far it is behind.
+-- Every listener with its subscriptions and its lag.
 SELECT v.listener_name, v.state, v.service,
        ARRAY(SELECT s.pattern FROM pgbus.subscriptions AS s WHERE s.listener_id = l.id ORDER BY s.pattern) AS patterns,
        l.lanes IS NOT NULL AS ordered, l.cursor, l.registered_at, v.last_seen_at,
@@ -48,8 +49,9 @@ FROM pgbus.listeners AS l
 ORDER BY l.listener_name
 
 -- name: find_events
--- Events by any combination of filters (NULL: no filter), each with every attempt at it and whom it is still owed to.
--- `matching` is inlined into both orders, of which the planner drops one, so that either reads an index in its direction.
+-- Events by any combination of filters (NULL: no filter), each with every attempt at it and the listeners that it is
+-- still owed to. `matching` is inlined into both orders, of which the planner drops one, so that each order reads an
+-- index in its direction.
 WITH debts AS (
     SELECT p.listener_name, d.first, d.last, d.positions, CAST(NULL AS text[]) AS regexes,
            p.state, p.attempt, p.available_at, p.worker, p.last_error
@@ -131,8 +133,8 @@ FROM found AS f
 ORDER BY CASE WHEN CAST(:newest_first AS boolean) THEN -f.position ELSE f.position END
 
 -- name: find_calls
--- Calls by any combination of filters (NULL: no filter), newest first, in the order of their ids.
--- The view reads the clock for each row, so that no ORDER BY reaches the index below it: the ids are looked up first.
+-- Calls by any combination of filters (NULL: no filter), newest first, in the order of their ids. The view reads the
+-- clock for each row, so an ORDER BY on it cannot use the index: the ids are selected first.
 SELECT c.call_id, c.procedure, CAST(c.arguments AS text) AS arguments, c.caller, c.worker, c.state,
        c.requested_at, c.deadline, c.started_at, c.responded_at, c.duration,
        CAST(c.result AS text) AS result, c.error_type, c.error, c.traceback
@@ -156,8 +158,8 @@ SELECT COALESCE(max(e.position), 0) AS log_head
 FROM pgbus.events AS e
 
 -- name: find_position_at
--- The position of the first event that entered the log at an instant or after it, or else the end of the log. It halves
--- the log again and again, for no index tells that without a look at all that came later.
+-- The position of the first event that entered the log at or after an instant, else the end of the log. A binary search
+-- over positions: an index on the instant would not help, because all later rows match.
 WITH RECURSIVE halves (low, high) AS (
     SELECT CAST(0 AS bigint),
            COALESCE((SELECT e.position + 1 FROM pgbus.events AS e ORDER BY e.position DESC LIMIT 1), 0)

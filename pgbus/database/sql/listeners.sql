@@ -1,11 +1,11 @@
--- Listeners and workers: who is registered, and who is alive.
+-- Registered listeners, and live workers.
 
 -- name: register_listener
--- Insert a listener, or lock its row; returns whether it is new, and its options until now. What it is to be from now on
--- is for `set_listener_options` to say: ours may be an older version of its code.
--- `start_position` says where a new listener begins; NULL: with the events logged from now on.
+-- Insert a listener, or lock its row; returns whether it is new, and its current options. It does not change them,
+-- because our code may be an older version: `set_listener_options` does. `start_position` is where a new listener
+-- begins; NULL: with the events logged from now on.
 WITH known AS MATERIALIZED (
-    -- Locked: a row that is being removed at this moment is not found.
+    -- Locked, so that a row that is being deleted at the same time is not found.
     SELECT l.id, l.options FROM pgbus.listeners AS l WHERE l.listener_name = CAST(:listener_name AS text) FOR NO KEY UPDATE
 ), changed AS (
     UPDATE pgbus.listeners AS l
@@ -14,7 +14,7 @@ WITH known AS MATERIALIZED (
     WHERE l.id = k.id
     RETURNING l.id
 ), begun AS (
-    -- Only for a new listener: INSERT ... ON CONFLICT uses up an id even where it inserts nothing.
+    -- Only for a new listener: INSERT ... ON CONFLICT consumes an id even if it inserts nothing.
     INSERT INTO pgbus.listeners AS l (listener_name, lanes, options, service, cursor)
     SELECT CAST(:listener_name AS text),
            CAST(:lanes AS smallint),
@@ -30,7 +30,7 @@ FROM (SELECT c.id FROM changed AS c UNION ALL SELECT b.id FROM begun AS b) AS r
 LEFT JOIN known AS k ON k.id = r.id
 
 -- name: set_listener_options
--- Make these the options of a listener, and this the service that runs it.
+-- Set the options of a listener, and the service that runs it.
 UPDATE pgbus.listeners AS l
 SET lanes = CAST(:lanes AS smallint),
     options = CAST(CAST(:options AS text) AS jsonb),
@@ -38,7 +38,8 @@ SET lanes = CAST(:lanes AS smallint),
 WHERE l.id = CAST(:listener_id AS integer)
 
 -- name: replace_subscriptions
--- Make a listener's subscriptions these patterns; returns the patterns that were added and those that were removed.
+-- Replace a listener's subscriptions by these patterns; returns the patterns that were added and those that were
+-- removed.
 WITH wanted AS MATERIALIZED (
     SELECT w.pattern, w.regex
     FROM unnest(CAST(:patterns AS text[]), CAST(:regexes AS text[])) AS w (pattern, regex)
@@ -58,7 +59,7 @@ UNION ALL
 SELECT 'removed' AS change, r.pattern FROM removed AS r
 
 -- name: find_declarations
--- The declarations of a listener by versions of services, each with one of the other live workers that run it, or none.
+-- The declarations of a listener by versions of services, each with one of the other live workers that run it, or NULL.
 -- `is_recent`: it was seen within `ttl` seconds.
 SELECT d.service, d.patterns, CAST(d.options AS text) AS options, d.first_seen_at, w.id AS worker_id, w.name AS worker, w.host, w.pid, w.home,
        d.last_seen_at > now() - CAST(:ttl AS double precision) * INTERVAL '1 second' AS is_recent
@@ -72,7 +73,8 @@ LEFT JOIN (
 WHERE d.listener_id = CAST(:listener_id AS integer)
 
 -- name: note_declaration
--- Remember that a worker declares this of a listener, whose row the transaction has locked by registering it.
+-- Record that a worker declares these topics and options for a listener, whose row the transaction has locked by
+-- registering it.
 WITH noted AS (
     UPDATE pgbus.declarations AS d
     SET worker_ids = ARRAY(
@@ -109,10 +111,9 @@ RETURNING w.id
 SELECT pg_try_advisory_lock(hashtext(CAST(:namespace AS text) || '.worker'), CAST(:worker_id AS integer)) AS locked
 
 -- name: touch_worker
--- Note that this worker, and the listeners it runs, were seen, and which of its parts failed. Returns the number of other live workers: without any,
--- notifications are useless.
--- A row that somebody has locked is passed over: another worker notes the same at this moment, and two that waited for each
--- other's rows would be a deadlock.
+-- Record that this worker and its listeners were seen now, and which of its parts have failed. Returns the number of
+-- other live workers: without any, notifications are useless. A locked row is skipped: another worker records the same
+-- at this moment, and two workers that waited for each other's rows would deadlock.
 WITH seen_listeners AS (
     UPDATE pgbus.listeners AS l
     SET last_seen_at = now()

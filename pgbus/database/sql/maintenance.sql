@@ -33,10 +33,10 @@ ORDER BY p.number
 SELECT pgbus.drop_partition(CAST(:number AS integer)) AS dropped
 
 -- name: release_lanes
--- Take deliveries out of the lanes of listeners that are no longer ordered, as no claim looks there any more. Returns
--- the number of rows.
+-- Remove deliveries from the lanes of listeners that are no longer ordered, because claims no longer search the lanes.
+-- Returns the number of rows.
 WITH stranded AS MATERIALIZED (
-    -- In two parts, for each has its index.
+    -- In two parts, because each has its own index.
     SELECT x.id
     FROM (
         SELECT d.id
@@ -70,8 +70,8 @@ SELECT w.rows,
 FROM woken AS w
 
 -- name: prune_dedup_keys
--- Delete dedup keys that have expired. Those that a publisher takes over at this moment are left out, since locked rows
--- are checked again: the key that was renewed is not the one that had expired.
+-- Delete dedup keys that have expired. Keys that a publisher takes over at the same moment are skipped, because locked
+-- rows are checked again: a renewed key has not expired.
 WITH expired AS MATERIALIZED (
     SELECT k.dedup_key
     FROM pgbus.dedup_keys AS k
@@ -96,8 +96,8 @@ DELETE FROM pgbus.workers AS w
 WHERE w.id = ANY (ARRAY(SELECT g.id FROM gone AS g))
 
 -- name: expire_declarations
--- Forget what no worker has declared for `ttl` seconds, and what only that subscribed to; unless nobody runs the listener
--- at all, which then keeps what it had.
+-- Delete declarations that no worker has made for `ttl` seconds, and subscriptions that only they had; a listener that
+-- no worker runs keeps both.
 WITH kept AS MATERIALIZED (
     SELECT d.listener_id, d.patterns
     FROM pgbus.declarations AS d
@@ -116,8 +116,8 @@ WHERE s.listener_id = e.listener_id
   AND NOT EXISTS (SELECT 1 FROM kept AS k WHERE k.listener_id = s.listener_id AND s.pattern = ANY (k.patterns))
 
 -- name: prune_schedule_runs
--- Forget runs that began longer than `retention` seconds ago, but for those that are still in hand. With arrays, so that
--- no statistics can talk the planner into a join that reads the whole table.
+-- Delete runs that began more than `retention` seconds ago, except current ones. Arrays are used so that the planner
+-- cannot choose a join that reads the whole table.
 DELETE FROM pgbus.schedule_runs AS r
 WHERE r.run_id = ANY (ARRAY(
     SELECT x.run_id
@@ -148,9 +148,10 @@ WITH late AS MATERIALIZED (
 SELECT count(*) AS calls FROM taken
 
 -- name: prune_calls
--- Forget calls whose deadline passed longer than `retention` seconds ago. A call's id tells the time by its caller's
--- clock, which bounds the scan; the deadline, by ours, decides. An id that says a day from now is of a caller who makes
--- other ids than UUIDv7, or has a wrong clock: those are looked at separately, or they would stay for ever.
+-- Delete calls whose deadline passed more than `retention` seconds ago. A call's id contains the time of its caller's
+-- clock, which bounds the scan; the deadline, by our clock, decides. An id with a time more than a day ahead belongs to
+-- a caller that uses other ids than UUIDv7, or has a wrong clock: those are checked separately, or they would never be
+-- deleted.
 WITH bounds AS MATERIALIZED (
     SELECT CAST(lpad(to_hex(CAST((extract(epoch FROM clock_timestamp()) - CAST(:retention AS double precision)) * 1000
                                  AS bigint)), 12, '0') || '00000000000000000000' AS uuid) AS old,

@@ -1,4 +1,4 @@
--- Publishing: events into the outbox, each at most once under a dedup key, and a scheduled one out of it again.
+-- Publishing: insert events into the outbox, at most one for each dedup key, and cancel scheduled ones.
 --
 -- Payloads and headers are bound as text and cast here, because a connection may have its own codec for jsonb; what is
 -- returned is text, as it may have one for uuid, too.
@@ -30,7 +30,7 @@ FROM ROWS FROM (
 ) AS given (event_id, payload)
 
 -- name: insert_events
--- Events in the order of the arrays. An array may be shorter than `event_ids`: what is missing is NULL.
+-- Events in the order of the arrays. An array may be shorter than `event_ids`: missing elements are NULL.
 INSERT INTO pgbus.outbox (event_id, topic, ancestors, key, payload, headers, deliver_at)
 SELECT given.event_id,
        given.topic,
@@ -66,7 +66,7 @@ WITH given AS MATERIALIZED (
         CAST(:dedup_keys AS text[])
     ) WITH ORDINALITY AS g (event_id, topic, ancestors, key, payload, headers, deliver_at, delay, dedup_key, number)
 ), wanted AS MATERIALIZED (
-    -- Within one call, the first event under a key stands for the others.
+    -- Within one call, only the first event under a key is published.
     SELECT DISTINCT ON (g.dedup_key) g.dedup_key, g.number, g.event_id
     FROM given AS g
     WHERE g.dedup_key IS NOT NULL
@@ -101,7 +101,7 @@ WITH cancelled AS (
       AND o.deliver_at > clock_timestamp()
     RETURNING o.event_id
 ), freed AS (
-    -- Or else a new event under the key would be taken for the one that was cancelled.
+    -- Otherwise a new event under the key would be taken for the cancelled one.
     DELETE FROM pgbus.dedup_keys AS k
     USING cancelled AS c
     WHERE k.event_id = c.event_id

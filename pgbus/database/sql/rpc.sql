@@ -1,7 +1,7 @@
 -- Calls: the caller posts requests and reads responses, servers claim and answer; every batch is one short transaction.
 
 -- name: register_procedures
--- Make these the procedures that a worker serves, and no others.
+-- Replace the procedures that a worker serves by these.
 WITH gone AS (
     DELETE FROM pgbus.rpc_servers AS s
     WHERE s.worker_id = CAST(:worker_id AS integer) AND s.procedure <> ALL (CAST(:procedures AS text[]))
@@ -14,8 +14,8 @@ FROM unnest(
 ON CONFLICT (procedure, worker_id) DO UPDATE SET concurrency = excluded.concurrency, timeout = excluded.timeout
 
 -- name: find_strangers
--- Of these procedures, those that a live worker of another service than ours serves, with one such worker. Two services
--- in folders that happen to have the same name are not the same.
+-- Those of these procedures that a live worker of another service than ours serves, with one such worker. Two services
+-- whose folders have the same name are different services.
 SELECT DISTINCT ON (s.procedure) s.procedure, w.name AS worker, w.service, w.home
 FROM pgbus.rpc_servers AS s
 JOIN pgbus.live_workers AS v ON v.id = s.worker_id
@@ -26,7 +26,7 @@ WHERE s.procedure = ANY (CAST(:procedures AS text[]))
 ORDER BY s.procedure, w.id
 
 -- name: find_servers
--- Of these procedures, those that were ever registered: whether a live worker serves them, and their declared timeout.
+-- Those of these procedures that were ever registered: whether a live worker serves them, and their declared timeout.
 WITH live AS MATERIALIZED (
     SELECT w.id AS worker_id FROM pgbus.live_workers AS w
 )
@@ -37,7 +37,7 @@ WHERE s.procedure = ANY (CAST(:procedures AS text[]))
 ORDER BY s.procedure, l.worker_id IS NOT NULL DESC, s.worker_id DESC
 
 -- name: post_requests
--- Insert requests, and wake the servers. Posted again after the link broke, a request is there once.
+-- Insert requests, and wake the servers. A request that is posted again after the connection broke is not duplicated.
 WITH posted AS (
     INSERT INTO pgbus.rpc_requests (call_id, procedure, arguments, caller, caller_name, deadline)
     SELECT x.call_id, x.procedure, CAST(x.arguments AS json), CAST(:caller AS text), CAST(:caller_name AS text),
@@ -52,7 +52,8 @@ WITH posted AS (
 SELECT pg_notify(CAST(:channel AS text), CAST(:payload AS text))
 
 -- name: claim_requests
--- Take the oldest waiting requests of each procedure, as many as there is room for, unless their deadline has passed.
+-- Claim the oldest waiting requests of each procedure, up to the number of its free slots, unless their deadline has
+-- passed.
 WITH due AS MATERIALIZED (
     SELECT oldest.call_id
     FROM unnest(CAST(:procedures AS text[]), CAST(:rooms AS integer[])) AS p (procedure, room)
@@ -70,7 +71,7 @@ SET taken_at = clock_timestamp(), worker_id = CAST(:worker_id AS integer)
 FROM due AS d
 WHERE r.call_id = d.call_id
 RETURNING r.call_id, r.procedure, CAST(r.arguments AS text) AS arguments, r.caller,
-          -- Not subtracted from the clock before it is bounded: it may be infinity, where a constraint was off.
+          -- Bounded before the subtraction: it may be infinity, if a constraint was disabled.
           CAST(extract(epoch FROM LEAST(r.deadline, clock_timestamp() + INTERVAL '2 days') - clock_timestamp())
                AS double precision) AS seconds_left
 
@@ -139,17 +140,18 @@ FROM claimed AS c
 WHERE (SELECT count(*) FROM told) >= 0
 
 -- name: fetch_responses
--- The responses that there are to these calls.
+-- The existing responses to these calls.
 SELECT a.call_id, a.outcome, CAST(a.result AS text) AS result, a.error_type, a.error,
        CAST(a.error_arguments AS text) AS error_arguments, a.traceback, a.worker
 FROM pgbus.read_responses(CAST(:call_ids AS uuid[])) AS a
 
 -- name: fail_lost_calls
--- Of these calls, give up those in the hands of a worker that is dead.
+-- Fail those of these calls that a dead worker had claimed.
 SELECT pgbus.fail_lost_calls(CAST(:call_ids AS uuid[]))
 
 -- name: fail_unknown_claims
--- Give up requests that a worker took according to us, but not to itself: the answer to its claim was lost.
+-- Fail requests that the table says that a worker claimed, but the worker does not know: the result of its claim was
+-- lost.
 INSERT INTO pgbus.rpc_responses (call_id, outcome, error, worker)
 SELECT r.call_id, 'lost', 'the worker lost the database when it took the call', CAST(:worker AS text)
 FROM pgbus.rpc_requests AS r
@@ -159,6 +161,6 @@ WHERE r.deadline > clock_timestamp()
 ON CONFLICT (call_id) DO NOTHING
 
 -- name: withdraw_requests
--- Take requests off the queue that no server has taken yet; returns their ids.
+-- Take requests off the queue that no server has claimed yet; returns their ids.
 SELECT w.call_id
 FROM pgbus.withdraw_calls(CAST(:call_ids AS uuid[]), CAST(:outcome AS text), CAST(:error AS text)) AS w (call_id)

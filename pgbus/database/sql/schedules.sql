@@ -1,10 +1,10 @@
--- Schedules: workers that declare a task register it, claim its run when it is due, and say what became of it.
+-- Schedules: workers that declare a task register it, claim its run when it is due, and write its outcome.
 
 -- name: register_schedule
--- Insert a schedule, or update its row; returns whether it is new, and its previous rule.
--- Under another rule its next run is calculated again, unless a run is due or under way already.
+-- Insert a schedule, or update its row; returns whether it is new, and its previous rule. Under another rule its next
+-- run is calculated again, unless a run is already due or running.
 WITH known AS MATERIALIZED (
-    -- Locked: a row that is being removed at this moment is not found.
+    -- Locked, so that a row that is being deleted at the same time is not found.
     SELECT s.id, s.rule FROM pgbus.schedules AS s WHERE s.schedule_name = CAST(:schedule_name AS text) FOR NO KEY UPDATE
 ), changed AS (
     UPDATE pgbus.schedules AS s
@@ -18,7 +18,7 @@ WITH known AS MATERIALIZED (
     WHERE s.id = k.id
     RETURNING s.id
 ), begun AS (
-    -- Only for a new schedule: INSERT ... ON CONFLICT uses up an id even where it inserts nothing.
+    -- Only for a new schedule: INSERT ... ON CONFLICT consumes an id even if it inserts nothing.
     INSERT INTO pgbus.schedules AS s (schedule_name, rule, missed, service, next_run_at)
     SELECT CAST(:schedule_name AS text), CAST(:rule AS text), CAST(:missed AS text), CAST(:service AS text),
            CASE WHEN CAST(:run_immediately AS boolean) THEN now() END
@@ -37,7 +37,7 @@ FROM (SELECT c.id FROM changed AS c UNION ALL SELECT b.id FROM begun AS b) AS r
 LEFT JOIN known AS k ON k.id = r.id
 
 -- name: find_namesake
--- A live worker of a service that has its name from another folder than ours: both have schedules of the same names.
+-- A live worker of a service whose name comes from another folder than ours: both have schedules of the same names.
 SELECT w.name AS worker, w.home
 FROM pgbus.live_workers AS v
 JOIN pgbus.workers AS w ON w.id = v.id
@@ -46,7 +46,7 @@ ORDER BY w.id
 LIMIT 1
 
 -- name: set_next_run
--- Say when a schedule is due for which that was to be worked out. Nothing, if its rule is another one by now.
+-- Set the next run of a schedule that has none. No effect if its rule has changed.
 UPDATE pgbus.schedules AS s
 SET next_run_at = CAST(:next_run_at AS timestamptz)
 WHERE s.schedule_name = CAST(:schedule_name AS text)
@@ -55,9 +55,9 @@ WHERE s.schedule_name = CAST(:schedule_name AS text)
   AND s.claim_token IS NULL
 
 -- name: claim_schedules
--- Claim those of these schedules that are due, and return for each when it is due. Each comes with a token to claim it
--- by. A run is begun again when its worker's session is gone, or its lease ran out; and one of our own that we do not
--- know of, as the answer to the claim was lost: we claim one after the other, so it cannot be under way.
+-- Claim those of these schedules that are due, each with its token, and return when each was due. A run is started
+-- again if its worker's session has ended, or its lease has expired; and if it is our own and we do not know it,
+-- because the result of the claim was lost: we claim one after the other, so it cannot be running.
 WITH live AS MATERIALIZED (
     SELECT w.id AS worker_id FROM pgbus.live_workers AS w
 ), due AS MATERIALIZED (
@@ -96,8 +96,8 @@ LEFT JOIN claimed AS c ON c.id = s.id
 WHERE s.schedule_name = ANY (CAST(:schedule_names AS text[]))
 
 -- name: finish_schedule_run
--- Write what became of a run, and when the next one is due, if the claim is still ours. Under another rule than the one
--- that we know, it is calculated again. A run that broke off (`cancelled`) stays due.
+-- Write the outcome of a run, and when the next one is due, if the claim is still ours. If the rule has changed, the
+-- next run is calculated again. An interrupted run (`cancelled`) stays due.
 WITH finished AS (
     UPDATE pgbus.schedules AS s
     SET claim_token = NULL,
@@ -117,7 +117,7 @@ WITH finished AS (
 SELECT f.id FROM finished AS f
 
 -- name: extend_schedule_leases
--- Keep runs for another lease; returns the tokens of those that are still ours.
+-- Extend the leases of runs; returns the tokens of those that are still ours.
 UPDATE pgbus.schedules AS s
 SET lease_expires_at = now() + CAST(:lease AS double precision) * INTERVAL '1 second'
 WHERE s.claim_token = ANY (CAST(:running AS uuid[]))
@@ -125,8 +125,8 @@ WHERE s.claim_token = ANY (CAST(:running AS uuid[]))
 RETURNING s.claim_token
 
 -- name: touch_schedules
--- Note that a live worker declares these schedules; once for all workers that do so at the same time, and without
--- waiting for a locked row.
+-- Record that a live worker declares these schedules; of several workers that do so at the same time, one writes;
+-- locked rows are skipped.
 UPDATE pgbus.schedules AS s
 SET last_seen_at = now()
 WHERE s.id = ANY (ARRAY(

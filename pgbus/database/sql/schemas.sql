@@ -1,7 +1,7 @@
--- Schemas: the forms of events, procedures and listeners, as their services declare them.
+-- Schemas of events, procedures and listeners, as their services declare them.
 
 -- name: find_new_schemas
--- Those of a service's schemas that are not stored yet.
+-- A service's schemas that are not stored yet.
 SELECT w.kind, w.name
 FROM unnest(CAST(:kinds AS text[]), CAST(:names AS text[]), CAST(:hashes AS text[])) AS w (kind, name, hash)
 WHERE NOT EXISTS (SELECT 1 FROM pgbus.schemas AS s
@@ -9,9 +9,9 @@ WHERE NOT EXISTS (SELECT 1 FROM pgbus.schemas AS s
                     AND s.service = CAST(:service AS text))
 
 -- name: publish_schemas
--- Store the schemas of a service. Returns the rows that are there: of a schema that another process is publishing at this
--- moment there may be none yet, so publish again until all are there.
--- One at a time: the next version is counted on from the last, and rows are locked.
+-- Store the schemas of a service. Returns the existing rows: for a schema that another process stores at the same time
+-- there may be none yet, so call it again until all exist. One at a time: the next version is the last one plus 1, and
+-- rows are locked.
 WITH alone AS MATERIALIZED (
     SELECT pg_advisory_xact_lock(hashtext(CAST(:channel AS text)))
 ), wanted AS MATERIALIZED (
@@ -40,7 +40,7 @@ WITH alone AS MATERIALIZED (
     ON CONFLICT DO NOTHING
     RETURNING s.id, s.kind, s.name, s.version
 ), told AS MATERIALIZED (
-    -- Others keep what they read until it changes: a new version, or an old one that comes back.
+    -- Other processes cache schemas until a change: a new version, or an old one that is used again.
     SELECT pg_notify(CAST(:channel AS text), '') AS done
     WHERE EXISTS (SELECT 1 FROM added)
        OR EXISTS (SELECT 1
@@ -56,7 +56,7 @@ FROM (
 ) AS found
 
 -- name: set_worker_schemas
--- Make these the schemas that a worker uses, and no others.
+-- Replace the schemas that a worker uses by these.
 WITH spoken AS MATERIALIZED (
     SELECT s.id
     FROM unnest(CAST(:kinds AS text[]), CAST(:names AS text[]), CAST(:hashes AS text[])) AS w (kind, name, hash)
@@ -72,7 +72,7 @@ SELECT CAST(:worker_id AS integer), s.id FROM spoken AS s
 ON CONFLICT (worker_id, schema_id) DO NOTHING
 
 -- name: touch_schemas
--- Note that a worker's schemas were seen; rows that another worker is updating at this moment are left to it.
+-- Record that a worker's schemas were seen now; rows that another worker is updating are skipped.
 UPDATE pgbus.schemas AS s
 SET last_seen_at = now()
 FROM (
@@ -86,14 +86,14 @@ FROM (
 WHERE s.id = old.id
 
 -- name: load_schemas
--- Of every event and procedure, the version that holds: the one that a process began with last.
+-- The current version of every event and procedure: the one with which a process last started.
 SELECT DISTINCT ON (s.kind, s.name) s.kind, s.name, CAST(s.schema AS text) AS schema
 FROM pgbus.schemas AS s
 WHERE s.kind <> 'listener'
 ORDER BY s.kind, s.name, s.published_at DESC, s.version DESC
 
 -- name: list_schemas
--- Every version of every schema; a listener's is out of use when nobody keeps events for the listener.
+-- Every version of every schema; a listener's version is not in use if the listener is not registered.
 SELECT v.kind, v.name, v.service, v.version, CAST(v.schema AS text) AS schema, v.is_live, v.workers,
        v.kind <> 'listener' OR EXISTS (SELECT 1 FROM pgbus.listeners AS l WHERE l.listener_name = v.name)
            AS is_registered,

@@ -162,10 +162,11 @@ LIMIT CAST(:batch AS bigint)
 FOR UPDATE SKIP LOCKED
 
 -- name: backfill_listener
--- Give a listener that is not live yet the next stretch of the log; its cursor becomes NULL, live, at the end of the log.
--- Returns the listener's id, NULL for none, and whether any listener was behind before that.
+-- Write deliveries of the next part of the log for a listener that is not live yet; at the end of the log its cursor
+-- becomes NULL, and it is live. Returns the listener's id, NULL for none, and whether any listener had a cursor before
+-- that.
 WITH behind AS MATERIALIZED (
-    -- The leader waits for no lock: a listener whose row is locked has its turn later.
+    -- The leader waits for no lock: a listener whose row is locked is skipped this time.
     SELECT l.id, l.lanes, l.cursor
     FROM pgbus.listeners AS l
     WHERE l.cursor IS NOT NULL
@@ -201,7 +202,8 @@ WITH behind AS MATERIALIZED (
            (row_number() OVER (PARTITION BY o.lane ORDER BY o.position) - 1) / CAST(:run AS integer) AS run
     FROM owed AS o
 ), delivered AS (
-    -- Not "ready": only the sequencer may add to those, in the order of the log, for the workers' floors rest on it.
+    -- Not "ready": only the sequencer may write ready rows, in the order of the log; the workers' floors depend on
+    -- that.
     INSERT INTO pgbus.deliveries (listener_id, lane, first, last, events, positions, available_at)
     SELECT p.listener_id, p.lane, min(p.position), max(p.position), count(*),
            CASE WHEN count(*) < max(p.position) - min(p.position) + 1 THEN array_agg(p.position ORDER BY p.position) END,
@@ -256,7 +258,7 @@ CROSS JOIN pgbus.outbox_id_seq AS s
 WHERE m.id > s.last_value
 
 -- name: try_sleep
--- Take the current wake slot for ourselves: true means that no publisher is about to commit without a NOTIFY.
+-- Lock the current wake slot exclusively: true means that no publisher is about to commit without a NOTIFY.
 SELECT s.slot, pg_try_advisory_lock(hashtext(CAST(:namespace AS text) || '.wake'), s.slot) AS armed
 FROM (SELECT CAST(last_value AS integer) AS slot FROM pgbus.wake_slots) AS s
 
@@ -265,7 +267,7 @@ FROM (SELECT CAST(last_value AS integer) AS slot FROM pgbus.wake_slots) AS s
 SELECT pg_advisory_unlock(hashtext(CAST(:namespace AS text) || '.wake'), CAST(:slot AS integer))
 
 -- name: advance_wake_slot
--- Leave the current slot to the transaction that keeps it, and have publishers use the next one.
+-- Make the next slot current, because a transaction keeps sharing this one.
 SELECT CAST(nextval('pgbus.wake_slots') AS integer) AS slot
 
 -- name: find_held_slots
@@ -283,7 +285,7 @@ WHERE l.locktype = 'advisory'
 SELECT pg_try_advisory_lock(hashtext(CAST(:namespace AS text) || '.leader'), 1) AS leads
 
 -- name: is_leaderless
--- Whether there is no leader. A try that gets the lock releases it: it is for the session that will lead.
+-- Whether there is no leader. If the lock is free, it is released again: it is for the session that will lead.
 SELECT CASE WHEN pg_try_advisory_lock(hashtext(CAST(:namespace AS text) || '.leader'), 1)
             THEN pg_advisory_unlock(hashtext(CAST(:namespace AS text) || '.leader'), 1)
             ELSE false END AS leaderless
@@ -312,7 +314,7 @@ FROM changed AS c
 WHERE w.id = c.id
 
 -- name: find_ready_listeners
--- Which of these listeners have something to claim now: a look in case a notification was lost.
+-- Those of these listeners that have deliveries to claim now: a poll in case a notification was lost.
 SELECT l.id
 FROM unnest(CAST(:listener_ids AS integer[])) AS l (id)
 WHERE EXISTS (

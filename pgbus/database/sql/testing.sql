@@ -1,15 +1,15 @@
--- For tests of those who use pgbus: what a transaction has published that will be rolled back, and what became of events.
+-- For tests of programs that use pgbus: the events that an open transaction has published, and the attempts at events.
 
 -- name: find_transaction
--- Which transaction this is: another one for each statement where none was begun.
+-- The id of the current transaction; it differs for each statement if none was begun.
 SELECT CAST(pg_current_xact_id() AS text) AS xid
 
 -- name: take_own_events
--- Take out of the outbox what this transaction has published, and nobody else can see, and is due.
+-- Delete from the outbox, and return, the due events that this transaction has published and no other session can see.
 --
--- Of all rows that can be seen, only those of our own transaction and its savepoints have an xmin that is in progress.
--- An xmin is the lower half of such an xid; the upper half is taken from our own. All is text, as the connection is a
--- user's, who may have codecs for other types.
+-- Of all visible rows, only those of our own transaction and its savepoints have an xmin that is in progress. An xmin
+-- is the lower half of such an xid; the upper half is taken from our own. All values are text, because the user's
+-- connection may have codecs for other types.
 WITH ours AS MATERIALIZED (
     SELECT CAST(CAST(pg_current_xact_id() AS text) AS bigint) >> 32 << 32 AS epoch
 ), taken AS (
@@ -28,7 +28,7 @@ FROM taken AS t
 ORDER BY t.id
 
 -- name: count_unsettled
--- How much is due, and is yet to be settled by one of these listeners; and the instant of the look.
+-- The number of due events that these listeners have not settled yet, and the current instant.
 SELECT (SELECT count(*) FROM pgbus.outbox AS o WHERE o.deliver_at IS NULL OR o.deliver_at <= clock_timestamp())
      + (SELECT count(*)
         FROM pgbus.listeners AS l
@@ -43,7 +43,7 @@ SELECT (SELECT count(*) FROM pgbus.outbox AS o WHERE o.deliver_at IS NULL OR o.d
        clock_timestamp() AS looked_at
 
 -- name: stop_leading
--- Let others lead: a test did, so that nothing entered the log.
+-- Release the leader's lock, which a test has held so that no event enters the log.
 SELECT pg_advisory_unlock(hashtext(CAST(:namespace AS text) || '.leader'), 1)
 
 -- name: find_attempts

@@ -1,4 +1,4 @@
--- Schedules as operators see them, and what they change of them.
+-- Operators' queries and changes of schedules.
 
 -- name: list_schedules
 -- Every schedule, when it is due, and its newest run.
@@ -17,7 +17,7 @@ ORDER BY h.started_at DESC
 LIMIT CAST(:limit AS bigint)
 
 -- name: lock_schedule
--- Hold a schedule's row until the transaction ends; says whether it runs, and whether a live worker may declare it.
+-- Lock a schedule's row until the transaction ends; returns whether it runs, and whether a live worker may declare it.
 SELECT s.state, s.claim_token IS NOT NULL AS running,
        s.last_seen_at > now() - INTERVAL '1 minute' AND EXISTS (SELECT 1 FROM pgbus.live_workers AS w) AS declared
 FROM pgbus.schedules AS s
@@ -25,7 +25,7 @@ WHERE s.schedule_name = CAST(:schedule_name AS text)
 FOR UPDATE OF s
 
 -- name: set_schedule_state
--- Pause a schedule, or resume it: then its next run is calculated again, unless a run is under way.
+-- Pause a schedule, or resume it: then its next run is calculated again, unless a run is in progress.
 UPDATE pgbus.schedules AS s
 SET state = CAST(:state AS text),
     next_run_at = CASE WHEN CAST(:state AS text) = 'paused' OR s.claim_token IS NOT NULL THEN s.next_run_at END
@@ -38,7 +38,7 @@ SET next_run_at = LEAST(s.next_run_at, now())
 WHERE s.schedule_name = CAST(:schedule_name AS text)
 
 -- name: delete_schedule
--- Delete a schedule; a run that is under way can no longer write its outcome.
+-- Delete a schedule; a run in progress can no longer write its outcome.
 WITH gone AS (
     DELETE FROM pgbus.schedules AS s
     WHERE s.schedule_name = CAST(:schedule_name AS text)

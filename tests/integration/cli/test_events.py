@@ -36,7 +36,7 @@ async def test_status_shows_listeners_workers_and_the_leader(invoke: Invoke, row
 
 async def test_status_of_an_empty_bus_says_that_nobody_leads(invoke: Invoke) -> None:
     text = words((await invoke("status")).stdout)
-    assert "leader none: nothing enters the log until a worker runs" in text
+    assert "leader none: no event enters the log until a worker runs" in text
     assert "no listeners are registered" in text
 
 
@@ -123,7 +123,7 @@ async def test_events_of_an_unknown_id_fail(invoke: Invoke, rows: Rows, options:
     asked = known if options == ("--key", "other") else uuid4()
     result = await invoke("events", "--id", str(asked), *options)
     assert (result.exit_code, result.stdout) == (1, "")
-    assert result.stderr.startswith(f"pgbus: no event {asked} is in the log")
+    assert result.stderr.startswith(f"pgbus: no event {asked} in the log matches")
 
 
 @pytest.mark.parametrize("text", ["2h", "in 2h", "in 120 m"])

@@ -58,7 +58,7 @@ async def test_dead_show_of_no_letter_is_exit_code_1(invoke: Invoke) -> None:
     result = await invoke("dead", "show", "7")
     assert (result.exit_code, result.stderr) == (
         1,
-        "pgbus: there is no dead letter 7; `pgbus dead list` shows what there is\n",
+        "pgbus: there is no dead letter 7; see `pgbus dead list`\n",
     )
 
 
@@ -85,7 +85,7 @@ async def test_dead_retry_of_all_that_match(invoke: Invoke, letters: list[int]) 
 async def test_dead_wants_ids_or_all(invoke: Invoke, arguments: tuple[str, ...]) -> None:
     result = await invoke("dead", *arguments)
     assert result.exit_code == 2
-    assert "or say --all" in words(result.output.replace("│", ""))
+    assert "or --all" in words(result.output.replace("│", ""))
 
 
 # ----------------------------------------------------------------------------------------------------------- listeners
@@ -98,7 +98,7 @@ async def test_listeners_are_listed_paused_resumed_reset_and_removed(invoke: Inv
     steps = [
         (("pause", "mailer", "stock"), "paused mailer\npaused stock\n"),
         (("resume", "stock"), "resumed stock\n"),
-        (("reset", "mailer", "--to", "beginning"), "reset mailer: it hears the log from position 0 on\n"),
+        (("reset", "mailer", "--to", "beginning"), "reset mailer: it gets the log from position 0 on\n"),
         (("remove", "stock"), "removed stock\n"),
     ]
     for arguments, said in steps:
@@ -118,7 +118,7 @@ async def test_listeners_reset_takes_a_place(invoke: Invoke, rows: Rows, place: 
     await rows.event(5)
     await rows.listener("mailer")
     result = await invoke("listeners", "reset", "mailer", "--to", place)
-    assert result.stdout == f"reset mailer: it hears the log from position {position} on\n"
+    assert result.stdout == f"reset mailer: it gets the log from position {position} on\n"
 
 
 @pytest.mark.parametrize("place", ["99", "soon"])

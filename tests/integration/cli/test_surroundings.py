@@ -129,7 +129,7 @@ def test_in_a_directory_that_was_removed_commands_work(tmp_path: Path, database:
     assert told.returncode == 1
     assert "there is no module 'bus' in the working directory, which was removed" in told.stderr
     told = there("run --reload")
-    assert told.stderr == "pgbus: --reload watches the working directory, which was removed\n"
+    assert told.stderr == "pgbus: --reload cannot watch the working directory: it was removed\n"
 
 
 # ------------------------------------------------------------------------------------------------------------ terminal
