@@ -1,4 +1,5 @@
-"""What a call costs: CPU by process, with 50 callers and with one, and the time of one beside four bare round trips.
+"""Measures calls: CPU by process, with 50 callers and with one, and the time of a call compared with four bare round
+trips.
 
 One process calls, another one serves. CPU is that of the calling process, of the serving one, and of their sessions in
 PostgreSQL, by /proc (so on Linux only). A bare round trip is `SELECT 1` on an open connection: what the network, the

@@ -1,4 +1,4 @@
-"""What it costs to import pgbus and to ask its command line about itself, beside Python and asyncpg alone.
+"""Measures imports of pgbus and starts of its command line, compared with Python and asyncpg alone.
 
 CPU is what the machine had to do; wall time is what a person waits for, and depends on what else runs.
 """

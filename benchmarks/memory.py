@@ -15,7 +15,7 @@ PARTS = 10
 
 
 def resident_mib() -> float:
-    """Linux only."""
+    """Return the resident memory of the process in MiB, on Linux."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 1_048_576
 

@@ -1,4 +1,4 @@
-"""What the benchmarks share: a server, a fresh bus, the payload, and medians."""
+"""Shared code of the benchmarks: a server, a fresh bus, the payload, and medians."""
 
 from __future__ import annotations
 

@@ -101,7 +101,7 @@ class Bus(PublishingVerbs, CallingVerbs, BusPath):  # type: ignore[misc] # of a 
 
     @property
     def features(self) -> frozenset[str]:
-        """What its workers do: any of `events`, `rpcs` and `tasks`; `bus.client.set_features` changes it."""
+        """The features of its workers: any of `events`, `rpcs` and `tasks`; `bus.client.set_features` changes them."""
         return self.registry.features
 
     # ------------------------------------------------------------------------------------------------- listening

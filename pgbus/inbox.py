@@ -22,7 +22,7 @@ _UNDEFINED_TABLE = "42P01"
 
 
 class Attempt(Protocol):
-    """What a handler's Context tells of its attempt."""
+    """The attributes of a handler's Context that the inbox needs."""
 
     @property
     def listener_name(self) -> str:

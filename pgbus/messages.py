@@ -1,4 +1,4 @@
-"""What travels: the event as it is published, stored and handed to handlers; calls and results as hooks see them."""
+"""Messages: events as they are published, stored and passed to handlers; calls and results as hooks get them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _VERSION_DIGITS = 9
 
 
 class PublishOptions(TypedDict, total=False):
-    """What may be given when an event is published, besides the event, its topic and `using`."""
+    """The options of publishing, besides the event, its topic and `using`."""
 
     key: str | None
     """1 to 255 characters; ordered listeners hear events with the same key in order."""
@@ -105,7 +105,7 @@ class EventMessage(msgspec.Struct, kw_only=True, eq=False):
 
     @property
     def id(self) -> str:
-        """`event_id` as text."""
+        """The event's `event_id`, as a string."""
         return str(self.event_id)
 
     @property
@@ -223,7 +223,7 @@ class RpcMessage(msgspec.Struct, kw_only=True, eq=False):
 
 
 class ResultMessage(msgspec.Struct, kw_only=True, eq=False):
-    """What came of a call, as hooks see it: on the worker after its execution, and where the call was made.
+    """The result of a call, as hooks get it: on the worker after its execution, and in the caller's process.
 
     `result` is what the procedure returned; where `error` is true, the `repr` of what was raised, and `trace` is the
     traceback. `rpc_message_id` is the `id` of the call.

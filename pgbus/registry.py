@@ -1,4 +1,4 @@
-"""What this process has declared, of every kind, and which of it a worker does."""
+"""All declarations of this process, and the selection for a worker."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pgbus.schedules.schedule import Background, Schedule, Schedules
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
-    """What a worker does: the declarations chosen for it, of the kinds that are among its features."""
+    """The work of a worker: the declarations selected for it, of the kinds that are among its features."""
 
     listeners: Sequence[Listener] = ()
     procedures: Sequence[Procedure] = ()
@@ -47,7 +47,7 @@ class Registry:
         """What a transactional handler that takes no connection has its transaction on."""
 
     def work(self, *, only: Sequence[str] | None = None, skip: Sequence[str] | None = None) -> Work:
-        """What a worker does of the declarations named in `only` (default: all) but not in `skip`.
+        """Return the work for the declarations named in `only` (default: all) but not in `skip`.
 
         Raises ConfigurationError for a name that is not declared.
         """

@@ -1,4 +1,4 @@
-"""What happened, as typed events for whoever observes: logging, metrics and tests that wait for a signal.
+"""Typed records of what happens in a process, for observers: logging, metrics, and tests that wait for a signal.
 
 An observer is called on the worker's event loop, right after the fact, and must be quick. Its errors are logged.
 """
@@ -144,7 +144,7 @@ class TaskStarted:
 
 @dataclass(frozen=True, slots=True)
 class TaskEnded:
-    """What became of a run that this worker claimed: `outcome` as in `schedule_history`, `duration` in seconds."""
+    """A run that this worker claimed has ended: `outcome` as in `schedule_history`, `duration` in seconds."""
 
     schedule_name: str
     run_id: UUID
@@ -191,7 +191,7 @@ class Telemetry:
         return lambda: self._observers.remove(observer)
 
     def emit(self, happening: Happening) -> None:
-        """Tell every observer."""
+        """Pass the record to every observer."""
         for observer in tuple(self._observers):
             try:
                 refuse_awaitable(observer(happening), f"the observer {observer!r}", "and nobody awaits it")

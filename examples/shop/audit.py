@@ -1,4 +1,4 @@
-"""What the database says about a run: numbers for the report, and whether they agree with what the tills know."""
+"""Reads a run's figures from the database, and compares them with the clients' records."""
 
 from __future__ import annotations
 
@@ -79,7 +79,8 @@ async def read_books(connection: Connection) -> Books:
 
 
 async def find_problems(connection: Connection, ledger: Ledger, *, after: int, before: Books) -> list[str]:
-    """What the database says about events after position `after`, and the tills know better; none if all is well."""
+    """Return the contradictions between the events after position `after` and the clients' records; none if all is
+    well."""
     attempts = await connection.fetch(_ATTEMPTS, after)
     orders = await connection.fetch("SELECT id FROM shop.orders")
     dead = await connection.fetch("SELECT event_id, listener_name FROM pgbus.dead WHERE position > $1", after)
@@ -126,7 +127,7 @@ def compare_dead_letters(ledger: Ledger, dead: set[tuple[Any, ...]]) -> Iterator
 
 
 def compare_books(ledger: Ledger, before: Books, now: Books) -> Iterator[str]:
-    """What transactional listeners wrote must be there once for each event, whatever failed in between."""
+    """The writes of transactional listeners must exist once for each event, whatever failed in between."""
     orders = ledger.committed.values()
     expected = Books(
         stock=before.stock - sum(order.quantity for order in orders),

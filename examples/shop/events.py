@@ -1,4 +1,4 @@
-"""What the shop tells."""
+"""The events that the shop publishes."""
 
 from dataclasses import dataclass
 

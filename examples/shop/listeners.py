@@ -1,4 +1,4 @@
-"""What happens when an order was placed. Three listeners: each hears every event, and none waits for another."""
+"""The listeners for placed orders. Each of the three gets every event, and none waits for another."""
 
 import asyncio
 import random

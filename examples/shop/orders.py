@@ -33,7 +33,7 @@ class Draft:
 
 @dataclass(slots=True)
 class Ledger:
-    """What the tills know, by event id: it is compared with the database when all is over."""
+    """The clients' records, by event id, which are compared with the database at the end."""
 
     committed: dict[UUID, OrderPlaced] = field(default_factory=dict)
     rolled_back: dict[UUID, OrderPlaced] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""What the demo shows: progress as bars on a terminal and as lines in a pipe, then the report."""
+"""The output of the demo: progress as bars on a terminal and as lines in a pipe, then the report."""
 
 from __future__ import annotations
 

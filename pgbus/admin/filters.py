@@ -1,4 +1,4 @@
-"""What operators ask for: filters of events, calls and dead letters."""
+"""Filters of events, calls and dead letters, for operators."""
 
 from __future__ import annotations
 

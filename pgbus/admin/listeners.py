@@ -21,7 +21,7 @@ class ListenerVerbs:
         self._change = change
 
     async def list(self) -> tuple[ListenerStatus, ...]:
-        """Every listener, by name."""
+        """Return every listener, sorted by name."""
         return await inspection.list_listeners(self._store)
 
     async def pause(self, listener_name: str) -> None:

@@ -19,7 +19,7 @@ class ScheduleVerbs:
         self._change = change
 
     async def list(self) -> tuple[ScheduleStatus, ...]:
-        """Every schedule, by name."""
+        """Return every schedule, sorted by name."""
         return await timetable.list_schedules(self._store)
 
     async def history(self, schedule_name: str, *, limit: int = 100) -> tuple[ScheduleRun, ...]:

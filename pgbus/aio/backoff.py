@@ -30,7 +30,7 @@ class Backoff:
         return pause
 
     def reset(self) -> None:
-        """A try has succeeded."""
+        """Note that a try has succeeded: the next pause is the shortest again."""
         self.tries = 0
         self._longest = self._first
 

@@ -39,7 +39,7 @@ class BlockingCalls:
         return portal.call(work)
 
     async def close_async(self) -> None:
-        """`close` for async code."""
+        """Close the loop and its connections, as `close` does, from async code."""
         portal, self._portal = self._portal, None
         if portal:
             await asyncio.to_thread(portal.close)

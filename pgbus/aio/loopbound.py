@@ -1,4 +1,4 @@
-"""What belongs to one event loop, and ends with it."""
+"""Resources that belong to one event loop, and are closed with it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""What user code returned: what is awaitable is awaited, and what would only begin to run is refused.
+"""Checks the return values of user code: awaits awaitables, and refuses generators and functions, whose body has not
+run.
 
 An `async def` that is wrapped in a plain function, a lambda that calls it, a function that yields: calling any of these
 runs nothing of the body. Whatever a call returns goes through here, so that nothing counts as done that was not.
@@ -29,7 +30,7 @@ def is_awaitable(value: object) -> bool:
 
 
 async def finish(value: Any, what: str, *, may_be_function: bool = False) -> Any:
-    """What a call of user code comes to in the end; `what` names what was called.
+    """Return the final result of a call of user code; `what` names the called function in errors.
 
     Raises ConfigurationError as `check` does.
     """

@@ -8,7 +8,7 @@ from typing import Any
 
 
 def failure_of(tasks: Iterable[asyncio.Task[None]]) -> BaseException | None:
-    """What ended one of these, which should never end by themselves."""
+    """Return the error that ended one of these tasks, which should never end by themselves."""
     for task in tasks:
         if task.done() and not task.cancelled() and (error := task.exception()):
             return error

@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Attempt(Generic[T]):
-    """What a function returned, or raised."""
+    """The result of a function, or the error that it raised."""
 
     value: T | None
     error: BaseException | None

@@ -30,7 +30,7 @@ _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_O
 
 @dataclass(frozen=True, slots=True)
 class Arguments:
-    """What a handler is called with for one event."""
+    """The arguments of a handler for one event."""
 
     positional: Sequence[Any]
     named: Mapping[str, Any]
@@ -108,7 +108,7 @@ class NamedArguments:
             raise InvalidEventListener(f"{self._name} cannot listen to {topic}: {complaint}")
 
     def reads(self, topic: str) -> Fields:
-        """What the handler takes of the events of a topic or pattern."""
+        """Return the fields that the handler takes from events of a topic or pattern."""
         event = self._find_event(topic)
         filled = event.defaults() if event else {}
         wanted = dict(self._parameters)
@@ -138,7 +138,9 @@ class NamedArguments:
         return is_free and self._first_hint in (EMPTY, Any, object)
 
     def _complaint(self, names: Collection[str], *, complete: bool = True) -> str | None:
-        """What is wrong with an event of these parameters; an incomplete list of them can only lack some."""
+        """Return the reason why an event with these parameters does not fit; with an incomplete list only missing ones
+        count.
+        """
         wanted = dict(self._parameters)
         if self._takes_message(names) and self._first is not None:
             wanted.pop(self._first.name)

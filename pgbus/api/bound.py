@@ -14,7 +14,7 @@ from pgbus.topics import split_name
 
 
 class BoundBus(CallingVerbs):
-    """What it publishes goes into the transaction of its session or connection. `bus.bind(session)` makes one.
+    """A bus that publishes in the transaction of one session or connection. `bus.bind(session)` returns it.
 
     With an async session or connection, use the methods that are awaited; with a blocking one, those in `_sync`.
     Raises ConnectionUnusableError for what is neither, and says what to pass instead.
@@ -33,7 +33,7 @@ class BoundBus(CallingVerbs):
     async def publish(
         self, event: object, *, topic: str | None = None, **options: Unpack[PublishOptions]
     ) -> EventMessage:
-        """`Bus.publish` in the transaction."""
+        """Publish an event in the transaction; see `Bus.publish`."""
         return await self._sender.publish(
             event, topic=topic, using=self.using, require_transaction=self._require_transaction, **options
         )
@@ -41,19 +41,19 @@ class BoundBus(CallingVerbs):
     def publish_sync(
         self, event: object, *, topic: str | None = None, **options: Unpack[PublishOptions]
     ) -> EventMessage:
-        """`Bus.publish_sync` in the transaction."""
+        """Publish an event in the transaction, for blocking code; see `Bus.publish_sync`."""
         return self._sender.publish_sync(
             event, topic=topic, using=self.using, require_transaction=self._require_transaction, **options
         )
 
     async def publish_many(self, events: Iterable[object], *, topic: str | None = None) -> list[UUID]:
-        """`Bus.publish_many` in the transaction."""
+        """Publish events in the transaction; see `Bus.publish_many`."""
         return await self._sender.publish_many(
             events, topic=topic, using=self.using, require_transaction=self._require_transaction
         )
 
     def publish_many_sync(self, events: Iterable[object], *, topic: str | None = None) -> list[UUID]:
-        """`Bus.publish_many_sync` in the transaction."""
+        """Publish events in the transaction, for blocking code; see `Bus.publish_many_sync`."""
         return self._sender.publish_many_sync(
             events, topic=topic, using=self.using, require_transaction=self._require_transaction
         )
@@ -73,11 +73,11 @@ class BoundBus(CallingVerbs):
         return self._client.fire_event_sync(api_name, event_name, arguments, self._options(options))
 
     async def cancel(self, event_id: UUID | str) -> bool:
-        """`Bus.cancel` in the transaction."""
+        """Cancel a scheduled event in the transaction; see `Bus.cancel`."""
         return await self._sender.cancel(event_id, using=self.using)
 
     def cancel_sync(self, event_id: UUID | str) -> bool:
-        """`Bus.cancel_sync` in the transaction."""
+        """Cancel a scheduled event in the transaction, for blocking code; see `Bus.cancel_sync`."""
         return self._sender.cancel_sync(event_id, using=self.using)
 
     def _options(self, options: PublishOptions) -> dict[str, object]:

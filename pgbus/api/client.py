@@ -37,7 +37,7 @@ START_HOOKS = ("before_server_start", "on_start")
 
 
 class OnError(enum.Enum):
-    """What becomes of an event whose handler failed. Neither stops the worker, nor loses the event.
+    """The treatment of an event whose handler failed. Neither value stops the worker or loses the event.
 
     - SHUTDOWN: it is tried again, as the listener's `retry` option says, and then goes to the dead letters.
     - ACKNOWLEDGE_AND_LOG: it is not tried again; the error is logged, and the event goes to the dead letters at once.
@@ -181,7 +181,7 @@ class BusClient(HookDecorators, Life, Tasking):
         options: Mapping[str, object] | None = None,
         on_error: OnError = OnError.SHUTDOWN,
     ) -> None:
-        """`listen_for_events` for one event."""
+        """Listen to one event of an API; see `listen_for_events`."""
         self.listen_for_events([(api_name, name)], listener, listener_name, options, on_error)
 
     def listen_for_events(
@@ -283,7 +283,7 @@ def _known(options: Mapping[str, object] | None, names: Sequence[str]) -> dict[s
 
 
 def _listening(options: Mapping[str, object] | None, on_error: OnError) -> dict[str, Any]:
-    """The options of `build_listener`."""
+    """Return the options of `build_listener` for `bus_options` and `on_error`."""
     listening = {"concurrency": 1, **_known(options, LISTEN_OPTIONS)}
     if "since" in listening:
         listening["start"] = _start(listening.pop("since"))

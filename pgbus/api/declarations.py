@@ -1,4 +1,4 @@
-"""What a service says of itself: Api classes, their events, and the parameters of these.
+"""The declarations of a service: Api classes, their events, and the events' parameters.
 
 Everything is checked when the class is defined.
 """

@@ -50,12 +50,12 @@ class HookDecorators:
 
     @property
     def on_start(self) -> Register:
-        """`before_worker_start`."""
+        """Register a start hook; the same as `before_worker_start`."""
         return self.before_worker_start
 
     @property
     def on_stop(self) -> Register:
-        """`after_worker_stopped`."""
+        """Register a stop hook; the same as `after_worker_stopped`."""
         return self.after_worker_stopped
 
     @property

@@ -24,12 +24,12 @@ _HEEDED = (signal.SIGTERM, signal.SIGINT)
 
 
 class RunnableWorker(Protocol):
-    """What a `pgbus.worker.worker.Worker` is to those who start and stop it."""
+    """The methods of `pgbus.worker.worker.Worker` that start and stop it."""
 
     ready: asyncio.Event
 
     async def run(self) -> None:
-        """Work until stopped."""
+        """Run the worker until it is stopped."""
 
     def request_stop(self) -> None:
         """Stop; the second time, without letting handlers finish."""

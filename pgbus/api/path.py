@@ -86,7 +86,7 @@ class BusPath:
     # --------------------------------------------------------------------------------------------------------- calls
 
     def __call__(self, /, *args: object, bus_options: Mapping[str, object] | None = None, **kwargs: object) -> Any:
-        """`call`."""
+        """Call the procedure; the same as `call`."""
         if not self._words:
             self._split()
         if len(self._words) == 1:
@@ -106,7 +106,7 @@ class BusPath:
     async def call_async(
         self, /, *args: object, bus_options: Mapping[str, object] | None = None, **kwargs: object
     ) -> Any:
-        """`call` for async code."""
+        """Call the procedure from async code; see `call`."""
         self._refuse_positional(args)
         return await self._client.call_rpc_remote(*self._split(), kwargs, bus_options)
 

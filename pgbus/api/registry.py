@@ -80,7 +80,7 @@ class ApiRegistry:
         return list(self._apis)
 
     def all(self) -> list[Api]:
-        """The registered APIs."""
+        """Return the registered APIs, in the order of registration."""
         return list(self)
 
     def public(self) -> list[Api]:
@@ -92,7 +92,7 @@ class ApiRegistry:
         return [api for api in self if api.meta.internal]
 
     def next_words(self, prefix: Sequence[str]) -> list[str]:
-        """What may follow the words of a path: a further word of an API's name, an event or a procedure."""
+        """Return the words that may follow a path: further words of an API's name, events and procedures."""
         found: dict[str, None] = {}
         for name, api in self._apis.items():
             words = name.split(".")

@@ -20,7 +20,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Tasking:
-    """Declares tasks."""
+    """Declares schedules and background tasks for a bus."""
 
     def __init__(self, registry: Registry, config: Config, bus: object) -> None:
         self._registry = registry
@@ -117,7 +117,7 @@ class Tasking:
 
     @property
     def features(self) -> frozenset[str]:
-        """What workers of this bus do: any of `events`, `rpcs` and `tasks`."""
+        """The features of this bus's workers: any of `events`, `rpcs` and `tasks`."""
         return self._registry.features
 
     def set_features(self, features: Iterable[str]) -> None:

@@ -10,4 +10,4 @@ REMOTE = 5  # these four are for calls without a result
 UNSERVED = 6
 TIMEOUT = 7
 LOST = 8
-BUG = 70  # EX_SOFTWARE; 1 is what Python itself would use, and scripts should be able to tell
+BUG = 70  # EX_SOFTWARE; Python's own code would be 1, and scripts should be able to distinguish the two

@@ -1,4 +1,4 @@
-"""What annotations say: the type of a parameter, and the fields of a class.
+"""Reads annotations: the type of a parameter, and the fields of a class.
 
 Values are checked and cast, and schemas are made, by what is decided here, so that nobody is told a different truth.
 """
@@ -57,7 +57,7 @@ def declared_type(parameter: Declared) -> Any:
 
 
 def _or_none(hint: Any) -> Any:
-    """The type, and None."""
+    """Return the union of a type and None."""
     while typing.get_origin(hint) in _MARKS:
         hint = typing.get_args(hint)[0]
     inner = bare(hint)
@@ -96,7 +96,7 @@ def is_alias(hint: Any) -> bool:
 
 
 def value_of(alias: Any) -> Any:
-    """What an alias stands for; raises ConfigurationError for one that is a member of itself."""
+    """Return the type that an alias stands for; raises ConfigurationError for an alias that contains only itself."""
     _refuse_circle(alias, ())
     return _value_of(alias)
 
@@ -167,7 +167,7 @@ class Field:
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What a class with fields is made of."""
+    """The fields of a class, and how instances are created."""
 
     cls: type
     kind: Kind
@@ -194,7 +194,7 @@ def field_names(cls: Any) -> list[str]:
 
 
 def kind_of(cls: type) -> Kind | None:
-    """What kind of class with fields it is, if any."""
+    """Return the kind of a class with fields; None for other classes."""
     if is_named_tuple(cls):
         return "named tuple"
     if issubclass(cls, msgspec.Struct):

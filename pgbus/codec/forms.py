@@ -33,7 +33,7 @@ _REMEMBERED = 4_096
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """What becomes of the values of one class.
+    """The form in which values of one class are sent.
 
     `is_other`: they take another form whatever they hold; else it depends on their `parts`.
     """

@@ -1,4 +1,4 @@
-"""What would be lost on the way: the parts of a value that its own class does not read back as they were sent.
+"""Finds losses: parts of a value that its own class does not read back as they were sent.
 
 Most classes lose nothing, which their definition tells; only of the others each value is looked at.
 """
@@ -68,7 +68,8 @@ def _is_equal(one: object, other: object) -> bool:
 
 
 def _pairs(one: Any, other: Any) -> Iterator[tuple[str, object, object]]:
-    """What two values of one kind are made of, side by side; nothing for what has no parts, or not as many.
+    """Yield the parts of two values of one kind in pairs; nothing for values without parts, or with different numbers
+    of them.
 
     Where the kinds differ, the sender gave something else than the class asks for, and the class took it.
     """

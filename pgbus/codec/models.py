@@ -38,7 +38,7 @@ _HARMLESS = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class _Verdict:
-    """What the definition of a class tells of its instances; `refusal` is a place and a reason."""
+    """The properties of instances that the definition of a class decides; `refusal` is a path and a reason."""
 
     is_plain: bool
     refusal: tuple[str, str] | None
@@ -92,7 +92,7 @@ def _unreadable(error: Any) -> Exception:
 
 
 def contents(model: Any) -> dict[str, Any]:
-    """What the model is to be written of, as Python's own values."""
+    """Return the values of the model to encode, as Python's built-in types."""
     found: dict[str, Any] = model.model_dump(round_trip=True, warnings="none")
     return found
 

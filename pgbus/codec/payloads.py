@@ -100,7 +100,7 @@ def encode_lines(values: Sequence[Any], *, limit: int) -> str | None:
 
 
 def _plain(value: object) -> object:
-    """What msgspec encodes in place of a value that it does not know."""
+    """Return the value that msgspec encodes in place of one that it does not know."""
     if is_pydantic(type(value)):
         return msgspec.Raw(dump(value))
     if isinstance(value, datetime):
@@ -172,7 +172,7 @@ def _joined(where: str, inner: str) -> str:
 
 
 def _parts(value: object) -> Iterator[tuple[str, object]]:
-    """What `value` is directly made of, each with the step that leads to it."""
+    """Yield the direct parts of `value`, each with the step that leads to it."""
     if hasattr(type(value), "__to_bus__"):
         with contextlib.suppress(Exception):  # it raises when it is told of as the culprit itself
             yield "", value.__to_bus__()  # type: ignore[attr-defined] # looked for
@@ -276,7 +276,7 @@ def check_readable(hint: Any) -> None:
 
 
 def misfit(error: BaseException, name: str = "") -> str:
-    """What is wrong with a value that did not fit its type, after the way to the part: `user.city: Expected ...`.
+    """Return the path of the part that did not fit its type, and the reason: `user.city: Expected ...`.
 
     `name` is that of the value.
     """

@@ -1,4 +1,4 @@
-"""What a worker of a bus does, in three words: run listeners, serve procedures, run tasks."""
+"""The three features of a worker: running listeners, serving procedures, running tasks."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ _KIND_NAMES = {str: "a string", int: "a whole number", float: "a number", bool: 
 
 @dataclass(frozen=True, slots=True)
 class About:
-    """What a setting means, and its limits: of the number, or of the length of the text."""
+    """The meaning of a setting, and its limits: of the number, or of the length of the string."""
 
     help: str
     minimum: float = -math.inf
@@ -48,7 +48,7 @@ class About:
 
 
 def seconds(help: str, *, minimum: float = 1, maximum: float = 3650 * DAY) -> About:  # noqa: A002 - as in About
-    """About a duration."""
+    """Return the About of a setting in seconds."""
     return About(help, minimum, maximum, "seconds")
 
 
@@ -60,7 +60,7 @@ def kinds(cls: type) -> Mapping[str, Any]:
 
 @functools.cache
 def about(cls: type, name: str) -> About:
-    """What the class says about a setting."""
+    """Return the About of a setting of the class."""
     found: About = _annotated(cls)[name].__metadata__[0]
     return found
 
@@ -93,7 +93,7 @@ def checked(cls: type, name: str, value: object, *, label: str, source: str) -> 
 
 
 def expected(kind: Any, limits: About) -> str:
-    """What a value of this kind looks like."""
+    """Return a description of the allowed values of this type."""
     if get_origin(kind) is Literal:
         return "one of " + ", ".join(get_args(kind))
     wanted = next(part for part in (kind, *get_args(kind)) if part in _KIND_NAMES)

@@ -22,7 +22,7 @@ _REFERENCE = re.compile(r"\$(\$?)\{([^}]*)\}")
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """What a file says, and how to name it."""
+    """The content of a file, and its name for error messages."""
 
     table: Mapping[str, object]
     source: str
@@ -50,7 +50,7 @@ def find_file(directory: Path, *, environ: Mapping[str, str]) -> File:
 
 
 def read_file(path: Path, *, source: str, environ: Mapping[str, str]) -> File:
-    """What a file says, with the values of the variables that it refers to.
+    """Read a file, and replace the variables in it.
 
     Raises ConfigurationError if it cannot be read, and UnexpectedConfigurationFormat if it is no table of settings.
     """

@@ -1,4 +1,4 @@
-"""What options may be: of listeners, procedures, schedules and calls. Each is checked here, when it is given."""
+"""The allowed values of the options of listeners, procedures, schedules and calls, and their checks."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def number(expected: str, least: float, most: float = math.inf) -> Option:
 
 
 def seconds(most: float = math.inf) -> Option:
-    """A duration."""
+    """Return the option of a duration in seconds."""
     limit = "" if most == math.inf else f" and at most {most:g}"
     return Option(
         lambda value: (isinstance(value, float) or _is_whole(value)) and 0 < value <= most and value < math.inf,
@@ -71,7 +71,7 @@ def seconds(most: float = math.inf) -> Option:
 
 
 def one_of(*choices: str) -> Option:
-    """One of these strings."""
+    """Return the option whose value is one of these strings."""
     *others, last = map(repr, choices)
     return Option(lambda value: isinstance(value, str) and value in choices, f"{', '.join(others)} or {last}")
 

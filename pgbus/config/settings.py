@@ -305,7 +305,9 @@ def _file(
 
 
 class _Merged:
-    """What the sources say, merged: what is added later wins, and `apis` and `plugins` setting by setting."""
+    """The merged values of all sources: later ones have priority; `apis` and `plugins` are merged setting by
+    setting.
+    """
 
     def __init__(self) -> None:
         self.values: dict[str, Any] = {}
@@ -319,7 +321,7 @@ class _Merged:
             self._add(name, value, source=file.source, where=file.source)
 
     def add_environment(self, environ: Mapping[str, str]) -> None:
-        """Add variables."""
+        """Add the values of `PGBUS_*` variables."""
         # By known names: other PGBUS_* variables are none of ours, a deployment may have some of its own.
         for name in kinds(Config):
             variable = f"PGBUS_{name.upper()}"
@@ -327,7 +329,7 @@ class _Merged:
                 self._add(name, FromVariables(text), source=variable, where=variable)
 
     def add_arguments(self, arguments: Mapping[str, object]) -> None:
-        """Add arguments."""
+        """Add the values of keyword arguments."""
         for name, value in arguments.items():
             if value is not None:
                 self._add(name, value, source="argument", where="arguments")

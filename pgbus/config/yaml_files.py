@@ -9,7 +9,7 @@ import yaml
 
 
 def load(text: str) -> object:
-    """What a YAML document says; nothing is an empty table. Raises ValueError saying what is wrong, and where."""
+    """Parse a YAML document; an empty one is an empty table. Raises ValueError with the fault and its line."""
     try:
         content = yaml.load(text, _Loader)  # noqa: S506 - a safe loader
     except yaml.YAMLError as error:

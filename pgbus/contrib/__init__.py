@@ -1,1 +1,1 @@
-"""What other frameworks need, each in a module of its own that imports the framework."""
+"""Integrations with frameworks, each in its own module, which imports the framework."""

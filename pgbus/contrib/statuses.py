@@ -1,4 +1,4 @@
-"""What a call that brought no answer is to the client of a web application, for all frameworks."""
+"""The HTTP status of a call without a response, for all web frameworks."""
 
 from __future__ import annotations
 

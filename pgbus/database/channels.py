@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 def wake(namespace: str) -> str:
-    """Publishers wake the leader."""
+    """Return the channel on which publishers wake the leader."""
     return f"{namespace}_wake"
 
 

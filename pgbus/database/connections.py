@@ -64,7 +64,7 @@ Borrowed: TypeAlias = "PoolConnectionProxy[Any]"
 
 
 def settings_sql(settings: Mapping[str, str]) -> str:
-    """One script of SETs."""
+    """Return the settings as one script of SET statements."""
     return "; ".join(f"SET {name} = '{value}'" for name, value in settings.items())
 
 
@@ -225,7 +225,7 @@ class Pooled:
         self._pool = pool
 
     async def fetch(self, query: str, *args: Any) -> list[Any]:
-        """Run one statement."""
+        """Run one statement and return its rows."""
         async with borrow(self._pool) as connection:
             return await connection.fetch(query, *args)
 
@@ -274,5 +274,5 @@ class Kept:
 
 
 def session_closed() -> asyncpg.PostgresConnectionError:
-    """What ends the work that needs a session, once that is lost."""
+    """Return the error that ends work on a session that is lost."""
     return asyncpg.ConnectionDoesNotExistError("the session was closed")

@@ -1,4 +1,4 @@
-"""Ids of new events."""
+"""Makes the ids of new events, UUIDv7."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What kind of fault an error is, and so what to do about it: a pure function of its class and SQLSTATE.
+"""Classifies errors by their class and SQLSTATE; the kind decides whether to retry.
 
 What is known to be a fault of code or schema ends the work that it happened to. Everything else is tried again: nobody
 can list all that may befall a database and will be mended by its operators, or by time.
@@ -40,7 +40,7 @@ DATABASE_ERRORS = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.Interfa
 
 
 class Fault(enum.Enum):
-    """Kinds of faults."""
+    """The kinds of faults that `classify` distinguishes."""
 
     LINK = "link"
     """There is no connection, or it broke, or leads to a server that cannot write: try again on another one."""
@@ -125,7 +125,7 @@ def sqlstate_of(error: BaseException) -> str | None:
 
 
 def _driver_error(error: BaseException) -> BaseException:
-    """What the driver raised, where Django has wrapped it in an error of its own."""
+    """Return the driver's error if Django has wrapped it in its own."""
     return error.__cause__ if error.__cause__ and type(error).__module__ == "django.db.utils" else error
 
 

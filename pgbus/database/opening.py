@@ -47,7 +47,7 @@ async def reopen_session(config: Config, *, channels: Mapping[str, Callable[[str
 
 @asynccontextmanager
 async def _told(config: Config) -> AsyncIterator[None]:
-    """What the server says before anything was done means that the database cannot be used: say so, and which it is."""
+    """Raise DatabaseUnreachableError, which names the database, for an error of the server before any statement ran."""
     try:
         yield
     except Exception as error:

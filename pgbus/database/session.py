@@ -55,7 +55,7 @@ class Session:
         return self._connection.get_server_pid()
 
     async def fetch(self, query: str, *args: Any) -> list[Any]:
-        """Run one statement."""
+        """Run one statement and return its rows."""
         async with self._busy:
             if self._connection.is_closed():
                 raise asyncpg.InterfaceError("the session is closed")

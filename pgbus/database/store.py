@@ -18,7 +18,7 @@ class Runner(Protocol):
     """A connection or a pool."""
 
     async def fetch(self, query: str, *args: Any) -> list[Any]:
-        """Run one statement."""
+        """Run one statement and return its rows."""
         ...
 
 

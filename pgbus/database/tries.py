@@ -1,4 +1,4 @@
-"""What the loops of a worker share: how they try again, how one that broke off is found, whose a cancellation is."""
+"""Shared code of a worker's loops: retrying, finding the one that failed, and attributing a cancellation."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Tries:
         return pause
 
     def worked(self) -> None:
-        """A try has succeeded."""
+        """Note that a try has succeeded: the next pause is the shortest again."""
         if self._told:
             logger.info("can %s again", self._what)
         self._told = False

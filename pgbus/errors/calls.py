@@ -1,4 +1,4 @@
-"""What a call raises instead of returning a result."""
+"""Errors that a call raises instead of returning a result."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is wrong with a setting, a listener, a procedure, a schedule, an API or the module of a bus."""
+"""Errors in a setting, a listener, a procedure, a schedule, an API or the module of a bus."""
 
 from __future__ import annotations
 

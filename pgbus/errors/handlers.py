@@ -1,4 +1,4 @@
-"""What ends the attempt of a handler."""
+"""Errors and exceptions that end the attempt of a handler."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is wrong with the database, or cannot be done by an operator."""
+"""Errors of the database, and of operators' commands."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What keeps an event from being published, and what schemas cannot tell."""
+"""Errors of publishing, and of schemas."""
 
 from __future__ import annotations
 

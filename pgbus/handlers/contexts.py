@@ -1,4 +1,4 @@
-"""What a handler, a task or middleware may know of the event, run or call that it is called for."""
+"""The contexts that handlers, tasks and middleware get, with details of the event, run or call."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ class Publishes(Protocol):
     """Publishes for a context: a bus, or what publishes for it."""
 
     async def publish(self, event: object, **options: Unpack[ContextOptions]) -> EventMessage:
-        """`Bus.publish`."""
+        """Publish an event; see `Bus.publish`."""
         ...
 
     def publish_sync(self, event: object, **options: Unpack[ContextSyncOptions]) -> EventMessage:
-        """`Bus.publish_sync`."""
+        """Publish an event from blocking code; see `Bus.publish_sync`."""
         ...
 
 
 class Context(ContextMarker):
-    """What a handler may know of the attempt it is; it is passed to a parameter annotated `pgbus.Context`.
+    """The details of an attempt at an event; passed to a handler's parameter annotated `pgbus.Context`.
 
     `events` are the stored events of this call: one, or those of a batch. `attempt` is 1 for the first.
     `connection` is the open connection or session of a transactional handler, else None.
@@ -95,7 +95,7 @@ class Context(ContextMarker):
 
 @dataclass(frozen=True, slots=True)
 class TaskContext:
-    """What a task may know of its run; it is passed to a parameter annotated `pgbus.TaskContext`.
+    """The details of a schedule's run; passed to a task's parameter annotated `pgbus.TaskContext`.
 
     `due_at` is when the run was due, which may be long ago for one that was missed. `attempt` is 1 unless the run was
     begun before, by a worker that died or stopped.

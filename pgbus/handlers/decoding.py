@@ -82,7 +82,7 @@ class EventDecoder:
         )
 
     def _type_of_rest(self, event_type: Any) -> Any:
-        """What events are taken as that are of no known class; None if they are not taken."""
+        """Return the type for events without a known class; None if the handler does not take them."""
         if event_type is None:
             return None if self._classes else Any
         if self._takes_message:

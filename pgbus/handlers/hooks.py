@@ -131,7 +131,7 @@ class Moment:
         return register if hook is None else register(hook)
 
     def add(self, function: Callable[..., Any], *, place: Place) -> None:
-        """`register`, at any place."""
+        """Register a hook before or after the plugins; see `register`."""
         if any(hook.function == function for hook in self._hooks):
             return
         hook = self._inspect(function, place)
@@ -216,7 +216,7 @@ class Moment:
         )
 
     def _first(self, parameters: Sequence[inspect.Parameter]) -> str | None:
-        """What the first parameter gets, whatever it is called, where nothing else is offered."""
+        """Return the argument for a first parameter of any name, if nothing else is offered."""
         if self._arguments != ("client",) or not parameters:
             return None
         first = parameters[0]

@@ -19,7 +19,7 @@ MAX_DELAY = 36_525 * 86_400.0
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """The handler returned."""
+    """The outcome of an attempt whose handler returned."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,7 @@ class RetryPolicy:
 
 
 def decide(error: BaseException | None, *, attempt: int, policy: RetryPolicy) -> Outcome:
-    """What follows from an attempt that returned (`error` is None) or raised `error`."""
+    """Return the outcome of an attempt that returned (`error` is None) or raised `error`."""
     match error:
         case None:
             return DONE
@@ -102,7 +102,7 @@ def _describe(error: BaseException) -> str:
 
 
 def error_text(error: BaseException) -> str:
-    """What the error says."""
+    """Return the error's class and message, shortened to a length that is stored."""
     try:
         return str(error)
     except Exception as failure:  # its __str__ is code of other people

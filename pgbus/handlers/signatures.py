@@ -174,7 +174,9 @@ def resolved_signature(handler: Handler) -> inspect.Signature:
 
 
 def role_of(annotation: Any) -> tuple[str, Any]:
-    """What a parameter wants, by its annotation: `event`, `context` or `connection`; and its type, or Wanted."""
+    """Return the role of a parameter, by its annotation: `event`, `context` or `connection`; and its type, or
+    Wanted.
+    """
     hint = bare(annotation)
     plain = typing.get_origin(hint) or hint
     if isinstance(plain, type):

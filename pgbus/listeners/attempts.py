@@ -44,7 +44,7 @@ class Decoded:
 
     @property
     def message(self) -> EventMessage:
-        """The event."""
+        """The event of this attempt, as its handler gets it."""
         return self.held.messages[self.index]
 
 

@@ -61,7 +61,7 @@ class ClaimsInFlight:
         return len(self._refused)
 
     def add(self, held: HeldClaim) -> None:
-        """Add a new claim."""
+        """Add a claim that was just made."""
         self._held_claims[held.claim.id] = held
 
     def end_event(self, held: HeldClaim, index: int, ending: Ending, *, started: float, duration: float) -> None:

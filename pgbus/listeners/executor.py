@@ -56,11 +56,11 @@ class Settling(Protocol):
         ...
 
     def begin_sync(self, executor: SyncExecutor) -> None:
-        """`begin` in a thread."""
+        """Do the same as `begin`, in the handler's thread."""
         ...
 
     def settle_sync(self, executor: SyncExecutor) -> None:
-        """`settle` in a thread."""
+        """Do the same as `settle`, in the handler's thread."""
         ...
 
 

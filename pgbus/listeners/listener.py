@@ -203,7 +203,7 @@ def _in_transaction(signature: Signature, transaction: Wanted) -> Signature:
 
 
 def _patterns(label: str, events: Sequence[type | str], signature: Signature) -> tuple[str, ...]:
-    """What it listens to: as told, else the event class that its handler is annotated with."""
+    """Return the patterns: the given ones, else the topic of the event class with which the handler is annotated."""
     if not events and isinstance(signature.event_type, type) and topic_of(signature.event_type):
         events = (signature.event_type,)
     if not events:

@@ -96,11 +96,11 @@ class Runner:
 
     @property
     def age(self) -> float:
-        """Seconds since the start."""
+        """The seconds since the runner started."""
         return now() - self._started_at
 
     def failure(self) -> BaseException | None:
-        """What ended one of the loops, which should never end by themselves."""
+        """The error that ended one of the loops, which should never end by themselves."""
         return failure_of(self._tasks)
 
     async def break_off(self) -> None:

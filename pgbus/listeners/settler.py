@@ -36,7 +36,7 @@ class Settler:
         self._was_settled = was_settled
 
     async def run(self) -> None:
-        """Settle until cancelled."""
+        """Settle ended attempts until the task is cancelled."""
         tries = Tries(f"settle events of {self._listener.name}")
         while True:
             held_claims = self._in_flight.take_ended()

@@ -26,7 +26,7 @@ class Neighbour:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Declaration:
-    """What one version of a service declares that a listener hears, sorted, with its options; and a live worker that
+    """The sorted patterns and the options that one version of a service declares for a listener; and a live worker that
     runs it, if any.
 
     `home` is the folder that the service has its name from; None where the name was given. `is_recent`: a worker that
@@ -56,7 +56,7 @@ def is_outdated(ours: Declaration, known: Sequence[Declaration]) -> bool:
 
 
 def subscribed_patterns(ours: Declaration, known: Sequence[Declaration]) -> list[str]:
-    """What the listener is to be subscribed to: our patterns, those of live workers, and of a version newer than ours.
+    """Return the patterns to subscribe to: ours, those of live workers, and those of a version newer than ours.
 
     A declaration that was never seen before is the newest, and then what only dead workers declared goes. One that
     comes back is an older worker restarting in the middle of a deploy, or a deploy that was rolled back.
@@ -80,7 +80,7 @@ def find_conflict(ours: Declaration, known: Iterable[Declaration]) -> str | None
 
 
 def find_sharing(ours: Declaration, known: Iterable[Declaration]) -> str | None:
-    """What a person should know of others that run the listener, in words; None if they are of the same service."""
+    """Return a warning about workers of other services that run the listener; None if there are none."""
     for one in known:
         if one.worker and not _is_same_service(ours, one):
             return (

@@ -134,7 +134,7 @@ class _Ends:
             self._note_lock(await executor.fetch(*lock))
 
     def begin_sync(self, executor: SyncExecutor) -> None:
-        """`begin` in a thread."""
+        """Do the same as `begin`, in the handler's thread."""
         for lock in self._locks():
             self._note_lock(executor.fetch(*lock))
 
@@ -143,7 +143,7 @@ class _Ends:
         self._check(await executor.fetch(*self._settlement()))
 
     def settle_sync(self, executor: SyncExecutor) -> None:
-        """`settle` in a thread."""
+        """Do the same as `settle`, in the handler's thread."""
         self._check(executor.fetch(*self._settlement()))
 
     def _locks(self) -> list[Bound]:

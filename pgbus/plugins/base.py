@@ -1,4 +1,4 @@
-"""What a plugin is."""
+"""The base class of plugins."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ _CALL = (*_WHO, Parameter("id", str), Parameter("api_name", str), Parameter("pro
 
 
 class MetricsApi(Api):
-    """What processes tell of their events and calls; `event_id` and `id` are those of the event and of the call."""
+    """Events about a process's events and calls; `event_id` and `id` are those of the event and of the call."""
 
     event_fired = Event(parameters=_EVENT)
     event_received = Event(parameters=_EVENT)
@@ -49,7 +49,7 @@ class MetricsPlugin(Plugin):
 
     @classmethod
     def from_config(cls, *, config: Config) -> MetricsPlugin:
-        """It has no options."""
+        """Create the plugin; it has no options."""
         return cls(config=config)
 
     async def after_event_sent(self, client: BusClient, event_message: EventMessage) -> None:

@@ -47,7 +47,7 @@ def is_enabled(given: Mapping[str, object], *, label: str, source: str) -> bool:
 def read_options(
     options: Mapping[str, Option], given: Mapping[str, object], *, label: str, sources: Mapping[str, str]
 ) -> dict[str, object]:
-    """What `from_config` is to be called with; raises ConfigurationError naming the option that is wrong."""
+    """Return the arguments of `from_config`; raises ConfigurationError naming the wrong option."""
     values = {}
     for name, value in given.items():
         source = sources.get(f"{label}.{name}", "argument")

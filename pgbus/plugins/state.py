@@ -38,7 +38,7 @@ _STATE = (
 
 
 class StateApi(Api):
-    """What workers tell of themselves. `max_memory_use` is in KiB, `ping_interval` in seconds."""
+    """Events about a worker's state. `max_memory_use` is in KiB, `ping_interval` in seconds."""
 
     worker_started = Event(parameters=_STATE)
     worker_ping = Event(parameters=_STATE)

@@ -33,7 +33,7 @@ MAX_DELAY = 36_525 * 86_400.0
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Limits:
-    """What may be published.
+    """The limits of a published event.
 
     - `max_payload`: the largest payload, in bytes of JSON; 1 MiB by default.
     - `is_checked`: whether instances of event classes are to be of their fields' types, by the API's name.

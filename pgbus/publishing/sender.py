@@ -39,7 +39,7 @@ class _Nowhere:
     """In place of a connection that is not looked at, because a double takes what is published."""
 
     def fetch(self, statement: Statement, values: Mapping[str, object]) -> Sequence[Sequence[Any]]:  # noqa: ARG002 - as SyncExecutor's
-        """Run nothing."""
+        """Run no statement, and return no rows."""
         return []
 
 
@@ -78,7 +78,7 @@ class Sender:
         require_transaction: bool | None = None,
         **options: Unpack[PublishOptions],
     ) -> EventMessage:
-        """`Bus.publish`."""
+        """Publish an event; see `Bus.publish`."""
         row = outbox.prepare(event, topic=topic, limits=self._limits, **options)
         executor = self._executor(using, require_transaction)
         if self._hooks.on_sending:
@@ -95,7 +95,7 @@ class Sender:
         timeout: float | None = None,
         **options: Unpack[PublishOptions],
     ) -> EventMessage:
-        """`Bus.publish_sync`."""
+        """Publish an event from blocking code; see `Bus.publish_sync`."""
         row = outbox.prepare(event, topic=topic, limits=self._limits, **options)
         executor = self._sync_executor(using, require_transaction)
         if self._hooks.on_sending:
@@ -133,7 +133,7 @@ class Sender:
         return self._insert_sync(parts, executor, "publish_many")
 
     async def cancel(self, event_id: UUID | str, *, using: AsyncUsing | None = None) -> bool:
-        """`Bus.cancel`."""
+        """Cancel a scheduled event; see `Bus.cancel`."""
         statement, values = outbox.cancel(event_id, self._statements)
         if self._double:
             return self._double.cancel(event_id)
@@ -142,7 +142,7 @@ class Sender:
         return bool(await self._publishers.here().execute(statement, values))
 
     def cancel_sync(self, event_id: UUID | str, *, using: SyncUsing | None = None) -> bool:
-        """`Bus.cancel_sync`."""
+        """Cancel a scheduled event from blocking code; see `Bus.cancel_sync`."""
         statement, values = outbox.cancel(event_id, self._statements)
         if self._double:
             return self._double.cancel(event_id)

@@ -29,18 +29,18 @@ _OPTIONS = {"timeout": seconds(MAX_TIMEOUT).or_none(), "wait": FLAG}
 
 
 class Schemas(Protocol):
-    """What is known of the procedures of other services."""
+    """The known schemas of other services' procedures."""
 
     async def check_call(self, procedure: str, arguments: str, *, store: Store) -> None:
         """Refuse arguments, as JSON text, that do not fit; `store` is the caller's."""
         ...
 
     async def why_unserved(self, procedure: str, *, store: Store) -> str | None:
-        """What is wrong with the name of a procedure that no live worker serves, if it looks wrong."""
+        """Return the fault of the name of a procedure that no live worker serves; None if the name seems right."""
         ...
 
     def drop(self, store: Store | None = None) -> None:
-        """What is known has changed."""
+        """Drop the cached schemas: they have changed."""
         ...
 
 

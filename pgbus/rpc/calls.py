@@ -51,7 +51,7 @@ class Calls:
         returns: Any = Any,
         **options: Unpack[CallOptions],
     ) -> Any:
-        """`Bus.call`."""
+        """Call a procedure; see `Bus.call`."""
         given: dict[str, Any] = {"timeout": None, "wait": False, "returns": returns, **options}
         if not self._hooks.on_calling:
             return await self.caller.call(procedure, arguments or {}, **given)
@@ -71,7 +71,7 @@ class Calls:
         returns: Any = Any,
         **options: Unpack[CallOptions],
     ) -> Any:
-        """`Bus.call_sync`."""
+        """Call a procedure from blocking code; see `Bus.call_sync`."""
         given: dict[str, Any] = {"timeout": None, "wait": False, "returns": returns, **options}
         refuse_to_block("call")
         if not self._hooks.on_calling:

@@ -70,7 +70,7 @@ class CallerConnection:
             raise
 
     async def close(self) -> None:
-        """End the session."""
+        """End the session of the caller."""
         if self._keeper:
             await end_tasks(self._keeper)
             self._keeper = None

@@ -18,7 +18,7 @@ TTL = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """What the database knew of a procedure at loop time `seen_at`; `timeout` is the declared one, in seconds."""
+    """The rows about a procedure at loop time `seen_at`; `timeout` is the declared one, in seconds."""
 
     seen_at: float
     is_served: bool

@@ -103,7 +103,7 @@ class Server:
 
     @property
     def procedures(self) -> list[Procedure]:
-        """The procedures it serves."""
+        """The procedures that this server serves."""
         return [desk.procedure for desk in self._desks.values()]
 
     async def serve(self, procedures: Sequence[Procedure], *, worker_id: int, store: Store) -> None:
@@ -143,7 +143,7 @@ class Server:
             )  # fmt: skip
 
     def heard(self, payload: str) -> None:
-        """What was notified: names of procedures that have work, none for any; or calls that were cancelled."""
+        """Handle a notification: names of procedures that have work (none means any), or ids of cancelled calls."""
         if payload.startswith("cancel "):
             for call_id in split_ids(payload.removeprefix("cancel ")):
                 self._cancel(call_id)

@@ -1,4 +1,4 @@
-"""What travels in a call, and how an exception becomes a response and a response an exception. No I/O."""
+"""The contents of calls, and the conversion of exceptions to responses and back. No I/O."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What runs in the background of a worker, from its start to its end."""
+"""Background tasks, which run from a worker's start to its end."""
 
 from __future__ import annotations
 

@@ -69,7 +69,7 @@ class Claimer:
         self._wake.set()
 
     def stop(self) -> None:
-        """Claim no more runs."""
+        """Stop claiming runs; current runs continue."""
         self._is_stopping = True
 
     async def run(self) -> None:

@@ -126,7 +126,7 @@ Rule: TypeAlias = Every | Cron
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """What to do about a schedule that is due: which run it is, whether it runs, and when the next is due."""
+    """The decision about a due schedule: which run it is, whether it is executed, and when the next one is due."""
 
     due_at: datetime
     runs: bool
@@ -154,7 +154,7 @@ def take_turn(rule: Rule, *, missed: Missed, due_at: datetime, now: datetime, ag
 
 
 def duration(**units: float) -> timedelta:
-    """`timedelta(...)`; raises InvalidSchedule."""
+    """Return the interval as a timedelta; raises InvalidSchedule."""
     try:
         return timedelta(**units)
     except (ValueError, OverflowError, TypeError) as error:
@@ -191,7 +191,7 @@ def read_job(job: object) -> Rule:
 
 
 def check_missed(missed: str) -> Missed:
-    """The policy, or InvalidSchedule."""
+    """Return the policy for missed runs; raises InvalidSchedule."""
     if missed not in get_args(Missed):
         raise InvalidSchedule(f"missed is 'once', 'skip' or 'all', not {missed!r}")
     return missed  # type: ignore[return-value]

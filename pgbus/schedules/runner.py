@@ -63,7 +63,7 @@ class Tasks:
         self._claimer.wake()
 
     def failure(self) -> BaseException | None:
-        """What ended the loop, which should never end by itself."""
+        """The error that ended the loop, which should never end by itself."""
         return failure_of([self._loop] if self._loop else [])
 
     @property

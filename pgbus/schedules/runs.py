@@ -99,7 +99,7 @@ class Runs:
                 run.break_off("lost")
 
     def stop(self) -> None:
-        """Call no more tasks."""
+        """Call no more tasks; current ones continue."""
         self._is_stopping = True
 
     def abandon(self) -> None:

@@ -110,7 +110,7 @@ class Schedule:
 
 @dataclass(slots=True, eq=False)
 class Background:
-    """What runs from a worker's start to its end: a function, or an awaitable, which can only run once."""
+    """A background task, from a worker's start to its end: a function, or an awaitable, which can run only once."""
 
     name: str
     task: Task | None = None

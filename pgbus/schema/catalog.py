@@ -68,7 +68,7 @@ class Catalog:
         return found
 
     def get_event_schema(self, api_name: str, event_name: str) -> Schema:
-        """`{"parameters": ...}`; raises SchemaNotFound."""
+        """Return the event's schema, `{"parameters": ...}`; raises SchemaNotFound."""
         return self._get(("event",), api_name, event_name)
 
     def get_rpc_schema(self, api_name: str, rpc_name: str) -> Schema:

@@ -20,7 +20,7 @@ logger = logging.getLogger("pgbus")
 
 
 class Checks:
-    """What callers and publishers ask before they send, of what other services serve and declare."""
+    """Checks of callers and publishers before they send, against the declarations of other services."""
 
     def __init__(self, *, config: Config, known: Known) -> None:
         self._config = config
@@ -50,7 +50,7 @@ class Checks:
             )
 
     async def why_unserved(self, procedure: str, *, store: Store) -> str | None:
-        """What is wrong with the name of a procedure that no live worker serves, if it looks wrong."""
+        """Return the fault of the name of a procedure that no live worker serves; None if the name seems right."""
         await self._known.stored.load_if_allowed(store)
         names = self._known.names_seen
         if not self._known.stored.seen and ("event", procedure) not in names:

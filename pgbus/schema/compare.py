@@ -38,7 +38,7 @@ _KNOWN = _ANNOTATIONS.union(*_OF_TYPE.values(), _CHOICES, _SHAPES)
 
 
 def find_breaks(writer: Part, reader: Part, *, fills_defaults: bool) -> list[str]:
-    """What a value of the writer's schema may have that the reader's refuses; empty if the two fit.
+    """Return the reasons why the reader may refuse a value of the writer's schema; empty if the two are compatible.
 
     `fills_defaults`: the writer also sends the fields that have a default, as an event or a result does, and as the
     arguments of a call do not.

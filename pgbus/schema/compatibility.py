@@ -1,4 +1,4 @@
-"""What a change of code would break: declarations compared with what live listeners read and what callers were told.
+"""Finds listeners and callers that a change of code would break, by comparing declarations with stored schemas.
 
 An event is written by the new code and read by the listeners there are; the arguments of a call are written by callers
 who know the old parameters, and its result is read by them.
@@ -74,7 +74,7 @@ def _recency(one: Stored) -> tuple[datetime, int]:
 def find_broken(
     declared: Sequence[Declaration], stored: Iterable[Stored], *, service: str = "", with_missing: bool = True
 ) -> list[Break]:
-    """What code with these declarations would break of what is stored and in use.
+    """Return the stored schemas in use that code with these declarations would break.
 
     `with_missing`: they are all that the code declares, so callers will miss a procedure that is not among them and was
     its own: of its `service`, or, where services have no names, of an API of which it serves others.
@@ -88,7 +88,7 @@ def find_broken(
 
 
 def find_unreadable(declared: Sequence[Declaration], stored: Iterable[Stored]) -> list[Break]:
-    """What the listeners among the declarations could not read of the events of others that are stored."""
+    """Return the stored events of other services that listeners among the declarations could not read."""
     own = {one.name for one in declared if one.kind == "event"}
     listeners = [
         Stored(kind="listener", name=one.name, schema=one.schema) for one in declared if one.kind == "listener"
@@ -115,7 +115,9 @@ def _event_breaks(event: Declaration, known: Sequence[Stored]) -> Iterator[Break
 
 
 def _read_by(listener: Stored, topics: Sequence[str]) -> Schema | None:
-    """What the listener takes of an event with these topics, its own first; None if it does not hear it."""
+    """Return the schema that the listener reads for an event with these topics, its own first; None if it does not
+    match.
+    """
     events: dict[str, Schema] = listener.schema["events"]
     for topic in topics:
         if topic in events:
@@ -128,7 +130,7 @@ def _read_by(listener: Stored, topics: Sequence[str]) -> Schema | None:
 
 
 def _opened(schema: Schema) -> Schema:
-    """What is sent so far, as a reader who passes over what else there is."""
+    """Return the schema of stored events as that of a reader who ignores other fields."""
     return {name: value for name, value in schema.items() if name != "additionalProperties"}
 
 

@@ -1,4 +1,4 @@
-"""What this process's code says of its events, procedures and listeners."""
+"""The schemas of this process's own events, procedures and listeners."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class DeclaredEvent(Protocol):
 
     @property
     def parameters(self) -> Mapping[str, Any]:
-        """DeclaredParameters by name."""
+        """The declared parameters, by their names."""
         ...
 
 

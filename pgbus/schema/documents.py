@@ -1,4 +1,4 @@
-"""What a service declares, what is stored of it, and both as documents: a JSON object of APIs, in files or streams.
+"""Declared and stored schemas, and their documents: JSON objects of APIs in files or streams.
 
 {"auth": {"events": {"user_created": {"parameters": ...}},
           "rpcs": {"check_password": {"parameters": ..., "response": ...}}}}
@@ -32,7 +32,7 @@ _NAMELESS = "_"
 
 @dataclass(frozen=True, slots=True)
 class Declaration:
-    """What code says of one event, procedure or listener; `ancestors` are topics that the event also counts as."""
+    """The declaration of one event, procedure or listener; `ancestors` are the topics of an event's parent classes."""
 
     kind: Kind
     name: str

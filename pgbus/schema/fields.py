@@ -29,7 +29,7 @@ class Fields:
 
 
 def signature_fields(handler: Callable[..., Any], hints: Mapping[str, Any]) -> Fields:
-    """What a function takes by name; its annotations are given, as they may have been resolved already."""
+    """Return the named parameters of a function; its annotations are passed, because they may already be resolved."""
     parameters = list(inspect.signature(handler).parameters.values())
     return Fields(
         [

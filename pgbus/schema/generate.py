@@ -193,7 +193,7 @@ class _Generator:
     # -------------------------------------------------------------------------- classes that speak for themselves
 
     def _sent(self, cls: Any) -> Schema:
-        """What `__to_bus__` says that it returns."""
+        """Return the return annotation of `__to_bus__`."""
         if cls in self._sending:
             return {}
         self._sending.append(cls)

@@ -95,7 +95,7 @@ def one_of(options: Sequence[Schema]) -> Schema:
 
 
 def enum_of(values: Iterable[Any]) -> Schema:
-    """One of these values."""
+    """Return the schema of a choice of these values."""
     plain = [value.value if isinstance(value, enum.Enum) else value for value in values]
     found = msgspec.json.decode(msgspec.json.encode(plain))
     kinds = list(dict.fromkeys(_PRIMITIVES.get(type(value)) for value in found))

@@ -12,7 +12,7 @@ from pgbus.schema.stored import Key, StoredSchemas
 
 
 class Known:
-    """What is known by this process. The code decides before files, and files before the database."""
+    """The schemas that this process knows. Its code has priority over files, and files over the database."""
 
     def __init__(self, *, code: Code, stored: StoredSchemas) -> None:
         self.code = code
@@ -65,7 +65,7 @@ class Known:
         return to_documents([*(Declaration(*key, schema) for key, schema in others.items()), *self.code.declare()])
 
     def next_words(self, prefix: Sequence[str]) -> list[str]:
-        """What may follow the words of a path, by the files and by what was read so far."""
+        """Return the words that may follow a path, from the files and the schemas that were read so far."""
         length = len(prefix)
         found = (name.split(".") for _, name in self.foreign_names_seen)
         return sorted({words[length] for words in found if len(words) > max(1, length) and words[:length] == [*prefix]})

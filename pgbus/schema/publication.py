@@ -1,4 +1,4 @@
-"""What is declared goes into the database, by version; and out of it, to be compared."""
+"""Stores declarations in the database by version, and reads them for comparisons."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _ATTEMPTS = 5
 
 
 class Publication:
-    """What a process has published, of which service, on which channel others are told."""
+    """The state of publication: the published declarations, their service, and the channel for notifications."""
 
     def __init__(self, *, code: Code, service: str, channel: str) -> None:
         self._code = code

@@ -43,11 +43,11 @@ class StoredSchemas:
 
     @property
     def seen(self) -> Mapping[Key, Schema] | None:
-        """What was read last, stale or not; None before anything was."""
+        """The schemas that were read last, stale or not; None before the first read."""
         return self._schemas
 
     def here(self) -> Mapping[Key, Schema]:
-        """What holds now, for code that blocks.
+        """Return the current schemas, for blocking code.
 
         On the thread of a running event loop nothing can be read: it is what was seen last there, and
         RemoteSchemasNotLoaded is raised if nothing was.

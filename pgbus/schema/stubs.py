@@ -40,7 +40,7 @@ _OPTIONS = "bus_options: Mapping[str, object] | None = None"
 
 @dataclass(slots=True)
 class _Node:
-    """What is at one path: further words, an event, a procedure, or several of these."""
+    """The content of one path: further words, an event, a procedure, or several of these."""
 
     words: dict[str, _Node] = field(default_factory=dict)
     event: Schema | None = None

@@ -1,4 +1,4 @@
-"""What may be wrong with the name of a procedure that nobody serves."""
+"""Finds faults in the name of a procedure that no worker serves."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _SHOWN = 20
 
 
 def why_unserved(procedure: str, known: Iterable[tuple[Kind, str]]) -> str | None:
-    """What is wrong with the name, by the events and procedures that are known; None where it is a known one."""
+    """Return the fault of the name, from the known events and procedures; None if the name is a known procedure."""
     procedures, events = set[str](), set[str]()
     for kind, name in known:
         (procedures if kind == "procedure" else events).add(name)

@@ -1,4 +1,4 @@
-"""What a test learns of each event that was delivered to its listeners."""
+"""The attempts that `deliver_now` returns to a test."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ T = TypeVar("T", bound=Callable[..., Any])
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a mocked call brings: a result, or an error to raise."""
+    """The outcome of a mocked call: a result, or an error to raise."""
 
     result: Any = None
     error: BaseException | str | bool = False
@@ -47,7 +47,7 @@ class Answer:
 
 
 class MockResult:
-    """What `with BusMocker(bus) as mock` gives: say what is mocked, and ask what happened.
+    """The mock of `with BusMocker(bus) as mock`: declares mocked events and calls, and has the assertions.
 
     Every method has its name in camel case, too, for `unittest`. `times=None` is at least once.
     """
@@ -101,11 +101,11 @@ class MockResult:
         self._assert_count("procedure", rpc_name, 0, self.rpc_names_called)
 
     def get_event_messages(self, event_name: str | None = None) -> list[EventMessage]:
-        """What was fired, in order; of one event, if it is named."""
+        """Return the fired events, in order; only those of `full_name`, if it is given."""
         return [message for message in self._events if event_name in (None, message.canonical_name)]
 
     def get_rpc_messages(self, rpc_name: str | None = None) -> list[RpcMessage]:
-        """What was called, in order; of one procedure, if it is named."""
+        """Return the calls, in order; only those of `full_name`, if it is given."""
         return [message for message in self._calls if rpc_name in (None, message.canonical_name)]
 
     @property
@@ -166,7 +166,7 @@ def _refuse(happened: str, remedy: str) -> NoReturn:
 
 
 class MockedOutbox:
-    """An OutboxDouble that records."""
+    """An OutboxDouble that records events instead of storing them."""
 
     def __init__(self, result: MockResult) -> None:
         self._result = result

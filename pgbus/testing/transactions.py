@@ -56,7 +56,7 @@ class AsyncJoin:
         self._turn = asyncio.Lock()
 
     async def fetch(self, statement: Statement, values: Mapping[str, object]) -> Sequence[Sequence[Any]]:
-        """As AsyncExecutor's."""
+        """Run a statement in the test's transaction; see AsyncExecutor."""
         if asyncio.get_running_loop() is self._loop:
             return await self._fetch(statement, values)
         # A blocking publish of a handler that runs in a thread comes by way of the bus's own loop.
@@ -76,7 +76,7 @@ class SyncJoin:
         self._turn = threading.Lock()
 
     async def fetch(self, statement: Statement, values: Mapping[str, object]) -> Sequence[Sequence[Any]]:
-        """As AsyncExecutor's."""
+        """Run a statement in the test's transaction; see AsyncExecutor."""
         # In a thread without an event loop, as Django wants it.
         return await asyncio.to_thread(self._fetch, statement, values)
 

@@ -77,7 +77,7 @@ class Membership:
         self._session = session
 
     def note_loss(self) -> None:
-        """Our session is gone."""
+        """Note that the worker's session has ended."""
         self._lost_at = now()
 
     async def touch(self, store: Store, *, running: Mapping[int, str], failures: Mapping[str, str]) -> None:

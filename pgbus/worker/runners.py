@@ -140,7 +140,7 @@ class Runners:
 
     @property
     def held_claims(self) -> list[HeldClaim]:
-        """The claims in flight."""
+        """Return the claims that all runners hold now."""
         return [held for runner in self._runners.values() for held in runner.held_claims]
 
     @property
@@ -156,7 +156,7 @@ class Runners:
             runner.look_at_everything()
 
     def wake(self, listener_ids: Iterable[int]) -> None:
-        """Have these listeners claim."""
+        """Make these listeners look for deliveries at once."""
         for listener_id in listener_ids:
             if runner := self._runners.get(listener_id):
                 runner.wake()

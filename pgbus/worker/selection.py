@@ -8,7 +8,7 @@ from pgbus.registry import Registry, Work
 
 
 class Selection:
-    """What a worker does of a registry: what `only` names (default: everything) and `skip` does not."""
+    """The selection of a worker from a registry: declarations that `only` names (default: all) and `skip` does not."""
 
     def __init__(
         self, registry: Registry, *, only: Sequence[str] | None = None, skip: Sequence[str] | None = None
@@ -18,7 +18,7 @@ class Selection:
         self._skip = skip
 
     def work(self) -> Work:
-        """What it does as of now: what is declared while the worker runs is in it, too.
+        """Return the current work, including declarations made while the worker runs.
 
         Raises ConfigurationError for a name in `only` or `skip` that is not declared.
         """

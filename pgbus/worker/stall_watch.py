@@ -36,7 +36,7 @@ class StallWatch:
         self._thread.start()
 
     def stop(self) -> None:
-        """Watch no longer."""
+        """Stop the thread that watches the event loop."""
         self._ended.set()
         self._timer.cancel()
 

@@ -53,7 +53,7 @@ class Owner(Protocol):
         ...
 
     def note_end(self, worker: Worker) -> None:
-        """A worker has ended."""
+        """Note that a worker of the bus has ended."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""What the worker does. pgbus finds this module, as Django's admin finds `admin.py`."""
+"""The listeners of the worker. pgbus imports this module as Django's admin imports `admin.py`."""
 
 from orders.events import OrderPlaced
 from orders.models import Bill

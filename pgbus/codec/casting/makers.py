@@ -56,7 +56,7 @@ def cast_if_it_fits(cast: Cast | None, value: Any) -> Any:
 
 
 def sent_as(cls: Any) -> Any:
-    """What a class that has a `__to_bus__` alone arrives as: what that is annotated to return."""
+    """Return the type as which a class with only `__to_bus__` is received: the return annotation of that method."""
     return typing.get_type_hints(cls.__to_bus__, include_extras=True).get("return", Any)
 
 

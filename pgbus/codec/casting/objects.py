@@ -80,6 +80,6 @@ def object_in(value: Any) -> Mapping[str, Any]:
 
 
 def json_name(value: object) -> str:
-    """What JSON calls a value of this kind."""
+    """Return JSON's name for a value of this kind."""
     names = {NoneType: "null", dict: "object", list: "array", tuple: "array"}
     return names.get(type(value), type(value).__name__)

@@ -16,7 +16,9 @@ def misplaced(error: Exception, step: str) -> msgspec.ValidationError:
 
 
 def explain(error: BaseException) -> tuple[str, str]:
-    """What is wrong with a value that could not be cast, and the way to the part: `.address.city`; empty for all."""
+    """Return the reason why a value could not be cast, and the path of the part: `.address.city`; empty for the whole
+    value.
+    """
     reason, place = str(error) or type(error).__name__, ""
     while found := _PLACE.match(reason):
         # The innermost place was written first.

@@ -84,7 +84,7 @@ class _Plan:
         self._pending: list[_Pending] = []
 
     def cast(self, hint: Any) -> Cast:
-        """What `caster` returns."""
+        """Return the cast function for a type; see `caster`."""
         hint = bare(hint)
         if not (is_ours(hint) or self._is_lenient_in(hint)):
             return self._by_msgspec(hint)
@@ -248,7 +248,7 @@ class _Plan:
 
 
 def _else(strictly: Cast, leniently: Cast) -> Cast:
-    """What comes as it should is left to the strict cast, which is quicker, and chooses better among types."""
+    """Use the strict cast first, which is faster, and selects better among the members of a union."""
 
     def cast(value: Any) -> Any:
         try:

@@ -19,15 +19,15 @@ class ReadOnlyAdmin(admin.ModelAdmin):
     show_full_result_count = False  # of a log, counting is expensive
 
     def has_add_permission(self, request: HttpRequest) -> bool:  # noqa: ARG002 - Django's
-        """Nobody adds any."""
+        """Return False: rows are added by the bus only."""
         return False
 
     def has_delete_permission(self, request: HttpRequest, obj: object = None) -> bool:  # noqa: ARG002 - Django's
-        """Nobody deletes any."""
+        """Return False: rows are deleted by the bus only."""
         return False
 
     def get_readonly_fields(self, request: HttpRequest, obj: object = None) -> list[str]:  # noqa: ARG002 - Django's
-        """All of them."""
+        """Return all fields, so that none can be edited."""
         return [*(field.name for field in self.opts.fields), *self.readonly_fields]
 
     def render_change_form(self, request: HttpRequest, context: dict[str, Any], **options: Any) -> Any:
@@ -65,12 +65,12 @@ class DeadLetterAdmin(ReadOnlyAdmin):
 
     @admin.action(description="Retry: hand the events to their listeners again", permissions=["change"])
     def retry(self, request: HttpRequest, chosen: QuerySet) -> None:
-        """Owe them again."""
+        """Deliver the selected dead letters to their listeners again."""
         _tell(request, retry_dead(chosen.values_list("pk", flat=True)), "will be tried again")
 
     @admin.action(description="Discard: remove for good", permissions=["change"])
     def discard(self, request: HttpRequest, chosen: QuerySet) -> None:
-        """Forget them."""
+        """Delete the selected dead letters; the history keeps them."""
         _tell(request, discard_dead(chosen.values_list("pk", flat=True)), "discarded")
 
 
@@ -88,12 +88,12 @@ class ListenerAdmin(ReadOnlyAdmin):
 
     @admin.action(description="Pause: keep events, deliver none", permissions=["change"])
     def pause(self, request: HttpRequest, chosen: QuerySet) -> None:  # noqa: ARG002 - Django's
-        """Stop deliveries to them."""
+        """Stop deliveries to the selected listeners."""
         set_state(chosen.values_list("pk", flat=True), "paused")
 
     @admin.action(description="Resume", permissions=["change"])
     def resume(self, request: HttpRequest, chosen: QuerySet) -> None:  # noqa: ARG002 - Django's
-        """Let them go on."""
+        """Deliver to the selected listeners again."""
         set_state(chosen.values_list("pk", flat=True), "active")
 
 

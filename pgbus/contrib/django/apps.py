@@ -15,7 +15,7 @@ from pgbus.migrate import upgrade
 
 
 class PgbusConfig(AppConfig):
-    """`pgbus.contrib.django` in INSTALLED_APPS."""
+    """The configuration of the app `pgbus.contrib.django` in INSTALLED_APPS."""
 
     name = "pgbus.contrib.django"
     label = "pgbus"

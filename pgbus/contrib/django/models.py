@@ -17,7 +17,7 @@ class InTheBusDatabase(models.Manager):
     """Reads from the database that has the bus, whatever the routers say of other models."""
 
     def get_queryset(self) -> models.QuerySet:
-        """All rows."""
+        """Return all rows of the view or table."""
         return super().get_queryset().using(get_bus().project.database)
 
 
@@ -47,7 +47,7 @@ class Event(OfTheBus):
     logged_at = models.DateTimeField()
 
     class Meta(OfTheBus.Meta):
-        """The table `events`."""
+        """An unmanaged model of the table `events`."""
 
         db_table = _table("events")
         ordering = ("-position",)
@@ -71,7 +71,7 @@ class Attempt(OfTheBus):
     error = models.TextField(null=True)
 
     class Meta(OfTheBus.Meta):
-        """The view `event_history`."""
+        """An unmanaged model of the view `event_history`."""
 
         db_table = _table("event_history")
         ordering = ("started_at", "attempt")
@@ -99,7 +99,7 @@ class DeadLetter(OfTheBus):
     dead_at = models.DateTimeField()
 
     class Meta(OfTheBus.Meta):
-        """The view `dead`."""
+        """An unmanaged model of the view `dead`."""
 
         db_table = _table("dead")
         ordering = ("-dead_at", "-id")
@@ -123,7 +123,7 @@ class Listener(OfTheBus):
     dead = models.BigIntegerField()
 
     class Meta(OfTheBus.Meta):
-        """The view `listener_lag`."""
+        """An unmanaged model of the view `listener_lag`."""
 
         db_table = _table("listener_lag")
         ordering = ("listener_name",)
@@ -147,7 +147,7 @@ class Pending(OfTheBus):
     state = models.TextField()
 
     class Meta(OfTheBus.Meta):
-        """The view `pending`."""
+        """An unmanaged model of the view `pending`."""
 
         db_table = _table("pending")
         ordering = ("first_position",)
@@ -169,7 +169,7 @@ class Published(OfTheBus):
     deliver_at = models.DateTimeField(null=True)
 
     class Meta(OfTheBus.Meta):
-        """The table `outbox`."""
+        """An unmanaged model of the table `outbox`."""
 
         db_table = _table("outbox")
         ordering = ("id",)

@@ -1,4 +1,4 @@
-"""What a person does in the admin, in Django's own transaction."""
+"""The actions of Django's admin, which run in Django's own transaction."""
 
 from __future__ import annotations
 

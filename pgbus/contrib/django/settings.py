@@ -19,7 +19,7 @@ _OF_PSYCOPG = frozenset({"autocommit", "context", "cursor_factory", "pool", "pre
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProjectSettings:
-    """What `PGBUS` says.
+    """The values of the setting `PGBUS`.
 
     - `database`: the alias of the database that has the bus; default "default".
     - `direct_database`: the alias of the same database past a transaction-mode pooler, for LISTEN and locks; default:

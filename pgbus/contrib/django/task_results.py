@@ -1,4 +1,4 @@
-"""What became of a task, read from the log and the history by the bus's unmanaged models."""
+"""Reads a task's result from the log and the history, through the bus's unmanaged models."""
 
 from __future__ import annotations
 

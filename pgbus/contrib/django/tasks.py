@@ -56,7 +56,7 @@ class PgBusBackend(_BaseTaskBackend):
         self._policy = retry if isinstance(retry, RetryPolicy) else RetryPolicy(max_attempts=retry)
 
     def check(self, **_: Any) -> Sequence[checks.CheckMessage]:
-        """What is wrong with the entry in TASKS."""
+        """Return the faults of the entry in TASKS, as Django's check messages."""
         unknown = sorted(set(self.options) - _OPTIONS)
         odd = sorted(queue for queue in (self.alias, *self.queues) if not _WORD.fullmatch(queue))
         errors = []

@@ -26,5 +26,5 @@ class BusTestCase(TestCase):
     """Django's TestCase for code that publishes: `self.deliver()` has the listeners hear it."""
 
     def deliver(self, *, raise_errors: bool = True) -> list[Attempt]:
-        """`deliver_now`."""
+        """Run listeners and tasks as `deliver_now` does; returns the attempts."""
         return deliver_now(raise_errors=raise_errors)

@@ -1,4 +1,6 @@
-"""What `pgbus run` imports in a Django project: it sets Django up, which declares all listeners, and has the bus."""
+"""The module for `pgbus run` in a Django project: it sets up Django, which declares all listeners, and holds the
+bus.
+"""
 
 import django
 from django.apps import apps

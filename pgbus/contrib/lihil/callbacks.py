@@ -1,4 +1,4 @@
-"""What is called once an event that `emit` was given is committed with a session's transaction.
+"""Calls the callbacks of `emit` when an event is committed with a session's transaction.
 
 The event is a row that is added to the session (`AddedTo`), which takes it back with a rollback, and with one to a
 savepoint; so whether it is still in the session after the commit says whether it was stored.

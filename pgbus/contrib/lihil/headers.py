@@ -1,4 +1,4 @@
-"""What travels with an event besides its fields: the context, its cause, and who has heard it already."""
+"""Headers of an event: the context, its cause, and the listeners that have already handled it."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ class BusPlugin(stock.BusPlugin):
     busterm: BusTerminal[Any]
 
     def __call__(self, ep_info: Any) -> Callable[..., Awaitable[Any]]:
-        """`decorate`."""
+        """Decorate an endpoint; the same as `decorate`."""
         return self.decorate(ep_info)
 
     def decorate(self, ep_info: Any) -> Callable[..., Awaitable[Any]]:

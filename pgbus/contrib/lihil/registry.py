@@ -22,7 +22,7 @@ class Event(Struct):
 
 
 class MessageContext(dict[str, Any]):
-    """What `publish(event, context=...)` was given, by name, as JSON brings it; empty if nothing was given."""
+    """The mapping that was passed as `publish(event, context=...)`, decoded from JSON; empty without one."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,7 +41,7 @@ class PgBusListener(EventListener):
         self.function: Callable[..., Any] | None = None
 
     def __call__(self, fn: Callable[..., Any]) -> PgBusListener:
-        """Decorate a function."""
+        """Decorate a function as a listener."""
         self.function = fn
         super().__call__(fn)
         return self
@@ -204,7 +204,7 @@ def _cast(function: str, parameter: inspect.Parameter, hints: Mapping[str, Any])
 
 
 def emission(event_id: str, args: Sequence[Any], kwargs: Mapping[str, Any], *, limit: int) -> Emission:
-    """What is published for an event: its keyword arguments by name, and under `*` the positional ones.
+    """Return the payload of an emitted event: its keyword arguments by name, and the positional ones under `*`.
 
     Encoded now, so that what becomes of the arguments later does not matter. Raises InvalidEventError for what has no
     JSON form, or is longer than `limit` bytes of that.

@@ -63,7 +63,7 @@ class PgBusPlugin(InitPlugin, CLIPlugin):
         return app_config
 
     def on_cli_init(self, cli: Group) -> None:
-        """Add `litestar pgbus`."""
+        """Add the command `litestar pgbus` to Litestar's command line."""
         from pgbus.contrib.litestar.cli import make_group
 
         cli.add_command(make_group(self))

@@ -60,7 +60,7 @@ def configs_of_advanced_alchemy(plugins: Iterable[object]) -> list[Any]:
 
 
 def sessions_of(configs: Iterable[Any]) -> FindSession:
-    """What finds the session that a request has by one of these configurations, the first one that has any."""
+    """Return a function that finds the session of a request: that of the first of these configurations that has one."""
     known = [(config.session_scope_key, _commits_itself(config)) for config in configs]
     if not known:
         return lambda _: None

@@ -32,7 +32,7 @@ class Emission(NamedTuple):
 
     @classmethod
     def of(cls, topic: str, payload: object, *, limit: int) -> Emission:
-        """Encode it; raises InvalidEventError."""
+        """Encode an emitted event; raises InvalidEventError."""
         return cls(check_topic(topic), msgspec.Raw(encode(payload, limit=limit).encode()))
 
 
@@ -54,7 +54,7 @@ FindSession: TypeAlias = Callable[[Scope], Ambient | None]
 
 
 class Unit:
-    """What is emitted in one request or delivery, until that is decided."""
+    """The events emitted in one request or delivery, until they are published or dropped."""
 
     def __init__(self) -> None:
         self._emissions: list[Emission] = []

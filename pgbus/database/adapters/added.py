@@ -20,7 +20,8 @@ from pgbus.errors import ConnectionUnusableError
 
 
 class AddedTo:
-    """What `publish_sync(using=...)` takes for a session of SQLAlchemy, async or blocking, that must not be waited for.
+    """A value for `publish_sync(using=...)` that adds the event to an SQLAlchemy session, async or blocking, without
+    I/O.
 
     It is for a single event that is due at once: the session inserts it when it flushes, at the latest before it
     commits. Raises ConnectionUnusableError for what is not a session. `rows` are what was added, in order.

@@ -55,7 +55,8 @@ _INSTEAD = {
 
 
 def async_executor(using: object, *, require_transaction: bool = False) -> AsyncExecutor:
-    """What runs statements in the transaction of an asyncpg, psycopg, SQLAlchemy or Django connection or session.
+    """Return an executor of statements in the transaction of an asyncpg, psycopg, SQLAlchemy or Django connection or
+    session.
 
     To publish where no transaction is open is warned of, or refused if one is required. Raises ConnectionUnusableError,
     saying what to pass instead, for anything else.

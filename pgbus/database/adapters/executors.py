@@ -1,4 +1,4 @@
-"""What runs statements on a connection or session of someone else, and what that may be."""
+"""Executors of statements on a user's connection or session, and the connections that they accept."""
 
 from __future__ import annotations
 
@@ -13,51 +13,51 @@ class SqlalchemyTransaction(Protocol):
     """An SQLAlchemy session or connection, or a scoped session."""
 
     def begin_nested(self) -> Any:
-        """Begin a savepoint."""
+        """Begin a savepoint within the transaction."""
         ...
 
 
 class AwaitedCommit(SqlalchemyTransaction, Protocol):
-    """One that is awaited."""
+    """A connection or session whose `commit` is awaited."""
 
     def commit(self) -> Awaitable[None]:
-        """Commit."""
+        """Commit the transaction that is open."""
         ...
 
 
 class BlockingCommit(SqlalchemyTransaction, Protocol):
-    """One that blocks."""
+    """A connection or session whose `commit` blocks."""
 
     def commit(self) -> None:
-        """Commit."""
+        """Commit the transaction that is open."""
         ...
 
 
 class AsyncpgTransaction(Protocol):
-    """An asyncpg connection."""
+    """The methods of an asyncpg connection that are used here."""
 
     def is_in_transaction(self) -> bool:
-        """Whether one has begun."""
+        """Return whether a transaction is open."""
         ...
 
 
 class PsycopgAwaited(Protocol):
-    """A psycopg AsyncConnection."""
+    """The methods of a psycopg AsyncConnection that are used here."""
 
     pgconn: Any
 
     def commit(self) -> Awaitable[None]:
-        """Commit."""
+        """Commit the transaction that is open."""
         ...
 
 
 class PsycopgBlocking(Protocol):
-    """A psycopg Connection."""
+    """The methods of a psycopg Connection that are used here."""
 
     pgconn: Any
 
     def commit(self) -> None:
-        """Commit."""
+        """Commit the transaction that is open."""
         ...
 
 
@@ -91,17 +91,17 @@ class SyncExecutor(Protocol):
     """Runs statements in the transaction of a blocking connection or session."""
 
     def fetch(self, statement: Statement, values: Mapping[str, object]) -> Sequence[Sequence[Any]]:
-        """As AsyncExecutor's, but blocks."""
+        """Run a statement and return its rows; blocks."""
         ...
 
 
 def transaction_aborted(reason: object) -> TransactionAbortedError:
-    """What to raise when the driver says that the transaction has failed already."""
+    """Return the error to raise if the driver reports that the transaction is aborted."""
     return TransactionAbortedError(
         f"a statement before this one failed in the transaction; roll it back and run it again ({reason})"
     )
 
 
 def connection_closed(reason: object) -> ConnectionUnusableError:
-    """What to raise when the driver says that the connection is closed, or was given back to its pool."""
+    """Return the error to raise if the driver reports that the connection is closed, or was returned to its pool."""
     return ConnectionUnusableError(f"the connection is closed; pass one that is open ({reason})")

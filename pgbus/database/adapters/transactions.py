@@ -42,7 +42,7 @@ class TransactionLost(Exception):
 
 
 class Wanted(Protocol):
-    """What a handler takes: the kind of connection, its class, and what makes its sessions if its user says so."""
+    """The connection that a handler takes: its kind, its class, and the user's sessionmaker, if any."""
 
     @property
     def kind(self) -> str:
@@ -250,7 +250,7 @@ def _begin_django(block: _Block, wanted: Wanted) -> Iterator[tuple[Any, SyncExec
 
 
 class _Block:
-    """What the block within a transaction raised, and so whether it was that or our connection that failed.
+    """Records the error of the block within a transaction, to distinguish a failed handler from a failed connection.
 
     Where the connection is broken, the rollback fails, and its error comes instead of the block's. SQLAlchemy rolls
     back in silence what it knows to be broken: `is_broken` says so.
@@ -269,7 +269,7 @@ class _Block:
         self._was_broken = error is not None and self.is_broken()
 
     def verdict(self, error: BaseException) -> BaseException:
-        """What to raise for an error that came out of the transaction."""
+        """Return the error to raise for an error of the transaction."""
         # A cancellation is someone's order, and so is what the handler decided about its event.
         if isinstance(self.error, asyncio.CancelledError | TransactionLost | Dead | Retry):
             return self.error

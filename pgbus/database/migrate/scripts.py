@@ -96,7 +96,9 @@ def upgrade_script(*, namespace: str, start: str | None, revision: str) -> str:
 
 
 def upgrade_statements(*, namespace: str, start: str | None, revision: str) -> str:
-    """What an upgrade from `start` runs, in a transaction that is open; it fails where the database is not there."""
+    """Return the statements of an upgrade from `start`, for an open transaction; they fail if the database has another
+    revision.
+    """
     begin = [_preparation(namespace)]
     if start:
         begin.append(_START.format(start=start, schema=quote_identifier(namespace)))
@@ -106,7 +108,9 @@ def upgrade_statements(*, namespace: str, start: str | None, revision: str) -> s
 
 
 def downgrade_statements(*, namespace: str, start: str, revision: str) -> str:
-    """What a downgrade from `start` runs, in a transaction that is open; it fails where the database is not there."""
+    """Return the statements of a downgrade from `start`, for an open transaction; they fail if the database has another
+    revision.
+    """
     begin = [f"{migration_lock(namespace)};", _START.format(start=start, schema=quote_identifier(namespace))]
     scripts = _scripts()
     plan = lambda heads, _: scripts._downgrade_revs(revision, heads)  # noqa: E731 - as Alembic takes it
@@ -115,7 +119,7 @@ def downgrade_statements(*, namespace: str, start: str, revision: str) -> str:
 
 
 def _offline(plan: Plan, *, namespace: str, start: str | None) -> str:
-    """What Alembic would run, as SQL."""
+    """Return the SQL that Alembic would run."""
     output = io.StringIO()
     options = {**_options(plan, namespace=namespace), "as_sql": True, "output_buffer": output, "starting_rev": start}
     _migrate(MigrationContext.configure(dialect_name="postgresql", opts=options))

@@ -79,7 +79,7 @@ async def check_async(connection: Connection, *, namespace: str = DEFAULT_NAMESP
 
 
 def find_encoding_fault(encoding: str) -> str | None:
-    """What to know about a database in this encoding; None for UTF8, which holds everything."""
+    """Return a warning about a database in this encoding; None for UTF8, which can store every event."""
     if encoding == "UTF8":
         return None
     if encoding == "SQL_ASCII":
@@ -99,7 +99,7 @@ async def read_revision(connection: Connection, *, namespace: str) -> str | None
 
 
 def find_fault(found: str | None, *, known: Sequence[str], namespace: str) -> str | None:
-    """What is wrong with a database at revision `found`, in one line; None if nothing is."""
+    """Return one line about the fault of a database at revision `found`; None if it fits."""
     place, needed = f"namespace {namespace!r}", known[-1]
     if found == needed:
         return None

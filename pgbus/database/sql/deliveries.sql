@@ -279,9 +279,9 @@ FOR UPDATE
 -- the others nothing is written, nor in another transaction than `xid`, unless that is NULL.
 --
 -- A run of `done` is one row of history; of one with several events, `run_offsets` and `run_durations` from `since` to
--- `upto` belong to it. What a run needs no array for is NULL there.
--- `(x IN (...)) IS TRUE` keeps a hashed subplan: a join over thousands of one-event claims would be quadratic.
--- `= ANY` has them looked up by their key: another plan would be to read all claims there are, dead rows and all.
+-- `upto` belong to it. What a run needs no array for is NULL there. `(x IN (...)) IS TRUE` keeps a hashed subplan: a
+-- join over thousands of one-event claims would be quadratic. `= ANY` makes the planner look them up by key; another
+-- plan would read all claims, including dead rows.
 WITH settled AS MATERIALIZED (
     DELETE FROM pgbus.deliveries AS d
     WHERE d.id = ANY (CAST(:delivery_ids AS bigint[]))

@@ -31,7 +31,7 @@ def role_of(statement: str) -> str:
 
 
 def missing_right(statement: Statement, error: BaseException) -> PrivilegeError:
-    """What to raise in place of the driver's error for a statement that this user may not run."""
+    """Return the error to raise in place of the driver's for a statement that this user may not run."""
     reason = str(error).splitlines()[0].rpartition(": ")[2] if "\n" in str(error) else str(error)
     if statement.name in INBOX:
         namespace = quote_identifier(statement.namespace)

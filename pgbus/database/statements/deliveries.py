@@ -244,7 +244,9 @@ def read_lock(rows: Sequence[Sequence[Any]]) -> int | None:
 
 
 def settle_claims(values: Mapping[str, object], *, namespace: str) -> Bound:
-    """What `settle_deliveries` does, in a handler's transaction; a row for each claim that was still ours."""
+    """Settle claims in a handler's transaction, as `settle_deliveries` does; returns a row for each claim that was
+    still ours.
+    """
     return Bound(load(namespace)[_name_settling(values)], values)
 
 

@@ -1,4 +1,4 @@
-"""What operators look at: the current state, the history, the calls and the dead letters."""
+"""Queries of operators: the current state, the history, the calls and the dead letters."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class LogStatus:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """What became of an event at one listener in one attempt; `duration` is in seconds."""
+    """One attempt of one listener at an event; `duration` is in seconds."""
 
     listener_name: str
     attempt: int
@@ -222,7 +222,7 @@ class CallCriteria:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeadCriteria:
-    """Conditions on dead letters."""
+    """The parameters of the statements that select dead letters."""
 
     ids: Sequence[int] | None
     listener_name: str | None
@@ -244,7 +244,7 @@ async def describe_bus(store: Store) -> LogStatus:
 
 
 async def list_workers(store: Store) -> tuple[WorkerStatus, ...]:
-    """Every worker, by id."""
+    """Return every listed worker, sorted by id."""
     return tuple(
         WorkerStatus(**{**row, "listeners": tuple(row["listeners"]), "failures": msgspec.json.decode(row["failures"])})
         for row in await store.fetch("list_workers", namespace=store.namespace)
@@ -252,7 +252,7 @@ async def list_workers(store: Store) -> tuple[WorkerStatus, ...]:
 
 
 async def list_listeners(store: Store) -> tuple[ListenerStatus, ...]:
-    """Every listener, by name."""
+    """Return every registered listener, sorted by name."""
     rows = await store.fetch("list_listeners")
     return tuple(ListenerStatus(**{**row, "patterns": tuple(row["patterns"])}) for row in rows)
 

@@ -23,7 +23,7 @@ class Request:
 
     @property
     def size(self) -> int:
-        """Characters of JSON."""
+        """The length of the JSON, in characters."""
         return len(self.arguments)
 
 
@@ -40,7 +40,7 @@ class ClaimedRequest:
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """What became of a call; `result` and `error_arguments` are JSON text."""
+    """The response to a call; `result` and `error_arguments` are JSON text."""
 
     call_id: UUID
     outcome: CallOutcome
@@ -53,13 +53,15 @@ class Response:
 
     @property
     def size(self) -> int:
-        """Characters of JSON."""
+        """The length of the JSON, in characters."""
         return len(self.result or "")
 
 
 @dataclass(frozen=True, slots=True)
 class Serving:
-    """What a worker serves: at most `concurrency` calls at once; `timeout` is the declared one, in seconds."""
+    """A procedure that a worker serves: at most `concurrency` calls at once; `timeout` is the declared one, in
+    seconds.
+    """
 
     procedure: str
     concurrency: int

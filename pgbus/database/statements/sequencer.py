@@ -245,7 +245,7 @@ async def mend_last_id(store: Store) -> bool:
 
 
 async def find_log_end(store: Store) -> LogEnd:
-    """Where the log ends."""
+    """Return the position after the last event, and the highest partition."""
     row = await store.fetch_one("find_log_end")
     return LogEnd(next_position=row["next_position"], last_partition=row["last_partition"])
 
@@ -279,7 +279,7 @@ async def try_lead(store: Store) -> bool:
 
 
 async def is_leaderless(store: Store) -> bool:
-    """Whether no session leads."""
+    """Return whether no session holds the leader's lock."""
     leaderless: bool = (await store.fetch_one("is_leaderless", namespace=store.namespace))["leaderless"]
     return leaderless
 

@@ -61,7 +61,7 @@ class LockedSchedule:
 
 
 async def list_schedules(store: Store) -> tuple[ScheduleStatus, ...]:
-    """Every schedule, by name."""
+    """Return every registered schedule, sorted by name."""
     return tuple(ScheduleStatus(**row) for row in await store.fetch("list_schedules"))
 
 

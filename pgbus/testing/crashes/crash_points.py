@@ -126,7 +126,7 @@ class _Trial:
         self._free = asyncio.Semaphore(_AT_ONCE)
 
     async def run(self, template: str, published: str) -> CrashReport:
-        """The report."""
+        """Run the crash test, and return its report."""
         began = time.monotonic()
         points, one = await self._undisturbed(template, published)
         _, other = await self._undisturbed(template, published, advanced=True)
@@ -159,7 +159,7 @@ class _Trial:
     async def _killed(
         self, template: str, published: str, point: Point, reference: Reference
     ) -> Sequence[Finding] | None:
-        """What differs after a crash at `point`; None when it was not reached."""
+        """Return the differences after a crash at `point`; None if it was not reached."""
         async with self._free:
             with _database(self._server, template) as name:
                 killer = await self._deliver(name, kill_at=point.number)

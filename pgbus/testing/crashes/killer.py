@@ -71,7 +71,7 @@ class Killer:
         self.effects.append(effect)
 
     def effect_ends(self, effect: str) -> None:
-        """It has done it."""
+        """Note that the external effect has happened."""
         self._reach("after", effect)
 
     # ------------------------------------------------------------------------------------------- told by the proxy
@@ -91,7 +91,7 @@ class Killer:
             self._reach("after", what)
 
     def _point(self, session: Session, statement: str) -> str | None:
-        """What a statement is as a point; None for one that is not the handler's."""
+        """Return the point of a statement; None for one that is not the handler's."""
         name = self._engine.get(statement)
         if name == _LOCKING:
             session.notes = {_IN_TRANSACTION}

@@ -1,4 +1,4 @@
-"""What a crash test tells: the points at which the handler was killed, and what was doubled or lost."""
+"""The report of a crash test: the points at which the handler was killed, and the doubled or lost writes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What was different after a crash at `point` and the attempt that followed it.
+    """The differences after a crash at `point` and the attempt that followed it.
 
     - `kind`: `doubled` and `lost` for rows, events and effects; `changed` for a row that holds other values; `dead` for
       an event that became a dead letter; `stuck` for one that was not settled in time.

@@ -1,4 +1,4 @@
-"""What a handler has left in a database, and how one state differs from another."""
+"""The writes of a handler in a database, and the differences between two states."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _GAP = 100_000
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """What is there: the rows of each table, the events, the effects, and why the event was given up, if it was."""
+    """A state: the rows of each table, the events, the effects, and the error of the dead letter, if there is one."""
 
     tables: Mapping[str, Sequence[Row]]
     keys: Mapping[str, frozenset[str]]
@@ -97,7 +97,7 @@ def _parts(payload: str) -> Mapping[str, Any]:
 
 
 class Reference:
-    """What undisturbed runs leave behind. A column in which two of them differ is not looked at: ids, instants."""
+    """The state after undisturbed runs. A column in which two of them differ is ignored: ids, instants."""
 
     def __init__(self, one: State, other: State) -> None:
         self._state = one
@@ -107,7 +107,7 @@ class Reference:
         }
 
     def differences(self, state: State, *, point: Point, may_double: Sequence[str]) -> Iterator[Finding]:
-        """What is different in another state, after a crash at `point`."""
+        """Return the differences of another state, after a crash at `point`."""
         for error in state.dead:
             yield Finding(point, "dead", EVENTS, _last_words(error))
         for table, rows in state.tables.items():

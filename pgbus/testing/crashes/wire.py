@@ -27,7 +27,7 @@ class ProcessKilled(Exception):
 
 
 class Session:
-    """What is known of one proxied connection; the watch keeps its own notes in `notes`."""
+    """The state of one proxied connection; the watch keeps its own data in `notes`."""
 
     def __init__(self) -> None:
         self.notes: set[str] = set()

@@ -1,1 +1,1 @@
-"""Commands of `manage.py`."""
+"""The commands that pgbus adds to `manage.py`."""
