@@ -2,7 +2,7 @@
 
 `pgbus_bus` is a bus on a database of the test's own, and `pgbus_dsn` its DSN; `pgbus_crash_points` kills handlers.
 
-A module beside the package, as pytest imports it in every run: pgbus itself is imported when a test asks for a fixture.
+A module outside of the package, because pytest imports it in every run: a fixture imports pgbus when a test uses it.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ async def latency(dsn: str) -> None:
 
 
 async def floor(dsn: str) -> None:
-    """The same by hand and nothing more: INSERT with a NOTIFY, a DELETE by whoever hears it, the row decoded."""
+    """Measure the same by hand: INSERT with a NOTIFY, LISTEN and DELETE, and decoding the row."""
     sender, receiver = await asyncpg.connect(dsn), await asyncpg.connect(dsn)
     await sender.execute("DROP TABLE IF EXISTS bench_queue; CREATE TABLE bench_queue (id bigserial, payload jsonb)")
     heard = asyncio.Event()

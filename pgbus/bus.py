@@ -205,7 +205,7 @@ class Bus(PublishingVerbs, CallingVerbs, BusPath):  # type: ignore[misc] # of a 
     # --------------------------------------------------------------------------------------------------- calling
 
     def procedure(self, name: str, *, concurrency: int | None = None, timeout: float | None = None) -> Callable[[H], H]:
-        """Decorator: serve the function to whoever calls `name`, which is `api.procedure`.
+        """Decorator: serve the function to callers as the procedure `name`, which is `api.procedure`.
 
         The function may be async, or plain (it then runs in a thread). It gets the arguments by name, decoded into its
         annotations, and its result must fit its return annotation. A call runs at most once.
@@ -232,8 +232,8 @@ class Bus(PublishingVerbs, CallingVerbs, BusPath):  # type: ignore[misc] # of a 
     def bind(self, using: AsyncUsing | SyncUsing, *, require_transaction: bool | None = None) -> BoundBus:
         """The bus for one connection or session: what is published by way of it goes into that one's transaction.
 
-        `using` is what `publish` takes, or `publish_sync`; `require_transaction` is told there. Raises
-        ConnectionUnusableError for anything else.
+        `using` is a connection or session as for `publish` or `publish_sync`; for `require_transaction` see there.
+        Raises ConnectionUnusableError for anything else.
         """
         return BoundBus(using, client=self.client, require_transaction=require_transaction)
 

@@ -35,8 +35,8 @@ def event(topic: str) -> Callable[[type[T]], type[T]]:
     """Class decorator: publish instances of the class under `topic`.
 
     Takes dataclasses, msgspec Structs, attrs classes and pydantic models. A subclass needs a topic of its own; its
-    events also reach the listeners of its parents. Raises ConfigurationError for what is no topic, or no such class,
-    and for a class that could not read what is written of it, as far as that can be told by its definition.
+    events also reach the listeners of its parents. Raises ConfigurationError for an invalid topic or class, and for a
+    class that could not read what is written of it, as far as that can be told by its definition.
     """
     if not isinstance(topic, str):
         raise ConfigurationError('@event takes a topic: @event("orders.placed")')

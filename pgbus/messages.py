@@ -14,7 +14,7 @@ from pgbus.errors import UnhandledEventError
 from pgbus.topics import split_name
 
 VERSION_HEADER = "api_version"
-# More digits are no version of an API; `find_events` reads no more of them either.
+# A longer number is not a version of an API; `find_events` has the same limit.
 _VERSION_DIGITS = 9
 
 
@@ -30,7 +30,7 @@ class PublishOptions(TypedDict, total=False):
     delay: float | None
     """Seconds from now, by the database's clock."""
     dedup_key: str | None
-    """Publishing again under it (within `dedup_ttl`) is no new event, and returns the first one's id."""
+    """Publishing again under it (within `dedup_ttl`) publishes no event, and returns the first one's id."""
     event_id: UUID | str | None
     """Default: a new UUIDv7."""
 
@@ -126,7 +126,7 @@ class EventMessage(msgspec.Struct, kw_only=True, eq=False):
 class OpenEvent(EventMessage, kw_only=True, eq=False, dict=True):
     """An event while hooks have it: also what they change in place in its payload and headers is kept.
 
-    It is as before to whoever looks at `raw` and `raw_headers`, until it is closed again.
+    `raw` and `raw_headers` stay as before until it is closed again.
     """
 
     @classmethod

@@ -78,14 +78,14 @@ class PeriodEnded:
 
 @dataclass(frozen=True, slots=True)
 class Sequenced:
-    """So many events went from the outbox into the log."""
+    """The leader moved `events` events from the outbox to the log."""
 
     events: int
 
 
 @dataclass(frozen=True, slots=True)
 class Claimed:
-    """So many events were claimed for a listener."""
+    """A number of events was claimed for a listener."""
 
     listener_name: str
     events: int
@@ -93,7 +93,7 @@ class Claimed:
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """Outcomes were written for so many events of a listener."""
+    """Outcomes were written for a number of events of a listener."""
 
     listener_name: str
     done: int
@@ -103,7 +103,7 @@ class Settled:
 
 @dataclass(frozen=True, slots=True)
 class ClaimsLost:
-    """So many claims of this worker had been taken back before it settled them; their events are delivered again."""
+    """A number of claims of this worker was freed before it settled them; their events are delivered again."""
 
     listener_name: str
     claims: int
@@ -111,7 +111,7 @@ class ClaimsLost:
 
 @dataclass(frozen=True, slots=True)
 class ClaimsFreed:
-    """The leader took back so many claims of dead workers."""
+    """The leader freed a number of claims of dead workers."""
 
     claims: int
 

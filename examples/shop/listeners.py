@@ -24,7 +24,7 @@ async def send_confirmation(order: OrderPlaced, context: pgbus.Context) -> None:
 
 
 # What a transactional listener writes commits together with the event's settlement: effectively once. When it fails
-# after it has written, what it wrote is gone, and the next attempt begins anew.
+# after it has written, its writes are rolled back, and the next attempt starts again.
 @bus.listener(
     OrderPlaced, name="reserve_stock", transactional=True, concurrency=4, retry=pgbus.RetryPolicy(base_delay=0.1)
 )

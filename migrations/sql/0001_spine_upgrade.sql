@@ -188,7 +188,7 @@ CREATE TABLE pgbus.history (
     offsets     smallint[],
     durations   real[]
 ) PARTITION BY RANGE (first);
--- At most 400 bytes: compressing them costs more than it saves, and has to be undone by whoever reads.
+-- At most 400 bytes: compressing them costs more than it saves, and readers would have to decompress them.
 ALTER TABLE pgbus.history ALTER COLUMN offsets SET STORAGE PLAIN, ALTER COLUMN durations SET STORAGE PLAIN;
 
 -- The smallest of the aligned blocks of 1, 8 and 64 positions that holds a run, as one number. The runs that an event may

@@ -1,6 +1,6 @@
 """Conditions on an event's payload, and the SQL/JSON path that they become.
 
-Only the path is text of ours, with every word of it quoted; values travel as variables beside it.
+Only the path is our text, with every word quoted; values are passed as variables.
 """
 
 from __future__ import annotations

@@ -112,9 +112,9 @@ class Admin:
     async def follow(
         self, wanted: EventFilter = EVERY_EVENT, *, poll_interval: float = 1.0
     ) -> AsyncGenerator[EventRecord, None]:
-        """Yield events as they enter the log, for ever; those after `wanted.after` first, if that is given.
+        """Yield events as they enter the log, forever; first those after `wanted.after`, if that is given.
 
-        A notification tells of most at once; every `poll_interval` seconds it looks anyway.
+        A notification announces most events at once; in addition it polls every `poll_interval` seconds.
         """
         position = await inspection.read_log_head(self._store) if wanted.after is None else wanted.after
         async with self._work_signal() as signal:

@@ -25,7 +25,7 @@ class Backoff:
     def next(self) -> float:
         """How long to wait now, as one more try has failed."""
         self.tries += 1
-        pause = self._longest * random.uniform(0.5, 1.0)  # noqa: S311 - jitter is no secret
+        pause = self._longest * random.uniform(0.5, 1.0)  # noqa: S311 - jitter is not a secret
         self._longest = min(self._limit, self._longest * 2)
         return pause
 
@@ -42,7 +42,9 @@ class RestartBackoff(Backoff):
         super().__init__(RESTART_PAUSE, RESTART_LIMIT)
 
     def next_after(self, *, age: float) -> float:
-        """How long to wait now, as it failed after `age` seconds; the first pause again, if it ran for so long."""
+        """Return the pause in seconds after a failure at the age of `age` seconds; the shortest again after a long
+        run.
+        """
         if age > self._limit:
             self.reset()
         return self.next()

@@ -55,7 +55,7 @@ class Visit:
         self._is_left = False
 
     def run(self, work: Callable[[Visit], T]) -> T:
-        """Do the work in this thread, unless it has waited for a thread for so long that nobody waits for it."""
+        """Do the work in this thread, unless its caller has already stopped waiting for it."""
         if self._is_left:
             raise asyncio.CancelledError("left before it began")
         return work(self)

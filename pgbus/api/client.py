@@ -200,8 +200,8 @@ class BusClient(HookDecorators, Life, Tasking):
           the event does not have gets the EventMessage; one annotated pgbus.Context, the Context.
         - `listener_name`: the identity under which events are kept for it, within the service: in the database it is
           `{service_name}-{listener_name}`. Default: the events' and the function's names.
-        - `options`: those of `Bus.listener`, beside `name` and `batch`; `concurrency` is 1 here unless given. `since`
-          is another way to say `start`: `"$"` is now, `"0"` the beginning, a `native_id` what follows it.
+        - `options`: those of `Bus.listener` except `name` and `batch`; `concurrency` is 1 here unless given. `since` is
+          another way to say `start`: `"$"` is now, `"0"` the beginning, a `native_id` what follows it.
 
         Raises InvalidEventListener, NothingToListenFor, DuplicateListenerName, InvalidName and ConfigurationError.
         """

@@ -122,8 +122,8 @@ def _decoder(name: str, annotation: Any) -> Callable[[str], Any] | None:
 class Event:
     """An event of an API: `user_created = Event(parameters=("username", "email"))`.
 
-    A parameter is a name, a `Parameter`, or a `WildcardParameter`, which admits any further arguments. A text alone is
-    one parameter. Raises InvalidApiEventConfiguration.
+    A parameter is a name, a `Parameter`, or a `WildcardParameter`, which admits any further arguments. A string alone
+    is one parameter. Raises InvalidApiEventConfiguration.
     """
 
     __slots__ = ("accepts_any", "parameters")
@@ -131,7 +131,7 @@ class Event:
     def __init__(
         self, parameters: str | Parameter | WildcardParameter | Sequence[str | Parameter | WildcardParameter] = ()
     ) -> None:
-        # ("username") is a text: a tuple of one element needs a comma, which is easily left out.
+        # ("username") is a string: a tuple of one element needs a comma, which is easily forgotten.
         given = (parameters,) if isinstance(parameters, str | Parameter | WildcardParameter) else tuple(parameters)
         self.accepts_any = any(isinstance(parameter, WildcardParameter) for parameter in given)
         self.parameters: Mapping[str, Parameter] = _by_name(given)

@@ -26,7 +26,7 @@ class Register(Protocol):
 class HookDecorators:
     """Where hooks are registered.
 
-    All of them may have the parameters `client` and `bus`; beside these, they get what is named here.
+    All of them may have the parameters `client` and `bus`, and those that are named here.
     """
 
     hook_registry: Hooks

@@ -41,7 +41,7 @@ class BusPath:
 
         - `using`: a psycopg Connection, or SQLAlchemy's Session or Connection.
         - `bus_options`: `using`, `require_transaction`, `key`, `headers`, `deliver_at`, `delay`, `dedup_key`,
-          `event_id`, as told at `Bus.publish`.
+          `event_id`; see `Bus.publish`.
 
         Raises UnknownApi unless this service has registered the API; EventNotFound, InvalidEventArguments,
         InvalidParameters; and CannotBlockHere on the thread of a running event loop, unless `using` is given.
@@ -97,8 +97,8 @@ class BusPath:
         """Call the procedure with these arguments, and return its result; for code that blocks.
 
         `bus_options`: `timeout` in seconds, `returns`, a type for the result, and `wait`, for a worker where there is
-        none, as told at `Bus.call`. Raises InvalidParameters; CannotBlockHere on the thread of a running event loop;
-        and what `Bus.call` does.
+        none; see `Bus.call`. Raises InvalidParameters; CannotBlockHere on the thread of a running event loop; and what
+        `Bus.call` does.
         """
         self._refuse_positional(args)
         return self._client.call_rpc_sync(*self._split(), kwargs, bus_options)

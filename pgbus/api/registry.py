@@ -11,7 +11,7 @@ from pgbus.api.declarations import Api, Event, event_names, procedures
 from pgbus.errors import EventNotFound, InvalidApiRegistryEntry, UnknownApi
 from pgbus.topics import split_name
 
-# What a BusPath has of its own, so that no word after the first one on a path can be it.
+# The methods of a BusPath: no word after the first one of a path can have these names.
 PATH_METHODS = frozenset(
     {
         "call", "call_async", "fire", "fire_async", "listen", "listen_async", "parameter_schema", "response_schema",

@@ -1,6 +1,6 @@
 """Reads annotations: the type of a parameter, and the fields of a class.
 
-Values are checked and cast, and schemas are made, by what is decided here, so that nobody is told a different truth.
+Casts, checks and schemas all use this module, so that they agree.
 """
 
 from __future__ import annotations
@@ -264,7 +264,7 @@ def _of_struct(cls: Any, hints: Mapping[str, Any]) -> Iterator[Field]:
 
 def _of_typed_dict(cls: Any, hints: Mapping[str, Any]) -> Iterator[Field]:
     for name, hint in hints.items():
-        # `__required_keys__` does not know what a text says, and annotations may all be texts.
+        # `__required_keys__` does not evaluate strings, and annotations may all be strings.
         marks = {typing.get_origin(hint), *(typing.get_origin(part) for part in typing.get_args(hint))}
         required = Required in marks or (NotRequired not in marks and name in cls.__required_keys__)
         yield Field(name, name, name, hint, required)

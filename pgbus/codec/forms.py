@@ -27,7 +27,7 @@ _SCALARS = frozenset(
 )
 _CONTAINERS = (list, tuple, set, frozenset, dict)
 
-# Classes that a program makes while it runs are not remembered for ever.
+# Weak references: classes that a program creates while it runs are not kept forever.
 _REMEMBERED = 4_096
 
 
@@ -68,7 +68,9 @@ def _holds_other_form(parts: Collection[Any]) -> bool:
 
 
 def _is_plain_all_through(parts: Collection[Any]) -> bool:
-    """A quick look: marshal takes lists, dicts, texts, numbers and so on, of these very classes, and nothing else."""
+    """Whether the value has only built-in lists, dicts, strings, numbers and so on: marshal takes these exact classes
+    only.
+    """
     try:
         marshal.dumps(list(parts))
     except ValueError:

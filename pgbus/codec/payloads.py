@@ -174,7 +174,7 @@ def _joined(where: str, inner: str) -> str:
 def _parts(value: object) -> Iterator[tuple[str, object]]:
     """Yield the direct parts of `value`, each with the step that leads to it."""
     if hasattr(type(value), "__to_bus__"):
-        with contextlib.suppress(Exception):  # it raises when it is told of as the culprit itself
+        with contextlib.suppress(Exception):  # it raises when it is reported as the faulty value itself
             yield "", value.__to_bus__()  # type: ignore[attr-defined] # looked for
     elif is_named_tuple(type(value)):
         yield from _parts(value._asdict())  # type: ignore[attr-defined] # a named tuple
@@ -208,7 +208,7 @@ def _why_not_json(value: object, error: Exception) -> str:
         case UnicodeEncodeError():
             return f"{where} holds a lone surrogate ({error.object[error.start]!r}), which is not a character"
         case NotImplementedError() if isinstance(culprit, dict):
-            return f"{where} has a key of {error}; keys are texts, numbers, dates, UUIDs or enums"
+            return f"{where} has a key of {error}; keys are strings, numbers, dates, UUIDs or enums"
         case NotImplementedError():
             return (
                 f"{where} is of {type(culprit)}, which has no JSON form; "

@@ -62,7 +62,7 @@ BUILT_IN = ApiConfig()
 def read_apis(table: object, *, source: str) -> Iterator[tuple[str, str, object]]:
     """Of the table `apis` of a file, or of an argument: API name, field and checked value.
 
-    Raises ConfigurationError for what is no such table.
+    Raises ConfigurationError for anything else.
     """
     for api_name, settings in mapping(table, "apis", source).items():
         label = f"apis.{_checked_api_name(api_name, source)}"

@@ -20,5 +20,5 @@ def check_features(names: Iterable[str]) -> frozenset[str]:
 
 
 def read_features(text: str) -> frozenset[str]:
-    """The features named in a text, with commas between them."""
+    """Return the features in a string, which commas separate."""
     return check_features([part for name in text.split(",") if (part := name.strip())])

@@ -72,9 +72,9 @@ def _annotated(cls: type) -> Mapping[str, Any]:
 
 
 def checked(cls: type, name: str, value: object, *, label: str, source: str) -> object:
-    """The value of a setting of a class, in its type, which may be read from a text that came from a variable.
+    """Return the value of a setting of a class in its type; it may be parsed from the string of a variable.
 
-    Raises ConfigurationError, which says what is allowed and does not quote a text, for it may be a secret.
+    Raises ConfigurationError with the allowed values; it does not quote strings, because they may be secret.
     """
     kind, limits = kinds(cls)[name], about(cls, name)
     if kind is int and isinstance(value, float) and value.is_integer():
@@ -125,5 +125,5 @@ def refusal(label: str, source: str, reason: str) -> ConfigurationError:
 
 
 def place(label: str, source: str) -> str:
-    """A setting, and where its value came from if that is no argument."""
+    """Return a setting's name, and the source of its value if it is not an argument."""
     return label if source == "argument" else f"{label} ({source})"

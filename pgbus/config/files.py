@@ -1,4 +1,4 @@
-"""Configuration files: which one counts, what it says, and the variables that its texts refer to."""
+"""Finds and reads the configuration file, and replaces the variables in its strings."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class File:
 
 
 class FromVariables(str):
-    """A text that variables were put into: it is read like a variable itself, so "5" may be a number."""
+    """A string in which variables were replaced; it is parsed like a variable, so "5" may be a number."""
 
     __slots__ = ()
 
@@ -52,7 +52,7 @@ def find_file(directory: Path, *, environ: Mapping[str, str]) -> File:
 def read_file(path: Path, *, source: str, environ: Mapping[str, str]) -> File:
     """Read a file, and replace the variables in it.
 
-    Raises ConfigurationError if it cannot be read, and UnexpectedConfigurationFormat if it is no table of settings.
+    Raises ConfigurationError if it cannot be read, and UnexpectedConfigurationFormat if it is not a table of settings.
     """
     try:
         content = _reader(path, source)(path.read_text(encoding="utf-8"))
@@ -69,17 +69,19 @@ def read_file(path: Path, *, source: str, environ: Mapping[str, str]) -> File:
 
 
 def checked_root(content: object, source: str) -> Mapping[str, object]:
-    """The content, if it is a table with texts as keys; else raises UnexpectedConfigurationFormat."""
+    """Return the content, if it is a table with strings as keys; else raises UnexpectedConfigurationFormat."""
     if not isinstance(content, Mapping):
         raise UnexpectedConfigurationFormat(f"{source}: settings are a table of names and values, not {_kind(content)}")
     for name in content:
         if not isinstance(name, str):
-            raise UnexpectedConfigurationFormat(f"{source}: {name!r} names no setting; names are texts")
+            raise UnexpectedConfigurationFormat(f"{source}: {name!r} is not the name of a setting; names are strings")
     return content
 
 
 def fill(table: Mapping[str, object], environ: Mapping[str, str], *, source: str) -> dict[str, object]:
-    """The table with `${NAME}` in its texts replaced; raises ConfigurationError for a variable that is not set."""
+    """Return the table with `${NAME}` in its strings replaced; raises ConfigurationError for a variable that is not
+    set.
+    """
     return {name: _filled(value, environ, f"{name} ({source})") for name, value in table.items()}
 
 

@@ -15,7 +15,7 @@ MAX_NAME_LENGTH = 255
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """Which values there are, and how to tell of them."""
+    """The check of an option's value, and the description of the allowed values."""
 
     fits: Callable[[Any], bool]
     expected: str

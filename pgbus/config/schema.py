@@ -55,7 +55,7 @@ def file_schema(plugins: Mapping[str, Mapping[str, object]]) -> dict[str, object
 
 
 def or_variable(schema: Mapping[str, object]) -> dict[str, object]:
-    """The schema of a value, or of a text that takes it from a variable."""
+    """Return the schema of a value, or of a string with a variable."""
     described = {name: value for name, value in schema.items() if name in ("description", "default")}
     rest = {name: value for name, value in schema.items() if name not in described}
     return {**described, "anyOf": [rest, _VARIABLE]}
@@ -77,7 +77,7 @@ def _api() -> dict[str, object]:
 
 def _variable() -> dict[str, object]:
     return {
-        "description": "A text with the values of variables: ${NAME}",
+        "description": "A string with variables: ${NAME}",
         "type": "string",
         "pattern": rf"(^|[^$])\$\{{{VARIABLE_NAME}\}}",
     }

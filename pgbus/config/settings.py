@@ -81,7 +81,7 @@ class Config:
         1_048_576
     )
     pool_size: Annotated[
-        int, About("Pooled connections, beside the session, and the leader's", 1, 1000, "connections")
+        int, About("Pooled connections, in addition to the session, and the leader's", 1, 1000, "connections")
     ] = 5
     lease: Annotated[float, seconds("A claim outlives a worker that vanished by this long", maximum=DAY)] = 60.0
     poll_interval: Annotated[
@@ -94,7 +94,7 @@ class Config:
     listener_threads: Annotated[int, About("Threads for each listener of a plain function", 1, 1000, "threads")] = 10
     partition_period: Annotated[float, seconds("The leader opens a new partition of the log this often")] = 30 * DAY
     retention: Annotated[
-        float | None, seconds("How long the log and its history are kept; default: for ever", maximum=36_500 * DAY)
+        float | None, seconds("How long the log and its history are kept; default: forever", maximum=36_500 * DAY)
     ] = None
     dedup_ttl: Annotated[float, seconds("How long a dedup_key bars a second event")] = 7 * DAY
     require_transaction: Annotated[
@@ -168,7 +168,7 @@ class Config:
         setting by setting. Defaults: the process's environment and its working directory.
 
         Raises ConfigurationError for an unknown key (with the close match) and for a value that is not allowed, and
-        UnexpectedConfigurationFormat for a file that is no table.
+        UnexpectedConfigurationFormat for a file that is not a table.
         """
         environ = os.environ if environ is None else environ
         told = dict(_last_word.get() or {})
@@ -190,7 +190,9 @@ class Config:
         return replace(self, **changes) if told else self
 
     def at_home(self, home: Home) -> Config:
-        """The same with the service's name from its home, unless a name was given, were it an empty one."""
+        """Return the configuration with the service's name from its home, unless a name was given, which may be
+        empty.
+        """
         if "service_name" in self.sources or self.service_name:
             return self
         sources = {**self.sources, "service_name": home.folder} if home.name else self.sources

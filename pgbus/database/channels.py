@@ -24,5 +24,5 @@ def replies(namespace: str, caller: str) -> str:
 
 
 def schemas(namespace: str) -> str:
-    """Whoever publishes schemas tells everyone else that they changed."""
+    """Publishers of schemas notify other processes of a change."""
     return f"{namespace}_schemas"

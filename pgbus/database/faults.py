@@ -30,7 +30,7 @@ LockNotAvailable = asyncpg.LockNotAvailableError  # `lock_timeout` passed, or NO
 QueryCancelled = asyncpg.QueryCanceledError  # `statement_timeout` passed, or an administrator cancelled it
 ObjectInUse = asyncpg.ObjectInUseError
 UniqueViolation = asyncpg.UniqueViolationError
-# Classes of answers that people are told of in one way each.
+# SQLSTATE classes, each with one message.
 LinkFailed = asyncpg.PostgresConnectionError
 OperatorIntervention = asyncpg.OperatorInterventionError
 SyntaxOrAccess = asyncpg.SyntaxOrAccessError

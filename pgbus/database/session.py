@@ -46,7 +46,7 @@ class Session:
 
     @property
     def connection(self) -> Connection:
-        """The connection, for whoever needs more than statements while nobody else uses the session."""
+        """The connection, for callers that need more than statements while no other task uses the session."""
         return self._connection
 
     @property

@@ -50,7 +50,7 @@ class Binaries:
         return Binaries(copy, f"a copy of {self.source}")
 
     def _parts(self) -> list[Path]:
-        """The directories, side by side, that make up the installation: a wheel keeps libraries beside its package."""
+        """Return the adjacent directories of the installation: a wheel has its libraries next to its package."""
         home = self.directory.parent
         if home.name != "pginstall":
             return [home]

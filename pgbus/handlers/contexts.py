@@ -15,7 +15,7 @@ from pgbus.topics import split_name
 
 
 class ContextOptions(PublishOptions, total=False):
-    """The options of `Context.publish`; what they mean is told at `Bus.publish`."""
+    """The options of `Context.publish`; see `Bus.publish`."""
 
     topic: str | None
     using: Any
@@ -23,7 +23,7 @@ class ContextOptions(PublishOptions, total=False):
 
 
 class ContextSyncOptions(ContextOptions, total=False):
-    """The options of `Context.publish_sync`; what they mean is told at `Bus.publish_sync`."""
+    """The options of `Context.publish_sync`; see `Bus.publish_sync`."""
 
     timeout: float | None
 

@@ -1,6 +1,6 @@
 """One collection for each kind of declaration: listeners, procedures and schedules, by name.
 
-A worker takes from it what was chosen by name, and is told of what is added while it runs.
+A worker selects declarations by name, and gets those that are added while it runs.
 """
 
 from __future__ import annotations

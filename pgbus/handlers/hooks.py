@@ -87,13 +87,13 @@ class HookThreads:
 
     def close(self) -> None:
         """Let idle threads end; new ones start when a hook needs one."""
-        self._pools = {}  # not shut down: who has a pool in hand uses it, and its threads end when nobody has
+        self._pools = {}  # not shut down: a caller may still use a pool, and its threads end when none does
 
 
 class Moment:
     """One of the things that hooks are for, and the hooks that were registered for it, in the order of their calls.
 
-    `arguments` are the names of what they are offered, beside the client and the bus.
+    `arguments` are the names of the arguments offered, besides the client and the bus.
     """
 
     def __init__(
@@ -135,7 +135,7 @@ class Moment:
         if any(hook.function == function for hook in self._hooks):
             return
         hook = self._inspect(function, place)
-        # A new list: whoever is going through the old one is not disturbed.
+        # A new list, because another task may iterate over the old one.
         self._hooks = sorted([*self._hooks, hook], key=lambda one: one.place)
 
     # ------------------------------------------------------------------------------------------------------- calling

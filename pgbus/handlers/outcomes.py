@@ -71,7 +71,7 @@ class RetryPolicy:
 
     def delay(self, attempt: int, *, chance: float | None = None) -> float:
         """Seconds to wait after `attempt` (1 for the first) has failed; `chance` (0 to 1) replaces the random draw."""
-        draw = random.random() if chance is None else chance  # noqa: S311 - jitter is no secret
+        draw = random.random() if chance is None else chance  # noqa: S311 - jitter is not a secret
         try:
             delay = min(self.max_delay, self.base_delay * self.factor ** (attempt - 1))
         except OverflowError:
@@ -102,7 +102,7 @@ def _describe(error: BaseException) -> str:
 
 
 def error_text(error: BaseException) -> str:
-    """Return the error's class and message, shortened to a length that is stored."""
+    """Return the error's text, or a placeholder if its `__str__` raises."""
     try:
         return str(error)
     except Exception as failure:  # its __str__ is code of other people
@@ -110,7 +110,9 @@ def error_text(error: BaseException) -> str:
 
 
 def format_traceback(error: BaseException) -> str:
-    """The traceback as a text that PostgreSQL stores, at most MAX_TRACEBACK_LENGTH characters of its end."""
+    """Return the traceback as a string that PostgreSQL can store: at most MAX_TRACEBACK_LENGTH characters of its
+    end.
+    """
     trace = _handlers_part(error.__traceback__)
     text = "".join(traceback_module.format_exception(type(error), error, trace))
     # The end of a traceback says most.

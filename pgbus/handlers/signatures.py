@@ -162,7 +162,7 @@ def type_hints(handler: Handler) -> Mapping[str, Any]:
 
 
 def resolved_signature(handler: Handler) -> inspect.Signature:
-    """Its signature, with annotations that are types and not texts; raises ConfigurationError as `type_hints` does."""
+    """Return the signature with annotations resolved to types; raises ConfigurationError as `type_hints` does."""
     hints = type_hints(handler)
     signature = inspect.signature(handler)
     return signature.replace(

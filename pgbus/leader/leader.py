@@ -1,7 +1,7 @@
-"""The leader: sequences, and keeps house. Any worker may be it; PostgreSQL's lock sees to it that only one is.
+"""The leader sequences events and does maintenance. Any worker may lead; an advisory lock ensures that only one does.
 
-It has a session of its own, beside its worker's: leading can be ended for a process that hangs, while its claims stay
-its own.
+It has a second session, besides its worker's: the leadership of a process that hangs can be ended, while its claims
+stay its own.
 """
 
 from __future__ import annotations

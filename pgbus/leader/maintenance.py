@@ -39,7 +39,7 @@ SMALL_BATCHES = 20
 
 
 class Maintenance:
-    """Runs on the session that leads, beside the sequencer."""
+    """Runs on the leader's session, between statements of the sequencer."""
 
     def __init__(
         self,

@@ -194,7 +194,7 @@ class Sequencer:
 
 
 async def _wait(event: asyncio.Event, seconds: float) -> bool:
-    """Whether the event was set within so many seconds."""
+    """Whether the event was set within this many seconds."""
     try:
         async with asyncio.timeout(max(0.0, seconds)):
             await event.wait()

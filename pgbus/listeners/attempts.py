@@ -114,7 +114,8 @@ class Attempts:
     def _is_excused(self, error: BaseException | None, started: float) -> bool:
         """Whether the bus itself could not be reached from the handler: no failure of the handler's, which comes again.
 
-        A handler may mean another bus, or say so for ever: that counts, unless this worker was cut off as well.
+        A handler may raise this for another bus, or raise it each time: that counts as a failure, unless this worker
+        was disconnected as well.
         """
         return isinstance(error, errors.DatabaseUnreachableError) and self._running.standing.was_cut_off(started)
 
@@ -123,7 +124,7 @@ class Attempts:
         try:
             refuse_unreadable(event)
         except UnhandledEventError:
-            return None  # whoever has it gives it up
+            return None  # the worker that has claimed it makes it a dead letter
         if not await self._known.leaves(event):
             return None
         left = Left(event.topic)

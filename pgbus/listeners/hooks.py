@@ -14,7 +14,7 @@ from pgbus.messages import EventMessage, OpenEvent
 
 logger = logging.getLogger("pgbus")
 
-# So many settled events of a listener may have hooks under way before it begins further ones.
+# The number of settled events of a listener that may have running hooks before it starts further events.
 HOOKS_UNDER_WAY = 100
 
 

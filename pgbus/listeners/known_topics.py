@@ -48,4 +48,4 @@ class KnownTopics:
         except Exception as error:
             if not is_passing(error):
                 raise
-            return [event.topic]  # it goes back, and whoever claims it next looks again
+            return [event.topic]  # it is released, and the worker that claims it next checks again

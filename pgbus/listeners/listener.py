@@ -1,4 +1,4 @@
-"""The listeners declared in this process, checked when they are declared, and beside them all else that is."""
+"""The listeners declared in this process, which are checked when they are declared."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ Reads: TypeAlias = Callable[[str], Any]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listener:
-    """A named subscription and its handler; what the options mean is told at `Bus.listener`."""
+    """A named subscription and its handler; for the options see `Bus.listener`."""
 
     name: str
     patterns: tuple[str, ...]
@@ -96,7 +96,7 @@ def hears(patterns: Iterable[str], event: EventMessage) -> bool:
 
 
 class ListenerOptions(TypedDict, total=False):
-    """The options of `Bus.listener` beside `name` and `batch`; what they mean is told there."""
+    """The options of `Bus.listener` except `name` and `batch`; see there."""
 
     start: Start
     concurrency: int

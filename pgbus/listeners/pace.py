@@ -8,7 +8,7 @@ from __future__ import annotations
 MAX_CLAIM = 2_000
 # Seconds of work in one claimed piece: its events are settled together, so a slow event keeps only few others waiting.
 PIECE_SECONDS = 0.1
-# The part of its target that a worker keeps at hand when others could begin it at once.
+# The part of its target that a worker claims when other workers could handle the rest at once.
 SHARED_PART = 0.2
 _WEIGHT = 0.3
 # Seconds an event is taken for when the first one was seen to be quicker: careful at first, quick to learn.
@@ -30,7 +30,7 @@ class Pace:
 
     @property
     def reserve(self) -> int:
-        """Events to have at hand beyond those that are running: `target` seconds of work for all slots.
+        """Return the number of events to claim beyond the running ones: `target` seconds of work for all slots.
 
         None before one was seen: another worker may be idle, and they may be slow. Less when there are other workers.
         """
@@ -67,15 +67,15 @@ class Pace:
         return max(1, min(MAX_CLAIM, int(PIECE_SECONDS / self._seconds)))
 
     def rows(self, events: int) -> int:
-        """Waiting runs to look at for so many events."""
+        """Return the number of waiting runs to read for this many events."""
         return max(1, min(events, int(events / self._row_events) + 2))
 
     def saw_claim(self, *, events: int, rows: int) -> None:
-        """So many events came out of so many rows."""
+        """Record the numbers of events and of rows of a claim."""
         self._row_events += _WEIGHT * (max(1.0, events / max(1, rows)) - self._row_events)
 
     def saw_work(self, *, events: int, seconds: float) -> None:
-        """So many events took so many seconds of slots' time."""
+        """Record the number of handled events, and their seconds of slots' time."""
         self._seen = True
         mean = max(1e-6, seconds / max(1, events))
         # Slower at once, quicker bit by bit: a claim that is too large hurts more than one that is too small.

@@ -50,7 +50,7 @@ async def register_listener(listener: Listener, *, pool: Pool, config: Config, w
             store, listener_id=registered.id, patterns=subscribed_patterns(ours, known)
         )
         if registered.is_new or changes.added:
-            # The leader's affair alone: were it told as `reload`, every listener of every worker would look for work.
+            # For the leader only: after `reload`, every listener of every worker would look for work.
             await sequencer.notify_workers(store, "subscribed")
     _log(listener, registered, changes, outdated=outdated)
     if sharing := find_sharing(ours, known):

@@ -111,7 +111,9 @@ class Settler:
             await self._settle([held])
 
     def _keep(self, held_claims: Sequence[HeldClaim], error: Exception) -> None:
-        """Settle them later. Dropped, their events would be handled again at once, and that for ever, uncounted."""
+        """Settle them later. If they were dropped, their events would be handled again at once, forever, and
+        uncounted.
+        """
         for held in held_claims:
             self._in_flight.refuse(held)
         tries = min(held.refusals for held in held_claims)

@@ -1,4 +1,4 @@
-"""Plugins: what is installed beside an application, and hooked into its bus by configuration."""
+"""Plugins: installed distributions whose methods the configuration adds to a bus as hooks."""
 
 from pgbus.plugins.base import Plugin, in_order, tell_plugins
 from pgbus.plugins.loading import load_plugins, plugin_schemas

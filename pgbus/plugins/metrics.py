@@ -1,4 +1,4 @@
-"""`internal_metrics`: every event and call is told of in events of the API `internal.metrics`."""
+"""`internal_metrics`: fires events of the API `internal.metrics` for every event and call."""
 
 from __future__ import annotations
 
@@ -53,33 +53,33 @@ class MetricsPlugin(Plugin):
         return cls(config=config)
 
     async def after_event_sent(self, client: BusClient, event_message: EventMessage) -> None:
-        """Tell of an event that was published."""
+        """Fire `event_fired` for an event that was published."""
         await self._tell_of_event(client, "event_fired", event_message)
 
     async def before_event_execution(self, client: BusClient, event_message: EventMessage) -> None:
-        """Tell of an event that a listener begins to handle."""
+        """Fire `event_received` for an event that a listener starts to handle."""
         await self._tell_of_event(client, "event_received", event_message)
 
     async def after_event_execution(self, client: BusClient, event_message: EventMessage) -> None:
-        """Tell of an event that a listener has handled."""
+        """Fire `event_processed` for an event that a listener has handled."""
         await self._tell_of_event(client, "event_processed", event_message)
 
     async def before_rpc_call(self, client: BusClient, rpc_message: RpcMessage) -> None:
-        """Tell of a call that is made."""
+        """Fire `rpc_call_sent` for a call that is made."""
         await self._tell_of_call(client, "rpc_call_sent", rpc_message, kwargs=rpc_message.kwargs)
 
     async def before_rpc_execution(self, client: BusClient, rpc_message: RpcMessage) -> None:
-        """Tell of a call that a worker took."""
+        """Fire `rpc_call_received` for a call that a worker has claimed."""
         await self._tell_of_call(client, "rpc_call_received", rpc_message)
 
     async def after_rpc_execution(
         self, client: BusClient, rpc_message: RpcMessage, result_message: ResultMessage
     ) -> None:
-        """Tell of a call that a worker answers."""
+        """Fire `rpc_response_sent` for a call that a worker answers."""
         await self._tell_of_call(client, "rpc_response_sent", rpc_message, result=result_message.result)
 
     async def after_rpc_call(self, client: BusClient, rpc_message: RpcMessage) -> None:
-        """Tell of a call that is over for the caller."""
+        """Fire `rpc_response_received` for a call that has ended for the caller."""
         await self._tell_of_call(client, "rpc_response_received", rpc_message)
 
     async def _tell_of_event(self, client: BusClient, name: str, message: EventMessage) -> None:
@@ -106,4 +106,4 @@ class MetricsPlugin(Plugin):
         try:
             await client.fire_event(MetricsApi.meta.name, name, {**who, **facts})
         except Exception as error:  # what is measured is not to fail for it
-            logger.warning("could not tell of %s: %s", name, error)
+            logger.warning("could not fire %s: %s", name, error)

@@ -147,7 +147,9 @@ class Publisher:
         return part.ids(await _fetch(connection, statement, values))
 
     async def _fail(self, waiting: Sequence[tuple[OutboxRow, asyncio.Future[UUID]]], error: Exception) -> None:
-        """Let a row that the database refuses fail alone; when the link broke, nobody knows, and all are told so."""
+        """Let a row that the database refuses fail alone; if the connection broke, the outcome is unknown, and every
+        caller gets that error.
+        """
         for row, future in waiting:
             if future.done():
                 continue

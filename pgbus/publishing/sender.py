@@ -47,7 +47,7 @@ _NOWHERE = _Nowhere()
 
 
 class Sender:
-    """Publishes for one bus, from any event loop and from code that blocks; what the options mean is told at `Bus`.
+    """Publishes for one bus, from any event loop and from blocking code; for the options see `Bus`.
 
     `on_open` is awaited when a connection of its own is there, before anything is published on it. `config` may be
     replaced while no connection is open.

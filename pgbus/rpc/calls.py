@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 
 class CallOptions(TypedDict, total=False):
-    """The options of a call, beside `returns`."""
+    """The options of a call, besides `returns`."""
 
     timeout: float | None
     """Seconds; default: the procedure's own, else the setting `rpc_timeout`."""
@@ -29,7 +29,7 @@ class CallOptions(TypedDict, total=False):
 
 
 class Calls:
-    """Calls procedures for one bus; what the options mean is told at `Bus.call`.
+    """Calls procedures for one bus; for the options see `Bus.call`.
 
     `config` may be replaced while no connection is open.
     """

@@ -37,8 +37,8 @@ ENDINGS: dict[CallOutcome, str] = {
 class Running:
     """A call in this process's hands. `pool` has the threads where a plain procedure runs.
 
-    `ending` is set by whoever cancels the task, and says why: without it, a cancellation is the procedure's own error.
-    `thread` runs on when the task has ended, and so may the room that the call takes.
+    `ending` is the reason, set by the code that cancels the task: without it, a cancellation is the procedure's own
+    error. `thread` runs on when the task has ended, and so may the room that the call takes.
     """
 
     request: ClaimedRequest

@@ -37,7 +37,7 @@ _OPTIONS = {"concurrency": whole_number("calls", 1).or_none(), "timeout": second
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Procedure:
-    """A function served over calls; what the options mean is told at `Bus.procedure`."""
+    """A function that workers serve to callers; for the options see `Bus.procedure`."""
 
     name: str
     handler: Handler

@@ -38,8 +38,8 @@ REMEMBERED_CANCELLATIONS = 1_000
 class Desk:
     """The room of one procedure.
 
-    `may_have_work` is cleared before each claim and set by whoever hears of a request, also while the claim is on its
-    way: so no request is missed that its snapshot did not show.
+    `may_have_work` is cleared before each claim and set by each notification of a request, also while the claim is on
+    its way: so no request is missed that its snapshot did not show.
     """
 
     __slots__ = ("busy", "may_have_work", "procedure", "slots", "threads")

@@ -110,7 +110,7 @@ _read_results = msgspec.json.Decoder(dict[UUID, msgspec.Raw]).decode
 
 
 def split_ids(payload: str) -> Iterator[UUID]:
-    """The call ids of a notification. Anyone may notify: what is no id is passed over."""
+    """Return the call ids of a notification. Anyone may notify, so anything that is not an id is skipped."""
     for text in payload.split(","):
         with contextlib.suppress(ValueError):
             yield UUID(text)

@@ -20,7 +20,7 @@ Missed: TypeAlias = Literal["once", "skip", "all"]
 
 # How late a run may begin and not count as missed, unless the next one is due by then.
 PUNCTUAL = timedelta(seconds=10)
-# With `missed="all"`, at most so many missed runs are made up for: the latest.
+# With `missed="all"`, the largest number of missed runs that are made up for: the latest ones.
 MAX_MISSED = 100
 LONGEST = timedelta(days=36_500)
 
@@ -47,7 +47,7 @@ _EVERY = re.compile(r"every (\S+)(?: to (\S+))? s")
 
 @dataclass(frozen=True, slots=True)
 class Every:
-    """An interval from start to start; with `up_to`, one drawn anew each time from between the two."""
+    """An interval from start to start; with `up_to`, a random one between the two each time."""
 
     interval: timedelta
     up_to: timedelta | None = None
@@ -136,9 +136,9 @@ class Turn:
 def take_turn(rule: Rule, *, missed: Missed, due_at: datetime, now: datetime, again: bool = False) -> Turn:
     """Decide what is done about a schedule that was due at `due_at`, which is not after `now`.
 
-    What was missed meanwhile is run once (`once`), is left out (`skip`), or follows run by run (`all`). A run is
-    missed if it could not begin before the next was due, or within 10 seconds. `again`: this run was begun before,
-    and broke off; it is no missed one.
+    What was missed meanwhile is run once (`once`), is left out (`skip`), or follows run by run (`all`). A run is missed
+    if it could not begin before the next was due, or within 10 seconds. `again`: this run was begun before, and was
+    interrupted; it does not count as missed.
     """
     following = rule.after(due_at)
     if missed == "all":

@@ -54,7 +54,8 @@ class Run:
     def break_off(self, ending: RunOutcome) -> None:
         """End it as soon as it can be.
 
-        A thread cannot be stopped, only left, and that only when the worker stops: a next run must not begin beside it.
+        A thread cannot be stopped; it is abandoned only when the worker stops, because the next run must not overlap
+        it.
         """
         if not self.call or self.call.done():
             return
@@ -146,7 +147,7 @@ class Runs:
     async def _outcome(self, run: Run) -> tuple[RunOutcome, str | None]:
         name, due_at = run.schedule.name, run.turn.due_at
         if self._is_stopping:
-            return "cancelled", None  # claimed while we were told to stop
+            return "cancelled", None  # claimed while the worker began to stop
         if not run.turn.runs:
             logger.warning("schedule %s: the run that was due at %s was missed, and is left out", name, _text(due_at))
             return "skipped", None

@@ -93,7 +93,7 @@ def _role(parameter: inspect.Parameter, *, is_first: bool) -> str | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Schedule:
-    """A task and when it runs; what the options mean is told at `bus.client.every`."""
+    """A task and its rule; for the options see `bus.client.every`."""
 
     name: str
     rule: Rule
@@ -117,7 +117,7 @@ class Background:
     awaitable: Awaitable[object] | None = field(default=None, repr=False)
 
     def take(self) -> Awaitable[object] | None:
-        """The awaitable, for whoever asks first."""
+        """Return the awaitable at the first call, then None."""
         taken, self.awaitable = self.awaitable, None
         return taken
 

@@ -54,7 +54,7 @@ class Checks:
         await self._known.stored.load_if_allowed(store)
         names = self._known.names_seen
         if not self._known.stored.seen and ("event", procedure) not in names:
-            return None  # nobody has told of anything, or it cannot be read by this role
+            return None  # no schema is stored, or this role cannot read them
         return why_unserved(procedure, names)
 
     def refuse_unknown_event(self, topic: str) -> None:
@@ -88,6 +88,6 @@ def _make_validator(procedure: str, schema: Schema) -> Validator | None:
         return None
     try:
         return make_validator(schema["parameters"])
-    except InvalidSchema as error:  # whoever may publish may store any; the server checks what it is called with
+    except InvalidSchema as error:  # any publisher may store any schema; the server checks the arguments itself
         logger.warning("calls of %s are not checked here: %s", procedure, error)
         return None

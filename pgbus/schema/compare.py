@@ -279,7 +279,7 @@ def _reference(part: Part) -> str:
 
 
 def _resolve(part: Part, root: Part) -> Part:
-    """The schema that a reference points to, with what stands beside the reference."""
+    """Return the schema that a reference points to, merged with the other keywords of the reference."""
     while reference := _reference(part):
         target = root
         for step in reference.removeprefix("#").strip("/").split("/"):

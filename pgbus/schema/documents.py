@@ -61,7 +61,7 @@ class Stored:
 
 
 def read_schema(text: str) -> Schema | None:
-    """A stored schema; None for JSON that Python cannot hold: whoever may publish may store any."""
+    """Return a stored schema; None for JSON that Python cannot represent, because any publisher may store any JSON."""
     try:
         return msgspec.json.decode(text, type=dict[str, Any])
     except (msgspec.MsgspecError, RecursionError) as error:

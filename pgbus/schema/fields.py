@@ -22,7 +22,7 @@ class Field:
 
 @dataclass(frozen=True, slots=True)
 class Fields:
-    """The arguments that something takes by name; `is_open` for any others beside them."""
+    """Named arguments; `is_open` if further ones are accepted."""
 
     fields: Sequence[Field]
     is_open: bool = False

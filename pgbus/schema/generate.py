@@ -212,7 +212,9 @@ class _Generator:
         return self._adopt(schema, own_name=self._names[cls])
 
     def _adopt(self, schema: Schema, *, own_name: str) -> Schema:
-        """A schema made elsewhere; its definitions are put beside ours, under other names where these are taken."""
+        """Add a schema that other code made; its definitions are added to ours, under other names if theirs are
+        taken.
+        """
         inner: dict[str, Schema] = schema.pop("$defs", {})
         # A model that holds itself is among its own definitions.
         root = schema["$ref"].removeprefix(_DEFS) if set(schema) == {"$ref"} else None

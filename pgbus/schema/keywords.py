@@ -99,7 +99,7 @@ def enum_of(values: Iterable[Any]) -> Schema:
     plain = [value.value if isinstance(value, enum.Enum) else value for value in values]
     found = msgspec.json.decode(msgspec.json.encode(plain))
     kinds = list(dict.fromkeys(_PRIMITIVES.get(type(value)) for value in found))
-    # Sorted, since the order of members is no part of the shape.
+    # Sorted, because the order of members is not part of the shape.
     ordered = sorted(found, key=lambda value: (type(value).__name__, str(value)))
     return {**({"type": kinds[0]} if len(kinds) == 1 and kinds[0] else {}), "enum": ordered}
 

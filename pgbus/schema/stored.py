@@ -70,7 +70,7 @@ class StoredSchemas:
 
     async def load(self, store: Store | None = None) -> None:
         """Read them now, through `store` if that is given; raises DatabaseUnreachableError."""
-        self._is_stale = False  # before the look: what changes from now on is told once more
+        self._is_stale = False  # before the query: a later change is notified again
         try:
             found = await schemas.load_schemas(store or self._store)
         except BaseException:
@@ -111,5 +111,5 @@ class StoredSchemas:
         try:
             while self._is_stale:
                 await self.load(store)
-        except Exception as error:  # whoever needs them next tries again
+        except Exception as error:  # the next use tries again
             logger.info("schemas changed, and could not be read again yet: %s", error)

@@ -23,7 +23,7 @@ from uuid import UUID
 import pgbus
 """
 
-# What a caller may pass where the schema says this format, beside the text itself.
+# The types that a caller may pass for a format of a schema, besides a string.
 _FORMATS = {
     "date-time": "datetime",
     "date": "date",
@@ -58,8 +58,8 @@ def make_stubs(
 
     So is what begins with one of `taken_names`, which are attributes of the bus.
 
-    `own` names the procedures that the module has itself, whose results are cast to its annotations: where those are no
-    plain values, a schema does not tell what they are.
+    `own` names the procedures that the module has itself, whose results are cast to its annotations: a schema does not
+    describe types other than plain values.
     """
     root = _tree(items)
     for name in taken_names:

@@ -86,7 +86,7 @@ def upgraded(
     *namespaces: str,
     prepare: Callable[[str], Awaitable[object] | object] | None = None,
 ) -> Iterator[str]:
-    """Name of a database with pgbus's tables, and what `prepare` makes beside them, to clone others from.
+    """Name of a template database with pgbus's tables, and the tables that `prepare` creates.
 
     `namespaces`: the schemas that hold the tables of one bus each; default: that of a bus that names none.
     """

@@ -34,7 +34,7 @@ async def deliver_now(
       transactional handlers write in it. Rolled back, nothing is left of it all. Default: a worker delivers what was
       committed.
     - `raise_errors`: what a handler raises comes through at once; if false, failed events are tried again as the
-      listener's policy says, without its delays, and the attempts tell of it.
+      listener's policy says, without its delays, and the returned attempts contain it.
     - `timeout`: seconds that a worker gets.
 
     Events that are scheduled for later stay where they are. Returns every attempt, in order. Raises

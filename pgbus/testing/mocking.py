@@ -77,7 +77,7 @@ class MockResult:
         """Let `api.procedure` be called: each call returns `result`, as JSON would bring it.
 
         With an `error` it raises instead: a CallError as it is, the WorkerLost of a SuddenDeathException, and for any
-        other exception, a text or True what a procedure's exception is to its caller, a RemoteError, with `trace` as
+        other exception, a string or True as a procedure's exception, so the caller gets a RemoteError, with `trace` as
         its `remote_traceback`.
         """
         self._answers[rpc_name] = Answer(result, error, trace)
@@ -85,7 +85,7 @@ class MockResult:
     # ------------------------------------------------------------------------------------------------------- asserting
 
     def assert_events_fired(self, event_name: str, *, times: int | None = None) -> None:
-        """Raise AssertionError unless the event was fired so many times."""
+        """Raise AssertionError unless the event was fired this many times."""
         self._assert_count("event", event_name, times, self.event_names_fired)
 
     def assert_event_not_fired(self, event_name: str) -> None:
@@ -93,7 +93,7 @@ class MockResult:
         self._assert_count("event", event_name, 0, self.event_names_fired)
 
     def assert_rpc_called(self, rpc_name: str, *, times: int | None = None) -> None:
-        """Raise AssertionError unless the procedure was called so many times."""
+        """Raise AssertionError unless the procedure was called this many times."""
         self._assert_count("procedure", rpc_name, times, self.rpc_names_called)
 
     def assert_rpc_not_called(self, rpc_name: str) -> None:

@@ -11,7 +11,7 @@ from pgbus.telemetry import PartFailed, Telemetry
 
 logger = logging.getLogger("pgbus")
 
-# Characters of an error that others are told of.
+# Length, in characters, of an error that is stored for operators.
 _ERROR_LENGTH = 500
 
 

@@ -18,7 +18,7 @@ logger = logging.getLogger("pgbus")
 # Seconds between beats of the loop, and how many may be missing.
 BEAT = 1.0
 MISSING_BEATS = 5
-# Lines of the stack that are told: the innermost calls.
+# Lines of the stack that are logged: the innermost calls.
 FRAMES = 6
 
 

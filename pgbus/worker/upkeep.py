@@ -26,7 +26,7 @@ class Upkeep:
         self._store = store
         self._extend_at = 0.0
         self._touch_at = 0.0
-        # What others have been told of parts that failed.
+        # The failed parts that were stored last.
         self._told: Mapping[str, str] = {}
         # Whether something may have been declared, or may begin again, since the parts last began.
         self._is_due = False

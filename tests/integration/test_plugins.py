@@ -104,7 +104,7 @@ async def test_a_metric_that_cannot_be_published_is_logged_and_the_event_is_not_
     async with open_bus(database, plugins=[MetricsPlugin(config=Config())]) as bus:
         await bus.publish(1, topic="a.b")
     assert [row["topic"] for row in await owner.fetch("SELECT topic FROM pgbus.outbox")] == ["a.b"]
-    assert "could not tell of event_fired: " in caplog.text
+    assert "could not fire event_fired: " in caplog.text
 
 
 class Customer(NamedTuple):

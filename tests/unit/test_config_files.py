@@ -93,7 +93,7 @@ def test_create_takes_a_config_a_mapping_or_a_file(tmp_path: Path, monkeypatch: 
     [
         ("pgbus.yaml", "- lease\n", r"^pgbus\.yaml: settings are a table of names and values, not a list$"),
         ("pgbus.yaml", "lease", r"^pgbus\.yaml: settings are a table of names and values, not a value of type str$"),
-        ("pgbus.yaml", "on: 1", r"^pgbus\.yaml: True names no setting; names are texts$"),
+        ("pgbus.yaml", "on: 1", r"^pgbus\.yaml: True is not the name of a setting; names are strings$"),
         ("pyproject.toml", "[tool]\npgbus = 3", r"^\[tool\.pgbus\]: settings are a table .*, not a value of type int$"),
     ],
 )

@@ -18,7 +18,7 @@ def handle_page_viewed(event: EventMessage, url: str) -> None:
         views[url].append(event.id)
     written = VIEWS.with_suffix(".new")
     written.write_text(json.dumps(views))
-    written.replace(VIEWS)  # whoever reads it has the old file or the new one
+    written.replace(VIEWS)  # a reader sees either the old file or the new one
 
 
 def on_start() -> None:

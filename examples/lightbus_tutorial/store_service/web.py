@@ -1,4 +1,4 @@
-"""The pet store's pages. Run `flask --app web run --port 5001` here, beside the worker of the image service."""
+"""The pet store's pages. Run `flask --app web run --port 5001` here, and the worker of the image service."""
 
 from bus import bus
 from flask import Flask

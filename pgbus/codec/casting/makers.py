@@ -85,7 +85,7 @@ def pydantic_parser(cls: Any) -> Callable[[Any], Any]:
 
 def cast_by_pydantic(cls: Any, value: object) -> object:
     """`pydantic_parser` for a value that was decoded."""
-    # From JSON, as pydantic is laxer there with texts, and stricter with the rest.
+    # From JSON, because pydantic is laxer there with strings, and stricter with other values.
     return pydantic_parser(cls)(msgspec.json.encode(value))
 
 

@@ -37,7 +37,7 @@ def _classes_in(hint: Any, seen: list[Any]) -> Iterator[type]:
     cls, shape = class_of(hint), None
     if cls:
         yield cls
-        # What classes are made of whose values others make is no affair of ours.
+        # The fields of classes whose values other libraries create are outside our control.
         shape = None if is_hooked(cls) or is_validated(cls) else shape_of(hint)
     for part in (*typing.get_args(hint), *(field.hint for field in (shape.fields if shape else ()))):
         yield from _classes_in(part, seen)

@@ -11,7 +11,7 @@ _PLACE = re.compile(r"(?s)(.*) - at (`key` in )?`\$(.*?)`\Z")
 
 
 def misplaced(error: Exception, step: str) -> msgspec.ValidationError:
-    """The error of a part, told of the whole that has it at this step."""
+    """Return the error of a part as an error of the whole that has the part at this step."""
     return msgspec.ValidationError(f"{str(error) or type(error).__name__} - at `${step}`")
 
 

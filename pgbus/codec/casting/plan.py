@@ -38,7 +38,7 @@ _MAPPINGS = (dict, collections.abc.Mapping, collections.abc.MutableMapping)
 def caster(hint: Any, *, strict: bool = True) -> Cast:
     """A function from JSON values, as they were decoded, to values of the type.
 
-    Unless it is strict, a text becomes a number where one is asked for, and so on, wherever that stands in the type.
+    Unless it is strict, a string becomes a number if the annotation is a number, and so on, at any depth of the type.
     The function raises whatever exception; `explain` says what it is about. Raises TypeError or NameError for a type
     that nothing can be cast to.
     """

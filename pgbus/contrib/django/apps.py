@@ -32,7 +32,7 @@ class PgbusConfig(AppConfig):
 
 
 def upgrade_bus(*, using: str, **told: Any) -> None:
-    """Upgrade the bus's schema at the end of `migrate`, in the database that has the bus, be it a test's."""
+    """Upgrade the bus's schema at the end of `migrate`, in the database of the bus, including a test's database."""
     bus = get_bus()
     # `flush`, after each TransactionTestCase, sends the signal as well, and has changed no schema.
     if using == bus.project.database and "plan" in told:

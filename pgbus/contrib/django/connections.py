@@ -75,7 +75,7 @@ def close_old_connections_of_async_code(bus: Bus) -> Callable[[Any, Callable[[],
 
 
 def close_old_connections() -> None:
-    """Django's own function of that name, except that a transaction of whoever called us, such as a test, goes on."""
+    """Close old connections as Django's function does, except one in a transaction of the caller, such as a test."""
     reset_queries()
     for connection in connections.all(initialized_only=True):
         if not connection.in_atomic_block:

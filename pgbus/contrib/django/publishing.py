@@ -73,7 +73,7 @@ def _connection(using: Any, *, require_atomic: bool | None) -> Any:
     is_required = project.require_atomic if require_atomic is None else require_atomic
     if is_required and not in_atomic(connection):
         raise TransactionManagementError(
-            f"an event is published outside of a transaction: publish it, and write the rows that it tells of, within "
+            f"an event is published outside of a transaction: publish it, and write its rows, within "
             f"`with transaction.atomic(using={connection.alias!r})`"
         )
     return connection

@@ -64,7 +64,7 @@ def read_settings() -> ProjectSettings:
 def dsn_of(alias: str) -> str:
     """The DSN of one of DATABASES, with those of its OPTIONS that are libpq's.
 
-    Raises ConfigurationError for a database that is no PostgreSQL.
+    Raises ConfigurationError for a database that is not PostgreSQL.
     """
     connection = connections.create_connection(alias)  # not opened, and not this thread's
     if connection.vendor != "postgresql":

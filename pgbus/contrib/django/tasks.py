@@ -92,7 +92,7 @@ class PgBusBackend(_BaseTaskBackend):
         return result
 
     def get_result(self, result_id: str) -> Any:
-        """A task as the log and the history tell of it; raises TaskResultDoesNotExist.
+        """Return a task's result from the log and the history; raises TaskResultDoesNotExist.
 
         Not before its transaction has committed, except in that transaction.
         """

@@ -20,8 +20,9 @@ _FIRST_ERROR = 400
 class RequestMiddleware:
     """Pure-ASGI middleware, the outermost one: a request's events are published before its response begins.
 
-    Those that no session holds, and if the response is no error: then they are dropped. If they cannot be published,
-    the error comes through, and the client gets a 500. A websocket's events that no session holds do not wait.
+    Events in a session are published by its commit. The others are published before the response, or dropped if it is
+    an error. If they cannot be published, the error is raised, and the client gets a 500. Those of a websocket are
+    published at once.
     """
 
     def __init__(self, app: App, *, bus: Bus, find_session: FindSession) -> None:

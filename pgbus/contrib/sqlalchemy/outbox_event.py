@@ -18,7 +18,7 @@ from pgbus.publishing.rows import OutboxRow
 
 
 class OutboxEventOptions(TypedDict, total=False):
-    """The options of an OutboxEvent beside its topic: those of PublishOptions that an INSERT alone can fulfil."""
+    """The options of an OutboxEvent besides its topic: those of PublishOptions that a single INSERT can fulfil."""
 
     key: str | None
     headers: Mapping[str, str] | None

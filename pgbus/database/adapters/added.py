@@ -55,7 +55,7 @@ def _plain_session(session: object) -> Session:
     if isinstance(session, Session):
         return session
     raise ConnectionUnusableError(
-        f"{type(session).__qualname__} is no session of SQLAlchemy, to which an event could be added without waiting: "
+        f"{type(session).__qualname__} is not an SQLAlchemy session, to which an event could be added without waiting: "
         "publish with `await bus.publish(..., using=...)`"
     )
 

@@ -148,7 +148,7 @@ def is_djangos(using: object) -> bool:
 
 
 def _django(cls: type) -> Any:
-    """The module for Django; a text, too, says that Django is here."""
+    """Return the module for Django connections; a string, which is an alias, also means Django."""
     try:
         from pgbus.database.adapters import django
     except ImportError as error:

@@ -74,7 +74,7 @@ class DjangoAsyncExecutor:
 def connection_of(using: Any) -> Any:
     """The connection that this thread has for an alias, or for what stands for one, such as `django.db.connection`.
 
-    Raises ConnectionUnusableError for an alias that Django does not know, and for a database that is no PostgreSQL.
+    Raises ConnectionUnusableError for an alias that Django does not know, and for a database that is not PostgreSQL.
     """
     alias = using if isinstance(using, str) else using.alias
     _check_alias(alias)

@@ -36,7 +36,7 @@ from pgbus.errors import SchemaVersionError
 
 logger = logging.getLogger("pgbus")
 
-# The migration at hand, for `execute_script`.
+# The current migration, for `execute_script`.
 _migration: ContextVar[MigrationContext] = ContextVar("pgbus migration")
 
 # From the heads that the database is at to the steps that Alembic runs.
@@ -127,7 +127,7 @@ def _offline(plan: Plan, *, namespace: str, start: str | None) -> str:
 
 
 def execute_script(name: str) -> None:
-    """Run one file of `migrations/sql`, in the namespace of the migration at hand. For revisions."""
+    """Run one file of `migrations/sql`, in the namespace of the current migration. For revisions."""
     context = _migration.get()
     namespace = context.version_table_schema
     assert namespace is not None

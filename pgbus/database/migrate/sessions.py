@@ -41,8 +41,8 @@ def _run(work: Coroutine[Any, Any, T]) -> T:
 async def session(dsn: str | None, *, statement_cache_size: int = 100) -> AsyncIterator[Connection]:
     """A connection that is closed afterwards; None means the PG* variables. The cache is the driver's, in statements.
 
-    Raises ConfigurationError for what is no DSN, DatabaseUnreachableError, and PrivilegeError for what the
-    server refused to this user in the block.
+    Raises ConfigurationError for an invalid DSN, DatabaseUnreachableError, and PrivilegeError for what the server
+    refused to this user in the block.
     """
     try:
         dsn = read_dsn(dsn) if dsn else None

@@ -17,7 +17,9 @@ VERSION_TABLE = "alembic_version"
 
 @cache
 def scripts_directory() -> Path:
-    """The migrations: inside the package as installed from a wheel, beside it in a source tree."""
+    """Return the directory of the migrations: in the package if it is installed from a wheel, next to it in a source
+    tree.
+    """
     package = Path(__file__).parents[2]
     places = (package / "migrations", package.parent / "migrations")
     return next(place for place in places if (place / "env.py").is_file())

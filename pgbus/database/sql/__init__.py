@@ -1,4 +1,4 @@
-"""Named SQL statements, read once from the `.sql` files beside this module.
+"""Named SQL statements, read once from the `.sql` files of this package.
 
 A file holds statements, each opened by `-- name: verb_noun` and at least one comment line that says what it does.
 Parameters are written `:name`, casts `CAST(:name AS type)`, tables `pgbus.table`; no string literal holds `:word`
@@ -51,7 +51,7 @@ class Statement:
 
 @lru_cache(maxsize=256)
 def bound_as_text(statement: Statement) -> Statement:
-    """The statement for a connection that belongs to someone else: all its parameters are texts, or arrays of texts.
+    """Return the statement for a user's connection: all its parameters are strings, or arrays of strings.
 
     The connection may have codecs or adapters of its own for every other type. `as_text` makes the values.
     """
@@ -64,7 +64,7 @@ def bound_as_text(statement: Statement) -> Statement:
 
 
 def as_text(value: Any) -> Any:
-    """The value as PostgreSQL reads it from a text; None stays, and an array stays one."""
+    """Return the value as a string that PostgreSQL casts; None stays None, and an array stays an array."""
     if value is None or type(value) is str:
         return value
     if isinstance(value, (list, tuple)):

@@ -13,7 +13,7 @@ from pgbus.database.store import Store
 async def lock_listener(store: Store, *, listener_name: str) -> int | None:
     """Lock a listener's row against the leader and other operators until the transaction ends; its id, if it is there.
 
-    Whoever changes several locks them in the order of their names.
+    To change several, lock them in the order of their names.
     """
     rows = await store.fetch("lock_listener", listener_name=listener_name)
     return rows[0]["id"] if rows else None

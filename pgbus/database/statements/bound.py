@@ -1,4 +1,4 @@
-"""A statement with its values, for whoever runs it on a connection that is not the bus's."""
+"""A statement with its values, to run on a connection that is not the bus's."""
 
 from __future__ import annotations
 

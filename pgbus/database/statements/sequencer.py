@@ -90,7 +90,7 @@ class LogEnd:
 
 @dataclass(frozen=True, slots=True)
 class WakeSlot:
-    """The current wake slot; `armed`: it is ours alone now, so whoever publishes next will notify."""
+    """The current wake slot; `armed`: we hold it exclusively, so the next publisher will notify."""
 
     slot: int
     armed: bool

@@ -27,7 +27,7 @@ _OF_ENGINE, _IN_TRANSACTION = "engine", "transaction"
 
 @lru_cache(maxsize=8)
 def engine_statements(namespace: str) -> Mapping[str, str]:
-    """The names of the engine's statements by their texts, as they reach the server."""
+    """Return the names of the engine's statements by their SQL, as it reaches the server."""
     return {
         _on_one_line(form.asyncpg): name
         for name, statement in load(namespace).items()

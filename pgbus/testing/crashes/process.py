@@ -37,7 +37,7 @@ class HandlerProcessFailed(PgbusError):
 
 
 class Line:
-    """The process's end of the socket; it blocks, as whoever speaks must not go on unheard."""
+    """The process's end of the socket; it blocks, because the sender must wait until its message is read."""
 
     def __init__(self, end: socket.socket) -> None:
         self._end = end

@@ -1,4 +1,4 @@
-"""A proxy between a process and its PostgreSQL that tells of each statement before and after it is carried out.
+"""A proxy between a process and its PostgreSQL that reports each statement before and after its execution.
 
 It reads PostgreSQL's protocol (https://www.postgresql.org/docs/current/protocol.html, version 3), so it does not matter
 which driver the process uses. Encryption is refused, which drivers accept by default.
@@ -34,7 +34,7 @@ class Session:
 
 
 class Watch(Protocol):
-    """Is told of statements; raises ProcessKilled when it has killed the process."""
+    """Gets each statement; raises ProcessKilled when it has killed the process."""
 
     def before(self, session: Session, statement: str) -> None:
         """The server is about to get a statement."""

@@ -30,7 +30,7 @@ class Command(BaseCommand):
 
         arguments = _without_djangos(argv[2:])
         _tell_settings()
-        sys.argv = [f"{os.path.basename(argv[0])} pgbus", *arguments]  # noqa: PTH119 - a text, for the help
+        sys.argv = [f"{os.path.basename(argv[0])} pgbus", *arguments]  # noqa: PTH119 - a string, for the help
         main()
 
     def add_arguments(self, parser: ArgumentParser) -> None:
