@@ -322,7 +322,7 @@ def create(
 
 def _config(config: Config | Mapping[str, object] | None, file: str | Path | None, given: dict[str, object]) -> Config:
     if isinstance(config, str | Path):
-        raise ConfigurationError(f"a file is given as config_file={str(config)!r}; `config` is what it would say")
+        raise ConfigurationError(f"a file is given as config_file={str(config)!r}; `config` takes its content")
     if not isinstance(config, Config):
         return Config.load(given, file=file, table=config)
     others = [name for name, value in {**given, "config_file": file}.items() if value is not None]

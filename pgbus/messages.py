@@ -183,7 +183,9 @@ def refuse_unreadable(event: EventMessage) -> None:
     The database refuses such values by now, but what is in the log may be older, or a superuser's.
     """
     if event.published_at is None:
-        raise UnhandledEventError("published_at is not an instant of the years 1 to 9999, and Python has no others")
+        raise UnhandledEventError(
+            "published_at is not an instant of the years 1 to 9999, which Python cannot represent"
+        )
     if event.raw_headers:
         _ = event.headers
     if event.ancestors and not all(isinstance(topic, str) for topic in event.ancestors):

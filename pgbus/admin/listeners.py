@@ -58,7 +58,7 @@ class ListenerVerbs:
             if running and not force:
                 raise InUseError(
                     listener_name,
-                    f"is run by {', '.join(running)}; stop or change them first, as they would only register it again",
+                    f"is run by {', '.join(running)}; stop or change them first, because they would register it again",
                     workers=running,
                 )
             await admin.delete_deliveries(self._store, listener_id=listener_id)

@@ -50,7 +50,7 @@ def check(value: Any, what: str, *, may_be_function: bool = False) -> Any:
         )
     if isinstance(value, _NOT_CALLED) and not may_be_function:
         raise ConfigurationError(
-            f"{what} returned a function, which nobody calls: a decorator on it may lack its parentheses"
+            f"{what} returned a function, which is never called: a decorator on it may lack its parentheses"
         )
     return value
 

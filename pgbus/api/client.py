@@ -289,7 +289,7 @@ def _listening(options: Mapping[str, object] | None, on_error: OnError) -> dict[
         listening["start"] = _start(listening.pop("since"))
     if on_error is OnError.ACKNOWLEDGE_AND_LOG:
         if "retry" in listening:
-            raise ConfigurationError("OnError.ACKNOWLEDGE_AND_LOG tries no event again: leave `retry` out")
+            raise ConfigurationError("OnError.ACKNOWLEDGE_AND_LOG retries no event: leave `retry` out")
         listening["retry"] = 1
     elif on_error is not OnError.SHUTDOWN:
         raise ConfigurationError(f"on_error is OnError.SHUTDOWN or OnError.ACKNOWLEDGE_AND_LOG, not {on_error!r}")

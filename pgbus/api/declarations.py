@@ -262,7 +262,7 @@ def _events(cls: type) -> Iterator[tuple[str, Event]]:
             if is_private(name):
                 raise InvalidApiEventConfiguration(
                     f"event {cls.__qualname__}.{name}: names that begin with an underscore are private, so nobody "
-                    "could fire it; take the underscore away"
+                    "could fire it; remove the underscore"
                 )
             yield name, value
 
@@ -293,7 +293,7 @@ def _api_name(cls: type, name: object) -> str:
     if is_private(name):
         raise MisconfiguredApiOptions(
             f"{cls.__qualname__}.Meta.name is {name!r}, but words that begin with an underscore are private, so that "
-            "nothing of it could be reached on the bus; take the underscore away"
+            "nothing of it could be reached on the bus; remove the underscore"
         )
     try:
         return check_topic(name)

@@ -85,7 +85,9 @@ class Life:
         was called before and the worker still runs.
         """
         if self._own and not self._own[1].done():
-            raise ConfigurationError("this bus has a worker here already; await `bus.client.stop_worker()` first")
+            raise ConfigurationError(
+                "this bus already has a worker in this event loop; await `bus.client.stop_worker()` first"
+            )
         worker = self._make_worker()
         task = asyncio.create_task(worker.run(), name="pgbus worker")
         ready = asyncio.create_task(worker.ready.wait())
@@ -174,7 +176,7 @@ class Life:
 def _log_failure(task: asyncio.Task[None]) -> None:
     """Say that a worker has ended: its program may not be waiting for that."""
     if not task.cancelled() and (error := task.exception()):
-        logger.critical("the worker has ended, and runs nothing any more: %s: %s", type(error).__name__, error)
+        logger.critical("the worker has ended: %s: %s", type(error).__name__, error)
 
 
 @contextlib.contextmanager

@@ -50,7 +50,7 @@ class ApiRegistry:
         if not isinstance(api, Api):
             raise InvalidApiRegistryEntry(f"{api!r} is not an API; derive its class from pgbus.Api")
         if api.meta.name in self._apis:
-            raise InvalidApiRegistryEntry(f"an API named {api.meta.name!r} is registered already")
+            raise InvalidApiRegistryEntry(f"an API named {api.meta.name!r} is already registered")
         methods = procedures(api)
         self._refuse_clashes(api, methods)
         return methods

@@ -96,7 +96,7 @@ def is_alias(hint: Any) -> bool:
 
 
 def value_of(alias: Any) -> Any:
-    """Return the type that an alias stands for; raises ConfigurationError for an alias that contains only itself."""
+    """Return the type that an alias stands for; raises ConfigurationError for a member of itself."""
     _refuse_circle(alias, ())
     return _value_of(alias)
 
@@ -111,7 +111,9 @@ def _value_of(alias: Any) -> Any:
 def _refuse_circle(hint: Any, within: tuple[Any, ...]) -> None:
     for member in members_of(hint):
         if member in within:
-            raise ConfigurationError(f"the type {member} is a member of itself, so that it says nothing")
+            raise ConfigurationError(
+                f"the type {member} is a member of itself: refer to it in a list, a dict or a class"
+            )
         if is_alias(member):
             _refuse_circle(_value_of(member), (*within, member))
 

@@ -46,7 +46,7 @@ def find_file(directory: Path, *, environ: Mapping[str, str]) -> File:
             path = directory / PYPROJECT
             return read_file(path, source=PYPROJECT, environ=environ) if path.is_file() else File({}, "no file")
         case names:
-            raise ConfigurationError(f"there are {' and '.join(names)} here; keep one, for only one can count")
+            raise ConfigurationError(f"{' and '.join(names)} both exist; keep one, because only one is used")
 
 
 def read_file(path: Path, *, source: str, environ: Mapping[str, str]) -> File:
@@ -117,7 +117,9 @@ def _filled_text(text: str, environ: Mapping[str, str], place: str) -> str:
         if escape:
             return found[0][1:]
         if not re.fullmatch(VARIABLE_NAME, name):
-            raise ConfigurationError(f"{place}: {found[0]} refers to no variable; to write it as it is: ${found[0]}")
+            raise ConfigurationError(
+                f"{place}: {found[0]} does not name a variable; for the literal text write ${found[0]}"
+            )
         if name not in environ:
             raise ConfigurationError(f"{place}: the variable {name} is not set")
         is_filled = True

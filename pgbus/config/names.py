@@ -43,7 +43,7 @@ def expand(text: str) -> str:
 
     expanded = _PLACEHOLDER.sub(value, text)
     if any(brace in _PLACEHOLDER.sub("", text) for brace in "{}"):
-        raise ValueError("a brace stands only around the name of a placeholder, as in {hostname}")
+        raise ValueError("braces are only allowed around the name of a placeholder, such as {hostname}")
     return expanded
 
 

@@ -272,8 +272,8 @@ class Config:
         if names_pooler(getattr(self, name)) and (name == "direct_dsn" or self.direct_dsn is None):
             raise self._error(
                 name,
-                "says by `pgbouncer` that it leads to a transaction-mode pooler: give the database's own address as "
-                "direct_dsn, for LISTEN and locks",
+                "has `pgbouncer=true`, so it is the address of a transaction-mode pooler: set the database's own "
+                "address as direct_dsn, for LISTEN and locks",
             )
 
     def _error(self, name: str, reason: str) -> ConfigurationError:

@@ -89,7 +89,7 @@ def _ordered(directory: Path, *, source: str) -> Binaries:
     if lacking := _lacking(directory):
         raise EmbeddedPostgresError(
             f"{source} is {directory}, which lacks {lacking}: point it at the directory that holds PostgreSQL's "
-            "`postgres` and `initdb`, or leave it out to have one looked for"
+            "`postgres` and `initdb`, or unset it, and pgbus searches for one"
         )
     return Binaries(directory.absolute(), source)
 

@@ -123,9 +123,9 @@ def why_not_handler(function: Any) -> str | None:
         return f"{function!r} is not a function"
     body = body_of(function)
     if isinstance(body, type):
-        return f"{describe(function)} is a class, of which a call only makes an instance; give the instance"
+        return f"{describe(function)} is a class, and a call only creates an instance; pass the instance"
     if inspect.isgeneratorfunction(body) or inspect.isasyncgenfunction(body):
-        return f"{describe(function)} is a generator, of which a call runs nothing; do the work without `yield`"
+        return f"{describe(function)} is a generator function, and a call runs none of it; do the work without `yield`"
     return None
 
 

@@ -127,9 +127,9 @@ class Leader:
         except Exception as error:
             if not is_passing(error):
                 raise
-            logger.warning("could not let another process lead: %s", error)
+            logger.warning("could not give up the leadership: %s", error)
         else:
-            logger.warning("gave up leading, so that another process does it while the event loop hangs")
+            logger.warning("gave up the leadership, so that another process leads while the event loop hangs")
 
     async def _end_session(self, pid: int) -> None:
         connection = await connect(self._config)

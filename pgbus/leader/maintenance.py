@@ -104,7 +104,7 @@ class Maintenance:
         if look.freed >= FREE_BATCH:
             self._bottom_at = 0.0
         if look.freed:
-            logger.warning("took back %d claims of workers that died", look.freed)
+            logger.warning("freed %d claims of workers that died", look.freed)
             self._telemetry.emit(ClaimsFreed(look.freed))
             self._wake_listeners(look.listener_ids)
 
@@ -168,5 +168,5 @@ async def _unless_blocked(duty: Awaitable[T]) -> T | None:
     try:
         return await duty
     except (LockNotAvailable, QueryCancelled) as error:
-        logger.info("a chore is put off: %s", error)
+        logger.info("a maintenance step is postponed: %s", error)
         return None

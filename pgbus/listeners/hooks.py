@@ -58,7 +58,7 @@ class Afterwards:
         _, late = await asyncio.wait(self._tasks, timeout=limit)
         if late:
             logger.warning(
-                "%d after_event_execution hooks still ran after %.1f seconds; they are left", len(late), limit
+                "%d after_event_execution hooks still ran after %.1f seconds; they are abandoned", len(late), limit
             )
             self.abandon()
 

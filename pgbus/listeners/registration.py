@@ -120,7 +120,7 @@ def _start_position(listener: Listener) -> int | None:
 
 def _log(listener: Listener, registered: Registered, changes: SubscriptionChanges, *, outdated: bool) -> None:
     if registered.is_new:
-        logger.info("listener %s is new; it hears %s", listener.name, ", ".join(listener.patterns))
+        logger.info("listener %s is new; it listens to %s", listener.name, ", ".join(listener.patterns))
         return
     for verb, patterns in (("now hears", changes.added), ("no longer hears", changes.removed)):
         if patterns:

@@ -73,14 +73,16 @@ def _option(plugin_name: str, parameter: inspect.Parameter, hints: Mapping[str, 
     if parameter.kind is not parameter.KEYWORD_ONLY:
         raise ConfigurationError(f"{label} is not keyword-only; write a '*' after `cls`")
     if parameter.name == ENABLED:
-        raise ConfigurationError(f"{label} is what every plugin has without saying; leave it out")
+        raise ConfigurationError(f"{label} is an option of every plugin; leave it out")
     if parameter.default is parameter.empty:
         raise ConfigurationError(f"{label} needs a default")
     kind = hints.get(parameter.name, type(parameter.default))
     try:
         msgspec.json.Decoder(kind, dec_hook=_made)
     except TypeError as error:
-        raise ConfigurationError(f"{label} is annotated {kind!r}, which nothing can be read into: {error}") from None
+        raise ConfigurationError(
+            f"{label} is annotated {kind!r}, to which no value can be converted: {error}"
+        ) from None
     return Option(parameter.name, kind, parameter.default)
 
 

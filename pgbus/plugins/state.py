@@ -104,7 +104,7 @@ class StatePlugin(Plugin):
         try:
             await client.fire_event(StateApi.meta.name, name, {**who, **state})
         except Exception as error:  # the next ping has the state again
-            logger.warning("could not tell the state of the worker: %s", error)
+            logger.warning("could not publish the state of the worker: %s", error)
 
     def _state(self, client: BusClient) -> dict[str, object]:
         return {

@@ -88,7 +88,7 @@ class Answerer:
         except Exception as again:
             if classify(again) is not Fault.VALUES:
                 raise
-            logger.error("call %s is left without an answer: %s", call_id, again)
+            logger.error("call %s gets no response: %s", call_id, again)
 
     async def _write(
         self, batch: list[Response], *, told: Sequence[Answered], rooms: Mapping[str, int], worker_id: int

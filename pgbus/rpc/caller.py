@@ -120,7 +120,7 @@ class Caller:
             if not scope.expired():
                 raise
             raise CallTimeout(
-                f"{procedure}: no answer within {timeout:g} seconds; it is not executed any more if it was not yet",
+                f"{procedure}: no response within {timeout:g} seconds; it is not executed any more if it was not yet",
                 procedure=procedure,
             ) from error
         if response.result is None:

@@ -93,6 +93,6 @@ class CallerConnection:
                 try:
                     await self.open()
                 except Exception as error:  # whatever it is: the calls find out by themselves
-                    logger.debug("cannot hear of answers to calls: %s", error)
+                    logger.debug("cannot listen for responses to calls: %s", error)
             backoff.reset()
             self._reopened()

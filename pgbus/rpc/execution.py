@@ -135,7 +135,7 @@ class Execution:
             text = encode(value, limit=self._config.rpc_max_payload, field="result")
         except InvalidEventError as error:
             raise InvalidResult(
-                f"{procedure.name} returned what cannot be sent: {error.reason}", procedure=procedure.name
+                f"{procedure.name} returned a value that cannot be sent: {error.reason}", procedure=procedure.name
             ) from error
         procedure.check(text, value)
         return text

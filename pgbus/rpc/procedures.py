@@ -85,7 +85,7 @@ def check_procedure_name(name: str) -> None:
     if "." not in name:
         raise ConfigurationError(f"procedure {name!r}: name it by its API and itself, as in 'auth.check_password'")
     if is_private(name):
-        raise InvalidName(f"procedure {name!r}: words that begin with an underscore are private; take that away")
+        raise InvalidName(f"procedure {name!r}: words that begin with an underscore are private; remove the underscore")
 
 
 class Arguments:
@@ -201,7 +201,7 @@ class Result:
             check_readable(self.type)
         except LostError as error:
             raise ConfigurationError(
-                f"procedure {procedure!r} returns what its caller could not read: "
+                f"procedure {procedure!r} returns a type that its caller could not read: "
                 f"{self.type!r}{error.place}: {error.reason}"
             ) from None
         except ConfigurationError as error:
@@ -219,7 +219,8 @@ class Result:
                 self._keeper(value, read)
         except (UnhandledEventError, LostError) as error:
             raise InvalidResult(
-                f"{self._procedure} returned what does not fit its annotation: {misfit(error.__cause__ or error)}",
+                f"{self._procedure} returned a value that does not fit its annotation: "
+                f"{misfit(error.__cause__ or error)}",
                 procedure=self._procedure,
             ) from error
 

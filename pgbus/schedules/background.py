@@ -38,7 +38,7 @@ async def _run(background: Background) -> None:
     if task := background.task:
         await _keep_up(background.name, task)
     elif (awaitable := background.take()) and (error := await error_of(finish(awaitable, background.name))):
-        logger.error("background task %s failed, and is not started again", background.name, exc_info=error)
+        logger.error("background task %s failed, and is not restarted", background.name, exc_info=error)
 
 
 async def _keep_up(name: str, task: Task) -> None:
@@ -49,5 +49,5 @@ async def _keep_up(name: str, task: Task) -> None:
         if error is None:
             return
         pause = backoff.next_after(age=now() - started)
-        logger.error("background task %s failed, and starts again in %.1f s", name, pause, exc_info=error)
+        logger.error("background task %s failed, and restarts in %.1f s", name, pause, exc_info=error)
         await asyncio.sleep(pause)

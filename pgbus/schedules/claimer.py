@@ -128,8 +128,8 @@ class Claimer:
         service, home = self._config.service_name, self._config.home
         if found := await statements.find_namesake(self._store, service=service, home=home):
             logger.warning(
-                "%s is of service %r too, which lies in %s, and this process in %s, so they share the runs of "
-                "schedules of the same name. If they are two services, give each its own service_name",
+                "%s is of service %r too, whose folder is %s, and that of this process is %s, so they share the runs "
+                "of schedules of the same name. If they are two services, give each its own service_name",
                 found.worker, service, found.home, home,
             )  # fmt: skip
 

@@ -54,7 +54,10 @@ class Every:
 
     def __post_init__(self) -> None:
         if not timedelta(0) < self.interval <= (self.up_to or LONGEST) <= LONGEST:
-            raise InvalidSchedule("an interval is more than nothing, and at most 36500 days; a random one grows")
+            raise InvalidSchedule(
+                "an interval is more than 0, and at most 36500 days; "
+                "the second limit of a random one is larger than the first"
+            )
 
     def __str__(self) -> str:
         upper = f" to {_seconds(self.up_to)}" if self.up_to else ""

@@ -126,7 +126,10 @@ class Runs:
         self._tasks.discard(task)
         self._changed.set()
         if not task.cancelled() and (error := task.exception()):
-            logger.error("a run could not be finished; it is begun again when its lease runs out", exc_info=error)
+            logger.error(
+                "the outcome of a run could not be written; the run is started again when its lease expires",
+                exc_info=error,
+            )
 
     # ------------------------------------------------------------------------------------------------------ one run
 
@@ -138,7 +141,10 @@ class Runs:
             if outcome != "lost":
                 outcome = await self._finish(run, outcome, error)
             if outcome == "lost":
-                logger.warning("schedule %s: the run was taken over, as this worker could not keep it", name)
+                logger.warning(
+                    "schedule %s: another worker took over the run, because this worker could not extend its lease",
+                    name,
+                )
         finally:
             del self._runs[name]
         self._telemetry.emit(TaskEnded(name, run.token, outcome, time.monotonic() - run.started))
@@ -149,10 +155,10 @@ class Runs:
         if self._is_stopping:
             return "cancelled", None  # claimed while the worker began to stop
         if not run.turn.runs:
-            logger.warning("schedule %s: the run that was due at %s was missed, and is left out", name, _text(due_at))
+            logger.warning("schedule %s: the run that was due at %s was missed, and is skipped", name, _text(due_at))
             return "skipped", None
         if run.attempt > MAX_ATTEMPTS:
-            logger.error("schedule %s: the run broke off %d times, and is given up", name, MAX_ATTEMPTS)
+            logger.error("schedule %s: the run was interrupted %d times, and is skipped", name, MAX_ATTEMPTS)
             return "skipped", f"its worker died or stopped {MAX_ATTEMPTS} times while it ran"
         context = TaskContext(name, due_at, run.attempt)
         run.call = asyncio.create_task(attempt(run.schedule.task, context), name=f"pgbus {name}")
@@ -186,7 +192,7 @@ class Runs:
                     in_doubt = True  # it may have been written, and only the answer was lost
                 else:
                     logger.error(
-                        "schedule %s: the database refuses the outcome of a run, tried again: %s",
+                        "schedule %s: the database refuses the outcome of a run, and it is tried again: %s",
                         run.schedule.name, problem,
                     )  # fmt: skip
                     error = error and in_ascii(error)

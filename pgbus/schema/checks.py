@@ -89,5 +89,5 @@ def _make_validator(procedure: str, schema: Schema) -> Validator | None:
     try:
         return make_validator(schema["parameters"])
     except InvalidSchema as error:  # any publisher may store any schema; the server checks the arguments itself
-        logger.warning("calls of %s are not checked here: %s", procedure, error)
+        logger.warning("calls of %s are not checked in this process: %s", procedure, error)
         return None

@@ -65,7 +65,7 @@ def read_schema(text: str) -> Schema | None:
     try:
         return msgspec.json.decode(text, type=dict[str, Any])
     except (msgspec.MsgspecError, RecursionError) as error:
-        logger.warning("a stored schema is passed over, as it cannot be read: %s", error)
+        logger.warning("a stored schema is skipped, because it cannot be read: %s", error)
         return None
 
 

@@ -112,7 +112,7 @@ class _Generator:
         try:
             return self._schema(hint)
         except Exception as error:  # type hints and models run code of other people
-            logger.warning("%r has no JSON Schema, so nothing is said of it: %s", hint, error)
+            logger.warning("%r has no JSON Schema, so its schema accepts anything: %s", hint, error)
             return {}
 
     def _schema(self, hint: Any) -> Schema:
@@ -151,7 +151,7 @@ class _Generator:
         if shape is not None:
             return self._reference(hint, lambda: self._fields(shape, title=_name(hint)))
         logger.warning(
-            "nothing can be said of %r in a JSON Schema; give it a `__to_bus__` method with a return annotation", cls
+            "%r cannot be described by a JSON Schema; give it a `__to_bus__` method with a return annotation", cls
         )
         return {}
 

@@ -82,7 +82,7 @@ class Publication:
         changed = [one for one in declared if (one.kind, one.name) in new]
         stored = read_versions(await schemas.list_schemas(store))
         for found in find_broken(changed, stored, with_missing=False):
-            logger.warning("this code does not fit the rest of the bus: %s", found)
+            logger.warning("this code is incompatible with other services: %s", found)
 
 
 def hashed(declared: Declaration) -> HashedSchema:

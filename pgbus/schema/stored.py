@@ -89,7 +89,9 @@ class StoredSchemas:
         except (ServerError, PrivilegeError) as error:
             if is_link_error(error):
                 raise
-            logger.warning("calls are not checked here, as the stored schemas cannot be read: %s", error)
+            logger.warning(
+                "calls are not checked in this process, because the stored schemas cannot be read: %s", error
+            )
             self._schemas = {}
 
     def drop(self, store: Store | None = None) -> None:
@@ -112,4 +114,4 @@ class StoredSchemas:
             while self._is_stale:
                 await self.load(store)
         except Exception as error:  # the next use tries again
-            logger.info("schemas changed, and could not be read again yet: %s", error)
+            logger.info("schemas have changed, and could not be read again: %s", error)

@@ -29,7 +29,7 @@ def make_validator(schema: Schema) -> Validator:
         import jsonschema_rs
     except ImportError as error:
         raise ConfigurationError(
-            "to validate against a stored schema, install pgbus[schema], which brings jsonschema-rs"
+            "to validate against a stored schema, install pgbus[schema], which includes jsonschema-rs"
         ) from error
     try:
         library = jsonschema_rs.Draft202012Validator(schema, retriever=_refuse_to_fetch)

@@ -46,7 +46,7 @@ async def deliver_now(
         return await deliver_committed(buses, raise_errors=raise_errors, timeout=timeout)
     if is_djangos(using):
         raise ConnectionUnusableError(
-            "Django's connection is one thread's, which plain handlers have to run on: call deliver_now_sync"
+            "Django's connection belongs to one thread, on which plain handlers must run: call deliver_now_sync"
         )
     threads = ThreadPoolExecutor(bus.config.listener_threads, thread_name_prefix="pgbus test")
     try:
@@ -94,7 +94,7 @@ def _distinct(bus: Bus, *others: Bus) -> Sequence[Bus]:
     for other in others:
         if other.config.namespace != bus.config.namespace or other.config.dsn != bus.config.dsn:
             raise ConfigurationError(
-                "events are delivered at once to buses of one database and namespace; deliver those of others apart"
+                "events are delivered at once to buses of one database and namespace; deliver others separately"
             )
     return list(dict.fromkeys([bus, *others]))
 

@@ -160,9 +160,7 @@ class MockResult:
 
 
 def _refuse(happened: str, remedy: str) -> NoReturn:
-    raise AssertionError(
-        f"{happened}, and is not mocked: call {remedy} before, or let everything pass with require_mocking=False"
-    )
+    raise AssertionError(f"{happened}, and is not mocked: call {remedy} before, or allow it with require_mocking=False")
 
 
 class MockedOutbox:

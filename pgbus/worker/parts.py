@@ -82,7 +82,7 @@ class Parts:
         except Exception as error:  # what others stored may be anything
             if is_link_error(error):
                 raise
-            logger.warning("schemas are neither stored nor known here: %s", error)
+            logger.warning("schemas can be neither stored nor read: %s", error)
 
     async def end_failed(self, store: Store) -> None:
         """End the parts of which a loop has failed, which nothing but a fault of code can bring about.

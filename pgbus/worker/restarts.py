@@ -39,7 +39,7 @@ class Restarts:
     def note_failure(self, part: str, error: BaseException, *, age: float) -> None:
         """A part has failed that had run for `age` seconds: say so, and let it begin again after a pause."""
         pause = self._backoffs.setdefault(part, RestartBackoff()).next_after(age=age)
-        logger.critical("%s failed, and begins again in %.1f s", part, pause, exc_info=error)
+        logger.critical("%s failed, and restarts in %.1f s", part, pause, exc_info=error)
         self._telemetry.emit(PartFailed(part, str(error)))
         self._resting[part] = _one_line(error)
         asyncio.get_running_loop().call_later(pause, self._end_rest, part)

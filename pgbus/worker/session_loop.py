@@ -75,7 +75,7 @@ class SessionLoop:
                     raise
                 self._membership.note_loss()
                 if not self._reconnecting.tries:
-                    logger.warning("lost the database, trying to get it back: %s", error)
+                    logger.warning("lost the connection to the database, reconnecting: %s", error)
                     self._telemetry.emit(SessionLost(str(error)))
             await asyncio.sleep(self._reconnecting.next())
 

@@ -175,7 +175,7 @@ class Worker:
         hurry = asyncio.create_task(self._hurry.wait())
         await asyncio.wait([hooks, hurry], timeout=limit, return_when=asyncio.FIRST_COMPLETED)
         if not hooks.done():
-            logger.warning("on_stop hooks still ran after %g seconds, or a second signal; they are left", limit)
+            logger.warning("on_stop hooks still ran after %g seconds, or a second signal; they are abandoned", limit)
         await end_tasks(hooks, hurry)
 
     # ---------------------------------------------------------------------------------------------- between the hooks

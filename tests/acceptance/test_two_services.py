@@ -165,7 +165,9 @@ async def test_services_that_share_a_procedure_or_a_schedule_by_accident_are_tol
     ):
         await other.says(r"procedure math.double: .* of service 'shop' serves it too, and this process is of service")
         if second == "elsewhere/shop":
-            await other.says(r"is of service 'shop' too, which lies in .*/shop, and this process in .*elsewhere/shop")
+            await other.says(
+                r"is of service 'shop' too, whose folder is .*/shop, and that of this process is .*elsewhere/shop"
+            )
 
 
 # ------------------------------------------------------------------------------------------------------ rolling deploys

@@ -258,7 +258,7 @@ async def test_a_call_that_does_not_fit_is_a_typed_error_at_once_and_the_worker_
                 await stranger.shop.take.call_async(**arguments)
             with pytest.raises(pgbus.InvalidArguments, match=reason):
                 await unchecked.shop.take.call_async(**arguments)
-        with pytest.raises(pgbus.InvalidResult, match=r"shop\.lie returned what does not fit its annotation"):
+        with pytest.raises(pgbus.InvalidResult, match=r"shop\.lie returned a value that does not fit its annotation"):
             await stranger.shop.lie.call_async(count=1)
         with pytest.raises(pgbus.InvalidResult, match=r"`item` is of <class 'object'>, which has no JSON form"):
             await stranger.shop.bring.call_async()

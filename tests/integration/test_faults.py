@@ -294,7 +294,7 @@ async def test_a_bug_in_one_listener_ends_no_other_and_is_a_crash_for_its_claims
         assert await inbox.take(2) in ([2, 101], [101, 2])
         await until_idle(connection)
     assert len(watch.of(ClaimsFreed)) == 1
-    assert "listener bad failed, and begins again" in caplog.text
+    assert "listener bad failed, and restarts" in caplog.text
 
 
 async def test_a_fault_of_code_in_what_takes_calls_ends_no_worker(

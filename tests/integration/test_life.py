@@ -21,7 +21,7 @@ async def test_a_program_starts_and_stops_a_worker_and_may_do_it_again(bus: pgbu
         await bus.client.start_worker()
         await bus.publish({"number": number}, topic="shop.sold")
         await inbox.take(number)
-        with pytest.raises(pgbus.ConfigurationError, match="has a worker here already"):
+        with pytest.raises(pgbus.ConfigurationError, match="already has a worker in this event loop"):
             await bus.client.start_worker()
         await bus.client.stop_worker()
     await bus.client.stop_worker()  # there is none

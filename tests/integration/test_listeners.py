@@ -156,7 +156,7 @@ async def test_changed_subscriptions_are_updated_and_logged(
         collect(old, "a.b", "a.c", name="mail")
         async with running(old):
             pass
-    assert "listener mail is new; it hears a.b, a.c" in caplog.messages
+    assert "listener mail is new; it listens to a.b, a.c" in caplog.messages
     async with open_bus(database) as new:
         inbox = collect(new, "a.b", "x.*", name="mail")
         async with running(new):

@@ -133,7 +133,7 @@ def _with_retries(times: Any) -> Callable[[Callable[..., Any]], Callable[..., An
         (lambda event: map(print, [event]), "returned a map, so nothing"),
         (_context_manager, "returned a GeneratorContextManager, so nothing"),
         (_async_context_manager, "returned an AsyncGeneratorContextManager, so nothing"),
-        (_with_retries, "returned a function, which nobody calls: a decorator on it may lack its parentheses"),
+        (_with_retries, "returned a function, which is never called: a decorator on it may lack its parentheses"),
     ],
 )
 async def test_what_has_not_run_is_a_failed_attempt(
@@ -310,10 +310,10 @@ class _Callable:
 @pytest.mark.parametrize(
     ("function", "said"),
     [
-        (_generator, "_generator is a generator, of which a call runs nothing"),
+        (_generator, "_generator is a generator function, and a call runs none of it"),
         (functools.partial(_generator), "_generator is a generator"),
         (_Callable(), "_Callable is a generator"),
-        (_Callable, "_Callable is a class, of which a call only makes an instance"),
+        (_Callable, "_Callable is a class, and a call only creates an instance"),
         (7, "7 is not a function"),
     ],
 )

@@ -198,7 +198,7 @@ def test_registering_something_else_than_an_api_is_refused() -> None:
     with pytest.raises(pgbus.InvalidApiRegistryEntry, match="derive its class"):
         bus.client.register_api(object())  # type: ignore[arg-type]
     bus.client.register_api(AuthApi())
-    with pytest.raises(pgbus.InvalidApiRegistryEntry, match="registered already"):
+    with pytest.raises(pgbus.InvalidApiRegistryEntry, match="is already registered"):
         bus.client.register_api(AuthApi())
 
 

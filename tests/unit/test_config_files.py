@@ -46,7 +46,7 @@ def test_two_files_at_once_are_refused(tmp_path: Path) -> None:
     (tmp_path / "pgbus.toml").write_text("lease = 90\n")
     (tmp_path / "pgbus.yaml").write_text("lease: 80\n")
     (tmp_path / "pyproject.toml").write_text("[tool.pgbus]\nlease = 70\n")
-    with pytest.raises(ConfigurationError, match=r"^there are pgbus\.toml and pgbus\.yaml here; keep one"):
+    with pytest.raises(ConfigurationError, match=r"^pgbus\.toml and pgbus\.yaml both exist; keep one"):
         load(tmp_path)
 
 
@@ -208,7 +208,7 @@ def test_two_dollars_stand_for_one(tmp_path: Path) -> None:
         ("[plugins.sentry]\ndsn = '${TOKEN}'", r"^dsn in sentry in plugins \(pgbus\.toml\): the variable TOKEN is not"),
         (
             "module = '${1}'",
-            r"^module \(pgbus\.toml\): \$\{1\} refers to no variable; to write it as it is: \$\$\{1\}$",
+            r"^module \(pgbus\.toml\): \$\{1\} does not name a variable; for the literal text write \$\$\{1\}$",
         ),
         ("pool_size = '${BAD}'", r"^pool_size \(pgbus\.toml\): must be a whole number between 1 and 1000 connections$"),
         ("pool_size = '7'", r"^pool_size \(pgbus\.toml\): must be a whole number"),
@@ -251,7 +251,7 @@ def test_a_process_keeps_its_names_and_another_has_others() -> None:
     [
         ("{host}", r"^process_name: there is no placeholder \{host\}; there are \{hostname\}, \{pid\}, \{random4\}, "),
         ("{}", r"there is no placeholder \{\}"),
-        ("{hostname", r"^process_name: a brace stands only around the name of a placeholder"),
+        ("{hostname", r"^process_name: braces are only allowed around the name of a placeholder"),
         ("x" * 300, r"^process_name: must be between 1 and 255 characters, not 300$"),
     ],
 )

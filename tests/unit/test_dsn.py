@@ -78,9 +78,9 @@ def test_what_is_not_understood_is_told_with_what_to_write_and_without_secrets(d
 
 def test_a_dsn_that_names_a_pooler_needs_the_databases_own_address_too() -> None:
     pooled = "postgresql://pooler/d?pgbouncer=true"
-    with pytest.raises(ConfigurationError, match=r"^dsn: says by `pgbouncer` .* as direct_dsn"):
+    with pytest.raises(ConfigurationError, match=r"^dsn: has `pgbouncer=true`.* as direct_dsn"):
         Config(dsn=pooled)
-    with pytest.raises(ConfigurationError, match=r"^direct_dsn: says by `pgbouncer`"):
+    with pytest.raises(ConfigurationError, match=r"^direct_dsn: has `pgbouncer=true`"):
         Config(dsn="postgresql://h/d", direct_dsn=pooled)
     config = Config(dsn=pooled, direct_dsn="postgresql://h/d")
     assert config.behind_pooler

@@ -141,7 +141,11 @@ def test_options_have_their_defaults_and_are_read_into_their_annotations(tmp_pat
         ("no_plugin", {}, r"^plugin 'no_plugin': many_plugins:NoPlugin is not a class derived from pgbus\.Plugin$"),
         ("no_default", {}, r"^plugin 'no_default': parameter 'needed' of from_config needs a default$"),
         ("positional", {}, r"^plugin 'positional': parameter 'option' of from_config is not keyword-only"),
-        ("says_enabled", {}, r"^plugin 'says_enabled': parameter 'enabled' of from_config is what every plugin has"),
+        (
+            "says_enabled",
+            {},
+            r"^plugin 'says_enabled': parameter 'enabled' of from_config is an option of every plugin",
+        ),
         ("unknown_hint", {}, r"^plugin 'unknown_hint': an annotation of from_config is unknown: name 'Nowhere'"),
         ("greeting", {"greting": "Hi"}, r"^plugins\.greeting: there is no setting 'greting'; did you mean 'greeting'"),
         ("greeting", {"greeting": 5}, r"^plugins\.greeting\.greeting: does not fit: Expected `str`, got `int`$"),

@@ -114,7 +114,7 @@ def test_a_name_that_cannot_be_is_refused(bus: pgbus.Bus, name: str) -> None:
 
 
 def test_wrong_schedules_are_refused_when_they_are_declared(bus: pgbus.Bus) -> None:
-    with pytest.raises(pgbus.InvalidSchedule, match="more than nothing"):
+    with pytest.raises(pgbus.InvalidSchedule, match="more than 0"):
         bus.client.every()
     with pytest.raises(pgbus.InvalidSchedule, match="hour must be 0 to 23, not 25"):
         bus.client.schedule("0 25 * * *")

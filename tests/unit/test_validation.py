@@ -233,7 +233,9 @@ def test_the_caller_checks_arguments_unless_the_api_says_not_to() -> None:
 
 
 def test_the_server_checks_results_unless_the_api_says_not_to() -> None:
-    with pytest.raises(InvalidResult, match=r"geo\.find returned what does not fit its annotation: x: Expected `int`"):
+    with pytest.raises(
+        InvalidResult, match=r"geo\.find returned a value that does not fit its annotation: x: Expected `int`"
+    ):
         procedure(ApiConfig()).check('{"x":"one"}', {"x": "one"})
     procedure(ApiConfig(validate_outgoing=False)).check('{"x":"one"}', {"x": "one"})
 

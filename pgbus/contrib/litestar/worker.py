@@ -55,7 +55,7 @@ class AppWorker:
         except TimeoutError:
             logger.warning("stopping with events that no listener has tried yet; they stay in the database")
         except PgbusError as error:
-            logger.warning("stopping without a look at what is left: %s", error)
+            logger.warning("stopping without checking for remaining events: %s", error)
 
     async def _wait_until_tried(self) -> None:
         happened = asyncio.Event()

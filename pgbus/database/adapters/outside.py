@@ -30,7 +30,7 @@ def complain(statement: Statement, what: str, *, begin: str, required: bool) -> 
     One of the inbox always has to be. `begin` says how a transaction is begun there.
     """
     if statement.name == "take_events":
-        raise ConnectionUnusableError(f"{what} is in no transaction, and the inbox counts on one: {begin}")
+        raise ConnectionUnusableError(f"{what} has no open transaction, which the inbox needs: {begin}")
     if not publishes(statement):
         return
     if required:

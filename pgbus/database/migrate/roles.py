@@ -75,7 +75,7 @@ async def _create_roles(connection: Connection, names: Sequence[str]) -> None:
             await _create_role(connection, statement)
     except asyncpg.InsufficientPrivilegeError as error:
         raise PrivilegeError(
-            f"{error}; have someone who may create roles run `{'; '.join(statements)}`, then grant again"
+            f"{error}; let a user who may create roles run `{'; '.join(statements)}`, then grant again"
         ) from error
 
 

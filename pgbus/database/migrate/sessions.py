@@ -66,7 +66,7 @@ def privileges_told() -> Iterator[None]:
     try:
         yield
     except asyncpg.InsufficientPrivilegeError as error:
-        raise PrivilegeError(f"{error}: connect as a user who may, or have the owner grant it") from error
+        raise PrivilegeError(f"{error}: connect as a user with that right, or let the owner grant it") from error
 
 
 async def _connect(dsn: str | None, *, statement_cache_size: int) -> Connection:

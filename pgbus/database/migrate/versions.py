@@ -88,7 +88,8 @@ def find_encoding_fault(encoding: str) -> str | None:
         limit = "which stores bytes without knowing what they mean"
     else:
         limit = f"not UTF8: events with characters that {encoding} does not have cannot be published"
-    return f"the database's encoding is {encoding}, {limit}; a new one made with ENCODING 'UTF8' holds everything"
+    advice = "only a database created with ENCODING 'UTF8' can store every event"
+    return f"the database's encoding is {encoding}, {limit}; {advice}"
 
 
 async def read_revision(connection: Connection, *, namespace: str) -> str | None:

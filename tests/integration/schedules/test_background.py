@@ -55,8 +55,8 @@ async def test_a_failed_background_function_is_restarted_a_coroutine_is_not(
     async with running(bus):
         await inbox.until(lambda items: items.count("function") >= 3)
     assert inbox.items.count("coroutine") == 1
-    assert "fail failed, and is not started again" in caplog.text
-    assert "function failed, and starts again in 0.0 s" in caplog.text
+    assert "fail failed, and is not restarted" in caplog.text
+    assert "function failed, and restarts in 0.0 s" in caplog.text
 
 
 # -------------------------------------------------------------------------------------------------------- declarations
