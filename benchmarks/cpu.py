@@ -17,7 +17,8 @@ def cpu_of(pids: Sequence[int]) -> float:
 
 @dataclass
 class Timings:
-    """What one variant took, one value per turn: seconds of wall time, and of the server's and this process's CPU."""
+    """The times of one variant, one value per turn: seconds of wall time, and of the server's and this process's
+    CPU."""
 
     wall: list[float] = field(default_factory=list)
     server: list[float] = field(default_factory=list)

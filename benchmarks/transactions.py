@@ -1,4 +1,4 @@
-"""What publishing costs in a user's transaction, beside an outbox that is written by hand with the same driver.
+"""Measures publishing in a user's transaction, compared with a hand-written outbox with the same driver.
 
 Each transaction writes one small row of business. The outbox by hand is a table of its own, and one INSERT into it:
 nothing is checked, nobody is woken, and no one reads it.

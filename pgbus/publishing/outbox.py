@@ -125,7 +125,7 @@ def revise(row: OutboxRow, message: OpenEvent, *, limits: Limits) -> OutboxRow:
 
 
 class _Kind(NamedTuple):
-    """What the events of one class have in common."""
+    """The common properties of all events of one class."""
 
     topic: str
     ancestors: tuple[str, ...]

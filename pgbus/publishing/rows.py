@@ -113,16 +113,16 @@ class Rows:
         )
 
     def ids(self, returned: Iterable[Sequence[Any]]) -> list[UUID]:
-        """As OutboxRow's."""
+        """Return the ids; see OutboxRow."""
         return _ids(self.given, returned)
 
     def rows(self) -> Sequence[OutboxRow]:
-        """As OutboxRow's."""
+        """Return the rows; see OutboxRow."""
         return self.given
 
     @property
     def may_repeat(self) -> bool:
-        """As OutboxRow's."""
+        """Whether a repeat is harmless; see OutboxRow."""
         return all(row.may_repeat for row in self.given)
 
 
@@ -146,11 +146,11 @@ class Lines:
         )
 
     def ids(self, returned: Iterable[Sequence[Any]]) -> list[UUID]:  # noqa: ARG002 - nothing is returned
-        """As OutboxRow's."""
+        """Return the ids; see OutboxRow."""
         return self.event_ids
 
     def rows(self) -> Sequence[OutboxRow]:
-        """As OutboxRow's."""
+        """Return the rows; see OutboxRow."""
         return [
             OutboxRow(event_id=event_id, topic=self.topic, payload=payload, ancestors=self.ancestors)
             for event_id, payload in zip(self.event_ids, self.payloads.split("\n"), strict=True)
@@ -158,7 +158,7 @@ class Lines:
 
     @property
     def may_repeat(self) -> bool:
-        """As OutboxRow's."""
+        """Whether a repeat is harmless; see OutboxRow."""
         return False
 
 

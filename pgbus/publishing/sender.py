@@ -110,7 +110,7 @@ class Sender:
         using: AsyncUsing | None = None,
         require_transaction: bool | None = None,
     ) -> list[UUID]:
-        """`Bus.publish_many`."""
+        """Publish events with one statement; see `Bus.publish_many`."""
         parts = outbox.prepare_many(events, topic=topic, limits=self._limits)
         executor = self._executor(using, require_transaction)
         if self._hooks.on_sending:
@@ -125,7 +125,7 @@ class Sender:
         using: SyncUsing | None = None,
         require_transaction: bool | None = None,
     ) -> list[UUID]:
-        """`Bus.publish_many_sync`."""
+        """Publish events from blocking code; see `Bus.publish_many_sync`."""
         parts = outbox.prepare_many(events, topic=topic, limits=self._limits)
         executor = self._sync_executor(using, require_transaction)
         if self._hooks.on_sending:

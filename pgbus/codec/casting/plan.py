@@ -57,7 +57,7 @@ def parser(hint: Any) -> Callable[[str], Any]:
 
 
 def lines_parser(hint: Any) -> Callable[[str], list[Any]] | None:
-    """`parser` for many texts, each on a line of its own; None for a type that msgspec does not read alone."""
+    """`parser` for many JSON values, one per line; None for a type that msgspec does not read alone."""
     if is_ours(hint) or (isinstance(hint, type) and is_validated(hint)):
         return None
     return msgspec.json.Decoder(hint, dec_hook=_hook).decode_lines
