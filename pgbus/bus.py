@@ -135,30 +135,30 @@ class Bus(PublishingVerbs, CallingVerbs, BusPath):  # type: ignore[misc] # of a 
     def listener(
         self, *events: type | str, name: str | None = None, batch: bool = False, **options: Unpack[ListenerOptions]
     ) -> Any:
-        """Decorator: have the function called with every event of these classes, topics or patterns.
+        """Decorator: call the function with every event of these classes, topics or patterns.
 
-        Without `events`, the event class that the handler's event is annotated with. The function may be async, or
-        plain (it then runs in a thread), and gets the event decoded into its annotation, which has to fit: it is the
-        class itself, a parent class, a union with either, an EventMessage, or a type for the payload's JSON.
+        Without `events`, it listens to the event class of the handler's annotation. The function may be async, or plain
+        (it then runs in a thread). It gets the event decoded into its annotation: the class itself, a parent class, a
+        union with either, an EventMessage, or a type for the payload's JSON.
 
-        - `name`: the listener_name, under which events are kept for it and workers share its work, whatever service
-          they belong to; default: `{service_name}-` and the function's qualified name.
-        - `start`: where a listener begins that was never registered before: "now" (default), "beginning", an aware
-          datetime or a position of the log.
+        - `name`: the listener_name, its identity: events are kept under it, and all workers with it share the work,
+          also those of other services; default: `{service_name}-` and the function's qualified name.
+        - `start`: the first event of a new listener: "now" (default), "beginning", an aware datetime or a position of
+          the log.
         - `concurrency`: events handled at once in one process; default 10.
         - `batch_size`: events per claim, at most 10,000; default: adaptive, about a second of work.
-        - `ordered`: events with the same key come one after the other, in the order of the log.
+        - `ordered`: handle events with the same key one after the other, in the order of the log; default False.
         - `transactional`: the handler gets a connection by annotation (a connection of asyncpg, psycopg or SQLAlchemy,
-          or SQLAlchemy's AsyncSession or Session), and what it writes there commits with the event's settlement.
+          or SQLAlchemy's AsyncSession or Session), and its writes commit with the event's settlement; default False.
         - `retry`: a RetryPolicy, or a number of attempts; default 10 attempts, exponential.
         - `timeout`: seconds per attempt; default none.
-        - `on_poison`: an ordered listener's event that is given up goes to the dead letters, and then the next one of
-          its key follows ("dead", default), or waits until someone retries or discards it ("block").
-        - `batch`: the handler takes a list of events.
+        - `on_poison`: after an event of an ordered listener has become a dead letter, handle the next event of its key
+          ("dead", default), or wait until an operator retries or discards the dead letter ("block").
+        - `batch`: the handler takes a list of events; default False.
 
         To a type checker, a function that is declared for one class takes its event by position.
 
-        Raises ConfigurationError for what cannot work, and DuplicateListenerName.
+        Raises ConfigurationError for an invalid option or handler, and DuplicateListenerName.
         """
         if len(events) == 1 and callable(events[0]) and not isinstance(events[0], type):
             raise TypeError("write @bus.listener() with parentheses")
@@ -189,15 +189,16 @@ class Bus(PublishingVerbs, CallingVerbs, BusPath):  # type: ignore[misc] # of a 
 
         It is called as `function(context, call_next)` for each attempt of a handler (also of a batch, and of a
         transactional one within its transaction), and for each call of a procedure. `context` is a Context or a
-        CallContext. `call_next()` goes on to the handler and returns what that returns; to raise is the handler's
-        failure, and to return without having gone on skips it. What is returned is the result of a procedure.
+        CallContext. `call_next()` calls the next middleware or the handler, and returns its result. An exception counts
+        as the handler's failure; returning without `call_next()` skips the handler. The returned value is the result of
+        a procedure.
 
         - `async def`: wraps every handler; `await call_next()`. Around a plain transactional handler, whose transaction
           is its thread's, it is outside of the transaction.
         - plain: wraps plain handlers only, in their thread and, if there is one, their transaction; `call_next()`.
 
-        What is registered first is outermost, and plain functions are within async ones. Raises ConfigurationError
-        for what cannot be called like that.
+        The first registered function is outermost, and plain functions are inside async ones. Raises ConfigurationError
+        for a function that cannot be called like that.
         """
         self.registry.middleware.add(function)
         return function
@@ -214,7 +215,7 @@ class Bus(PublishingVerbs, CallingVerbs, BusPath):  # type: ignore[misc] # of a 
         - `timeout`: seconds that a caller waits, and the function may run, when the call names no timeout; default:
           the caller's setting `rpc_timeout`.
 
-        Raises ConfigurationError for what cannot work, and DuplicateProcedureName.
+        Raises ConfigurationError for an invalid option or function, and DuplicateProcedureName.
         """
         check_procedure_name(name)
 
@@ -230,7 +231,7 @@ class Bus(PublishingVerbs, CallingVerbs, BusPath):  # type: ignore[misc] # of a 
     # ----------------------------------------------------------------------------------------------- publishing
 
     def bind(self, using: AsyncUsing | SyncUsing, *, require_transaction: bool | None = None) -> BoundBus:
-        """The bus for one connection or session: what is published by way of it goes into that one's transaction.
+        """Return a bus that publishes in the transaction of one connection or session.
 
         `using` is a connection or session as for `publish` or `publish_sync`; for `require_transaction` see there.
         Raises ConnectionUnusableError for anything else.
@@ -240,7 +241,7 @@ class Bus(PublishingVerbs, CallingVerbs, BusPath):  # type: ignore[misc] # of a 
     # ------------------------------------------------------------------------------------------------------ life
 
     async def close(self) -> None:
-        """Close the connections that publishing and calling opened; the bus may be used again, and opens new ones."""
+        """Close the connections of publishing and calling; using the bus again opens new ones."""
         await self.client.close_async()
 
     def close_sync(self) -> None:
@@ -294,24 +295,24 @@ def create(
     flask: bool = False,  # noqa: ARG001 - it asks for what is always so
     **settings: Any,
 ) -> Bus:
-    """A bus. Every setting of `Config` may be given; else it comes from `PGBUS_*`, a file or its default.
+    """Create a bus. Every setting of `Config` may be an argument; else it comes from `PGBUS_*`, a file or its default.
 
-    - `config`: a Config, which has all settings; or a mapping that stands for a file, and then no file is read.
+    - `config`: a Config with all settings; or a mapping with the content of a file, and then no file is read.
     - `config_file`: TOML, YAML or JSON; default: what `PGBUS_CONFIG` names, else `pgbus.toml`, `pgbus.yaml` or
       `pgbus.yml` in the working directory, else the table `[tool.pgbus]` of `pyproject.toml`.
-    - `features`: what its workers do: run listeners (`"events"`), serve procedures (`"rpcs"`) and run what is on a
-      schedule or in the background (`"tasks"`); default: the setting of that name, which is all of it.
-    - `plugins`: these, and no others; default: those that are installed and enabled in the configuration.
-    - `service_name`: default, for a bus that a module's own code makes: the name of the project or folder in which that
-      module lies; so each service has a name of its own, and the same at each start.
+    - `features`: the features of its workers: listeners (`"events"`), procedures (`"rpcs"`), schedules and background
+      tasks (`"tasks"`); default: the setting `features`, which is all three.
+    - `plugins`: the only plugins of the bus; default: those that are installed and enabled in the configuration.
+    - `service_name`: default, for a bus that is created at the top level of a module: the name of the module's project
+      or folder, which is the same at each start.
     - `apis`: settings by API name, as in a file: `{"default": {"cast_values": False}, "auth": {"rpc_timeout": 1}}`.
 
-    `flask`, of programs written for Lightbus, asks not to connect in the parent process of Flask's reloader. No bus
-    connects, or starts a thread, before it is used; so it makes no difference.
+    `flask`, of programs written for Lightbus, means not to connect in the parent process of Flask's reloader. It has no
+    effect, because no bus connects, or starts a thread, before it is used.
 
-    In a module that a command of `pgbus` imports, the command's options win over all of these.
+    In a module that a command of `pgbus` imports, the command's options have priority over these arguments.
 
-    Nothing is connected yet. Raises ConfigurationError for a setting that is unknown or wrong.
+    It does not connect. Raises ConfigurationError for an unknown or invalid setting.
     """
     settings |= {"dsn": dsn, "namespace": namespace}
     loaded = _config(config, config_file, settings)

@@ -14,15 +14,15 @@ from pgbus.errors import ConfigurationError, FailedToImportBusModule, NoBusFound
 def import_bus_module(name: str | None = None) -> ModuleType:
     """Import a bus module; default: the setting `module`, which is `PGBUS_MODULE`, or else `bus`.
 
-    Both `shop.events` and `shop.events:my_bus` name the module `shop.events`, which is looked for where Python looks
-    for modules. Raises FailedToImportBusModule (what the module raised is its `__cause__`), NoBusFoundInBusModule, and
+    Both `shop.events` and `shop.events:my_bus` name the module `shop.events`, which is searched on Python's path.
+    Raises FailedToImportBusModule (the module's own error is its `__cause__`), NoBusFoundInBusModule, and
     ConfigurationError if a listener, a procedure or an event class is declared wrongly in it.
     """
     return _load(name)[0]
 
 
 def get_bus(module: str | None = None) -> Bus:
-    """The bus of a bus module: its attribute `bus`, or the one that is named, as in `shop.events:my_bus`.
+    """Return the bus of a bus module: its attribute `bus`, or the named one, as in `shop.events:my_bus`.
 
     Imports the module as `import_bus_module` does, and raises what that does.
     """

@@ -36,7 +36,7 @@ def event(topic: str) -> Callable[[type[T]], type[T]]:
 
     Takes dataclasses, msgspec Structs, attrs classes and pydantic models. A subclass needs a topic of its own; its
     events also reach the listeners of its parents. Raises ConfigurationError for an invalid topic or class, and for a
-    class that could not read what is written of it, as far as that can be told by its definition.
+    class whose definition shows that it could not read its own instances back.
     """
     if not isinstance(topic, str):
         raise ConfigurationError('@event takes a topic: @event("orders.placed")')

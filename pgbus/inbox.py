@@ -26,7 +26,7 @@ class Attempt(Protocol):
 
     @property
     def listener_name(self) -> str:
-        """Whose inbox it is: each listener takes an event once."""
+        """The listener; each listener takes an event once."""
         ...
 
     @property
@@ -36,7 +36,7 @@ class Attempt(Protocol):
 
 
 def ddl(*, namespace: str = DEFAULT_NAMESPACE) -> list[str]:
-    """The statements that create the inbox in the other database; those that it has already do nothing.
+    """Return the statements that create the inbox in the other database; they may be repeated.
 
     Raises ConfigurationError for a namespace that cannot be.
     """
@@ -45,14 +45,14 @@ def ddl(*, namespace: str = DEFAULT_NAMESPACE) -> list[str]:
 
 
 async def take(context: Attempt, *, using: object, namespace: str = DEFAULT_NAMESPACE) -> bool:
-    """Whether the event is new to its listener; false if a transaction that took it has committed before.
+    """Record that the listener takes the event; returns True if it is new, False if it was taken before.
 
     - `context`: the handler's `pgbus.Context`, of one event.
     - `using`: the connection or session of the other database, in the transaction that the handler writes in: all that
       `Bus.publish` takes.
 
-    Another attempt that is under way at the same event makes this one wait for its end. Raises ConfigurationError for a
-    batch, or where there is no inbox; ConnectionUnusableError where `using` is in no transaction.
+    If another attempt at the same event is running, this waits for its end. Raises ConfigurationError for a batch, or
+    where there is no inbox; ConnectionUnusableError where `using` is in no transaction.
     """
     return (await take_batch(_one(context), using=using, namespace=namespace))[0]
 
@@ -67,7 +67,7 @@ async def take_batch(context: Attempt, *, using: object, namespace: str = DEFAUL
 
 
 async def forget(*, older_than: float, using: object, namespace: str = DEFAULT_NAMESPACE) -> int:
-    """Forget events that were taken more than `older_than` seconds ago; returns how many."""
+    """Delete the rows of events that were taken more than `older_than` seconds ago; returns their number."""
     rows = await async_executor(using).fetch(*inbox.forget_taken_events(namespace=namespace, age=older_than))
     return int(rows[0][0])
 

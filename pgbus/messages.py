@@ -55,8 +55,7 @@ class EventMessage(msgspec.Struct, kw_only=True, eq=False):
     def payload(self) -> Any:
         """The payload, decoded from JSON into dicts, lists, strings, numbers, booleans and None.
 
-        Raises UnhandledEventError for JSON that PostgreSQL stores and Python cannot hold: numbers beyond its floats,
-        nesting that is too deep.
+        Raises UnhandledEventError for JSON that Python cannot represent: numbers beyond its floats, too deep nesting.
         """
         return _decode(self.raw, "the payload")
 
@@ -115,7 +114,7 @@ class EventMessage(msgspec.Struct, kw_only=True, eq=False):
 
     @property
     def version(self) -> int:
-        """Version of the API when the event was fired (its `Meta.version`); 1 for an event of no API."""
+        """Version of the API when the event was fired (its `Meta.version`); 1 for an event without an API."""
         try:
             text = self.headers.get(VERSION_HEADER, "")
         except UnhandledEventError:
@@ -208,9 +207,9 @@ def differ(one: object, other: object) -> bool:
 
 
 class RpcMessage(msgspec.Struct, kw_only=True, eq=False):
-    """A call, as hooks see it before it is sent, and before it is executed.
+    """A call, as hooks get it before it is sent, and before it is executed.
 
-    `kwargs` are the arguments by name: as the caller gave them, or as they arrived, which is plain JSON.
+    `kwargs` are the arguments by name: the caller's values before sending, plain JSON values before execution.
     """
 
     api_name: str
@@ -220,14 +219,14 @@ class RpcMessage(msgspec.Struct, kw_only=True, eq=False):
 
     @property
     def canonical_name(self) -> str:
-        """API and procedure, joined by a dot: what the procedure is called by."""
+        """The full name of the procedure: API and procedure, joined by a dot."""
         return f"{self.api_name}.{self.procedure_name}"
 
 
 class ResultMessage(msgspec.Struct, kw_only=True, eq=False):
     """The result of a call, as hooks get it: on the worker after its execution, and in the caller's process.
 
-    `result` is what the procedure returned; where `error` is true, the `repr` of what was raised, and `trace` is the
+    `result` is the procedure's result. If `error` is true, it is the `repr` of the exception, and `trace` is the
     traceback. `rpc_message_id` is the `id` of the call.
     """
 
@@ -241,5 +240,5 @@ class ResultMessage(msgspec.Struct, kw_only=True, eq=False):
 
     @property
     def canonical_name(self) -> str:
-        """API and procedure, joined by a dot: what the procedure is called by."""
+        """The full name of the procedure: API and procedure, joined by a dot."""
         return f"{self.api_name}.{self.procedure_name}"

@@ -37,12 +37,13 @@ class BusStatus(LogStatus):
 
     @property
     def leader(self) -> WorkerStatus | None:
-        """The worker that leads; None when nobody does, and then nothing enters the log."""
+        """The leader; None if there is none, and then no event enters the log."""
         return next((worker for worker in self.workers if worker.leading), None)
 
 
 class Admin:
-    """Operators' verbs over one asyncpg connection, which is in no transaction and used by nobody else meanwhile.
+    """Operators' commands over one asyncpg connection, which has no open transaction and is not used otherwise
+    meanwhile.
 
     Those for listeners, dead letters and schedules are in `listeners`, `dead_letters` and `schedules`.
     """
@@ -60,7 +61,7 @@ class Admin:
     async def connect(cls, config: Config) -> AsyncIterator[Admin]:
         """Connect to the configured database, and check that its schema fits this code.
 
-        Raises DatabaseUnreachableError or SchemaVersionError, and PrivilegeError for what this user may not do.
+        Raises DatabaseUnreachableError or SchemaVersionError, and PrivilegeError if this user lacks a right.
         """
         # Without a cache every statement is planned for its own values, so that filters which are NULL cost nothing.
         async with session(config.session_dsn, statement_cache_size=0) as connection:
@@ -71,7 +72,7 @@ class Admin:
             yield cls(connection, namespace=config.namespace)
 
     async def status(self) -> BusStatus:
-        """Outbox, log, listeners, workers and schedules, all at the same moment."""
+        """Return the state of outbox, log, listeners, workers and schedules, in one snapshot."""
         async with self._connection.transaction(isolation="repeatable_read", readonly=True):
             log = await inspection.describe_bus(self._store)
             return BusStatus(
@@ -98,7 +99,7 @@ class Admin:
     async def find_events(
         self, wanted: EventFilter = EVERY_EVENT, *, limit: int = 100, newest_first: bool = True
     ) -> list[EventRecord]:
-        """At most `limit` events of the log with what each listener did with them.
+        """Return at most `limit` events of the log, with every attempt at them.
 
         Raises NotRegisteredError if `owed_to` names none.
         """
@@ -106,7 +107,7 @@ class Admin:
         return await inspection.find_events(self._store, wanted.criteria(), limit=limit, newest_first=newest_first)
 
     async def find_calls(self, wanted: CallFilter = EVERY_CALL, *, limit: int = 100) -> list[CallRecord]:
-        """At most `limit` calls that are not pruned yet, the newest first."""
+        """Return at most `limit` calls that are not pruned yet, the newest first."""
         return await inspection.find_calls(self._store, wanted.criteria(), limit=limit)
 
     async def follow(

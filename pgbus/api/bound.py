@@ -16,8 +16,8 @@ from pgbus.topics import split_name
 class BoundBus(CallingVerbs):
     """A bus that publishes in the transaction of one session or connection. `bus.bind(session)` returns it.
 
-    With an async session or connection, use the methods that are awaited; with a blocking one, those in `_sync`.
-    Raises ConnectionUnusableError for what is neither, and says what to pass instead.
+    With an async session or connection, use the methods that are awaited; with a blocking one, those in `_sync`. Raises
+    ConnectionUnusableError for anything else, and names what to pass instead.
     """
 
     def __init__(
@@ -61,7 +61,9 @@ class BoundBus(CallingVerbs):
     async def fire(
         self, name: str, arguments: Mapping[str, object] | None = None, **options: Unpack[PublishOptions]
     ) -> EventMessage:
-        """Fire `api.event`, of an API that is registered here, in the transaction; raises what `BusPath.fire` does."""
+        """Fire `api.event`, of an API that this process has registered, in the transaction; raises what `BusPath.fire`
+        does.
+        """
         api_name, event_name = split_name(name)
         return await self._client.fire_event(api_name, event_name, arguments, self._options(options))
 

@@ -39,8 +39,8 @@ START_HOOKS = ("before_server_start", "on_start")
 class OnError(enum.Enum):
     """The treatment of an event whose handler failed. Neither value stops the worker or loses the event.
 
-    - SHUTDOWN: it is tried again, as the listener's `retry` option says, and then goes to the dead letters.
-    - ACKNOWLEDGE_AND_LOG: it is not tried again; the error is logged, and the event goes to the dead letters at once.
+    - SHUTDOWN: it is retried, as the listener's `retry` option says, and then becomes a dead letter.
+    - ACKNOWLEDGE_AND_LOG: it is not retried; the error is logged, and the event becomes a dead letter at once.
     """
 
     SHUTDOWN = "shutdown"
@@ -48,12 +48,12 @@ class OnError(enum.Enum):
 
 
 class BusClient(HookDecorators, Life, Tasking):
-    """`bus.client`: what the paths of a bus (`bus.auth.user_created.fire(...)`) are made of.
+    """`bus.client`: the operations behind the paths of a bus (`bus.auth.user_created.fire(...)`).
 
     Its own methods register APIs, fire, listen and call, and take the names of APIs and events as strings, so they also
     reach one whose name no path can have. Hooks are declared by HookDecorators, schedules and background tasks by
-    Tasking; workers and connections are started and ended by Life. `sender` and `calls` are where all that is published
-    and called leaves, and where a test puts its doubles.
+    Tasking; workers and connections are started and ended by Life. `sender` publishes all events and `calls` makes all
+    calls; tests put their doubles there.
     """
 
     def __init__(
@@ -77,10 +77,10 @@ class BusClient(HookDecorators, Life, Tasking):
         registry.hooks.belong_to(client=self, bus=bus)
 
     def register_api(self, api: Api) -> None:
-        """Speak for an API: this process may fire its events, and its workers serve its public methods as procedures.
+        """Register an API: this process may fire its events, and its workers serve its public methods as procedures.
 
-        Raises InvalidApiRegistryEntry, DuplicateProcedureName, and ConfigurationError for a method that nobody could
-        call.
+        Raises InvalidApiRegistryEntry, DuplicateProcedureName, and ConfigurationError for a method that cannot be
+        called by name.
         """
         methods = self.api_registry.check(api)
         settings = self._config.api(api.meta.name)
@@ -104,7 +104,7 @@ class BusClient(HookDecorators, Life, Tasking):
         kwargs: Mapping[str, object] | None = None,
         options: Mapping[str, object] | None = None,
     ) -> Any:
-        """Call the procedure `{api_name}.{name}` on whatever worker serves it, and return its result.
+        """Call the procedure `{api_name}.{name}` on a worker that serves it, and return its result.
 
         `options` are those of `Bus.call`: `timeout`, `returns`, `wait`. Raises what `Bus.call` does.
         """
@@ -192,9 +192,9 @@ class BusClient(HookDecorators, Life, Tasking):
         options: Mapping[str, object] | None = None,
         on_error: OnError = OnError.SHUTDOWN,
     ) -> None:
-        """Have a function called with the arguments of events, given as pairs of API and event name.
+        """Call a function with the arguments of events, which are given as pairs of API and event name.
 
-        The event name `*` means every event of the API. A worker that runs already begins with the listener at once.
+        The event name `*` means every event of the API. A running worker starts the listener at once.
 
         - `listener`: takes the event's arguments by name, cast to its annotations. A first positional parameter that
           the event does not have gets the EventMessage; one annotated pgbus.Context, the Context.
@@ -237,18 +237,18 @@ class BusClient(HookDecorators, Life, Tasking):
 
     @property
     def topics(self) -> list[str]:
-        """The topics and patterns that the listeners of this process hear."""
+        """The topics and patterns of the listeners of this process."""
         return list(dict.fromkeys(pattern for listener in self._registry.listeners for pattern in listener.patterns))
 
     # ------------------------------------------------------------------------------------------------------ starting
 
     @property
     def start_hooks(self) -> Sequence[Callable[..., object]]:
-        """The functions that wait for a worker's start."""
+        """The registered start hooks that have not run yet."""
         return tuple(self.hook_registry.before_worker_start)
 
     def adopt_start_hooks(self, module: ModuleType) -> None:
-        """Call the functions `before_server_start` and `on_start` of a module, where it has them, on start.
+        """Register the functions `before_server_start` and `on_start` of a module, if it has them, as start hooks.
 
         They get the bus as `bus`, else the client.
         """
@@ -257,7 +257,7 @@ class BusClient(HookDecorators, Life, Tasking):
                 self.on_start(hook)
 
     async def run_start_hooks(self) -> None:
-        """Call the functions that wait for a start, each once; what they raise comes through."""
+        """Call the start hooks that have not run yet, each once; raises what they raise."""
         await self.hook_registry.before_worker_start.run_once()
 
 

@@ -37,15 +37,15 @@ _NO_LIMIT = 1 << 40  # bytes; the payload as a whole has one
 
 
 class Parameter:
-    """A parameter of an event, of a name and perhaps a type and a default.
+    """A parameter of an event: a name, and optionally a type and a default.
 
-    - `annotation`: what `fire` accepts, as JSON: any type that events can be decoded into; without one, the type of
-      the default.
-    - `default`: taken when the event is fired without the parameter. A parameter that may be None and has no default
-      is None then; any other is required.
+    - `annotation`: the type that `fire` accepts, any type that events can be decoded into; default: the type of the
+      default.
+    - `default`: the value if the event is fired without the parameter. Without a default, a parameter that may be None
+      is None, and any other is required.
 
-    Raises InvalidApiEventConfiguration for what cannot be a keyword argument, or not be decoded, and for a default that
-    cannot be sent or is not of the type.
+    Raises InvalidApiEventConfiguration for an invalid name, a type that cannot be decoded, and a default that cannot be
+    sent or is not of the type.
     """
 
     __slots__ = ("_decode", "_keeper", "_sent_default", "annotation", "default", "name")
@@ -137,7 +137,7 @@ class Event:
         self.parameters: Mapping[str, Parameter] = _by_name(given)
 
     def arguments(self, given: Mapping[str, object], *, validate: bool = True) -> dict[str, object]:
-        """The arguments to fire, with defaults; raises InvalidEventArguments naming one too many or too few.
+        """Return the arguments to fire, with defaults; raises InvalidEventArguments for an unknown or missing one.
 
         With `validate` also for one that is not of its parameter's type, and DeformError for one that cannot be sent.
         """
@@ -160,7 +160,7 @@ class Event:
         }
 
     def filled(self, sent: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The JSON values that were sent, and defaults for parameters that the event did not have when it was fired."""
+        """Return the sent JSON values, and defaults for parameters that the event did not have when it was fired."""
         missing = {
             one.name: one.sent_default
             for one in self.parameters.values()

@@ -37,7 +37,7 @@ class BusPath:
         bus_options: Mapping[str, object] | None = None,
         **kwargs: object,
     ) -> EventMessage:
-        """Fire the event with these arguments, durably at once, or in the transaction of `using`; for code that blocks.
+        """Fire the event with these arguments, in its own transaction or in that of `using`; for blocking code.
 
         - `using`: a psycopg Connection, or SQLAlchemy's Session or Connection.
         - `bus_options`: `using`, `require_transaction`, `key`, `headers`, `deliver_at`, `delay`, `dedup_key`,
@@ -69,7 +69,7 @@ class BusPath:
         bus_options: Mapping[str, object] | None = None,
         on_error: OnError = OnError.SHUTDOWN,
     ) -> None:
-        """Have a function called with the event's arguments; see `BusClient.listen_for_events`."""
+        """Call a function with the event's arguments; see `BusClient.listen_for_events`."""
         self._client.listen_for_event(*self._split(), listener, listener_name, bus_options, on_error)
 
     async def listen_async(
@@ -80,7 +80,7 @@ class BusPath:
         bus_options: Mapping[str, object] | None = None,
         on_error: OnError = OnError.SHUTDOWN,
     ) -> None:
-        """`listen`, to be awaited; it waits for nothing, as the worker registers its listeners with the database."""
+        """The same as `listen`, for async code; the worker registers its listeners with the database later."""
         self.listen(listener, listener_name=listener_name, bus_options=bus_options, on_error=on_error)
 
     # --------------------------------------------------------------------------------------------------------- calls
@@ -127,11 +127,13 @@ class BusPath:
         return found
 
     def validate_parameters(self, parameters: Mapping[str, object]) -> None:
-        """Raise ValidationError unless these are arguments for it; SchemaNotFound if no schema is known of it."""
+        """Raise ValidationError unless these are valid arguments; raises SchemaNotFound without a known schema."""
         self._client.schema.validate_parameters(*self._split(), parameters)
 
     def validate_response(self, response: object) -> None:
-        """Raise ValidationError unless this is a result of the procedure; SchemaNotFound as above."""
+        """Raise ValidationError unless this is a valid result of the procedure; raises SchemaNotFound without a known
+        schema.
+        """
         self._client.schema.validate_response(*self._split(), response)
 
     # --------------------------------------------------------------------------------------------------------- words

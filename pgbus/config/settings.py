@@ -144,7 +144,9 @@ class Config:
             )
 
     def sqlalchemy_url(self, driver: Literal["psycopg", "asyncpg"]) -> str:
-        """The database's URL for SQLAlchemy, with its password; raises ConfigurationError for what no URL can say."""
+        """The database's URL for SQLAlchemy, with its password; raises ConfigurationError for parameters that a URL
+        cannot express.
+        """
         try:
             return sqlalchemy_url(self.dsn, driver)
         except ValueError as error:
@@ -183,7 +185,7 @@ class Config:
         return cls(**merged.values, apis=resolve(merged.apis), plugins=merged.plugins, sources=merged.sources)
 
     def as_told(self) -> Config:
-        """The same with what the command line says."""
+        """Return the configuration with the options of the command line."""
         told = {name: FromVariables(text) for name, text in (_last_word.get() or {}).items() if name != "config"}
         sources = {**self.sources, **dict.fromkeys(told, "command line")}
         changes: dict[str, Any] = {**told, "sources": sources}
@@ -199,20 +201,20 @@ class Config:
         return replace(self, service_name=home.name, home=home.folder, sources=sources)
 
     def api(self, name: str) -> ApiConfig:
-        """The settings of an API: each its own, else that of `apis.default`, else what is built in."""
+        """Return the settings of an API: its own, else those of `apis.default`, else the built-in defaults."""
         return self.apis.get(name) or self.apis.get(DEFAULT) or BUILT_IN
 
     def source(self, name: str) -> str:
-        """Where the value of `name` came from: `argument`, `PGBUS_X`, a file's name, `[tool.pgbus]` or `default`.
+        """Return the source of the value of `name`: `argument`, `PGBUS_X`, a file's name, `[tool.pgbus]` or `default`.
 
-        `name` is written as `describe()` does. What an API takes from the default one came from `apis.default`, and a
-        service name that nobody gave from a folder.
+        `name` is written as `describe()` does. The source of an inherited API setting is `apis.default`, and that of a
+        derived service name is a folder.
         """
         check_name(name.partition(".")[0], [*kinds(Config), *_TABLES], where="settings")
         return self.sources.get(name, "default")
 
     def describe(self) -> list[Setting]:
-        """Every setting with its value, where that came from and what it means; passwords are hidden."""
+        """Return every setting with its value, source and meaning; passwords are hidden."""
         return [*self._describe_own(), *self._describe_apis(), *self._describe_plugins()]
 
     def _describe_own(self) -> Iterator[Setting]:

@@ -71,7 +71,7 @@ class Context(ContextMarker):
 
     @property
     def logger(self) -> logging.LoggerAdapter[logging.Logger]:
-        """A logger whose records carry `listener_name`, `event_id`, `topic` and `attempt`."""
+        """A logger whose records have `listener_name`, `event_id`, `topic` and `attempt`."""
         extra = {
             "listener_name": self.listener_name,
             "event_id": str(self.event.event_id),
@@ -129,6 +129,6 @@ class CallContext:
 
     @property
     def logger(self) -> logging.LoggerAdapter[logging.Logger]:
-        """A logger whose records carry `procedure` and `call_id`."""
+        """A logger whose records have `procedure` and `call_id`."""
         extra = {"procedure": self.procedure, "call_id": str(self.call_id)}
         return logging.LoggerAdapter(logging.getLogger(f"pgbus.procedure.{self.procedure}"), extra)

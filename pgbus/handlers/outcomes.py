@@ -53,11 +53,11 @@ _POLICY = {
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """How often, and how far apart, a listener tries an event.
+    """The number of attempts at an event, and the delays between them.
 
-    The delay before attempt n + 1 is `min(max_delay, base_delay * factor ** (n - 1))` seconds, of which a random part
-    up to `jitter` (0 to 1) is taken off, so that events that failed together do not come back together
-    ("full jitter" is jitter=1). Defaults: 10 attempts, 1 s doubling up to an hour, jitter 0.5.
+    The delay before attempt n + 1 is `min(max_delay, base_delay * factor ** (n - 1))` seconds, minus a random part of
+    up to `jitter` (0 to 1), so that events that failed together are not retried together ("full jitter" is jitter=1).
+    Defaults: 10 attempts, 1 s doubling up to an hour, jitter 0.5.
     """
 
     max_attempts: int = 10

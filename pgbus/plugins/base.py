@@ -15,7 +15,7 @@ logger = logging.getLogger("pgbus")
 
 
 class Plugin:
-    """Base of plugins. A plugin has those of the following methods that it wants to be called, each async or plain.
+    """Base of plugins. A plugin defines any of the following methods, each async or plain.
 
     - `before_worker_start(client)`, `after_worker_stopped(client)`
     - `before_event_sent`, `after_event_sent`, `before_event_execution`, `after_event_execution`, with `client` and
@@ -24,8 +24,8 @@ class Plugin:
       `after_rpc_execution`, which also get `result_message`
     - `exception(e)`: a worker ends with this error
 
-    Arguments come by name, and only those that the method has parameters for. What a method raises is raised where
-    the event or the call was sent or executed; `exception` is the exception.
+    Arguments come by name, and only those that the method has parameters for. An error of a method is raised where the
+    event or the call was sent or executed; errors of `exception` are logged.
     """
 
     priority: int = 1000

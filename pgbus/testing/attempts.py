@@ -13,7 +13,7 @@ AttemptOutcome: TypeAlias = Literal["done", "retry", "dead", "blocked", "discard
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One event at one listener: `attempt` is 1 for the first, `error` says what the handler raised."""
+    """One attempt of one listener at an event: `attempt` is 1 for the first, `error` is the handler's error or None."""
 
     listener_name: str
     event: EventMessage

@@ -16,7 +16,9 @@ from pgbus.testing.delivery import PATIENCE, deliver_now, deliver_now_sync
 
 
 class BusUnderTest(Bus):
-    """A bus whose listeners run when the test says so, and whose calls run what the test's buses declare, here."""
+    """A bus for tests: its listeners run in `deliver_now`, and its calls run procedures of the test's buses in this
+    process.
+    """
 
     under_test: Sequence[Bus] = ()
     """All the buses of the test, this one included."""

@@ -26,7 +26,7 @@ PATIENCE = 30.0
 async def deliver_now(
     bus: Bus, *others: Bus, using: object = None, raise_errors: bool = True, timeout: float = PATIENCE
 ) -> list[Attempt]:
-    """Run the listeners of buses on what was published, and on what they publish, until nothing is left.
+    """Run the listeners of buses for published events, and for the events that they publish, until none is left.
 
     - `others`: buses of other services, in the same database and namespace.
     - `using`: an open connection or session (asyncpg, psycopg's or SQLAlchemy's async ones): what its transaction has

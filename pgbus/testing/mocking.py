@@ -49,7 +49,7 @@ class Answer:
 class MockResult:
     """The mock of `with BusMocker(bus) as mock`: declares mocked events and calls, and has the assertions.
 
-    Every method has its name in camel case, too, for `unittest`. `times=None` is at least once.
+    Every method also has a camel-case name, for `unittest`. `times=None` means at least once.
     """
 
     def __init__(self, *, require_mocking: bool = True) -> None:
@@ -63,7 +63,7 @@ class MockResult:
     # ------------------------------------------------------------------------------------------------------- mocking
 
     def mock_event_firing(self, event_name: str) -> None:
-        """Let `api.event` be fired or published: it is recorded, and goes nowhere."""
+        """Allow `api.event` to be fired or published: it is recorded, and not sent."""
         self._mocked_events.add(event_name)
 
     def mock_rpc_call(
@@ -74,7 +74,7 @@ class MockResult:
         error: BaseException | str | bool = False,
         trace: str = "",
     ) -> None:
-        """Let `api.procedure` be called: each call returns `result`, as JSON would bring it.
+        """Allow `api.procedure` to be called: each call returns `result`, converted to JSON and back.
 
         With an `error` it raises instead: a CallError as it is, the WorkerLost of a SuddenDeathException, and for any
         other exception, a string or True as a procedure's exception, so the caller gets a RemoteError, with `trace` as
@@ -101,21 +101,21 @@ class MockResult:
         self._assert_count("procedure", rpc_name, 0, self.rpc_names_called)
 
     def get_event_messages(self, event_name: str | None = None) -> list[EventMessage]:
-        """Return the fired events, in order; only those of `full_name`, if it is given."""
+        """Return the fired events, in order; with `event_name` (`api.event`) only those of that event."""
         return [message for message in self._events if event_name in (None, message.canonical_name)]
 
     def get_rpc_messages(self, rpc_name: str | None = None) -> list[RpcMessage]:
-        """Return the calls, in order; only those of `full_name`, if it is given."""
+        """Return the calls, in order; with `rpc_name` (`api.procedure`) only those of that procedure."""
         return [message for message in self._calls if rpc_name in (None, message.canonical_name)]
 
     @property
     def event_names_fired(self) -> list[str]:
-        """The names of what was fired, once for each time, in order."""
+        """Return the names of the fired events, one for each time, in order."""
         return [message.canonical_name for message in self._events]
 
     @property
     def rpc_names_called(self) -> list[str]:
-        """The names of what was called, once for each time, in order."""
+        """Return the names of the called procedures, one for each call, in order."""
         return [message.canonical_name for message in self._calls]
 
     mockEventFiring = mock_event_firing
@@ -252,9 +252,9 @@ class MockedCaller(Caller):
 class BusMocker:
     """Mocks a bus, as a context manager or as a decorator of a test, which gets the mock as its last argument.
 
-    With `require_mocking=False`, events that were not mocked are recorded like others, and calls return None; else
-    both raise AssertionError. What `using` names is not looked at. Mocks of one bus may be nested: the inner one takes
-    everything until it ends.
+    With `require_mocking=False`, events that were not mocked are recorded like others, and calls return None; else both
+    raise AssertionError. `using` is ignored. Mocks of one bus may be nested: the inner one records everything until it
+    ends.
     """
 
     def __init__(self, bus: Bus, require_mocking: bool = True) -> None:

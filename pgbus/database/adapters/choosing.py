@@ -66,7 +66,7 @@ def async_executor(using: object, *, require_transaction: bool = False) -> Async
 
 
 def sync_executor(using: object, *, require_transaction: bool = False) -> SyncExecutor:
-    """The same for code that blocks: psycopg and Django connections, SQLAlchemy sessions and connections."""
+    """Return the same for blocking code: psycopg and Django connections, SQLAlchemy sessions and connections."""
     cls: type = type(using)
     return _sync_factory(cls)(using, require_transaction)
 

@@ -19,12 +19,12 @@ _NAMES = re.compile(rf"\bpgbus(?:_(?:{'|'.join(ROLES)}))?\b")
 
 
 def grant_roles(dsn: str | None, *, namespace: str = DEFAULT_NAMESPACE) -> None:
-    """Make `<namespace>_publisher`, `_caller`, `_worker`, `_reader` and `_admin` where missing, with what each needs.
+    """Create the roles `<namespace>_publisher`, `_caller`, `_worker`, `_reader` and `_admin`, and grant their rights.
 
-    They are group roles, without login: give a user what he needs by `GRANT pgbus_worker TO app`. Connect as the owner
-    of the namespace, and run it again after each upgrade; it takes nothing away. As roles belong to the whole server,
-    the same namespace in two of its databases means the same roles. Opening and dropping partitions, which only
-    an owner may, is done for workers by the functions `open_partition` and `drop_partition`.
+    They are group roles, without login: grant them to users, as in `GRANT pgbus_worker TO app`. Connect as the owner of
+    the namespace, and run it again after each upgrade; it takes nothing away. As roles belong to the whole server, the
+    same namespace in two of its databases means the same roles. Opening and dropping partitions, which only an owner
+    may, is done for workers by the functions `open_partition` and `drop_partition`.
 
     Raises DatabaseUnreachableError, SchemaVersionError, PrivilegeError (it says which roles to have created when this
     user may not), and ConfigurationError for a namespace that cannot be.

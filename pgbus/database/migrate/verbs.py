@@ -10,11 +10,11 @@ from pgbus.errors import ConfigurationError
 
 
 def upgrade(dsn: str | None, *, namespace: str = DEFAULT_NAMESPACE, revision: str = "head") -> None:
-    """Bring the namespace up to `revision`, and create it if it is missing, in one transaction.
+    """Upgrade the namespace to `revision`, and create it if it is missing, in one transaction.
 
-    Any number of processes may do this at once: one works, the others wait for it and find it done. The DSN is what
-    asyncpg takes, None means the PG* variables. Raises DatabaseUnreachableError, PrivilegeError, SchemaVersionError
-    if the database is newer than this code, and ConfigurationError for a namespace or revision that cannot be.
+    Any number of processes may do this at once: one upgrades, and the others wait and find it done. The DSN is what
+    asyncpg takes, None means the PG* variables. Raises DatabaseUnreachableError, PrivilegeError, SchemaVersionError if
+    the database is newer than this code, and ConfigurationError for a namespace or revision that cannot be.
     """
     from pgbus.database.migrate.scripts import run_upgrade
 
@@ -23,9 +23,9 @@ def upgrade(dsn: str | None, *, namespace: str = DEFAULT_NAMESPACE, revision: st
 
 
 def downgrade(dsn: str | None, *, namespace: str = DEFAULT_NAMESPACE, revision: str) -> None:
-    """Take the namespace back to `revision`, in one transaction; what later revisions held is lost.
+    """Downgrade the namespace to `revision`, in one transaction; tables of later revisions are dropped with their rows.
 
-    "base" is where nothing is left in the namespace. Raises what `upgrade` raises.
+    The revision "base" leaves the namespace empty. Raises what `upgrade` raises.
     """
     from pgbus.database.migrate.scripts import run_downgrade
 
@@ -34,7 +34,8 @@ def downgrade(dsn: str | None, *, namespace: str = DEFAULT_NAMESPACE, revision: 
 
 
 def sql(*, namespace: str = DEFAULT_NAMESPACE, start: str | None = None, revision: str = "head") -> str:
-    """The upgrade from `start` (default: an empty database) to `revision` as one script for psql; connects to nothing.
+    """Return the upgrade from `start` (default: an empty database) to `revision` as one script for psql; it does not
+    connect.
 
     Raises ConfigurationError for a namespace or revision that cannot be.
     """

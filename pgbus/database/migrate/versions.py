@@ -37,17 +37,19 @@ def migration_lock(namespace: str) -> str:
 
 @cache
 def revisions() -> tuple[str, ...]:
-    """Every revision that this code knows, the oldest first. They are numbered: `versions/0001_spine.py` is 0001."""
+    """Return every revision of this version of pgbus, the oldest first. They are numbered: `versions/0001_spine.py` is
+    0001.
+    """
     return tuple(sorted(path.name.split("_", 1)[0] for path in (scripts_directory() / "versions").glob("[0-9]*.py")))
 
 
 def head() -> str:
-    """The revision that this code needs."""
+    """Return the revision that this code needs."""
     return revisions()[-1]
 
 
 def current(dsn: str | None, *, namespace: str = DEFAULT_NAMESPACE) -> str | None:
-    """The revision that the database is at; None before its first upgrade."""
+    """Return the database's revision; None before its first upgrade."""
 
     async def read() -> str | None:
         async with session(dsn) as connection:
@@ -67,7 +69,7 @@ def check(dsn: str | None, *, namespace: str = DEFAULT_NAMESPACE) -> None:
 
 
 async def check_async(connection: Connection, *, namespace: str = DEFAULT_NAMESPACE) -> None:
-    """The same over a connection that is open already."""
+    """Check the same over an open asyncpg connection."""
     try:
         found = await read_revision(connection, namespace=namespace)
     except asyncpg.InsufficientPrivilegeError as error:

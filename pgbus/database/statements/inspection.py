@@ -41,7 +41,7 @@ class WorkerStatus:
 
 @dataclass(frozen=True, slots=True)
 class ListenerStatus:
-    """A listener and how far it is behind.
+    """A listener and its lag.
 
     `lag_events` are owed to it, the oldest for `lag_seconds`; of these `in_flight` are with workers, `retrying` wait
     for another attempt and `blocked` for a person. `dead` are its dead letters. `cursor` is the position from which
@@ -106,7 +106,7 @@ class Owed:
 
 @dataclass(frozen=True, slots=True)
 class GivenUp:
-    """A listener that gave an event up, and the id of the dead letter that it lies in."""
+    """A listener for which an event is a dead letter, and the id of the dead letter."""
 
     listener_name: str
     dead_letter: int
@@ -114,7 +114,7 @@ class GivenUp:
 
 @dataclass(frozen=True, slots=True)
 class EventRecord:
-    """An event of the log, every attempt at it (oldest first), whom it is still owed to, and who gave it up."""
+    """An event of the log, every attempt at it (oldest first), whom it is still owed to, and its dead letters."""
 
     event: EventMessage
     logged_at: datetime
@@ -134,7 +134,9 @@ class EventRecord:
 
 @dataclass(frozen=True, slots=True)
 class CallRecord:
-    """A call of the log of calls: `arguments` and `result` are JSON text, `duration` seconds in the worker's hands."""
+    """A call of the log of calls: `arguments` and `result` are JSON text, `duration` is in seconds, from claim to
+    response.
+    """
 
     call_id: UUID
     procedure: str
@@ -278,7 +280,7 @@ async def find_events(store: Store, criteria: EventCriteria, *, limit: int, newe
 
 
 async def find_calls(store: Store, criteria: CallCriteria, *, limit: int) -> list[CallRecord]:
-    """At most `limit` calls that are not pruned yet, the newest first."""
+    """Return at most `limit` calls that are not pruned yet, the newest first."""
     return [CallRecord(**row) for row in await store.fetch("find_calls", **parameters(criteria), limit=limit)]
 
 

@@ -12,7 +12,7 @@ from pgbus.database.store import Store
 
 @dataclass(frozen=True, slots=True)
 class ScheduleStatus:
-    """A schedule: when it is due next, and what became of its newest run.
+    """A schedule: its next run, and the outcome of its newest run.
 
     `next_run_at` is None while it runs, and until a worker that declares it has worked it out. `last_outcome` is None
     before its first run, `running` while it runs; `last_duration` is in seconds. It was `last_seen_at` in the code of
