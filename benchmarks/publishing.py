@@ -1,4 +1,4 @@
-"""What publishing in bulk costs beside a bare INSERT of arrays into the same columns, and events beside a worker."""
+"""Measures bulk publishing, compared with a bare INSERT of arrays, and publishing while a worker runs."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ async def beside_a_worker(dsn: str, publishers: int) -> None:
         alone = [await _rate(publishing, connections) for _ in range(3)]
         plain_rate, rate = (sorted(one)[len(one) // 2] for one in (rates["plain"], rates["publishing"]))
         print(
-            f"{publishers} publishers beside a worker: {rate:,.0f} tx/s of {plain_rate:,.0f} plain, "
+            f"{publishers} publishers and a worker: {rate:,.0f} tx/s of {plain_rate:,.0f} plain, "
             f"{rate / plain_rate:.2f}; without the worker {sorted(alone)[1] / plain_rate:.2f}",
             flush=True,
         )

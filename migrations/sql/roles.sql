@@ -15,9 +15,9 @@ GRANT EXECUTE
                 pgbus.republish_schemas(integer[])
     TO pgbus_publisher;
 
--- Callers call procedures: they post calls, hear of answers and read them, take calls back, and note that a worker died.
--- No arguments can be read by them, no result written, and no answer read to a call whose id they do not know. The names
--- of channels on which results travel are 96 random bits, which they cannot look up.
+-- Callers call procedures: they post calls, read responses, cancel calls, and fail calls of dead workers. They cannot
+-- read arguments, write results, or read the response to a call whose id they do not know. The names of channels on
+-- which results travel are 96 random bits, which they cannot look up.
 GRANT USAGE ON SCHEMA pgbus TO pgbus_caller;
 GRANT INSERT (call_id, procedure, arguments, caller, caller_name, deadline) ON pgbus.rpc_requests TO pgbus_caller;
 GRANT EXECUTE ON FUNCTION pgbus.read_responses(uuid[]), pgbus.withdraw_calls(uuid[], text, text),

@@ -132,7 +132,7 @@ class Attempts:
         return left
 
     def _decode(self, held: HeldClaim, index: int) -> Any:
-        """What the handler takes for an event; raises UnhandledEventError for what no handler could be given."""
+        """Decode the event for the handler; raises UnhandledEventError for an event that no handler can get."""
         refuse_unreadable(held.claim.events[index])
         return self._listener.decode(held.messages[index])
 

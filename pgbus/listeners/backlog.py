@@ -30,7 +30,7 @@ class Backlog:
         """Set when a slot has done its work; who waits for that clears it."""
 
     def add(self, held_claims: Iterable[HeldClaim], *, events: int) -> None:
-        """Add new claims, of so many events in all."""
+        """Add new claims, which have `events` events in all."""
         self.queue.extend(held_claims)
         self.waiting += events
         self.has_more.set()

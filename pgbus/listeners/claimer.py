@@ -53,7 +53,7 @@ class Claimer:
         self._known = known
         self._pace = pace
         self._quarantine = quarantine
-        # Cleared before each claim and set by whoever wakes us, so that a wake during the statement is not lost.
+        # Cleared before each claim and set by each wake-up, so that a wake during the statement is not lost.
         self._may_have_work = True
         self._is_stopped = False
         # Below these nothing is left for us to claim: a position for fresh runs, an instant for retries and the like.
@@ -120,7 +120,9 @@ class Claimer:
         return not busy
 
     def hand_over(self, claim: Claim | None, *, sent_at: float) -> None:
-        """What came of the offer. Once we drain it is left alone, and returned with other forgotten claims."""
+        """Take the result of the offer. While the runner drains it is ignored, and returned with other forgotten
+        claims.
+        """
         self._offered = None
         if claim and not self._is_stopped:
             self._running.telemetry.emit(Claimed(self._listener.name, 1))

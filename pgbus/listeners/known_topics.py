@@ -26,7 +26,7 @@ class KnownTopics:
         """Whether an event of the same topics was ours to handle before: nothing of it need be asked again."""
         try:
             return (event.topic, tuple(event.ancestors or ())) in self._known
-        except TypeError:  # ancestors that cannot be hashed are no topics: `refuse_unreadable` says so
+        except TypeError:  # ancestors that cannot be hashed are not topics: `refuse_unreadable` reports that
             return False
 
     async def leaves(self, event: EventMessage) -> bool:

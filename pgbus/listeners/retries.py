@@ -17,7 +17,7 @@ class Retries:
         self._is_stopped = False
 
     def add(self, delays: Iterable[float]) -> None:
-        """Retries that are due in so many seconds."""
+        """Retries that are due after these numbers of seconds."""
         if self._is_stopped:
             return
         at = asyncio.get_running_loop().time()
@@ -26,7 +26,7 @@ class Retries:
         self._set_timer()
 
     def stop(self) -> None:
-        """Call no more."""
+        """Cancel the timer of the next retry."""
         self._is_stopped = True
         if self._timer:
             self._timer.cancel()

@@ -172,7 +172,7 @@ class Runner:
         return self._claimer.offer(token)
 
     def hand_over(self, claim: Claim | None, *, sent_at: float) -> None:
-        """What came of the offer."""
+        """Take the result of the offer, a claim or None."""
         self._claimer.hand_over(claim, sent_at=sent_at)
 
     # ------------------------------------------------------------------------------------------------------ state
@@ -184,7 +184,7 @@ class Runner:
 
     @property
     def held_claims(self) -> list[HeldClaim]:
-        """The claims in flight."""
+        """Return the claims that the runner holds now."""
         return self._in_flight.held_claims
 
     @property

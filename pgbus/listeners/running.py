@@ -1,4 +1,4 @@
-"""What the parts of a running listener share: the listener, its row, its worker's standing, and where they work."""
+"""Shared state of the parts of a running listener: the listener, its row, and its worker's state."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pgbus.telemetry import Telemetry
 
 
 class Standing(Protocol):
-    """What a worker knows of itself among others."""
+    """The state of a worker relative to the other workers."""
 
     @property
     def has_others(self) -> bool:
@@ -41,7 +41,7 @@ class RunningListener:
 
     @property
     def name(self) -> str:
-        """Its `listener_name`."""
+        """The `listener_name` of the listener."""
         return self.listener.name
 
     @property

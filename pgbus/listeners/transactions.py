@@ -69,7 +69,7 @@ class HandlerTransactions:
                     raise lost.error from None
                 if not backoff.tries:
                     logger.warning(
-                        "%s: the transaction was lost, and is begun again: %s", self._running.name, lost.error
+                        "%s: the transaction was lost, and is started again: %s", self._running.name, lost.error
                     )
                 await asyncio.sleep(backoff.next())
                 if not all(held.may_begin(now()) for held in held_claims):

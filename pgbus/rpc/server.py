@@ -158,7 +158,7 @@ class Server:
                 self._work.set()
 
     def failure(self) -> BaseException | None:
-        """What ended the loop, which should never end by itself."""
+        """The error that ended the loop, which should never end by itself."""
         return failure_of([self._task] if self._task else [])
 
     @property
@@ -177,10 +177,10 @@ class Server:
         if not self._task:
             return
         self._is_stopping = True
-        try:  # from now on a caller who finds no other worker is told so at once
+        try:  # from now on a caller that finds no other worker gets NoWorkerAvailable at once
             await self._register([], worker_id=self._worker_id(), store=self._store)
         except Exception as error:
-            logger.debug("callers may still try this worker, until its session ends: %s", error)
+            logger.debug("callers may still send calls to this worker until its session ends: %s", error)
         await self._wait_until_idle(grace)
         self.abandon()
         await self._wait_until_idle(LINK_PAUSE_LIMIT)
@@ -253,7 +253,7 @@ class Server:
             requests = await rpc.claim_requests(self._store, rooms, worker_id=worker_id)
         taken = Counter(request.procedure for request in requests)
         for desk in desks:
-            # Fewer than there was room for: there are no more, and whoever posts one notifies.
+            # Fewer than there was room for: there are no more, and a caller that posts one notifies.
             name = desk.procedure.name
             desk.may_have_work = desk.may_have_work or taken[name] >= rooms[name]
         for request in requests:

@@ -55,6 +55,11 @@ def _found(text: str) -> list[str]:
     return [found.group() for found in FORBIDDEN.finditer(plain)]
 
 
+def _instead(word: str) -> str:
+    """The words to write in place of a forbidden one."""
+    return next(instead for form, instead in INSTEAD.items() if re.match(form, word, re.I))
+
+
 def _prose(file: Path) -> Iterator[tuple[int, str]]:
     """The comments of a program as blocks, and its strings that have more than one word."""
     block: list[str] = []
@@ -73,7 +78,8 @@ def _prose(file: Path) -> Iterator[tuple[int, str]]:
 
 
 def _report(file: Path, line: int, words: list[str]) -> str:
-    return f"{file.relative_to(ROOT)}:{line}: {', '.join(words)}"
+    reasons = (f"{word.strip()!r} (write: {_instead(word)})" for word in words)
+    return f"{file.relative_to(ROOT)}:{line}: {', '.join(reasons)}"
 
 
 @pytest.mark.parametrize("file", PROGRAMS, ids=lambda file: str(file.relative_to(ROOT)))

@@ -13,7 +13,7 @@ from pgbus.database.sql import as_text
 
 
 class _ReadAs(TypeDecorator[Any]):
-    """A text that the server reads as another type: the engine may have codecs and serializers of its own for that."""
+    """A string that the server casts to another type, because the engine may have its own codecs and serializers."""
 
     impl = Text
     cache_ok = True

@@ -93,7 +93,7 @@ WITH answered AS (
 SELECT pg_notify(n.channel, CASE WHEN (SELECT count(*) FROM answered) = cardinality(CAST(:call_ids AS uuid[]))
                                  THEN n.payload ELSE n.hint END)
 FROM unnest(CAST(:channels AS text[]), CAST(:payloads AS text[]), CAST(:hints AS text[])) AS n (channel, payload, hint)
--- A caller whose name is too long for a channel can listen to none.
+-- A name that is too long for a channel: the caller cannot listen to it.
 WHERE octet_length(n.channel) < 64
 
 -- name: answer_and_claim

@@ -88,7 +88,7 @@ class Stranger:
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """What one caller is told of responses: `payload`, or `hint` if one of the calls had another response already."""
+    """The notification of one caller: `payload`, or `hint` if one of the calls already had another response."""
 
     channel: str
     payload: str
