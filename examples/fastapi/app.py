@@ -20,7 +20,7 @@ async def get_session() -> AsyncIterator[AsyncSession]:
         yield session
 
 
-# Of scope "function": the commit comes before the response, and not after it.
+# With scope "function", the commit comes before the response, and not after it.
 SessionDep = Annotated[AsyncSession, Depends(get_session, scope="function")]
 BusDep = Annotated[BoundBus, Depends(bound_bus(bus, SessionDep))]
 

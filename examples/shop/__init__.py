@@ -1,4 +1,4 @@
-"""A shop that tells what happens in it.
+"""A shop that publishes an event for each order.
 
 `python -m examples.shop` runs it all and checks the result; `pgbus run examples.shop` runs its listeners only.
 """

@@ -1,6 +1,6 @@
-"""The demo: a PostgreSQL, a worker, a shop full of customers, and a check of what came of it.
+"""The demo: a PostgreSQL, a worker, clients that place orders, and a check of the result.
 
-It starts an embedded PostgreSQL, or uses the database that PGBUS_DSN names. Exit code 1: a number was wrong.
+It starts an embedded PostgreSQL, or uses the database that PGBUS_DSN names. Exit code 1: the check failed.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def _arguments() -> argparse.Namespace:
 
 @contextmanager
 def _database(console: Console) -> Iterator[Config]:
-    """The configured database, or one that lives as long as the demo; with the bus's schema in it."""
+    """Yield the DSN of the configured database, or of one that runs as long as the demo, with the bus's tables."""
     if bus.config.dsn:
         say(console, "Using the database of PGBUS_DSN")
         yield _upgraded(bus.config)
@@ -98,14 +98,14 @@ async def _run(config: Config, arguments: argparse.Namespace, console: Console, 
     ):
         demo = _Demo(pool, admin, worker, State(arguments.orders, Ledger()))
         await demo.open()
-        say(console, f"{TILLS} tills take {arguments.orders} orders, each in a transaction of its own")
+        say(console, f"{TILLS} clients place {arguments.orders} orders, each in its own transaction")
         with open_screen(console) as screen:
             await demo.run(screen)
         return await demo.report(console)
 
 
 class _Demo:
-    """One run: wait for the listeners, place the orders, wait until nothing is owed, and look at what is there."""
+    """Run the demo: wait for the listeners, place the orders, wait until no event is owed, and check the result."""
 
     def __init__(
         self, pool: asyncpg.Pool, admin: Admin, worker: asyncio.subprocess.Process | None, state: State

@@ -13,7 +13,7 @@ from examples.shop.tables import Connection
 
 LISTENERS = ("send_confirmation", "reserve_stock", "update_dashboard")
 
-# From when the event was published to when its handler had returned. Those that were tried again waited on purpose.
+# From the publishing of the event to the return of its handler, without retried events, which wait on purpose.
 SUMMARY = """
     SELECT listener_name,
            count(*) FILTER (WHERE outcome = 'done') AS delivered,
@@ -64,7 +64,7 @@ _BOOKS = """
 
 @dataclass(frozen=True, slots=True)
 class Books:
-    """Totals of what the listeners have written."""
+    """Totals of the listeners' writes."""
 
     stock: int
     dashboard_orders: int
@@ -112,12 +112,12 @@ def compare_events(ledger: Ledger, logged: set[UUID]) -> Iterator[str]:
 
 
 def compare_attempts(ledger: Ledger, attempts: Sequence[tuple[Any, ...]]) -> Iterator[str]:
-    """Every event once to every listener: done, or in its dead letters."""
+    """Every event is, for every listener, done once or a dead letter."""
     ends = Counter((event_id, name) for event_id, name, outcome in attempts if outcome in ("done", "dead"))
     for event_id, order in ledger.committed.items():
         for name in LISTENERS:
             if (times := ends[event_id, name]) != 1:
-                yield f"{name} was to end with order {order.order_id} once, and did so {times} times"
+                yield f"{name} ended with order {order.order_id} {times} times instead of once"
 
 
 def compare_dead_letters(ledger: Ledger, dead: set[tuple[Any, ...]]) -> Iterator[str]:

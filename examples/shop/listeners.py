@@ -12,8 +12,8 @@ from examples.shop.events import OrderPlaced
 bus = pgbus.create(service_name="shop", namespace="pgbus")
 
 
-# Mail cannot be taken back, so this one is "at least once". The mail server drops a connection now and then; an order
-# without an address fails at every attempt, and ends in the dead letters.
+# A mail cannot be undone, so this listener is "at least once". The mail server sometimes drops a connection; an order
+# without an address fails at every attempt, and becomes a dead letter.
 @bus.listener(OrderPlaced, name="send_confirmation", retry=pgbus.RetryPolicy(max_attempts=4, base_delay=0.2))
 async def send_confirmation(order: OrderPlaced, context: pgbus.Context) -> None:
     if order.email is None:
@@ -23,7 +23,7 @@ async def send_confirmation(order: OrderPlaced, context: pgbus.Context) -> None:
         raise ConnectionError("the mail server closed the connection")
 
 
-# What a transactional listener writes commits together with the event's settlement: effectively once. When it fails
+# The writes of a transactional listener commit together with the event's settlement: effectively once. When it fails
 # after it has written, its writes are rolled back, and the next attempt starts again.
 @bus.listener(
     OrderPlaced, name="reserve_stock", transactional=True, concurrency=4, retry=pgbus.RetryPolicy(base_delay=0.1)
@@ -35,7 +35,7 @@ async def reserve_stock(order: OrderPlaced, connection: asyncpg.Connection, cont
         raise RuntimeError("the scanner in the warehouse hung up")
 
 
-# As many orders at a time as there are: one UPDATE for all of them.
+# All waiting orders at once: one UPDATE for all of them.
 @bus.listener(OrderPlaced, name="update_dashboard", batch=True, transactional=True, concurrency=1)
 async def update_dashboard(orders: list[OrderPlaced], connection: asyncpg.Connection) -> None:
     totals: dict[str, tuple[int, int]] = defaultdict(lambda: (0, 0))

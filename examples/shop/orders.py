@@ -15,13 +15,13 @@ from examples.shop.listeners import bus
 from examples.shop.tables import SKUS, Connection
 
 TILLS = 6
-PAUSE = 0.065  # seconds between two orders at one till, on average
-NO_ADDRESS = 20  # this one is poison for `send_confirmation`
+PAUSE = 0.065  # average seconds between two orders of one client
+NO_ADDRESS = 20  # this order always fails in `send_confirmation`
 
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """An order that a customer brings to a till; `declined` is what the bank will say."""
+    """An order of a customer; `declined` is the bank's answer."""
 
     customer: str
     email: str | None
@@ -40,7 +40,7 @@ class Ledger:
 
 
 class CardDeclined(Exception):
-    """The bank says no, after order and event were written."""
+    """The bank declines, after order and event were written."""
 
 
 def drafts(count: int) -> Iterator[Draft]:
@@ -76,7 +76,7 @@ async def place_order(connection: Connection, draft: Draft, ledger: Ledger) -> N
 
 
 async def place_orders(pool: asyncpg.Pool, count: int, ledger: Ledger) -> None:
-    """All tills at once, until `count` orders were brought to them."""
+    """Run all clients concurrently, until `count` orders were placed."""
     queue = drafts(count)
 
     async def run_till() -> None:

@@ -114,9 +114,9 @@ def _milliseconds(seconds: float | None) -> str:
 
 
 def print_story(console: Console, order_id: int, rows: Sequence[Any]) -> None:
-    """One audit question in SQL, with its answer."""
+    """One query of the history, with its result."""
     console.print()
-    say(console, f"What became of order {order_id}, the one without an e-mail address?")
+    say(console, f"What happened to order {order_id}, the one without an e-mail address?")
     sql = STORY.replace("$1", f"'{order_id}'")
     shown = Syntax(sql, "sql", background_color="default") if console.is_terminal else sql
     console.print(Padding(shown, (0, 0, 1, 2), expand=False))
@@ -135,9 +135,9 @@ def print_verdict(console: Console, ledger: Ledger, problems: Sequence[str]) -> 
         committed, rolled_back = len(ledger.committed), len(ledger.rolled_back)
         say(console, "Checked against the database:")
         for line in (
-            f"{committed} of {committed} committed orders are in the log, and every listener has dealt with each",
-            f"0 of {rolled_back} rolled-back orders are there",
-            "stock, reservations and dashboard show each order once, though handlers failed and were run again",
+            f"{committed} of {committed} committed orders are in the log, and every listener has handled each",
+            f"0 of {rolled_back} rolled-back orders are in the log",
+            "stock, reservations and dashboard show each order once, although handlers failed and were retried",
         ):
             console.print(Text("  ok  ", style="green"), line, sep="", soft_wrap=True)
         return

@@ -9,7 +9,7 @@ Connection: TypeAlias = asyncpg.Connection | PoolConnectionProxy
 
 SKUS = ("apples", "bread", "cheese", "dates", "eggs", "figs", "grapes", "honey")
 
-# Reservations have no unique key on purpose: if an event were handled twice, two rows would tell.
+# Reservations have no unique key on purpose: if an event were handled twice, there would be two rows.
 _TABLES = """
     CREATE SCHEMA IF NOT EXISTS shop;
     CREATE TABLE IF NOT EXISTS shop.orders (

@@ -136,7 +136,7 @@ class Lines:
     ancestors: tuple[str, ...] = ()
 
     def insert(self, statements: Statements, *, dedup_ttl: float) -> Bound:  # noqa: ARG002 - as Rows's
-        """As Rows's."""
+        """Return the INSERT and its values; see Rows."""
         return outbox.insert_lines(
             statements,
             event_ids=self.event_ids,

@@ -66,7 +66,7 @@ async def test_a_django_service_stores_fires_counts_and_says_when_its_worker_is_
     assert migrated.returncode == 0, migrated.stderr
     async with services.process(sys.executable, "web.py", "0", cwd=analytics) as web:
         site = await web.address()
-        assert "The analytics are away" in await get(site, "/pages/pets")
+        assert "The analytics service is not running" in await get(site, "/pages/pets")
         async with services.worker(analytics) as worker:
             assert "Views counted so far: " in await get(site, "/pages/pets")
             await services.settled()
@@ -74,7 +74,7 @@ async def test_a_django_service_stores_fires_counts_and_says_when_its_worker_is_
             assert "Views counted so far: " in await get(site, "/pages/pets")
             assert await status_of(site, "/pages/pets?fail") == 500
             await services.settled()
-        assert "The analytics are away" in await get(site, "/pages/pets")
+        assert "The analytics service is not running" in await get(site, "/pages/pets")
         async with services.worker(analytics):
             await services.settled()
     viewed = await services.connection.fetchval("SELECT count(*) FROM analytics_pageview")

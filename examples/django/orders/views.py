@@ -9,7 +9,7 @@ from orders.tasks import print_receipt
 from pgbus.contrib.django import publish
 
 
-# ATOMIC_REQUESTS: the order, its event and its task commit with the request, or none of them does.
+# ATOMIC_REQUESTS: the order, its event and its task commit with the request, or are all rolled back.
 @csrf_exempt
 @require_POST
 def place(request: HttpRequest) -> HttpResponse:

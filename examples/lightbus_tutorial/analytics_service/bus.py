@@ -30,13 +30,13 @@ bus.client.register_api(AnalyticsApi())
 def handle_page_viewed(event: EventMessage, url: str) -> None:
     from analytics.models import CountedView
 
-    # An event may come again after a crash, and is to be counted once.
+    # An event may be delivered again after a crash, and must be counted once.
     CountedView.objects.get_or_create(event_id=event.id, defaults={"url": url})
 
 
 def on_start() -> None:
-    # In the worker only: the web server sets Django up for itself. Before that, no model can be imported.
+    # Only in the worker: the web server sets up Django itself. No model can be imported before that.
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "settings")
     django.setup()
-    # `since`: also the views from before this listener was first known are counted.
+    # `since`: views from before the listener was registered are counted, too.
     bus.analytics.page_viewed.listen(handle_page_viewed, listener_name="count_views", bus_options={"since": "0"})

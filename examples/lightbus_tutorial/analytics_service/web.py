@@ -28,8 +28,8 @@ def view_page(request: HttpRequest, page: str) -> HttpResponse:
 def total_of(url: str) -> str:
     try:
         return f"Views counted so far: {bus.analytics.get_total(url=url)}"
-    except LightbusTimeout:  # NoWorkerAvailable is one, and comes at once
-        return "The analytics are away: try again later, or start a worker with `pgbus run`."
+    except LightbusTimeout:  # such as NoWorkerAvailable, which is raised at once
+        return "The analytics service is not running: start its worker with `pgbus run`."
 
 
 urlpatterns = [path("pages/<slug:page>", view_page)]

@@ -1,4 +1,4 @@
-"""The service that speaks for `auth`: it alone fires the events of that API, and its workers serve its methods."""
+"""The service that registers the API `auth`: only it fires the API's events, and its workers serve its methods."""
 
 import pgbus
 from pgbus import Api, Event
@@ -17,7 +17,7 @@ class AuthApi(Api):
 
     def create_user(self, name: str, email: str) -> None:
         print(f"creating {name}")
-        # Plain methods run in a thread, where what blocks is allowed.
+        # Plain methods run in a thread, so they may block.
         bus.auth.user_created.fire(username=name, email=email)
 
 

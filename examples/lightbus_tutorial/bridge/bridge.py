@@ -1,8 +1,8 @@
-"""Between a Lightbus that is being left and pgbus, while some services are on one and some on the other.
+"""A bridge between Lightbus and pgbus, while some services use one and some the other.
 
-Two processes: `lightbus run --bus bridge` carries events to pgbus, and calls from services on Lightbus to those that
-have moved; `pgbus run bridge:new` carries them the other way. Each API is in one of the two lists below, never in both,
-or its events would go round and round.
+Two processes: `lightbus run --bus bridge` forwards events to pgbus, and calls from services on Lightbus to those that
+have moved; `pgbus run bridge:new` forwards them in the other direction. Each API is in exactly one of the two lists
+below; in both, its events would circulate forever.
 """
 
 from collections.abc import Callable

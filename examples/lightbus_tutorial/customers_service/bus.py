@@ -17,7 +17,7 @@ bus.client.register_api(CustomersApi())
 
 def create_user_for_customer(event_message: EventMessage, customer_name: str, email: str) -> None:
     print(f"{event_message.canonical_name}: {customer_name}")
-    # Should the call fail, as nobody serves it now, the event is tried again later.
+    # If the call fails because no worker serves it, the event is retried later.
     bus.auth.create_user(name=customer_name, email=email)
 
 

@@ -12,7 +12,7 @@ bus = pgbus.create(service_name="dashboard")
 
 
 def handle_page_viewed(event: EventMessage, url: str) -> None:
-    # An event may come again after a crash, so its id is kept, and not only a number.
+    # An event may be delivered again after a crash, so its id is stored, and not only a count.
     views = json.loads(VIEWS.read_text()) if VIEWS.exists() else {}
     if event.id not in views.setdefault(url, []):
         views[url].append(event.id)

@@ -1,4 +1,4 @@
-"""A service that resizes images: here it only makes up where the smaller image is. Run `pgbus run` here."""
+"""A service that resizes images: here it only returns an address for the smaller image. Run `pgbus run` here."""
 
 from urllib.parse import urlencode
 

@@ -18,7 +18,7 @@ def handle_updated(username: str, new_email: str) -> None:
 
 def handle_deleted(event: pgbus.EventMessage, username: str) -> None:
     # A first parameter that the event does not have gets the message.
-    user_db.pop(username, None)  # delivered again after a crash, the event must still do no harm
+    user_db.pop(username, None)  # a second delivery after a crash must not fail
     print(f"deleted, as {event.canonical_name} says: {user_db}")
 
 

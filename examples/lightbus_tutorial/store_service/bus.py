@@ -1,4 +1,4 @@
-"""The pet store's share of the bus. It listens to nothing and serves nothing, so it has a web server and no worker."""
+"""The pet store's API. It has no listeners and no procedures, so it has a web server and no worker."""
 
 import pgbus
 from pgbus import Api, Event

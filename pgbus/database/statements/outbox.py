@@ -87,7 +87,7 @@ def insert_lines(
 
 
 def insert_events(statements: Statements, columns: EventColumns) -> Bound:
-    """Insert events."""
+    """Insert the events of these columns, all due at once."""
     return Bound(statements["insert_events"], columns.values())
 
 
