@@ -1,6 +1,6 @@
-"""What a look of the leader costs: CPU of its session on the server, by /proc (so on Linux only), in microseconds.
+"""Measures a look of the leader: CPU of its session on the server, by /proc (so on Linux only), in microseconds.
 
-One listener hears the events and eight do not. `beside an open transaction`: one that has published stays open while
+One listener hears the events and eight do not. `with an open transaction`: one that has published stays open while
 40,000 events pass.
 """
 
@@ -24,17 +24,17 @@ PASSING = 40_000
 
 
 class Nobody:
-    """Neighbours without listeners."""
+    """Neighbours that have no listeners of their own."""
 
     def wake(self, listener_ids: Iterable[int]) -> None:
-        """Nobody to wake."""
+        """Do nothing: there is no listener to wake."""
 
     def offer(self, token: UUID) -> tuple[int, Sequence[int]]:
-        """Nobody is idle."""
+        """Return False: there is no idle listener."""
         return 1, ()
 
     def hand_over(self, claims: Mapping[int, Claim], *, sent_at: float) -> None:
-        """Nothing comes of it."""
+        """Do nothing: there was no offer."""
 
 
 async def looks(dsn: str) -> None:
@@ -83,7 +83,7 @@ async def looks(dsn: str) -> None:
             await publisher.execute(insert, 1_000)
             await mover.look()
         for events in (0, 1, 8):
-            await measure("beside an open transaction", events)
+            await measure("with an open transaction", events)
         for connection in (publisher, leading, slow):
             await connection.close()
 

@@ -3,7 +3,7 @@
 Ids are handed out in order, but transactions commit in any. So below an id that the leader has seen there are others
 that it has not: a hole is the id of a transaction that is still open, or that was rolled back.
 
-- Each transaction takes its xid before its outbox ids (the table's trigger does that). So whoever owns a hole that a
+- Each transaction takes its xid before its outbox ids (the table's trigger does that). So the owner of a hole that a
   look notes has an xid below any that is taken after that look's read: the look's *fence*.
 - The snapshot of the next read lists the transactions that are in progress. Those below the fence may own the hole:
   they are its *suspects*. With none, it is nobody's and is dropped.
@@ -42,7 +42,7 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class Holes:
-    """Ids whose owners are among the same suspects; None: whoever has an xid below the fence.
+    """Ids whose owners are among the same suspects; None: transactions with an xid below the fence.
 
     `is_quiet`: all suspects have been running for two looks, so that they are likely to run for longer. `is_pending`:
     to be looked up, whatever the suspects do, as a look has left rows behind.
@@ -56,7 +56,7 @@ class Holes:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What a look has read and judged.
+    """The rows that a look has read, and its conclusions.
 
     `ids` are those of all rows that it read, in their order, `kept` those among them that must be read again, and
     `stop` the id above which it left everything, if it did.
@@ -113,7 +113,7 @@ class Frontier:
         return replace(self, high=high, holes=_merged(holes), is_starting=self.is_starting and seen.stop is not None)
 
     def _review(self, group: Holes, snapshot: Snapshot, seen: Seen) -> Iterable[Holes]:
-        """What is left of these holes."""
+        """Return the holes that are still open."""
         if group.suspects is None:
             suspects = frozenset(xid for xid in snapshot.running if xid < self.fence)
         else:

@@ -32,7 +32,7 @@ BATCH_BYTES = 4_000_000
 RUN = 500
 # Seconds between tries to get at what someone else holds locked.
 LOCKED_PAUSE = 0.2
-# A read that takes so many seconds may step over rows above the frontier that are not committed: it should pass them.
+# A read that takes this many seconds may step over rows above the frontier that are not committed: it should pass them.
 # Or else the machine is busy; then this is not tried again for some time.
 SLOW_READ = 0.005
 SLOW_READ_INTERVAL = 0.5
@@ -54,21 +54,21 @@ class Neighbours(Protocol):
         """The worker's id, and the listeners that are idle: a claim under this token may be made for each of them."""
 
     def hand_over(self, claims: Mapping[int, Claim], *, sent_at: float) -> None:
-        """What came of the offer, by listener id; called after each offer. `sent_at`: by the engine's clock."""
+        """Take the result of the offer, by listener id; called after each offer. `sent_at`: by the engine's clock."""
 
 
 class LeaderSession(Protocol):
-    """The session that leads."""
+    """The session that holds the leader's lock."""
 
     store: Store
 
     def transaction(self) -> AbstractAsyncContextManager[Store]:
-        """Statements in one transaction."""
+        """Run the statements of the block in one transaction."""
 
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What a look moved, and whether there is more to move at once."""
+    """The result of a look: the moved events, and whether there are more to move at once."""
 
     moved: int = 0
     has_more: bool = False

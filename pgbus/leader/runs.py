@@ -1,4 +1,4 @@
-"""What listeners are owed of some events: runs of positions, one delivery each."""
+"""Computes the deliveries of events for listeners: runs of positions, one delivery each."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def _runs(lane: int | None, owed: Sequence[int], run: int) -> list[_Run]:
 
 
 def wake_payloads(listener_ids: Sequence[int]) -> list[str]:
-    """What to tell other workers, so that they look for what these listeners can claim."""
+    """Return the notifications that make other workers claim for these listeners."""
     return [
         ",".join(map(str, listener_ids[start : start + IDS_PER_NOTIFICATION]))
         for start in range(0, len(listener_ids), IDS_PER_NOTIFICATION)

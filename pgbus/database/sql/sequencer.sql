@@ -130,7 +130,7 @@ SELECT CAST(CAST(pg_current_xact_id() AS text) AS bigint) AS xid
 
 -- name: load_routes
 -- Who is to hear what: the live listeners and their patterns. Those with a cursor are not live yet: `backfill_listener`
--- brings them their events. From this snapshot on, whoever changes any of this leaves a row in `route_changes`.
+-- brings them their events. From this snapshot on, each change of these rows adds a row in `route_changes`.
 WITH seen AS (
     DELETE FROM pgbus.route_changes
 )

@@ -47,7 +47,7 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class Logged:
-    """What a write did: how many rows it moved, in the transaction `xid`; `handed` were claimed, by listener id."""
+    """The result of a write in transaction `xid`: the number of moved rows; `handed` were claimed, by listener id."""
 
     moved: int
     xid: int
@@ -206,7 +206,7 @@ async def take_xid(store: Store) -> int:
 
 
 async def load_routes(store: Store) -> list[Subscription]:
-    """What live listeners hear now; a change after this moment has the next write refused."""
+    """Return the subscriptions of live listeners; after a later change the next write is refused."""
     return [Subscription(**row) for row in await store.fetch("load_routes")]
 
 
