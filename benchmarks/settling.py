@@ -1,4 +1,4 @@
-"""What settling costs the server for each event that is done, beside a bare row for each attempt.
+"""Measures settling: CPU of the server for each done event, compared with a bare row for each attempt.
 
 Claims of one event, of 8, and four of 500, whose events begin 0.02 ms apart (handlers that do nothing) or 2 ms apart
 (no two share a row of history). The baseline does the least that a row for each attempt takes: it deletes the
