@@ -122,7 +122,7 @@ async def read_outbox(
     else:
         records = await store.fetch("read_outbox", high=high, batch=batch, hashes=hashes)
     # The first row has no id, and the snapshot in the place of the topic.
-    return Reading(snapshot=records[0]["topic"], rows=[Waiting(*record) for record in records[1:]])
+    return Reading(snapshot=records[0]["topic"], rows=list(map(Waiting._make, records[1:])))
 
 
 async def log_event(
@@ -219,7 +219,7 @@ async def find_next_due(store: Store, *, due_floor: float) -> NextDue | None:
 async def lock_due_events(store: Store, *, due_floor: float, batch: int, hashes: bool) -> list[Waiting]:
     """Up to `batch` scheduled events that are due, in their order, but for those that someone else has locked."""
     rows = await store.fetch("lock_due_events", due_floor=due_floor, batch=batch, hashes=hashes)
-    return [Waiting(*row) for row in rows]
+    return list(map(Waiting._make, rows))
 
 
 async def backfill_listener(store: Store, *, batch: int, run: int) -> Backfilling:
