@@ -178,7 +178,7 @@ async def test_a_role_that_may_have_no_more_connections_ends_no_worker(
             await inbox.take(1)
             await connection.execute(f"ALTER ROLE {role} CONNECTION LIMIT 0")
             await connection.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = $1", role)
-            await eventually(lambda: "lost the database" in caplog.text)
+            await eventually(lambda: "lost the connection to the database" in caplog.text)
             await publisher.publish(2, topic="a.b")
             await connection.execute(f"ALTER ROLE {role} CONNECTION LIMIT -1")
             assert await inbox.take(2) == [1, 2]
@@ -217,7 +217,7 @@ async def test_a_worker_waits_until_a_standby_is_promoted(
             await connection.close()
             await bus.publish(2, topic="a.b")
             assert await inbox.take(2) == [1, 2]
-    assert caplog.text.count("lost the database") == 1
+    assert caplog.text.count("lost the connection to the database") == 1
 
 
 @pytest.mark.parametrize("is_batch", [False, True])
