@@ -277,6 +277,7 @@ def test_work_that_a_handler_leaves_to_a_task_is_lost(
     async def h(order: OrderPlaced) -> None:
         async def later() -> None:
             own = await open_own(pgbus_bus)
+            await own.execute("SELECT pg_sleep(0.3)")
             await own.execute("INSERT INTO counted (order_id) VALUES ($1)", order.order_id)
             await own.close()
 

@@ -9,6 +9,7 @@ from typing import Any
 from uuid import UUID
 
 from pgbus.contrib.django.models import Attempt, DeadLetter, Event, Pending, Published
+from pgbus.topics import split_name
 
 _GIVEN_UP = ("dead", "discarded", "skipped")
 
@@ -71,7 +72,7 @@ def run_of(event: Any) -> Run:
         args=event.payload["args"],
         kwargs=event.payload["kwargs"],
         payload=event.payload,
-        queue_name=event.event_name,
+        queue_name=split_name(event.topic)[1],
         deliver_at=event.deliver_at,
         enqueued_at=datetime.fromisoformat(event.payload["enqueued_at"]),
     )

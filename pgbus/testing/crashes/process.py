@@ -27,7 +27,7 @@ from pgbus.testing.crashes.killer import Killer
 from pgbus.testing.crashes.wire import ProcessKilled
 
 # Seconds that an undisturbed process gives the tasks that a handler has left behind: what they do is compared, too.
-LEFT_TASKS_TIME = 1.0
+LEFT_TASKS_TIME = 2.0
 
 _told_to: Line | None = None
 
@@ -120,16 +120,20 @@ async def _listen(end: socket.socket, killer: Killer) -> None:
         "effect ends": killer.effect_ends,
     }
     is_over = False
-    with contextlib.suppress(ProcessKilled, ConnectionError):
-        while line := await reader.readline():
-            kind, text = json.loads(line)
-            if kind == "failed":
-                raise HandlerProcessFailed(f"the process of a crash test failed:\n{text}")
-            is_over = kind == "over"
-            if kind in notes:
-                notes[kind](text)
-            writer.write(b"\n")
-    writer.close()
+    try:
+        with contextlib.suppress(ProcessKilled, ConnectionError):
+            while line := await reader.readline():
+                kind, text = json.loads(line)
+                if kind == "failed":
+                    raise HandlerProcessFailed(f"the process of a crash test failed:\n{text}")
+                is_over = kind == "over"
+                if kind in notes:
+                    notes[kind](text)
+                writer.write(b"\n")
+    finally:
+        writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
     if not is_over and not killer.killed_at:
         raise HandlerProcessFailed("the process of a crash test died by itself: did the handler end it?")
 

@@ -106,17 +106,20 @@ class _Link:
         """Whether the process has asked for answers before the end of its statements: holding them would block it."""
 
     async def run(self, dsn: str) -> None:
-        with contextlib.suppress(ProcessKilled, ConnectionError, asyncio.IncompleteReadError):
-            server_reader, server_writer = await _open(dsn)
-            try:
-                async with asyncio.TaskGroup() as pumps:
-                    pumps.create_task(self._pump(self._requests(server_writer)))
-                    pumps.create_task(self._pump(self._answers(server_reader)))
-            except* _LinkEnded:
-                pass
-            finally:
-                _end(server_writer)
-        _end(self._writer)
+        """Connect to the server, and forward until either end has closed."""
+        try:
+            with contextlib.suppress(ConnectionError):
+                server_reader, server_writer = await _open(dsn)
+                try:
+                    async with asyncio.TaskGroup() as pumps:
+                        pumps.create_task(self._pump(self._requests(server_writer)))
+                        pumps.create_task(self._pump(self._answers(server_reader)))
+                except* _LinkEnded:
+                    pass
+                finally:
+                    await _end(server_writer)
+        finally:
+            await _end(self._writer)
 
     async def _pump(self, flow: Awaitable[None]) -> None:
         """Run one direction; when that ends, so does the other."""
@@ -180,11 +183,13 @@ class _Link:
             self._watch.after(self._session, statement)
 
 
-def _end(writer: asyncio.StreamWriter) -> None:
+async def _end(writer: asyncio.StreamWriter) -> None:
     """Close the connection, also for the processes that were forked meanwhile and have a copy of its descriptor."""
     with contextlib.suppress(OSError):
         writer.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
     writer.close()
+    with contextlib.suppress(OSError):
+        await writer.wait_closed()
 
 
 class _LinkEnded(Exception):
