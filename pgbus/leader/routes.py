@@ -20,6 +20,19 @@ class Route(NamedTuple):
     is_active: bool
 
 
+def all_topics(topic: str, ancestors: Sequence[str] | None) -> tuple[str, ...]:
+    """The topic of an event and those of its parent classes.
+
+    PostgreSQL allows what the constraint of new rows does not, and old rows may have: arrays of arrays, and NULLs.
+    """
+    if not ancestors:
+        return (topic,)
+    parts: Sequence[object] = ancestors
+    while any(isinstance(part, list) for part in parts):
+        parts = [one for part in parts for one in (part if isinstance(part, list) else [part])]
+    return (topic, *(part for part in parts if isinstance(part, str)))
+
+
 class Routes:
     """The routes as they were when they were loaded."""
 
@@ -35,7 +48,7 @@ class Routes:
 
     def find(self, topic: str, ancestors: Sequence[str] | None = None) -> tuple[Route, ...]:
         """The listeners of a topic that has these ancestors, each once, by their ids."""
-        topics = (topic, *ancestors) if ancestors else (topic,)
+        topics = all_topics(topic, ancestors)
         routes = self._remembered.get(topics)
         if routes is None:
             if len(self._remembered) >= REMEMBERED:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pgbus.database.statements.sequencer import Delivery, Waiting
-from pgbus.leader.routes import Route, Routes
+from pgbus.leader.routes import Route, Routes, all_topics
 
 # A notification carries less than 8000 bytes: 700 ids, however long they are.
 IDS_PER_NOTIFICATION = 700
@@ -20,7 +20,7 @@ def make_deliveries(events: Sequence[Waiting], routes: Routes, *, base: int, run
     """
     positions: dict[tuple[str, ...], list[int]] = {}
     for position, event in enumerate(events, base):
-        topics = (event.topic, *event.ancestors) if event.ancestors else (event.topic,)
+        topics = all_topics(event.topic, event.ancestors) if event.ancestors else (event.topic,)
         positions.setdefault(topics, []).append(position)
     heard: dict[Route, list[tuple[str, ...]]] = {}
     for topics in positions:

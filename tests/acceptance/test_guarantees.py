@@ -301,8 +301,9 @@ async def test_an_event_whose_handler_always_fails_becomes_a_dead_letter_to_retr
            FROM pgbus.event_history ORDER BY attempt"""
     )
     assert [row["outcome"] for row in rows] == ["retry", "retry", "dead"]
-    assert rows[1]["pause"] >= 0.2
-    assert rows[2]["pause"] >= 0.4
+    # The two instants are told by the clock of the worker, as it was at each claim.
+    assert rows[1]["pause"] >= 0.19
+    assert rows[2]["pause"] >= 0.39
     [listed] = map(json.loads, services.pgbus(mailer, "dead", "list", "--json").splitlines())
     assert (listed["listener_name"], listed["error"]) == ("mailer-send", "ConnectionError: no mail today")
     assert "retried 1 dead letter" in services.pgbus(mailer, "dead", "retry", "--all", "--listener", "mailer-send")

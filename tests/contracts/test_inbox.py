@@ -124,11 +124,11 @@ async def test_an_attempt_waits_for_another_that_is_under_way(other_database: st
 
 async def test_taking_outside_of_a_transaction_is_refused(other_database: str, connect: Connect) -> None:
     connection = await connect(other_database)
-    with pytest.raises(ConnectionUnusableError, match="in no transaction"):
+    with pytest.raises(ConnectionUnusableError, match="has no open transaction"):
         await inbox.take(attempt(), using=connection)
     with (
         psycopg.connect(other_database, autocommit=True) as blocking,
-        pytest.raises(ConnectionUnusableError, match="in no transaction"),
+        pytest.raises(ConnectionUnusableError, match="has no open transaction"),
     ):
         inbox.take_sync(attempt(), using=blocking)
 

@@ -163,7 +163,9 @@ async def test_a_user_who_may_not_create_the_namespace_is_told_so(empty_database
     await connection.execute(f"CREATE ROLE {name} LOGIN PASSWORD '{PASSWORD}'")
     try:
         poor = dsn_of_user(empty_database, name)
-        with pytest.raises(PrivilegeError, match=r"permission denied for database .*: connect as a user who may"):
+        with pytest.raises(
+            PrivilegeError, match=r"permission denied for database .*: connect as a user with that right"
+        ):
             migrate.upgrade(poor)
         # Once it is there, no right to create namespaces is needed.
         await connection.execute(f"CREATE SCHEMA pgbus AUTHORIZATION {name}")

@@ -48,10 +48,12 @@ SELECT pg_advisory_unlock(hashtext(CAST(:namespace AS text) || '.leader'), 1)
 
 -- name: find_attempts
 -- The attempts of these listeners that began after an instant, and their events.
+-- The instants are those of the worker's clock as it was at each claim: a retry without a delay may seem to have begun
+-- before the attempt that it repeats.
 SELECT h.listener_name, h.attempt, h.outcome, h.error,
        e.position, e.event_id, e.topic, e.ancestors, e.key, e.payload, e.headers, e.published_at, e.deliver_at
 FROM pgbus.attempts AS h
 JOIN pgbus.events AS e ON e.position = h.position
 WHERE h.started_at >= CAST(:since AS timestamptz)
   AND h.listener_name = ANY (CAST(:listener_names AS text[]))
-ORDER BY h.started_at, h.position
+ORDER BY max(h.started_at) OVER (PARTITION BY h.listener_name, h.position ORDER BY h.attempt), h.position, h.attempt

@@ -62,7 +62,7 @@ async def test_a_late_call_is_never_executed(bus: pgbus.Bus, database: str, conn
     async with running(bus):
         first = asyncio.create_task(bus.call("slow.wait", {"n": 1}, timeout=60))
         await watch.first(CallStarted)
-        with pytest.raises(pgbus.CallTimeout, match=r"no answer within 0\.2 seconds") as caught:
+        with pytest.raises(pgbus.CallTimeout, match=r"no response within 0\.2 seconds") as caught:
             await bus.call("slow.wait", {"n": 2}, timeout=0.2)
         assert isinstance(caught.value, TimeoutError)
         await eventually(lambda: has_state(connection, "slow.wait", "expired"))
