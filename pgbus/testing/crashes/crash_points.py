@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TypeAlias, TypeVar
+from typing import TypeAlias
 
 from pgbus.aio.returned import finish, is_awaitable
 from pgbus.bus import Bus
-from pgbus.config import Config
-from pgbus.database.connections import connect
+from pgbus.database.migrate.sessions import run_blocking, session
 from pgbus.errors import ConfigurationError
 from pgbus.testing.crashes.killer import Killer
 from pgbus.testing.crashes.process import Effect, run_in_fork
@@ -21,7 +19,6 @@ from pgbus.testing.crashes.state import Reference, State, advance_sequences, rea
 from pgbus.testing.crashes.wire import tapped
 from pgbus.testing.databases import DatabaseServer
 
-T = TypeVar("T")
 Prepare: TypeAlias = Callable[[str], Awaitable[object] | object]
 
 PATIENCE = 30.0
@@ -80,18 +77,14 @@ class CrashPoints:
         async def publish(dsn: str) -> str:
             if prepare and is_awaitable(result := prepare(dsn)):
                 await finish(result, "prepare")
-            connection = await connect(Config(dsn=dsn))
-            try:
-                async with connection.transaction():
-                    message = await bus.publish(event, topic=topic, key=key, using=connection)
-            finally:
-                await connection.close()
+            async with session(dsn) as connection, connection.transaction():
+                message = await bus.publish(event, topic=topic, key=key, using=connection)
             return str(message.event_id)
 
         with _database(self._server, self._template) as name:
-            published = _in_a_thread(lambda: publish(self._server.dsn_of(name)))
+            published = run_blocking(publish(self._server.dsn_of(name)))
             self._server.seal_database(name)
-            return _in_a_thread(lambda: trial.run(name, published))
+            return run_blocking(trial.run(name, published))
 
     def _bus_of(self, listener_name: str) -> Bus:
         names = [name for bus in self._buses for name in bus.registry.listeners.names]
@@ -187,8 +180,7 @@ class _Trial:
         return killer
 
     async def _read(self, name: str, published: str, effects: Sequence[str]) -> State:
-        connection = await connect(Config(dsn=self._server.dsn_of(name)))
-        try:
+        async with session(self._server.dsn_of(name)) as connection:
             state = await read_state(
                 connection,
                 namespaces=self._namespaces,
@@ -196,16 +188,11 @@ class _Trial:
                 published=published,
                 listener_name=self._listener_name,
             )
-        finally:
-            await connection.close()
         return State(state.tables, state.keys, effects, state.dead)
 
     async def _advance(self, name: str) -> None:
-        connection = await connect(Config(dsn=self._server.dsn_of(name)))
-        try:
+        async with session(self._server.dsn_of(name)) as connection:
             await advance_sequences(connection, namespaces=self._namespaces)
-        finally:
-            await connection.close()
 
 
 @contextmanager
@@ -215,25 +202,3 @@ def _database(server: DatabaseServer, template: str) -> Iterator[str]:
         yield name
     finally:
         server.drop_database(name)
-
-
-def _in_a_thread(work: Callable[[], Awaitable[T]]) -> T:
-    """Run it on an event loop of its own: the test's thread may run one."""
-    result: list[T] = []
-    failure: list[BaseException] = []
-
-    async def run() -> None:
-        result.append(await work())
-
-    def main() -> None:
-        try:
-            asyncio.run(run())
-        except BaseException as error:
-            failure.append(error)
-
-    thread = threading.Thread(target=main, name="pgbus crash test")
-    thread.start()
-    thread.join()
-    if failure:
-        raise failure[0]
-    return result[0]

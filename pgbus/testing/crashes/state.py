@@ -101,10 +101,7 @@ class Reference:
 
     def __init__(self, one: State, other: State) -> None:
         self._state = one
-        self._steady = {
-            table: _steady_columns(rows, other.tables.get(table, ()), left_out=frozenset())
-            for table, rows in one.tables.items()
-        }
+        self._steady = {table: _steady_columns(rows, other.tables.get(table, ())) for table, rows in one.tables.items()}
 
     def differences(self, state: State, *, point: Point, may_double: Sequence[str]) -> Iterator[Finding]:
         """Return the differences of another state, after a crash at `point`."""
@@ -136,9 +133,9 @@ def _last_words(error: str) -> str:
     return " ".join(lines[places[-1] + 1 :] if places else lines) or "without an error"
 
 
-def _steady_columns(rows: Sequence[Row], others: Sequence[Row], *, left_out: frozenset[str]) -> frozenset[str]:
+def _steady_columns(rows: Sequence[Row], others: Sequence[Row]) -> frozenset[str]:
     """The columns that hold the same values in both."""
-    names = {name for row in (*rows, *others) for name in row} - left_out
+    names = {name for row in (*rows, *others) for name in row}
     return frozenset(
         name for name in names if Counter(row.get(name) for row in rows) == Counter(row.get(name) for row in others)
     )
