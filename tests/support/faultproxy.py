@@ -42,6 +42,9 @@ class FaultProxy:
         self._requests_flow = asyncio.Event()
         self._answers_flow = asyncio.Event()
         self._last_answer: bytes | None = None
+        self._tears = False
+        self.delay = 0.0
+        """Seconds by which every piece is late, in both directions."""
         self._listening: asyncio.Server | None = None
         self.dsn = ""
         self.restore()
@@ -74,9 +77,19 @@ class FaultProxy:
             self._answers_flow.clear()
         self._last_answer = after
 
+    def tear(self) -> None:
+        """Break the next connection that gets an answer, in the middle of that answer."""
+        self._tears = True
+
+    def move(self, dsn: str) -> None:
+        """Lead new connections to the server of another DSN, as an address that moves; those that are open stay."""
+        self._target = dsn
+
     def restore(self) -> None:
         """Forward everything again, first of all what was held back on connections that are still open."""
         self._last_answer = None
+        self._tears = False
+        self.delay = 0.0
         self._requests_flow.set()
         self._answers_flow.set()
 
@@ -126,7 +139,14 @@ class FaultProxy:
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, flow: asyncio.Event) -> None:
         with contextlib.suppress(OSError):
             while data := await reader.read(_CHUNK):
+                if self.delay:
+                    await asyncio.sleep(self.delay)
                 await flow.wait()
+                if self._tears and flow is self._answers_flow and len(data) > 1:
+                    self._tears = False
+                    writer.write(data[: len(data) // 2])
+                    await writer.drain()
+                    return
                 writer.write(data)
                 await writer.drain()
                 if self._last_answer and flow is self._answers_flow and self._last_answer in data:
