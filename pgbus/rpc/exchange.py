@@ -25,7 +25,7 @@ from pgbus.database.tries import Tries
 from pgbus.errors import CallCancelled, InvalidArguments
 from pgbus.rpc.connection import LINK_PAUSE, LINK_PAUSE_LIMIT
 from pgbus.rpc.directory import Directory
-from pgbus.rpc.wire import join_ids, join_names, split_ids, split_results, take_batch
+from pgbus.rpc.wire import join_ids, join_names, seal, split_ids, split_results, take_batch
 
 logger = logging.getLogger("pgbus")
 
@@ -200,7 +200,8 @@ class Exchange:
             self._store, call_ids, outcome="cancelled", error="the caller took it back"
         )
         del self._cancelled[: len(call_ids)]  # more may have come meanwhile
-        for payload in join_ids(call_id for call_id in call_ids if call_id not in withdrawn):
+        # Any role may listen there, and by its id a caller reads a call's response.
+        for payload in join_ids(seal(call_id) for call_id in call_ids if call_id not in withdrawn):
             await sequencer.notify(self._store, channel=self._calls_channel, payload=f"cancel {payload}")
 
     # --------------------------------------------------------------------------------------------------- the reader

@@ -26,12 +26,12 @@ from pgbus.handlers.middleware import Middleware
 from pgbus.rpc.answerer import Answerer
 from pgbus.rpc.execution import ENDINGS, Execution, Running
 from pgbus.rpc.procedures import Procedure
-from pgbus.rpc.wire import split_ids
+from pgbus.rpc.wire import seal, split_ids
 from pgbus.telemetry import CallEnded, CallStarted, Telemetry
 
 logger = logging.getLogger("pgbus")
 
-# Cancellations remembered of calls that are not ours, or not yet: one may overtake the claim's own rows.
+# Seals remembered of cancelled calls that are not ours, or not yet: one may overtake the claim's own rows.
 REMEMBERED_CANCELLATIONS = 1_000
 
 
@@ -143,10 +143,9 @@ class Server:
             )  # fmt: skip
 
     def heard(self, payload: str) -> None:
-        """Handle a notification: names of procedures that have work (none means any), or ids of cancelled calls."""
+        """Handle a notification: names of procedures that have work (none means any), or seals of cancelled calls."""
         if payload.startswith("cancel "):
-            for call_id in split_ids(payload.removeprefix("cancel ")):
-                self._cancel(call_id)
+            self._cancel(split_ids(payload.removeprefix("cancel ")))
         else:
             self.wake(payload.split(",") if payload else None)
 
@@ -261,7 +260,7 @@ class Server:
 
     def _start(self, request: ClaimedRequest, desk: Desk) -> None:
         self._answerer.owe(request.call_id, caller=request.caller)
-        if request.call_id in self._cancellations:
+        if self._cancellations and seal(request.call_id) in self._cancellations:
             self._answer(Response(request.call_id, "cancelled", error=ENDINGS["cancelled"]))
             return
         desk.busy += 1
@@ -292,9 +291,10 @@ class Server:
         if desk.may_have_work:
             self._work.set()
 
-    def _cancel(self, call_id: UUID) -> None:
-        running = self._running.get(call_id)
-        if running:
-            running.end("cancelled")
-        else:
-            self._cancellations.append(call_id)
+    def _cancel(self, sealed: Iterable[UUID]) -> None:
+        ours = {seal(call_id): running for call_id, running in self._running.items()}
+        for one in sealed:
+            if running := ours.get(one):
+                running.end("cancelled")
+            else:
+                self._cancellations.append(one)

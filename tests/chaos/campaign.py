@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -42,10 +43,10 @@ class Episode:
 
     fault: Fault
     began_at: datetime
-    marked_at: datetime
+    marked_at: datetime | None = None
     """Since when its recovery counts."""
-    ended_at: datetime
-    recovery: float | None
+    ended_at: datetime | None = None
+    recovery: float | None = None
     """Until every listener had handled an event that was published after the mark; None if it did not."""
     last: str | None = None
     """The listener that was the last to go on."""
@@ -115,21 +116,27 @@ def _drawn(faults: Sequence[Fault], *, seed: int, once: bool) -> Iterator[Fault]
 
 
 async def _play(world: World, fault: Fault) -> Episode:
-    began_at = datetime.now(UTC)
-    went_on: tuple[float, str] | None = None
-    async with fault.inject(world):
-        marked_at = datetime.now(UTC)
-        if fault.since == "injected":
-            went_on = await _goes_on(world, marked_at)
-    if fault.since == "healed":
-        marked_at = datetime.now(UTC)
-        went_on = await _goes_on(world, marked_at)
-    findings = await world.restore_team()
-    ended_at = datetime.now(UTC)
-    if findings or went_on is None:
-        await _goes_on(world, ended_at)
-    recovery, last = went_on or (None, None)
-    return Episode(fault, began_at, marked_at, ended_at, recovery, last=last, findings=findings)
+    episode = Episode(fault, datetime.now(UTC))
+    try:
+        async with fault.inject(world):
+            if fault.since == "injected":
+                await _watch(world, episode)
+        if fault.since == "healed":
+            await _watch(world, episode)
+    except Exception:  # a script that fails tells of the bus, too: a worker that does not start, say
+        episode.findings.append(traceback.format_exc())
+    episode.findings += await world.restore_team()
+    episode.ended_at = datetime.now(UTC)
+    if not episode.is_met:
+        await _goes_on(world, episode.ended_at)
+    return episode
+
+
+async def _watch(world: World, episode: Episode) -> None:
+    """Wait until the bus goes on, and note how long that took."""
+    episode.marked_at = datetime.now(UTC)
+    if went_on := await _goes_on(world, episode.marked_at):
+        episode.recovery, episode.last = went_on
 
 
 async def _goes_on(world: World, since: datetime) -> tuple[float, str] | None:
@@ -147,7 +154,8 @@ async def _goes_on(world: World, since: datetime) -> tuple[float, str] | None:
 
 async def _measure(world: World, episode: Episode) -> None:
     episode.stall = await world.value(STALL, episode.began_at, episode.ended_at)
-    episode.caught_up = await world.value(_CAUGHT_UP, episode.began_at, episode.marked_at)
+    if episode.marked_at:
+        episode.caught_up = await world.value(_CAUGHT_UP, episode.began_at, episode.marked_at)
 
 
 def _line(episode: Episode) -> str:

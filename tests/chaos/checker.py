@@ -67,6 +67,13 @@ LAWS = {
         SELECT listener_name, state, first_position, worker FROM pgbus.pending
     """,
     "a listener lags": "SELECT listener_name, lag_events FROM pgbus.listener_lag WHERE lag_events > 0",
+    "a run of a schedule is done, and its task did not run": """
+        SELECT h.due_at FROM pgbus.schedule_history AS h
+        WHERE h.outcome = 'done' AND NOT EXISTS (SELECT FROM ticked AS t WHERE t.due_at = h.due_at)
+    """,
+    "a schedule's time was done twice": """
+        SELECT due_at, count(*) FROM pgbus.schedule_history WHERE outcome = 'done' GROUP BY due_at HAVING count(*) > 1
+    """,
     "a call was executed more than once": "SELECT n, count(*) FROM served GROUP BY n HAVING count(*) > 1",
 }
 SHOWN = 5

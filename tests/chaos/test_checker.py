@@ -74,6 +74,10 @@ VALUES (1, {OF_PLAIN}, 2, 'done', clock_timestamp(), 0, 'w')
 OWED = f"INSERT INTO pgbus.deliveries (listener_id, first, last, events) VALUES ({OF_PLAIN}, 1, 1, 1)"
 LOST = "DELETE FROM handled WHERE listener = 'plain' AND n = 2"
 TWICE = "INSERT INTO handled (listener, n, pid) VALUES ('exact', 1, 1)"
+RUN = """
+INSERT INTO pgbus.schedule_runs (run_id, schedule_name, due_at, attempt, worker, started_at, finished_at, outcome)
+VALUES (gen_random_uuid(), 'tick', '2030-01-01', 1, 'w', now(), now(), 'done')
+"""
 PLANTED = {
     "a committed event was not handled": LOST,
     "an event was handled that was never committed": "DELETE FROM placed WHERE n = 1",
@@ -87,6 +91,8 @@ PLANTED = {
     "the history has an event as done that nobody handled": LOST,
     "something is still owed or claimed": OWED,
     "a listener lags": "UPDATE pgbus.listeners SET cursor = 1 WHERE listener_name = 'plain'",
+    "a run of a schedule is done, and its task did not run": RUN,
+    "a schedule's time was done twice": f"{RUN}; {RUN}",
     "a call was executed more than once": "INSERT INTO served (n, pid) VALUES (5, 2)",
 }  # fmt: skip
 

@@ -30,6 +30,7 @@ CREATE TABLE handled (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, listen
                       pid integer NOT NULL, at timestamptz NOT NULL DEFAULT clock_timestamp());
 CREATE INDEX ON handled (n);
 CREATE INDEX ON handled (at);
+CREATE TABLE ticked (due_at timestamptz NOT NULL, pid integer NOT NULL);
 CREATE TABLE served (n bigint NOT NULL, pid integer NOT NULL);
 GRANT ALL ON ALL TABLES IN SCHEMA public TO chaos_app;
 """
@@ -94,6 +95,11 @@ async def ordered(event: dict[str, int]) -> None:
 @bus.listener(TOPIC, name="ordered_exact", start="beginning", ordered=True, transactional=True)
 def ordered_exact(event: dict[str, int], connection: psycopg.Connection) -> None:
     connection.execute(_BY_PSYCOPG, ("ordered_exact", event["n"], _PID))
+
+
+@bus.client.every(seconds=1, name="tick", missed="skip")
+async def tick(context: pgbus.TaskContext) -> None:
+    await (await own_pool()).execute("INSERT INTO ticked (due_at, pid) VALUES ($1, $2)", context.due_at, _PID)
 
 
 @bus.procedure(PROCEDURE)

@@ -220,7 +220,7 @@ class World:
             query = "SELECT EXISTS (SELECT FROM pgbus.live_workers WHERE pid = $1 AND last_seen_at > started_at)"
             return bool(await self.value(query, worker.pid))
 
-        await eventually(seen, 60, message="a worker did not start to work")
+        await eventually(seen, 120, message="a worker did not start to work")
 
     async def leader(self) -> WorkerProcess:
         """The team's worker that leads."""

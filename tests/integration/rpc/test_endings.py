@@ -157,6 +157,28 @@ async def test_cancelling_the_caller_cancels_the_running_procedure(bus: pgbus.Bu
         assert (await watch.first(CallEnded)).outcome == "cancelled"
 
 
+async def test_who_listens_to_cancellations_does_not_learn_the_ids_of_calls(
+    bus: pgbus.Bus, database: str, connect: Connect
+) -> None:
+    """By its id, any caller may read the response of a call."""
+    watch = Watch(bus)
+    heard: Inbox[str] = Inbox()
+    listening = await connect(database)
+    await listening.add_listener("pgbus_calls", lambda *arguments: heard.put(arguments[-1]))
+
+    @bus.procedure("slow.wait", timeout=60)
+    async def wait() -> None:
+        await asyncio.Event().wait()
+
+    async with running(bus):
+        call = asyncio.create_task(bus.call("slow.wait"))
+        call_id = (await watch.first(CallStarted)).call_id
+        call.cancel()
+        payloads = await heard.until(lambda payloads: any("cancel" in one for one in payloads))
+        assert str(call_id) not in "".join(payloads)
+        assert (await watch.first(CallEnded)).outcome == "cancelled"
+
+
 async def test_a_call_that_is_cancelled_before_it_is_sent_is_never_sent(
     bus: pgbus.Bus, database: str, connect: Connect
 ) -> None:
