@@ -20,7 +20,7 @@ SHORT = (
 )
 
 
-@pytest.mark.timeout(300)  # dozens of processes start, on a machine that may be busy
+@pytest.mark.timeout(600)  # dozens of processes start, on a machine that may be busy
 async def test_a_short_chaos_run_breaks_no_law(tmp_path: Path) -> None:
     """Recoveries are in its report; here they only have to be, for a busy machine keeps no time."""
     faults = [one for one in all_faults() if one.name in SHORT]
