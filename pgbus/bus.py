@@ -49,7 +49,7 @@ class Bus(PublishingVerbs, CallingVerbs, BusPath):  # type: ignore[misc] # of a 
         self.plugins = in_order(plugins)
         self.registry = Registry()
         self.registry.features = read_features(config.features) if features is None else check_features(features)
-        self.telemetry = Telemetry()
+        self.telemetry = Telemetry(self.registry.hooks.instruments)
         hooks = self.registry.hooks
         blocking = BlockingCalls(on_close=lambda: self.client.close_here())
         # The catalogue is announced on the sender's first connection, and reads by way of the sender.

@@ -7,7 +7,7 @@ import contextlib
 import logging
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 from pgbus.aio.blocking import BlockingCalls
@@ -27,6 +27,13 @@ class RunnableWorker(Protocol):
     """The methods of `pgbus.worker.worker.Worker` that start and stop it."""
 
     ready: asyncio.Event
+
+    @property
+    def leads(self) -> bool:
+        """Whether it is the leader now."""
+
+    def why_not_ready(self) -> str | None:
+        """Return the reason why it does not work now; None if it does."""
 
     async def run(self) -> None:
         """Run the worker until it is stopped."""
@@ -126,6 +133,11 @@ class Life:
         """
         for worker, loop in tuple(self._workers.items()):
             loop.call_soon_threadsafe(worker.request_stop)
+
+    @property
+    def workers(self) -> Sequence[RunnableWorker]:
+        """The workers of this bus that run in this process."""
+        return list(self._workers)
 
     def note_start(self, worker: RunnableWorker) -> None:
         """Know of a worker that runs in the running event loop."""

@@ -20,6 +20,7 @@ from pgbus.cli.global_options import database_options, load_config, pass_on, tel
 from pgbus.cli.loading import load_bus
 from pgbus.cli.logs import configure_logging
 from pgbus.cli.loops import Loop, open_runner
+from pgbus.cli.monitoring import Address, monitoring
 from pgbus.cli.options import Count
 from pgbus.cli.reloading import run_reloading
 from pgbus.cli.signals import heed_signals
@@ -59,6 +60,12 @@ _LINGER = 1.0  # seconds
     show_default=True,
     help="Event loop to run in; auto: uvloop if it is installed.",
 )
+@click.option(
+    "--http",
+    type=Address.read,
+    metavar="HOST:PORT",
+    help="Serve /metrics, /livez and /readyz there; each of several workers on a port of its own, PORT and up.",
+)
 @click.option("--reload", "wants_reload", is_flag=True, help="Restart when a source file changes.")
 @click.option("--migrate", "wants_upgrade", is_flag=True, help="Upgrade the database's schema first.")
 @click.option("--service-name", "-s", help="Service that the process belongs to; may contain {placeholders}.")
@@ -81,6 +88,7 @@ def run(
     features: tuple[str, ...],
     skip: tuple[str, ...],
     loop: Loop,
+    http: Address | None,
     wants_reload: bool,
     wants_upgrade: bool,
     schema: str | None,
@@ -111,13 +119,13 @@ def run(
     choice = Choice.read(features, skip)
     if schema == "-" and (wants_reload or processes > 1):
         raise click.UsageError("only one process can read stdin: write the schemas to a file")
-    command = _command(only, features, skip, loop=loop, wants_upgrade=wants_upgrade, schema=schema)
+    command = _command(only, features, skip, loop=loop, http=http, wants_upgrade=wants_upgrade, schema=schema)
     if wants_reload:
         run_reloading([*command, "--processes", str(processes)])
     elif processes > 1:
         get_current_context().exit(supervise(command, processes=processes))
     else:
-        _run_here(config, choice, only=only, loop=loop, wants_upgrade=wants_upgrade, schema=schema)
+        _run_here(config, choice, only=only, loop=loop, http=http, wants_upgrade=wants_upgrade, schema=schema)
 
 
 def _command(
@@ -126,12 +134,13 @@ def _command(
     skip: tuple[str, ...],
     *,
     loop: Loop,
+    http: Address | None,
     wants_upgrade: bool,
     schema: str | None,
 ) -> list[str]:
     options = [f"--listener={name}" for name in only] + [f"--skip={name}" for name in skip]
     options += [f"--only={names}" for names in features] + (["--migrate"] if wants_upgrade else [])
-    options += [f"--loop={loop}"] + ([f"--schema={schema}"] if schema else [])
+    options += [f"--loop={loop}"] + ([f"--http={http}"] if http else []) + ([f"--schema={schema}"] if schema else [])
     return [sys.executable, "-m", "pgbus.cli", "run", *options]
 
 
@@ -159,7 +168,14 @@ class Choice:
 
 
 def _run_here(
-    config: Config, choice: Choice, *, only: tuple[str, ...], loop: Loop, wants_upgrade: bool, schema: str | None
+    config: Config,
+    choice: Choice,
+    *,
+    only: tuple[str, ...],
+    loop: Loop,
+    http: Address | None,
+    wants_upgrade: bool,
+    schema: str | None,
 ) -> None:
     bus = load_bus(config.module)
     if schema:
@@ -179,7 +195,7 @@ def _run_here(
 
     bus.client.on_start(say_what_runs)  # the last of the functions that may declare listeners
     with open_runner(loop) as runner:
-        runner.run(_work(bus, only=only, skip=skip))
+        runner.run(_work(bus, only=only, skip=skip, http=http))
 
 
 async def _check(bus: pgbus.Bus) -> None:
@@ -188,11 +204,11 @@ async def _check(bus: pgbus.Bus) -> None:
         pass
 
 
-async def _work(bus: pgbus.Bus, *, only: tuple[str, ...], skip: tuple[str, ...]) -> None:
+async def _work(bus: pgbus.Bus, *, only: tuple[str, ...], skip: tuple[str, ...], http: Address | None) -> None:
     worker = make_worker(bus, only=only or None, skip=skip or None)
     heed_signals(worker.request_stop)
     watch_supervisor(worker.request_stop)
-    async with bus:
+    async with bus, monitoring(bus, http):
         await worker.run()
     _end_soon()
 

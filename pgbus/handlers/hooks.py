@@ -20,6 +20,7 @@ from pgbus.aio import threads
 from pgbus.aio.returned import check, finish, is_awaitable
 from pgbus.errors import CannotBlockHere, ConfigurationError
 from pgbus.handlers.signatures import describe, is_async, wants_bus, why_not_handler
+from pgbus.telemetry import Instruments
 
 H = TypeVar("H", bound=Callable[..., Any])
 Block: TypeAlias = Callable[[Callable[[], Awaitable[object]]], object]
@@ -249,9 +250,10 @@ _NOT_BY_NAME = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.VAR_POSITIO
 
 
 class Hooks:
-    """The hooks of one bus, by moment; each moment's name is an attribute."""
+    """The hooks of one bus, by moment; each moment's name is an attribute. And its instruments, around the same."""
 
     def __init__(self) -> None:
+        self.instruments = Instruments()
         self._threads = HookThreads()
         self._owners: dict[str, object] = {"client": None, "bus": None}
 
@@ -279,12 +281,12 @@ class Hooks:
     @property
     def on_sending(self) -> bool:
         """Whether anything is to be called when an event is sent."""
-        return bool(self.before_event_sent or self.after_event_sent)
+        return bool(self.before_event_sent or self.after_event_sent or self.instruments)
 
     @property
     def on_calling(self) -> bool:
         """Whether anything is to be called when a call is made."""
-        return bool(self.before_rpc_call or self.after_rpc_call)
+        return bool(self.before_rpc_call or self.after_rpc_call or self.instruments)
 
     @property
     def on_serving(self) -> bool:

@@ -25,13 +25,14 @@ from pgbus.handlers.middleware import Middleware
 from pgbus.handlers.signatures import Wanted
 from pgbus.listeners.listener import Listener
 from pgbus.messages import EventMessage
+from pgbus.telemetry import Abandoned, Instruments, Process
 
 T = TypeVar("T")
 
 logger = logging.getLogger("pgbus")
 
 
-class ClaimLost(Exception):
+class ClaimLost(Abandoned):
     """The claim was taken back before the handler began: someone else has the event now."""
 
 
@@ -107,31 +108,53 @@ class Executor:
         threads: Threads,
         transactions: Transactions,
         middleware: Middleware,
+        instruments: Instruments,
         sender: Publishes,
     ) -> None:
         self._listener = listener
         self._threads = threads
         self._transactions = transactions
         self._middleware = middleware
+        self._instruments = instruments
         self._sender = sender
         self._call_handler = self._call_async if listener.signature.is_async else self._call_plain
         self._what = f"the handler of {listener.name!r}"
 
     def run(self, body: Any, events: Sequence[EventMessage], attempt: int) -> Awaitable[None]:
         """Handle it; whatever the handler raises comes through."""
-        return self._call(body, self._context(events, attempt))
+        work = self._call(body, self._context(events, attempt))
+        return self._surround(work, events, attempt) if self._instruments else work
 
-    async def run_in_transaction(
+    def run_in_transaction(
         self, body: Any, events: Sequence[EventMessage], attempt: int, *, settling: Settling
-    ) -> None:
+    ) -> Awaitable[None]:
         """Handle it in an open transaction, which begins and ends with `settling`.
 
         Raises TransactionLost for what was not the handler's failure, and ThreadLeft for a plain function that runs
         past its timeout.
         """
+        work = self._transact(body, self._context(events, attempt), settling)
+        return self._surround(work, events, attempt) if self._instruments else work
+
+    async def _surround(self, work: Awaitable[None], events: Sequence[EventMessage], attempt: int) -> None:
+        """Within instruments, and outside of the timeout, so that they see its error and not a cancellation."""
+        operation = Process(self._listener.name, events, attempt, in_batch=self._listener.batch)
+        left: ThreadLeft | None = None
+        try:
+            with self._instruments.around(operation):
+                try:
+                    await work
+                except ThreadLeft as error:
+                    left = error
+                    raise error.error from None
+        except HandlerTimeoutError:
+            if left is None:
+                raise
+            raise left from None
+
+    async def _transact(self, body: Any, context: Context, settling: Settling) -> None:
         wanted = self._listener.signature.wanted
         assert wanted is not None  # a transactional listener has one
-        context = self._context(events, attempt)
         call = _Call()
         with call:
             if wanted.is_blocking:

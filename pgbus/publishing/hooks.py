@@ -1,11 +1,11 @@
-"""Events on their way out, between hooks.
+"""Events on their way out, between hooks, and within instruments.
 
 There is a form for code that blocks, whose plain hooks run in the caller's own thread.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeAlias
 from uuid import UUID
 
@@ -13,31 +13,38 @@ from pgbus.handlers.hooks import Block, Hooks
 from pgbus.messages import OpenEvent
 from pgbus.publishing.outbox import Limits, revise
 from pgbus.publishing.rows import OutboxRow
+from pgbus.telemetry import Publish
 
 Insert: TypeAlias = Callable[[Sequence[OutboxRow]], Awaitable[list[UUID]]]
 InsertHere: TypeAlias = Callable[[Sequence[OutboxRow]], list[UUID]]
 
 
-async def send(hooks: Hooks, rows: Sequence[OutboxRow], insert: Insert, *, limits: Limits) -> list[OpenEvent]:
+async def send(
+    hooks: Hooks, rows: Sequence[OutboxRow], insert: Insert, *, in_bulk: bool, limits: Limits
+) -> list[OpenEvent]:
     """Insert what the hooks before it have made of the rows; the events as they were sent."""
     messages = [OpenEvent.of(row.message()) for row in rows]
     for message in messages:
         await hooks.before_event_sent.run(event_message=message)
-    ids = await insert(_revised(rows, messages, limits))
-    for message in _sent(messages, ids):
+    with hooks.instruments.around(Publish(messages, in_bulk)):
+        ids = await insert(_revised(rows, messages, limits))
+        _note_ids(messages, ids)
+    for message in messages:
         await hooks.after_event_sent.run(event_message=message)
     return messages
 
 
 def send_here(
-    hooks: Hooks, rows: Sequence[OutboxRow], insert: InsertHere, *, limits: Limits, block: Block
+    hooks: Hooks, rows: Sequence[OutboxRow], insert: InsertHere, *, in_bulk: bool, limits: Limits, block: Block
 ) -> list[OpenEvent]:
     """`send` for code that blocks."""
     messages = [OpenEvent.of(row.message()) for row in rows]
     for message in messages:
         hooks.before_event_sent.run_here(block, event_message=message)
-    ids = insert(_revised(rows, messages, limits))
-    for message in _sent(messages, ids):
+    with hooks.instruments.around(Publish(messages, in_bulk)):
+        ids = insert(_revised(rows, messages, limits))
+        _note_ids(messages, ids)
+    for message in messages:
         hooks.after_event_sent.run_here(block, event_message=message)
     return messages
 
@@ -46,7 +53,7 @@ def _revised(rows: Sequence[OutboxRow], messages: Sequence[OpenEvent], limits: L
     return [revise(row, message, limits=limits) for row, message in zip(rows, messages, strict=True)]
 
 
-def _sent(messages: Sequence[OpenEvent], ids: Sequence[UUID]) -> Iterator[OpenEvent]:
+def _note_ids(messages: Sequence[OpenEvent], ids: Sequence[UUID]) -> None:
+    """An event that a dedup key has barred has the id of the one that stands for it."""
     for message, event_id in zip(messages, ids, strict=True):
         message.event_id = event_id
-        yield message

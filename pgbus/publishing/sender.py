@@ -82,7 +82,7 @@ class Sender:
         row = outbox.prepare(event, topic=topic, limits=self._limits, **options)
         executor = self._executor(using, require_transaction)
         if self._hooks.on_sending:
-            return (await self._send([row], executor))[0]
+            return (await self._send([row], executor, in_bulk=False))[0]
         return row.message((await self._insert((row,), executor))[0])
 
     def publish_sync(
@@ -114,7 +114,7 @@ class Sender:
         parts = outbox.prepare_many(events, topic=topic, limits=self._limits)
         executor = self._executor(using, require_transaction)
         if self._hooks.on_sending:
-            return [message.event_id for message in await self._send(_rows(parts), executor)]
+            return [message.event_id for message in await self._send(_rows(parts), executor, in_bulk=True)]
         return await self._insert(parts, executor)
 
     def publish_many_sync(
@@ -152,11 +152,13 @@ class Sender:
 
     # --------------------------------------------------------------------------------------------- between hooks
 
-    async def _send(self, rows: Sequence[OutboxRow], executor: AsyncExecutor | None) -> list[OpenEvent]:
+    async def _send(
+        self, rows: Sequence[OutboxRow], executor: AsyncExecutor | None, *, in_bulk: bool
+    ) -> list[OpenEvent]:
         async def insert(rows: Sequence[OutboxRow]) -> list[UUID]:
             return await self._insert(list(in_parts(rows)), executor)
 
-        return await hooks.send(self._hooks, rows, insert, limits=self._limits)
+        return await hooks.send(self._hooks, rows, insert, in_bulk=in_bulk, limits=self._limits)
 
     def _send_sync(
         self, rows: Sequence[OutboxRow], executor: SyncExecutor | None, call: str, *, timeout: float | None = None
@@ -169,7 +171,10 @@ class Sender:
         def insert(rows: Sequence[OutboxRow]) -> list[UUID]:
             return self._insert_sync(list(in_parts(rows)), executor, call, timeout=timeout)
 
-        return hooks.send_here(self._hooks, rows, insert, limits=self._limits, block=self._blocking.run)
+        in_bulk = call == "publish_many"
+        return hooks.send_here(
+            self._hooks, rows, insert, in_bulk=in_bulk, limits=self._limits, block=self._blocking.run
+        )
 
     # ------------------------------------------------------------------------------------------------- inserting
 

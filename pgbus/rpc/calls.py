@@ -15,6 +15,7 @@ from pgbus.handlers.hooks import Hooks
 from pgbus.rpc.caller import Caller, Schemas
 from pgbus.rpc.hooks import exchange, exchange_here, rpc_message
 from pgbus.rpc.procedures import Procedures
+from pgbus.telemetry import Call
 
 T = TypeVar("T")
 
@@ -59,7 +60,8 @@ class Calls:
         message = rpc_message(procedure, arguments or {}, call_id=call_id)
 
         async def work() -> Any:
-            return await self.caller.call(procedure, message.kwargs, **given)
+            with self._hooks.instruments.around(Call(procedure, call_id)):
+                return await self.caller.call(procedure, message.kwargs, **given)
 
         return await exchange(self._hooks.before_rpc_call, self._hooks.after_rpc_call, message, work)
 
@@ -80,7 +82,8 @@ class Calls:
         message = rpc_message(procedure, arguments or {}, call_id=call_id)
 
         def work() -> Any:
-            return self._blocking.run(lambda: self.caller.call(procedure, message.kwargs, **given))
+            with self._hooks.instruments.around(Call(procedure, call_id)):
+                return self._blocking.run(lambda: self.caller.call(procedure, message.kwargs, **given))
 
         before, after = self._hooks.before_rpc_call, self._hooks.after_rpc_call
         return exchange_here(before, after, message, work, block=self._blocking.run)

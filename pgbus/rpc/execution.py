@@ -23,6 +23,7 @@ from pgbus.messages import differ
 from pgbus.rpc.hooks import exchange, rpc_message
 from pgbus.rpc.procedures import Procedure, plain_arguments
 from pgbus.rpc.wire import answer, encode_arguments, failure
+from pgbus.telemetry import Serve
 
 logger = logging.getLogger("pgbus")
 
@@ -83,6 +84,12 @@ class Execution:
 
     async def _result(self, running: Running) -> str:
         """The result as JSON text."""
+        if not self._hooks.instruments:
+            return await self._result_alone(running)
+        with self._hooks.instruments.around(Serve(running.procedure.name, running.request.call_id)):
+            return await self._result_alone(running)
+
+    async def _result_alone(self, running: Running) -> str:
         if self._hooks.on_serving:
             value = await self._between_hooks(running)
         else:

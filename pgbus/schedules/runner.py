@@ -14,7 +14,7 @@ from pgbus.schedules.background import BackgroundTasks
 from pgbus.schedules.claimer import Claimer
 from pgbus.schedules.runs import Runs
 from pgbus.schedules.schedule import Background, Schedule
-from pgbus.telemetry import Telemetry
+from pgbus.telemetry import Instruments, Telemetry
 
 
 class Tasks:
@@ -30,11 +30,12 @@ class Tasks:
         *,
         config: Config,
         telemetry: Telemetry,
+        instruments: Instruments,
         worker_id: Callable[[], int],
         failed: Callable[[], None],
     ) -> None:
         self._failed = failed
-        self._runs = Runs(store, telemetry=telemetry, ended=self.wake)
+        self._runs = Runs(store, telemetry=telemetry, instruments=instruments, ended=self.wake)
         self._claimer = Claimer(store, config=config, worker_id=worker_id, runs=self._runs)
         self._background = BackgroundTasks()
         self._loop: asyncio.Task[None] | None = None

@@ -23,7 +23,8 @@ from pgbus.handlers.outcomes import format_traceback, in_ascii
 from pgbus.schedules.calling import attempt
 from pgbus.schedules.rules import Turn
 from pgbus.schedules.schedule import Schedule
-from pgbus.telemetry import TaskEnded, TaskStarted, Telemetry
+from pgbus.telemetry import Instruments, TaskEnded, TaskStarted, Telemetry
+from pgbus.telemetry import instruments as operations
 
 logger = logging.getLogger("pgbus")
 
@@ -67,8 +68,11 @@ class Run:
 class Runs:
     """Carries out runs, one per schedule at a time; `ended` is called after each, when its row is free again."""
 
-    def __init__(self, store: Store, *, telemetry: Telemetry, ended: Callable[[], None]) -> None:
+    def __init__(
+        self, store: Store, *, telemetry: Telemetry, instruments: Instruments, ended: Callable[[], None]
+    ) -> None:
         self._store = store
+        self._instruments = instruments
         self._telemetry = telemetry
         self._ended = ended
         self._runs: dict[str, Run] = {}
@@ -161,7 +165,7 @@ class Runs:
             logger.error("schedule %s: the run was interrupted %d times, and is skipped", name, MAX_ATTEMPTS)
             return "skipped", f"its worker died or stopped {MAX_ATTEMPTS} times while it ran"
         context = TaskContext(name, due_at, run.attempt)
-        run.call = asyncio.create_task(attempt(run.schedule.task, context), name=f"pgbus {name}")
+        run.call = asyncio.create_task(self._attempt(run, context), name=f"pgbus {name}")
         await asyncio.wait([run.call])
         if run.ending:
             return run.ending, None
@@ -170,6 +174,21 @@ class Runs:
             return "done", None
         logger.error("schedule %s: the task failed", name, exc_info=error)
         return "failed", format_traceback(error)
+
+    async def _attempt(self, run: Run, context: TaskContext) -> BaseException | None:
+        """Call the task, within instruments; what it raised."""
+        if not self._instruments:
+            return await attempt(run.schedule.task, context)
+        operation = operations.Run(run.schedule.name, run.token, context.due_at, context.attempt)
+        error: BaseException | None = None
+        try:
+            with self._instruments.around(operation):
+                if error := await attempt(run.schedule.task, context):
+                    raise error
+        except BaseException as raised:
+            if raised is not error:
+                raise
+        return error
 
     async def _finish(self, run: Run, outcome: RunOutcome, error: str | None) -> RunOutcome:
         """Write it down, however long the database is away; what became of the run in the end."""

@@ -163,6 +163,7 @@ class Rehearsal:
             listener,
             threads=self._threads,
             transactions=self._transactions,
+            instruments=self._hooks.instruments,
             middleware=self._bus.registry.middleware,
             sender=self._bus,
         )

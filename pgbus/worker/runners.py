@@ -90,6 +90,7 @@ class Runners:
             threads=threads,
             transactions=self._transactions,
             middleware=self._middleware,
+            instruments=self._hooks.instruments,
             sender=self._sender,
         )
         return Runner(running, executor=executor, hooks=self._hooks, quarantine=self._quarantine)

@@ -113,6 +113,14 @@ class Worker:
             return Floors(outbox=None, deliveries={})
         return Floors(outbox=self._parts.leader.frontier, deliveries=self._parts.runners.floors)
 
+    def why_not_ready(self) -> str | None:
+        """Return the reason why this worker does not work now, for a probe; None if it does."""
+        if self._stopping.is_set():
+            return "the worker is stopping"
+        if not self.ready.is_set():
+            return "the worker is starting"
+        return None if self._membership.session else "the worker's session with the database is lost"
+
     def request_stop(self) -> None:
         """Stop: the first time, let running handlers finish within the grace period; the second time, do not."""
         if self._stopping.is_set():
@@ -250,9 +258,19 @@ class Worker:
             restarts=Restarts(telemetry=telemetry, wake=change.set),
             runners=runners,
             server=server,
-            tasks=Tasks(store, config=config, telemetry=telemetry, worker_id=membership.claimant, failed=change.set),
+            tasks=self._make_tasks(store, change),
             leader=Leader(config, telemetry=telemetry, neighbours=runners, has_others=lambda: membership.has_others),
             change=change,
+        )
+
+    def _make_tasks(self, store: Store, change: asyncio.Event) -> Tasks:
+        return Tasks(
+            store,
+            config=self._config,
+            telemetry=self._telemetry,
+            instruments=self._hooks.instruments,
+            worker_id=self._membership.claimant,
+            failed=change.set,
         )
 
     async def _work(self, parts: Parts, store: Store) -> None:

@@ -14,6 +14,7 @@ from pgbus.config import for_asyncpg, for_libpq
 from pgbus.database.adapters.choosing import async_executor, sync_executor
 from pgbus.database.faults import is_link_error
 from pgbus.errors import ConfigurationError, Dead, HandlerTransactionError, Retry
+from pgbus.telemetry import Abandoned
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -28,7 +29,7 @@ def is_ended(connection: Any) -> bool:
     return in_transaction is not None and not in_transaction()
 
 
-class TransactionLost(Exception):
+class TransactionLost(Abandoned):
     """The transaction's own connection could not be had, or broke; `error` says how. It is not the handler's failure.
 
     It was rolled back, unless the commit was under way: then only the claim's token can tell.

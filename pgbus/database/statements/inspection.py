@@ -44,8 +44,8 @@ class ListenerStatus:
     """A listener and its lag.
 
     `lag_events` are owed to it, the oldest for `lag_seconds`; of these `in_flight` are with workers, `retrying` wait
-    for another attempt and `blocked` for a person. `dead` are its dead letters. `cursor` is the position from which
-    the leader still owes it the log, None when it is live.
+    for another attempt and `blocked`, which have `blocked_keys`, for a person. `dead` are its dead letters. `cursor` is
+    the position from which the leader still owes it the log, None when it is live.
     """
 
     listener_name: str
@@ -61,6 +61,7 @@ class ListenerStatus:
     in_flight: int
     retrying: int
     blocked: int
+    blocked_keys: int
     dead: int
 
 

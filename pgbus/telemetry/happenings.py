@@ -1,21 +1,10 @@
-"""Typed records of what happens in a process, for observers: logging, metrics, and tests that wait for a signal.
-
-An observer is called on the worker's event loop, right after the fact, and must be quick. Its errors are logged.
-"""
+"""Typed records of what happens in a process, for observers: logging, metrics, and tests that wait for a signal."""
 
 from __future__ import annotations
 
-import inspect
-import logging
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 from uuid import UUID
-
-from pgbus.aio.returned import refuse_awaitable
-from pgbus.errors import ConfigurationError
-
-logger = logging.getLogger("pgbus")
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,29 +160,3 @@ Happening: TypeAlias = (
     | TaskStarted
     | TaskEnded
 )
-Observer: TypeAlias = Callable[[Happening], None]
-
-
-class Telemetry:
-    """The observers of one bus."""
-
-    def __init__(self) -> None:
-        self._observers: list[Observer] = []
-
-    def observe(self, observer: Observer) -> Callable[[], None]:
-        """Call `observer`, a plain function, with everything that happens from now on; returns a function that ends it.
-
-        Raises ConfigurationError for an async one, which nobody would await.
-        """
-        if inspect.iscoroutinefunction(observer) or inspect.isgeneratorfunction(observer):
-            raise ConfigurationError(f"an observer is a plain function, called on the event loop, and not {observer!r}")
-        self._observers.append(observer)
-        return lambda: self._observers.remove(observer)
-
-    def emit(self, happening: Happening) -> None:
-        """Pass the record to every observer."""
-        for observer in tuple(self._observers):
-            try:
-                refuse_awaitable(observer(happening), f"the observer {observer!r}", "and nobody awaits it")
-            except Exception:
-                logger.exception("an observer failed on %r", happening)

@@ -1,0 +1,126 @@
+"""The operations of a bus, and instruments that surround them: traces, error reports, metrics of durations.
+
+An instrument sees an operation begin and end, also by an error, and may set context variables for what is within. It
+changes nothing but headers, and decides nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Protocol, TypeAlias
+from uuid import UUID
+
+from pgbus.messages import EventMessage
+
+_NOTHING = nullcontext()
+
+
+class Abandoned(Exception):
+    """The operation was broken off, as its claim or its transaction was lost: nothing has failed in it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Publish:
+    """Events are published in one go: one, or those of a `publish_many` (`in_bulk`).
+
+    What an instrument puts into their headers is published with them.
+    """
+
+    messages: Sequence[EventMessage]
+    in_bulk: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """A listener's handler is called for one event, or for a batch of them; `attempt` is 1 for the first."""
+
+    listener_name: str
+    messages: Sequence[EventMessage]
+    attempt: int
+    in_batch: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A procedure is called from here; what an instrument puts into `headers` is sent with the call."""
+
+    procedure: str
+    call_id: UUID
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Serve:
+    """A call is executed here, with the headers that the caller has sent."""
+
+    procedure: str
+    call_id: UUID
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A schedule's task runs; `attempt` is 1 unless a worker had begun the run before."""
+
+    schedule_name: str
+    run_id: UUID
+    due_at: datetime
+    attempt: int
+
+
+Operation: TypeAlias = Publish | Process | Call | Serve | Run
+
+
+class Instrument(Protocol):
+    """Surrounds operations, on the event loop or in the thread where they take place."""
+
+    def around(self, operation: Operation) -> AbstractContextManager[object]:
+        """Return the surroundings of one operation; what it raises must come through."""
+        ...
+
+
+class Instruments:
+    """The instruments of one bus, the one that was added first outermost, within those of the whole process."""
+
+    _everywhere: tuple[Instrument, ...] = ()
+
+    def __init__(self) -> None:
+        self._own: tuple[Instrument, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self._own or Instruments._everywhere)
+
+    def __iter__(self) -> Iterator[Instrument]:
+        return iter(Instruments._everywhere + self._own)
+
+    def add(self, instrument: Instrument) -> None:
+        """Surround the operations of this bus from now on; added twice, it surrounds them once."""
+        if instrument not in self._own:
+            self._own = (*self._own, instrument)
+
+    @classmethod
+    def add_everywhere(cls, instrument: Instrument) -> None:
+        """Surround the operations of every bus of this process, for error reporters, which are set up once for all."""
+        if instrument not in Instruments._everywhere:
+            Instruments._everywhere = (*Instruments._everywhere, instrument)
+
+    def around(self, operation: Operation) -> AbstractContextManager[object]:
+        """Return the surroundings of an operation by all instruments, if there are any."""
+        match list(self):
+            case []:
+                return _NOTHING
+            case [instrument]:
+                return instrument.around(operation)
+            case instruments:
+                return _nested(instruments, operation)
+
+
+@contextmanager
+def _nested(instruments: Sequence[Instrument], operation: Operation) -> Iterator[None]:
+    with ExitStack() as stack:
+        for instrument in instruments:
+            stack.enter_context(instrument.around(operation))
+        yield
