@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 import operator
 from types import GenericAlias
 from typing import Annotated, Any, Literal
@@ -16,6 +17,7 @@ from pgbus.schema import find_breaks, type_schema
 # A type, and the JSON values that a value of it becomes.
 Shape = tuple[Any, st.SearchStrategy[Any]]
 
+_numbers = itertools.count()
 NAMES = ("a", "b", "c")
 LEAVES: list[Shape] = [
     (int, st.integers(-9, 9)),
@@ -56,7 +58,8 @@ def optional(annotation: Any) -> Any:
 def classes(inner: list[tuple[str, Shape, bool]]) -> Shape:
     fields = [(name, shape[0]) for name, shape, has_default in inner if not has_default]
     fields += [(name, shape[0], None) for name, shape, has_default in inner if has_default]  # type: ignore[misc] # both
-    made = dataclasses.make_dataclass("Made", fields)
+    # Each by a name of its own: a schema has one definition for each name of a class.
+    made = dataclasses.make_dataclass(f"Made{next(_numbers)}", fields)
     return made, st.fixed_dictionaries({name: shape[1] for name, shape, _ in inner})
 
 
