@@ -23,6 +23,7 @@ COMMANDS = {
     "publish": "Publish an event under TOPIC with the payload JSON (`-` reads stdin), and print its id.",
     "call": "Call API.PROCEDURE on a worker that serves it, and print its result as JSON.",
     "status": "Show the state of the bus: outbox, log, listeners, schedules, workers, leader.",
+    "doctor": "Examine the bus and its database: what is wrong, the evidence, and the command that mends it.",
     "inspect": "Show the history of APIs, the newest first: events, or with --calls calls. All filters must match.",
     "events": "Show events of the log, the newest first, with each listener's attempts.",
     "dead": "List, show, retry or discard dead letters: events that a listener gave up on.",

@@ -20,6 +20,8 @@ from sqlalchemy.orm import Session
 
 import pgbus
 from pgbus.bus import make_worker
+from pgbus.config import Config
+from pgbus.doctor import examine
 from tests.conftest import Connect
 from tests.support import eventually
 from tests.support.faultproxy import FaultProxy
@@ -151,3 +153,13 @@ async def test_a_pooler_in_session_mode_needs_no_way_past_it(database: str, tmp_
         async with running(bus):  # which never polls
             await bus.publish(1, topic="orders.placed")
             assert await inbox.take(1) == [1]
+
+
+async def test_the_doctor_sees_the_pooler_and_leaves_none_of_its_settings_there(pooled: str, connect: Connect) -> None:
+    found = {one.check: one for one in (await examine(Config(dsn=pooled))).findings}
+    assert found["pooler"].verdict == "fault"
+    assert "direct_dsn" in found["pooler"].evidence
+    for _ in range(3):
+        after = await asyncpg.connect(pooled, statement_cache_size=0)
+        assert await after.fetchval("SHOW statement_timeout") == "0"
+        await after.close()

@@ -13,7 +13,10 @@ READER = frozenset(
     {
         "describe_bus", "list_workers", "list_listeners", "find_events", "find_calls", "read_log_head",
         "find_position_at", "match_dead_letters", "read_dead_letters", "list_listener_names", "list_schemas",
-        "list_schedules", "list_schedule_runs",
+        "list_schedules", "list_schedule_runs", "read_clock", "read_server_settings", "read_horizon", "read_slots",
+        "read_notification_queue", "read_tables", "read_space", "find_unheard_topics", "find_quiet_subscriptions",
+        "read_recent_work", "count_recent_dead_letters", "find_unanswered_calls", "read_connections", "read_sequences",
+        "find_invalid_indexes", "find_collation_drift", "find_public_rights", "find_missing_grants",
     }
 )  # fmt: skip
 # Statements of a handler's own database, where there are no roles of ours.
