@@ -10,6 +10,7 @@ from typing import cast
 from benchmarks import (
     calls,
     drain,
+    held,
     importing,
     latency,
     looks,
@@ -30,6 +31,7 @@ BENCHMARKS = {
     "drain": drain.main,
     "looks": looks.main,
     "paced": paced.main,
+    "held": held.main,
     "settling": settling.main,
     "memory": memory.main,
     "rpc": rpc.main,

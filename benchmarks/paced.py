@@ -14,8 +14,9 @@ import signal
 import sys
 import time
 from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import asyncpg
@@ -27,14 +28,30 @@ RATE = 1_000
 CONNECTIONS = 8
 SECONDS = float(os.environ.get("PGBUS_BENCH_SECONDS", "10"))
 WARM_UP = 2.0
+KEYS = 1_000
 
 
-async def work(dsn: str, namespace: str) -> None:
+async def _nothing(_: str) -> None:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """CPU per event in microseconds, times from COMMIT to handler in milliseconds, and events handled per second."""
+
+    server: float
+    worker: float
+    p50: float
+    p99: float
+    rate: float
+
+
+async def work(dsn: str, namespace: str, *, ordered: bool = False) -> None:
     """The worker's process: prints `ready`, and at SIGTERM when each event was handled, by its number."""
     handled: dict[int, float] = {}
     async with pgbus.create(dsn, namespace=namespace) as bus:
 
-        @bus.listener(OrderPlaced, name="bench", concurrency=10)
+        @bus.listener(OrderPlaced, name="bench", concurrency=10, ordered=ordered)
         async def handle(event: OrderPlaced) -> None:
             handled[event.order_id] = time.time()
 
@@ -48,8 +65,8 @@ async def work(dsn: str, namespace: str) -> None:
 
 
 @asynccontextmanager
-async def worker_process(dsn: str, namespace: str) -> AsyncIterator[Process]:
-    code = f"import asyncio, benchmarks.paced as p; asyncio.run(p.work({dsn!r}, {namespace!r}))"
+async def worker_process(dsn: str, namespace: str, *, ordered: bool = False) -> AsyncIterator[Process]:
+    code = f"import asyncio, benchmarks.paced as p; asyncio.run(p.work({dsn!r}, {namespace!r}, ordered={ordered}))"
     process = await asyncio.create_subprocess_exec(sys.executable, "-c", code, stdout=PIPE, limit=64 * 1024 * 1024)
     try:
         assert process.stdout
@@ -61,7 +78,9 @@ async def worker_process(dsn: str, namespace: str) -> AsyncIterator[Process]:
         await process.wait()
 
 
-async def publish(bus: pgbus.Bus, connection: asyncpg.Connection, *, first: int, count: int, sent: list[float]) -> None:
+async def publish(
+    bus: pgbus.Bus, connection: asyncpg.Connection, *, first: int, count: int, sent: list[float], keyed: bool = False
+) -> None:
     began = time.perf_counter()
     for number in range(count):
         due = began + number * CONNECTIONS / RATE
@@ -69,7 +88,8 @@ async def publish(bus: pgbus.Bus, connection: asyncpg.Connection, *, first: int,
             await asyncio.sleep(pause)
         order = first + number * CONNECTIONS
         async with connection.transaction():
-            await bus.publish(OrderPlaced(order), using=connection)
+            key = f"customer {order % KEYS}" if keyed else None
+            await bus.publish(OrderPlaced(order), key=key, using=connection)
         sent[order] = time.time()
 
 
@@ -78,23 +98,29 @@ def cpu_of(pids: list[int]) -> float:
     return sum(int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) for pid in pids) / 1e9
 
 
-async def paced(dsn: str) -> None:
-    total = int(RATE * (WARM_UP + SECONDS)) // CONNECTIONS * CONNECTIONS
+async def stream(
+    dsn: str, *, ordered: bool = False, seconds: float = SECONDS, before: Callable[[str], Awaitable[object]] = _nothing
+) -> Figures:
+    """The figures of a stream of this length; `before` gets the namespace, and runs before the first event."""
+    total = int(RATE * (WARM_UP + seconds)) // CONNECTIONS * CONNECTIONS
     sent = [0.0] * total
     async with fresh_bus(dsn) as bus:
+        await before(bus.config.namespace)
         connections = [await asyncpg.connect(dsn) for _ in range(CONNECTIONS)]
-        async with worker_process(dsn, bus.config.namespace) as process:
+        async with worker_process(dsn, bus.config.namespace, ordered=ordered) as process:
             publishers = [
-                asyncio.create_task(publish(bus, connection, first=n, count=total // CONNECTIONS, sent=sent))
+                asyncio.create_task(
+                    publish(bus, connection, first=n, count=total // CONNECTIONS, sent=sent, keyed=ordered)
+                )
                 for n, connection in enumerate(connections)
             ]
             await asyncio.sleep(WARM_UP)
             backends = await _worker_backends(connections[0].get_server_pid(), dsn)
-            before = cpu_of(backends), cpu_of([process.pid])
-            began = time.perf_counter()
-            await asyncio.sleep(SECONDS - 1)
-            after = cpu_of(backends), cpu_of([process.pid])
-            events = RATE * (time.perf_counter() - began)
+            earlier = cpu_of(backends), cpu_of([process.pid])
+            began, began_at = time.perf_counter(), time.time()
+            await asyncio.sleep(seconds - 1)
+            later = cpu_of(backends), cpu_of([process.pid])
+            took, ended_at = time.perf_counter() - began, time.time()
             await asyncio.gather(*publishers)
             await asyncio.sleep(0.5)
             process.terminate()
@@ -102,12 +128,18 @@ async def paced(dsn: str) -> None:
             handled = {int(number): at for number, at in json.loads(await process.stdout.read()).items()}
         for connection in connections:
             await connection.close()
-    times = [1000 * (handled[number] - sent[number]) for number in range(total // 4, total)]
-    server, worker = (1_000_000 * (late - early) / events for early, late in zip(before, after, strict=True))
+    times = [1000 * (handled.get(number, ended_at + 1) - sent[number]) for number in range(total // 4, total)]
+    server, worker = (1_000_000 * (late - early) / (RATE * took) for early, late in zip(earlier, later, strict=True))
+    rate = sum(began_at <= at < ended_at for at in handled.values()) / took
+    return Figures(server, worker, median(times), quantile(times, 0.99), rate)
+
+
+async def paced(dsn: str) -> None:
+    found = await stream(dsn)
     print(
-        f"paced {RATE:,} events/s: {server + worker:.0f} us of CPU per event on the consumer's side (server "
-        f"{server:.0f}, worker {worker:.0f}); from COMMIT to handler p50 {median(times):.1f} ms, "
-        f"p99 {quantile(times, 0.99):.1f} ms"
+        f"paced {RATE:,} events/s: {found.server + found.worker:.0f} us of CPU per event on the consumer's side "
+        f"(server {found.server:.0f}, worker {found.worker:.0f}); from COMMIT to handler p50 {found.p50:.1f} ms, "
+        f"p99 {found.p99:.1f} ms"
     )
 
 

@@ -70,7 +70,7 @@ class Load:
     async def _publish(self, way: str, dsn: str, place: Place) -> None:
         while not self.stopping.is_set():
             connection = None
-            with contextlib.suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError, pgbus.PgbusError):
+            with contextlib.suppress(Exception):  # whichever it is: the next transaction is of another connection
                 connection = await asyncpg.connect(
                     dsn, timeout=PATIENCE, command_timeout=PATIENCE, statement_cache_size=0
                 )
@@ -105,7 +105,7 @@ class Load:
 
     async def _publish_by_psycopg(self) -> None:
         while not self.stopping.is_set():
-            with contextlib.suppress(psycopg.Error, pgbus.PgbusError):
+            with contextlib.suppress(Exception):
                 await asyncio.to_thread(self._publish_blocking)
             await asyncio.sleep(0.1)
 

@@ -78,6 +78,7 @@ class World:
         self._started = 0
         self._load: list[Process] = []
         self._watcher: asyncpg.Connection | None = None
+        self._asking = asyncio.Lock()
         self._stack = contextlib.AsyncExitStack()
 
     async def __aenter__(self) -> Self:
@@ -151,18 +152,19 @@ class World:
     async def sql(self, query: str, *values: object) -> list[Any]:
         """Run a statement on the server, past the address, as its superuser; tried again while it is away."""
         deadline = time.monotonic() + 60
-        while True:
-            try:
-                if self._watcher is None or self._watcher.is_closed():
-                    self._watcher = await asyncpg.connect(self.server.dsn(await self._database()), timeout=5)
-                return list(await self._watcher.fetch(query, *values, timeout=60))
-            except AWAY:
-                if time.monotonic() > deadline:
-                    raise
-                if self._watcher:
-                    self._watcher.terminate()
-                    self._watcher = None
-                await asyncio.sleep(0.05)
+        async with self._asking:
+            while True:
+                try:
+                    if self._watcher is None or self._watcher.is_closed():
+                        self._watcher = await asyncpg.connect(self.server.dsn(await self._database()), timeout=5)
+                    return list(await self._watcher.fetch(query, *values, timeout=60))
+                except AWAY:
+                    if time.monotonic() > deadline:
+                        raise
+                    if self._watcher:
+                        self._watcher.terminate()
+                        self._watcher = None
+                    await asyncio.sleep(0.05)
 
     async def value(self, query: str, *values: object) -> Any:
         return (await self.sql(query, *values))[0][0]
