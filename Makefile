@@ -9,7 +9,7 @@ PYTEST_ARGS ?=
 SERVER = $(VENV)/postgresql-$(V)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo check test test-postgres bench
+.PHONY: help install demo check test test-postgres test-oldest chaos bench
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
@@ -56,6 +56,19 @@ $(SERVER)/.unpacked:
 test-postgres: $(STAMP) $(if $(PGBUS_PG_BINDIR),,$(SERVER)/.unpacked) ## Run the tests on PostgreSQL V, as in V=14 (or PGBUS_PG_BINDIR)
 	PGBUS_TEST_DSN= PGBUS_PG_BINDIR='$(or $(PGBUS_PG_BINDIR),$(CURDIR)/$(SERVER)/bin)' \
 		$(BIN)/python -m pytest -n 2 $(PYTEST_ARGS)
+
+# What depends on the version of the server: statements and their plans, migrations, delivery, calls, schedules.
+OLDEST = 14
+ON_OLDEST = tests/plans tests/migrations tests/integration/statements tests/integration/admin tests/integration/rpc \
+	tests/integration/schedules tests/integration/transactional tests/integration/test_as_members.py \
+	tests/integration/test_delivery*.py tests/integration/test_l*.py tests/integration/test_ordered.py \
+	tests/integration/test_scheduling.py tests/integration/test_unreadable.py tests/integration/test_waking.py
+
+test-oldest: ## Run the tests that depend on the server's version on the oldest one
+	$(MAKE) test-postgres V=$(OLDEST) PYTEST_ARGS='$(ON_OLDEST) $(PYTEST_ARGS)'
+
+chaos: $(STAMP) ## Break everything under load (SEED=, MINUTES=; the report goes to .chaos)
+	$(BIN)/python -m tests.chaos --report .chaos $(if $(SEED),--seed $(SEED)) $(if $(MINUTES),--minutes $(MINUTES))
 
 bench: $(STAMP) ## Run the benchmarks
 	$(BIN)/python -m benchmarks

@@ -252,6 +252,9 @@ CREATE TABLE pgbus.subscriptions (
 CREATE TABLE pgbus.route_changes (
     listener_id integer NOT NULL
 ) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 100);
+-- Tables without a key whose rows change: where a publication has every table, as a move to another server needs it,
+-- PostgreSQL would refuse the changes.
+ALTER TABLE pgbus.route_changes REPLICA IDENTITY FULL;
 
 CREATE FUNCTION pgbus.note_listener_change() RETURNS trigger
     LANGUAGE plpgsql
@@ -291,6 +294,7 @@ CREATE TABLE pgbus.declarations (
     last_seen_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
     CONSTRAINT declarations_patterns_are_some CHECK (cardinality(patterns) > 0)
 );
+ALTER TABLE pgbus.declarations REPLICA IDENTITY FULL;
 CREATE INDEX declarations_listener ON pgbus.declarations (listener_id);
 
 -- A run of events, `first`..`last`, owed to a listener. `positions` lists them when the run has holes. waiting (no

@@ -412,6 +412,8 @@ CREATE TABLE pgbus.declarations (
     CONSTRAINT declarations_patterns_are_some CHECK ((cardinality(patterns) > 0))
 );
 
+ALTER TABLE ONLY pgbus.declarations REPLICA IDENTITY FULL;
+
 CREATE TABLE pgbus.dedup_keys (
     dedup_key text NOT NULL,
     event_id uuid NOT NULL,
@@ -637,6 +639,8 @@ CREATE TABLE pgbus.route_changes (
     listener_id integer NOT NULL
 )
 WITH (autovacuum_vacuum_scale_factor='0', autovacuum_vacuum_threshold='100');
+
+ALTER TABLE ONLY pgbus.route_changes REPLICA IDENTITY FULL;
 
 CREATE TABLE pgbus.rpc_requests (
     call_id uuid NOT NULL,
