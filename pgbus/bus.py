@@ -86,6 +86,8 @@ class Bus(PublishingVerbs, CallingVerbs, BusPath):  # type: ignore[misc] # of a 
         for api in plugin.apis:
             self.client.register_api(api)
         self.registry.hooks.add_plugin(plugin)
+        for instrument in plugin.instruments:
+            self.telemetry.instrument(instrument)
 
     def __getattr__(self, word: str) -> BusPath:
         client = self.__dict__.get("client")  # not there yet in a subclass's __init__, nor in a bare copy

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from pgbus.api import Api
 from pgbus.config import Config
 from pgbus.errors import ConfigurationError
+from pgbus.telemetry import Instrument
 
 logger = logging.getLogger("pgbus")
 
@@ -33,6 +34,9 @@ class Plugin:
 
     apis: Sequence[Api] = ()
     """APIs that the plugin speaks for: the bus registers them, so that the plugin may fire their events."""
+
+    instruments: Sequence[Instrument] = ()
+    """Instruments that surround what the bus does."""
 
     @classmethod
     def from_config(cls, *, config: Config) -> Plugin:  # noqa: ARG003 - for those that want it

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib.metadata import EntryPoint, entry_points
+from importlib.util import find_spec
 
 from pgbus.config import Config
 from pgbus.config.fields import refusal
@@ -20,7 +21,10 @@ GROUP = "pgbus_plugins"
 _OWN = {
     "internal_metrics": "pgbus.plugins.metrics:MetricsPlugin",
     "internal_state": "pgbus.plugins.state:StatePlugin",
+    "opentelemetry": "pgbus.contrib.opentelemetry:OpenTelemetryPlugin",
 }
+# Of these, those that an extra of the same name makes usable, and a module of that extra.
+_EXTRAS = {"opentelemetry": "opentelemetry.trace"}
 
 
 def load_plugins(config: Config) -> list[Plugin]:
@@ -36,6 +40,8 @@ def load_plugins(config: Config) -> list[Plugin]:
     for name, given in config.plugins.items():
         label = f"plugins.{name}"
         source = config.sources.get(f"{label}.enabled", "argument")
+        if name in _EXTRAS and name not in installed:
+            raise refusal(label, source, f"needs an extra that is not installed: pip install 'pgbus[{name}]'")
         if name not in installed:
             raise refusal(label, source, f"no such plugin is installed; there are {', '.join(installed)}")
         if is_enabled(given, label=label, source=source):
@@ -52,9 +58,17 @@ def plugin_schemas() -> dict[str, Mapping[str, object]]:
 
 
 def _installed() -> dict[str, EntryPoint]:
-    own = [EntryPoint(name, value, GROUP) for name, value in _OWN.items()]
+    usable = {name for name, module in _EXTRAS.items() if _exists(module)}
+    own = [EntryPoint(name, value, GROUP) for name, value in _OWN.items() if name not in _EXTRAS or name in usable]
     points = {point.name: point for point in (*entry_points(group=GROUP), *own)}
     return dict(sorted(points.items()))
+
+
+def _exists(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:  # of the package that it would be in
+        return False
 
 
 def _import(name: str, point: EntryPoint) -> type[Plugin]:
