@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from pgbus.api import Api, ApiOptions, BoundBus, BusClient, BusPath, Event, OnError, Parameter, WildcardParameter
     from pgbus.bus import Bus, create
     from pgbus.bus_module import get_bus, import_bus_module
+    from pgbus.causality import Cause, caused_by, current_cause
     from pgbus.config import ApiConfig, Config
     from pgbus.errors import (
         CallCancelled,
@@ -84,6 +85,7 @@ __all__ = [
     "CallError",
     "CallTimeout",
     "CannotBlockHere",
+    "Cause",
     "Config",
     "ConfigurationError",
     "ConnectionUnusableError",
@@ -145,7 +147,9 @@ __all__ = [
     "ValidationError",
     "WildcardParameter",
     "WorkerLost",
+    "caused_by",
     "create",
+    "current_cause",
     "event",
     "get_bus",
     "import_bus_module",
@@ -171,6 +175,11 @@ _HOMES = {
     "pgbus.bus_module": (
         "get_bus",
         "import_bus_module",
+    ),
+    "pgbus.causality": (
+        "Cause",
+        "caused_by",
+        "current_cause",
     ),
     "pgbus.config": (
         "ApiConfig",

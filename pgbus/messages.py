@@ -10,6 +10,7 @@ from uuid import UUID
 import msgspec
 from uuid_utils.compat import uuid7
 
+from pgbus.causality import CAUSATION_ID, Cause, read_headers
 from pgbus.errors import UnhandledEventError
 from pgbus.topics import split_name
 
@@ -71,6 +72,23 @@ class EventMessage(msgspec.Struct, kw_only=True, eq=False):
     @headers.setter
     def headers(self, value: Mapping[str, str]) -> None:
         self.raw_headers = msgspec.json.encode(dict(value)).decode()
+
+    # ------------------------------------------------------------------------------------------- why it is there
+
+    @property
+    def cause(self) -> Cause:
+        """The cause of what its handlers publish and call."""
+        return Cause.of(self.event_id, read_headers(self.raw_headers))
+
+    @property
+    def correlation_id(self) -> str:
+        """The same for all that one request, event or run has brought about; its own id if it is a root."""
+        return self.cause.correlation_id
+
+    @property
+    def causation_id(self) -> str | None:
+        """The id of the event, call or run whose handler published it; None for a root."""
+        return read_headers(self.raw_headers).get(CAUSATION_ID)
 
     # ------------------------------------------------------------------------- as an event of an API: `api.event`
 
@@ -210,11 +228,13 @@ class RpcMessage(msgspec.Struct, kw_only=True, eq=False):
     """A call, as hooks get it before it is sent, and before it is executed.
 
     `kwargs` are the arguments by name: the caller's values before sending, plain JSON values before execution.
+    `headers` tell why it is made, with W3C's trace context; empty for a root. Hooks may change them before sending.
     """
 
     api_name: str
     procedure_name: str
     kwargs: dict[str, Any] = {}
+    headers: dict[str, str] = {}
     id: str = msgspec.field(default_factory=lambda: str(uuid7()))
 
     @property

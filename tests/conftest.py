@@ -17,7 +17,7 @@ from tests.support.services import Services
 settings.register_profile("pgbus", deadline=None)
 settings.load_profile("pgbus")
 
-CHECKS = [Path(__file__).parent / f"support/{table}.sql" for table in ("deliveries", "history", "calls")]
+CHECKS = [Path(__file__).parent / f"support/{table}.sql" for table in ("deliveries", "history", "causes", "calls")]
 
 Connect = Callable[[str], Awaitable[asyncpg.Connection]]
 

@@ -34,6 +34,8 @@ CREATE DOMAIN pgbus.ancestors AS text[]
     CONSTRAINT ancestors_are_a_list CHECK (array_ndims(VALUE) = 1 AND array_position(VALUE, NULL) IS NULL);
 CREATE DOMAIN pgbus.key AS text
     CONSTRAINT key_is_short CHECK (length(VALUE) BETWEEN 1 AND 255);
+CREATE DOMAIN pgbus.publisher AS text
+    CONSTRAINT publisher_is_short CHECK (length(VALUE) <= 255);
 CREATE DOMAIN pgbus.headers AS jsonb
     CONSTRAINT headers_are_strings CHECK (
         jsonb_typeof(VALUE) = 'object'
@@ -58,7 +60,9 @@ CREATE TABLE pgbus.outbox (
     payload      jsonb       NOT NULL DEFAULT '{}',
     headers      pgbus.headers,
     published_at pgbus.instant NOT NULL DEFAULT clock_timestamp(),
-    deliver_at   pgbus.instant
+    deliver_at   pgbus.instant,
+    -- The service, as its code says; the database's user where nothing is said.
+    published_by pgbus.publisher NOT NULL DEFAULT CURRENT_USER
 ) WITH (
     autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 2000,
     autovacuum_vacuum_insert_scale_factor = 0, autovacuum_vacuum_insert_threshold = 100000,
@@ -163,11 +167,44 @@ CREATE TABLE pgbus.events (
     headers      jsonb,
     published_at timestamptz NOT NULL,
     deliver_at   timestamptz,
+    published_by text        NOT NULL DEFAULT CURRENT_USER,
     logged_at    timestamptz NOT NULL
 ) PARTITION BY RANGE (position);
 CREATE INDEX events_event_id ON pgbus.events (event_id);
 CREATE INDEX events_key ON pgbus.events (key, position) WHERE key IS NOT NULL;
 CREATE INDEX events_logged_at ON pgbus.events USING brin (logged_at) WITH (pages_per_range = 32);
+
+-- Why an event is there: a row for each one that has an origin besides itself, which the leader writes with its position.
+-- Calls and runs are in tables that are pruned sooner than the log; those that belong to a tree get their row here then.
+-- The four headers `correlation_id`, `causation_id`, `traceparent` and `tracestate` carry it from process to process. What
+-- has none of them is a root: the rows of its tree have its id as their correlation_id.
+CREATE TABLE pgbus.causes (
+    -- That of the event; for a call or run the end of the log when it was pruned, so that it is kept as long as its events.
+    position       bigint      NOT NULL,
+    kind           text        NOT NULL DEFAULT 'event',  -- or call, or run
+    id             uuid        NOT NULL,
+    correlation_id text        NOT NULL,
+    causation_id   uuid,
+    -- Of a call or run: the procedure or schedule, who called or ran it, when, and its outcome. An event has these itself.
+    name           text,
+    actor          text,
+    at             timestamptz,
+    state          text
+) PARTITION BY RANGE (position);
+CREATE INDEX causes_correlation_id ON pgbus.causes (correlation_id);
+
+-- A header's value if it is a UUID: publishers may write any text.
+CREATE FUNCTION pgbus.uuid_or_null(value text) RETURNS uuid
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+AS $$
+    SELECT CASE WHEN value ~ '^[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}$' THEN CAST(value AS uuid) END
+$$;
+-- Which tree an event, call or run belongs to, by its id and its headers; of a value that is too long, its beginning.
+CREATE FUNCTION pgbus.correlation_of(id uuid, headers jsonb) RETURNS text
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+AS $$
+    SELECT COALESCE(NULLIF(left(headers ->> 'correlation_id', 255), ''), CAST(id AS text))
+$$;
 
 -- What became of events at one listener in one attempt, a row for each run of them: events of one claim that are done, lie
 -- in one block of 64 positions, and began within a millisecond. Everything else is a run of one. `offsets` says how far
@@ -383,7 +420,7 @@ CREATE TABLE pgbus.partitions (
     CONSTRAINT partitions_number_is_not_negative CHECK (number >= 0)
 );
 
--- Opens the partition of positions from number * 10^9 on, of the log and of history; false if it is open already. Like
+-- Opens the partition of positions from number * 10^9 on, of the log, of history and of causes; false if it is open already. Like
 -- drop_partition it runs as the tables' owner, because the leader's user is not the owner, and fails after 0.1 s
 -- (lock_not_available), because other statements would queue behind its wait for a lock.
 CREATE FUNCTION pgbus.open_partition(partition_number integer) RETURNS boolean
@@ -401,15 +438,18 @@ BEGIN
     -- Not PARTITION OF, which locks out readers and writers of the whole parent; ATTACH does not.
     EXECUTE format('CREATE TABLE pgbus.events_p%s (LIKE pgbus.events INCLUDING ALL)', partition_number);
     EXECUTE format('CREATE TABLE pgbus.history_p%s (LIKE pgbus.history INCLUDING ALL)', partition_number);
+    EXECUTE format('CREATE TABLE pgbus.causes_p%s (LIKE pgbus.causes INCLUDING ALL)', partition_number);
     EXECUTE format('ALTER TABLE pgbus.events ATTACH PARTITION pgbus.events_p%s FOR VALUES FROM (%s) TO (%s)',
                    partition_number, beginning, ending);
     EXECUTE format('ALTER TABLE pgbus.history ATTACH PARTITION pgbus.history_p%s FOR VALUES FROM (%s) TO (%s)',
+                   partition_number, beginning, ending);
+    EXECUTE format('ALTER TABLE pgbus.causes ATTACH PARTITION pgbus.causes_p%s FOR VALUES FROM (%s) TO (%s)',
                    partition_number, beginning, ending);
     RETURN true;
 END
 $$;
 
--- Drops a partition of the log and of history; false if there is none. Refuses (object_in_use) while an event in it is
+-- Drops a partition of the log, of history and of causes; false if there is none. Refuses (object_in_use) while an event in it is
 -- owed to a listener or is a dead letter, and if no later event is logged: the next position is computed from the last
 -- one.
 CREATE FUNCTION pgbus.drop_partition(partition_number integer) RETURNS boolean
@@ -430,7 +470,7 @@ BEGIN
     END IF;
     -- Before the checks: resetting a listener begins with reading the log, so a reset has finished by now or waits for
     -- this lock.
-    LOCK TABLE ONLY pgbus.events, ONLY pgbus.history IN ACCESS EXCLUSIVE MODE;
+    LOCK TABLE ONLY pgbus.events, ONLY pgbus.history, ONLY pgbus.causes IN ACCESS EXCLUSIVE MODE;
     IF NOT EXISTS (SELECT FROM pgbus.events WHERE position >= ending) THEN
         RAISE EXCEPTION 'partition % holds the end of the log', partition_number USING ERRCODE = 'object_in_use';
     END IF;
@@ -452,7 +492,8 @@ BEGIN
     END IF;
     EXECUTE format('ALTER TABLE pgbus.events DETACH PARTITION pgbus.events_p%s', partition_number);
     EXECUTE format('ALTER TABLE pgbus.history DETACH PARTITION pgbus.history_p%s', partition_number);
-    EXECUTE format('DROP TABLE pgbus.events_p%s, pgbus.history_p%s', partition_number, partition_number);
+    EXECUTE format('ALTER TABLE pgbus.causes DETACH PARTITION pgbus.causes_p%s', partition_number);
+    EXECUTE format('DROP TABLE pgbus.events_p%1$s, pgbus.history_p%1$s, pgbus.causes_p%1$s', partition_number);
     RETURN true;
 END
 $$;
@@ -479,7 +520,7 @@ COMMENT ON VIEW pgbus.attempts IS 'One row per attempt, without its event';
 -- nothing new. With the one on `first` only the event's own partition is looked at; that on `step` makes the planner expect
 -- one event of a run, as most runs are in a log that has many, and not ten.
 CREATE VIEW pgbus.event_history AS
-SELECT e.position, e.event_id, e.topic, e.key, e.payload, e.headers, e.published_at, e.logged_at,
+SELECT e.position, e.event_id, e.topic, e.key, e.payload, e.headers, e.published_at, e.published_by, e.logged_at,
        l.listener_name, h.attempt, h.outcome, h.started_at, COALESCE(u.duration, h.duration) AS duration, h.worker, h.error
 FROM pgbus.events AS e
 LEFT JOIN (
@@ -536,14 +577,14 @@ COMMENT ON VIEW pgbus.listener_lag IS 'Per listener: events owed to it, and the 
 
 CREATE VIEW pgbus.dead AS
 SELECT x.id, l.listener_name, x.position, e.event_id, e.topic, e.key, e.payload, e.headers, e.published_at,
-       x.attempts, x.error, x.traceback, x.worker, x.dead_at
+       e.published_by, x.attempts, x.error, x.traceback, x.worker, x.dead_at
 FROM pgbus.dead_letters AS x
 JOIN pgbus.listeners AS l ON l.id = x.listener_id
 JOIN pgbus.events AS e ON e.position = x.position;
 COMMENT ON VIEW pgbus.dead IS 'Dead letters, joined with their events';
 
 CREATE VIEW pgbus.scheduled AS
-SELECT event_id, topic, key, payload, headers, published_at, deliver_at
+SELECT event_id, topic, key, payload, headers, published_at, published_by, deliver_at
 FROM pgbus.outbox
 WHERE deliver_at IS NOT NULL;
 COMMENT ON VIEW pgbus.scheduled IS 'Events that wait for their deliver_at';

@@ -44,7 +44,9 @@ CREATE TABLE pgbus.rpc_requests (
     requested_at pgbus.instant     NOT NULL DEFAULT clock_timestamp(),
     deadline     pgbus.deadline    NOT NULL,
     taken_at     pgbus.instant,
-    worker_id    integer
+    worker_id    integer,
+    -- Why it is made; NULL for a root.
+    headers      pgbus.headers
 ) WITH (
     autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000,
     autovacuum_vacuum_insert_scale_factor = 0, autovacuum_vacuum_insert_threshold = 100000,
@@ -52,6 +54,8 @@ CREATE TABLE pgbus.rpc_requests (
     autovacuum_vacuum_cost_delay = 0
 );
 CREATE INDEX rpc_requests_waiting ON pgbus.rpc_requests (procedure, requested_at) WHERE taken_at IS NULL;
+CREATE INDEX rpc_requests_correlation ON pgbus.rpc_requests (pgbus.correlation_of(call_id, headers))
+    WHERE headers IS NOT NULL;
 CREATE INDEX rpc_requests_deadline ON pgbus.rpc_requests USING brin (deadline) WITH (pages_per_range = 32);
 
 CREATE TABLE pgbus.rpc_responses (
@@ -136,7 +140,7 @@ END
 $$;
 
 CREATE VIEW pgbus.rpc_calls AS
-SELECT r.call_id, r.procedure, r.arguments, r.caller_name AS caller, r.requested_at, r.deadline,
+SELECT r.call_id, r.procedure, r.arguments, r.headers, r.caller_name AS caller, r.requested_at, r.deadline,
        CASE WHEN r.worker_id IS NOT NULL THEN r.taken_at END AS started_at,
        COALESCE(a.worker, w.name) AS worker,
        CASE WHEN a.call_id IS NOT NULL THEN a.outcome

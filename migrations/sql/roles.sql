@@ -5,7 +5,7 @@
 -- Publishers insert, and can read the new event's id; they read no payload, not even their own. The database sets `id`,
 -- on which sequencing depends, and `published_at`.
 GRANT USAGE ON SCHEMA pgbus TO pgbus_publisher;
-GRANT INSERT (event_id, topic, ancestors, key, payload, headers, deliver_at), SELECT (event_id)
+GRANT INSERT (event_id, topic, ancestors, key, payload, headers, deliver_at, published_by), SELECT (event_id)
     ON pgbus.outbox TO pgbus_publisher;
 GRANT SELECT ON pgbus.wake_slots, pgbus.alembic_version TO pgbus_publisher;
 -- They publish the schemas of their events, and read those of others.
@@ -19,7 +19,7 @@ GRANT EXECUTE
 -- read arguments, write results, or read the response to a call whose id they do not know. The names of channels on
 -- which results travel are 96 random bits, which they cannot look up.
 GRANT USAGE ON SCHEMA pgbus TO pgbus_caller;
-GRANT INSERT (call_id, procedure, arguments, caller, caller_name, deadline) ON pgbus.rpc_requests TO pgbus_caller;
+GRANT INSERT (call_id, procedure, arguments, headers, caller, caller_name, deadline) ON pgbus.rpc_requests TO pgbus_caller;
 GRANT EXECUTE ON FUNCTION pgbus.read_responses(uuid[]), pgbus.withdraw_calls(uuid[], text, text),
                           pgbus.fail_lost_calls(uuid[])
     TO pgbus_caller;
@@ -27,7 +27,7 @@ GRANT SELECT ON pgbus.rpc_servers, pgbus.live_workers, pgbus.schemas, pgbus.alem
 
 -- Workers run everything and call procedures; they can append to the log and the history, and not change them.
 GRANT USAGE ON SCHEMA pgbus TO pgbus_worker;
-GRANT SELECT, INSERT ON pgbus.events, pgbus.history TO pgbus_worker;
+GRANT SELECT, INSERT ON pgbus.events, pgbus.history, pgbus.causes TO pgbus_worker;
 GRANT SELECT, INSERT, UPDATE, DELETE
     ON pgbus.outbox, pgbus.dedup_keys, pgbus.listeners, pgbus.subscriptions, pgbus.route_changes,
        pgbus.declarations, pgbus.deliveries, pgbus.dead_letters,
@@ -52,11 +52,11 @@ GRANT EXECUTE
 -- tables. They see no dedup keys, and no columns of claims other than those of the views.
 GRANT USAGE ON SCHEMA pgbus TO pgbus_reader;
 GRANT SELECT
-    ON pgbus.outbox, pgbus.events, pgbus.history, pgbus.listeners, pgbus.subscriptions, pgbus.dead_letters,
+    ON pgbus.outbox, pgbus.events, pgbus.history, pgbus.causes, pgbus.listeners, pgbus.subscriptions, pgbus.dead_letters,
        pgbus.workers, pgbus.schemas, pgbus.alembic_version
     TO pgbus_reader;
 -- Not `caller`: who knows a caller's channel can notify it of results that nobody wrote.
-GRANT SELECT (call_id, procedure, arguments, caller_name, requested_at, deadline, taken_at, worker_id)
+GRANT SELECT (call_id, procedure, arguments, headers, caller_name, requested_at, deadline, taken_at, worker_id)
     ON pgbus.rpc_requests TO pgbus_reader;
 GRANT SELECT (id, listener_id, lane, first, last, events, positions, available_at, attempt, blocked_key)
     ON pgbus.deliveries TO pgbus_reader;

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import msgspec
+
 from pgbus.codec.payloads import encode
 from pgbus.errors import InvalidEventError
 
@@ -19,3 +21,14 @@ def encode_headers(headers: object) -> str | None:
         if not isinstance(name, str) or not isinstance(value, str):
             raise InvalidEventError("headers", f"names and values are str, not {type(name)} and {type(value)}")
     return encode(dict(headers), limit=MAX_HEADERS, field="headers") if headers else None
+
+
+def join_headers(first: Mapping[str, str], own: Mapping[str, str] | None) -> str | None:
+    """Headers that are known to be strings, and those that a user gave, which come before them, as `encode_headers`.
+
+    The user's alone may have the size that headers may have.
+    """
+    text = encode_headers(own) if own else None
+    if not first:
+        return text
+    return msgspec.json.encode({**first, **own} if own else first).decode()

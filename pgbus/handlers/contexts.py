@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol, Unpack
 from uuid import UUID
 
+from pgbus.causality import Cause, Origin, read_headers
 from pgbus.handlers.signatures import ContextMarker
 from pgbus.messages import EventMessage, PublishOptions
 from pgbus.topics import split_name
@@ -70,13 +71,29 @@ class Context(ContextMarker):
         return self.events[0]
 
     @property
+    def cause(self) -> Cause:
+        """The cause of what this handler publishes and calls: its `correlation_id`, and W3C's trace context."""
+        return self.event.cause
+
+    @property
+    def correlation_id(self) -> str:
+        """The same for all that one request, event or run has brought about."""
+        return self.event.correlation_id
+
+    @property
+    def causation_id(self) -> str | None:
+        """The id of the event, call or run whose handler published this event; None for a root."""
+        return self.event.causation_id
+
+    @property
     def logger(self) -> logging.LoggerAdapter[logging.Logger]:
-        """A logger whose records have `listener_name`, `event_id`, `topic` and `attempt`."""
+        """A logger whose records have `listener_name`, `event_id`, `topic`, `attempt` and `correlation_id`."""
         extra = {
             "listener_name": self.listener_name,
             "event_id": str(self.event.event_id),
             "topic": self.event.topic,
             "attempt": self.attempt,
+            "correlation_id": self.correlation_id,
         }
         return logging.LoggerAdapter(logging.getLogger(f"pgbus.listener.{self.listener_name}"), extra)
 
@@ -98,12 +115,18 @@ class TaskContext:
     """The details of a schedule's run; passed to a task's parameter annotated `pgbus.TaskContext`.
 
     `due_at` is when the run was due, which may be long ago for one that was missed. `attempt` is 1 unless the run was
-    begun before, by a worker that died or stopped.
+    begun before, by a worker that died or stopped. `run_id` is the run's in `schedule_history`.
     """
 
     schedule_name: str
     due_at: datetime
     attempt: int
+    run_id: UUID
+
+    @property
+    def cause(self) -> Cause:
+        """The cause of what this run publishes and calls: its `correlation_id`, and W3C's trace context."""
+        return Origin(self.run_id).cause
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,11 +134,23 @@ class CallContext:
     """A call that a procedure is about to execute.
 
     `procedure` is its name, as `api.procedure`. `arguments` are decoded into its annotations, and may be changed.
+    `raw_headers` are the call's headers as JSON text, if it has any.
     """
 
     procedure: str
     arguments: dict[str, object]
     call_id: UUID
+    raw_headers: str | None = None
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """The call's headers: why it was made, and W3C's trace context; empty for a root."""
+        return read_headers(self.raw_headers)
+
+    @property
+    def cause(self) -> Cause:
+        """The cause of what this call publishes and calls: its `correlation_id`, and W3C's trace context."""
+        return Origin(self.call_id, self.raw_headers).cause
 
     @property
     def api_name(self) -> str:

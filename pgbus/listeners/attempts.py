@@ -15,6 +15,7 @@ from typing import Any
 from pgbus import errors
 from pgbus.aio.clock import now
 from pgbus.aio.tasks import is_being_cancelled
+from pgbus.causality import begin
 from pgbus.database.adapters.transactions import TransactionLost
 from pgbus.errors import UnhandledEventError
 from pgbus.handlers.hooks import Hooks
@@ -79,6 +80,7 @@ class Attempts:
         started = now()
         error: BaseException | None = None
         thread: asyncio.Future[Any] | None = None
+        begin(held.claim.events[index])
         try:
             if self._hooks.before_event_execution:
                 await self._run_hooks_before(held, index)
@@ -212,6 +214,7 @@ class Attempts:
         error: BaseException | None = None
         thread: asyncio.Future[Any] | None = None
         try:
+            begin(decoded[0].held.claim.events[decoded[0].index])
             bodies, messages = [one.body for one in decoded], [one.message for one in decoded]
             attempt = max(one.held.claim.attempt for one in decoded)
             await self._handle(_held_claims(decoded), bodies, messages, attempt, started)

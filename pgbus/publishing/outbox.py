@@ -15,7 +15,8 @@ from uuid import UUID
 
 import msgspec
 
-from pgbus.codec.headers import encode_headers
+from pgbus.causality import current_headers
+from pgbus.codec.headers import encode_headers, join_headers
 from pgbus.codec.payloads import encode, encode_lines
 from pgbus.database.event_ids import new_event_id, new_event_ids
 from pgbus.database.statements.bound import Bound
@@ -58,7 +59,7 @@ def prepare(
     event_id: UUID | str | None = None,
     limits: Limits,
 ) -> OutboxRow:
-    """Check an event and all that goes with it; nothing is written.
+    """Check an event and all that goes with it; nothing is written. The current cause is among its headers.
 
     `topic` is needed where the event's class has none from `@event`, and replaces that one where it has. `key` and
     `dedup_key` are 1 to 255 characters; the headers' JSON at most 8 KiB; `delay` is in seconds, 0 is at once.
@@ -78,7 +79,7 @@ def prepare(
         payload=payload,
         ancestors=kind.ancestors,
         key=None if key is None else _check_key("key", key),
-        headers=encode_headers(headers) if headers else None,
+        headers=join_headers(current_headers(), headers),
         deliver_at=None if deliver_at is None else _check_deliver_at(deliver_at),
         delay=None if delay is None else _check_delay(delay),
         dedup_key=None if dedup_key is None else _check_key("dedup_key", dedup_key),
@@ -106,7 +107,8 @@ def _in_lines(events: Sequence[object], topic: str | None, limits: Limits) -> Li
     payloads = encode_lines(events, limit=limits.max_payload)
     if payloads is None or len(payloads) > CHUNK_SIZE or (kind.checker and not kind.checker.accepts_lines(payloads)):
         return None
-    return Lines(new_event_ids(len(events)), kind.topic, payloads, kind.ancestors)
+    headers = join_headers(current_headers(), None)
+    return Lines(new_event_ids(len(events)), kind.topic, payloads, kind.ancestors, headers)
 
 
 def revise(row: OutboxRow, message: OpenEvent, *, limits: Limits) -> OutboxRow:

@@ -143,7 +143,8 @@ class Publisher:
                         future.set_result(event_id)
 
     async def _insert(self, connection: Borrowed, part: Part) -> list[UUID]:
-        statement, values = part.insert(self._statements, dedup_ttl=self._config.dedup_ttl)
+        config = self._config
+        statement, values = part.insert(self._statements, service=config.service_name, dedup_ttl=config.dedup_ttl)
         return part.ids(await _fetch(connection, statement, values))
 
     async def _fail(self, waiting: Sequence[tuple[OutboxRow, asyncio.Future[UUID]]], error: Exception) -> None:

@@ -54,10 +54,13 @@ class OutboxRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
             deliver_at=self.deliver_at,
         )
 
-    def insert(self, statements: Statements, *, dedup_ttl: float) -> Bound:
-        """The statement that inserts it, and its values; `dedup_ttl` is in seconds."""
+    def insert(self, statements: Statements, *, service: str, dedup_ttl: float) -> Bound:
+        """The statement that inserts it, and its values.
+
+        `service` publishes it; the database's user does where it has no name. `dedup_ttl` is in seconds.
+        """
         if not (self.dedup_key is None and self.deliver_at is None and self.delay is None):
-            return Rows((self,)).insert(statements, dedup_ttl=dedup_ttl)
+            return Rows((self,)).insert(statements, service=service, dedup_ttl=dedup_ttl)
         return outbox.insert_event(
             statements,
             event_id=self.event_id,
@@ -66,6 +69,7 @@ class OutboxRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
             key=self.key,
             payload=self.payload,
             headers=self.headers,
+            published_by=service or None,
         )
 
     def ids(self, returned: Iterable[Sequence[Any]]) -> list[UUID]:
@@ -88,18 +92,18 @@ class Rows:
 
     given: Sequence[OutboxRow]
 
-    def insert(self, statements: Statements, *, dedup_ttl: float) -> Bound:
-        """The statement that inserts them in their order, and its values.
+    def insert(self, statements: Statements, *, service: str, dedup_ttl: float) -> Bound:
+        """The statement that inserts them in their order, and its values; see OutboxRow.
 
         `dedup_ttl`: for how long, in seconds, a dedup key bars another event.
         """
-        columns = self._columns()
+        columns = self._columns(service)
         dedup_keys = _sparse([row.dedup_key for row in self.given])
         if not dedup_keys:
             return outbox.insert_events(statements, columns)
         return outbox.insert_events_once(statements, columns, dedup_keys=dedup_keys, dedup_ttl=dedup_ttl)
 
-    def _columns(self) -> EventColumns:
+    def _columns(self, service: str) -> EventColumns:
         rows = self.given
         return EventColumns(
             event_ids=[row.event_id for row in rows],
@@ -110,6 +114,7 @@ class Rows:
             headers=_sparse([row.headers for row in rows]),
             deliver_ats=_sparse([row.deliver_at for row in rows]),
             delays=_sparse([row.delay for row in rows]),
+            published_by=service or None,
         )
 
     def ids(self, returned: Iterable[Sequence[Any]]) -> list[UUID]:
@@ -128,14 +133,15 @@ class Rows:
 
 @dataclass(frozen=True, slots=True)
 class Lines:
-    """Events of one class that have nothing but a topic, at least one, each payload on a line of `payloads`."""
+    """Events of one class, with the same headers and no more: at least one, a payload on each line of `payloads`."""
 
     event_ids: list[UUID]
     topic: str
     payloads: str
     ancestors: tuple[str, ...] = ()
+    headers: str | None = None
 
-    def insert(self, statements: Statements, *, dedup_ttl: float) -> Bound:  # noqa: ARG002 - as Rows's
+    def insert(self, statements: Statements, *, service: str, dedup_ttl: float) -> Bound:  # noqa: ARG002 - as Rows's
         """Return the INSERT and its values; see Rows."""
         return outbox.insert_lines(
             statements,
@@ -143,6 +149,8 @@ class Lines:
             topic=self.topic,
             ancestors=_joined(self.ancestors),
             payloads=self.payloads,
+            headers=self.headers,
+            published_by=service or None,
         )
 
     def ids(self, returned: Iterable[Sequence[Any]]) -> list[UUID]:  # noqa: ARG002 - nothing is returned
@@ -152,7 +160,9 @@ class Lines:
     def rows(self) -> Sequence[OutboxRow]:
         """Return the rows; see OutboxRow."""
         return [
-            OutboxRow(event_id=event_id, topic=self.topic, payload=payload, ancestors=self.ancestors)
+            OutboxRow(
+                event_id=event_id, topic=self.topic, payload=payload, ancestors=self.ancestors, headers=self.headers
+            )
             for event_id, payload in zip(self.event_ids, self.payloads.split("\n"), strict=True)
         ]
 

@@ -13,6 +13,7 @@ from pgbus.aio.loopbound import LoopBound
 from pgbus.config import Config
 from pgbus.database.adapters import AsyncExecutor, AsyncUsing, SyncExecutor, SyncUsing, async_executor, sync_executor
 from pgbus.database.sql import Statement, load
+from pgbus.database.statements.bound import Bound
 from pgbus.database.store import Store
 from pgbus.errors import ConnectionUnusableError, PublishTimeout
 from pgbus.handlers.hooks import Hooks
@@ -191,7 +192,7 @@ class Sender:
                     return await publisher.publish_all(parts)
         ids: list[UUID] = []
         for part in parts:
-            statement, values = part.insert(self._statements, dedup_ttl=self.config.dedup_ttl)
+            statement, values = self._bound(part)
             ids += part.ids(await executor.fetch(statement, values))
         return ids
 
@@ -204,9 +205,13 @@ class Sender:
             return self._double.insert(_rows(parts))
         ids: list[UUID] = []
         for part in parts:
-            statement, values = part.insert(self._statements, dedup_ttl=self.config.dedup_ttl)
+            statement, values = self._bound(part)
             ids += part.ids(executor.fetch(statement, values))
         return ids
+
+    def _bound(self, part: Part) -> Bound:
+        config = self.config
+        return part.insert(self._statements, service=config.service_name, dedup_ttl=config.dedup_ttl)
 
     async def _insert_within(self, timeout: float | None, parts: Sequence[Part]) -> list[UUID]:
         scope = asyncio.timeout(timeout)

@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Protocol
 from uuid import UUID
 
 from uuid_utils.compat import uuid7
 
+from pgbus.causality import current_headers
+from pgbus.codec.headers import join_headers
 from pgbus.config import Config
 from pgbus.config.options import FLAG, check_options, seconds
 from pgbus.database import channels
@@ -76,8 +79,9 @@ class Caller:
         returns: Any,
         wait: bool,
         call_id: UUID | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> Any:
-        """`Bus.call`; `call_id` is a new UUIDv7 unless given."""
+        """`Bus.call`; `call_id` is a new UUIDv7 unless given, and `headers` are those of the current cause."""
         check_procedure_name(procedure)
         declared = self._procedures.get(procedure)
         settings = self._config.api(split_name(procedure)[0])
@@ -86,7 +90,14 @@ class Caller:
         text = encode_arguments(procedure, arguments, limit=self._config.rpc_max_payload)
         if declared:
             declared.decode.check(text, arguments)
-        return receive(await self._call(procedure, text, timeout=timeout, wait=wait, call_id=call_id or uuid7()))
+        request = Request(
+            call_id or uuid7(),
+            procedure,
+            text,
+            timeout or 0.0,
+            headers=join_headers({}, headers if headers is not None else current_headers()),
+        )
+        return receive(await self._call(request, timeout=timeout, wait=wait))
 
     async def close(self) -> None:
         """Close the connection; calls that are under way raise CallCancelled."""
@@ -97,8 +108,9 @@ class Caller:
         """Drop the connection of a loop that was closed with it."""
         self._connection.abandon()
 
-    async def _call(self, procedure: str, arguments: str, *, timeout: float | None, wait: bool, call_id: UUID) -> str:
+    async def _call(self, request: Request, *, timeout: float | None, wait: bool) -> str:
         """The result, as JSON text. Test doubles replace this: what is before and after it needs no database."""
+        procedure = request.procedure
         loop = asyncio.get_running_loop()
         started = loop.time()
         scope = asyncio.timeout(timeout)
@@ -107,15 +119,14 @@ class Caller:
                 if not self._connection.is_open:
                     await self._connection.open()
                 if self._schemas is not None:
-                    await self._schemas.check_call(procedure, arguments, store=self._store)
+                    await self._schemas.check_call(procedure, request.arguments, store=self._store)
                 service = await self._directory.find(procedure, since=started)
                 if not (service.is_served or wait):
                     raise await self._unserved(procedure)
                 if timeout is None:
                     timeout = service.timeout or self._default_timeout(procedure)
                     scope.reschedule(started + timeout)
-                request = Request(call_id, procedure, arguments, timeout)
-                response = await self._exchange.send(request, wait=wait, scope=scope)
+                response = await self._exchange.send(replace(request, timeout=timeout), wait=wait, scope=scope)
         except TimeoutError as error:
             if not scope.expired():
                 raise

@@ -10,6 +10,7 @@ from uuid_utils.compat import uuid7
 
 from pgbus.aio.blocking import BlockingCalls, refuse_to_block
 from pgbus.aio.loopbound import LoopBound
+from pgbus.causality import current_headers
 from pgbus.config import Config
 from pgbus.handlers.hooks import Hooks
 from pgbus.rpc.caller import Caller, Schemas
@@ -57,9 +58,10 @@ class Calls:
         if not self._hooks.on_calling:
             return await self.caller.call(procedure, arguments or {}, **given)
         given["call_id"] = call_id = uuid7()
-        message = rpc_message(procedure, arguments or {}, call_id=call_id)
+        message = rpc_message(procedure, arguments or {}, call_id=call_id, headers=current_headers())
 
         async def work() -> Any:
+            given["headers"] = message.headers
             with self._hooks.instruments.around(Call(procedure, call_id)):
                 return await self.caller.call(procedure, message.kwargs, **given)
 
@@ -79,9 +81,10 @@ class Calls:
         if not self._hooks.on_calling:
             return self._blocking.run(lambda: self.caller.call(procedure, arguments or {}, **given))
         given["call_id"] = call_id = uuid7()
-        message = rpc_message(procedure, arguments or {}, call_id=call_id)
+        message = rpc_message(procedure, arguments or {}, call_id=call_id, headers=current_headers())
 
         def work() -> Any:
+            given["headers"] = message.headers
             with self._hooks.instruments.around(Call(procedure, call_id)):
                 return self._blocking.run(lambda: self.caller.call(procedure, message.kwargs, **given))
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from pgbus.aio import threads
 from pgbus.aio.returned import finish
+from pgbus.causality import Origin, begin, read_headers
 from pgbus.codec.payloads import encode
 from pgbus.config import Config
 from pgbus.database.statements.rpc import CallOutcome, ClaimedRequest, Response
@@ -68,6 +69,7 @@ class Execution:
     async def respond(self, running: Running) -> Response:
         """Run one call to its response; whatever the procedure raises, including SystemExit, ends here."""
         call_id = running.request.call_id
+        begin(Origin(call_id, running.request.headers))
         deadline = asyncio.get_running_loop().call_later(running.request.seconds_left, running.end, "expired")
         try:
             response = answer(call_id, await self._result(running))
@@ -100,7 +102,13 @@ class Execution:
         """The result as the hooks left it; one that cannot be sent is a failure to them."""
         procedure, text = running.procedure, running.request.arguments
         arguments = plain_arguments(procedure.name, text)
-        message = rpc_message(procedure.name, plain_arguments(procedure.name, text), call_id=running.request.call_id)
+        request = running.request
+        message = rpc_message(
+            procedure.name,
+            plain_arguments(procedure.name, text),
+            call_id=request.call_id,
+            headers=read_headers(request.headers),
+        )
 
         async def work() -> object:
             final = text
@@ -115,7 +123,7 @@ class Execution:
 
     async def _execute(self, running: Running, text: str) -> object:
         procedure = running.procedure
-        context = CallContext(procedure.name, procedure.decode(text), running.request.call_id)
+        context = CallContext(procedure.name, procedure.decode(text), running.request.call_id, running.request.headers)
         call = self._call_async if procedure.is_async else self._call_in_thread
         return await self._middleware.around(context, functools.partial(call, running, context))()
 

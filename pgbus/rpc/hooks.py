@@ -16,10 +16,14 @@ from pgbus.messages import ResultMessage, RpcMessage
 from pgbus.topics import split_name
 
 
-def rpc_message(procedure: str, arguments: Mapping[str, object], *, call_id: UUID) -> RpcMessage:
+def rpc_message(
+    procedure: str, arguments: Mapping[str, object], *, call_id: UUID, headers: Mapping[str, str]
+) -> RpcMessage:
     """The message of a call."""
     api_name, name = split_name(procedure)
-    return RpcMessage(api_name=api_name, procedure_name=name, kwargs=dict(arguments), id=str(call_id))
+    return RpcMessage(
+        api_name=api_name, procedure_name=name, kwargs=dict(arguments), headers=dict(headers), id=str(call_id)
+    )
 
 
 async def exchange(before: Moment, after: Moment, message: RpcMessage, work: Callable[[], Awaitable[Any]]) -> Any:

@@ -14,6 +14,7 @@ from uuid import UUID
 
 from pgbus.aio.backoff import Backoff
 from pgbus.aio.clock import now
+from pgbus.causality import caused_by
 from pgbus.database.faults import is_passing
 from pgbus.database.statements import schedules as statements
 from pgbus.database.store import Store
@@ -164,8 +165,9 @@ class Runs:
         if run.attempt > MAX_ATTEMPTS:
             logger.error("schedule %s: the run was interrupted %d times, and is skipped", name, MAX_ATTEMPTS)
             return "skipped", f"its worker died or stopped {MAX_ATTEMPTS} times while it ran"
-        context = TaskContext(name, due_at, run.attempt)
-        run.call = asyncio.create_task(self._attempt(run, context), name=f"pgbus {name}")
+        context = TaskContext(name, due_at, run.attempt, run.token)
+        with caused_by(context):  # the task inherits it
+            run.call = asyncio.create_task(self._attempt(run, context), name=f"pgbus {name}")
         await asyncio.wait([run.call])
         if run.ending:
             return run.ending, None

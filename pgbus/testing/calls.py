@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from uuid import UUID
 
 from pgbus.bus import Bus
-from pgbus.database.statements.rpc import ClaimedRequest, Response
+from pgbus.database.statements.rpc import ClaimedRequest, Request, Response
 from pgbus.rpc.caller import Caller
 from pgbus.rpc.execution import Execution, Running
 from pgbus.rpc.procedures import Procedure
@@ -23,16 +22,19 @@ class CallerHere(Caller):
         self._buses = buses
         self._elsewhere = elsewhere
 
-    async def _call(self, procedure: str, arguments: str, *, timeout: float | None, wait: bool, call_id: UUID) -> str:
+    async def _call(self, request: Request, *, timeout: float | None, wait: bool) -> str:
+        procedure = request.procedure
         for bus in self._buses:
             if served := await _served(bus, procedure):
                 seconds = timeout or served.timeout or self._default_timeout(procedure)
-                request = ClaimedRequest(call_id, procedure, arguments, caller="", seconds_left=seconds)
-                response = await _respond(bus, request, served)
+                claimed = ClaimedRequest(
+                    request.call_id, procedure, request.arguments, request.headers, caller="", seconds_left=seconds
+                )
+                response = await _respond(bus, claimed, served)
                 if response.result is None:
                     raise to_error(response, procedure=procedure, allowed=self._procedures.errors)
                 return response.result
-        return await self._elsewhere._call(procedure, arguments, timeout=timeout, wait=wait, call_id=call_id)
+        return await self._elsewhere._call(request, timeout=timeout, wait=wait)
 
 
 async def _served(bus: Bus, name: str) -> Procedure | None:

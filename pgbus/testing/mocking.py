@@ -24,8 +24,9 @@ from uuid import UUID, uuid4
 import msgspec
 
 from pgbus.bus import Bus
+from pgbus.causality import read_headers
 from pgbus.codec.payloads import encode
-from pgbus.database.statements.rpc import Response
+from pgbus.database.statements.rpc import Request, Response
 from pgbus.errors import CallError
 from pgbus.messages import EventMessage, RpcMessage
 from pgbus.publishing.rows import OutboxRow
@@ -148,12 +149,18 @@ class MockResult:
         with self._lock:
             self._events.append(row.message())
 
-    def record_call(self, procedure: str, arguments: str, *, call_id: UUID) -> Answer:
+    def record_call(self, request: Request) -> Answer:
         """Take a call that would be posted; raises AssertionError for one that is not mocked."""
+        procedure = request.procedure
         answer = self._answers.get(procedure)
         if answer is None and self._require_mocking:
             _refuse(f"procedure {procedure!r} was called", f"mock_rpc_call({procedure!r}, result=...)")
-        message = rpc_message(procedure, msgspec.json.decode(arguments), call_id=call_id)
+        message = rpc_message(
+            procedure,
+            msgspec.json.decode(request.arguments),
+            call_id=request.call_id,
+            headers=read_headers(request.headers),
+        )
         with self._lock:
             self._calls.append(message)
         return answer or Answer(is_default=True)
@@ -213,20 +220,22 @@ class MockedCaller(Caller):
         returns: Any,
         wait: bool,
         call_id: UUID | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> Any:
         """The mocked result; None for a call that was not mocked, whatever it should return."""
         try:
             return await super().call(
-                procedure, arguments, timeout=timeout, returns=returns, wait=wait, call_id=call_id
+                procedure, arguments, timeout=timeout, returns=returns, wait=wait, call_id=call_id, headers=headers
             )
         except Unmocked:
             return None
 
-    async def _call(self, procedure: str, arguments: str, *, call_id: UUID, **_: object) -> str:
+    async def _call(self, request: Request, **_: object) -> str:
+        procedure = request.procedure
         declared = self._procedures.get(procedure)
         if declared:
-            declared.decode(arguments)
-        answer = self._result.record_call(procedure, arguments, call_id=call_id)
+            declared.decode(request.arguments)
+        answer = self._result.record_call(request)
         if answer.is_default:
             raise Unmocked
         if answer.error:

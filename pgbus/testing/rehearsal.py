@@ -13,6 +13,7 @@ from contextlib import ExitStack
 
 from pgbus.aio.tasks import is_being_cancelled
 from pgbus.bus import Bus
+from pgbus.causality import caused_by
 from pgbus.database.adapters import AsyncExecutor, SyncExecutor
 from pgbus.database.statements import testing
 from pgbus.errors import ConnectionUnusableError, UnhandledEventError
@@ -141,11 +142,12 @@ class Rehearsal:
     async def _try(self, listener: Listener, events: Sequence[EventMessage], attempt: int) -> BaseException | None:
         """Call the handler; what it raised is returned, or raised if the test wants that."""
         try:
-            if self._hooks.before_event_execution:
-                events = [await prepare(self._hooks.before_event_execution, event) for event in events]
-            await self._call(listener, events, attempt)
-            for event in events:
-                await self._hooks.after_event_execution.run_all(event_message=event)
+            with caused_by(events[0]):
+                if self._hooks.before_event_execution:
+                    events = [await prepare(self._hooks.before_event_execution, event) for event in events]
+                await self._call(listener, events, attempt)
+                for event in events:
+                    await self._hooks.after_event_execution.run_all(event_message=event)
         except asyncio.CancelledError as cancelled:
             if self._raise_errors or is_being_cancelled():
                 raise

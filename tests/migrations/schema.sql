@@ -25,14 +25,72 @@ CREATE DOMAIN pgbus.key AS text
 CREATE DOMAIN pgbus.procedure AS text
 	CONSTRAINT procedure_is_short CHECK (((length(VALUE) >= 1) AND (length(VALUE) <= 255)));
 
+CREATE DOMAIN pgbus.publisher AS text
+	CONSTRAINT publisher_is_short CHECK ((length(VALUE) <= 255));
+
 CREATE DOMAIN pgbus.topic AS text
 	CONSTRAINT topic_is_dotted_words CHECK (((VALUE ~ '^[A-Za-z0-9_-]+([.][A-Za-z0-9_-]+)*$'::text) AND (length(VALUE) <= 255)));
+
+CREATE FUNCTION pgbus.correlation_of(id uuid, headers jsonb) RETURNS text
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    AS $$
+    SELECT COALESCE(NULLIF(left(headers ->> 'correlation_id', 255), ''), CAST(id AS text))
+$$;
+
+CREATE FUNCTION pgbus.correlation_tree(correlation_id text) RETURNS TABLE(depth integer, kind text, id uuid, causation_id uuid, name text, actor text, at timestamp with time zone, state text, "position" bigint)
+    LANGUAGE sql STABLE ROWS 20
+    AS $$
+    WITH RECURSIVE found AS (
+        SELECT c.kind, c.id, c.causation_id, COALESCE(e.topic, c.name) AS name, COALESCE(e.published_by, c.actor) AS actor,
+               COALESCE(e.published_at, c.at) AS at, c.state, e.position
+        FROM pgbus.causes AS c
+        LEFT JOIN pgbus.events AS e ON e.position = c.position AND c.kind = 'event'
+        WHERE c.correlation_id = correlation_tree.correlation_id
+        UNION ALL
+        -- The root, which has no row there: its own id is the tree's.
+        SELECT 'event', e.event_id, NULL, e.topic, e.published_by, e.published_at, NULL, e.position
+        FROM pgbus.events AS e
+        WHERE e.event_id = pgbus.uuid_or_null(correlation_tree.correlation_id)
+          AND (e.headers ?| '{correlation_id,causation_id}') IS NOT TRUE
+        UNION ALL
+        SELECT 'call', r.call_id, NULL, r.procedure, r.caller, r.requested_at, r.state, NULL
+        FROM pgbus.rpc_calls AS r
+        WHERE r.call_id = pgbus.uuid_or_null(correlation_tree.correlation_id) AND r.headers IS NULL
+        UNION ALL
+        SELECT 'run', s.run_id, NULL, s.schedule_name, s.worker, s.started_at, s.outcome, NULL
+        FROM pgbus.schedule_history AS s
+        WHERE s.run_id = pgbus.uuid_or_null(correlation_tree.correlation_id)
+        UNION ALL
+        SELECT 'call', r.call_id, pgbus.uuid_or_null(r.headers ->> 'causation_id'), r.procedure, r.caller, r.requested_at,
+               r.state, NULL
+        FROM pgbus.rpc_calls AS r
+        WHERE pgbus.correlation_of(r.call_id, r.headers) = correlation_tree.correlation_id AND r.headers IS NOT NULL
+    ), nodes AS MATERIALIZED (
+        SELECT row_number() OVER (ORDER BY f.at, f.position, f.id) AS number, f.* FROM found AS f
+    ), tree AS (
+        SELECT ARRAY[n.number] AS path, n.number, n.id
+        FROM nodes AS n
+        WHERE NOT EXISTS (SELECT FROM nodes AS p WHERE p.id = n.causation_id AND p.number <> n.number)
+        UNION ALL
+        SELECT t.path || n.number, n.number, n.id
+        FROM tree AS t
+        JOIN nodes AS n ON n.causation_id = t.id
+        -- Anyone may write headers: a circle must not go on for ever.
+        WHERE n.number <> ALL (t.path)
+    )
+    SELECT cardinality(t.path) - 1, n.kind, n.id, n.causation_id, n.name, n.actor, n.at, n.state, n.position
+    FROM tree AS t
+    JOIN nodes AS n ON n.number = t.number
+    ORDER BY t.path
+$$;
+
+COMMENT ON FUNCTION pgbus.correlation_tree(correlation_id text) IS 'Events, calls and runs with this correlation_id, each below its cause';
 
 CREATE FUNCTION pgbus.drop_partition(partition_number integer) RETURNS boolean
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
     SET lock_timeout TO '100ms'
-    AS $$
+    AS $_$
 DECLARE
     beginning CONSTANT bigint := partition_number * bigint '1000000000';
     ending    CONSTANT bigint := beginning + 1000000000;
@@ -48,7 +106,7 @@ BEGIN
     END IF;
     -- Before the checks: resetting a listener begins with reading the log, so a reset has finished by now or waits for
     -- this lock.
-    LOCK TABLE ONLY pgbus.events, ONLY pgbus.history IN ACCESS EXCLUSIVE MODE;
+    LOCK TABLE ONLY pgbus.events, ONLY pgbus.history, ONLY pgbus.causes IN ACCESS EXCLUSIVE MODE;
     IF NOT EXISTS (SELECT FROM pgbus.events WHERE position >= ending) THEN
         RAISE EXCEPTION 'partition % holds the end of the log', partition_number USING ERRCODE = 'object_in_use';
     END IF;
@@ -70,16 +128,34 @@ BEGIN
     END IF;
     EXECUTE format('ALTER TABLE pgbus.events DETACH PARTITION pgbus.events_p%s', partition_number);
     EXECUTE format('ALTER TABLE pgbus.history DETACH PARTITION pgbus.history_p%s', partition_number);
-    EXECUTE format('DROP TABLE pgbus.events_p%s, pgbus.history_p%s', partition_number, partition_number);
+    EXECUTE format('ALTER TABLE pgbus.causes DETACH PARTITION pgbus.causes_p%s', partition_number);
+    EXECUTE format('DROP TABLE pgbus.events_p%1$s, pgbus.history_p%1$s, pgbus.causes_p%1$s', partition_number);
     RETURN true;
 END
-$$;
+$_$;
 
 CREATE FUNCTION pgbus.event_blocks("position" bigint) RETURNS bigint[]
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     AS $$
     SELECT ARRAY["position" << 2, (("position" >> 3) << 5) | 1, (("position" >> 6) << 8) | 2]
 $$;
+
+CREATE FUNCTION pgbus.event_tree(event_id uuid) RETURNS TABLE(depth integer, kind text, id uuid, causation_id uuid, name text, actor text, at timestamp with time zone, state text, "position" bigint)
+    LANGUAGE sql STABLE ROWS 20
+    AS $$
+    SELECT t.*
+    FROM (
+        SELECT COALESCE(
+            (SELECT pgbus.correlation_of(e.event_id, e.headers) FROM pgbus.events AS e
+             WHERE e.event_id = event_tree.event_id LIMIT 1),
+            (SELECT pgbus.correlation_of(r.call_id, r.headers) FROM pgbus.rpc_calls AS r
+             WHERE r.call_id = event_tree.event_id),
+            CAST(event_tree.event_id AS text)) AS correlation_id
+    ) AS asked
+    CROSS JOIN LATERAL pgbus.correlation_tree(asked.correlation_id) AS t
+$$;
+
+COMMENT ON FUNCTION pgbus.event_tree(event_id uuid) IS 'The tree of all that has the same origin as this event, call or run';
 
 CREATE FUNCTION pgbus.fail_lost_calls(call_ids uuid[]) RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER
@@ -132,9 +208,12 @@ BEGIN
     -- Not PARTITION OF, which locks out readers and writers of the whole parent; ATTACH does not.
     EXECUTE format('CREATE TABLE pgbus.events_p%s (LIKE pgbus.events INCLUDING ALL)', partition_number);
     EXECUTE format('CREATE TABLE pgbus.history_p%s (LIKE pgbus.history INCLUDING ALL)', partition_number);
+    EXECUTE format('CREATE TABLE pgbus.causes_p%s (LIKE pgbus.causes INCLUDING ALL)', partition_number);
     EXECUTE format('ALTER TABLE pgbus.events ATTACH PARTITION pgbus.events_p%s FOR VALUES FROM (%s) TO (%s)',
                    partition_number, beginning, ending);
     EXECUTE format('ALTER TABLE pgbus.history ATTACH PARTITION pgbus.history_p%s FOR VALUES FROM (%s) TO (%s)',
+                   partition_number, beginning, ending);
+    EXECUTE format('ALTER TABLE pgbus.causes ATTACH PARTITION pgbus.causes_p%s FOR VALUES FROM (%s) TO (%s)',
                    partition_number, beginning, ending);
     RETURN true;
 END
@@ -270,6 +349,12 @@ CREATE FUNCTION pgbus.uuid7() RETURNS uuid
         'hex')::uuid
 $$;
 
+CREATE FUNCTION pgbus.uuid_or_null(value text) RETURNS uuid
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    AS $_$
+    SELECT CASE WHEN value ~ '^[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}$' THEN CAST(value AS uuid) END
+$_$;
+
 CREATE FUNCTION pgbus.withdraw_calls(call_ids uuid[], ending text, reason text) RETURNS SETOF uuid
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -344,6 +429,31 @@ CREATE VIEW pgbus.attempts AS
 
 COMMENT ON VIEW pgbus.attempts IS 'One row per attempt, without its event';
 
+CREATE TABLE pgbus.causes (
+    "position" bigint NOT NULL,
+    kind text DEFAULT 'event'::text NOT NULL,
+    id uuid NOT NULL,
+    correlation_id text NOT NULL,
+    causation_id uuid,
+    name text,
+    actor text,
+    at timestamp with time zone,
+    state text
+)
+PARTITION BY RANGE ("position");
+
+CREATE TABLE pgbus.causes_p0 (
+    "position" bigint CONSTRAINT causes_position_not_null NOT NULL,
+    kind text DEFAULT 'event'::text CONSTRAINT causes_kind_not_null NOT NULL,
+    id uuid CONSTRAINT causes_id_not_null NOT NULL,
+    correlation_id text CONSTRAINT causes_correlation_id_not_null NOT NULL,
+    causation_id uuid,
+    name text,
+    actor text,
+    at timestamp with time zone,
+    state text
+);
+
 CREATE TABLE pgbus.dead_letters (
     id bigint NOT NULL,
     listener_id integer NOT NULL,
@@ -367,6 +477,7 @@ CREATE TABLE pgbus.events (
     headers jsonb,
     published_at timestamp with time zone NOT NULL,
     deliver_at timestamp with time zone,
+    published_by text DEFAULT CURRENT_USER NOT NULL,
     logged_at timestamp with time zone NOT NULL
 )
 PARTITION BY RANGE ("position");
@@ -381,6 +492,7 @@ CREATE VIEW pgbus.dead AS
     e.payload,
     e.headers,
     e.published_at,
+    e.published_by,
     x.attempts,
     x.error,
     x.traceback,
@@ -458,6 +570,7 @@ CREATE VIEW pgbus.event_history AS
     e.payload,
     e.headers,
     e.published_at,
+    e.published_by,
     e.logged_at,
     l.listener_name,
     h.attempt,
@@ -484,6 +597,7 @@ CREATE TABLE pgbus.events_p0 (
     headers jsonb,
     published_at timestamp with time zone CONSTRAINT events_published_at_not_null NOT NULL,
     deliver_at timestamp with time zone,
+    published_by text DEFAULT CURRENT_USER CONSTRAINT events_published_by_not_null NOT NULL,
     logged_at timestamp with time zone CONSTRAINT events_logged_at_not_null NOT NULL
 );
 
@@ -592,7 +706,8 @@ CREATE TABLE pgbus.outbox (
     payload jsonb DEFAULT '{}'::jsonb NOT NULL,
     headers pgbus.headers,
     published_at pgbus.instant DEFAULT clock_timestamp() NOT NULL,
-    deliver_at pgbus.instant
+    deliver_at pgbus.instant,
+    published_by pgbus.publisher DEFAULT CURRENT_USER NOT NULL
 )
 WITH (autovacuum_vacuum_scale_factor='0', autovacuum_vacuum_threshold='2000', autovacuum_vacuum_insert_scale_factor='0', autovacuum_vacuum_insert_threshold='100000', autovacuum_analyze_scale_factor='0', autovacuum_analyze_threshold='100000', autovacuum_vacuum_cost_delay='0');
 
@@ -651,7 +766,8 @@ CREATE TABLE pgbus.rpc_requests (
     requested_at pgbus.instant DEFAULT clock_timestamp() NOT NULL,
     deadline pgbus.deadline NOT NULL,
     taken_at pgbus.instant,
-    worker_id integer
+    worker_id integer,
+    headers pgbus.headers
 )
 WITH (autovacuum_vacuum_scale_factor='0', autovacuum_vacuum_threshold='5000', autovacuum_vacuum_insert_scale_factor='0', autovacuum_vacuum_insert_threshold='100000', autovacuum_analyze_scale_factor='0', autovacuum_analyze_threshold='100000', autovacuum_vacuum_cost_delay='0');
 
@@ -659,6 +775,7 @@ CREATE VIEW pgbus.rpc_calls AS
  SELECT r.call_id,
     r.procedure,
     r.arguments,
+    r.headers,
     r.caller_name AS caller,
     r.requested_at,
     r.deadline,
@@ -737,6 +854,7 @@ CREATE VIEW pgbus.scheduled AS
     payload,
     headers,
     published_at,
+    published_by,
     deliver_at
    FROM pgbus.outbox
   WHERE (deliver_at IS NOT NULL);
@@ -897,6 +1015,8 @@ ALTER TABLE pgbus.workers ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
     CACHE 1
 );
 
+ALTER TABLE ONLY pgbus.causes ATTACH PARTITION pgbus.causes_p0 FOR VALUES FROM ('0') TO ('1000000000');
+
 ALTER TABLE ONLY pgbus.events ATTACH PARTITION pgbus.events_p0 FOR VALUES FROM ('0') TO ('1000000000');
 
 ALTER TABLE ONLY pgbus.history ATTACH PARTITION pgbus.history_p0 FOR VALUES FROM ('0') TO ('1000000000');
@@ -967,6 +1087,10 @@ ALTER TABLE ONLY pgbus.worker_schemas
 ALTER TABLE ONLY pgbus.workers
     ADD CONSTRAINT workers_pkey PRIMARY KEY (id);
 
+CREATE INDEX causes_correlation_id ON ONLY pgbus.causes USING btree (correlation_id);
+
+CREATE INDEX causes_p0_correlation_id_idx ON pgbus.causes_p0 USING btree (correlation_id);
+
 CREATE INDEX dead_letters_blocked ON pgbus.dead_letters USING btree (listener_id, blocked_key) WHERE (blocked_key IS NOT NULL);
 
 CREATE INDEX dead_letters_listener ON pgbus.dead_letters USING btree (listener_id, dead_at);
@@ -1015,6 +1139,8 @@ CREATE INDEX outbox_scheduled ON pgbus.outbox USING btree (deliver_at) WHERE (de
 
 CREATE INDEX outbox_scheduled_event ON pgbus.outbox USING btree (event_id) WHERE (deliver_at IS NOT NULL);
 
+CREATE INDEX rpc_requests_correlation ON pgbus.rpc_requests USING btree (pgbus.correlation_of(call_id, (headers)::jsonb)) WHERE (headers IS NOT NULL);
+
 CREATE INDEX rpc_requests_deadline ON pgbus.rpc_requests USING brin (deadline) WITH (pages_per_range='32');
 
 CREATE INDEX rpc_requests_waiting ON pgbus.rpc_requests USING btree (procedure, requested_at) WHERE (taken_at IS NULL);
@@ -1026,6 +1152,8 @@ CREATE INDEX schedule_runs_age ON pgbus.schedule_runs USING btree (started_at);
 CREATE INDEX schedule_runs_newest ON pgbus.schedule_runs USING btree (schedule_name, started_at);
 
 CREATE INDEX worker_schemas_schema ON pgbus.worker_schemas USING btree (schema_id);
+
+ALTER INDEX pgbus.causes_correlation_id ATTACH PARTITION pgbus.causes_p0_correlation_id_idx;
 
 ALTER INDEX pgbus.events_event_id ATTACH PARTITION pgbus.events_p0_event_id_idx;
 

@@ -26,7 +26,7 @@ VIEWS = (
 )  # fmt: skip
 SIZE = 1_000_000_000
 READ = (
-    "outbox", "events", "history", "listeners", "subscriptions", "dead_letters", "workers", "schemas",
+    "outbox", "events", "history", "causes", "listeners", "subscriptions", "dead_letters", "workers", "schemas",
     "alembic_version",
 )  # fmt: skip
 
@@ -107,7 +107,9 @@ async def test_a_publisher_inserts_with_plain_sql(bus: Bus) -> None:
 async def test_a_publisher_runs_every_statement_that_publishes(bus: Bus) -> None:
     publisher = await bus.member("publisher")
     statements = sql.load(bus.namespace)
-    one = {"event_id": uuid.uuid4(), "topic": "a", "ancestors": None, "key": None, "payload": "{}", "headers": None}
+    one = {"event_id": uuid.uuid4(), "topic": "a", "ancestors": None, "key": None, "payload": "{}"}
+    one |= {"headers": None, "published_by": None}
+
     await publisher.fetch(statements["insert_event"].asyncpg, *statements["insert_event"].arguments(one))
     many: dict[str, object] = {
         "event_ids": [uuid.uuid4()],
@@ -115,11 +117,13 @@ async def test_a_publisher_runs_every_statement_that_publishes(bus: Bus) -> None
         "payloads": ["{}"],
         "dedup_keys": ["order 17"],
         "dedup_ttl": 60.0,
+        "published_by": None,
         **dict.fromkeys(("ancestors", "keys", "headers", "deliver_ats", "delays"), ()),
     }
     for name in ("insert_events", "insert_events_once", "insert_events_once"):
         await publisher.fetch(statements[name].asyncpg, *statements[name].arguments(many))
     lines = {"event_ids": str(uuid.uuid4()), "topic": "a", "ancestors": None, "payloads": "{}"}
+    lines |= {"headers": None, "published_by": None}
     await publisher.fetch(statements["insert_lines"].asyncpg, *statements["insert_lines"].arguments(lines))
     assert await bus.owner.fetchval(bus.text("SELECT count(*) FROM pgbus.outbox")) == 4
 
@@ -340,7 +344,7 @@ async def test_a_worker_does_not_change_what_happened_nor_the_schema(bus: Bus) -
 async def test_a_worker_reaches_every_table(bus: Bus) -> None:
     less = {
         **dict.fromkeys((*VIEWS, "alembic_version", "partitions"), ("SELECT",)),
-        **dict.fromkeys(("events", "history"), ("SELECT", "INSERT")),
+        **dict.fromkeys(("events", "history", "causes"), ("SELECT", "INSERT")),
     }
     privileges = await bus.privileges("worker")
     assert privileges == {name: less.get(name, VERBS) for name in privileges}

@@ -210,9 +210,9 @@ def test_a_row_is_a_message_to_its_publisher() -> None:
 
 def test_one_event_that_is_due_takes_the_short_statement() -> None:
     row = prepare(ExpressOrderPlaced(1, "DHL"), key="k")
-    statement, values = row.insert(STATEMENTS, dedup_ttl=1.0)
+    statement, values = row.insert(STATEMENTS, service="shop", dedup_ttl=1.0)
     assert statement is STATEMENTS["insert_event"]
-    assert statement.arguments(values) == [row.event_id, row.topic, "orders.placed", "k", row.payload, None]
+    assert statement.arguments(values) == [row.event_id, row.topic, "orders.placed", "k", row.payload, None, "shop"]
 
 
 @pytest.mark.parametrize(
@@ -227,14 +227,14 @@ def test_one_event_that_is_due_takes_the_short_statement() -> None:
 )
 def test_other_rows_take_the_statement_that_they_need(options: list[dict[str, Any]], name: str) -> None:
     (part,) = in_parts([prepare(**some) for some in options])
-    statement, values = part.insert(STATEMENTS, dedup_ttl=1.0)
+    statement, values = part.insert(STATEMENTS, service="shop", dedup_ttl=1.0)
     assert statement is STATEMENTS[name]
     assert set(values) == set(statement.parameters)
 
 
 def test_columns_of_nothing_are_not_sent() -> None:
     rows = [prepare(key="k"), prepare()]
-    _, values = Rows(rows).insert(STATEMENTS, dedup_ttl=1.0)
+    _, values = Rows(rows).insert(STATEMENTS, service="shop", dedup_ttl=1.0)
     assert values["event_ids"] == [row.event_id for row in rows]
     assert values["keys"] == ["k", None]
     assert values["headers"] == values["ancestors"] == values["deliver_ats"] == values["delays"] == []
@@ -272,7 +272,7 @@ def test_many_events_of_one_class_go_as_lines() -> None:
     assert isinstance(first, Lines)
     assert isinstance(last, Lines)
     assert (len(first.event_ids), len(last.event_ids)) == (CHUNK_ROWS, 2)
-    statement, values = last.insert(STATEMENTS, dedup_ttl=1.0)
+    statement, values = last.insert(STATEMENTS, service="shop", dedup_ttl=1.0)
     assert statement is STATEMENTS["insert_lines"]
     assert set(values) == set(statement.parameters)
     assert last.ids([]) == last.event_ids == sorted(last.event_ids)

@@ -17,7 +17,7 @@ from pgbus.schedules.schedule import make_task
 if TYPE_CHECKING:
     from datetime import tzinfo
 
-CONTEXT = TaskContext("task", None, 1)  # type: ignore[arg-type]
+CONTEXT = TaskContext("task", None, 1, None)  # type: ignore[arg-type]
 
 
 def called_with(function: Callable[..., object]) -> object:

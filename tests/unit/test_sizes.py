@@ -15,7 +15,7 @@ FILES = {str(path.relative_to(ROOT)): path for path in sorted(ROOT.rglob("*.py")
 LONGEST_FILE = 400
 LONGEST_FUNCTION = 40
 MOST_METHODS = 15
-MOST_MODULES = 10
+MOST_MODULES = 11
 
 
 def parse(name: str) -> ast.Module:

@@ -7,12 +7,12 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
-from uuid import UUID
 
 import msgspec
 from lihil.plugins import bus as stock
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from pgbus.causality import caused_by
 from pgbus.contrib.lihil.callbacks import callbacks_of
 from pgbus.contrib.lihil.headers import context_of, make_headers
 from pgbus.contrib.lihil.invoking import listeners_in_scope
@@ -32,7 +32,6 @@ class PgEventBus(stock.EventBus[Any], frozen=True):  # type: ignore[call-arg, un
 
     terminal: Any = None
     session: Any = None
-    cause: UUID | None = None
     emitted: set[asyncio.Task[Any]] = msgspec.field(default_factory=set)
 
     async def publish(
@@ -52,20 +51,21 @@ class PgEventBus(stock.EventBus[Any], frozen=True):  # type: ignore[call-arg, un
         terminal: BusTerminal[Any] = self.terminal
         terminal.name_topic(event)
         if terminal.durable if durable is None else durable:
-            headers = make_headers(context, cause=self.cause)
+            headers = make_headers(context)
             await terminal.bus.publish(event, using=self.session, headers=headers)
             return
         heard_by = terminal.heard_by(type(event))
         if not heard_by and not terminal.allow_unrouted:
             raise stock.UnregisteredMessageError(type(event))
-        headers = make_headers(context, cause=self.cause, handled_by=heard_by)
+        headers = make_headers(context, handled_by=heard_by)
         async with self._transaction() as session:
             stored = await terminal.bus.publish(event, using=session, headers=headers)
-            inner = terminal.create_event_bus(self.resolver, session=session, cause=stored.event_id)
+            inner = terminal.create_event_bus(self.resolver, session=session)
             handlers = list(heard_by.values())
-            async with listeners_in_scope(self.resolver, handlers, session=session, bus=inner) as listeners:
-                await self.strategy(event, context_of(headers), listeners)
-            await inner.persisted()
+            with caused_by(stored):
+                async with listeners_in_scope(self.resolver, handlers, session=session, bus=inner) as listeners:
+                    await self.strategy(event, context_of(headers), listeners)
+                await inner.persisted()
 
     def emit(
         self,
@@ -81,7 +81,7 @@ class PgEventBus(stock.EventBus[Any], frozen=True):  # type: ignore[call-arg, un
         """
         terminal: BusTerminal[Any] = self.terminal
         terminal.name_topic(event)
-        headers = make_headers(context, cause=self.cause)
+        headers = make_headers(context)
         if self.session is not None and self.session.in_transaction():
             added = AddedTo(self.session)
             terminal.bus.publish_sync(event, using=added, headers=headers)

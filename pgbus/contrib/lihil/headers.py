@@ -1,10 +1,9 @@
-"""Headers of an event: the context, its cause, and the listeners that have already handled it."""
+"""Headers of an event: the context, and the listeners that have already handled it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from typing import Any
-from uuid import UUID
 
 import msgspec
 
@@ -15,21 +14,16 @@ from pgbus.errors import InvalidEventError
 from pgbus.messages import EventMessage
 
 CONTEXT = "lihil_context"
-CAUSE = "causation_id"
 HANDLED = "lihil_handled_by"
 
 
-def make_headers(
-    context: Mapping[str, Any] | None, *, cause: UUID | None = None, handled_by: Iterable[str] = ()
-) -> dict[str, str]:
+def make_headers(context: Mapping[str, Any] | None, *, handled_by: Iterable[str] = ()) -> dict[str, str]:
     """The headers of an event; raises InvalidEventError for a context that is not a mapping that JSON can hold."""
     headers = {}
     if context is not None:
         if not isinstance(context, Mapping):
             raise InvalidEventError("context", f"it is a mapping of names to values, not {type(context)}")
         headers[CONTEXT] = encode(dict(context), limit=MAX_HEADERS, field="context")
-    if cause is not None:
-        headers[CAUSE] = str(cause)
     if names := ",".join(handled_by):
         headers[HANDLED] = names
     return headers

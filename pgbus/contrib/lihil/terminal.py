@@ -8,7 +8,6 @@ from collections.abc import Callable
 from functools import cached_property
 from types import FrameType
 from typing import Any, TypeVar, Union
-from uuid import UUID
 
 import asyncpg
 from ididi import Graph, Resolver
@@ -101,13 +100,9 @@ class BusTerminal(stock.BusTerminal[E]):
             for handler in registry.handlers:
                 self._declare(handler, registry.event_base)
 
-    def create_event_bus(
-        self, resolver: Resolver, *, session: AsyncSession | None = None, cause: UUID | None = None
-    ) -> PgEventBus:
+    def create_event_bus(self, resolver: Resolver, *, session: AsyncSession | None = None) -> PgEventBus:
         """A bus that publishes in the transaction of `session`; without one, in transactions of its own."""
-        return PgEventBus(
-            resolver, self._listener_manager, self._publisher, self._sink, self._tasks, self, session, cause
-        )
+        return PgEventBus(resolver, self._listener_manager, self._publisher, self._sink, self._tasks, self, session)
 
     def heard_by(self, event_type: type) -> dict[str, Handler]:
         """The handlers that hear events of the class, by listener_name, in the order of their registration."""
@@ -146,7 +141,7 @@ class BusTerminal(stock.BusTerminal[E]):
             stored = context.event
             if is_handled(stored, name):
                 return
-            bus = self.create_event_bus(self.graph, session=session, cause=stored.event_id)
+            bus = self.create_event_bus(self.graph, session=session)
             async with listeners_in_scope(self.graph, [handler], session=session, bus=bus) as [call]:
                 await call(event, context_of(stored.headers))
             await bus.persisted()

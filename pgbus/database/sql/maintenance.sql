@@ -116,18 +116,28 @@ WHERE s.listener_id = e.listener_id
   AND NOT EXISTS (SELECT 1 FROM kept AS k WHERE k.listener_id = s.listener_id AND s.pattern = ANY (k.patterns))
 
 -- name: prune_schedule_runs
--- Delete runs that began more than `retention` seconds ago, except current ones. Arrays are used so that the planner
--- cannot choose a join that reads the whole table.
-DELETE FROM pgbus.schedule_runs AS r
-WHERE r.run_id = ANY (ARRAY(
-    SELECT x.run_id
-    FROM pgbus.schedule_runs AS x
-    WHERE x.started_at < now() - CAST(:retention AS double precision) * INTERVAL '1 second'
-      AND x.run_id <> ALL (ARRAY(SELECT s.claim_token FROM pgbus.schedules AS s WHERE s.claim_token IS NOT NULL))
-    ORDER BY x.started_at
-    LIMIT CAST(:batch AS bigint)
-    FOR UPDATE SKIP LOCKED
-))
+-- Delete runs that began more than `retention` seconds ago, except current ones; those that caused something stay in
+-- `causes`. Arrays are used so that the planner cannot choose a join that reads the whole table.
+WITH old AS (
+    DELETE FROM pgbus.schedule_runs AS r
+    WHERE r.run_id = ANY (ARRAY(
+        SELECT x.run_id
+        FROM pgbus.schedule_runs AS x
+        WHERE x.started_at < now() - CAST(:retention AS double precision) * INTERVAL '1 second'
+          AND x.run_id <> ALL (ARRAY(SELECT s.claim_token FROM pgbus.schedules AS s WHERE s.claim_token IS NOT NULL))
+        ORDER BY x.started_at
+        LIMIT CAST(:batch AS bigint)
+        FOR UPDATE SKIP LOCKED
+    ))
+    RETURNING r.run_id, r.schedule_name, r.worker, r.started_at, r.outcome
+), kept AS (
+    INSERT INTO pgbus.causes (position, kind, id, correlation_id, name, actor, at, state)
+    SELECT COALESCE((SELECT e.position FROM pgbus.events AS e ORDER BY e.position DESC LIMIT 1), 0), 'run', o.run_id,
+           CAST(o.run_id AS text), o.schedule_name, o.worker, o.started_at, o.outcome
+    FROM old AS o
+    WHERE EXISTS (SELECT FROM pgbus.causes AS c WHERE c.correlation_id = CAST(o.run_id AS text))
+)
+SELECT count(*) AS runs FROM old
 
 -- name: expire_requests
 -- Take requests off the queue whose deadline has passed.
@@ -148,7 +158,8 @@ WITH late AS MATERIALIZED (
 SELECT count(*) AS calls FROM taken
 
 -- name: prune_calls
--- Delete calls whose deadline passed more than `retention` seconds ago. A call's id contains the time of its caller's
+-- Delete calls whose deadline passed more than `retention` seconds ago; those that something caused, or that caused
+-- something, stay in `causes`. A call's id contains the time of its caller's
 -- clock, which bounds the scan; the deadline, by our clock, decides. An id with a time more than a day ahead belongs to
 -- a caller that uses other ids than UUIDv7, or has a wrong clock: those are checked separately, or they would never be
 -- deleted.
@@ -179,8 +190,18 @@ WITH bounds AS MATERIALIZED (
 ), old AS (
     DELETE FROM pgbus.rpc_requests AS r
     WHERE r.call_id = ANY (ARRAY(SELECT f.call_id FROM free AS f))
-    RETURNING r.call_id
+    RETURNING r.call_id, r.procedure, r.caller_name, r.requested_at, r.headers
 ), answers AS (
     DELETE FROM pgbus.rpc_responses AS a USING old AS o WHERE a.call_id = o.call_id
+    RETURNING a.call_id, a.outcome
+), kept AS (
+    INSERT INTO pgbus.causes (position, kind, id, correlation_id, causation_id, name, actor, at, state)
+    SELECT COALESCE((SELECT e.position FROM pgbus.events AS e ORDER BY e.position DESC LIMIT 1), 0), 'call', o.call_id,
+           pgbus.correlation_of(o.call_id, o.headers), pgbus.uuid_or_null(o.headers ->> 'causation_id'), o.procedure,
+           o.caller_name, o.requested_at, COALESCE(a.outcome, 'lost')
+    FROM old AS o
+    LEFT JOIN answers AS a ON a.call_id = o.call_id
+    WHERE o.headers IS NOT NULL
+       OR EXISTS (SELECT FROM pgbus.causes AS c WHERE c.correlation_id = CAST(o.call_id AS text))
 )
 SELECT count(*) AS calls FROM old

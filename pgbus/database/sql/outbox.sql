@@ -6,24 +6,27 @@
 
 -- name: insert_event
 -- One event that is due at once.
-INSERT INTO pgbus.outbox (event_id, topic, ancestors, key, payload, headers)
+INSERT INTO pgbus.outbox (event_id, topic, ancestors, key, payload, headers, published_by)
 VALUES (
     CAST(:event_id AS uuid),
     CAST(:topic AS text),
     string_to_array(CAST(:ancestors AS text), ' '),
     CAST(:key AS text),
     CAST(CAST(:payload AS text) AS jsonb),
-    CAST(CAST(:headers AS text) AS jsonb)
+    CAST(CAST(:headers AS text) AS jsonb),
+    COALESCE(CAST(:published_by AS text), CURRENT_USER)
 )
 
 -- name: insert_lines
--- Events of one topic that are due at once, each payload on a line of its own: a driver sends one long text in a quarter
+-- Events of one topic and with the same headers that are due at once, each payload on a line of its own: a driver sends one long text in a quarter
 -- of the time of an array, and the server takes it apart as quickly. JSON holds no line feed but between its values.
-INSERT INTO pgbus.outbox (event_id, topic, ancestors, payload)
+INSERT INTO pgbus.outbox (event_id, topic, ancestors, payload, headers, published_by)
 SELECT CAST(given.event_id AS uuid),
        CAST(:topic AS text),
        string_to_array(CAST(:ancestors AS text), ' '),
-       CAST(given.payload AS jsonb)
+       CAST(given.payload AS jsonb),
+       CAST(CAST(:headers AS text) AS jsonb),
+       COALESCE(CAST(:published_by AS text), CURRENT_USER)
 FROM ROWS FROM (
     string_to_table(CAST(:event_ids AS text), ' '),
     string_to_table(CAST(:payloads AS text), chr(10))
@@ -31,14 +34,15 @@ FROM ROWS FROM (
 
 -- name: insert_events
 -- Events in the order of the arrays. An array may be shorter than `event_ids`: missing elements are NULL.
-INSERT INTO pgbus.outbox (event_id, topic, ancestors, key, payload, headers, deliver_at)
+INSERT INTO pgbus.outbox (event_id, topic, ancestors, key, payload, headers, deliver_at, published_by)
 SELECT given.event_id,
        given.topic,
        string_to_array(given.ancestors, ' '),
        given.key,
        CAST(given.payload AS jsonb),
        CAST(given.headers AS jsonb),
-       COALESCE(given.deliver_at, clock_timestamp() + given.delay * INTERVAL '1 second')
+       COALESCE(given.deliver_at, clock_timestamp() + given.delay * INTERVAL '1 second'),
+       COALESCE(CAST(:published_by AS text), CURRENT_USER)
 FROM unnest(
     CAST(:event_ids AS uuid[]),
     CAST(:topics AS text[]),
@@ -76,14 +80,15 @@ WITH given AS MATERIALIZED (
     FROM (SELECT array_agg(w.dedup_key) AS dedup_keys, array_agg(w.event_id) AS event_ids FROM wanted AS w) AS k
     CROSS JOIN LATERAL pgbus.take_dedup_keys(k.dedup_keys, k.event_ids, CAST(:dedup_ttl AS double precision)) AS t
 ), inserted AS (
-    INSERT INTO pgbus.outbox (event_id, topic, ancestors, key, payload, headers, deliver_at)
+    INSERT INTO pgbus.outbox (event_id, topic, ancestors, key, payload, headers, deliver_at, published_by)
     SELECT g.event_id,
            g.topic,
            string_to_array(g.ancestors, ' '),
            g.key,
            CAST(g.payload AS jsonb),
            CAST(g.headers AS jsonb),
-           COALESCE(g.deliver_at, clock_timestamp() + g.delay * INTERVAL '1 second')
+           COALESCE(g.deliver_at, clock_timestamp() + g.delay * INTERVAL '1 second'),
+           COALESCE(CAST(:published_by AS text), CURRENT_USER)
     FROM given AS g
     LEFT JOIN wanted AS w ON w.number = g.number
     LEFT JOIN holders AS h ON h.dedup_key = w.dedup_key AND h.was_taken

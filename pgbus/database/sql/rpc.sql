@@ -39,13 +39,13 @@ ORDER BY s.procedure, l.worker_id IS NOT NULL DESC, s.worker_id DESC
 -- name: post_requests
 -- Insert requests, and wake the servers. A request that is posted again after the connection broke is not duplicated.
 WITH posted AS (
-    INSERT INTO pgbus.rpc_requests (call_id, procedure, arguments, caller, caller_name, deadline)
-    SELECT x.call_id, x.procedure, CAST(x.arguments AS json), CAST(:caller AS text), CAST(:caller_name AS text),
-           clock_timestamp() + x.timeout * INTERVAL '1 second'
+    INSERT INTO pgbus.rpc_requests (call_id, procedure, arguments, headers, caller, caller_name, deadline)
+    SELECT x.call_id, x.procedure, CAST(x.arguments AS json), CAST(x.headers AS jsonb), CAST(:caller AS text),
+           CAST(:caller_name AS text), clock_timestamp() + x.timeout * INTERVAL '1 second'
     FROM unnest(
         CAST(:call_ids AS uuid[]), CAST(:procedures AS text[]), CAST(:arguments AS text[]),
-        CAST(:timeouts AS double precision[])
-    ) AS x (call_id, procedure, arguments, timeout)
+        CAST(:timeouts AS double precision[]), CAST(:headers AS text[])
+    ) AS x (call_id, procedure, arguments, timeout, headers)
     -- No column is named: naming one requires the right to read it.
     ON CONFLICT DO NOTHING
 )
@@ -70,7 +70,7 @@ UPDATE pgbus.rpc_requests AS r
 SET taken_at = clock_timestamp(), worker_id = CAST(:worker_id AS integer)
 FROM due AS d
 WHERE r.call_id = d.call_id
-RETURNING r.call_id, r.procedure, CAST(r.arguments AS text) AS arguments, r.caller,
+RETURNING r.call_id, r.procedure, CAST(r.arguments AS text) AS arguments, CAST(r.headers AS text) AS headers, r.caller,
           -- Bounded before the subtraction: it may be infinity, if a constraint was disabled.
           CAST(extract(epoch FROM LEAST(r.deadline, clock_timestamp() + INTERVAL '2 days') - clock_timestamp())
                AS double precision) AS seconds_left
@@ -125,7 +125,7 @@ WITH answered AS (
     SET taken_at = clock_timestamp(), worker_id = CAST(:worker_id AS integer)
     FROM due AS d
     WHERE r.call_id = d.call_id
-    RETURNING r.call_id, r.procedure, CAST(r.arguments AS text) AS arguments, r.caller,
+    RETURNING r.call_id, r.procedure, CAST(r.arguments AS text) AS arguments, CAST(r.headers AS text) AS headers, r.caller,
               CAST(extract(epoch FROM LEAST(r.deadline, clock_timestamp() + INTERVAL '2 days') - clock_timestamp())
                    AS double precision) AS seconds_left
 ), told AS MATERIALIZED (
@@ -134,7 +134,7 @@ WITH answered AS (
     FROM unnest(CAST(:channels AS text[]), CAST(:payloads AS text[]), CAST(:hints AS text[])) AS n (channel, payload, hint)
     WHERE octet_length(n.channel) < 64
 )
-SELECT c.call_id, c.procedure, c.arguments, c.caller, c.seconds_left
+SELECT c.call_id, c.procedure, c.arguments, c.headers, c.caller, c.seconds_left
 FROM claimed AS c
 -- PostgreSQL runs a SELECT only if someone reads it.
 WHERE (SELECT count(*) FROM told) >= 0

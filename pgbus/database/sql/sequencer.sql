@@ -57,13 +57,20 @@ UNION ALL
 WITH moved AS (
     DELETE FROM pgbus.outbox AS o
     WHERE o.id = CAST(:id AS bigint) AND NOT EXISTS (SELECT FROM pgbus.route_changes)
-    RETURNING o.event_id, o.topic, o.ancestors, o.key, o.payload, o.headers, o.published_at, o.deliver_at
+    RETURNING o.event_id, o.topic, o.ancestors, o.key, o.payload, o.headers, o.published_at, o.deliver_at,
+              o.published_by
 ), logged AS (
     INSERT INTO pgbus.events
-        (position, event_id, topic, ancestors, key, payload, headers, published_at, deliver_at, logged_at)
+        (position, event_id, topic, ancestors, key, payload, headers, published_at, deliver_at, published_by, logged_at)
     SELECT CAST(:base AS bigint), m.event_id, m.topic, m.ancestors, m.key, m.payload, m.headers, m.published_at,
-           m.deliver_at, now()
+           m.deliver_at, m.published_by, now()
     FROM moved AS m
+), caused AS (
+    INSERT INTO pgbus.causes (position, id, correlation_id, causation_id)
+    SELECT CAST(:base AS bigint), m.event_id, pgbus.correlation_of(m.event_id, m.headers),
+           pgbus.uuid_or_null(m.headers ->> 'causation_id')
+    FROM moved AS m
+    WHERE m.headers ?| '{correlation_id,causation_id}'
 ), delivered AS (
     INSERT INTO pgbus.deliveries
         (listener_id, lane, first, last, events, claim_token, worker_id, lease_expires_at)
@@ -95,7 +102,8 @@ LEFT JOIN delivered AS d ON d.claim_token IS NOT NULL
 WITH moved AS (
     DELETE FROM pgbus.outbox AS o
     WHERE o.id = ANY (CAST(:ids AS bigint[])) AND NOT EXISTS (SELECT FROM pgbus.route_changes)
-    RETURNING o.id, o.event_id, o.topic, o.ancestors, o.key, o.payload, o.headers, o.published_at, o.deliver_at
+    RETURNING o.id, o.event_id, o.topic, o.ancestors, o.key, o.payload, o.headers, o.published_at, o.deliver_at,
+              o.published_by
 ), numbered AS MATERIALIZED (
     SELECT CAST(:base AS bigint) - 1 + CASE
                WHEN count(*) OVER () = cardinality(CAST(:ids AS bigint[]))
@@ -105,10 +113,17 @@ WITH moved AS (
     FROM moved AS m
 ), logged AS (
     INSERT INTO pgbus.events
-        (position, event_id, topic, ancestors, key, payload, headers, published_at, deliver_at, logged_at)
-    SELECT n.position, n.event_id, n.topic, n.ancestors, n.key, n.payload, n.headers, n.published_at, n.deliver_at, now()
+        (position, event_id, topic, ancestors, key, payload, headers, published_at, deliver_at, published_by, logged_at)
+    SELECT n.position, n.event_id, n.topic, n.ancestors, n.key, n.payload, n.headers, n.published_at, n.deliver_at,
+           n.published_by, now()
     FROM numbered AS n
     ORDER BY n.position
+), caused AS (
+    INSERT INTO pgbus.causes (position, id, correlation_id, causation_id)
+    SELECT n.position, n.event_id, pgbus.correlation_of(n.event_id, n.headers),
+           pgbus.uuid_or_null(n.headers ->> 'causation_id')
+    FROM numbered AS n
+    WHERE n.headers ?| '{correlation_id,causation_id}'
 ), delivered AS (
     INSERT INTO pgbus.deliveries (listener_id, lane, first, last, events, positions)
     SELECT d.listener_id, d.lane, d.first, d.last, d.events, CAST(d.positions AS bigint[])

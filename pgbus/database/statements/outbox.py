@@ -21,7 +21,8 @@ Statements: TypeAlias = Mapping[str, Statement]
 class EventColumns:
     """Events in the order of the arrays. An array may be shorter than `event_ids`: what it lacks is NULL.
 
-    `delays` are in seconds from the INSERT on, by the database's clock.
+    `delays` are in seconds from the INSERT on, by the database's clock. `published_by` is the service that publishes
+    them; None: the database's user.
     """
 
     event_ids: Sequence[UUID]
@@ -32,6 +33,7 @@ class EventColumns:
     headers: Sequence[str | None]
     deliver_ats: Sequence[datetime | None]
     delays: Sequence[float | None]
+    published_by: str | None
 
     def values(self) -> dict[str, object]:
         """The parameters of the statements."""
@@ -44,6 +46,7 @@ class EventColumns:
             "headers": self.headers,
             "deliver_ats": self.deliver_ats,
             "delays": self.delays,
+            "published_by": self.published_by,
         }
 
 
@@ -56,6 +59,7 @@ def insert_event(
     key: str | None,
     payload: str,
     headers: str | None,
+    published_by: str | None,
 ) -> Bound:
     """Insert one event that is due at once."""
     return Bound(
@@ -67,14 +71,22 @@ def insert_event(
             "key": key,
             "payload": payload,
             "headers": headers,
+            "published_by": published_by,
         },
     )
 
 
 def insert_lines(
-    statements: Statements, *, event_ids: Sequence[UUID], topic: str, ancestors: str | None, payloads: str
+    statements: Statements,
+    *,
+    event_ids: Sequence[UUID],
+    topic: str,
+    ancestors: str | None,
+    payloads: str,
+    headers: str | None,
+    published_by: str | None,
 ) -> Bound:
-    """Insert events of one topic that are due at once, each payload on a line of its own."""
+    """Insert events of one topic and with the same headers that are due at once, each payload on a line of its own."""
     return Bound(
         statements["insert_lines"],
         {
@@ -82,6 +94,8 @@ def insert_lines(
             "topic": topic,
             "ancestors": ancestors,
             "payloads": payloads,
+            "headers": headers,
+            "published_by": published_by,
         },
     )
 

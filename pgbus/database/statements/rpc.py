@@ -14,12 +14,13 @@ CallOutcome: TypeAlias = Literal["answered", "failed", "refused", "invalid", "ex
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Request:
-    """A call as the caller posts it; `arguments` is JSON text, `timeout` seconds."""
+    """A call as the caller posts it; `arguments` and `headers` are JSON text, `timeout` seconds."""
 
     call_id: UUID
     procedure: str
     arguments: str
     timeout: float
+    headers: str | None = None
 
     @property
     def size(self) -> int:
@@ -34,6 +35,7 @@ class ClaimedRequest:
     call_id: UUID
     procedure: str
     arguments: str
+    headers: str | None
     caller: str
     seconds_left: float
 
@@ -136,6 +138,7 @@ async def post_requests(
         procedures=[request.procedure for request in requests],
         arguments=[request.arguments for request in requests],
         timeouts=[request.timeout for request in requests],
+        headers=[request.headers for request in requests],
         caller=caller,
         caller_name=caller_name,
         channel=channel,
@@ -199,6 +202,7 @@ def _claimed(rows: Sequence[Any]) -> list[ClaimedRequest]:
             call_id=row["call_id"],
             procedure=row["procedure"],
             arguments=row["arguments"],
+            headers=row["headers"],
             caller=row["caller"],
             seconds_left=row["seconds_left"],
         )

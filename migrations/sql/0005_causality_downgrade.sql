@@ -1,0 +1,1 @@
+DROP FUNCTION pgbus.event_tree(uuid), pgbus.correlation_tree(text);
