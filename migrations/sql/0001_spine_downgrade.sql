@@ -7,5 +7,5 @@ DROP FUNCTION pgbus.take_dedup_keys(text[], uuid[], double precision);
 DROP FUNCTION pgbus.run_block(bigint, smallint), pgbus.event_blocks(bigint), pgbus.run_offsets(smallint);
 DROP FUNCTION pgbus.uuid_or_null(text), pgbus.correlation_of(uuid, jsonb), pgbus.readable(timestamptz);
 DROP FUNCTION pgbus.uuid7();
-DROP DOMAIN pgbus.instant, pgbus.topic, pgbus.ancestors, pgbus.key, pgbus.headers, pgbus.publisher;
+DROP DOMAIN pgbus.instant, pgbus.topic, pgbus.ancestors, pgbus.key, pgbus.headers;
 DROP SEQUENCE pgbus.wake_slots;

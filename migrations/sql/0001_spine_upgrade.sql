@@ -34,8 +34,6 @@ CREATE DOMAIN pgbus.ancestors AS text[]
     CONSTRAINT ancestors_are_a_list CHECK (array_ndims(VALUE) = 1 AND array_position(VALUE, NULL) IS NULL);
 CREATE DOMAIN pgbus.key AS text
     CONSTRAINT key_is_short CHECK (length(VALUE) BETWEEN 1 AND 255);
-CREATE DOMAIN pgbus.publisher AS text
-    CONSTRAINT publisher_is_short CHECK (length(VALUE) <= 255);
 CREATE DOMAIN pgbus.headers AS jsonb
     CONSTRAINT headers_are_strings CHECK (
         jsonb_typeof(VALUE) = 'object'
@@ -62,7 +60,7 @@ CREATE TABLE pgbus.outbox (
     published_at pgbus.instant NOT NULL DEFAULT clock_timestamp(),
     deliver_at   pgbus.instant,
     -- The service, as its code says; the database's user where nothing is said.
-    published_by pgbus.publisher NOT NULL DEFAULT CURRENT_USER
+    published_by text        NOT NULL DEFAULT CURRENT_USER
 ) WITH (
     autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 2000,
     autovacuum_vacuum_insert_scale_factor = 0, autovacuum_vacuum_insert_threshold = 100000,

@@ -73,7 +73,7 @@ class Face(ABC):
     async def insert_parts(self, parts: Iterable[Part], *, dedup_ttl: float = DEDUP_TTL) -> list[UUID]:
         ids: list[UUID] = []
         for part in parts:
-            ids += part.ids(await self.fetch(*part.insert(STATEMENTS, dedup_ttl=dedup_ttl)))
+            ids += part.ids(await self.fetch(*part.insert(STATEMENTS, service="", dedup_ttl=dedup_ttl)))
         return ids
 
     async def cancel(self, event_id: UUID) -> bool:

@@ -169,7 +169,9 @@ async def test_the_blocking_session_inside_an_async_one_publishes(database: str,
     engine = create_async_engine(faces.sqlalchemy_url(database, "asyncpg"))
     row = outbox.prepare(PersonChanged("Ada"), limits=LIMITS)
     async with AsyncSession(engine) as session, session.begin():
-        await session.run_sync(lambda blocking: sync_executor(blocking).fetch(*row.insert(STATEMENTS, dedup_ttl=1.0)))
+        await session.run_sync(
+            lambda blocking: sync_executor(blocking).fetch(*row.insert(STATEMENTS, service="", dedup_ttl=1.0))
+        )
     await engine.dispose()
     assert await payloads(observer) == [{"name": "Ada"}]
 

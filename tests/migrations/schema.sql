@@ -25,9 +25,6 @@ CREATE DOMAIN pgbus.key AS text
 CREATE DOMAIN pgbus.procedure AS text
 	CONSTRAINT procedure_is_short CHECK (((length(VALUE) >= 1) AND (length(VALUE) <= 255)));
 
-CREATE DOMAIN pgbus.publisher AS text
-	CONSTRAINT publisher_is_short CHECK ((length(VALUE) <= 255));
-
 CREATE DOMAIN pgbus.topic AS text
 	CONSTRAINT topic_is_dotted_words CHECK (((VALUE ~ '^[A-Za-z0-9_-]+([.][A-Za-z0-9_-]+)*$'::text) AND (length(VALUE) <= 255)));
 
@@ -75,7 +72,7 @@ CREATE FUNCTION pgbus.correlation_tree(correlation_id text) RETURNS TABLE(depth 
         SELECT t.path || n.number, n.number, n.id
         FROM tree AS t
         JOIN nodes AS n ON n.causation_id = t.id
-        -- Anyone may write headers: a circle must not go on for ever.
+        -- Anyone may write headers: a circle must end.
         WHERE n.number <> ALL (t.path)
     )
     SELECT cardinality(t.path) - 1, n.kind, n.id, n.causation_id, n.name, n.actor, n.at, n.state, n.position
@@ -707,7 +704,7 @@ CREATE TABLE pgbus.outbox (
     headers pgbus.headers,
     published_at pgbus.instant DEFAULT clock_timestamp() NOT NULL,
     deliver_at pgbus.instant,
-    published_by pgbus.publisher DEFAULT CURRENT_USER NOT NULL
+    published_by text DEFAULT CURRENT_USER NOT NULL
 )
 WITH (autovacuum_vacuum_scale_factor='0', autovacuum_vacuum_threshold='2000', autovacuum_vacuum_insert_scale_factor='0', autovacuum_vacuum_insert_threshold='100000', autovacuum_analyze_scale_factor='0', autovacuum_analyze_threshold='100000', autovacuum_vacuum_cost_delay='0');
 

@@ -56,7 +56,7 @@ async def waiting(plans: Plans, count: int) -> list[UUID]:
 
 async def test_posting_a_request_reads_nothing(calls: Plans) -> None:
     values = {"call_ids": [uuid4()], "procedures": ["sums.add"], "arguments": ["{}"], "timeouts": [5.0]}
-    values |= {"caller": "x", "caller_name": "x", "channel": "pgbus_calls", "payload": "sums.add"}
+    values |= {"headers": [None], "caller": "x", "caller_name": "x", "channel": "pgbus_calls", "payload": "sums.add"}
     await calls.explain("post_requests", **values | {"call_ids": [uuid4()]})  # the first one reads the domains
     plan = await calls.explain("post_requests", **values)
     assert plan.relations == set()

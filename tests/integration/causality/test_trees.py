@@ -95,7 +95,8 @@ async def test_five_services_and_one_request_make_one_tree(database: str, connec
         assert await tree(connection, context.event.event_id) == found
     by_request = await connection.fetch("SELECT depth, kind, name FROM pgbus.correlation_tree('request-7')")
     assert [tuple(row) for row in by_request] == found
-    actors = dict(await connection.fetch("SELECT name, actor FROM pgbus.event_tree($1)", placed.event_id))
+    rows = await connection.fetch("SELECT name, actor FROM pgbus.event_tree($1)", placed.event_id)
+    actors = {row["name"]: row["actor"] for row in rows}
     assert actors["orders.placed"] == "orders"
     assert actors["stock.reserved"] == "stock"
 
@@ -249,7 +250,8 @@ async def test_what_publishes_in_sql_is_named_by_its_user_and_may_name_its_cause
             str(cause.event_id),
         )
         await until_logged(connection, 5)
-    rows = dict(await connection.fetch("SELECT topic, published_by FROM pgbus.events"))
+    found = await connection.fetch("SELECT topic, published_by FROM pgbus.events")
+    rows = {row["topic"]: row["published_by"] for row in found}
     user = await connection.fetchval("SELECT current_user::text")
     assert rows == {"shop.sold": "shop", **dict.fromkeys(("sql.root", "sql.child", "sql.odd", "sql.long"), user)}
     assert await tree(connection, cause.event_id) == [(0, "event", "shop.sold"), (1, "event", "sql.child")]
