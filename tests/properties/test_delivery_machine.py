@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 from uuid import UUID, uuid4
@@ -27,7 +28,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from pgbus.database.statements import deliveries, listeners, sequencer
+from pgbus.database.statements import admin, deliveries, listeners, maintenance, sequencer
 from pgbus.database.statements.deliveries import Claim
 from pgbus.database.store import Store
 from pgbus.handlers.outcomes import DONE, Dead, Done, Retry
@@ -69,6 +70,7 @@ class DeliveryMachine(RuleBasedStateMachine):
         self.committed: set[int] = set()
         self.logged: dict[int, int] = {}  # position -> number
         self.all: list[Subscriber] = []
+        self.registered = 0
         self.workers: dict[int, asyncpg.Connection] = {}
 
     # ---------------------------------------------------------------------------------------------------- publishing
@@ -171,6 +173,9 @@ class DeliveryMachine(RuleBasedStateMachine):
 
     @rule()
     def free_claims(self) -> None:
+        self._free_claims()
+
+    def _free_claims(self) -> None:
         """Afterwards nobody who is dead, or whose lease ran out, has a claim."""
         self.run(deliveries.free_claims(self.store, max_crashes=5, lease_floor=-math.inf, batch=1_000))
         left = """
@@ -181,8 +186,19 @@ class DeliveryMachine(RuleBasedStateMachine):
 
     @rule(held=claims)
     def let_a_lease_run_out(self, held: Held) -> None:
+        self._let_a_lease_run_out(held)
+
+    def _let_a_lease_run_out(self, held: Held) -> None:
         late = "UPDATE pgbus.deliveries SET lease_expires_at = now() - interval '1 hour' WHERE claim_token = $1"
         self.run(self.connection.execute(late, held.claim.token))
+
+    @rule(held=claims)
+    def freeze_a_worker_past_its_lease(self, held: Held) -> None:
+        """Its claim is free; when the worker goes on, it settles in vain: see `settle`."""
+        self._let_a_lease_run_out(held)
+        self._free_claims()
+        ours = "SELECT count(*) FROM pgbus.deliveries WHERE claim_token = $1"
+        assert self.run(self.connection.fetchval(ours, held.claim.token)) == 0
 
     # ----------------------------------------------------------------------------------------------------- listeners
 
@@ -195,10 +211,11 @@ class DeliveryMachine(RuleBasedStateMachine):
     )
     def register(self, topics: tuple[str, ...], start: int | None, kind: str) -> Subscriber:
         lanes = None if kind == "plain" else LANES
+        self.registered += 1
         registration = self.run(
             listeners.register_listener(
                 self.store,
-                listener_name=f"{kind} {len(self.all)}",
+                listener_name=f"{kind} {self.registered}",
                 lanes=lanes,
                 options='{"on_poison": "block"}' if kind == "blocking" else "{}",
                 service="",
@@ -217,6 +234,58 @@ class DeliveryMachine(RuleBasedStateMachine):
     def set_state(self, one: Subscriber, state: str) -> None:
         self.run(self.store.fetch("set_listener_state", listener_id=one.id, state=state))
         one.paused = state == "paused"
+
+    @precondition(lambda self: len(self.all) > 1)
+    @rule(one=subscribers)
+    def remove(self, one: Subscriber) -> None:
+        """With what is claimed: those workers settle in vain."""
+        if one in self.all:
+            self.run(admin.delete_deliveries(self.store, listener_id=one.id))
+            self.run(admin.delete_listener(self.store, listener_id=one.id))
+            self.all.remove(one)
+
+    @rule(one=subscribers, back=st.integers(0, 8))
+    def replay(self, one: Subscriber, back: int) -> None:
+        """From the end of the log or some positions before it; what waits is dropped, what is claimed is not."""
+        if one not in self.all:
+            return
+        cursor = max(0, max(self.logged, default=0) + 1 - back)
+        self.run(admin.set_listener_cursor(self.store, listener_id=one.id, cursor=cursor))
+        self.run(admin.delete_waiting_deliveries(self.store, listener_id=one.id))
+        places = self.run(self.connection.fetch(PLACES))
+        one.past = Counter(row["position"] for row in places if row["listener_id"] == one.id)
+        one.owed = self._heard(one.topics, since=cursor)
+        one.keeps_order = False
+
+    @rule(one=subscribers, topics=st.sampled_from([TOPICS, TOPICS[:1], TOPICS[1:]]))
+    def change_subscriptions(self, one: Subscriber, topics: tuple[str, ...]) -> None:
+        """What is owed stays; what is not logged, or behind the listener's cursor, goes by the new ones."""
+        if one not in self.all:
+            return
+        self.run(listeners.replace_subscriptions(self.store, listener_id=one.id, patterns=topics))
+        cursor = self.run(self.connection.fetchval("SELECT cursor FROM pgbus.listeners WHERE id = $1", one.id))
+        if cursor is not None:
+            one.owed = {position for position in one.owed if position < cursor} | self._heard(topics, since=cursor)
+        one.topics = topics
+
+    def _heard(self, topics: tuple[str, ...], *, since: int) -> set[int]:
+        return {
+            position
+            for position, number in self.logged.items()
+            if position >= since and self.topic_of[number] in topics
+        }
+
+    @rule(one=subscribers)
+    def change_lanes(self, one: Subscriber) -> None:
+        """An ordered listener becomes a plain one, and the leader takes what waits out of its lanes; or the reverse."""
+        if one not in self.all or one.blocking:
+            return
+        one.lanes = LANES if one.lanes is None else None
+        self.run(
+            listeners.set_listener_options(self.store, listener_id=one.id, lanes=one.lanes, options="{}", service="")
+        )
+        self.run(maintenance.release_lanes(self.store, batch=1_000))
+        one.keeps_order = False
 
     # ------------------------------------------------------------------------------------------------------- workers
 
@@ -308,11 +377,12 @@ class DeliveryMachine(RuleBasedStateMachine):
             assert 1 <= len(claim.events) <= piece
             positions = [event.position for event in claim.events]
             assert positions == sorted(p for p in positions if p is not None)
-            assert set(positions) <= one.owed
+            assert set(positions) <= one.owed | set(one.past)
             assert not claim.suspect or (suspects and len(found) == 1 == len(claim.events))
         if one.lanes and found:
             assert len({claim.lane for claim in found}) == len(found), "two pieces of one lane at once"
-            assert self.run(self.connection.fetch(LEAPS, found[0].token)) == [], "an earlier event of the lane waits"
+            leaps = self.run(self.connection.fetch(LEAPS, found[0].token)) if one.keeps_order else []
+            assert leaps == [], "an earlier event of the lane waits"
 
     def _one_of(self, one: Subscriber, found: list[Claim], worker_id: int) -> Any:
         return multiple(*(Held(one, claim, worker_id) for claim in found))
@@ -387,7 +457,8 @@ class DeliveryMachine(RuleBasedStateMachine):
         behind = {row["id"]: math.inf if row["cursor"] is None else row["cursor"] for row in cursors}
         for one in self.all:
             found = sorted(row["position"] for row in places if row["listener_id"] == one.id)
-            assert found == sorted(position for position in one.owed if position < behind[one.id])
+            owed = [position for position in one.owed if position < behind[one.id]]
+            assert found == sorted([*owed, *one.past.elements()])
 
     @invariant()
     def nothing_waits_behind_a_dead_letter_that_is_gone(self) -> None:
@@ -411,7 +482,8 @@ class DeliveryMachine(RuleBasedStateMachine):
                 pass
             for worker_id in tuple(self.workers):
                 self._end_session(worker_id)
-            self.run(deliveries.free_claims(self.store, max_crashes=5, lease_floor=-math.inf, batch=1_000))
+            self._free_claims()
+            self.run(maintenance.release_lanes(self.store, batch=1_000))
             self.start_worker()
             for one in self.all:
                 self.set_state(one, "active")
@@ -427,7 +499,7 @@ class DeliveryMachine(RuleBasedStateMachine):
         """Claim and handle until nothing is owed; what was given up is tried again."""
         (worker_id,) = self.workers
         handled: dict[str | None, int] = {}
-        for _ in range(10 * len(one.owed) + 10):
+        for _ in range(10 * (len(one.owed) + one.past.total()) + 10):
             self.deal_with_dead_letters(one, "retry_dead_letters", 1000) if not handled else None
             self.let_retries_be_due()
             found = self.run(self._claim(self.store, one, worker_id, 100, 3, 100, True))
@@ -437,7 +509,7 @@ class DeliveryMachine(RuleBasedStateMachine):
             for claim in found:
                 for event in claim.events:
                     assert event.position is not None
-                    if one.lanes and event.key is not None:
+                    if one.lanes and one.keeps_order and event.key is not None:
                         assert event.position > handled.get(event.key, 0), "events of one key came out of order"
                         handled[event.key] = event.position
                 self._settle(Held(one, claim, worker_id), lambda: Done())

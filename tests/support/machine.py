@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -48,7 +49,11 @@ class Subscriber:
     lanes: int | None
     blocking: bool
     owed: set[int] = field(default_factory=set)
+    past: Counter[int] = field(default_factory=Counter)
+    """Copies of events from before a replay: done, dead or claimed then, and still in their places."""
     paused: bool = False
+    keeps_order: bool = True
+    """Not after a replay, or a change of lanes: events from before and from after it meet."""
 
 
 @dataclass(eq=False)
