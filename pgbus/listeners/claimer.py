@@ -224,7 +224,10 @@ class Claimer:
     def _enqueue(self, claims: Sequence[Claim], events: int, *, sent_at: float) -> None:
         # Kept for longer, by the time that it took the database to begin; never for less.
         kept_until = sent_at + self._running.config.lease
-        held_claims = [HeldClaim(claim, now=sent_at, kept_until=kept_until) for claim in claims]
+        # Our clock is set against the database's by when the answer is here, not by when it was asked for. The history
+        # then has no attempt begin later than it did, nor before its claim: so a retry, whose claim comes after the
+        # attempt that it repeats was settled, begins after that one, in whichever worker it is.
+        held_claims = [HeldClaim(claim, now=now(), kept_until=kept_until) for claim in claims]
         for held in held_claims:
             self._in_flight.add(held)
         self._backlog.add(held_claims, events=events)

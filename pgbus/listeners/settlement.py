@@ -65,7 +65,7 @@ class HeldClaim:
         self.endings: list[Ending | None] = [None] * size
         self.started: list[float] = [0.0] * size
         self.durations: list[float] = [0.0] * size
-        # What turns our clock into the database's: claims tell when they were made by that.
+        # What turns our clock into the database's, which says when the claim was made: `now` is when we knew of it.
         self.offset = claim.claimed_at - now
         # How often the database has refused to settle it.
         self.refusals = 0

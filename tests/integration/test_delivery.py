@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from datetime import timedelta
 
 import asyncpg
 import pytest
@@ -20,6 +21,7 @@ from pgbus.telemetry import (
 )
 from tests.conftest import Connect
 from tests.support import eventually
+from tests.support.faultproxy import FaultProxy
 from tests.support.orders import INSERT, collect, publish
 from tests.support.workers import QUICK_RETRY, Inbox, Watch, open_bus, running, until_idle
 
@@ -333,3 +335,29 @@ async def test_an_event_that_was_deleted_from_the_log_is_skipped_and_blocks_noth
     told = await connection.fetch("SELECT position, outcome, worker FROM pgbus.attempts ORDER BY position")
     assert [(row["outcome"], row["worker"]) for row in told] == [("skipped", "worker-1"), ("done", "worker-1")] * 2
     assert "mail skips" in caplog.text
+
+
+async def test_a_retry_begins_after_the_attempt_that_it_repeats_however_slow_the_link_was(
+    database: str, connect: Connect
+) -> None:
+    connection = await connect(database)
+    async with FaultProxy(database) as proxy, open_bus(proxy.dsn, pool_size=3) as bus, open_bus(database) as publisher:
+        inbox: Inbox[int] = Inbox()
+        at_once = pgbus.RetryPolicy(max_attempts=2, base_delay=0.0, jitter=0.0)
+
+        @bus.listener("orders.placed", name="mail", concurrency=1, batch_size=1, retry=at_once)
+        async def handle(event: dict[str, int]) -> None:
+            if event["n"] == 1:  # the next claim is asked for now, and arrives at the server in a while
+                proxy.silence()
+                asyncio.get_running_loop().call_later(0.2, proxy.restore)
+                return
+            inbox.put(event["n"])
+            raise ValueError
+
+        async with running(bus):
+            await publish(publisher, 1, 2)
+            await inbox.take(2)
+            await until_idle(connection)
+    query = "SELECT started_at, duration FROM pgbus.event_history WHERE outcome <> 'done' ORDER BY attempt"
+    [first, retry] = await connection.fetch(query)
+    assert first["started_at"] + timedelta(seconds=first["duration"]) <= retry["started_at"]

@@ -132,7 +132,7 @@ SELECT c.id, c.lane, c.attempt, c.crashes >= 2 AS suspect, c.available_at IS NUL
            SELECT 1 FROM pgbus.dead_letters AS x
            WHERE x.listener_id = CAST(:listener_id AS integer) AND x.blocked_key = e.key
        ) END AS blocked,
-       CAST(extract(epoch FROM now()) AS double precision) AS claimed_at
+       CAST(extract(epoch FROM clock_timestamp()) AS double precision) AS claimed_at
 FROM claimed AS c
 -- A claim whose events were all deleted from the log is also returned.
 LEFT JOIN LATERAL (
@@ -187,7 +187,7 @@ SELECT f.fits, c.id, CAST(NULL AS smallint) AS lane, c.attempt, false AS suspect
        e.position, e.event_id, e.topic, e.ancestors, e.key, e.payload, e.headers,
        pgbus.readable(e.published_at) AS published_at, pgbus.readable(e.deliver_at) AS deliver_at,
        CAST(NULL AS boolean) AS blocked,
-       CAST(extract(epoch FROM now()) AS double precision) AS claimed_at
+       CAST(extract(epoch FROM clock_timestamp()) AS double precision) AS claimed_at
 FROM fit AS f
 LEFT JOIN claimed AS c ON true
 -- A claim whose events were all deleted is returned, too.

@@ -86,7 +86,7 @@ WITH moved AS (
 SELECT CAST(CAST(pg_current_xact_id() AS text) AS bigint) AS xid,
        (SELECT count(pg_notify(CAST(:work_channel AS text), w.payload))
         FROM unnest(CAST(:wakes AS text[])) AS w (payload)) AS told,
-       CAST(extract(epoch FROM now()) AS double precision) AS claimed_at,
+       CAST(extract(epoch FROM clock_timestamp()) AS double precision) AS claimed_at,
        d.id AS delivery_id, d.listener_id, CAST(:base AS bigint) AS position,
        CASE WHEN d.id IS NOT NULL THEN m.event_id END AS event_id, m.topic, m.ancestors, m.key,
        CASE WHEN d.id IS NOT NULL THEN m.payload END AS payload,
