@@ -6,21 +6,46 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import msgspec
+from ididi import Resolver
 from lihil.plugins import bus as stock
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
+from pgbus.bus import Bus
 from pgbus.causality import caused_by
 from pgbus.contrib.lihil.callbacks import callbacks_of
 from pgbus.contrib.lihil.headers import context_of, make_headers
 from pgbus.contrib.lihil.invoking import listeners_in_scope
+from pgbus.contrib.lihil.registry import Handler
 from pgbus.database.adapters.added import AddedTo
 from pgbus.database.adapters.sessions import watching
 
-if TYPE_CHECKING:
-    from pgbus.contrib.lihil.terminal import BusTerminal
+
+class Terminal(Protocol):
+    """Makes buses, and knows the handlers of this process; for its attributes see `BusTerminal`."""
+
+    bus: Bus
+    durable: bool
+    allow_unrouted: bool
+
+    @property
+    def sessions(self) -> async_sessionmaker[AsyncSession]:
+        """Makes the session of a publish that has none."""
+        ...
+
+    def name_topic(self, event: Any) -> None:
+        """See that the event's class has a topic."""
+        ...
+
+    def heard_by(self, event_type: type) -> dict[str, Handler]:
+        """The handlers that hear events of the class, by listener_name, in the order of their registration."""
+        ...
+
+    def create_event_bus(self, resolver: Resolver, *, session: AsyncSession | None) -> PgEventBus:
+        """A bus that publishes in the transaction of `session`; without one, in transactions of its own."""
+        ...
 
 
 class PgEventBus(stock.EventBus[Any], frozen=True):  # type: ignore[call-arg, unused-ignore] # where Lihil is missing
@@ -30,7 +55,7 @@ class PgEventBus(stock.EventBus[Any], frozen=True):  # type: ignore[call-arg, un
     handler this bus was made for.
     """
 
-    terminal: Any = None
+    terminal: Terminal
     session: Any = None
     emitted: set[asyncio.Task[Any]] = msgspec.field(default_factory=set)
 
@@ -48,7 +73,7 @@ class PgEventBus(stock.EventBus[Any], frozen=True):  # type: ignore[call-arg, un
         Raises UnregisteredMessageError where no handler of this process hears the event, unless it is durable or the
         terminal allows it; and what `pgbus.Bus.publish` does.
         """
-        terminal: BusTerminal[Any] = self.terminal
+        terminal = self.terminal
         terminal.name_topic(event)
         if terminal.durable if durable is None else durable:
             headers = make_headers(context)
@@ -79,7 +104,7 @@ class PgEventBus(stock.EventBus[Any], frozen=True):  # type: ignore[call-arg, un
         `persisted` waits for that, as the endpoint does before its response is sent. `callback` gets a future that is
         done, with the error if there is one, once the event is stored.
         """
-        terminal: BusTerminal[Any] = self.terminal
+        terminal = self.terminal
         terminal.name_topic(event)
         headers = make_headers(context)
         if self.session is not None and self.session.in_transaction():

@@ -66,7 +66,10 @@ class PgBusPlugin(InitPlugin, CLIPlugin):
         """Add the command `litestar pgbus` to Litestar's command line."""
         from pgbus.contrib.litestar.cli import make_group
 
-        cli.add_command(make_group(self))
+        cli.add_command(make_group(self.bus, become_worker=self._become_worker))
+
+    def _become_worker(self) -> None:
+        self.role = "worker"
 
     def _install(self, config: AppConfig) -> None:
         # This emitter runs no worker: it enters before what handlers need is there, and leaves when that is gone.
