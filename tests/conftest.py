@@ -1,5 +1,7 @@
 """Fixtures: one server for a test run (one for each xdist worker), and a fresh database for every test."""
 
+import compileall
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 
@@ -10,6 +12,7 @@ from hypothesis import settings
 from pgbus.embedded import EmbeddedPostgres, find_binaries
 from pgbus.errors import EmbeddedPostgresError
 from pgbus.testing.databases import DatabaseServer, find_server, upgraded
+from tests.support import ROOT
 from tests.support.rows import Rows
 from tests.support.services import Services
 
@@ -20,6 +23,16 @@ settings.load_profile("pgbus")
 CHECKS = [Path(__file__).parent / f"support/{table}.sql" for table in ("deliveries", "history", "causes", "calls")]
 
 Connect = Callable[[str], Awaitable[asyncpg.Connection]]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep what was compiled, also where the environment says otherwise (`PYTHONDONTWRITEBYTECODE`, as in containers).
+
+    Tests start many hundreds of processes, each of which would compile pgbus for itself, as xdist's workers all tests.
+    """
+    sys.dont_write_bytecode = False
+    if not hasattr(config, "workerinput"):  # the workers begin later
+        compileall.compile_dir(ROOT / "pgbus", quiet=2)
 
 
 @pytest.fixture(scope="session")

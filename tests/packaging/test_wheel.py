@@ -32,10 +32,12 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The `bin` of an environment in which nothing but the wheel and what it needs is installed."""
+    """The `bin` of an environment in which nothing but the wheel and what it needs is installed; our pip does it."""
     directory = tmp_path_factory.mktemp("a path with spaces") / "venv"
-    venv.create(directory, with_pip=True)
-    call(directory / "bin" / "python", "-m", "pip", "install", "--quiet", wheel, cwd=directory)
+    venv.create(directory)
+    python = directory / "bin" / "python"
+    pip = (sys.executable, "-m", "pip", "--python", python, "--disable-pip-version-check")
+    call(*pip, "install", "--quiet", "--no-compile", wheel, cwd=directory)
     return directory / "bin"
 
 

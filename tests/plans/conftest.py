@@ -53,9 +53,9 @@ SELECT 4, n / 100 % 16, n, n + 99, 100 FROM generate_series({EVENTS - 9999}, {EV
 """
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def full_database(server: DatabaseServer, upgraded_template: str) -> Iterator[str]:
-    """A bus that has seen some traffic, while somebody holds a snapshot open."""
+    """A bus that has seen some traffic, while somebody holds a snapshot open. Filling it takes seconds: once a run."""
     with (
         server.temporary_database(template=upgraded_template) as dsn,
         psycopg.connect(dsn) as holder,
