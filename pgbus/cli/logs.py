@@ -12,6 +12,7 @@ from typing import TextIO
 
 import structlog
 
+from pgbus.causality import current_cause
 from pgbus.cli.printable import printable
 from pgbus.config import LogFormat, LogLevel
 
@@ -51,6 +52,7 @@ def _renderers(format: LogFormat, *, colors: bool) -> list[structlog.typing.Proc
     match format:
         case "json":
             return [
+                _add_trace,
                 structlog.processors.format_exc_info,  # text, not frames with their local variables: some are secrets
                 structlog.processors.EventRenamer("message"),
                 structlog.processors.JSONRenderer(default=str),
@@ -62,6 +64,15 @@ def _renderers(format: LogFormat, *, colors: bool) -> list[structlog.typing.Proc
                 _make_printable,
                 structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=plain, pad_event_to=0),
             ]
+
+
+def _add_trace(_: object, __: str, record: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """Add `trace_id`, `span_id` and `correlation_id` of the event, call or run at work, unless the record has them."""
+    if cause := current_cause():
+        _, trace_id, span_id, _ = cause.traceparent.split("-", 3)
+        for name, value in (("trace_id", trace_id), ("span_id", span_id), ("correlation_id", cause.correlation_id)):
+            record.setdefault(name, value)
+    return record
 
 
 def _make_printable(_: object, __: str, record: structlog.typing.EventDict) -> structlog.typing.EventDict:

@@ -24,6 +24,7 @@ COMMANDS = {
     "call": "Call API.PROCEDURE on a worker that serves it, and print its result as JSON.",
     "status": "Show the state of the bus: outbox, log, listeners, schedules, workers, leader.",
     "doctor": "Examine the bus and its database: what is wrong, the evidence, and the command that mends it.",
+    "grafana": "Print a dashboard for Grafana as JSON (on Prometheus, or on the views in SQL), or alert rules as YAML.",
     "inspect": "Show the history of APIs, the newest first: events, or with --calls calls. All filters must match.",
     "events": "Show events of the log, the newest first, with each listener's attempts.",
     "dead": "List, show, retry or discard dead letters: events that a listener gave up on.",

@@ -162,6 +162,7 @@ class Attempts:
             logger.error(
                 "%s gave up on event %s after attempt %d: %s", self._listener.name, position, attempt, outcome.error,
                 exc_info=error if not isinstance(error, UnhandledEventError) else None,
+                extra={"listener_name": self._listener.name, "event_id": str(held.claim.events[index].event_id)},
             )  # fmt: skip
         elif isinstance(outcome, Retry):
             logger.warning(
@@ -169,6 +170,7 @@ class Attempts:
                 self._listener.name, position, attempt, outcome.delay, outcome.error,
                 # Where it failed, once: the next attempts mostly fail in the same place.
                 exc_info=error if attempt == 1 and not isinstance(error, errors.Retry) else None,
+                extra={"listener_name": self._listener.name, "event_id": str(held.claim.events[index].event_id)},
             )  # fmt: skip
         return outcome
 

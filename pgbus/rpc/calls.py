@@ -62,7 +62,7 @@ class Calls:
 
         async def work() -> Any:
             given["headers"] = message.headers
-            with self._hooks.instruments.around(Call(procedure, call_id)):
+            with self._hooks.instruments.around(Call(procedure, call_id, message.headers)):
                 return await self.caller.call(procedure, message.kwargs, **given)
 
         return await exchange(self._hooks.before_rpc_call, self._hooks.after_rpc_call, message, work)
@@ -85,7 +85,7 @@ class Calls:
 
         def work() -> Any:
             given["headers"] = message.headers
-            with self._hooks.instruments.around(Call(procedure, call_id)):
+            with self._hooks.instruments.around(Call(procedure, call_id, message.headers)):
                 return self._blocking.run(lambda: self.caller.call(procedure, message.kwargs, **given))
 
         before, after = self._hooks.before_rpc_call, self._hooks.after_rpc_call

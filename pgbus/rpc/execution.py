@@ -88,7 +88,8 @@ class Execution:
         """The result as JSON text."""
         if not self._hooks.instruments:
             return await self._result_alone(running)
-        with self._hooks.instruments.around(Serve(running.procedure.name, running.request.call_id)):
+        request = running.request
+        with self._hooks.instruments.around(Serve(request.procedure, request.call_id, request.headers)):
             return await self._result_alone(running)
 
     async def _result_alone(self, running: Running) -> str:

@@ -174,14 +174,14 @@ class Runs:
         error = asyncio.CancelledError("cancelled from within") if run.call.cancelled() else run.call.result()
         if error is None:
             return "done", None
-        logger.error("schedule %s: the task failed", name, exc_info=error)
+        logger.error("schedule %s: the task failed", name, exc_info=error, extra={"schedule_name": name})
         return "failed", format_traceback(error)
 
     async def _attempt(self, run: Run, context: TaskContext) -> BaseException | None:
         """Call the task, within instruments; what it raised."""
         if not self._instruments:
             return await attempt(run.schedule.task, context)
-        operation = operations.Run(run.schedule.name, run.token, context.due_at, context.attempt)
+        operation = operations.Run(run.schedule.name, run.rule, run.token, context.due_at, context.attempt)
         error: BaseException | None = None
         try:
             with self._instruments.around(operation):

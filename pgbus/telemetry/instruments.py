@@ -6,13 +6,14 @@ changes nothing but headers, and decides nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol, TypeAlias
 from uuid import UUID
 
+from pgbus.causality import Cause, Origin, read_headers
 from pgbus.messages import EventMessage
 
 _NOTHING = nullcontext()
@@ -49,26 +50,42 @@ class Call:
 
     procedure: str
     call_id: UUID
-    headers: dict[str, str] = field(default_factory=dict)
+    headers: dict[str, str]
 
 
 @dataclass(frozen=True, slots=True)
 class Serve:
-    """A call is executed here, with the headers that the caller has sent."""
+    """A call is executed here, with the headers that the caller has sent, as JSON text if there are any."""
 
     procedure: str
     call_id: UUID
-    headers: dict[str, str] = field(default_factory=dict)
+    raw_headers: str | None
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """The headers by their names."""
+        return read_headers(self.raw_headers)
+
+    @property
+    def cause(self) -> Cause:
+        """The cause of what the procedure publishes and calls."""
+        return Origin(self.call_id, self.raw_headers).cause
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A schedule's task runs; `attempt` is 1 unless a worker had begun the run before."""
+    """A schedule's task runs, by its `rule` as text; `attempt` is 1 unless a worker had begun the run before."""
 
     schedule_name: str
+    rule: str
     run_id: UUID
     due_at: datetime
     attempt: int
+
+    @property
+    def cause(self) -> Cause:
+        """The cause of what the task publishes and calls."""
+        return Origin(self.run_id).cause
 
 
 Operation: TypeAlias = Publish | Process | Call | Serve | Run

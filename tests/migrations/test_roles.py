@@ -13,10 +13,12 @@ import pgbus
 from pgbus import migrate
 from pgbus.database import sql
 from pgbus.database.sql import rights
+from pgbus.database.statements.dashboards import chart_queries
 from pgbus.errors import PrivilegeError, SchemaVersionError
 from tests.conftest import Connect
 from tests.migrations.conftest import PASSWORD, drop_roles, dsn_of_user
 from tests.support import DatabaseServer
+from tests.support.grafana import expanded
 from tests.support.workers import running
 
 VERBS = ("SELECT", "INSERT", "UPDATE", "DELETE")
@@ -320,7 +322,7 @@ async def test_a_role_may_run_the_statements_of_the_code(bus: Bus, role: str, na
         pytest.skip("PostgreSQL explains statements without values, which checks privileges, from version 16 on")
     member = await bus.member(role)
     statements = sql.load(bus.namespace)
-    explained = {f"EXPLAIN (GENERIC_PLAN) {statements[name].asyncpg}": name for name in names}
+    explained = {f"EXPLAIN (GENERIC_PLAN) {expanded(statements[name].asyncpg)}": name for name in names}
     assert [explained[one] for one in await bus.refused(member, list(explained))] == []
 
 
@@ -463,3 +465,12 @@ async def test_the_namespace_of_roles_may_be_a_word_of_sql(server: DatabaseServe
         await connection.execute("SET ROLE user_publisher")
         await connection.execute("INSERT INTO \"user\".outbox (topic) VALUES ('a')")
     await drop_roles(server.dsn, "user")
+
+
+async def test_a_reader_can_run_every_query_of_the_sql_dashboard(home: str, namespace: str, connect: Connect) -> None:
+    await asyncio.to_thread(migrate.upgrade, home, namespace=namespace)
+    await asyncio.to_thread(migrate.grant_roles, home, namespace=namespace)
+    connection = await connect(home)
+    await connection.execute(f"SET ROLE {namespace}_reader")
+    for query in chart_queries(namespace).values():
+        await connection.fetch(expanded(query))

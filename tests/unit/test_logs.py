@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from pgbus.causality import Cause, caused_by
 from pgbus.cli.logs import configure_logging
 
 
@@ -40,6 +41,17 @@ def test_a_json_line_holds_the_message_and_what_was_given_with_it(stream: io.Str
         "listener_name": "mailer",
         "position": 7,
     }
+
+
+def test_a_json_line_has_the_trace_and_the_correlation_of_what_is_at_work(stream: io.StringIO) -> None:
+    configure_logging(level="info", format="json", stream=stream)
+    traceparent = f"00-{'a' * 32}-{'b' * 16}-01"
+    with caused_by(Cause(correlation_id="order-7", traceparent=traceparent)):
+        logging.getLogger("shop").info("sold")
+        logging.getLogger("shop").info("sold", extra={"trace_id": "its own"})
+    first, second = map(json.loads, stream.getvalue().splitlines())
+    assert (first["trace_id"], first["span_id"], first["correlation_id"]) == ("a" * 32, "b" * 16, "order-7")
+    assert second["trace_id"] == "its own"
 
 
 def test_an_exception_stays_one_json_line(stream: io.StringIO) -> None:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
+from msgspec.structs import replace
 from opentelemetry import metrics, propagate, trace
 from opentelemetry.context import Context
 from opentelemetry.metrics import Histogram, MeterProvider
 from opentelemetry.trace import INVALID_SPAN, Link, Span, SpanKind, Status, StatusCode, TracerProvider
 from opentelemetry.util.types import AttributeValue
 
+from pgbus.causality import CORRELATION_ID, Causing, caused_by
 from pgbus.config import Config
 from pgbus.contrib.opentelemetry import names
 from pgbus.contrib.opentelemetry.metrics import ConventionMetrics
@@ -22,6 +24,8 @@ from pgbus.messages import EventMessage
 from pgbus.telemetry import Abandoned, Call, Operation, Process, Publish, Run, Serve
 
 Attributes = dict[str, AttributeValue]
+
+_NOTHING = nullcontext()
 
 # An event that is handled later than this after it was published, as in a replay, has a trace of its own, with a link:
 # backends wait no more than minutes for the rest of a trace.
@@ -140,6 +144,7 @@ class OpenTelemetry:
             histogram=self._metrics.processing,
             parent=parent,
             links=links,
+            causing=messages[0],
         ) as ending:
             try:
                 yield
@@ -164,11 +169,12 @@ class OpenTelemetry:
             {},
             histogram=self._metrics.serving,
             parent=propagate.extract(operation.headers),
+            causing=operation,
         )
 
     def _run(self, operation: Run) -> AbstractContextManager[object]:
         attributes: Attributes = {names.SCHEDULE_NAME: operation.schedule_name, names.ATTEMPT: operation.attempt}
-        return self._span(f"run {operation.schedule_name}", SpanKind.INTERNAL, {}, attributes)
+        return self._span(f"run {operation.schedule_name}", SpanKind.INTERNAL, {}, attributes, causing=operation)
 
     # -------------------------------------------------------------------------------------------------------- spans
 
@@ -183,8 +189,12 @@ class OpenTelemetry:
         histogram: Histogram | None = None,
         parent: Context | None = None,
         links: Sequence[Link] = (),
+        causing: Causing | None = None,
     ) -> Iterator[_Ending]:
-        """Make a span the current one; `own` are attributes of the span that metrics do not have."""
+        """Make a span the current one; `own` are attributes of the span that metrics do not have.
+
+        `causing`: the event, call or run at work. What it publishes and logs is then in the trace of the span.
+        """
         ending = _Ending()
         started = time.perf_counter()
         with self._tracer.start_as_current_span(
@@ -197,7 +207,8 @@ class OpenTelemetry:
             set_status_on_exception=False,
         ) as span:
             try:
-                yield ending
+                with _in_trace(span, causing) if causing else _NOTHING:
+                    yield ending
             except BaseException as error:
                 _note(error, ending, span)
                 raise
@@ -221,8 +232,18 @@ class OpenTelemetry:
         return {names.RPC_SYSTEM: names.SYSTEM, names.RPC_METHOD: procedure, **self._server}
 
 
+def _in_trace(span: Span, causing: Causing) -> AbstractContextManager[None]:
+    context = span.get_span_context()
+    if not context.is_valid:  # there is no SDK
+        return _NOTHING
+    traceparent = f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
+    tracestate = context.trace_state.to_header() or None
+    return caused_by(replace(causing.cause, traceparent=traceparent, tracestate=tracestate))
+
+
 def _identity(message: EventMessage) -> Attributes:
-    return {names.MESSAGE_ID: str(message.event_id)}
+    event_id = str(message.event_id)
+    return {names.MESSAGE_ID: event_id, names.CONVERSATION_ID: message.headers.get(CORRELATION_ID, event_id)}
 
 
 def _shared_topic(messages: Sequence[EventMessage]) -> str | None:

@@ -368,6 +368,59 @@ async def test_what_a_handler_publishes_is_in_its_trace(database: str, exported:
     assert len({ids(span)[0] for span in exported.spans}) == 1
 
 
+async def test_a_call_is_one_trace_from_caller_to_procedure_and_on(database: str, exported: Exported) -> None:
+    async with open_bus(database) as bus:
+        exported.instrument(bus)
+
+        @bus.procedure("orders.place")
+        async def place(n: int) -> int:
+            await bus.publish(n, topic="orders.placed")
+            return n
+
+        async with running(bus):
+            with exported.tracer_provider.get_tracer("test").start_as_current_span("request"):
+                assert await bus.call("orders.place", {"n": 1}) == 1
+            await exported.until("orders.place", 2)
+    client, server = sorted(exported.named("orders.place"), key=lambda span: span.kind is SpanKind.SERVER)
+    [published] = exported.named("publish orders.placed")
+    assert (parent(server), parent(published)) == (ids(client), ids(server))
+    assert len({ids(span)[0] for span in exported.spans}) == 1
+
+
+async def test_the_cause_of_what_a_handler_publishes_is_in_the_trace_of_its_span(
+    database: str, exported: Exported
+) -> None:
+    causes: Inbox[pgbus.Cause] = Inbox()
+    async with open_bus(database) as bus:
+        exported.instrument(bus)
+
+        @bus.listener("a.b", name="reader")
+        async def reader(event: int) -> None:
+            cause = pgbus.current_cause()
+            assert cause is not None
+            causes.put(cause)
+
+        async with running(bus):
+            message = await bus.publish(1, topic="a.b")
+            [cause] = await causes.take(1)
+            [span] = await exported.until("process a.b")
+    assert cause.traceparent.startswith("00-{:032x}-{:016x}-".format(*ids(span)))
+    assert (cause.correlation_id, cause.causation_id) == (str(message.event_id), str(message.event_id))
+    assert attributes(span)["messaging.message.conversation_id"] == str(message.event_id)
+
+
+async def test_an_event_in_the_trace_of_a_request_that_has_no_span_goes_on_with_it(
+    database: str, exported: Exported
+) -> None:
+    async with open_bus(database) as bus:
+        exported.instrument(bus)
+        with pgbus.caused_by(pgbus.Cause(correlation_id="r-1", traceparent=f"00-{'a' * 32}-{'b' * 16}-01")):
+            await bus.publish(1, topic="a.b")
+    [span] = exported.named("publish a.b")
+    assert parent(span) == (int("a" * 32, 16), int("b" * 16, 16))
+    assert attributes(span)["messaging.message.conversation_id"] == "r-1"
+
+
 async def test_a_failed_publish_has_a_span_with_its_error(database: str, exported: Exported) -> None:
     async with open_bus("postgresql://nobody@127.0.0.1:1/x") as bus:
         exported.instrument(bus)
