@@ -17,6 +17,7 @@ import asyncpg
 
 import pgbus
 from tests.support import ROOT, eventually
+from tests.support.waiting import PROCESS_PATIENCE
 
 SOAK = int(os.environ.get("PGBUS_SOAK", "0"))
 """How many times over the tests repeat what a CI run does once or twice."""
@@ -141,7 +142,9 @@ class Stage:
         return worker
 
     async def registered(self, worker: WorkerProcess) -> None:
-        await eventually(lambda: self.value("SELECT id FROM pgbus.workers WHERE pid = $1", worker.pid), 20)
+        await eventually(
+            lambda: self.value("SELECT id FROM pgbus.workers WHERE pid = $1", worker.pid), PROCESS_PATIENCE
+        )
 
     async def leader_pid(self) -> int | None:
         """The process that leads now: it said so last, and the leader's lock is held."""

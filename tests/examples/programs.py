@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from tests.support import ROOT
+from tests.support.waiting import PROCESS_PATIENCE
 
 
 class Program:
@@ -29,7 +30,7 @@ class Program:
             self._grown.set()
         self._grown.set()
 
-    async def wait_for(self, text: str, *, timeout: float = 40.0) -> None:
+    async def wait_for(self, text: str, *, timeout: float = PROCESS_PATIENCE) -> None:
         """Wait until `text` is in the output."""
         try:
             async with asyncio.timeout(timeout):

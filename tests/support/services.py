@@ -18,10 +18,10 @@ import asyncpg
 
 from tests.support import ROOT
 from tests.support.programs import PROGRAM, Talking, program_environ, program_of
-from tests.support.waiting import eventually
+from tests.support.waiting import PROCESS_PATIENCE, eventually
 
 TUTORIAL = ROOT / "examples" / "lightbus_tutorial"
-PATIENCE = 40.0
+PATIENCE = PROCESS_PATIENCE
 
 
 class Service(Talking):

@@ -17,8 +17,9 @@ from pathlib import Path
 import pyte
 
 from tests.support.programs import program_environ
+from tests.support.waiting import PROCESS_PATIENCE
 
-PATIENCE = 40.0
+PATIENCE = PROCESS_PATIENCE
 
 # Makes the terminal the one that Ctrl-C comes from, and becomes the program.
 _TAKE_TERMINAL = """
