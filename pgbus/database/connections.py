@@ -240,6 +240,7 @@ class Kept:
         self._pool = pool
         self._connection: Borrowed | None = None
         self._used_at = 0.0
+        # Held over a statement, and while the connection is given back: nobody uses one that the pool has again.
         self._busy = asyncio.Lock()
 
     async def fetch(self, query: str, *args: Any) -> list[Any]:

@@ -27,6 +27,8 @@ class Session:
     def __init__(self, connection: Connection, *, namespace: str) -> None:
         self._connection = connection
         self._busy = asyncio.Lock()
+        # Set by the driver when it sees the connection end, and by a user whose statement has found it dead; then for
+        # good: a session does not come back, its owner opens another one.
         self.lost = asyncio.Event()
         self.store = Store(self, namespace=namespace)
         connection.add_termination_listener(lambda _: self.lost.set())

@@ -25,7 +25,9 @@ class Tries:
     def __init__(self, what: str, *, first: float = LINK_PAUSE, limit: float = LINK_PAUSE_LIMIT) -> None:
         self._what = what
         self._backoff = Backoff(first, limit)
+        # Once it has, a right or a value that is refused is someone's mistake, which may be mended while we wait.
         self._has_worked = False
+        # Whether the failure was logged: then its end is, too.
         self._told = False
 
     def pause_after(self, error: Exception) -> float:

@@ -69,6 +69,7 @@ class Attempts:
         self._hooks = hooks
         self._in_flight = in_flight
         self._known = known
+        # When the loop's other tasks last had a turn because of us.
         self._yielded_at = 0.0
 
     # -------------------------------------------------------------------------------------------------- one event
@@ -90,7 +91,7 @@ class Attempts:
             if is_being_cancelled():
                 raise
             error = cancelled
-        except ClaimLost:
+        except ClaimLost:  # only a transactional handler's claim is locked, and found to be lost, before it begins
             self._in_flight.lose(held)
             return RELEASED
         except TransactionLost:
@@ -105,6 +106,7 @@ class Attempts:
             self._in_flight.end_event(held, index, RELEASED, started=started, duration=0.0)
             return RELEASED
         outcome = self._decide(error, held, index)
+        # A transaction that has committed has settled its claim as well.
         if not (self._listener.transactional and outcome is DONE):
             end = partial(self._in_flight.end_event, held, index, outcome, started=started, duration=ended - started)
             _after(thread, end)

@@ -60,7 +60,9 @@ class Claimer:
         self.floor = 0
         self._due_floor = -math.inf
         self._bottom_at = 0.0
+        # Set by each scan from the bottom, and cleared by a claim that was allowed suspects and found none.
         self._look_for_suspects = True
+        # Whether the last claim took all that it wanted, so that the next one has to cut a run, too.
         self._expects_cuts = False
         self._locked_pause = LOCKED_PAUSE
         # The tokens of claims that we cannot know the outcome of yet: they must not be taken for forgotten ones.

@@ -34,7 +34,9 @@ class ClaimsInFlight:
         self._pace = pace
         self._quarantine = quarantine
         self._wake = wake
+        # By the ids of their deliveries. A claim stays in here, and its lease is extended, until it is settled or lost.
         self._held_claims: dict[int, HeldClaim] = {}
+        # Those of them that the settler has not taken yet.
         self._ended: list[HeldClaim] = []
         self._refused: set[int] = set()
         self.some_ended = asyncio.Event()

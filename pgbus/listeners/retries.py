@@ -12,6 +12,7 @@ class Retries:
 
     def __init__(self, *, when_due: Callable[[], None]) -> None:
         self._when_due = when_due
+        # A heap, by the loop's clock. Only a hint: what is due the claim asks of the database's.
         self._due: list[float] = []
         self._timer: asyncio.TimerHandle | None = None
         self._is_stopped = False

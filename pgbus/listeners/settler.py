@@ -68,6 +68,8 @@ class Settler:
         values, tally, delays = settlement(
             held_claims, listener_id=self._running.id, worker=self._running.worker, blocking=self._listener.blocks
         )
+        # Conditional on the tokens: a claim that is no longer ours is left alone, and missing in the answer. So a
+        # statement whose answer was lost may be sent again.
         ours = await deliveries.settle_deliveries(self._running.store, values)
         for held in held_claims:
             self._in_flight.remove(held)

@@ -104,6 +104,7 @@ class Slots:
         """One run of a lane, event after event; a failed one sends the rest back behind it."""
         held = self._backlog.queue.popleft()
         claim = held.claim
+        # Keys that an event of this run blocks by now; `claim.blocked` has those that were blocked before the claim.
         barred: set[str] = set()
         for index, event in enumerate(claim.events):
             if not self._may_begin(held):

@@ -23,6 +23,8 @@ class Answerer:
         self._store = store
         self._worker = worker
         self._responses: list[Response] = []
+        # A call is in here from its claim until its response is committed. What is claimed in our name and is not in
+        # here, nobody works on: the server fails it as lost.
         self._callers: dict[UUID, str] = {}
 
     def owe(self, call_id: UUID, *, caller: str) -> None:

@@ -88,7 +88,7 @@ class CallerConnection:
         while session := self._session:
             await session.lost.wait()
             session.terminate()
-            while session is self._session:
+            while session is self._session:  # until someone has opened another one: a call may be quicker than we are
                 await asyncio.sleep(backoff.next())
                 try:
                     await self.open()

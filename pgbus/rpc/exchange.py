@@ -62,9 +62,12 @@ class Exchange:
         self._directory = directory
         self._calls_channel = channels.calls(store.namespace)
         self._calls: dict[UUID, Call] = {}
+        # The poster's: requests that no statement has carried for certain, and posted calls to withdraw.
         self._unposted: list[Request] = []
         self._cancelled: list[UUID] = []
+        # The reader's: calls that are said to have a response.
         self._answered: set[UUID] = set()
+        # By name. Each task ends when it has nothing left to do; `_keep` begins it again.
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
     async def send(self, request: Request, *, wait: bool, scope: asyncio.Timeout) -> Response:

@@ -85,6 +85,7 @@ class Server:
         self._desks: dict[str, Desk] = {}
         self._checked: set[str] = set()
         self._running: dict[UUID, Running] = {}
+        # Of calls that do not run here: all servers hear a cancellation, and one may overtake the rows of our claim.
         self._cancellations: deque[UUID] = deque(maxlen=REMEMBERED_CANCELLATIONS)
         self._worker_id = worker_id
         self._work = asyncio.Event()
@@ -114,7 +115,7 @@ class Server:
                 self._desks[procedure.name] = Desk(procedure, slots=slots)
         await self._register(list(self._desks.values()), worker_id=worker_id, store=store)
         await self._warn_of_strangers(worker_id=worker_id, store=store)
-        self._in_doubt = True
+        self._in_doubt = True  # of what the worker's last session had claimed
         if self._desks and not self._task:
             self._started_at = now()
             self._task = asyncio.create_task(self._loop(), name="pgbus calls")

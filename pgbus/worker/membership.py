@@ -33,7 +33,9 @@ class Membership:
     def __init__(self, config: Config, *, telemetry: Telemetry) -> None:
         self._config = config
         self._telemetry = telemetry
+        # Set by `enter` and never cleared: the property `session` asks the session itself whether it is lost.
         self._session: Session | None = None
+        # When it was lost last, by the engine's clock. A handler that failed across that may have failed by it.
         self._lost_at = -math.inf
         self.worker_id = 0
         """The id of our row, 0 before there is one; it stays ours while the session is away."""

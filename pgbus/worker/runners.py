@@ -102,7 +102,7 @@ class Runners:
         """
         failed = [(id_, runner, error) for id_, runner in self._runners.items() if (error := runner.failure())]
         for id_, runner, error in failed:
-            del self._runners[id_]
+            del self._runners[id_]  # so that nobody knows of its claims: they are forfeited next
             restarts.note_failure(_part_of(runner.listener), error, age=runner.age)
             await runner.break_off()
             self._threads.pop(id_).shutdown(wait=False, cancel_futures=True)

@@ -89,6 +89,8 @@ class SessionLoop:
         return await Session.open(self._config, channels=heard)
 
     async def _live(self, session: Session) -> None:
+        # The order is the point. Our lock first: a leader takes back the claims of a worker without one. Then what we
+        # hold is kept, or lapses. Only then `enter`, from which on events begin and more are claimed.
         await migrate.check_async(session.connection, namespace=self._config.namespace)
         if not await self._membership.take_lock(session, names=self._parts.listener_names):
             self._parts.leases.lapse()

@@ -29,6 +29,7 @@ class StallWatch:
         self._on_stall = on_stall
         self._loop = asyncio.get_running_loop()
         self._loop_thread = threading.get_ident()
+        # Written by the loop and read by the thread, which needs no lock: it asks only whether the number has changed.
         self._beats = 0
         self._ended = threading.Event()
         self._beat()

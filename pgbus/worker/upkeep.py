@@ -52,6 +52,8 @@ class Upkeep:
 
     async def _look(self) -> None:
         loop, store, parts = asyncio.get_running_loop(), self._store, self._parts
+        # Before `return_forgotten`: the claims of a part that failed are forfeited, which counts against their events.
+        # Given back first, they would fail it again, forever and uncounted.
         await parts.end_failed(store)
         if parts.restarts.resting != self._told:
             self._touch_at = 0.0

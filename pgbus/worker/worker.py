@@ -95,9 +95,9 @@ class Worker:
         self._on_error = on_error
         self._membership = Membership(config, telemetry=telemetry)
         self._parts: Parts | None = None  # while it runs
-        self._stopping = asyncio.Event()
-        self._hurry = asyncio.Event()
-        self._stopped = asyncio.Event()
+        self._stopping = asyncio.Event()  # a stop was requested; never cleared
+        self._hurry = asyncio.Event()  # a second one was; cleared before the stop hooks, which one more ends
+        self._stopped = asyncio.Event()  # `run` is about to return
         self.ready = asyncio.Event()
         """Set once the listeners are registered and claim."""
 

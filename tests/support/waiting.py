@@ -8,7 +8,7 @@ from typing import TypeVar, overload
 T = TypeVar("T")
 
 PROCESS_PATIENCE = 60.0
-"""Seconds to wait for what a new process does: only a test that fails waits as long, and a busy machine takes its time."""
+"""Seconds to wait for what a new process does: only a test that fails waits as long, and a busy machine is slow."""
 _INTERVAL = 0.01
 
 

@@ -121,7 +121,7 @@ class Transactions:
                         yield session, async_executor(session)
             except BaseException as error:
                 if isinstance(block.verdict(error), TransactionLost):
-                    await session.invalidate()
+                    await session.invalidate()  # else the pool would lend the dead connection to the next handler
                 raise
 
     @asynccontextmanager
@@ -258,7 +258,9 @@ class _Block:
     """
 
     def __init__(self) -> None:
+        # Set when the block ends. Any other error is the transaction's own: of its begin, its rollback or its commit.
         self.error: BaseException | None = None
+        # Replaced once there is a connection to ask, which is done when the block ends and before the rollback.
         self.is_broken: Callable[[], bool] = lambda: False
         self._was_broken = False
 
