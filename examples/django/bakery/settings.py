@@ -55,5 +55,5 @@ DATABASES = {
         "ATOMIC_REQUESTS": True,
     }
 }
-PGBUS = {"SERVICE_NAME": "bakery", "REQUIRE_ATOMIC": True}
+PGBUS = {"SERVICE_NAME": "bakery", "REQUIRE_TRANSACTION": True}
 TASKS = {"default": {"BACKEND": "pgbus.contrib.django.tasks.PgBusBackend", "OPTIONS": {"retry": 3}}}

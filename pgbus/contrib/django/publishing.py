@@ -7,9 +7,8 @@ from typing import Any, Unpack
 from uuid import UUID
 
 from asgiref.sync import sync_to_async
-from django.db.transaction import TransactionManagementError
 
-from pgbus.database.adapters.django import connection_of, in_atomic
+from pgbus.database.adapters.django import connection_of
 from pgbus.messages import EventMessage, PublishOptions
 
 
@@ -18,7 +17,7 @@ def publish(
     *,
     topic: str | None = None,
     using: Any = None,
-    require_atomic: bool | None = None,
+    require_transaction: bool | None = None,
     **options: Unpack[PublishOptions],
 ) -> EventMessage:
     """Publish an event through Django's own connection; returns it with its id.
@@ -28,21 +27,23 @@ def publish(
 
     - `event`: an instance of an event class; or, with `topic`, anything that is JSON.
     - `using`: the alias of a database, or a connection; default: PGBUS["DATABASE"].
-    - `require_atomic`: outside of `atomic`, raise TransactionManagementError; default: PGBUS["REQUIRE_ATOMIC"].
+    - `require_transaction`: outside of `atomic`, raise ConnectionUnusableError; default: PGBUS["REQUIRE_TRANSACTION"].
     - `options`: those of PublishOptions.
 
     Raises what `Bus.publish_sync` does.
     """
-    bus, connection = _bus(), _connection(using, require_atomic=require_atomic)
-    return bus.publish_sync(event, topic=topic, using=connection, **options)
+    bus = _bus()
+    connection = _connection(bus, using)
+    return bus.publish_sync(event, topic=topic, using=connection, require_transaction=require_transaction, **options)
 
 
 def publish_many(
-    events: Iterable[object], *, topic: str | None = None, using: Any = None, require_atomic: bool | None = None
+    events: Iterable[object], *, topic: str | None = None, using: Any = None, require_transaction: bool | None = None
 ) -> list[UUID]:
     """`publish` for many events, a few thousand per statement; returns their ids in order."""
-    bus, connection = _bus(), _connection(using, require_atomic=require_atomic)
-    return bus.publish_many_sync(events, topic=topic, using=connection)
+    bus = _bus()
+    connection = _connection(bus, using)
+    return bus.publish_many_sync(events, topic=topic, using=connection, require_transaction=require_transaction)
 
 
 async def apublish(
@@ -50,7 +51,7 @@ async def apublish(
     *,
     topic: str | None = None,
     using: Any = None,
-    require_atomic: bool | None = None,
+    require_transaction: bool | None = None,
     **options: Unpack[PublishOptions],
 ) -> EventMessage:
     """`publish` for async code, in the thread where Django runs its queries.
@@ -58,7 +59,9 @@ async def apublish(
     `atomic` is a thread's, and cannot be entered by async code: to write rows and an event together, write a plain
     function with `atomic` that does both, and await it by `sync_to_async`.
     """
-    return await sync_to_async(publish)(event, topic=topic, using=using, require_atomic=require_atomic, **options)
+    return await sync_to_async(publish)(
+        event, topic=topic, using=using, require_transaction=require_transaction, **options
+    )
 
 
 def _bus() -> Any:
@@ -67,13 +70,5 @@ def _bus() -> Any:
     return get_bus()
 
 
-def _connection(using: Any, *, require_atomic: bool | None) -> Any:
-    project = _bus().project
-    connection = connection_of(project.database if using is None else using)
-    is_required = project.require_atomic if require_atomic is None else require_atomic
-    if is_required and not in_atomic(connection):
-        raise TransactionManagementError(
-            f"an event is published outside of a transaction: publish it, and write its rows, within "
-            f"`with transaction.atomic(using={connection.alias!r})`"
-        )
-    return connection
+def _connection(bus: Any, using: Any) -> Any:
+    return connection_of(bus.project.database if using is None else using)

@@ -12,7 +12,7 @@ from django.db import connections
 from pgbus.config.dsn import read_dsn
 from pgbus.errors import ConfigurationError
 
-_OWN = ("database", "direct_database", "require_atomic")
+_OWN = ("database", "direct_database")
 # What Django passes to psycopg besides what libpq understands.
 _OF_PSYCOPG = frozenset({"autocommit", "context", "cursor_factory", "pool", "prepare_threshold", "row_factory"})
 
@@ -24,13 +24,11 @@ class ProjectSettings:
     - `database`: the alias of the database that has the bus; default "default".
     - `direct_database`: the alias of the same database past a transaction-mode pooler, for LISTEN and locks; default:
       none.
-    - `require_atomic`: publishing outside of `atomic` is an error; default false, and then it is a warning.
     - `config`: every other key, in lower case: settings of `Config`.
     """
 
     database: str = "default"
     direct_database: str | None = None
-    require_atomic: bool = False
     config: Mapping[str, Any] = field(default_factory=dict)
 
     def dsns(self) -> dict[str, str]:
