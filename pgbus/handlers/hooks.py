@@ -104,13 +104,14 @@ class Moment:
         self._arguments = ("client", *arguments)
         self._always = owners
         self._threads = hook_threads
-        self._hooks: list[Hook] = []
+        self.hooks: list[Hook] = []
+        """The hooks, in the order of their calls; asked before each event and call, where a list is quicker than we."""
 
     def __bool__(self) -> bool:
-        return bool(self._hooks)
+        return bool(self.hooks)
 
     def __iter__(self) -> Iterator[Callable[..., Any]]:
-        return iter([hook.function for hook in self._hooks])
+        return iter([hook.function for hook in self.hooks])
 
     @overload
     def register(self, hook: None = None, *, before_plugins: bool = False) -> Callable[[H], H]: ...
@@ -133,18 +134,18 @@ class Moment:
 
     def add(self, function: Callable[..., Any], *, place: Place) -> None:
         """Register a hook before or after the plugins; see `register`."""
-        if any(hook.function == function for hook in self._hooks):
+        if any(hook.function == function for hook in self.hooks):
             return
         hook = self._inspect(function, place)
         # A new list, because another task may iterate over the old one.
-        self._hooks = sorted([*self._hooks, hook], key=lambda one: one.place)
+        self.hooks = sorted([*self.hooks, hook], key=lambda one: one.place)
 
     # ------------------------------------------------------------------------------------------------------- calling
 
     async def run(self, **messages: object) -> None:
         """Call the hooks, one after the other: plain ones in threads. What one raises comes through."""
         offered = {**self._always, **messages}
-        for hook in self._hooks:
+        for hook in self.hooks:
             await self._call(hook, offered)
 
     async def run_once(self, *, plugins: bool = True) -> None:
@@ -152,14 +153,14 @@ class Moment:
 
         Without `plugins`, theirs are left.
         """
-        while waiting := [hook for hook in self._hooks if plugins or hook.place is not Place.PLUGIN]:
-            self._hooks = [hook for hook in self._hooks if hook is not waiting[0]]
+        while waiting := [hook for hook in self.hooks if plugins or hook.place is not Place.PLUGIN]:
+            self.hooks = [hook for hook in self.hooks if hook is not waiting[0]]
             await self._call(waiting[0], self._always)
 
     async def run_all(self, **messages: object) -> None:
         """Call the hooks, each of them whatever the others raise, which is logged."""
         offered = {**self._always, **messages}
-        for hook in self._hooks:
+        for hook in self.hooks:
             try:
                 await self._call(hook, offered)
             except (Exception, SystemExit):
@@ -168,7 +169,7 @@ class Moment:
     def run_here(self, block: Block, **messages: object) -> None:
         """Call the hooks in this thread, which may block: plain ones here, async ones through `block`."""
         offered = {**self._always, **messages}
-        for hook in self._hooks:
+        for hook in self.hooks:
             result = hook.bind(offered)()
             if is_awaitable(result):
                 block(functools.partial(self._finish, hook, result))
@@ -177,7 +178,7 @@ class Moment:
 
     def check_here(self, sending: str) -> None:
         """Raise CannotBlockHere if `run_here` could not run an async hook, as this thread runs an event loop."""
-        for hook in self._hooks:
+        for hook in self.hooks:
             if hook.is_async and threads.is_loop_running():
                 raise CannotBlockHere(
                     f"{sending}_sync would have to wait for the async {self.name} hook {describe(hook.function)} on "
@@ -281,17 +282,17 @@ class Hooks:
     @property
     def on_sending(self) -> bool:
         """Whether anything is to be called when an event is sent."""
-        return bool(self.before_event_sent or self.after_event_sent or self.instruments)
+        return bool(self.before_event_sent.hooks or self.after_event_sent.hooks or self.instruments.all)
 
     @property
     def on_calling(self) -> bool:
         """Whether anything is to be called when a call is made."""
-        return bool(self.before_rpc_call or self.after_rpc_call or self.instruments)
+        return bool(self.before_rpc_call.hooks or self.after_rpc_call.hooks or self.instruments.all)
 
     @property
     def on_serving(self) -> bool:
         """Whether anything is to be called when a call is executed."""
-        return bool(self.before_rpc_execution or self.after_rpc_execution)
+        return bool(self.before_rpc_execution.hooks or self.after_rpc_execution.hooks)
 
     def add_plugin(self, plugin: object) -> None:
         """Register those of a plugin's methods that are named like a moment; plugins added earlier go first."""

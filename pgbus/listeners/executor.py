@@ -123,7 +123,7 @@ class Executor:
     def run(self, body: Any, events: Sequence[EventMessage], attempt: int) -> Awaitable[None]:
         """Handle it; whatever the handler raises comes through."""
         work = self._call(body, self._context(events, attempt))
-        return self._surround(work, events, attempt) if self._instruments else work
+        return self._surround(work, events, attempt) if self._instruments.all else work
 
     def run_in_transaction(
         self, body: Any, events: Sequence[EventMessage], attempt: int, *, settling: Settling
@@ -134,7 +134,7 @@ class Executor:
         past its timeout.
         """
         work = self._transact(body, self._context(events, attempt), settling)
-        return self._surround(work, events, attempt) if self._instruments else work
+        return self._surround(work, events, attempt) if self._instruments.all else work
 
     async def _surround(self, work: Awaitable[None], events: Sequence[EventMessage], attempt: int) -> None:
         """Within instruments, and outside of the timeout, so that they see its error and not a cancellation."""

@@ -86,7 +86,7 @@ class Execution:
 
     async def _result(self, running: Running) -> str:
         """The result as JSON text."""
-        if not self._hooks.instruments:
+        if not self._hooks.instruments.all:
             return await self._result_alone(running)
         request = running.request
         with self._hooks.instruments.around(Serve(request.procedure, request.call_id, request.headers)):

@@ -179,7 +179,7 @@ class Runs:
 
     async def _attempt(self, run: Run, context: TaskContext) -> BaseException | None:
         """Call the task, within instruments; what it raised."""
-        if not self._instruments:
+        if not self._instruments.all:
             return await attempt(run.schedule.task, context)
         operation = operations.Run(run.schedule.name, run.rule, run.token, context.due_at, context.attempt)
         error: BaseException | None = None

@@ -10,8 +10,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol, TypeAlias
+from typing import ClassVar, Protocol, TypeAlias
 from uuid import UUID
+from weakref import WeakSet
 
 from pgbus.causality import Cause, Origin, read_headers
 from pgbus.messages import EventMessage
@@ -102,34 +103,43 @@ class Instrument(Protocol):
 class Instruments:
     """The instruments of one bus, the one that was added first outermost, within those of the whole process."""
 
-    _everywhere: tuple[Instrument, ...] = ()
+    _everywhere: ClassVar[tuple[Instrument, ...]] = ()
+    _known: ClassVar[WeakSet[Instruments]] = WeakSet()
 
     def __init__(self) -> None:
         self._own: tuple[Instrument, ...] = ()
-
-    def __bool__(self) -> bool:
-        return bool(self._own or Instruments._everywhere)
-
-    def __iter__(self) -> Iterator[Instrument]:
-        return iter(Instruments._everywhere + self._own)
+        self.all = Instruments._everywhere
+        """All of them. Asked before each operation: empty, it costs an attribute."""
+        Instruments._known.add(self)
 
     def add(self, instrument: Instrument) -> None:
         """Surround the operations of this bus from now on; added twice, it surrounds them once."""
         if instrument not in self._own:
             self._own = (*self._own, instrument)
+            self._gather()
 
     @classmethod
     def add_everywhere(cls, instrument: Instrument) -> None:
         """Surround the operations of every bus of this process, for error reporters, which are set up once for all."""
-        if instrument not in Instruments._everywhere:
-            Instruments._everywhere = (*Instruments._everywhere, instrument)
+        if instrument not in cls._everywhere:
+            cls.set_everywhere((*cls._everywhere, instrument))
+
+    @classmethod
+    def set_everywhere(cls, instruments: tuple[Instrument, ...]) -> None:
+        """Have these, and no others, surround the operations of every bus; a test ends with none."""
+        cls._everywhere = instruments
+        for one in tuple(cls._known):
+            one._gather()
+
+    def _gather(self) -> None:
+        self.all = Instruments._everywhere + self._own
 
     def around(self, operation: Operation) -> AbstractContextManager[object]:
         """Return the surroundings of an operation by all instruments, if there are any."""
-        match list(self):
-            case []:
+        match self.all:
+            case ():
                 return _NOTHING
-            case [instrument]:
+            case (instrument,):
                 return instrument.around(operation)
             case instruments:
                 return _nested(instruments, operation)

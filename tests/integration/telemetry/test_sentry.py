@@ -41,7 +41,7 @@ class Kept(Transport):
 def uninstrumented_afterwards() -> Iterator[None]:
     yield
     sentry_sdk.init(default_integrations=False, auto_enabling_integrations=False)
-    Instruments._everywhere = ()
+    Instruments.set_everywhere(())
 
 
 @pytest.fixture
