@@ -157,20 +157,28 @@ class OpenTelemetry:
     @contextmanager
     def _call(self, operation: Call) -> Iterator[None]:
         attributes = self._rpc(operation.procedure)
-        with self._span(operation.procedure, SpanKind.CLIENT, attributes, {}, histogram=self._metrics.calling):
+        with (
+            self._span(operation.procedure, SpanKind.CLIENT, attributes, {}, histogram=self._metrics.calling) as ending,
+            _with_status(ending),
+        ):
             propagate.inject(operation.headers)
             yield
 
-    def _serve(self, operation: Serve) -> AbstractContextManager[object]:
-        return self._span(
-            operation.procedure,
-            SpanKind.SERVER,
-            self._rpc(operation.procedure),
-            {},
-            histogram=self._metrics.serving,
-            parent=propagate.extract(operation.headers),
-            causing=operation,
-        )
+    @contextmanager
+    def _serve(self, operation: Serve) -> Iterator[None]:
+        with (
+            self._span(
+                operation.procedure,
+                SpanKind.SERVER,
+                self._rpc(operation.procedure),
+                {},
+                histogram=self._metrics.serving,
+                parent=propagate.extract(operation.headers),
+                causing=operation,
+            ) as ending,
+            _with_status(ending),
+        ):
+            yield
 
     def _run(self, operation: Run) -> AbstractContextManager[object]:
         attributes: Attributes = {names.SCHEDULE_NAME: operation.schedule_name, names.ATTEMPT: operation.attempt}
@@ -230,6 +238,17 @@ class OpenTelemetry:
 
     def _rpc(self, procedure: str) -> Attributes:
         return {names.RPC_SYSTEM: names.SYSTEM, names.RPC_METHOD: procedure, **self._server}
+
+
+@contextmanager
+def _with_status(ending: _Ending) -> Iterator[None]:
+    """Note how a call ends: `ok`, or the class of the error."""
+    try:
+        yield
+    except BaseException as error:
+        ending.attributes[names.RPC_STATUS] = type(error).__name__
+        raise
+    ending.attributes[names.RPC_STATUS] = "ok"
 
 
 def _in_trace(span: Span, causing: Causing) -> AbstractContextManager[None]:

@@ -105,7 +105,7 @@ KNOWN = constants(messaging_attributes, rpc_attributes, error_attributes, server
 OWN = {names.ATTEMPT, names.OUTCOME, names.SCHEDULE_NAME}
 REQUIRED = {
     "messaging": {"messaging.system", "messaging.operation.name", "messaging.operation.type"},
-    "rpc": {"rpc.system.name", "rpc.method"},
+    "rpc": {"rpc.system.name", "rpc.method", "rpc.response.status_code"},
 }
 KINDS = {
     "publish": {SpanKind.PRODUCER, SpanKind.CLIENT},
@@ -133,6 +133,7 @@ def check_span(span: ReadableSpan) -> None:
     else:
         assert span.name == has["rpc.method"]
         assert span.kind in (SpanKind.CLIENT, SpanKind.SERVER)
+        assert (has["rpc.response.status_code"] == "ok") != ("error.type" in has)
     assert ("error.type" in has) == (span.status.status_code is StatusCode.ERROR)
 
 
