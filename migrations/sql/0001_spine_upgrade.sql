@@ -404,6 +404,8 @@ CREATE TABLE pgbus.workers (
     listeners     text[]      NOT NULL DEFAULT '{}',
     -- Its parts that failed by a fault of code and wait for a restart ("listener mailer", "calls"), with their errors.
     failures      jsonb       NOT NULL DEFAULT '{}',
+    -- The calls of handlers, procedures and tasks that had run in it for a second or more at `last_seen_at`.
+    running       jsonb       NOT NULL DEFAULT '[]',
     -- The folder from which the service's name is derived; NULL if the name is configured.
     home          text,
     started_at    timestamptz NOT NULL DEFAULT now(),

@@ -1,3 +1,3 @@
-DROP VIEW pgbus.schema_versions, pgbus.live_workers;
+DROP VIEW pgbus.schema_versions, pgbus.running, pgbus.live_workers;
 DROP FUNCTION pgbus.republish_schemas(integer[]);
 DROP TABLE pgbus.worker_schemas, pgbus.schemas;

@@ -76,6 +76,18 @@ JOIN pg_locks AS l
    AND l.granted;
 COMMENT ON VIEW pgbus.live_workers IS 'The live workers';
 
+-- Workers report every 10 s, so a call may have ended since `reported_at`, and a short one is never here.
+CREATE VIEW pgbus.running AS
+SELECT r.kind, r.name, w.name AS worker, r.id, r.position, r.topic, r.key,
+       COALESCE(r.events, 1) AS events, COALESCE(r.attempt, 1) AS attempt,
+       w.last_seen_at - r.age * INTERVAL '1 second' AS started_at, w.last_seen_at AS reported_at
+FROM pgbus.live_workers AS l
+JOIN pgbus.workers AS w ON w.id = l.id
+CROSS JOIN LATERAL jsonb_to_recordset(w.running) AS r (
+    kind text, name text, id uuid, "position" bigint, topic text, key text, events integer, attempt integer,
+    age double precision);
+COMMENT ON VIEW pgbus.running IS 'Calls of handlers, procedures and tasks that have run for a second or more, as the live workers reported last';
+
 CREATE VIEW pgbus.schema_versions AS
 SELECT s.id, s.kind, s.name,
        CASE WHEN s.kind <> 'listener' THEN COALESCE(substring(s.name FROM '^(.*)[.]'), '') END AS api,

@@ -37,7 +37,7 @@ GRANT SELECT, INSERT, UPDATE, DELETE
 GRANT SELECT
     ON pgbus.partitions, pgbus.alembic_version,
        pgbus.attempts, pgbus.event_history, pgbus.pending, pgbus.listener_lag, pgbus.dead, pgbus.scheduled, pgbus.rpc_calls,
-       pgbus.schema_versions, pgbus.live_workers, pgbus.timetable, pgbus.schedule_history
+       pgbus.schema_versions, pgbus.live_workers, pgbus.running, pgbus.timetable, pgbus.schedule_history
     TO pgbus_worker;
 GRANT SELECT, USAGE ON SEQUENCE pgbus.wake_slots TO pgbus_worker;
 -- The leader sets the sequence forward where a logical copy of the database has left it behind.
@@ -62,7 +62,7 @@ GRANT SELECT (id, listener_id, lane, first, last, events, positions, available_a
     ON pgbus.deliveries TO pgbus_reader;
 GRANT SELECT
     ON pgbus.attempts, pgbus.event_history, pgbus.pending, pgbus.listener_lag, pgbus.dead, pgbus.scheduled, pgbus.rpc_calls,
-       pgbus.schema_versions, pgbus.live_workers, pgbus.timetable, pgbus.schedule_history
+       pgbus.schema_versions, pgbus.live_workers, pgbus.running, pgbus.timetable, pgbus.schedule_history
     TO pgbus_reader;
 
 -- Admins may do everything except altering the tables, which only the owner may.

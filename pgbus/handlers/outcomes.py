@@ -87,17 +87,18 @@ def decide(error: BaseException | None, *, attempt: int, policy: RetryPolicy) ->
         case errors.Dead():
             return Dead(error=clip(error.reason, MAX_ERROR_LENGTH))
         case errors.UnhandledEventError():
-            return Dead(error=_describe(error))
+            return Dead(error=describe(error))
         case _ if attempt >= policy.max_attempts:
-            return Dead(error=_describe(error), traceback=format_traceback(error))
+            return Dead(error=describe(error), traceback=format_traceback(error))
         case errors.Retry():
             delay = policy.delay(attempt) if error.after is None else min(MAX_DELAY, max(0.0, error.after))
             return Retry(delay=delay, error=clip(error.reason, MAX_ERROR_LENGTH))
         case _:
-            return Retry(delay=policy.delay(attempt), error=_describe(error))
+            return Retry(delay=policy.delay(attempt), error=describe(error))
 
 
-def _describe(error: BaseException) -> str:
+def describe(error: BaseException) -> str:
+    """The type and the text of an error, cut off where they get too long."""
     return clip(f"{type(error).__name__}: {error_text(error)}", MAX_ERROR_LENGTH)
 
 

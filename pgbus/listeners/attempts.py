@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -18,18 +18,18 @@ from pgbus.aio.tasks import is_being_cancelled
 from pgbus.causality import begin
 from pgbus.database.adapters.transactions import TransactionLost
 from pgbus.errors import UnhandledEventError
+from pgbus.handlers.failures import Failures
 from pgbus.handlers.hooks import Hooks
-from pgbus.handlers.outcomes import DONE, Dead, Outcome, Retry, decide
+from pgbus.handlers.outcomes import DONE, Dead, Done, Outcome, Retry, decide
 from pgbus.listeners.claims import ClaimsInFlight
 from pgbus.listeners.executor import ClaimLost, Executor, ThreadLeft
+from pgbus.listeners.handler_call import HandlerCall
 from pgbus.listeners.hooks import prepare
 from pgbus.listeners.known_topics import KnownTopics
 from pgbus.listeners.running import RunningListener
 from pgbus.listeners.settlement import ALONE, RELEASED, Ending, HeldClaim, Left
 from pgbus.listeners.transactions import HandlerTransactions
 from pgbus.messages import EventMessage, refuse_unreadable
-
-logger = logging.getLogger("pgbus")
 
 # Seconds that a handler which never waits may keep the event loop to itself.
 LOOP_SHARE = 0.01
@@ -69,8 +69,15 @@ class Attempts:
         self._hooks = hooks
         self._in_flight = in_flight
         self._known = known
+        self._failures = Failures()
+        self._calls: set[HandlerCall] = set()
         # When the loop's other tasks last had a turn because of us.
         self._yielded_at = 0.0
+
+    @property
+    def calls(self) -> list[HandlerCall]:
+        """The calls of the handler that run now."""
+        return list(self._calls)
 
     # -------------------------------------------------------------------------------------------------- one event
 
@@ -145,36 +152,52 @@ class Attempts:
         refuse_unreadable(event)
         held.replace_message(index, await prepare(self._hooks.before_event_execution, event))
 
-    def _handle(
+    async def _handle(
         self,
         held_claims: Sequence[HeldClaim],
         body: Any,
         messages: Sequence[EventMessage],
         attempt: int,
         started: float,
-    ) -> Awaitable[None]:
-        if self._listener.transactional:
-            return self._transactions.run(held_claims, body, messages, attempt, started)
-        return self._executor.run(body, messages, attempt)
+    ) -> None:
+        call = HandlerCall(messages, attempt, started)
+        self._calls.add(call)
+        try:
+            if self._listener.transactional:
+                await self._transactions.run(held_claims, body, messages, attempt, started)
+            else:
+                await self._executor.run(body, messages, attempt)
+        finally:
+            self._calls.discard(call)
 
     def _decide(self, error: BaseException | None, held: HeldClaim, index: int) -> Outcome:
-        attempt, position = held.claim.attempt, held.claim.events[index].position
-        outcome = decide(error, attempt=attempt, policy=self._listener.retry)
-        if isinstance(outcome, Dead):
-            logger.error(
-                "%s gave up on event %s after attempt %d: %s", self._listener.name, position, attempt, outcome.error,
-                exc_info=error if not isinstance(error, UnhandledEventError) else None,
-                extra={"listener_name": self._listener.name, "event_id": str(held.claim.events[index].event_id)},
-            )  # fmt: skip
-        elif isinstance(outcome, Retry):
-            logger.warning(
-                "%s failed on event %s, attempt %d, and tries again in %.1f s: %s",
-                self._listener.name, position, attempt, outcome.delay, outcome.error,
-                # Where it failed, once: the next attempts mostly fail in the same place.
-                exc_info=error if attempt == 1 and not isinstance(error, errors.Retry) else None,
-                extra={"listener_name": self._listener.name, "event_id": str(held.claim.events[index].event_id)},
-            )  # fmt: skip
+        outcome = decide(error, attempt=held.claim.attempt, policy=self._listener.retry)
+        if error is not None and not isinstance(outcome, Done):
+            self._log_failure(error, outcome, held, index)
         return outcome
+
+    def _log_failure(self, error: BaseException, outcome: Retry | Dead, held: HeldClaim, index: int) -> None:
+        name, event, attempt = self._listener.name, held.claim.events[index], held.claim.attempt
+        match outcome:
+            case Dead():
+                level, ending = logging.ERROR, f"gave up on event {event.position} after attempt {attempt}"
+            case Retry(delay=delay):
+                level = logging.WARNING
+                ending = f"failed on event {event.position}, attempt {attempt}, and tries again in {delay:.1f} s"
+        self._failures.log(
+            level,
+            name,
+            f"{ending}: {outcome.error}",
+            # Handlers raise the first two on purpose, and the third is raised before the handler is called.
+            error=None if isinstance(error, errors.Retry | errors.Dead | UnhandledEventError) else error,
+            fields={
+                "listener_name": name,
+                "event_id": str(event.event_id),
+                "topic": event.topic,
+                "key": event.key,
+                "attempt": attempt,
+            },
+        )
 
     # ---------------------------------------------------------------------------------------------------- batches
 

@@ -21,6 +21,7 @@ from pgbus.listeners.backlog import Backlog
 from pgbus.listeners.claimer import Claimer
 from pgbus.listeners.claims import ClaimsInFlight
 from pgbus.listeners.executor import Executor
+from pgbus.listeners.handler_call import HandlerCall
 from pgbus.listeners.hooks import Afterwards
 from pgbus.listeners.known_topics import KnownTopics
 from pgbus.listeners.pace import Pace
@@ -59,6 +60,7 @@ class Runner:
         attempts = Attempts(
             running, executor=executor, transactions=transactions, hooks=hooks, in_flight=in_flight, known=known
         )
+        self._attempts = attempts
         self._in_flight = in_flight
         self._claimer = Claimer(
             running, backlog=self._backlog, in_flight=in_flight, known=known, pace=pace, quarantine=quarantine
@@ -193,9 +195,9 @@ class Runner:
         return self._claimer.floor
 
     @property
-    def is_busy(self) -> bool:
-        """Whether a handler of it runs."""
-        return self._backlog.running > 0
+    def calls(self) -> list[HandlerCall]:
+        """The calls of its handler that run now."""
+        return self._attempts.calls
 
     # ---------------------------------------------------------------------------------------------------- settled
 

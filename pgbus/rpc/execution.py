@@ -18,6 +18,7 @@ from pgbus.config import Config
 from pgbus.database.statements.rpc import CallOutcome, ClaimedRequest, Response
 from pgbus.errors import InvalidEventError, InvalidResult
 from pgbus.handlers.contexts import CallContext
+from pgbus.handlers.failures import Failures
 from pgbus.handlers.hooks import Hooks
 from pgbus.handlers.middleware import Middleware
 from pgbus.messages import differ
@@ -25,8 +26,6 @@ from pgbus.rpc.hooks import exchange, rpc_message
 from pgbus.rpc.procedures import Procedure, plain_arguments
 from pgbus.rpc.wire import answer, encode_arguments, failure
 from pgbus.telemetry import Serve
-
-logger = logging.getLogger("pgbus")
 
 ENDINGS: dict[CallOutcome, str] = {
     "expired": "the procedure still ran at the deadline",
@@ -65,6 +64,7 @@ class Execution:
         self._config = config
         self._hooks = hooks
         self._middleware = middleware
+        self._failures = Failures()
 
     async def respond(self, running: Running) -> Response:
         """Run one call to its response; whatever the procedure raises, including SystemExit, ends here."""
@@ -78,11 +78,22 @@ class Execution:
                 response = Response(call_id, running.ending, error=ENDINGS[running.ending])
             else:
                 response = failure(call_id, error)
+            self._log_failure(running, response, error)
         finally:
             deadline.cancel()
-        if response.outcome in ("failed", "invalid"):
-            logger.warning("procedure %s failed: %s", running.procedure.name, response.traceback or response.error)
         return response
+
+    def _log_failure(self, running: Running, response: Response, error: BaseException) -> None:
+        if response.outcome not in ("failed", "invalid"):
+            return
+        name = running.procedure.name
+        self._failures.log(
+            logging.WARNING,
+            f"procedure {name}",
+            f"failed: {': '.join(filter(None, (response.error_type, response.error)))}",
+            error=error,
+            fields={"procedure": name, "call_id": str(running.request.call_id)},
+        )
 
     async def _result(self, running: Running) -> str:
         """The result as JSON text."""

@@ -107,6 +107,11 @@ class Server:
         """The procedures that this server serves."""
         return [desk.procedure for desk in self._desks.values()]
 
+    @property
+    def calls(self) -> list[Running]:
+        """The calls that run now."""
+        return list(self._running.values())
+
     async def serve(self, procedures: Sequence[Procedure], *, worker_id: int, store: Store) -> None:
         """Register these procedures for a worker that holds its lock, and take their calls; run on its session."""
         for procedure in procedures:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from pgbus.aio.clock import now
 from pgbus.aio.tasks import call_on_failure, end_tasks, failure_of
@@ -12,7 +12,7 @@ from pgbus.database.store import Store
 from pgbus.database.tries import LINK_PAUSE_LIMIT
 from pgbus.schedules.background import BackgroundTasks
 from pgbus.schedules.claimer import Claimer
-from pgbus.schedules.runs import Runs
+from pgbus.schedules.runs import Run, Runs
 from pgbus.schedules.schedule import Background, Schedule
 from pgbus.telemetry import Instruments, Telemetry
 
@@ -66,6 +66,11 @@ class Tasks:
     def failure(self) -> BaseException | None:
         """The error that ended the loop, which should never end by itself."""
         return failure_of([self._loop] if self._loop else [])
+
+    @property
+    def runs(self) -> Sequence[Run]:
+        """The runs of schedules that are not written down yet."""
+        return self._runs.under_way
 
     @property
     def age(self) -> float:

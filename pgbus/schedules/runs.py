@@ -20,7 +20,8 @@ from pgbus.database.statements import schedules as statements
 from pgbus.database.store import Store
 from pgbus.database.tries import LINK_PAUSE, LINK_PAUSE_LIMIT
 from pgbus.handlers.contexts import TaskContext
-from pgbus.handlers.outcomes import format_traceback, in_ascii
+from pgbus.handlers.failures import Failures
+from pgbus.handlers.outcomes import describe, format_traceback, in_ascii
 from pgbus.schedules.calling import attempt
 from pgbus.schedules.rules import Turn
 from pgbus.schedules.schedule import Schedule
@@ -81,6 +82,7 @@ class Runs:
         self._changed = asyncio.Event()
         # Set by `stop`: a claim may be under way at that moment, whose run must not begin.
         self._is_stopping = False
+        self._failures = Failures()
 
     def __contains__(self, schedule_name: str) -> bool:
         return schedule_name in self._runs
@@ -174,7 +176,13 @@ class Runs:
         error = asyncio.CancelledError("cancelled from within") if run.call.cancelled() else run.call.result()
         if error is None:
             return "done", None
-        logger.error("schedule %s: the task failed", name, exc_info=error, extra={"schedule_name": name})
+        self._failures.log(
+            logging.ERROR,
+            f"schedule {name}:",
+            f"the task failed: {describe(error)}",
+            error=error,
+            fields={"schedule_name": name, "due_at": _text(due_at), "attempt": run.attempt},
+        )
         return "failed", format_traceback(error)
 
     async def _attempt(self, run: Run, context: TaskContext) -> BaseException | None:

@@ -14,7 +14,8 @@ from pgbus.aio.clock import now
 from pgbus.config import Config
 from pgbus.database.faults import DATABASE_ERRORS
 from pgbus.database.session import Session
-from pgbus.database.statements import listeners, schemas, sequencer
+from pgbus.database.statements import listeners as statements
+from pgbus.database.statements import schemas, sequencer
 from pgbus.database.store import Store
 from pgbus.schema import SEEN_INTERVAL
 from pgbus.telemetry import Telemetry, WorkersCounted
@@ -69,7 +70,7 @@ class Membership:
         worker_id = await self._insert_row(session, names)
         while not await self._lock(session, worker_id):
             # Someone, say another application, holds a lock of the same numbers: nobody could tell when we are dead.
-            await listeners.remove_worker(session.store, worker_id=worker_id)
+            await statements.remove_worker(session.store, worker_id=worker_id)
             worker_id = await self._insert_row(session, names)
         self.worker_id = worker_id
         return False
@@ -82,14 +83,17 @@ class Membership:
         """Note that the worker's session has ended."""
         self._lost_at = now()
 
-    async def touch(self, store: Store, *, running: Mapping[int, str], failures: Mapping[str, str]) -> None:
-        """Say that we are here, with what we run (listeners' names by their ids) and what has failed."""
-        others = await listeners.touch_worker(
+    async def touch(
+        self, store: Store, *, listeners: Mapping[int, str], failures: Mapping[str, str], running: str
+    ) -> None:
+        """Say that we are here, with our listeners (names by ids), what has failed, and what runs now (as JSON)."""
+        others = await statements.touch_worker(
             store,
             worker_id=self.worker_id,
-            listener_ids=running,
-            listeners=running.values(),
+            listener_ids=listeners,
+            listeners=listeners.values(),
             failures=failures,
+            running=running,
         )
         self.has_others = others > 0
         self._telemetry.emit(WorkersCounted(others))
@@ -102,11 +106,11 @@ class Membership:
         with contextlib.suppress(*DATABASE_ERRORS):
             async with asyncio.timeout(LEAVE_TIMEOUT):
                 await schemas.touch_schemas(store, worker_id=self.worker_id, age=0.0)
-                await listeners.remove_worker(store, worker_id=self.worker_id)
+                await statements.remove_worker(store, worker_id=self.worker_id)
                 await sequencer.notify_workers(store, "leaderless")
 
     async def _insert_row(self, session: Session, names: Sequence[str]) -> int:
-        return await listeners.register_worker(
+        return await statements.register_worker(
             session.store,
             name=self._config.process_name,
             service=self._config.service_name,
@@ -118,4 +122,4 @@ class Membership:
         )
 
     async def _lock(self, session: Session, worker_id: int) -> bool:
-        return await listeners.lock_worker(session.store, worker_id=worker_id)
+        return await statements.lock_worker(session.store, worker_id=worker_id)

@@ -16,6 +16,7 @@ from pgbus.handlers.contexts import Publishes
 from pgbus.handlers.hooks import Hooks
 from pgbus.handlers.middleware import Middleware
 from pgbus.listeners.executor import Executor
+from pgbus.listeners.handler_call import HandlerCall
 from pgbus.listeners.listener import Listener
 from pgbus.listeners.quarantine import Quarantine
 from pgbus.listeners.registration import register_listener
@@ -135,9 +136,9 @@ class Runners:
         return {runner.listener.name: runner.floor for runner in self._runners.values()}
 
     @property
-    def busy(self) -> list[str]:
-        """The names of the listeners of which handlers run."""
-        return [runner.listener.name for runner in self._runners.values() if runner.is_busy]
+    def calls(self) -> list[tuple[str, HandlerCall]]:
+        """The calls of handlers that run now, each with the name of its listener."""
+        return [(runner.listener.name, call) for runner in self._runners.values() for call in runner.calls]
 
     @property
     def held_claims(self) -> list[HeldClaim]:

@@ -11,6 +11,7 @@ from pgbus.database.store import Store
 from pgbus.database.tries import Tries
 from pgbus.worker.membership import Membership
 from pgbus.worker.parts import Parts
+from pgbus.worker.under_way import report, work_of
 
 # Seconds between the times that a worker says that it is here.
 TOUCH_INTERVAL = 10.0
@@ -62,7 +63,9 @@ class Upkeep:
             self._extend_at = loop.time() + self._config.lease / 3
         if loop.time() >= self._touch_at:
             failures = dict(parts.restarts.resting)
-            await self._membership.touch(store, running=parts.runners.names, failures=failures)
+            await self._membership.touch(
+                store, listeners=parts.runners.names, failures=failures, running=report(work_of(parts))
+            )
             self._told = failures
             self._touch_at = loop.time() + TOUCH_INTERVAL
         if self._is_due and self._membership.session:  # while it is away: a new session begins everything

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Protocol
@@ -32,6 +32,7 @@ from pgbus.worker.runners import Runners
 from pgbus.worker.selection import Selection
 from pgbus.worker.session_loop import SessionLoop
 from pgbus.worker.stall_watch import StallWatch
+from pgbus.worker.under_way import say_what_runs, work_of
 from pgbus.worker.upkeep import Upkeep
 
 logger = logging.getLogger("pgbus")
@@ -302,8 +303,8 @@ class Worker:
     async def _drain(self, parts: Parts, store: Store, *, failed: bool) -> None:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + (0.0 if self._hurry.is_set() else self._config.grace)
-        _say_what_still_runs(parts.runners.busy, deadline - loop.time())
         grace = deadline - loop.time()
+        saying = asyncio.create_task(say_what_runs(lambda: [] if self._hurry.is_set() else work_of(parts), limit=grace))
         await asyncio.gather(parts.runners.stop(grace=grace), parts.tasks.stop(grace=grace))
         # A claim whose answer was under way: while our lock is held, or else a leader would count it for a death. If we
         # lead, after a look of the sequencer that may be claiming for us. When it is an error that ends us, it may be
@@ -314,15 +315,7 @@ class Worker:
                     await parts.leases.return_forgotten(parts.leader.store or store)
         # Last: handlers that finish may call our own procedures.
         await parts.server.stop(grace=0.0 if self._hurry.is_set() else max(0.0, deadline - loop.time()))
-
-
-def _say_what_still_runs(busy: Sequence[str], grace: float) -> None:
-    if busy and grace > 0:
-        logger.info(
-            "stopping; waiting up to %.0f s for handlers of %s; a second signal does not wait", grace, ", ".join(busy)
-        )
-    else:
-        logger.info("stopping")
+        await end_tasks(saying)
 
 
 async def _close_pool(pool: Pool, kept: Kept | None = None) -> None:

@@ -667,6 +667,7 @@ CREATE TABLE pgbus.workers (
     version text NOT NULL,
     listeners text[] DEFAULT '{}'::text[] NOT NULL,
     failures jsonb DEFAULT '{}'::jsonb NOT NULL,
+    running jsonb DEFAULT '[]'::jsonb NOT NULL,
     home text,
     started_at timestamp with time zone DEFAULT now() NOT NULL,
     last_seen_at timestamp with time zone DEFAULT now() NOT NULL,
@@ -813,6 +814,24 @@ CREATE TABLE pgbus.rpc_servers (
 );
 
 COMMENT ON COLUMN pgbus.rpc_servers.timeout IS 'Seconds that a call without a timeout waits; NULL: the caller''s setting';
+
+CREATE VIEW pgbus.running AS
+ SELECT r.kind,
+    r.name,
+    w.name AS worker,
+    r.id,
+    r."position",
+    r.topic,
+    r.key,
+    COALESCE(r.events, 1) AS events,
+    COALESCE(r.attempt, 1) AS attempt,
+    (w.last_seen_at - (r.age * '00:00:01'::interval)) AS started_at,
+    w.last_seen_at AS reported_at
+   FROM ((pgbus.live_workers l
+     JOIN pgbus.workers w ON ((w.id = l.id)))
+     CROSS JOIN LATERAL jsonb_to_recordset(w.running) r(kind text, name text, id uuid, "position" bigint, topic text, key text, events integer, attempt integer, age double precision));
+
+COMMENT ON VIEW pgbus.running IS 'Calls of handlers, procedures and tasks that have run for a second or more, as the live workers reported last';
 
 CREATE TABLE pgbus.schedule_runs (
     run_id uuid NOT NULL,

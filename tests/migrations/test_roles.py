@@ -24,7 +24,7 @@ from tests.support.workers import running
 VERBS = ("SELECT", "INSERT", "UPDATE", "DELETE")
 VIEWS = (
     "attempts", "event_history", "pending", "listener_lag", "dead", "scheduled", "rpc_calls", "schema_versions",
-    "live_workers", "timetable", "schedule_history",
+    "live_workers", "running", "timetable", "schedule_history",
 )  # fmt: skip
 SIZE = 1_000_000_000
 READ = (

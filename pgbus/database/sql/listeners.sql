@@ -111,9 +111,9 @@ RETURNING w.id
 SELECT pg_try_advisory_lock(hashtext(CAST(:namespace AS text) || '.worker'), CAST(:worker_id AS integer)) AS locked
 
 -- name: touch_worker
--- Record that this worker and its listeners were seen now, and which of its parts have failed. Returns the number of
--- other live workers: without any, notifications are useless. A locked row is skipped: another worker records the same
--- at this moment, and two workers that waited for each other's rows would deadlock.
+-- Record that this worker and its listeners were seen now, which of its parts have failed, and what runs in it. Returns
+-- the number of other live workers: without any, notifications are useless. A locked row is skipped: another worker
+-- records the same at this moment, and two workers that waited for each other's rows would deadlock.
 WITH seen_listeners AS (
     UPDATE pgbus.listeners AS l
     SET last_seen_at = now()
@@ -137,7 +137,8 @@ WITH seen_listeners AS (
     UPDATE pgbus.workers AS w
     SET last_seen_at = now(),
         listeners = CAST(:listeners AS text[]),
-        failures = jsonb_object(CAST(:failed_parts AS text[]), CAST(:failures AS text[]))
+        failures = jsonb_object(CAST(:failed_parts AS text[]), CAST(:failures AS text[])),
+        running = CAST(:running AS jsonb)
     WHERE w.id = CAST(:worker_id AS integer)
 )
 SELECT count(*) AS others

@@ -177,8 +177,12 @@ async def touch_worker(
     listener_ids: Iterable[int],
     listeners: Iterable[str],
     failures: Mapping[str, str],
+    running: str,
 ) -> int:
-    """Note that a worker and its listeners were seen, and why parts of it failed; how many other workers live."""
+    """Note that a worker and its listeners were seen, why parts of it failed, and what runs in it (a JSON array).
+
+    Returns how many other workers live.
+    """
     row = await store.fetch_one(
         "touch_worker",
         worker_id=worker_id,
@@ -186,6 +190,7 @@ async def touch_worker(
         listeners=list(listeners),
         failed_parts=list(failures),
         failures=list(failures.values()),
+        running=running,
     )
     others: int = row["others"]
     return others

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, datetime
 
 import pytest
@@ -13,8 +14,10 @@ from pgbus.errors import (
     SchemaVersionError,
 )
 from tests.conftest import Connect
+from tests.support import eventually
 from tests.support.operators import HOUR
 from tests.support.rows import Rows
+from tests.support.workers import open_bus, running
 
 # ---------------------------------------------------------------------------------------------------------- connecting
 
@@ -113,3 +116,27 @@ async def test_admin_works_in_a_namespace_of_its_own(empty_database: str) -> Non
         status = await admin.status()
         assert (status.log_head, status.listeners) == (0, ())
         assert await admin.find_events() == []
+
+
+async def test_what_runs_for_a_second_is_reported_with_its_event(
+    database: str, rows: Rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pgbus.worker.upkeep.TOUCH_INTERVAL", 0.2)
+    async with open_bus(database, poll_interval=0.1) as bus:
+        may_end = asyncio.Event()
+
+        @bus.listener("a.b", name="slow")
+        async def handle(event: int) -> None:
+            await may_end.wait()
+
+        async with running(bus):
+            event = await bus.publish(1, topic="a.b", key="adam")
+            query = "SELECT kind, name, id, topic, key, events, attempt, started_at < reported_at FROM pgbus.running"
+            row = await eventually(lambda: rows.connection.fetchrow(query), 30)
+            assert list(row or ()) == ["listener", "slow", event.event_id, "a.b", "adam", 1, 1, True]
+            may_end.set()
+            await eventually(lambda: is_empty(rows))
+
+
+async def is_empty(rows: Rows) -> bool:
+    return await rows.connection.fetchrow("SELECT FROM pgbus.running") is None

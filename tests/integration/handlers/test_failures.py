@@ -248,7 +248,7 @@ async def test_a_delay_that_makes_no_sense_does_not_stop_the_worker(
     assert tuple(row) == (2, None)
 
 
-async def test_giving_up_is_logged_with_the_event_and_the_error(
+async def test_giving_up_is_logged_once_with_the_event_and_the_error(
     database: str, connect: Connect, caplog: pytest.LogCaptureFixture
 ) -> None:
     connection = await connect(database)
@@ -259,12 +259,34 @@ async def test_giving_up_is_logged_with_the_event_and_the_error(
             raise ValueError("no")
 
         async with running(bus):
-            await bus.publish({}, topic="a.b")
+            event = await bus.publish({}, topic="a.b", key="adam")
             await until_idle(connection)
     [record] = [record for record in caplog.records if record.levelno == logging.ERROR]
     assert record.message.startswith("mail gave up on event ")
     assert record.message.endswith("after attempt 1: ValueError: no")
     assert record.exc_info
+    fields = ("listener_name", "event_id", "topic", "key", "attempt")
+    assert [record.__dict__[name] for name in fields] == ["mail", str(event.event_id), "a.b", "adam", 1]
+
+
+async def test_many_failures_in_one_place_are_a_line_each_and_one_traceback(
+    database: str, connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    connection = await connect(database)
+    async with open_bus(database) as bus:
+
+        @bus.listener("a.b", name="mail", retry=1)
+        async def handle(event: int) -> None:
+            raise ValueError(f"no\n{event}")
+
+        async with running(bus):
+            await bus.publish_many(range(20), topic="a.b")
+            await until_idle(connection)
+    records = [record for record in caplog.records if record.levelno == logging.ERROR]
+    assert len(records) == 20
+    assert sum(bool(record.exc_info) for record in records) == 1
+    assert not any("\n" in record.message for record in records)
+    assert await connection.fetchval("SELECT count(DISTINCT traceback) FROM pgbus.dead_letters") == 20
 
 
 async def test_history_tells_how_long_a_handler_took(database: str, connect: Connect) -> None:

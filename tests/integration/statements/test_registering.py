@@ -145,7 +145,9 @@ async def test_touching_a_worker_waits_for_nobody_who_touches_the_same_listeners
     async with other.connection.transaction(), asyncio.timeout(PATIENCE):
         await other.connection.execute("SELECT FROM pgbus.listeners WHERE id = $1 FOR UPDATE", ids[0])
         await other.connection.execute("SELECT FROM pgbus.declarations WHERE listener_id = $1 FOR UPDATE", ids[1])
-        await listeners.touch_worker(bench.store, worker_id=mine, listener_ids=ids, listeners=["a", "b"], failures={})
+        await listeners.touch_worker(
+            bench.store, worker_id=mine, listener_ids=ids, listeners=["a", "b"], failures={}, running="[]"
+        )
     old = "last_seen_at < now() - interval '1 minute'"
     assert await bench.fetch(f"SELECT id FROM pgbus.listeners WHERE {old}") == [(ids[0],)]
     assert await bench.fetch(f"SELECT listener_id FROM pgbus.declarations WHERE {old}") == [(ids[1],)]
