@@ -1,6 +1,6 @@
 """Conditions on an event's payload, and the SQL/JSON path that they become.
 
-Only the path is our text, with every word quoted; values are passed as variables.
+Every word of the path, and every value, is written as a JSON literal, and the whole is passed as a parameter.
 """
 
 from __future__ import annotations
@@ -67,24 +67,27 @@ class Condition:
         return "".join(steps)
 
 
-def combine(conditions: Sequence[Condition]) -> tuple[str | None, str]:
-    """One SQL/JSON path that finds something if all conditions hold (None without any), and its variables as JSON."""
+def combine(conditions: Sequence[Condition]) -> str | None:
+    """One SQL/JSON path that finds something if all conditions hold; None without any.
+
+    It is for the operator `@?`, which a GIN index on the payload answers. That is why it has no variables: the operator
+    takes none.
+    """
     if not conditions:
-        return None, "{}"
-    tests = [f"exists(@{condition.steps()} ? ({_test(condition, f'$v{n}')}))" for n, condition in enumerate(conditions)]
-    variables = {f"v{n}": condition.value for n, condition in enumerate(conditions)}
-    return f"$ ? ({' && '.join(tests)})", json.dumps(variables)
+        return None
+    tests = (f"exists(@{one.steps()} ? ({_test(one.operator, json.dumps(one.value))}))" for one in conditions)
+    return f"$ ? ({' && '.join(tests)})"
 
 
-def _test(condition: Condition, variable: str) -> str:
-    match condition.operator:
+def _test(operator: Operator, literal: str) -> str:
+    match operator:
         case "=":
-            return f"@ == {variable}"
+            return f"@ == {literal}"
         case "!=":
             # Values of two types are neither equal nor unequal to SQL/JSON, but "unknown".
-            return f"@ != {variable} || (@ == {variable}) is unknown"
-        case operator:
-            return f"@ {operator} {variable}"
+            return f"@ != {literal} || (@ == {literal}) is unknown"
+        case _:
+            return f"@ {operator} {literal}"
 
 
 def _read_value(text: str) -> Scalar:

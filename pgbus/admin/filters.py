@@ -42,21 +42,17 @@ class EventFilter:
 
     def criteria(self) -> EventCriteria:
         """The filter in the words of the statement."""
-        condition, variables = combine(self.where)
-        version_condition, version_variables = combine(self.version)
         return EventCriteria(
             topic_regex=_regex(self.topic),
             name_regex=self.names.regex(),
-            version_condition=version_condition,
-            version_variables=version_variables,
+            version_condition=combine(self.version),
             key=self.key,
             event_id=self.event_id,
             since=self.since,
             until=self.until,
             after=-1 if self.after is None else self.after,
             before=self.before,
-            condition=condition,
-            variables=variables,
+            condition=combine(self.where),
             owed_to=self.owed_to,
             dead=self.dead,
         )
@@ -81,14 +77,12 @@ class CallFilter:
 
     def criteria(self) -> CallCriteria:
         """The filter in the words of the statement."""
-        condition, variables = combine(self.where)
         return CallCriteria(
             name_regex=self.names.regex(),
             call_id=self.call_id,
             since=self.since,
             until=self.until,
-            condition=condition,
-            variables=variables,
+            condition=combine(self.where),
         )
 
 

@@ -81,12 +81,11 @@ WITH debts AS (
           SELECT FROM unnest(ARRAY[e.topic] || ARRAY(SELECT unnest(e.ancestors))) AS n (name)
           WHERE n.name || '.' ~ :topic_regex))
       AND (CAST(:name_regex AS text) IS NULL OR e.topic ~ :name_regex)
-      AND (CAST(:version_condition AS jsonpath) IS NULL OR jsonb_path_exists(
+      AND (CAST(:version_condition AS jsonpath) IS NULL OR
           jsonb_build_object('version', CASE WHEN e.headers ->> 'api_version' ~ '^[0-9]{1,9}$'
-                                             THEN CAST(e.headers ->> 'api_version' AS integer) ELSE 1 END),
-          :version_condition, CAST(:version_variables AS jsonb), true))
-      AND (CAST(:condition AS jsonpath) IS NULL
-          OR jsonb_path_exists(e.payload, :condition, CAST(:variables AS jsonb), true))
+                                             THEN CAST(e.headers ->> 'api_version' AS integer) ELSE 1 END)
+          @? CAST(:version_condition AS jsonpath))
+      AND (CAST(:condition AS jsonpath) IS NULL OR e.payload @? CAST(:condition AS jsonpath))
       AND (NOT CAST(:dead AS boolean) OR e.position = ANY (ARRAY(SELECT x.position FROM pgbus.dead_letters AS x)))
       AND (CAST(:owed_to AS text) IS NULL OR (
           e.position >= (SELECT min(b.first) FROM debts AS b WHERE b.listener_name = :owed_to)
@@ -150,7 +149,7 @@ WHERE c.call_id = ANY (ARRAY(
       AND (CAST(:since AS timestamptz) IS NULL OR r.requested_at >= :since)
       AND (CAST(:until AS timestamptz) IS NULL OR r.requested_at < :until)
       AND (CAST(:condition AS jsonpath) IS NULL
-          OR jsonb_path_exists(pgbus.searchable(r.arguments), :condition, CAST(:variables AS jsonb), true))
+          OR pgbus.searchable(r.arguments) @? CAST(:condition AS jsonpath))
     ORDER BY r.call_id DESC
     LIMIT CAST(:limit AS bigint)))
 ORDER BY c.call_id DESC

@@ -193,12 +193,11 @@ class DeadLetter:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EventCriteria:
-    """Conditions on events of the log. `condition` and `version_condition` are SQL/JSON paths, with their variables."""
+    """Conditions on events of the log. `condition` and `version_condition` are SQL/JSON paths."""
 
     topic_regex: str | None
     name_regex: str | None
     version_condition: str | None
-    version_variables: str
     key: str | None
     event_id: UUID | None
     since: datetime | None
@@ -206,21 +205,19 @@ class EventCriteria:
     after: int
     before: int | None
     condition: str | None
-    variables: str
     owed_to: str | None
     dead: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallCriteria:
-    """Conditions on calls; `condition` is an SQL/JSON path into the arguments, with its variables."""
+    """Conditions on calls; `condition` is an SQL/JSON path into the arguments."""
 
     name_regex: str | None
     call_id: UUID | None
     since: datetime | None
     until: datetime | None
     condition: str | None
-    variables: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
