@@ -5,6 +5,7 @@ DROP FUNCTION pgbus.open_partition(integer), pgbus.drop_partition(integer);
 DROP FUNCTION pgbus.outbox_before_insert(), pgbus.note_listener_change(), pgbus.note_subscription_change();
 DROP FUNCTION pgbus.take_dedup_keys(text[], uuid[], double precision);
 DROP FUNCTION pgbus.run_block(bigint, smallint), pgbus.event_blocks(bigint), pgbus.run_offsets(smallint);
+DROP FUNCTION pgbus.has_error(text, text), pgbus.error_kind(text);
 DROP FUNCTION pgbus.uuid_or_null(text), pgbus.correlation_of(uuid, jsonb), pgbus.readable(timestamptz);
 DROP FUNCTION pgbus.uuid7();
 DROP DOMAIN pgbus.instant, pgbus.topic, pgbus.ancestors, pgbus.key, pgbus.headers;

@@ -393,6 +393,24 @@ CREATE INDEX dead_letters_blocked ON pgbus.dead_letters (listener_id, blocked_ke
 CREATE INDEX dead_letters_listener ON pgbus.dead_letters (listener_id, dead_at);
 CREATE INDEX dead_letters_position ON pgbus.dead_letters (position);
 
+-- The kind of an error: its first line without what differs from event to event, such as ids, numbers and quoted strings.
+CREATE FUNCTION pgbus.error_kind(error text) RETURNS text
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+AS $$
+    SELECT left(
+        regexp_replace(
+            regexp_replace(
+                split_part(error, chr(10), 1), $q$'[^']*'|"[^"]*"$q$, $q$'*'$q$, 'g'),
+            '[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}|0x[0-9a-fA-F]+|[0-9]+([.][0-9]+)*', '*', 'g'),
+        300)
+$$;
+-- Whether an error contains this text, in upper or lower case, or is of this kind.
+CREATE FUNCTION pgbus.has_error(error text, wanted text) RETURNS boolean
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+AS $$
+    SELECT strpos(lower(error), lower(wanted)) > 0 OR pgbus.error_kind(error) = wanted
+$$;
+
 -- A worker process. While it is alive, it holds an advisory lock (hashtext('<namespace>.worker'), id).
 CREATE TABLE pgbus.workers (
     id            integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,

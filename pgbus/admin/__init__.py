@@ -3,10 +3,12 @@
 from pgbus.admin.conditions import Condition
 from pgbus.admin.filters import CallFilter, DeadFilter, EventFilter
 from pgbus.admin.name_filter import Names
-from pgbus.admin.verbs import Admin, BusStatus
+from pgbus.admin.verbs import Activity, Admin, BusStatus
+from pgbus.database.statements.activity import Failure, ListenerMeasure, RunningCall
 from pgbus.database.statements.inspection import (
     Attempt,
     CallRecord,
+    DeadGroup,
     DeadLetter,
     EventRecord,
     GivenUp,
@@ -17,6 +19,7 @@ from pgbus.database.statements.inspection import (
 from pgbus.database.statements.timetable import ScheduleRun, ScheduleStatus
 
 __all__ = [
+    "Activity",
     "Admin",
     "Attempt",
     "BusStatus",
@@ -24,13 +27,17 @@ __all__ = [
     "CallRecord",
     "Condition",
     "DeadFilter",
+    "DeadGroup",
     "DeadLetter",
     "EventFilter",
     "EventRecord",
+    "Failure",
     "GivenUp",
+    "ListenerMeasure",
     "ListenerStatus",
     "Names",
     "Owed",
+    "RunningCall",
     "ScheduleRun",
     "ScheduleStatus",
     "WorkerStatus",

@@ -8,7 +8,7 @@ from pgbus.admin.changes import Change
 from pgbus.admin.filters import EVERY_DEAD_LETTER, DeadFilter
 from pgbus.admin.listeners import check_listener
 from pgbus.database.statements import admin, inspection
-from pgbus.database.statements.inspection import DeadLetter
+from pgbus.database.statements.inspection import DeadGroup, DeadLetter
 from pgbus.database.store import Store
 
 
@@ -22,6 +22,14 @@ class DeadLetterVerbs:
     async def find(self, wanted: DeadFilter = EVERY_DEAD_LETTER, *, limit: int = 100) -> list[DeadLetter]:
         """At most `limit` dead letters, newest first."""
         return await inspection.read_dead_letters(self._store, await self._match(wanted, limit=limit))
+
+    async def count(self, wanted: DeadFilter = EVERY_DEAD_LETTER) -> int:
+        """Return how many dead letters there are."""
+        return len(await self._match(wanted, limit=None))
+
+    async def summarize(self, wanted: DeadFilter = EVERY_DEAD_LETTER) -> list[DeadGroup]:
+        """Dead letters in groups by their listener and the kind of their error, the largest first."""
+        return await inspection.summarize_dead_letters(self._store, await self._match(wanted, limit=None))
 
     async def retry(self, wanted: DeadFilter = EVERY_DEAD_LETTER) -> list[int]:
         """Owe the events of these dead letters to their listeners again, due at once; the ids of those it did."""

@@ -19,14 +19,16 @@ class EventFilter:
     `topic` is a pattern and matches as a subscription does. `names` is compared with the event's own topic. `version`
     conditions, on the path `version`, must all hold for the version of the event's API. `since` (inclusive) and `until`
     (exclusive) are compared with the instant at which an event entered the log, `after` and `before` (both exclusive)
-    with its position. `where` conditions on the payload must all hold. `owed_to` is a listener that has yet to handle
-    the event; `dead` events lie in a dead letter.
+    with its position. `error` is a part of an attempt's error, in any case, or its kind, as a DeadGroup has it.
+    `where` conditions on the payload must all hold. `owed_to` is a listener that has yet to handle the event; `dead`
+    events lie in a dead letter.
     """
 
     topic: str | None = None
     names: Names = EVERY_NAME
     version: tuple[Condition, ...] = ()
     key: str | None = None
+    error: str | None = None
     event_id: UUID | None = None
     since: datetime | None = None
     until: datetime | None = None
@@ -47,6 +49,7 @@ class EventFilter:
             name_regex=self.names.regex(),
             version_condition=combine(self.version),
             key=self.key,
+            error=self.error,
             event_id=self.event_id,
             since=self.since,
             until=self.until,
@@ -62,12 +65,13 @@ class EventFilter:
 class CallFilter:
     """Which calls of the log of calls; None does not restrict.
 
-    `since` (inclusive) and `until` (exclusive) are compared with the instant of asking. `where` conditions on the
-    arguments must all hold.
+    `since` (inclusive) and `until` (exclusive) are compared with the instant of asking. `error` is a part of the error
+    that the call failed with, in any case. `where` conditions on the arguments must all hold.
     """
 
     names: Names = EVERY_NAME
     call_id: UUID | None = None
+    error: str | None = None
     since: datetime | None = None
     until: datetime | None = None
     where: tuple[Condition, ...] = ()
@@ -80,6 +84,7 @@ class CallFilter:
         return CallCriteria(
             name_regex=self.names.regex(),
             call_id=self.call_id,
+            error=self.error,
             since=self.since,
             until=self.until,
             condition=combine(self.where),
@@ -88,21 +93,34 @@ class CallFilter:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeadFilter:
-    """Which dead letters; None does not restrict. `since` (inclusive) is compared with the instant of giving up."""
+    """Which dead letters; None does not restrict.
+
+    `since` (inclusive) and `until` (exclusive) are compared with the instant of giving up. `error` is a part of the
+    error, in any case, or the kind of it that a DeadGroup has.
+    """
 
     ids: tuple[int, ...] | None = None
     listener_name: str | None = None
     topic: str | None = None
+    key: str | None = None
+    error: str | None = None
     since: datetime | None = None
+    until: datetime | None = None
 
     def __post_init__(self) -> None:
         _regex(self.topic)
-        _check_aware(self.since)
+        _check_aware(self.since, self.until)
 
     def criteria(self) -> DeadCriteria:
         """The filter in the words of the statement."""
         return DeadCriteria(
-            ids=self.ids, listener_name=self.listener_name, topic_regex=_regex(self.topic), since=self.since
+            ids=self.ids,
+            listener_name=self.listener_name,
+            topic_regex=_regex(self.topic),
+            key=self.key,
+            error=self.error,
+            since=self.since,
+            until=self.until,
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from datetime import datetime
 
 from pgbus.admin.changes import Change
 from pgbus.database.statements import timetable
@@ -22,9 +23,23 @@ class ScheduleVerbs:
         """Return every schedule, sorted by name."""
         return await timetable.list_schedules(self._store)
 
-    async def history(self, schedule_name: str, *, limit: int = 100) -> tuple[ScheduleRun, ...]:
-        """At most `limit` runs of a schedule, the newest first; also of one that was removed."""
-        runs = await timetable.list_schedule_runs(self._store, schedule_name=schedule_name, limit=limit)
+    async def history(
+        self,
+        schedule_name: str,
+        *,
+        error: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        limit: int = 100,
+    ) -> tuple[ScheduleRun, ...]:
+        """At most `limit` runs of a schedule, the newest first; also of one that was removed.
+
+        `error` is a part of the error, in any case; `since` (inclusive) and `until` (exclusive) are compared with the
+        instant at which a run began. None does not restrict.
+        """
+        runs = await timetable.list_schedule_runs(
+            self._store, schedule_name=schedule_name, error=error, since=since, until=until, limit=limit
+        )
         if not runs:
             names = [one.schedule_name for one in await self.list()]
             if schedule_name not in names:

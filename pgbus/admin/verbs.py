@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -18,8 +18,15 @@ from pgbus.config import Config
 from pgbus.database import sql
 from pgbus.database.migrate import check_async
 from pgbus.database.migrate.sessions import Connection, session
-from pgbus.database.statements import inspection, schemas
-from pgbus.database.statements.inspection import CallRecord, EventRecord, ListenerStatus, LogStatus, WorkerStatus
+from pgbus.database.statements import activity, inspection, schemas
+from pgbus.database.statements.activity import Failure, ListenerMeasure, RunningCall
+from pgbus.database.statements.inspection import (
+    CallRecord,
+    EventRecord,
+    ListenerStatus,
+    LogStatus,
+    WorkerStatus,
+)
 from pgbus.database.statements.timetable import ScheduleStatus
 from pgbus.database.store import Store
 from pgbus.schema import Schema, Stored, read_schema, read_versions
@@ -29,8 +36,9 @@ _FOLLOW_CHUNK = 100
 
 @dataclass(frozen=True, slots=True)
 class BusStatus(LogStatus):
-    """The bus at one moment."""
+    """The bus at one moment. `leader_session` is the process id of the backend that holds the leader's lock."""
 
+    leader_session: int | None
     listeners: tuple[ListenerStatus, ...]
     workers: tuple[WorkerStatus, ...]
     schedules: tuple[ScheduleStatus, ...]
@@ -39,6 +47,19 @@ class BusStatus(LogStatus):
     def leader(self) -> WorkerStatus | None:
         """The leader; None if there is none, and then no event enters the log."""
         return next((worker for worker in self.workers if worker.leading), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Activity:
+    """The work of the bus at one moment: its state, the attempts of the last `window` seconds, and what runs now.
+
+    `measures` has the listeners with such attempts, by their names.
+    """
+
+    window: float
+    status: BusStatus
+    measures: dict[str, ListenerMeasure]
+    running: tuple[RunningCall, ...]
 
 
 class Admin:
@@ -73,14 +94,36 @@ class Admin:
 
     async def status(self) -> BusStatus:
         """Return the state of outbox, log, listeners, workers and schedules, in one snapshot."""
-        async with self._connection.transaction(isolation="repeatable_read", readonly=True):
-            log = await inspection.describe_bus(self._store)
-            return BusStatus(
-                **{field.name: getattr(log, field.name) for field in fields(log)},
-                listeners=await self.listeners.list(),
-                workers=await self.workers(),
-                schedules=await self.schedules.list(),
+        async with self._snapshot():
+            return await self._status()
+
+    async def activity(self, *, window: float = 60.0) -> Activity:
+        """Return the state of the bus, and the work of the last `window` seconds, in one snapshot."""
+        async with self._snapshot():
+            measures = await activity.measure_listeners(self._store, window=window)
+            return Activity(
+                window=window,
+                status=await self._status(),
+                measures={one.listener_name: one for one in measures},
+                running=tuple(await activity.list_running(self._store)),
             )
+
+    async def failures(self, listener_name: str, *, window: float = 600.0, limit: int = 10) -> list[Failure]:
+        """At most `limit` failed attempts of a listener that began within `window` seconds, the newest first."""
+        return await activity.list_failures(self._store, listener_name=listener_name, window=window, limit=limit)
+
+    def _snapshot(self) -> AbstractAsyncContextManager[object]:
+        return self._connection.transaction(isolation="repeatable_read", readonly=True)
+
+    async def _status(self) -> BusStatus:
+        log = await inspection.describe_bus(self._store)
+        return BusStatus(
+            **{field.name: getattr(log, field.name) for field in fields(log)},
+            leader_session=await inspection.find_leader_session(self._store),
+            listeners=await self.listeners.list(),
+            workers=await self.workers(),
+            schedules=await self.schedules.list(),
+        )
 
     async def workers(self) -> tuple[WorkerStatus, ...]:
         """Every worker that is listed, oldest first."""

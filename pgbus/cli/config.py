@@ -11,7 +11,8 @@ from rich.text import Text
 
 from pgbus.cli.global_options import database_options, load_config
 from pgbus.cli.options import json_option
-from pgbus.cli.output import console, print_json, table
+from pgbus.cli.output import console, print_json
+from pgbus.cli.tables import Column, Listing
 from pgbus.config import Setting, file_schema
 from pgbus.plugins import plugin_schemas
 
@@ -43,9 +44,9 @@ def _show(settings: Sequence[Setting], *, as_json: bool) -> None:
         for setting in settings:
             print_json(setting)
         return
-    rows = table("setting", "value", "source", wide=("value",))
+    rows = Listing(Column(heading="setting"), Column(heading="value", elastic=True), Column(heading="source"))
     for setting in settings:
-        rows.add_row(Text(setting.name, style="bold"), _value(setting), _source(setting))
+        rows.add(Text(setting.name, style="bold"), _value(setting), _source(setting))
     console().print(rows)
 
 

@@ -1,9 +1,8 @@
-"""`pgbus dead`: list, show, retry and discard dead letters."""
+"""`pgbus dead`: list, summarize, show, retry and discard dead letters."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from datetime import datetime
 from typing import Any, TypeVar
 
 import rich_click as click
@@ -11,12 +10,33 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from pgbus.admin import Admin, DeadFilter, DeadLetter
+from pgbus.admin import Admin, DeadFilter, DeadGroup, DeadLetter
 from pgbus.cli.global_options import database_options
 from pgbus.cli.group import fail
-from pgbus.cli.options import Count, json_option, read_past, read_pattern, with_admin
-from pgbus.cli.output import clip, console, event_fields, indented, instant, number, print_json, table
+from pgbus.cli.options import (
+    error_option,
+    json_option,
+    key_option,
+    limit_option,
+    period_options,
+    read_pattern,
+    with_admin,
+)
+from pgbus.cli.output import (
+    LONGEST_ERROR,
+    ago,
+    clip,
+    console,
+    event_fields,
+    flagged,
+    indented,
+    instant,
+    note_cut,
+    number,
+    print_json,
+)
 from pgbus.cli.printable import on_one_line
+from pgbus.cli.tables import Column, Listing
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -24,40 +44,52 @@ _Command = TypeVar("_Command", bound=Callable[..., Any])
 @click.group()
 @database_options
 def dead() -> None:
-    """List, show, retry or discard dead letters: events that a listener gave up on."""
+    """List, group, show, retry or discard dead letters: events that a listener gave up on."""
 
 
 def _filter_options(command: _Command) -> _Command:
-    for option in (
-        click.option(
-            "--since",
-            type=read_past,
-            metavar="INSTANT",
-            help="Dead since this time or later: 2025-01-31T12:00, or 2h.",
-        ),
-        click.option("--topic", type=read_pattern, metavar="PATTERN", help="Events under this topic or pattern."),
-        click.option("--listener", "listener_name", metavar="NAME", help="Dead letters of this listener."),
-    ):
-        command = option(command)
-    return command
+    listener = click.option("--listener", "listener_name", metavar="NAME", help="Dead letters of this listener.")
+    topic = click.option("--topic", type=read_pattern, metavar="PATTERN", help="Events under this topic or pattern.")
+    return listener(topic(key_option(error_option(period_options("Dead")(command)))))
 
 
 @dead.command("list")
 @database_options
 @_filter_options
-@click.option("--limit", type=Count(min=1), default=50, show_default=True, help="Show at most N.")
+@limit_option(50)
 @json_option
-def list_dead(
-    *, listener_name: str | None, topic: str | None, since: datetime | None, limit: int, as_json: bool
-) -> None:
+def list_dead(*, limit: int, as_json: bool, **filters: Any) -> None:
     """List dead letters, the newest first."""
-    wanted = DeadFilter(listener_name=listener_name, topic=topic, since=since)
-    letters = with_admin(lambda admin: admin.dead_letters.find(wanted, limit=limit))
+    wanted = DeadFilter(**filters)
+
+    async def look(admin: Admin) -> tuple[list[DeadLetter], int]:
+        found = await admin.dead_letters.find(wanted, limit=limit)
+        return found, await admin.dead_letters.count(wanted) if len(found) == limit else len(found)
+
+    letters, total = with_admin(look)
     if as_json:
         for letter in letters:
             print_json(_as_json(letter))
     else:
         console().print(_overview(letters) if letters else "no dead letters")
+    note_cut(len(letters), total, "dead letters")
+
+
+@dead.command("summary")
+@database_options
+@_filter_options
+@json_option
+def summarize_dead(*, as_json: bool, **filters: Any) -> None:
+    """Group dead letters by their listener and the kind of their error, the largest group first.
+
+    A kind is an error without its ids, numbers and quoted strings. `--error KIND` of the other commands selects it.
+    """
+    groups = with_admin(lambda admin: admin.dead_letters.summarize(DeadFilter(**filters)))
+    if as_json:
+        for group in groups:
+            print_json(group)
+    else:
+        console().print(_summary(groups) if groups else "no dead letters")
 
 
 @dead.command("show")
@@ -102,17 +134,15 @@ def _change(
     *,
     verb: str,
     ids: tuple[int, ...],
-    listener_name: str | None,
-    topic: str | None,
-    since: datetime | None,
     everything: bool,
     as_json: bool,
+    **filters: Any,
 ) -> None:
     if bool(ids) == everything:
         raise click.UsageError(
-            "give the ids of dead letters, or --all (with --listener, --topic or --since to select some)"
+            "give the ids of dead letters, or --all (with --listener, --topic, --key, --error, --since to select some)"
         )
-    wanted = DeadFilter(ids=ids or None, listener_name=listener_name, topic=topic, since=since)
+    wanted = DeadFilter(ids=ids or None, **filters)
     done = with_admin(lambda admin: method(admin, wanted))
     if as_json:
         print_json({verb: done})
@@ -137,20 +167,48 @@ def _as_json(letter: DeadLetter) -> dict[str, object]:
     }
 
 
-def _overview(letters: list[DeadLetter]) -> Table:
-    rows = table(
-        "id", "listener", "topic", "key", "attempts", "dead at", "error",
-        right=("id", "attempts"), wide=("listener", "topic", "key", "error"),
-    )  # fmt: skip
+def _overview(letters: list[DeadLetter]) -> Listing:
+    rows = Listing(
+        Column(heading="id", right=True),
+        Column(heading="listener", elastic=True),
+        Column(heading="topic", elastic=True, rank=1),
+        Column(heading="key", elastic=True, rank=2),
+        Column(heading="attempts", right=True, rank=3),
+        Column(heading="dead at"),
+        Column(heading="error", elastic=True),
+    )
     for letter in letters:
-        rows.add_row(
+        rows.add(
             str(letter.id),
             Text(letter.listener_name, style="bold"),
             Text(letter.event.topic, style="cyan"),
-            clip(letter.event.key or "", 40),
+            on_one_line(letter.event.key or "-"),
             str(letter.attempts),
             instant(letter.dead_at),
-            Text(clip(letter.error, 200), style="red"),
+            Text(clip(letter.error, LONGEST_ERROR), style="red"),
+        )
+    return rows
+
+
+def _summary(groups: list[DeadGroup]) -> Listing:
+    rows = Listing(
+        Column(heading="dead", right=True),
+        Column(heading="listener", elastic=True),
+        Column(heading="error", elastic=True),
+        Column(heading="first", right=True, rank=1),
+        Column(heading="last", right=True),
+        Column(heading="keys blocked", right=True, rank=2),
+        Column(heading="see", rank=3),
+    )
+    for group in groups:
+        rows.add(
+            number(group.letters),
+            Text(group.listener_name, style="bold"),
+            Text(on_one_line(group.error), style="red"),
+            f"{ago(group.first_at)} ago",
+            f"{ago(group.last_at)} ago",
+            flagged(group.blocked_keys, "red"),
+            Text(f"pgbus dead show {group.sample}", style="dim"),
         )
     return rows
 

@@ -12,8 +12,16 @@ from pgbus.admin import Condition, EventFilter, EventRecord
 from pgbus.cli.global_options import database_options
 from pgbus.cli.group import fail
 from pgbus.cli.history import deliveries, follow_events
-from pgbus.cli.options import Count, json_option, read_condition, read_past, read_pattern, with_admin
-from pgbus.cli.output import clip, console, event_fields, instant, print_json
+from pgbus.cli.options import (
+    error_option,
+    json_option,
+    limit_option,
+    period_options,
+    read_condition,
+    read_pattern,
+    with_admin,
+)
+from pgbus.cli.output import clip, console, event_fields, instant, note_more, number, print_json
 from pgbus.cli.printable import on_one_line
 
 
@@ -22,13 +30,8 @@ from pgbus.cli.printable import on_one_line
 @database_options
 @click.option("--key", help="Events with this key.")
 @click.option("--id", "event_id", type=click.UUID, help="The event with this id.")
-@click.option(
-    "--since",
-    type=read_past,
-    metavar="INSTANT",
-    help="Logged at or after this time: 2025-01-31T12:00, or 2h.",
-)
-@click.option("--until", type=read_past, metavar="INSTANT", help="Logged before this time.")
+@error_option
+@period_options("Logged")
 @click.option("--after", type=int, help="Positions greater than this.")
 @click.option("--before", type=int, help="Positions less than this.")
 @click.option(
@@ -39,7 +42,7 @@ from pgbus.cli.printable import on_one_line
     help="Payload: 'customer.age>=18', 'items[*].sku=\"7\"', with = != < <= > >=. Repeatable; all must match.",
 )
 @click.option("--owed-to", metavar="LISTENER", help="Events that this listener has yet to handle.")
-@click.option("--limit", type=Count(min=1), default=20, show_default=True, help="Show at most N.")
+@limit_option(20)
 @click.option("--oldest-first", is_flag=True, help="Show the oldest first.")
 @click.option("--follow", is_flag=True, help="Print events as they enter the log, until Ctrl-C.")
 @json_option
@@ -48,6 +51,7 @@ def events(
     topic: str | None,
     key: str | None,
     event_id: UUID | None,
+    error: str | None,
     since: datetime | None,
     until: datetime | None,
     after: int | None,
@@ -67,6 +71,7 @@ def events(
         topic=topic,
         key=key,
         event_id=event_id,
+        error=error,
         since=since,
         until=until,
         after=after,
@@ -78,9 +83,11 @@ def events(
     if follow:
         follow_events(wanted, show)
         return
-    records = with_admin(lambda admin: admin.find_events(wanted, limit=limit, newest_first=not oldest_first))
-    for record in records:
+    # One more than is shown tells whether there are more: counting them would read the whole log.
+    records = with_admin(lambda admin: admin.find_events(wanted, limit=limit + 1, newest_first=not oldest_first))
+    for record in records[:limit]:
         show(record)
+    note_more(len(records) > limit, f"the {'oldest' if oldest_first else 'newest'} {number(limit)} events")
     if event_id and not records:
         fail(f"no event {event_id} in the log matches; a scheduled event enters the log when it is due")
     if not (records or as_json):

@@ -24,8 +24,19 @@ from pgbus.cli.exits import FAILED
 from pgbus.cli.global_options import database_options, load_config, pass_on
 from pgbus.cli.history import deliveries, follow_events
 from pgbus.cli.loading import load_bus
-from pgbus.cli.options import Count, read_condition, read_past, with_admin
-from pgbus.cli.output import age, clip, console, encode_json, indented, instant, print_json, stored_json
+from pgbus.cli.options import error_option, limit_option, period_options, read_condition, with_admin
+from pgbus.cli.output import (
+    age,
+    clip,
+    console,
+    encode_json,
+    indented,
+    instant,
+    note_more,
+    number,
+    print_json,
+    stored_json,
+)
 from pgbus.cli.printable import on_one_line
 from pgbus.cli.remarks import Casting, Remark, Validation
 
@@ -34,7 +45,7 @@ Format: TypeAlias = Literal["json", "pretty", "human"]
 
 # The APIs of pgbus itself.
 _INTERNAL = ("internal", "internal.*")
-_ABOUT_EVENTS = ("native_id", "version", "owed_to", "dead", "validate", "show_casting", "follow")
+_ABOUT_EVENTS = ("native_id", "key", "version", "owed_to", "dead", "validate", "show_casting", "follow")
 _LONGEST = 500  # characters of a value that are shown on a terminal
 _STATE_STYLES = {"answered": "green", "waiting": "yellow", "running": "yellow"}
 
@@ -75,10 +86,9 @@ def read_version(text: str) -> Condition:
     metavar="PATH OP VALUE",
     help="Argument: 'email=joe@example.com', 'address.city=London', 'age>=18'. Repeatable; all must match.",
 )
-@click.option(
-    "--since", type=read_past, metavar="INSTANT", help="Logged at or after this time: 2025-01-31T12:00, or 2h."
-)
-@click.option("--until", type=read_past, metavar="INSTANT", help="Logged before this time.")
+@click.option("--key", help="Events with this key.")
+@error_option
+@period_options("Logged, or called,")
 @click.option("--owed-to", metavar="LISTENER", help="Events that this listener has yet to handle.")
 @click.option("--dead", is_flag=True, help="Events that are dead letters of a listener.")
 @click.option("--calls", is_flag=True, help="Calls of procedures instead of events, until they are pruned.")
@@ -86,7 +96,7 @@ def read_version(text: str) -> Condition:
 @click.option("--validate", "-d", is_flag=True, help="Check the arguments against the current schema.")
 @click.option("--show-casting", "-C", is_flag=True, help="Show what each listener of the bus gets: type, hint, result.")
 @click.option("--bus", "-b", "module", metavar="MODULE[:BUS]", help="The bus with the listeners and APIs.")
-@click.option("--limit", type=Count(min=1), default=20, show_default=True, help="Show at most N.")
+@limit_option(20)
 @click.option("--follow", "-f", is_flag=True, help="Print events as they enter the log, until Ctrl-C.")
 @click.option(
     "--format",
@@ -95,6 +105,7 @@ def read_version(text: str) -> Condition:
     type=click.Choice(["json", "pretty", "human"]),
     help="One JSON object per line, indented JSON, or text; default: human on a terminal, else json.",
 )
+@click.option("--json", "form", flag_value="json", help="The same as --format json.")
 def inspect(
     *,
     apis: tuple[str, ...],
@@ -103,6 +114,8 @@ def inspect(
     native_id: int | None,
     version: tuple[Condition, ...],
     where: tuple[Condition, ...],
+    key: str | None,
+    error: str | None,
     since: datetime | None,
     until: datetime | None,
     owed_to: str | None,
@@ -124,9 +137,9 @@ def inspect(
     names = Names(apis=apis, words=words, hidden=() if internal else (*_INTERNAL, *_internal_apis(bus)))
     if calls:
         _refuse(*_ABOUT_EVENTS, reason="is about events, not about calls")
-        asked = CallFilter(names=names, call_id=event_id, since=since, until=until, where=where)
-        found = with_admin(lambda admin: admin.find_calls(asked, limit=limit))
-        _show_all(found, _printer(form, _call_fields, _call_text), "calls")
+        asked = CallFilter(names=names, call_id=event_id, error=error, since=since, until=until, where=where)
+        calls_found = with_admin(lambda admin: admin.find_calls(asked, limit=limit + 1))
+        _show_all(calls_found, _printer(form, _call_fields, _call_text), "calls", limit=limit)
         return
     wanted = EventFilter(
         names=names,
@@ -135,6 +148,8 @@ def inspect(
         before=None if native_id is None else native_id + 1,
         version=version,
         where=where,
+        key=key,
+        error=error,
         since=since,
         until=until,
         owed_to=owed_to,
@@ -149,7 +164,7 @@ def inspect(
     if follow:
         follow_events(wanted, show)
         return
-    _show_all(with_admin(lambda admin: admin.find_events(wanted, limit=limit)), show, "events")
+    _show_all(with_admin(lambda admin: admin.find_events(wanted, limit=limit + 1)), show, "events", limit=limit)
 
 
 def _load_bus(module: str | None) -> pgbus.Bus:
@@ -174,9 +189,10 @@ def _refuse(*parameters: str, reason: str) -> None:
             raise click.UsageError(f"{parameter.opts[0]} {reason}")
 
 
-def _show_all(found: list[_Record], show: Callable[[_Record], None], what: str) -> None:
-    for record in found:
+def _show_all(found: list[_Record], show: Callable[[_Record], None], what: str, *, limit: int) -> None:
+    for record in found[:limit]:
         show(record)
+    note_more(len(found) > limit, f"the newest {number(limit)} {what}")
     if not found:
         click.echo(f"no {what}", err=True)
         get_current_context().exit(FAILED)

@@ -11,7 +11,8 @@ from rich.text import Text
 from pgbus.admin import ListenerStatus
 from pgbus.cli.global_options import database_options
 from pgbus.cli.options import change_each, json_option, read_past, with_admin
-from pgbus.cli.output import ago, console, number, print_json, table
+from pgbus.cli.output import ago, console, number, print_json
+from pgbus.cli.tables import Column, Listing
 
 
 @click.group()
@@ -30,12 +31,17 @@ def list_listeners(as_json: bool) -> None:
         for listener in found:
             print_json(listener)
         return
-    rows = table(
-        "listener", "state", "service", "ordered", "replays from", "seen", "topics",
-        right=("replays from",), wide=("listener", "service", "topics"),
-    )  # fmt: skip
+    rows = Listing(
+        Column(heading="listener", elastic=True),
+        Column(heading="state"),
+        Column(heading="service", elastic=True, rank=2),
+        Column(heading="ordered", rank=3),
+        Column(heading="replays from", right=True, rank=1),
+        Column(heading="seen", rank=4),
+        Column(heading="topics", elastic=True),
+    )
     for listener in found:
-        rows.add_row(*_cells(listener))
+        rows.add(*_cells(listener))
     console().print(rows if found else "no listeners are registered")
 
 
@@ -47,7 +53,7 @@ def _cells(listener: ListenerStatus) -> tuple[Text, ...]:
         Text("by key" if listener.ordered else "-"),
         Text("-" if listener.cursor is None else number(listener.cursor)),
         Text(f"{ago(listener.last_seen_at)} ago"),
-        Text("\n".join(listener.patterns), style="dim"),
+        Text(", ".join(listener.patterns), style="dim"),
     )
 
 

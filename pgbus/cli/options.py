@@ -7,7 +7,7 @@ import re
 import sys
 from collections.abc import Awaitable, Callable, Iterable
 from datetime import UTC, datetime, timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 import rich_click as click
@@ -19,6 +19,7 @@ from pgbus.errors import InvalidEventError
 from pgbus.topics import check_pattern
 
 _T = TypeVar("_T")
+_Command = TypeVar("_Command", bound=Callable[..., Any])
 
 _SPAN = r"(\d+(?:\.\d+)?)\s*([smhdw])"
 _AGO = re.compile(rf"{_SPAN}(?:\s+ago)?")
@@ -61,6 +62,28 @@ class Count(click.IntRange):
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, one object per line.")
+key_option = click.option("--key", help="Only of events with this key.")
+error_option = click.option(
+    "--error", metavar="TEXT", help="Only with TEXT in the error, in any case, or of this kind of `dead summary`."
+)
+
+
+def limit_option(default: int) -> Callable[[_Command], _Command]:
+    """`--limit N`, of a list that is cut."""
+    return click.option("--limit", type=Count(min=1), default=default, show_default=True, help="Show at most N.")
+
+
+def period_options(what: str) -> Callable[[_Command], _Command]:
+    """`--since` and `--until`, compared with the instant at which something was `what`: logged, dead."""
+
+    def add(command: _Command) -> _Command:
+        until = click.option("--until", type=read_past, metavar="INSTANT", help=f"{what} before this time.")
+        since = click.option(
+            "--since", type=read_past, metavar="INSTANT", help=f"{what} at or after this time: 2025-01-31T12:00, or 2h."
+        )
+        return since(until(command))
+
+    return add
 
 
 def read_past(text: str) -> datetime:

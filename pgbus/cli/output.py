@@ -13,13 +13,16 @@ import msgspec
 import rich_click as click
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
-from rich.table import Table
 from rich.text import Text
 
 from pgbus.cli.printable import on_one_line, printable
+from pgbus.cli.streams import say
 from pgbus.messages import EventMessage
 
-_PIPE_WIDTH = 160
+# Characters of an error in a list.
+LONGEST_ERROR = 500
+# Characters: in a pipe nothing is cut off, and nothing wraps.
+_PIPE_WIDTH = 1_000_000
 
 
 class _Console(Console):
@@ -36,7 +39,7 @@ class _Console(Console):
 
 
 def console(stream: TextIO | None = None) -> Console:
-    """A console on stdout, or on `stream`. In a pipe it writes plain text, wide enough for a table's columns."""
+    """A console on stdout, or on `stream`. In a pipe it writes plain text, each row on one line."""
     target = stream or sys.stdout
     width = None if target.isatty() or "COLUMNS" in os.environ else _PIPE_WIDTH
     # No markup: brackets in a name are part of the name.
@@ -53,19 +56,16 @@ def encode_json(value: object) -> str:
     return on_one_line(msgspec.json.encode(value).decode())
 
 
-def table(*columns: str, right: tuple[str, ...] = (), wide: tuple[str, ...] = ()) -> Table:
-    """A table without frame lines; `right` columns hold numbers, and only `wide` ones wrap if the terminal is
-    narrow.
-    """
-    made = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", pad_edge=False)
-    for column in columns:
-        made.add_column(
-            column.upper(),
-            justify="right" if column in right else "left",
-            no_wrap=column not in wide,
-            overflow="fold" if column in wide else "ellipsis",
-        )
-    return made
+def note_cut(shown: int, total: int, what: str) -> None:
+    """Say on stderr that a list was cut: `50 of 1,125 dead letters; --limit N shows more`."""
+    if total > shown:
+        say(f"{number(shown)} of {number(total)} {what}; --limit N shows more")
+
+
+def note_more(is_cut: bool, shown: str) -> None:
+    """Say on stderr that there are more, where counting them would take long: `the newest 20 events; ...`."""
+    if is_cut:
+        say(f"{shown}; --limit N shows more")
 
 
 def instant(value: datetime | None) -> str:
@@ -94,7 +94,7 @@ def ago(then: datetime) -> str:
 
 def number(value: int) -> str:
     """Format a number with separators between thousands."""
-    return f"{value:,}".replace(",", " ")
+    return f"{value:,}"
 
 
 def flagged(value: int, style: str) -> Text:

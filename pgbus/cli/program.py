@@ -27,7 +27,7 @@ COMMANDS = {
     "grafana": "Print a dashboard for Grafana as JSON (on Prometheus, or on the views in SQL), or alert rules as YAML.",
     "inspect": "Show the history of APIs, the newest first: events, or with --calls calls. All filters must match.",
     "events": "Show events of the log, the newest first, with each listener's attempts.",
-    "dead": "List, show, retry or discard dead letters: events that a listener gave up on.",
+    "dead": "List, group, show, retry or discard dead letters: events that a listener gave up on.",
     "listeners": "List listeners; pause, resume, reset or remove them.",
     "schedules": "List schedules and their runs; pause, resume, run or remove them.",
     "schema": "Dump, check and compare the schemas of events and procedures, and write stubs.",

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import Any
 
 import rich_click as click
-from rich.table import Table
 from rich.text import Text
 
 from pgbus.admin import ScheduleRun, ScheduleStatus
 from pgbus.cli.global_options import database_options
-from pgbus.cli.options import Count, change_each, json_option, with_admin
-from pgbus.cli.output import age, ago, clip, console, instant, print_json, table
+from pgbus.cli.options import change_each, error_option, json_option, limit_option, period_options, with_admin
+from pgbus.cli.output import LONGEST_ERROR, age, ago, clip, console, instant, note_more, number, print_json
+from pgbus.cli.tables import Column, Listing
 
 _STYLES = {"done": "green", "failed": "red", "lost": "red", "running": "cyan"}
 
@@ -35,11 +36,18 @@ def list_schedules(as_json: bool) -> None:
     console().print(schedule_table(found) if found else "no schedules are registered")
 
 
-def schedule_table(found: tuple[ScheduleStatus, ...]) -> Table:
+def schedule_table(found: tuple[ScheduleStatus, ...]) -> Listing:
     """Return a table of schedules for a terminal."""
-    rows = table("schedule", "rule", "next run", "last run", "took", "seen", wide=("schedule", "rule"))
+    rows = Listing(
+        Column(heading="schedule", elastic=True),
+        Column(heading="rule", elastic=True),
+        Column(heading="next run", elastic=True),
+        Column(heading="last run"),
+        Column(heading="took", rank=1),
+        Column(heading="seen", rank=2),
+    )
     for schedule in found:
-        rows.add_row(
+        rows.add(
             Text(schedule.schedule_name, style="bold"),
             Text(schedule.rule),
             _next_run(schedule),
@@ -74,25 +82,35 @@ def _outcome(outcome: str) -> Text:
 @schedules.command()
 @click.argument("name")
 @database_options
-@click.option("--limit", type=Count(min=1), default=20, show_default=True, help="Show at most N runs.")
+@error_option
+@period_options("Begun")
+@limit_option(20)
 @json_option
-def history(name: str, limit: int, as_json: bool) -> None:
+def history(*, name: str, limit: int, as_json: bool, **filters: Any) -> None:
     """Show the runs of a schedule, the newest first."""
-    found = with_admin(lambda admin: admin.schedules.history(name, limit=limit))
+    found = with_admin(lambda admin: admin.schedules.history(name, limit=limit + 1, **filters))
     if as_json:
-        for run in found:
+        for run in found[:limit]:
             print_json(run)
-        return
-    console().print(run_table(found) if found else "it has not run yet")
+    else:
+        console().print(run_table(found[:limit]) if found else "no runs")
+    note_more(len(found) > limit, f"the newest {number(limit)} runs")
 
 
-def run_table(found: tuple[ScheduleRun, ...]) -> Table:
+def run_table(found: tuple[ScheduleRun, ...]) -> Listing:
     """Return a table of runs for a terminal."""
-    rows = table("due", "late", "took", "attempt", "worker", "outcome", right=("attempt",), wide=("worker", "outcome"))
+    rows = Listing(
+        Column(heading="due"),
+        Column(heading="late", rank=2),
+        Column(heading="took"),
+        Column(heading="attempt", right=True, rank=1),
+        Column(heading="worker", elastic=True, rank=3),
+        Column(heading="outcome", elastic=True),
+    )
     for run in found:
         # The last line of a traceback has the exception.
-        error = clip((run.error or "").strip().rpartition("\n")[2], 120)
-        rows.add_row(
+        error = clip((run.error or "").strip().rpartition("\n")[2], LONGEST_ERROR)
+        rows.add(
             instant(run.due_at),
             age(max(0.0, (run.started_at - run.due_at).total_seconds())),
             "-" if run.duration is None else age(run.duration),

@@ -13,8 +13,9 @@ from rich.text import Text
 from pgbus.admin import Admin, BusStatus, ListenerStatus, WorkerStatus
 from pgbus.cli.global_options import database_options
 from pgbus.cli.options import Seconds, json_option, with_admin
-from pgbus.cli.output import age, ago, console, flagged, number, print_json, table
+from pgbus.cli.output import age, ago, console, flagged, number, print_json
 from pgbus.cli.schedules import schedule_table
+from pgbus.cli.tables import Column, Listing
 from pgbus.database.migrate.versions import find_encoding_fault
 
 
@@ -68,6 +69,7 @@ def _as_json(found: BusStatus) -> dict[str, object]:
         "log_head": found.log_head,
         "encoding": found.encoding,
         "leader": found.leader.name if found.leader else None,
+        "leader_session": found.leader_session,
         "listeners": found.listeners,
         "workers": found.workers,
         "schedules": found.schedules,
@@ -86,8 +88,8 @@ def _screen(found: BusStatus) -> RenderableType:
 def _summary(found: BusStatus) -> Table:
     rows = Table.grid(padding=(0, 2))
     rows.add_row(Text("outbox", style="bold"), _outbox(found))
-    rows.add_row(Text("log head", style="bold"), number(found.log_head))
-    rows.add_row(Text("leader", style="bold"), _leader(found.leader))
+    rows.add_row(Text("log", style="bold"), _log(found.log_head))
+    rows.add_row(Text("leader", style="bold"), _leader(found))
     if fault := find_encoding_fault(found.encoding):
         rows.add_row(Text("encoding", style="bold"), Text(fault, style="yellow"))
     return rows
@@ -100,27 +102,56 @@ def _outbox(found: BusStatus) -> Text:
     return text.append(f", {number(found.outbox_scheduled)} scheduled")
 
 
-def _leader(leader: WorkerStatus | None) -> Text:
-    if leader is None:
-        return Text("none: no event enters the log until a worker runs", style="red")
-    text = Text(leader.name)
-    return text.append(f" for {ago(leader.leading_since)}", style="dim") if leader.leading_since else text
+def _log(head: int) -> Text:
+    if not head:
+        return Text("empty")
+    # A new leader skips some, and so does a publisher that rolls back: a reader would miss events that never were.
+    return Text(f"ends at position {number(head)}").append(" (positions have gaps, which are not events)", style="dim")
+
+
+def _leader(found: BusStatus) -> Text:
+    leader = found.leader
+    if leader and leader.hangs:
+        return Text(
+            f"{leader.name} hangs: silent for {age(leader.silent_for)}, and no event enters the log; "
+            f"end process {leader.pid} on {leader.host}, and another worker leads",
+            style="red",
+        )
+    if leader:
+        text = Text(leader.name)
+        return text.append(f" for {ago(leader.leading_since)}", style="dim") if leader.leading_since else text
+    if found.leader_session:
+        return Text(
+            f"hangs: the database session {found.leader_session} leads, but its worker is gone; "
+            f"end it with SELECT pg_terminate_backend({found.leader_session})",
+            style="red",
+        )
+    return Text("none: no event enters the log until a worker runs", style="red")
 
 
 def _listeners(found: BusStatus) -> RenderableType:
     if not found.listeners:
         return Text("no listeners are registered", style="dim")
-    columns = ("lag", "behind", "in flight", "retrying", "blocked", "dead", "workers")
-    rows = table("listener", "state", *columns, right=columns, wide=("listener",))
+    rows = Listing(
+        Column(heading="listener", elastic=True),
+        Column(heading="state"),
+        Column(heading="lag", right=True),
+        Column(heading="behind", right=True),
+        Column(heading="in flight", right=True, rank=2),
+        Column(heading="retrying", right=True, rank=1),
+        Column(heading="blocked", right=True),
+        Column(heading="dead", right=True),
+        Column(heading="workers", right=True),
+    )
     failing = {part for worker in found.workers if worker.live for part in worker.failures}
     for listener in found.listeners:
         running = sum(worker.live and listener.listener_name in worker.listeners for worker in found.workers)
         has_failed = f"listener {listener.listener_name}" in failing
-        rows.add_row(*_listener_cells(listener, running=running, has_failed=has_failed))
+        rows.add(*_listener_cells(listener, running=running, has_failed=has_failed))
     return rows
 
 
-def _listener_cells(listener: ListenerStatus, *, running: int, has_failed: bool) -> tuple[RenderableType, ...]:
+def _listener_cells(listener: ListenerStatus, *, running: int, has_failed: bool) -> tuple[str | Text, ...]:
     return (
         Text(listener.listener_name, style="bold"),
         Text("failed", style="red") if has_failed else _listener_state(listener),
@@ -151,12 +182,18 @@ def _failures(workers: tuple[WorkerStatus, ...]) -> list[Text]:
 def _workers(workers: tuple[WorkerStatus, ...]) -> RenderableType:
     if not workers:
         return Text("no workers are listed", style="dim")
-    rows = table(
-        "worker", "service", "host", "pid", "version", "state", "since", "listeners",
-        right=("pid", "listeners"), wide=("worker", "service", "host"),
-    )  # fmt: skip
+    rows = Listing(
+        Column(heading="worker", elastic=True),
+        Column(heading="service", elastic=True, rank=3),
+        Column(heading="host", elastic=True, rank=2),
+        Column(heading="pid", right=True),
+        Column(heading="version", rank=5),
+        Column(heading="state"),
+        Column(heading="since", right=True, rank=1),
+        Column(heading="listeners", right=True, rank=4),
+    )
     for worker in workers:
-        rows.add_row(
+        rows.add(
             Text(worker.name, style="bold"),
             worker.service or Text("-", style="dim"),
             worker.host,
@@ -172,4 +209,6 @@ def _workers(workers: tuple[WorkerStatus, ...]) -> RenderableType:
 def _worker_state(worker: WorkerStatus) -> Text:
     if not worker.live:
         return Text("gone", style="red")
+    if worker.hangs:
+        return Text(f"silent for {age(worker.silent_for)}", style="red")
     return Text("leads", style="cyan") if worker.leading else Text("live", style="green")

@@ -131,6 +131,17 @@ BEGIN
 END
 $_$;
 
+CREATE FUNCTION pgbus.error_kind(error text) RETURNS text
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    AS $_$
+    SELECT left(
+        regexp_replace(
+            regexp_replace(
+                split_part(error, chr(10), 1), $q$'[^']*'|"[^"]*"$q$, $q$'*'$q$, 'g'),
+            '[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}|0x[0-9a-fA-F]+|[0-9]+([.][0-9]+)*', '*', 'g'),
+        300)
+$_$;
+
 CREATE FUNCTION pgbus.event_blocks("position" bigint) RETURNS bigint[]
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     AS $$
@@ -168,6 +179,12 @@ BEGIN
       AND r.worker_id <> ALL (ARRAY(SELECT l.id FROM pgbus.live_workers AS l))
     ON CONFLICT DO NOTHING;
 END
+$$;
+
+CREATE FUNCTION pgbus.has_error(error text, wanted text) RETURNS boolean
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    AS $$
+    SELECT strpos(lower(error), lower(wanted)) > 0 OR pgbus.error_kind(error) = wanted
 $$;
 
 CREATE FUNCTION pgbus.note_listener_change() RETURNS trigger

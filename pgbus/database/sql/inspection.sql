@@ -12,6 +12,16 @@ SELECT count(*) FILTER (WHERE o.deliver_at IS NULL OR o.deliver_at <= now()) AS 
        current_setting('server_encoding') AS encoding
 FROM pgbus.outbox AS o
 
+-- name: find_leader_session
+-- The backend that holds the leader's lock, in a row; no row if nobody leads.
+SELECT k.pid
+FROM pg_locks AS k
+WHERE k.locktype = 'advisory'
+  AND k.objsubid = 2
+  AND k.granted
+  AND k.database = (SELECT d.oid FROM pg_database AS d WHERE d.datname = current_database())
+  AND k.classid = CAST(hashtext(CAST(:namespace AS text) || '.leader') AS oid)
+
 -- name: list_workers
 -- Every worker, whether it is alive (its advisory lock is held), and whether it leads: it became the leader last, and
 -- there is a leader.
@@ -25,6 +35,7 @@ WITH led AS MATERIALIZED (
       AND k.classid = CAST(hashtext(CAST(:namespace AS text) || '.leader') AS oid)
 )
 SELECT w.id, w.name, w.service, w.host, w.pid, w.version, w.listeners, w.failures, w.started_at, w.last_seen_at,
+       CAST(extract(epoch FROM clock_timestamp() - w.last_seen_at) AS double precision) AS silent_for,
        l.id IS NOT NULL AS live,
        l.id IS NOT NULL AND w.leading_since IS NOT NULL AND EXISTS (SELECT 1 FROM led) AS leading,
        w.leading_since
@@ -86,6 +97,10 @@ WITH debts AS (
                                              THEN CAST(e.headers ->> 'api_version' AS integer) ELSE 1 END)
           @? CAST(:version_condition AS jsonpath))
       AND (CAST(:condition AS jsonpath) IS NULL OR e.payload @? CAST(:condition AS jsonpath))
+      AND (CAST(:error AS text) IS NULL OR e.position = ANY (ARRAY(
+          SELECT a.position FROM pgbus.attempts AS a
+          WHERE a.error IS NOT NULL AND pgbus.has_error(a.error, :error)
+            AND (CAST(:since AS timestamptz) IS NULL OR a.started_at >= :since))))
       AND (NOT CAST(:dead AS boolean) OR e.position = ANY (ARRAY(SELECT x.position FROM pgbus.dead_letters AS x)))
       AND (CAST(:owed_to AS text) IS NULL OR (
           e.position >= (SELECT min(b.first) FROM debts AS b WHERE b.listener_name = :owed_to)
@@ -150,6 +165,9 @@ WHERE c.call_id = ANY (ARRAY(
       AND (CAST(:until AS timestamptz) IS NULL OR r.requested_at < :until)
       AND (CAST(:condition AS jsonpath) IS NULL
           OR pgbus.searchable(r.arguments) @? CAST(:condition AS jsonpath))
+      AND (CAST(:error AS text) IS NULL OR EXISTS (
+          SELECT FROM pgbus.rpc_calls AS f
+          WHERE f.call_id = r.call_id AND pgbus.has_error(concat_ws(': ', f.error_type, f.error), :error)))
     ORDER BY r.call_id DESC
     LIMIT CAST(:limit AS bigint)))
 ORDER BY c.call_id DESC
@@ -192,6 +210,9 @@ JOIN pgbus.events AS e ON e.position = x.position
 WHERE (CAST(:ids AS bigint[]) IS NULL OR x.id = ANY (:ids))
   AND (CAST(:listener_name AS text) IS NULL OR l.listener_name = :listener_name)
   AND (CAST(:since AS timestamptz) IS NULL OR x.dead_at >= :since)
+  AND (CAST(:until AS timestamptz) IS NULL OR x.dead_at < :until)
+  AND (CAST(:key AS text) IS NULL OR e.key = :key)
+  AND (CAST(:error AS text) IS NULL OR pgbus.has_error(x.error, :error))
   AND (CAST(:topic_regex AS text) IS NULL OR EXISTS (
       SELECT FROM unnest(ARRAY[e.topic] || ARRAY(SELECT unnest(e.ancestors))) AS n (name)
       WHERE n.name || '.' ~ :topic_regex))
@@ -209,3 +230,14 @@ JOIN pgbus.listeners AS l ON l.id = x.listener_id
 JOIN pgbus.events AS e ON e.position = x.position
 WHERE x.id = ANY (CAST(:ids AS bigint[]))
 ORDER BY x.id DESC
+
+-- name: summarize_dead_letters
+-- Dead letters by their listener and the kind of their error, the largest group first; `sample` is the newest of each.
+SELECT l.listener_name, pgbus.error_kind(x.error) AS error, count(*) AS letters,
+       min(x.dead_at) AS first_at, max(x.dead_at) AS last_at, max(x.id) AS sample,
+       count(DISTINCT x.blocked_key) AS blocked_keys
+FROM pgbus.dead_letters AS x
+JOIN pgbus.listeners AS l ON l.id = x.listener_id
+WHERE x.id = ANY (CAST(:ids AS bigint[]))
+GROUP BY l.listener_name, pgbus.error_kind(x.error)
+ORDER BY count(*) DESC, l.listener_name, pgbus.error_kind(x.error)

@@ -17,6 +17,7 @@ READER = frozenset(
         "read_notification_queue", "read_tables", "read_space", "find_unheard_topics", "find_quiet_subscriptions",
         "read_recent_work", "count_recent_dead_letters", "find_unanswered_calls", "read_connections", "read_sequences",
         "find_invalid_indexes", "find_collation_drift", "find_public_rights", "find_missing_grants",
+        "find_leader_session", "summarize_dead_letters", "measure_listeners", "list_running", "list_failures",
     }
 )  # fmt: skip
 # Statements of a handler's own database, where there are no roles of ours.

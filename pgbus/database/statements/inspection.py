@@ -15,11 +15,15 @@ from pgbus.database.store import Store
 from pgbus.messages import EventMessage
 from pgbus.topics import split_name
 
+# Seconds without a report after which a live worker counts as one that hangs.
+SILENCE = 35.0
+
 
 @dataclass(frozen=True, slots=True)
 class WorkerStatus:
     """A worker process. It is `live` while its advisory lock is held; else it is gone and not yet cleaned up.
 
+    `silent_for` is the number of seconds since it reported last, by the database's clock; workers report every 10 s.
     `failures` are its parts that failed by a fault of code and wait to begin again, with their errors: `listener NAME`,
     `calls` or `schedules`.
     """
@@ -34,9 +38,15 @@ class WorkerStatus:
     failures: Mapping[str, str]
     started_at: datetime
     last_seen_at: datetime
+    silent_for: float
     live: bool
     leading: bool
     leading_since: datetime | None
+
+    @property
+    def hangs(self) -> bool:
+        """Whether it holds its lock but does not report: its process is stopped, or its event loop hangs."""
+        return self.live and self.silent_for > SILENCE
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +198,22 @@ class DeadLetter:
     blocked: int
 
 
+@dataclass(frozen=True, slots=True)
+class DeadGroup:
+    """Dead letters of one listener whose errors are of one kind: without ids, numbers and quoted strings.
+
+    `letters` is how many, and `sample` the id of the newest; `blocked_keys` is how many keys they block.
+    """
+
+    listener_name: str
+    error: str
+    letters: int
+    first_at: datetime
+    last_at: datetime
+    sample: int
+    blocked_keys: int
+
+
 # ---------------------------------------------------------------------------------------- what is asked for; None: any
 
 
@@ -199,6 +225,7 @@ class EventCriteria:
     name_regex: str | None
     version_condition: str | None
     key: str | None
+    error: str | None
     event_id: UUID | None
     since: datetime | None
     until: datetime | None
@@ -215,6 +242,7 @@ class CallCriteria:
 
     name_regex: str | None
     call_id: UUID | None
+    error: str | None
     since: datetime | None
     until: datetime | None
     condition: str | None
@@ -227,7 +255,10 @@ class DeadCriteria:
     ids: Sequence[int] | None
     listener_name: str | None
     topic_regex: str | None
+    key: str | None
+    error: str | None
     since: datetime | None
+    until: datetime | None
 
 
 def parameters(criteria: EventCriteria | CallCriteria | DeadCriteria) -> dict[str, Any]:
@@ -241,6 +272,12 @@ def parameters(criteria: EventCriteria | CallCriteria | DeadCriteria) -> dict[st
 async def describe_bus(store: Store) -> LogStatus:
     """The outbox and the log."""
     return LogStatus(**await store.fetch_one("describe_bus"))
+
+
+async def find_leader_session(store: Store) -> int | None:
+    """The process id of the backend that holds the leader's lock; None if nobody leads."""
+    rows = await store.fetch("find_leader_session", namespace=store.namespace)
+    return rows[0]["pid"] if rows else None
 
 
 async def list_workers(store: Store) -> tuple[WorkerStatus, ...]:
@@ -304,3 +341,8 @@ async def read_dead_letters(store: Store, ids: Sequence[int]) -> list[DeadLetter
     own = [field.name for field in fields(DeadLetter) if field.name != "event"]
     rows = await store.fetch("read_dead_letters", ids=ids)
     return [DeadLetter(event=event_of(row), **{name: row[name] for name in own}) for row in rows]
+
+
+async def summarize_dead_letters(store: Store, ids: Sequence[int]) -> list[DeadGroup]:
+    """Dead letters in groups, the largest first."""
+    return [DeadGroup(**row) for row in await store.fetch("summarize_dead_letters", ids=ids)]

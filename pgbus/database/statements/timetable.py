@@ -65,9 +65,19 @@ async def list_schedules(store: Store) -> tuple[ScheduleStatus, ...]:
     return tuple(ScheduleStatus(**row) for row in await store.fetch("list_schedules"))
 
 
-async def list_schedule_runs(store: Store, *, schedule_name: str, limit: int) -> tuple[ScheduleRun, ...]:
+async def list_schedule_runs(
+    store: Store,
+    *,
+    schedule_name: str,
+    error: str | None,
+    since: datetime | None,
+    until: datetime | None,
+    limit: int,
+) -> tuple[ScheduleRun, ...]:
     """At most `limit` runs of a schedule, the newest first."""
-    rows = await store.fetch("list_schedule_runs", schedule_name=schedule_name, limit=limit)
+    rows = await store.fetch(
+        "list_schedule_runs", schedule_name=schedule_name, error=error, since=since, until=until, limit=limit
+    )
     return tuple(ScheduleRun(**row) for row in rows)
 
 
