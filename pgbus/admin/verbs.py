@@ -38,10 +38,10 @@ _FOLLOW_CHUNK = 100
 class BusStatus(LogStatus):
     """The bus at one moment. `leader_session` is the process id of the backend that holds the leader's lock."""
 
-    leader_session: int | None
     listeners: tuple[ListenerStatus, ...]
     workers: tuple[WorkerStatus, ...]
     schedules: tuple[ScheduleStatus, ...]
+    leader_session: int | None = None
 
     @property
     def leader(self) -> WorkerStatus | None:
@@ -60,6 +60,21 @@ class Activity:
     status: BusStatus
     measures: dict[str, ListenerMeasure]
     running: tuple[RunningCall, ...]
+
+    def rate(self, listener_name: str) -> float:
+        """Events that were handled in a second, on average."""
+        measure = self.measures.get(listener_name)
+        return measure.done / self.window if measure else 0.0
+
+    def failure_rate(self, listener_name: str) -> float:
+        """Attempts that failed in a second, on average."""
+        measure = self.measures.get(listener_name)
+        return measure.failed / self.window if measure else 0.0
+
+    def p95(self, listener_name: str) -> float | None:
+        """Seconds within which 95 % of the attempts ended; None without attempts."""
+        measure = self.measures.get(listener_name)
+        return measure.p95 if measure else None
 
 
 class Admin:

@@ -8,6 +8,7 @@ from pgbus import inbox
 from pgbus.cli.global_options import database_options, load_config
 from pgbus.cli.options import json_option
 from pgbus.cli.output import print_json
+from pgbus.config import Config
 from pgbus.database import migrate
 from pgbus.database.migrate.roles import ROLES
 
@@ -21,25 +22,38 @@ def db() -> None:
 @db.command()
 @click.argument("revision", default="head")
 @database_options
-def upgrade(revision: str) -> None:
+@json_option
+def upgrade(revision: str, as_json: bool) -> None:
     """Upgrade the schema to REVISION (default: the newest), or create it.
 
     Many processes may do so at the same time.
     """
     config = load_config()
     migrate.upgrade(config.session_dsn, namespace=config.namespace, revision=revision)
-    click.echo(f"{config.namespace} is at {migrate.current(config.session_dsn, namespace=config.namespace)}")
+    _say_revision(config, as_json=as_json)
 
 
 @db.command()
 @click.argument("revision")
 @database_options
-def downgrade(revision: str) -> None:
+@json_option
+def downgrade(revision: str, as_json: bool) -> None:
     """Downgrade the schema to REVISION; `base` removes all tables with their rows."""
     config = load_config()
     migrate.downgrade(config.session_dsn, namespace=config.namespace, revision=revision)
-    left = migrate.current(config.session_dsn, namespace=config.namespace)
-    click.echo(f"{config.namespace} is at {left or 'base'}")
+    _say_revision(config, as_json=as_json)
+
+
+def _say_revision(config: Config, *, as_json: bool) -> None:
+    found = migrate.current(config.session_dsn, namespace=config.namespace)
+    if as_json:
+        print_json(_revision(config, found))
+    else:
+        click.echo(f"{config.namespace} is at {found or 'base'}")
+
+
+def _revision(config: Config, found: str | None) -> dict[str, str | None]:
+    return {"namespace": config.namespace, "current": found, "head": migrate.head()}
 
 
 @db.command()
@@ -50,7 +64,7 @@ def current(as_json: bool) -> None:
     config = load_config()
     found, needed = migrate.current(config.session_dsn, namespace=config.namespace), migrate.head()
     if as_json:
-        print_json({"namespace": config.namespace, "current": found, "head": needed})
+        print_json(_revision(config, found))
     else:
         click.echo(f"{found or 'base'}{'' if found == needed else f' (this code needs {needed})'}")
 
@@ -74,20 +88,29 @@ def show_inbox() -> None:
 
 @db.command()
 @database_options
-def check() -> None:
+@json_option
+def check(as_json: bool) -> None:
     """Check that the database's schema fits this code; exit code 3 if it does not."""
     config = load_config()
     migrate.check(config.session_dsn, namespace=config.namespace)
-    click.echo(f"{config.namespace} is at {migrate.head()}, which this code needs")
+    if as_json:
+        print_json(_revision(config, migrate.head()))
+    else:
+        click.echo(f"{config.namespace} is at {migrate.head()}, which this code needs")
 
 
 @db.command()
 @database_options
-def roles() -> None:
+@json_option
+def roles(as_json: bool) -> None:
     """Create the group roles for publishers, callers, workers, readers and admins, and grant their rights.
 
     Run it as the schema's owner, and again after each upgrade. Then grant the roles: GRANT pgbus_publisher TO web.
     """
     config = load_config()
     migrate.grant_roles(config.session_dsn, namespace=config.namespace)
-    click.echo("granted: " + ", ".join(f"{config.namespace}_{role}" for role in ROLES))
+    names = [f"{config.namespace}_{role}" for role in ROLES]
+    if as_json:
+        print_json({"granted": names})
+    else:
+        click.echo(f"granted: {', '.join(names)}")

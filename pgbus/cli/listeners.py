@@ -10,7 +10,7 @@ from rich.text import Text
 
 from pgbus.admin import ListenerStatus
 from pgbus.cli.global_options import database_options
-from pgbus.cli.options import change_each, json_option, read_past, with_admin
+from pgbus.cli.options import change_each, json_option, read_past, say_done, with_admin
 from pgbus.cli.output import ago, console, number, print_json
 from pgbus.cli.tables import Column, Listing
 
@@ -60,17 +60,19 @@ def _cells(listener: ListenerStatus) -> tuple[Text, ...]:
 @listeners.command()
 @click.argument("names", metavar="NAME...", nargs=-1, required=True)
 @database_options
-def pause(names: tuple[str, ...]) -> None:
+@json_option
+def pause(names: tuple[str, ...], as_json: bool) -> None:
     """Stop deliveries to listeners, on every worker; their events are kept."""
-    change_each(names, lambda admin, name: admin.listeners.pause(name), verb="paused")
+    change_each(names, lambda admin, name: admin.listeners.pause(name), verb="paused", as_json=as_json)
 
 
 @listeners.command()
 @click.argument("names", metavar="NAME...", nargs=-1, required=True)
 @database_options
-def resume(names: tuple[str, ...]) -> None:
+@json_option
+def resume(names: tuple[str, ...], as_json: bool) -> None:
     """Deliver to paused listeners again."""
-    change_each(names, lambda admin, name: admin.listeners.resume(name), verb="resumed")
+    change_each(names, lambda admin, name: admin.listeners.resume(name), verb="resumed", as_json=as_json)
 
 
 def read_place(text: str) -> str | int | datetime:
@@ -90,7 +92,8 @@ def read_place(text: str) -> str | int | datetime:
     metavar="PLACE",
     help="beginning, now, a position, ISO 8601, or an age such as 2h, 7d.",
 )
-def reset(name: str, to: str | int | datetime) -> None:
+@json_option
+def reset(name: str, to: str | int | datetime, as_json: bool) -> None:
     """Deliver the log to a listener again from a place on, or skip to now.
 
     Waiting deliveries of the listener are dropped; its events in flight and its dead letters stay.
@@ -100,14 +103,18 @@ def reset(name: str, to: str | int | datetime) -> None:
         position = with_admin(lambda admin: admin.listeners.reset(name, to=place))
     except ValueError as error:
         raise click.UsageError(str(error)) from None
-    console().print(f"reset {name}: it gets the log from position {position} on", soft_wrap=True)
+    if as_json:
+        say_done("reset", name, as_json=True, position=position)
+    else:
+        console().print(f"reset {name}: it gets the log from position {number(position)} on", soft_wrap=True)
 
 
 @listeners.command()
 @click.argument("name")
 @database_options
 @click.option("--force", is_flag=True, help="Even while a live worker runs it.")
-def remove(name: str, force: bool) -> None:
+@json_option
+def remove(name: str, force: bool, as_json: bool) -> None:
     """Remove a listener with its deliveries and dead letters; its history stays."""
     with_admin(lambda admin: admin.listeners.remove(name, force=force))
-    console().print(f"removed {name}", soft_wrap=True)
+    say_done("removed", name, as_json=as_json)

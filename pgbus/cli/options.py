@@ -14,7 +14,7 @@ import rich_click as click
 
 from pgbus.admin import Admin, Condition
 from pgbus.cli.global_options import load_config
-from pgbus.cli.output import console
+from pgbus.cli.output import console, print_json
 from pgbus.errors import InvalidEventError
 from pgbus.topics import check_pattern
 
@@ -38,15 +38,25 @@ def with_admin(action: Callable[[Admin], Awaitable[_T]]) -> _T:
     return asyncio.run(connected())
 
 
-def change_each(names: Iterable[str], method: Callable[[Admin, str], Awaitable[None]], *, verb: str) -> None:
+def change_each(
+    names: Iterable[str], method: Callable[[Admin, str], Awaitable[None]], *, verb: str, as_json: bool
+) -> None:
     """Run a method of Admin on each name, and print a line after each."""
 
     async def change(admin: Admin) -> None:
         for name in names:
             await method(admin, name)
-            console().print(f"{verb} {name}", soft_wrap=True)
+            say_done(verb, name, as_json=as_json)
 
     with_admin(change)
+
+
+def say_done(verb: str, name: str, *, as_json: bool, **more: object) -> None:
+    """Print what was changed: `paused mailer`, or the same as a JSON object, which also has `more`."""
+    if as_json:
+        print_json({verb: name, **more})
+    else:
+        console().print(f"{verb} {name}", soft_wrap=True)
 
 
 class Seconds(click.FloatRange):

@@ -76,6 +76,7 @@ def instant(value: datetime | None) -> str:
 def age(seconds: float) -> str:
     """A duration in its largest sensible unit: `12 ms`, `1.5 s`, `15 s`, `3 min`, `5 h`, `12 d`."""
     for limit, text in (
+        (0.0095, f"{seconds * 1000:.2g} ms"),
         (1, f"{seconds * 1000:.0f} ms"),
         (10, f"{seconds:.1f} s"),
         (120, f"{seconds:.0f} s"),
@@ -95,6 +96,11 @@ def ago(then: datetime) -> str:
 def number(value: int) -> str:
     """Format a number with separators between thousands."""
     return f"{value:,}"
+
+
+def counted(value: int, noun: str) -> str:
+    """A number and its noun, in the plural where it is due: `1 worker`, `2 workers`."""
+    return f"{number(value)} {noun}{'' if value == 1 else 's'}"
 
 
 def flagged(value: int, style: str) -> Text:

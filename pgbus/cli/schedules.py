@@ -10,7 +10,7 @@ from rich.text import Text
 
 from pgbus.admin import ScheduleRun, ScheduleStatus
 from pgbus.cli.global_options import database_options
-from pgbus.cli.options import change_each, error_option, json_option, limit_option, period_options, with_admin
+from pgbus.cli.options import change_each, error_option, json_option, limit_option, period_options, say_done, with_admin
 from pgbus.cli.output import LONGEST_ERROR, age, ago, clip, console, instant, note_more, number, print_json
 from pgbus.cli.tables import Column, Listing
 
@@ -124,32 +124,36 @@ def run_table(found: tuple[ScheduleRun, ...]) -> Listing:
 @schedules.command()
 @click.argument("names", metavar="NAME...", nargs=-1, required=True)
 @database_options
-def pause(names: tuple[str, ...]) -> None:
+@json_option
+def pause(names: tuple[str, ...], as_json: bool) -> None:
     """Start no more runs of schedules, on any worker; a current run continues."""
-    change_each(names, lambda admin, name: admin.schedules.pause(name), verb="paused")
+    change_each(names, lambda admin, name: admin.schedules.pause(name), verb="paused", as_json=as_json)
 
 
 @schedules.command()
 @click.argument("names", metavar="NAME...", nargs=-1, required=True)
 @database_options
-def resume(names: tuple[str, ...]) -> None:
+@json_option
+def resume(names: tuple[str, ...], as_json: bool) -> None:
     """Continue paused schedules; runs that were due meanwhile are not made up for."""
-    change_each(names, lambda admin, name: admin.schedules.resume(name), verb="resumed")
+    change_each(names, lambda admin, name: admin.schedules.resume(name), verb="resumed", as_json=as_json)
 
 
 @schedules.command()
 @click.argument("names", metavar="NAME...", nargs=-1, required=True)
 @database_options
-def run(names: tuple[str, ...]) -> None:
+@json_option
+def run(names: tuple[str, ...], as_json: bool) -> None:
     """Run schedules now, on a worker that declares them."""
-    change_each(names, lambda admin, name: admin.schedules.run(name), verb="due now:")
+    change_each(names, lambda admin, name: admin.schedules.run(name), verb="due now", as_json=as_json)
 
 
 @schedules.command()
 @click.argument("name")
 @database_options
 @click.option("--force", is_flag=True, help="Even while a live worker declares it.")
-def remove(name: str, force: bool) -> None:
+@json_option
+def remove(name: str, force: bool, as_json: bool) -> None:
     """Remove a schedule; its history stays until it is pruned."""
     with_admin(lambda admin: admin.schedules.remove(name, force=force))
-    console().print(f"removed {name}", soft_wrap=True)
+    say_done("removed", name, as_json=as_json)

@@ -7,7 +7,6 @@ import asyncio
 import rich_click as click
 from rich.console import Group, RenderableType
 from rich.live import Live
-from rich.table import Table
 from rich.text import Text
 
 from pgbus.admin import Admin, BusStatus, ListenerStatus, WorkerStatus
@@ -85,17 +84,23 @@ def _screen(found: BusStatus) -> RenderableType:
     )  # fmt: skip
 
 
-def _summary(found: BusStatus) -> Table:
-    rows = Table.grid(padding=(0, 2))
-    rows.add_row(Text("outbox", style="bold"), _outbox(found))
-    rows.add_row(Text("log", style="bold"), _log(found.log_head))
-    rows.add_row(Text("leader", style="bold"), _leader(found))
+def _summary(found: BusStatus) -> Text:
+    lines = [
+        _fact("outbox", describe_outbox(found)),
+        _fact("log", _log(found.log_head)),
+        _fact("leader", describe_leader(found)),
+    ]
     if fault := find_encoding_fault(found.encoding):
-        rows.add_row(Text("encoding", style="bold"), Text(fault, style="yellow"))
-    return rows
+        lines.append(_fact("encoding", Text(fault, style="yellow")))
+    return Text("\n").join(lines)
 
 
-def _outbox(found: BusStatus) -> Text:
+def _fact(name: str, value: Text) -> Text:
+    return Text.assemble((f"{name:<10}", "bold"), value)
+
+
+def describe_outbox(found: BusStatus) -> Text:
+    """Return how many events wait to enter the log, and for how long."""
     text = Text(f"{number(found.outbox_waiting)} waiting")
     if found.outbox_waiting:
         text.append(f", the oldest for {age(found.outbox_age)}", style="yellow" if found.outbox_age > 10 else "")
@@ -109,7 +114,8 @@ def _log(head: int) -> Text:
     return Text(f"ends at position {number(head)}").append(" (positions have gaps, which are not events)", style="dim")
 
 
-def _leader(found: BusStatus) -> Text:
+def describe_leader(found: BusStatus) -> Text:
+    """Return who leads, or why nobody does and what to do about it."""
     leader = found.leader
     if leader and leader.hangs:
         return Text(

@@ -10,7 +10,7 @@ from rich.text import Text
 
 _GAP = 2
 # A column of names or errors is cut off before a column is left out, but not to less than this.
-_LEAST = 16
+_LEAST = 24
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
