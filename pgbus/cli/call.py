@@ -36,7 +36,9 @@ def read_argument(text: str) -> tuple[str, object]:
     metavar="NAME=VALUE",
     help="An argument; VALUE is JSON if it parses as JSON, else a string. Repeatable.",
 )
-@click.option("--json", "given", type=read_json, metavar="JSON", help="All arguments as one object; `-` reads stdin.")
+@click.option(
+    "--arguments", "given", type=read_json, metavar="JSON", help="All arguments as one object; `-` reads stdin."
+)
 @click.option("--timeout", type=Seconds(min=0, min_open=True), metavar="SECONDS", help="Wait up to this many seconds.")
 @click.option("--wait", is_flag=True, help="If no worker serves the procedure, wait for one, until the timeout.")
 def call(
@@ -70,7 +72,7 @@ def call(
 def _arguments(given: object, named: tuple[tuple[str, object], ...]) -> dict[str, object]:
     arguments = {} if given is None else given
     if not isinstance(arguments, dict):
-        raise click.UsageError('--json takes one object, such as \'{"username": "adam"}\'')
+        raise click.UsageError('--arguments takes one object, such as \'{"username": "adam"}\'')
     for name, value in named:
         if name in arguments:
             raise click.UsageError(f"the argument {name!r} is given twice")

@@ -74,9 +74,9 @@ def instant(value: datetime | None) -> str:
 
 
 def age(seconds: float) -> str:
-    """A duration in its largest sensible unit: `12 ms`, `1.5 s`, `15 s`, `3 min`, `5 h`, `12 d`."""
+    """A duration in its largest sensible unit: `<1 ms`, `12 ms`, `1.5 s`, `15 s`, `3 min`, `5 h`, `12 d`."""
     for limit, text in (
-        (0.0095, f"{seconds * 1000:.2g} ms"),
+        (0.001, "<1 ms"),
         (1, f"{seconds * 1000:.0f} ms"),
         (10, f"{seconds:.1f} s"),
         (120, f"{seconds:.0f} s"),

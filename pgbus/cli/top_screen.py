@@ -36,7 +36,7 @@ _SORTS: dict[str, Callable[[Activity, ListenerStatus], tuple[float, ...]]] = {
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What is shown: the marked listener, the listener that is open (None: the overview), the order and the window."""
+    """The state of the screen: the marked listener, the open one (None: the overview), the order and the window."""
 
     window: float = 60.0
     marked: str | None = None
@@ -208,7 +208,7 @@ def _listeners(found: Activity, shown: Sequence[ListenerStatus], *, marked: str 
 
 
 def _rate(value: float, style: str) -> Text:
-    """A rate with three digits, if it has so many, and never a small one as zero."""
+    """A rate with at most three digits after its first; a small one is never shown as zero."""
     shown = number(round(value)) if value >= 100 else f"{value:.3g}"
     return Text(shown, style=style if value else "dim")
 

@@ -64,5 +64,5 @@ def test_any_word_can_be_asked_for_in_quotes(word: str, value: bool | int | str 
 
 def test_conditions_are_joined_into_one_path_with_their_values_as_literals() -> None:
     path = combine([Condition.parse("a=1"), Condition.parse('b.c>"x')])
-    assert path == r'''$ ? (exists(@."a" ? (@ == 1)) && exists(@."b"."c" ? (@ > "\"x")))'''
+    assert path == r"""$ ? (exists(@."a" ? (@ == 1)) && exists(@."b"."c" ? (@ > "\"x")))"""
     assert combine([]) is None

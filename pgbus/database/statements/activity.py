@@ -42,7 +42,7 @@ class RunningCall:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A failed attempt."""
+    """An attempt that failed; `duration` is in seconds."""
 
     position: int
     attempt: int

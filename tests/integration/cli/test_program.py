@@ -18,7 +18,7 @@ from pgbus.cli.program import pgbus as command
 from pgbus.config import Config
 from tests.integration.conftest import Invoke
 from tests.support import ROOT
-from tests.support.command_line import NOWHERE
+from tests.support.command_line import NOWHERE, SHARED_OPTIONS, leaf_commands, option_table, options_of
 from tests.support.programs import run_program
 
 REFERENCE = ROOT / "docs" / "reference"
@@ -114,6 +114,47 @@ def test_the_reference_names_every_command_and_option() -> None:
         for parameter in one.params:
             if isinstance(parameter, click.Option) and parameter.name != "help":
                 assert any(f"`{name}" in text for name in parameter.opts), f"{path} {parameter.opts}"
+
+
+def test_the_reference_says_which_options_each_command_takes() -> None:
+    text = (REFERENCE / "cli.md").read_text()
+    shown = text.partition("<!-- options -->\n")[2].partition("\n<!-- end of options -->")[0]
+    assert shown == option_table()
+
+
+# Commands whose results are not rows, and so not JSON objects one per line.
+WITHOUT_JSON = {
+    "call": "prints the result of the procedure, which is JSON",
+    "config schema": "prints a JSON Schema",
+    "db inbox": "prints SQL",
+    "db sql": "prints SQL",
+    "dev": "runs until it is stopped",
+    "run": "runs until it is stopped, and logs; --log-format json",
+    "schema dump": "prints JSON documents",
+    "schema stubs": "writes Python",
+    "shell": "is a prompt",
+}
+
+
+def test_every_command_with_results_takes_json() -> None:
+    without = {name for name, one in leaf_commands() if "--json" not in options_of(one)}
+    assert without == WITHOUT_JSON.keys()
+
+
+def test_an_option_means_the_same_in_every_command() -> None:
+    found: dict[str, dict[str, str]] = {}
+    for name, one in leaf_commands():
+        for spelled, option in options_of(one).items():
+            if spelled in SHARED_OPTIONS and (name, spelled) not in OTHER_MEANINGS:
+                found.setdefault(spelled, {})[name] = (
+                    "flag" if option.is_flag else f"{option.type.name} {option.metavar} {option.multiple}"
+                )
+    assert {spelled: set(kinds.values()) for spelled, kinds in found.items() if len(set(kinds.values())) > 1} == {}
+
+
+OTHER_MEANINGS = {
+    ("run", "--listener"): "one of several to run",
+}
 
 
 def test_the_reference_names_every_exit_code() -> None:
