@@ -53,7 +53,7 @@ GRANT EXECUTE
 GRANT USAGE ON SCHEMA pgbus TO pgbus_reader;
 GRANT SELECT
     ON pgbus.outbox, pgbus.events, pgbus.history, pgbus.causes, pgbus.listeners, pgbus.subscriptions, pgbus.dead_letters,
-       pgbus.workers, pgbus.schemas, pgbus.alembic_version
+       pgbus.workers, pgbus.schemas, pgbus.partitions, pgbus.alembic_version
     TO pgbus_reader;
 -- Not `caller`: who knows a caller's channel can notify it of results that nobody wrote.
 GRANT SELECT (call_id, procedure, arguments, headers, caller_name, requested_at, deadline, taken_at, worker_id)

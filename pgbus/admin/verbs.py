@@ -8,6 +8,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppres
 from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from typing import TYPE_CHECKING
 
 from pgbus.admin.changes import change_on
 from pgbus.admin.dead_letters import DeadLetterVerbs
@@ -29,7 +30,9 @@ from pgbus.database.statements.inspection import (
 )
 from pgbus.database.statements.timetable import ScheduleStatus
 from pgbus.database.store import Store
-from pgbus.schema import Schema, Stored, read_schema, read_versions
+
+if TYPE_CHECKING:
+    from pgbus.schema import Schema, Stored
 
 _FOLLOW_CHUNK = 100
 
@@ -146,10 +149,14 @@ class Admin:
 
     async def schemas(self) -> list[Stored]:
         """Every version of every schema, by kind and name."""
+        from pgbus.schema import read_versions  # a quarter of what a command costs to start, and few need it
+
         return read_versions(await schemas.list_schemas(self._store))
 
     async def event_schemas(self) -> dict[str, Schema]:
         """The JSON Schema of each event's payload that holds now, by topic."""
+        from pgbus.schema import read_schema
+
         found = await schemas.load_schemas(self._store)
         events = ((one.name, read_schema(one.schema)) for one in found if one.kind == "event")
         return {name: schema["parameters"] for name, schema in events if schema is not None}

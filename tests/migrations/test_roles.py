@@ -29,7 +29,7 @@ VIEWS = (
 SIZE = 1_000_000_000
 READ = (
     "outbox", "events", "history", "causes", "listeners", "subscriptions", "dead_letters", "workers", "schemas",
-    "alembic_version",
+    "partitions", "alembic_version",
 )  # fmt: skip
 
 

@@ -109,3 +109,9 @@ def test_only_the_database_package_calls_a_statement_by_its_name() -> None:
         if path.relative_to(ROOT).parts[0] != "database" and called.search(path.read_text(encoding="utf-8"))
     }
     assert found == set()
+
+
+@pytest.mark.parametrize("command", ["status", "top", "events", "dead", "listeners", "schedules"])
+def test_a_command_that_looks_at_the_bus_loads_no_engine_and_no_schemas(command: str) -> None:
+    loaded = loaded_by(f"import pgbus.cli.program\npgbus.cli.program.load({command!r})")
+    assert not loaded & {"pgbus.schema", "pgbus.registry", "pgbus.worker", "pgbus.bus", "alembic", "sqlalchemy"}
