@@ -196,6 +196,7 @@ class Attempts:
                 "topic": event.topic,
                 "key": event.key,
                 "attempt": attempt,
+                "correlation_id": event.correlation_id,
             },
         )
 

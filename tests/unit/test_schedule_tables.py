@@ -7,15 +7,15 @@ from typing import Literal
 from uuid import uuid4
 
 from rich.console import Console
-from rich.table import Table
 
 from pgbus.admin import ScheduleRun, ScheduleStatus
 from pgbus.cli.schedules import run_table, schedule_table
+from pgbus.cli.tables import Listing
 
 DUE = datetime(2026, 1, 31, 3, tzinfo=UTC)
 
 
-def lines(table: Table) -> list[str]:
+def lines(table: Listing) -> list[str]:
     """The table as it is shown, each line with single spaces."""
     console = Console(file=io.StringIO(), width=80)
     console.print(table)
@@ -71,7 +71,6 @@ def test_what_a_run_raised_is_told_in_words_and_not_in_letters() -> None:
     table = run_table((a_run(error="Traceback (most recent call last):\n  ...\nRuntimeError: no room left"), a_run()))
     assert lines(table) == [
         "DUE LATE TOOK ATTEMPT WORKER OUTCOME",
-        "2026-01-31 03:00:00Z 2 ms 7 ms 1 web-17 failed: RuntimeError: no room",
-        "left",
+        "2026-01-31 03:00:00Z 2 ms 7 ms 1 web-17 failed: RuntimeError: no roo…",
         "2026-01-31 03:00:00Z 2 ms 7 ms 1 web-17 done",
     ]

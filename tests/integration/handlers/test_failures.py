@@ -265,8 +265,9 @@ async def test_giving_up_is_logged_once_with_the_event_and_the_error(
     assert record.message.startswith("mail gave up on event ")
     assert record.message.endswith("after attempt 1: ValueError: no")
     assert record.exc_info
-    fields = ("listener_name", "event_id", "topic", "key", "attempt")
-    assert [record.__dict__[name] for name in fields] == ["mail", str(event.event_id), "a.b", "adam", 1]
+    fields = ("listener_name", "event_id", "topic", "key", "attempt", "correlation_id")
+    id_ = str(event.event_id)
+    assert [record.__dict__[name] for name in fields] == ["mail", id_, "a.b", "adam", 1, id_]
 
 
 async def test_many_failures_in_one_place_are_a_line_each_and_one_traceback(
