@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import sys
 import termios
 import tty
@@ -15,6 +16,15 @@ _NAMES = {
     "\x1b[A": "up", "\x1bOA": "up", "\x1b[B": "down", "\x1bOB": "down",
     "\r": "enter", "\n": "enter", "\x1b": "escape", "\x7f": "escape", "\x1b[D": "escape", "\x1b[C": "enter",
 }  # fmt: skip
+
+
+# What arrives at once may be several keys: of a person who types fast, or of a paste.
+_KEY = re.compile(r"\x1b[\[O][A-Z]|.", re.DOTALL)
+
+
+def names_of(pressed: str) -> list[str]:
+    """The names of the keys that were pressed; see `name_of`."""
+    return [name_of(sequence) for sequence in _KEY.findall(pressed)]
 
 
 def name_of(sequence: str) -> str:
@@ -34,7 +44,8 @@ async def pressed_keys() -> AsyncIterator[asyncio.Queue[str]]:
 
     def read() -> None:
         if pressed := os.read(terminal, 64):
-            keys.put_nowait(name_of(pressed.decode(errors="replace")))
+            for name in names_of(pressed.decode(errors="replace")):
+                keys.put_nowait(name)
         else:  # the terminal is closed
             loop.remove_reader(terminal)
 

@@ -208,8 +208,8 @@ def _listeners(found: Activity, shown: Sequence[ListenerStatus], *, marked: str 
 
 
 def _rate(value: float, style: str) -> Text:
-    """A rate with at most three digits after its first; a small one is never shown as zero."""
-    shown = number(round(value)) if value >= 100 else f"{value:.3g}"
+    """A rate, in three digits, or two below 1: a small one is never shown as zero."""
+    shown = number(round(value)) if value >= 100 else f"{value:.{3 if value >= 1 else 2}g}"
     return Text(shown, style=style if value else "dim")
 
 

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from rich.console import Console, RenderableType
 
 from pgbus.admin import Activity, BusStatus, ListenerMeasure, ListenerStatus, RunningCall
+from pgbus.cli.keys import names_of
 from pgbus.cli.top_screen import Details, View, details_screen, ordered, overview, press, table_of
 
 NOW = datetime(2025, 1, 31, 12, tzinfo=UTC)
@@ -64,6 +65,10 @@ def test_enter_opens_the_marked_listener_and_escape_goes_back() -> None:
     assert pressed("down", "enter").open_name == "b"
     assert pressed("down", "enter", "down").open_name == "c"
     assert pressed("down", "enter", "escape").open_name is None
+
+
+def test_keys_that_arrive_together_are_told_apart() -> None:
+    assert names_of("\x1b[B\r\x1bsq") == ["down", "enter", "escape", "s", "q"]
 
 
 def test_q_quits_and_an_unknown_key_does_nothing() -> None:
