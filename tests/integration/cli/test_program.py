@@ -129,6 +129,7 @@ WITHOUT_JSON = {
     "db inbox": "prints SQL",
     "db sql": "prints SQL",
     "dev": "runs until it is stopped",
+    "grafana": "prints a dashboard, or rules",
     "run": "runs until it is stopped, and logs; --log-format json",
     "schema dump": "prints JSON documents",
     "schema stubs": "writes Python",
