@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import asyncpg
+import pytest
 from sqlalchemy.orm import Session
 
 import pgbus
@@ -76,41 +77,26 @@ async def test_what_the_context_publishes_joins_the_transaction(
     assert inbox.items == [7]
 
 
+async def publish_and_fail(event: dict[str, int], connection: asyncpg.Connection, context: pgbus.Context) -> None:
+    await context.publish({"n": context.attempt}, topic="ledger.written")
+    if context.attempt < 3:
+        raise ValueError("after publishing")
+
+
+def publish_and_fail_in_a_thread(event: dict[str, int], session: Session, context: pgbus.Context) -> None:
+    assert context.connection is session
+    context.publish_sync({"n": context.attempt}, topic="ledger.written")
+    if context.attempt < 3:
+        raise ValueError("after publishing")
+
+
+@pytest.mark.parametrize("handler", [publish_and_fail, publish_and_fail_in_a_thread])
 async def test_what_a_failed_attempt_published_is_rolled_back_with_it(
-    database: str, connection: asyncpg.Connection
+    database: str, connection: asyncpg.Connection, handler: Callable[..., Any]
 ) -> None:
     async with open_bus(database) as bus:
         inbox: Inbox[int] = Inbox()
-
-        @bus.listener("a.b", name="ledger", transactional=True, retry=QUICK_RETRY)
-        async def handle(event: dict[str, int], connection: asyncpg.Connection, context: pgbus.Context) -> None:
-            await context.publish({"n": context.attempt}, topic="ledger.written")
-            if context.attempt < 3:
-                raise ValueError("after publishing")
-
-        @bus.listener("ledger.written", name="audit")
-        async def audit(event: dict[str, int]) -> None:
-            inbox.put(event["n"])
-
-        async with running(bus):
-            await bus.publish({}, topic="a.b")
-            await inbox.take(1)
-            await until_idle(connection)
-    assert inbox.items == [3]
-
-
-async def test_events_of_a_plain_handlers_failed_attempt_are_rolled_back(
-    database: str, connection: asyncpg.Connection
-) -> None:
-    async with open_bus(database) as bus:
-        inbox: Inbox[int] = Inbox()
-
-        @bus.listener("a.b", name="ledger", transactional=True, retry=QUICK_RETRY)
-        def handle(event: dict[str, int], session: Session, context: pgbus.Context) -> None:
-            assert context.connection is session
-            context.publish_sync({"n": context.attempt}, topic="ledger.written")
-            if context.attempt < 3:
-                raise ValueError("after publishing")
+        bus.listener("a.b", name="ledger", transactional=True, retry=QUICK_RETRY)(handler)
 
         @bus.listener("ledger.written", name="audit")
         async def audit(event: dict[str, int]) -> None:
