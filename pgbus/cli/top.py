@@ -24,7 +24,7 @@ _FAILURE_WINDOW = 3600.0
 @database_options
 @click.option(
     "--window",
-    type=Seconds(min=1),
+    type=Seconds(min=1, max=86_400),
     default=60,
     show_default=True,
     metavar="SECONDS",
