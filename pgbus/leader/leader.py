@@ -1,20 +1,19 @@
 """The leader sequences events and does maintenance. Any worker may lead; an advisory lock ensures that only one does.
 
-It has a second session, besides its worker's: the leadership of a process that hangs can be ended, while its claims
-stay its own.
+It has a second session, besides its worker's. The server ends that session when the process is silent, frozen or
+hanging, so another one leads; its claims stay its own meanwhile.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from typing import Protocol
 
 from pgbus.aio.tasks import end_tasks
 from pgbus.config import Config
 from pgbus.database import channels
-from pgbus.database.connections import connect, session_closed, settings_sql
-from pgbus.database.faults import is_passing
+from pgbus.database.connections import session_closed, settings_sql
 from pgbus.database.session import Session
 from pgbus.database.statements import sequencer as statements
 from pgbus.database.store import Store
@@ -26,23 +25,50 @@ from pgbus.telemetry import LeaderChanged, Telemetry
 
 logger = logging.getLogger("pgbus")
 
-# Seconds.
-RESIGN_TIMEOUT = 10.0
+# Seconds between statements of a leader that has nothing to do. The server ends its session, and with it its lock and
+# all that it could write, when it sends nothing for longer than SILENCE: frozen, hanging, or gone with its host. A
+# session in which a statement runs, however long, is not silent.
+BEAT = 0.25
+SILENCE = "1s"
 # The leader steps over what is locked. Where that cannot be told beforehand, it waits for no longer than this; and a
 # statement that takes too long is cut off on the server, so that the next one can do less, and the session stays.
-LEADER_SETTINGS = {"lock_timeout": "100ms", "statement_timeout": "10s"}
+LEADER_SETTINGS = {
+    "lock_timeout": "100ms",
+    "statement_timeout": "10s",
+    "idle_session_timeout": SILENCE,
+    "idle_in_transaction_session_timeout": SILENCE,
+    # While the server sends a result that nobody reads, it is not idle.
+    "tcp_user_timeout": SILENCE,
+}
+
+
+class Company(Protocol):
+    """The other workers, as far as the leader's own one knows of them."""
+
+    @property
+    def has_others(self) -> bool:
+        """Whether other workers live, as far as we know."""
+
+    @property
+    def returned_at(self) -> float:
+        """When a session took the place of one that was lost, by the engine's clock; minus infinity: none was."""
 
 
 class Leader:
     """One worker's leadership: `lead` whenever nobody does."""
 
     def __init__(
-        self, config: Config, *, telemetry: Telemetry, neighbours: Neighbours, has_others: Callable[[], bool]
+        self,
+        config: Config,
+        *,
+        telemetry: Telemetry,
+        neighbours: Neighbours,
+        company: Company,
     ) -> None:
         self._config = config
         self._telemetry = telemetry
         self._neighbours = neighbours
-        self._has_others = has_others
+        self._company = company
         self._session: Session | None = None
         self._sequencer: Sequencer | None = None
 
@@ -87,13 +113,14 @@ class Leader:
             poll_interval=self._config.poll_interval,
             lease=self._config.lease,
             neighbours=self._neighbours,
-            has_others=self._has_others,
+            has_others=lambda: self._company.has_others,
         )
         maintenance = Maintenance(
             session.store,
             config=self._config,
             telemetry=self._telemetry,
             worker_id=worker_id,
+            returned_at=self._company.returned_at,
             wake_listeners=self._neighbours.wake,
             partition=lambda: sequencer.partition,
             begin_period=sequencer.begin_period,
@@ -101,7 +128,10 @@ class Leader:
         self._session, self._sequencer = session, sequencer
         logger.info("leading")
         self._telemetry.emit(LeaderChanged(leads=True))
-        duties = [asyncio.create_task(duty) for duty in (sequencer.run(), maintenance.run(), _end_with(session))]
+        duties = [
+            asyncio.create_task(duty)
+            for duty in (sequencer.run(), maintenance.run(), _beat(session), _end_with(session))
+        ]
         try:
             done, _ = await asyncio.wait(duties, return_when=asyncio.FIRST_COMPLETED)
             for duty in done:
@@ -115,32 +145,14 @@ class Leader:
         if self._sequencer:
             self._sequencer.wake()
 
-    def resign(self) -> None:
-        """Let another process lead. For a thread other than the event loop's, when that one hangs: the server ends our
-        session.
-        """
-        session = self._session
-        if session is None:
-            return
-        try:
-            asyncio.run(self._end_session(session.backend_pid))
-        except Exception as error:
-            if not is_passing(error):
-                raise
-            logger.warning("could not give up the leadership: %s", error)
-        else:
-            logger.warning("gave up the leadership, so that another process leads while the event loop hangs")
-
-    async def _end_session(self, pid: int) -> None:
-        connection = await connect(self._config)
-        try:
-            async with asyncio.timeout(RESIGN_TIMEOUT):
-                store = Store(connection, namespace=self._config.namespace)
-                await statements.end_leader(store, backend_pid=pid)
-        finally:
-            connection.terminate()
-
 
 async def _end_with(session: Session) -> None:
     await session.lost.wait()
     raise session_closed()
+
+
+async def _beat(session: Session) -> None:
+    """Let the server hear of us also when there is nothing to do."""
+    while True:
+        await asyncio.sleep(BEAT)
+        await statements.beat(session.store)

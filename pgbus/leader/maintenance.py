@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 from typing import Protocol, TypeVar
 
+from pgbus.aio.clock import now
 from pgbus.config import Config
 from pgbus.database.faults import LockNotAvailable, ObjectInUse, QueryCancelled
 from pgbus.database.statements import deliveries, maintenance
@@ -20,9 +21,13 @@ logger = logging.getLogger("pgbus")
 
 T = TypeVar("T")
 
-# Seconds.
-CLAIMS_INTERVAL = 1.0
+# Seconds. A worker that is without a session at two looks in a row is dead: one that has lost its session has another
+# within less.
+CLAIMS_INTERVAL = 0.5
 CHORES_INTERVAL = 60.0
+# Seconds after the database was away in which nobody is taken for dead: all workers have lost their sessions, and are
+# about to come back, each when its pause is over. Leases, which nobody could extend, mean nothing either.
+RETURN_TIME = 5.0
 # An event is tried alone from the second death of its worker on; this many deaths make it a dead letter.
 MAX_CRASHES = 5
 PRUNE_BATCH = 10_000
@@ -39,7 +44,10 @@ SMALL_BATCHES = 20
 
 
 class Maintenance:
-    """Runs on the leader's session, between statements of the sequencer."""
+    """Runs on the leader's session, between statements of the sequencer.
+
+    `returned_at`: when our own worker had a session again after it had lost one, by the engine's clock.
+    """
 
     def __init__(
         self,
@@ -48,6 +56,7 @@ class Maintenance:
         config: Config,
         telemetry: Telemetry,
         worker_id: int,
+        returned_at: float,
         wake_listeners: Callable[[Iterable[int]], None],
         partition: Callable[[], int],
         begin_period: Callable[[], None],
@@ -60,6 +69,8 @@ class Maintenance:
         self._partition = partition
         self._begin_period = begin_period
         self._refused: set[int] = set()
+        self._returned_at = returned_at
+        self._absent: frozenset[int] = frozenset()
         self._lease_floor = -math.inf
         self._bottom_at = 0.0
 
@@ -67,8 +78,10 @@ class Maintenance:
         """Do maintenance until cancelled, or until the session breaks."""
         chores_at = calls_at = 0.0
         clock = asyncio.get_running_loop().time
+        all_are_back_at = await self._find_return()
         while True:
-            await _unless_blocked(self._free_claims())
+            if now() >= all_are_back_at:
+                await _unless_blocked(self._free_claims())
             if clock() >= calls_at:
                 calls_at = clock() + (0.0 if await _unless_blocked(self._end_calls()) else CALLS_INTERVAL)
             if clock() >= chores_at:
@@ -89,17 +102,25 @@ class Maintenance:
         )
         await _unless_blocked(maintenance.prune_workers(store, worker_ttl=config.worker_ttl, worker_id=self._worker_id))
 
+    async def _find_return(self) -> float:
+        """When every worker that lives has a session again, by the engine's clock."""
+        # A failover leaves the server's age as it is, but then our own session was lost.
+        server_started_at = now() - await maintenance.find_server_age(self._store)
+        return max(self._returned_at, server_started_at) + RETURN_TIME
+
     async def _free_claims(self) -> None:
         began = time.monotonic()
         from_bottom = began >= self._bottom_at
         look = await deliveries.free_claims(
             self._store,
+            absent=self._absent,
             max_crashes=MAX_CRASHES,
             lease_floor=-math.inf if from_bottom else self._lease_floor,
             batch=FREE_BATCH,
         )
         if from_bottom:
             self._bottom_at = began + max(BOTTOM_INTERVAL, BOTTOM_SHARE * (time.monotonic() - began))
+        self._absent = look.absent
         self._lease_floor = look.looked_at
         if look.freed >= FREE_BATCH:
             self._bottom_at = 0.0

@@ -38,6 +38,8 @@ class Membership:
         self._session: Session | None = None
         # When it was lost last, by the engine's clock. A handler that failed across that may have failed by it.
         self._lost_at = -math.inf
+        self.returned_at = -math.inf
+        """When a session took the place of one that was lost, by the engine's clock; minus infinity: none was."""
         self.worker_id = 0
         """The id of our row, 0 before there is one; it stays ours while the session is away."""
         self.has_others = True
@@ -78,6 +80,8 @@ class Membership:
     def enter(self, session: Session) -> None:
         """Claim again: this session has our lock, and what we hold is known to be ours."""
         self._session = session
+        if self._lost_at > self.returned_at:
+            self.returned_at = now()
 
     def note_loss(self) -> None:
         """Note that the worker's session has ended."""

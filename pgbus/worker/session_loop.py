@@ -24,10 +24,11 @@ from pgbus.worker.parts import Parts
 
 logger = logging.getLogger("pgbus")
 
-# Seconds.
-LEAD_INTERVAL = 1.0
+# Seconds between looks whether there is a leader.
+LEAD_INTERVAL = 0.5
+# Seconds between tries to connect: the first pause, and the longest.
 RECONNECT_PAUSE = 0.1
-RECONNECT_LIMIT = 5.0
+RECONNECT_LIMIT = 2.0
 # Of a PostgreSQL integer.
 _ID_DIGITS = 10
 
@@ -112,7 +113,10 @@ class SessionLoop:
     async def _lead_when_nobody_does(self, session: Session) -> None:
         while not session.lost.is_set():
             if not self._parts.restarts.is_resting("leader") and await sequencer.is_leaderless(session.store):
+                began = now()
                 await self._lead(session)
+                if now() - began > LEAD_INTERVAL:
+                    continue  # we were silent for a moment, say, and nobody else is here to lead
             self._leaderless.clear()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(LEAD_INTERVAL * random.uniform(0.8, 1.2)):  # noqa: S311 - jitter

@@ -1,4 +1,4 @@
-"""A thread that notices when the event loop hangs, says where, and calls for help.
+"""A thread that notices when the event loop hangs, and says where.
 
 While an async handler blocks the loop, nothing else of the process runs: it claims nothing, settles nothing, and does
 not lead.
@@ -11,7 +11,6 @@ import logging
 import sys
 import threading
 import traceback
-from collections.abc import Callable
 
 logger = logging.getLogger("pgbus")
 
@@ -23,10 +22,9 @@ FRAMES = 6
 
 
 class StallWatch:
-    """Watches the event loop that starts it; `on_stall` is called in the watching thread, once per stall."""
+    """Watches the event loop that starts it, and logs each stall once."""
 
-    def __init__(self, *, on_stall: Callable[[], None]) -> None:
-        self._on_stall = on_stall
+    def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._loop_thread = threading.get_ident()
         # Written by the loop and read by the thread, which needs no lock: it asks only whether the number has changed.
@@ -53,7 +51,6 @@ class StallWatch:
             seen = self._beats
             if missing == MISSING_BEATS:
                 self._tell()
-                self._on_stall()
 
     def _tell(self) -> None:
         frame = sys._current_frames().get(self._loop_thread)

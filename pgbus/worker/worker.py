@@ -260,7 +260,7 @@ class Worker:
             runners=runners,
             server=server,
             tasks=self._make_tasks(store, change),
-            leader=Leader(config, telemetry=telemetry, neighbours=runners, has_others=lambda: membership.has_others),
+            leader=Leader(config, telemetry=telemetry, neighbours=runners, company=membership),
             change=change,
         )
 
@@ -289,7 +289,7 @@ class Worker:
             asyncio.create_task(upkeep.run(self.ready), name="pgbus upkeep"),
         ]
         stopping = asyncio.create_task(self._stopping.wait())
-        stall_watch = StallWatch(on_stall=parts.leader.resign)
+        stall_watch = StallWatch()
         try:
             await asyncio.wait([*loops, stopping], return_when=asyncio.FIRST_COMPLETED)
             await self._drain(parts, store, failed=any(loop.done() for loop in loops))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -36,6 +37,7 @@ async def chores(database: str, connect: Connect) -> Maintenance:
         config=pgbus.Config(retention=60.0),
         telemetry=Telemetry(),
         worker_id=0,
+        returned_at=-math.inf,
         wake_listeners=lambda _: None,
         partition=lambda: 3,
         begin_period=lambda: None,

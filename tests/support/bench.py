@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -122,5 +122,13 @@ async def claimed(bench: Bench, *, size: int = 1, attempt: int = 1, lane: int | 
 
 async def crash(bench: Bench, *, lease_floor: float = -math.inf) -> tuple[int, list[int]]:
     """Free the claims of workers, none of whom lives."""
-    look = await deliveries.free_claims(bench.store, max_crashes=MAX_CRASHES, lease_floor=lease_floor, batch=100)
-    return look.freed, look.listener_ids
+    look = await free(bench, lease_floor=lease_floor)
+    again = await free(bench, lease_floor=lease_floor, absent=look.absent)
+    return look.freed + again.freed, sorted({*look.listener_ids, *again.listener_ids})
+
+
+async def free(bench: Bench, *, absent: Collection[int] = (), lease_floor: float = -math.inf) -> deliveries.Freeing:
+    """One look for the claims of dead workers."""
+    return await deliveries.free_claims(
+        bench.store, absent=absent, max_crashes=MAX_CRASHES, lease_floor=lease_floor, batch=100
+    )

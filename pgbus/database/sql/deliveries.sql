@@ -475,18 +475,27 @@ FROM held AS h
 WHERE d.id = h.id
 
 -- name: free_claims
--- Free the claims of workers whose session has ended, or whose lease has expired. After the second death of a worker
--- that had claimed it, a run is split into single events, to be handled one at a time; a single event with too many
--- deaths becomes a dead letter. With `lease_floor` the scan skips dead rows, which a long-running snapshot keeps in the
--- table.
+-- Free the claims whose lease has expired, and those of workers that have been without a session since the last look,
+-- which found them `absent`: a worker that has lost its session soon has another. Returns who is absent now. After the
+-- second death of a worker that had claimed it, a run is split into single events, to be handled one at a time; a single
+-- event with too many deaths becomes a dead letter. With `lease_floor` the scan skips dead rows, which a long-running
+-- snapshot keeps in the table.
 WITH live AS MATERIALIZED (
     SELECT w.id AS worker_id FROM pgbus.live_workers AS w
+), absent AS MATERIALIZED (
+    SELECT DISTINCT d.worker_id
+    FROM pgbus.deliveries AS d
+    WHERE d.claim_token IS NOT NULL
+      AND d.lease_expires_at >= to_timestamp(CAST(:lease_floor AS double precision))
+      AND NOT EXISTS (SELECT 1 FROM live AS l WHERE l.worker_id = d.worker_id)
 ), lost AS MATERIALIZED (
     SELECT d.id
     FROM pgbus.deliveries AS d
     WHERE d.claim_token IS NOT NULL
       AND d.lease_expires_at >= to_timestamp(CAST(:lease_floor AS double precision))
-      AND (d.lease_expires_at < now() OR NOT EXISTS (SELECT 1 FROM live AS l WHERE l.worker_id = d.worker_id))
+      AND (d.lease_expires_at < now()
+           OR (d.worker_id = ANY (CAST(:absent AS integer[]))
+               AND d.worker_id IN (SELECT a.worker_id FROM absent AS a)))
     LIMIT CAST(:batch AS bigint)
     FOR UPDATE SKIP LOCKED
 ), freed AS (
@@ -528,7 +537,7 @@ WITH live AS MATERIALIZED (
 ), woken AS (
     SELECT count(*) AS freed, array_agg(DISTINCT f.listener_id) AS listener_ids FROM freed AS f
 )
-SELECT w.freed, w.listener_ids,
+SELECT w.freed, w.listener_ids, (SELECT array_agg(a.worker_id) FROM absent AS a) AS absent,
        CASE WHEN w.listener_ids IS NOT NULL
             -- More than a wake-up: the worker looks at everything, because only that finds suspects.
             THEN pg_notify(CAST(:work_channel AS text), 'reload') END AS told,

@@ -205,3 +205,7 @@ WITH bounds AS MATERIALIZED (
        OR EXISTS (SELECT FROM pgbus.causes AS c WHERE c.correlation_id = CAST(o.call_id AS text))
 )
 SELECT count(*) AS calls FROM old
+
+-- name: find_server_age
+-- How many seconds ago the server was started.
+SELECT CAST(extract(epoch FROM clock_timestamp() - pg_postmaster_start_time()) AS double precision) AS age

@@ -305,15 +305,9 @@ SELECT CASE WHEN pg_try_advisory_lock(hashtext(CAST(:namespace AS text) || '.lea
             THEN pg_advisory_unlock(hashtext(CAST(:namespace AS text) || '.leader'), 1)
             ELSE false END AS leaderless
 
--- name: end_leader
--- End the session with this backend, if it leads.
-SELECT pg_terminate_backend(l.pid)
-FROM pg_locks AS l
-WHERE l.locktype = 'advisory'
-  AND l.database = (SELECT d.oid FROM pg_database AS d WHERE d.datname = current_database())
-  AND CAST(l.classid AS bigint) = (CAST(hashtext(CAST(:namespace AS text) || '.leader') AS bigint) & 4294967295)
-  AND l.objsubid = 2
-  AND l.pid = CAST(:pid AS integer)
+-- name: beat
+-- Do nothing: the server ends a leader's session that is silent.
+SELECT 1 AS beat
 
 -- name: note_leader
 -- Write which worker leads, and since when.

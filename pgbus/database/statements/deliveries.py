@@ -33,10 +33,14 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Freeing:
-    """How many claims `free_claims` took back, of which listeners, and when, in the database's epoch seconds."""
+    """How many claims `free_claims` took back, of which listeners, and when, in the database's epoch seconds.
+
+    `absent`: workers that have claims and no session.
+    """
 
     freed: int
     listener_ids: list[int]
+    absent: frozenset[int]
     looked_at: float
 
 
@@ -289,16 +293,27 @@ async def forfeit_claims(store: Store, tokens: Collection[UUID], *, worker_id: i
     await store.fetch("forfeit_claims", worker_id=worker_id, claim_tokens=list(tokens))
 
 
-async def free_claims(store: Store, *, max_crashes: int, lease_floor: float, batch: int) -> Freeing:
-    """Take back up to `batch` claims of dead workers, or whose leases ran out, at `lease_floor` or later."""
+async def free_claims(
+    store: Store, *, absent: Collection[int], max_crashes: int, lease_floor: float, batch: int
+) -> Freeing:
+    """Take back up to `batch` claims whose leases ran out, at `lease_floor` or later, and those of `absent` workers.
+
+    These are workers that the look before this one found without a session; who has one now keeps its claims.
+    """
     row = await store.fetch_one(
         "free_claims",
+        absent=list(absent),
         max_crashes=max_crashes,
         lease_floor=lease_floor,
         batch=batch,
         work_channel=store.work_channel,
     )
-    return Freeing(freed=row["freed"], listener_ids=row["listener_ids"] or [], looked_at=row["looked_at"])
+    return Freeing(
+        freed=row["freed"],
+        listener_ids=row["listener_ids"] or [],
+        absent=frozenset(row["absent"] or ()),
+        looked_at=row["looked_at"],
+    )
 
 
 async def count_untried(store: Store, *, listener_names: Sequence[str], until: datetime | None) -> Untried:

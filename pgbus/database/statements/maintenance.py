@@ -64,3 +64,9 @@ async def prune_calls(store: Store, *, retention: float, batch: int) -> int:
     """Delete up to `batch` calls whose deadline is more than `retention` seconds ago; how many it deleted."""
     calls: int = (await store.fetch_one("prune_calls", retention=retention, batch=batch))["calls"]
     return calls
+
+
+async def find_server_age(store: Store) -> float:
+    """How many seconds ago the server was started."""
+    age: float = (await store.fetch_one("find_server_age"))["age"]
+    return age

@@ -284,9 +284,9 @@ async def is_leaderless(store: Store) -> bool:
     return leaderless
 
 
-async def end_leader(store: Store, *, backend_pid: int) -> None:
-    """End the session of this server process, if it leads."""
-    await store.fetch("end_leader", namespace=store.namespace, pid=backend_pid)
+async def beat(store: Store) -> None:
+    """Break the silence of the leader's session."""
+    await store.fetch("beat")
 
 
 async def note_leader(store: Store, *, worker_id: int) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -162,6 +163,7 @@ async def test_runs_are_forgotten_after_their_retention(bus: pgbus.Bus, database
         config=pgbus.Config(dsn=database, schedule_retention=4.5 * 86_400),
         telemetry=Telemetry(),
         worker_id=0,
+        returned_at=-math.inf,
         wake_listeners=lambda _: None,
         partition=lambda: 0,
         begin_period=lambda: None,

@@ -11,7 +11,7 @@ from pgbus.database.statements import deliveries
 from pgbus.leader.maintenance import MAX_CRASHES
 from pgbus.listeners.listener import LANES
 from tests.support import eventually
-from tests.support.bench import LEASE, Bench, claimed, crash
+from tests.support.bench import LEASE, Bench, claimed, crash, free
 from tests.support.workers import PATIENCE
 
 
@@ -49,12 +49,25 @@ async def test_locking_a_delivery_finds_only_our_own_claim(bench: Bench, other: 
 
 async def test_freeing_looks_at_no_lease_below_its_floor(bench: Bench) -> None:
     listener_id, _ = await claimed(bench)
-    look = await deliveries.free_claims(
-        bench.store, max_crashes=MAX_CRASHES, lease_floor=time.time() + 10 * LEASE, batch=100
-    )
+    look = await free(bench, lease_floor=time.time() + 10 * LEASE)
     assert look.freed == 0
     await bench.connection.execute("UPDATE pgbus.deliveries SET lease_expires_at = clock_timestamp()")
     assert await crash(bench, lease_floor=look.looked_at) == (1, [listener_id])
+
+
+async def test_a_worker_that_is_back_by_the_next_look_keeps_its_claims(bench: Bench, other: Bench) -> None:
+    listener_id = await bench.rows.listener("mail", "**")
+    await bench.log(1)
+    await bench.rows.delivery(listener_id, 1)
+    worker_id = await other.rows.worker("alive")
+    await bench.claim(listener_id, worker_id=worker_id)
+    await other.connection.execute("SELECT pg_advisory_unlock_all()")
+    look = await free(bench)
+    assert (look.freed, look.absent) == (0, frozenset({worker_id}))
+    await other.connection.execute("SELECT pg_advisory_lock(hashtext('pgbus.worker'), $1)", worker_id)
+    look = await free(bench, absent=look.absent)
+    assert (look.freed, look.absent) == (0, frozenset())
+    assert await bench.deliveries("crashes") == [(0,)]
 
 
 async def test_the_claims_of_a_live_worker_with_a_lease_stay(bench: Bench, other: Bench) -> None:
