@@ -368,6 +368,9 @@ CREATE INDEX deliveries_due ON pgbus.deliveries (listener_id, available_at)
 -- Ordered listeners: the head of a lane blocks the rest of it.
 CREATE INDEX deliveries_lanes ON pgbus.deliveries (listener_id, lane, first)
     WHERE lane IS NOT NULL AND blocked_key IS NULL;
+-- What comes back to a lane comes back as due, perhaps below the floor of a worker's scan.
+CREATE INDEX deliveries_lanes_due ON pgbus.deliveries (listener_id, lane, first)
+    WHERE lane IS NOT NULL AND blocked_key IS NULL AND available_at IS NOT NULL;
 -- Its claimed row blocks the rest too, and need not be the head: a retried dead letter comes before it.
 CREATE UNIQUE INDEX deliveries_lane_claims ON pgbus.deliveries (listener_id, lane)
     WHERE lane IS NOT NULL AND claim_token IS NOT NULL;

@@ -16,6 +16,7 @@ from pgbus.database.tries import LINK_PAUSE, Tries
 from pgbus.listeners.backlog import Backlog
 from pgbus.listeners.claims import ClaimsInFlight
 from pgbus.listeners.known_topics import KnownTopics
+from pgbus.listeners.lane_floors import LaneFloors
 from pgbus.listeners.pace import Pace
 from pgbus.listeners.quarantine import Quarantine
 from pgbus.listeners.running import RunningListener
@@ -59,6 +60,7 @@ class Claimer:
         # Below these nothing is left for us to claim: a position for fresh runs, an instant for retries and the like.
         self.floor = 0
         self._due_floor = -math.inf
+        self._lane_floors = LaneFloors(running.listener.lanes or 0)
         self._bottom_at = 0.0
         # Set by each scan from the bottom, and cleared by a claim that was allowed suspects and found none.
         self._look_for_suspects = True
@@ -85,8 +87,9 @@ class Claimer:
         self.wake()
 
     def look_at_everything(self) -> None:
-        """Claim without the floors: an operator may have put old events back."""
+        """Claim without the floors: an operator may have put old events back, or a crash of the server."""
         self._bottom_at = 0.0
+        self._lane_floors.lower()
         self.wake()
 
     def stop(self) -> None:
@@ -175,12 +178,12 @@ class Claimer:
         self._enqueue(claims, events, sent_at=sent_at)
 
     async def _send_claim(self, wanted: int, *, token: UUID, rows: int, suspects: bool) -> list[Claim]:
-        claims = await deliveries.claim(
+        claimed = await deliveries.claim(
             self._running.store,
             token=token,
             listener_id=self._running.id,
             worker_id=self._running.standing.claimant(),
-            lanes=self._listener.lanes,
+            lane_floors=self._lane_floors.positions,
             floor=self.floor,
             due_floor=self._due_floor,
             rows=rows,
@@ -192,6 +195,8 @@ class Claimer:
             left_topics=list(self._known.left),
             expects_cuts=self._expects_cuts,
         )
+        self._lane_floors.saw(claimed.tops)
+        claims = claimed.claims
         # A run that had to be cut is one of many: the leader makes large ones under load.
         self._expects_cuts = sum(claim.size for claim in claims) >= wanted
         return claims
@@ -247,7 +252,7 @@ class Claimer:
         """Fresh runs come in the order of the log: what we took of them lies behind us.
 
         What another worker has locked, and gives up, stays below until the next scan from the bottom. An ordered
-        listener has no use for this: a lane's head may well lie lower.
+        listener has a floor for each lane.
         """
         if not self._listener.ordered:
             last = max((claim.events[-1].position or 0 for claim in claims if claim.fresh), default=-1)

@@ -98,6 +98,8 @@ class SessionLoop:
         await self._parts.leases.extend(session.store)  # while we were away, the leader may have taken some back
         # A leader who believed to be alone notifies from now on. After our lock, by which it counts its company.
         await sequencer.notify_workers(session.store, "arrived")
+        # Before anything is claimed again: a crash of the server may have brought back rows that were gone.
+        self._parts.runners.look_at_everything()
         self._membership.enter(session)
         await self._parts.begin(session.store)
         self._telemetry.emit(SessionOpened(self._membership.worker_id))

@@ -22,7 +22,7 @@ from pgbus import migrate
 from pgbus.admin import Admin
 from pgbus.bus import make_worker
 from pgbus.database.statements import deliveries
-from pgbus.database.statements.deliveries import Claim
+from pgbus.database.statements.deliveries import Claimed
 from pgbus.database.statements.rpc import ClaimedRequest
 from pgbus.database.store import Store
 from pgbus.embedded import EmbeddedPostgres
@@ -268,11 +268,11 @@ async def test_a_bug_in_one_listener_ends_no_other_and_is_a_crash_for_its_claims
     claim = deliveries.claim_deliveries
     faults = [TypeError("a fault of code")]
 
-    async def claim_and_fail(store: Store, **values: Any) -> list[Claim]:
-        claims = await claim(store, **values)
-        if faults and claims and claims[0].events[0].topic == "a.faulty":
+    async def claim_and_fail(store: Store, **values: Any) -> Claimed:
+        claimed = await claim(store, **values)
+        if faults and claimed.claims and claimed.claims[0].events[0].topic == "a.faulty":
             raise faults.pop()
-        return claims
+        return claimed
 
     monkeypatch.setattr(deliveries, "claim_deliveries", claim_and_fail)
     connection = await connect(database)

@@ -1146,6 +1146,8 @@ CREATE UNIQUE INDEX deliveries_lane_claims ON pgbus.deliveries USING btree (list
 
 CREATE INDEX deliveries_lanes ON pgbus.deliveries USING btree (listener_id, lane, first) WHERE ((lane IS NOT NULL) AND (blocked_key IS NULL));
 
+CREATE INDEX deliveries_lanes_due ON pgbus.deliveries USING btree (listener_id, lane, first) WHERE ((lane IS NOT NULL) AND (blocked_key IS NULL) AND (available_at IS NOT NULL));
+
 CREATE INDEX deliveries_ready ON pgbus.deliveries USING btree (listener_id, first) WHERE ((claim_token IS NULL) AND (available_at IS NULL) AND (lane IS NULL));
 
 CREATE INDEX events_event_id ON ONLY pgbus.events USING btree (event_id);

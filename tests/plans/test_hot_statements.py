@@ -24,14 +24,21 @@ DUE_FLOOR = 0.0
 
 
 async def claim(
-    plans: Plans, listener: int, *, limit: int, floor: int = FIRST_OWED, due_floor: float = DUE_FLOOR, piece: int = 100
+    plans: Plans,
+    listener: int,
+    *,
+    limit: int,
+    floor: int = FIRST_OWED,
+    due_floor: float = DUE_FLOOR,
+    piece: int = 100,
+    lane_floors: Sequence[int] = (),
 ) -> Plan:
     return await plans.explain(
         "claim_deliveries",
         listener_id=listener,
         worker_id=1,
         claim_token=uuid4(),
-        lanes=16 if listener == 4 else None,
+        lane_floors=list(lane_floors) or [0] * (16 if listener == 4 else 0),
         floor=floor,
         due_floor=due_floor,
         rows=limit // 100 + 2,
@@ -143,6 +150,25 @@ async def test_claim_reads_the_head_of_each_lane_and_not_what_waits_behind(plans
     assert "deliveries_lanes" in plan.indexes
     assert plan.pages < 1_500
     assert plan.steps < 10_000
+
+
+async def test_a_claim_from_the_floors_of_lanes_reads_none_of_their_dead_rows(plans: Plans) -> None:
+    # What a lane's first row is, and what has come back below its floor; the rows between are dead.
+    await plans.connection.execute(
+        f"""
+        INSERT INTO pgbus.deliveries (listener_id, lane, first, last, events)
+        SELECT 4, n % 16, n, n, 1 FROM generate_series(1, {DEAD // 5}) AS n;
+        DELETE FROM pgbus.deliveries WHERE listener_id = 4 AND first <= {DEAD // 5};
+        INSERT INTO pgbus.deliveries (listener_id, lane, first, last, events, available_at)
+        SELECT 4, n % 16, n, n, 1, now() FROM generate_series(1, 8) AS n
+        """
+    )
+    slow = await claim(plans, 4, limit=100)
+    quick = await claim(plans, 4, limit=100, lane_floors=[FIRST_OWED] * 16)
+    assert {"deliveries_lanes", "deliveries_lanes_due"} <= quick.indexes
+    assert slow.pages > quick.pages + DEAD // 5 // 20
+    assert quick.pages < 500
+    assert quick.steps < 2_000
 
 
 async def test_claim_finds_what_is_due_by_its_index_and_not_what_is_due_later(plans: Plans) -> None:

@@ -81,9 +81,13 @@ class Bench:
         assert self._leading
         return self._leading.mover.is_stepping_over
 
-    async def claim(self, listener_id: int, **values: Any) -> list[Claim]:
+    async def claim(self, listener_id: int, *, lanes: int | None = None, **values: Any) -> list[Claim]:
+        return (await self.look(listener_id, lane_floors=[0] * (lanes or 0), **values)).claims
+
+    async def look(self, listener_id: int, **values: Any) -> deliveries.Claimed:
+        """A claim, and the tops of the lanes."""
         defaults: dict[str, Any] = {
-            "token": uuid4(), "worker_id": 1, "lanes": None, "floor": 0, "due_floor": float("-inf"), "rows": 100,
+            "token": uuid4(), "worker_id": 1, "lane_floors": [], "floor": 0, "due_floor": float("-inf"), "rows": 100,
             "limit": 100, "piece": 100, "lease": LEASE, "suspects": True, "blocking": False,
         }  # fmt: skip
         return await deliveries.claim_deliveries(self.store, listener_id=listener_id, **{**defaults, **values})

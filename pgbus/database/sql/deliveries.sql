@@ -4,8 +4,9 @@
 -- Take runs for a worker, up to `limit` events, in pieces of at most `piece` events, and return their events.
 --
 -- `due` are rows that waited for an instant, `ready` those that the sequencer wrote, `heads` the first row of each lane
--- of an ordered listener (the other two are empty then). With `floor` and `due_floor` the scans skip dead rows, which a
--- long-running snapshot keeps in the table. `left_topics` are topics that this worker does not declare and has left to
+-- of an ordered listener (the other two are empty then). With `floor`, `due_floor`, and the `lane_floors` of lane 0, 1 and
+-- so on, the scans skip dead rows, which a long-running snapshot keeps in the table. A row of the result without an id
+-- tells the first row of each lane from its floor on, if there is one: `lanes` and `tops`. `left_topics` are topics that this worker does not declare and has left to
 -- other workers: it does not claim them again. A suspect, a row whose workers died twice, is claimed alone, and only if
 -- `suspects` is true. Only one piece of a lane is claimed, because its pieces must be handled one after the other.
 WITH active AS MATERIALIZED (
@@ -34,19 +35,41 @@ WITH active AS MATERIALIZED (
     ORDER BY d.first
     LIMIT CAST(:rows AS bigint)
     FOR UPDATE SKIP LOCKED
-), heads AS MATERIALIZED (
-    SELECT h.id, h.first
-    FROM generate_series(0, CAST(:lanes AS integer) - 1) AS n (lane)
+), tops AS MATERIALIZED (
+    SELECT n.number - 1 AS lane, t.*
+    FROM unnest(CAST(:lane_floors AS bigint[])) WITH ORDINALITY AS n (floor, number)
     CROSS JOIN LATERAL (
-        -- The first row blocks its lane, whether it is claimed or waits for its instant.
         SELECT d.id, d.first, d.claim_token, d.available_at, d.crashes, d.left_topic
         FROM pgbus.deliveries AS d
         WHERE d.listener_id = (SELECT a.id FROM active AS a)
-          AND d.lane = n.lane
+          AND d.lane = n.number - 1
           AND d.blocked_key IS NULL
-          AND d.first >= CAST(:floor AS bigint)
+          AND d.first >= n.floor
         ORDER BY d.first
         LIMIT 1
+    ) AS t
+), returned AS MATERIALIZED (
+    -- Below the floor there is only what has come back since: the sequencer's own rows come in the order of the log.
+    SELECT n.number - 1 AS lane, t.*
+    FROM unnest(CAST(:lane_floors AS bigint[])) WITH ORDINALITY AS n (floor, number)
+    CROSS JOIN LATERAL (
+        SELECT d.id, d.first, d.claim_token, d.available_at, d.crashes, d.left_topic
+        FROM pgbus.deliveries AS d
+        WHERE d.listener_id = (SELECT a.id FROM active AS a)
+          AND d.lane = n.number - 1
+          AND d.blocked_key IS NULL
+          AND d.available_at IS NOT NULL
+          AND d.first < n.floor
+        ORDER BY d.first
+        LIMIT 1
+    ) AS t
+), heads AS MATERIALIZED (
+    SELECT h.id, h.first
+    FROM (
+        -- The first row blocks its lane, whether it is claimed or waits for its instant.
+        SELECT * FROM returned
+        UNION ALL
+        SELECT t.* FROM tops AS t WHERE (EXISTS (SELECT 1 FROM returned AS r WHERE r.lane = t.lane)) IS FALSE
     ) AS h
     WHERE h.claim_token IS NULL
       AND (h.available_at IS NULL OR h.available_at <= now())
@@ -57,7 +80,7 @@ WITH active AS MATERIALIZED (
       -- this statement fail. `IS FALSE` prevents the planner from choosing a join.
       AND (EXISTS (
           SELECT 1 FROM pgbus.deliveries AS x
-          WHERE x.listener_id = CAST(:listener_id AS integer) AND x.lane = n.lane AND x.claim_token IS NOT NULL
+          WHERE x.listener_id = CAST(:listener_id AS integer) AND x.lane = h.lane AND x.claim_token IS NOT NULL
       )) IS FALSE
 ), lanes AS MATERIALIZED (
     -- Checked again on the locked row: another worker may have claimed its beginning, and `first` has increased. Looked
@@ -132,8 +155,15 @@ SELECT c.id, c.lane, c.attempt, c.crashes >= 2 AS suspect, c.available_at IS NUL
            SELECT 1 FROM pgbus.dead_letters AS x
            WHERE x.listener_id = CAST(:listener_id AS integer) AND x.blocked_key = e.key
        ) END AS blocked,
-       CAST(extract(epoch FROM clock_timestamp()) AS double precision) AS claimed_at
+       CAST(extract(epoch FROM clock_timestamp()) AS double precision) AS claimed_at,
+       f.lanes, f.tops
 FROM claimed AS c
+-- In a row of its own: no id is NULL.
+FULL JOIN (
+    SELECT CAST(NULL AS bigint) AS id, array_agg(t.lane) AS lanes, array_agg(t.first) AS tops
+    FROM tops AS t
+    HAVING count(*) > 0
+) AS f ON f.id = c.id
 -- A claim whose events were all deleted from the log is also returned.
 LEFT JOIN LATERAL (
     SELECT x.* FROM pgbus.events AS x

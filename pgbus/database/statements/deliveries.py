@@ -32,6 +32,14 @@ class Claim:
 
 
 @dataclass(frozen=True, slots=True)
+class Claimed:
+    """The claims that a look has made, and by lane the position of the first row that it saw from the floor on."""
+
+    claims: list[Claim]
+    tops: Mapping[int, int]
+
+
+@dataclass(frozen=True, slots=True)
 class Freeing:
     """How many claims `free_claims` took back, of which listeners, and when, in the database's epoch seconds.
 
@@ -58,7 +66,7 @@ async def claim(
     token: UUID,
     listener_id: int,
     worker_id: int,
-    lanes: int | None,
+    lane_floors: Sequence[int],
     floor: int,
     due_floor: float,
     rows: int,
@@ -69,12 +77,12 @@ async def claim(
     blocking: bool,
     left_topics: Sequence[str],
     expects_cuts: bool,
-) -> list[Claim]:
+) -> Claimed:
     """`claim_ready` where that can be enough, which costs half; else `claim_deliveries`.
 
     `expects_cuts`: runs are likely to have too many events, so the first would be in vain.
     """
-    if not (lanes or suspects or expects_cuts):
+    if not (lane_floors or suspects or expects_cuts):
         claims = await claim_ready(
             store,
             token=token,
@@ -89,13 +97,13 @@ async def claim(
             left_topics=left_topics,
         )
         if claims is not None:
-            return claims
+            return Claimed(claims, {})
     return await claim_deliveries(
         store,
         token=token,
         listener_id=listener_id,
         worker_id=worker_id,
-        lanes=lanes,
+        lane_floors=list(lane_floors),
         floor=floor,
         due_floor=due_floor,
         rows=rows,
@@ -114,7 +122,7 @@ async def claim_deliveries(
     token: UUID,
     listener_id: int,
     worker_id: int,
-    lanes: int | None,
+    lane_floors: Sequence[int],
     floor: int,
     due_floor: float,
     rows: int,
@@ -124,16 +132,17 @@ async def claim_deliveries(
     suspects: bool,
     blocking: bool,
     left_topics: Sequence[str] = (),
-) -> list[Claim]:
+) -> Claimed:
     """Claim up to `limit` events from up to `rows` waiting runs, in pieces of at most `piece` events.
 
+    `lane_floors`: for each lane of an ordered listener the position at which its scan begins; none for other listeners.
     An event whose worker died twice, a suspect, comes alone, and only if `suspects` says so.
     """
     records = await store.fetch(
         "claim_deliveries",
         listener_id=listener_id,
         worker_id=worker_id,
-        lanes=lanes,
+        lane_floors=list(lane_floors),
         floor=floor,
         due_floor=due_floor,
         rows=rows,
@@ -145,7 +154,11 @@ async def claim_deliveries(
         left_topics=left_topics,
         claim_token=token,
     )
-    return _claims(records, token=token, blocking=blocking)
+    tops: Mapping[int, int] = {}
+    if lane_floors:
+        tops = {lane: top for record in records if record["id"] is None for lane, top in zip(*record[-2:], strict=True)}
+        records = [record for record in records if record["id"] is not None]
+    return Claimed(_claims(records, token=token, blocking=blocking), tops)
 
 
 async def claim_ready(
@@ -191,7 +204,7 @@ def _claims(records: Sequence[Any], *, token: UUID, blocking: bool) -> list[Clai
     claim: Claim | None = None
     for (
         id_, lane, attempt, suspect, fresh, last, size, position, event_id, topic, ancestors, key, payload, headers,
-        published_at, deliver_at, blocked, claimed_at,
+        published_at, deliver_at, blocked, claimed_at, *_,
     ) in records:  # fmt: skip
         if claim is None or claim.id != id_:
             claim = claims.get(id_)

@@ -13,7 +13,7 @@ import asyncpg
 import pytest
 
 from pgbus.database.statements import deliveries
-from pgbus.handlers.outcomes import DONE
+from pgbus.handlers.outcomes import DONE, Retry
 from pgbus.listeners.listener import LANES
 from tests.support import eventually
 from tests.support.bench import Bench, positions
@@ -246,6 +246,33 @@ async def test_two_sessions_never_hold_one_lane_at_once(bench: Bench, other: Ben
     assert all(numbers == sorted(numbers) for numbers in seen.values())
 
 
+async def test_a_claim_tells_the_first_row_of_each_lane_also_when_it_takes_none(bench: Bench) -> None:
+    listener_id = await bench.rows.listener("ordered", "**", lanes=4)
+    await bench.log(*range(1, 10))
+    for position in range(1, 7):
+        await bench.rows.delivery(listener_id, position, lane=position % 3)
+    for claimed in ([[1], [2], [3]], []):
+        look = await bench.look(listener_id, lane_floors=[0] * 4)
+        assert look.tops == {0: 3, 1: 1, 2: 2}
+        assert positions(look.claims) == claimed
+
+
+async def test_what_comes_back_to_a_lane_below_its_floor_is_its_head(bench: Bench) -> None:
+    listener_id = await bench.rows.listener("ordered", "**", lanes=2)
+    await bench.log(*range(1, 10))
+    for position in (1, 2, 3):
+        await bench.rows.delivery(listener_id, position, lane=0)
+    first = await bench.look(listener_id, lane_floors=[0, 0])
+    assert await bench.settle(listener_id, first.claims, DONE) == 1
+    second = await bench.look(listener_id, lane_floors=[2, 2])
+    assert positions(second.claims) == [[2]]
+    third = await bench.look(listener_id, lane_floors=[3, 3])
+    assert (third.claims, third.tops) == ([], {0: 3})  # the one before it is claimed
+    assert await bench.settle(listener_id, second.claims, Retry(0.0, "again")) == 1
+    again = await bench.look(listener_id, lane_floors=[3, 3])
+    assert positions(again.claims) == [[2]]
+
+
 # ------------------------------------------------------------------------------------------------------ the lean claim
 
 
@@ -308,9 +335,10 @@ async def test_the_lean_claim_takes_what_the_full_one_would_or_nothing(bench: Be
 
     before = await bench.deliveries(left)
     lean, after_lean = await carry_out(deliveries.claim_ready(bench.store, **values))
-    full, after_full = await carry_out(
-        deliveries.claim_deliveries(bench.store, **values, lanes=None, suspects=False, blocking=False)
+    looked, after_full = await carry_out(
+        deliveries.claim_deliveries(bench.store, **values, lane_floors=[], suspects=False, blocking=False)
     )
+    full = looked.claims
     if lean is None:
         assert after_lean == before
         assert (
