@@ -1,8 +1,10 @@
-"""Registering a listener in the database: its subscriptions, its options, and where it begins."""
+"""Registering listeners in the database: their subscriptions, their options, and where they begin."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 
 import msgspec
@@ -10,7 +12,8 @@ import msgspec
 from pgbus.config import Config
 from pgbus.database.connections import Pool, own_transaction
 from pgbus.database.statements import listeners, sequencer
-from pgbus.database.statements.listeners import Registered, SubscriptionChanges
+from pgbus.database.statements.inspection import find_position_at
+from pgbus.database.statements.listeners import Registered, Registration, SubscriptionChanges
 from pgbus.database.store import Store
 from pgbus.errors import ConfigurationError
 from pgbus.listeners.listener import Listener
@@ -26,96 +29,141 @@ from pgbus.listeners.sharing import (
 logger = logging.getLogger("pgbus")
 
 
-async def register_listener(listener: Listener, *, pool: Pool, config: Config, worker_id: int) -> int:
-    """Register a listener, or bring what is registered up to date, and have the leader heed what is new in it; its id.
+async def register_listeners(
+    declared: Sequence[Listener], *, pool: Pool, config: Config, worker_id: int
+) -> dict[str, int]:
+    """Register listeners, or bring what is registered up to date, and have the leader heed what is new; ids by name.
 
-    Raises ConfigurationError when a live worker of another service declares it otherwise.
+    One transaction, and as many statements for thousands as for one. Raises ConfigurationError when a live worker of
+    another service declares one of them otherwise; then none is registered.
     """
+    if not declared:
+        return {}
+    async with own_transaction(pool) as connection:
+        store = Store(connection, namespace=config.namespace)
+        registrations = await _make_registrations(store, declared)
+        # It locks the rows, so that of two services that start at once the second sees the first.
+        registered = {
+            one.listener_name: one
+            for one in await listeners.register_listeners(
+                store, list(registrations.values()), service=config.service_name
+            )
+        }
+        known = await _find_declarations(
+            store, [one.id for one in registered.values()], worker_id=worker_id, ttl=config.worker_ttl
+        )
+        entries = [
+            _judge(one, registrations[one.name], registered[one.name], known=known, config=config) for one in declared
+        ]
+        await _declare(store, entries, service=config.service_name, worker_id=worker_id)
+        changes = await listeners.replace_subscriptions(
+            store, {entry.id: subscribed_patterns(entry.ours, entry.known) for entry in entries}
+        )
+        if any(entry.registered.is_new or changes[entry.id].added for entry in entries):
+            # For the leader only: after `reload`, every listener of every worker would look for work.
+            await sequencer.notify_workers(store, "subscribed")
+    for entry in entries:
+        _log(entry.listener, entry.registered, changes[entry.id], outdated=entry.is_outdated)
+        if sharing := find_sharing(entry.ours, entry.known):
+            logger.warning("listener %s: %s", entry.listener.name, sharing)
+    return {entry.listener.name: entry.id for entry in entries}
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """A listener, what we declare of it, and what others do."""
+
+    listener: Listener
+    registration: Registration
+    registered: Registered
+    ours: Declaration
+    known: Sequence[Declaration]
+    is_outdated: bool
+
+    @property
+    def id(self) -> int:
+        return self.registered.id
+
+
+async def _make_registrations(store: Store, declared: Sequence[Listener]) -> dict[str, Registration]:
+    # A listener that begins at an instant is not live there, even at the log's end: an event that the leader is
+    # sequencing at this moment is not missed.
+    instants = {one.start for one in declared if isinstance(one.start, datetime)}
+    positions = {instant: await find_position_at(store, instant=instant) for instant in instants}
+    return {
+        one.name: Registration(
+            listener_name=one.name,
+            lanes=one.lanes,
+            options=msgspec.json.encode(one.options()).decode(),
+            start_position=_start_position(one, positions),
+        )
+        for one in declared
+    }
+
+
+def _start_position(listener: Listener, positions: Mapping[datetime, int]) -> int | None:
+    match listener.start:
+        case "beginning":
+            return 0
+        case int():
+            return listener.start
+        case datetime():
+            return positions[listener.start]
+        case _:
+            return None
+
+
+async def _find_declarations(
+    store: Store, listener_ids: Sequence[int], *, worker_id: int, ttl: float
+) -> dict[int, list[Declaration]]:
+    found: dict[int, list[Declaration]] = {id_: [] for id_ in listener_ids}
+    for one in await listeners.find_declarations(store, listener_ids, worker_id=worker_id, ttl=ttl):
+        found[one.listener_id].append(
+            Declaration(
+                service=one.service,
+                home=one.home,
+                patterns=one.patterns,
+                options=msgspec.json.decode(one.options),
+                first_seen_at=one.first_seen_at,
+                is_recent=one.is_recent,
+                worker=Neighbour(one.worker.name, one.worker.host, one.worker.pid) if one.worker else None,
+            )
+        )
+    return found
+
+
+def _judge(
+    listener: Listener,
+    registration: Registration,
+    registered: Registered,
+    *,
+    known: Mapping[int, Sequence[Declaration]],
+    config: Config,
+) -> _Entry:
+    """Compare what we declare with what others do; raises ConfigurationError."""
     ours = Declaration(
         service=config.service_name,
         home=config.home,
         patterns=tuple(sorted(listener.patterns)),
         options=listener.options(),
     )
-    async with own_transaction(pool) as connection:
-        store = Store(connection, namespace=config.namespace)
-        # It locks the row, so that of two services that start at once the second sees the first.
-        registered = await _insert_or_lock(store, listener, service=ours.service)
-        known = await _find_declarations(store, registered.id, worker_id=worker_id, ttl=config.worker_ttl)
-        if conflict := find_conflict(ours, known):
-            raise ConfigurationError(f"listener {listener.name!r} is taken: {conflict}")
-        outdated = is_outdated(ours, known)
-        await _declare(store, listener, ours, listener_id=registered.id, worker_id=worker_id, outdated=outdated)
-        changes = await listeners.replace_subscriptions(
-            store, listener_id=registered.id, patterns=subscribed_patterns(ours, known)
-        )
-        if registered.is_new or changes.added:
-            # For the leader only: after `reload`, every listener of every worker would look for work.
-            await sequencer.notify_workers(store, "subscribed")
-    _log(listener, registered, changes, outdated=outdated)
-    if sharing := find_sharing(ours, known):
-        logger.warning("listener %s: %s", listener.name, sharing)
-    return registered.id
+    others = known[registered.id]
+    if conflict := find_conflict(ours, others):
+        raise ConfigurationError(f"listener {listener.name!r} is taken: {conflict}")
+    return _Entry(listener, registration, registered, ours, others, is_outdated(ours, others))
 
 
-async def _insert_or_lock(store: Store, listener: Listener, *, service: str) -> Registered:
-    return await listeners.register_listener(
+async def _declare(store: Store, entries: Sequence[_Entry], *, service: str, worker_id: int) -> None:
+    """Note what this worker declares, and make our options the listeners' unless they are outdated."""
+    await listeners.note_declarations(
         store,
-        listener_name=listener.name,
-        lanes=listener.lanes,
-        options=_options_of(listener),
+        {entry.id: (entry.ours.patterns, entry.registration.options) for entry in entries},
         service=service,
-        start_position=_start_position(listener),
-        start_at=listener.start if isinstance(listener.start, datetime) else None,
-    )
-
-
-async def _declare(
-    store: Store, listener: Listener, ours: Declaration, *, listener_id: int, worker_id: int, outdated: bool
-) -> None:
-    """Note what this worker declares, and make our options the listener's unless they are `outdated`."""
-    options = _options_of(listener)
-    await listeners.note_declaration(
-        store,
-        listener_id=listener_id,
-        service=ours.service,
-        patterns=ours.patterns,
-        options=options,
         worker_id=worker_id,
     )
-    if not outdated:
-        await listeners.set_listener_options(
-            store, listener_id=listener_id, lanes=listener.lanes, options=options, service=ours.service
-        )
-
-
-def _options_of(listener: Listener) -> str:
-    return msgspec.json.encode(listener.options()).decode()
-
-
-async def _find_declarations(store: Store, listener_id: int, *, worker_id: int, ttl: float) -> list[Declaration]:
-    return [
-        Declaration(
-            service=one.service,
-            home=one.home,
-            patterns=one.patterns,
-            options=msgspec.json.decode(one.options),
-            first_seen_at=one.first_seen_at,
-            is_recent=one.is_recent,
-            worker=Neighbour(one.worker.name, one.worker.host, one.worker.pid) if one.worker else None,
-        )
-        for one in await listeners.find_declarations(store, listener_id=listener_id, worker_id=worker_id, ttl=ttl)
-    ]
-
-
-def _start_position(listener: Listener) -> int | None:
-    match listener.start:
-        case "beginning":
-            return 0
-        case int():
-            return listener.start
-        case _:
-            return None
+    await listeners.set_listener_options(
+        store, {entry.id: entry.registration for entry in entries if not entry.is_outdated}, service=service
+    )
 
 
 def _log(listener: Listener, registered: Registered, changes: SubscriptionChanges, *, outdated: bool) -> None:

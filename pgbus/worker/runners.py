@@ -19,7 +19,7 @@ from pgbus.listeners.executor import Executor
 from pgbus.listeners.handler_call import HandlerCall
 from pgbus.listeners.listener import Listener
 from pgbus.listeners.quarantine import Quarantine
-from pgbus.listeners.registration import register_listener
+from pgbus.listeners.registration import register_listeners
 from pgbus.listeners.runner import Runner
 from pgbus.listeners.running import RunningListener
 from pgbus.listeners.settlement import HeldClaim
@@ -61,14 +61,16 @@ class Runners:
 
     # ------------------------------------------------------------------------------------------------------ life
 
-    async def begin(self, listeners: Iterable[Listener], *, restarts: Restarts) -> None:
+    async def begin(self, listeners: Sequence[Listener], *, restarts: Restarts) -> None:
         """Register these listeners, and run those that do not run yet and need not rest."""
+        ids = await register_listeners(
+            listeners, pool=self._pool, config=self._config, worker_id=self._membership.worker_id
+        )
+        # Looked at after the wait: the session and the upkeep may both be here at once.
         known = {runner.listener.name for runner in self._runners.values()}
         for listener in listeners:
-            listener_id = await register_listener(
-                listener, pool=self._pool, config=self._config, worker_id=self._membership.worker_id
-            )
-            # Looked at after the wait: the session and the upkeep may both be here at once.
+            await asyncio.sleep(0)  # thousands of them must not stop the event loop, on which we may lead
+            listener_id = ids[listener.name]
             if listener.name in known or listener_id in self._runners or restarts.is_resting(_part_of(listener)):
                 continue
             self._runners[listener_id] = runner = self._make_runner(listener, listener_id)

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 from pgbus.aio.backoff import Backoff
 from pgbus.aio.clock import now
-from pgbus.aio.tasks import run_until
+from pgbus.aio.tasks import end_tasks, failure_of, run_until
 from pgbus.config import Config
 from pgbus.database import channels, migrate
 from pgbus.database.connections import session_closed
@@ -26,6 +26,8 @@ logger = logging.getLogger("pgbus")
 
 # Seconds between looks whether there is a leader.
 LEAD_INTERVAL = 0.5
+# Seconds that a worker whose listeners are still being registered leaves others without a leader.
+BEGIN_TIME = 1.0
 # Seconds between tries to connect: the first pause, and the longest.
 RECONNECT_PAUSE = 0.1
 RECONNECT_LIMIT = 2.0
@@ -101,6 +103,17 @@ class SessionLoop:
         # Before anything is claimed again: a crash of the server may have brought back rows that were gone.
         self._parts.runners.look_at_everything()
         self._membership.enter(session)
+        beginning = asyncio.create_task(self._begin(session), name="pgbus begin")
+        leading = asyncio.create_task(self._lead_soon(session, beginning), name="pgbus lead")
+        try:
+            await asyncio.wait([beginning, leading], return_when=asyncio.FIRST_EXCEPTION)
+        finally:
+            await end_tasks(beginning, leading)
+        if error := failure_of([beginning, leading]):
+            raise error
+
+    async def _begin(self, session: Session) -> None:
+        """Begin the parts, and say so."""
         await self._parts.begin(session.store)
         self._telemetry.emit(SessionOpened(self._membership.worker_id))
         self._parts.runners.look_at_everything()
@@ -108,9 +121,13 @@ class SessionLoop:
             logger.info("the database is back")
         self._reconnecting.reset()
         self._ready.set()
-        await self._lead_when_nobody_does(session)
 
     # ------------------------------------------------------------------------------------------------------ leading
+
+    async def _lead_soon(self, session: Session, beginning: asyncio.Task[None]) -> None:
+        """Lead once the listeners are registered: then they hear what was published before. Or when that takes long."""
+        await asyncio.wait([beginning], timeout=BEGIN_TIME)
+        await self._lead_when_nobody_does(session)
 
     async def _lead_when_nobody_does(self, session: Session) -> None:
         while not session.lost.is_set():

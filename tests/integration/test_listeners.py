@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 from datetime import UTC, datetime, timedelta
@@ -11,8 +12,13 @@ import pytest
 
 import pgbus
 from pgbus.admin import Admin
+from pgbus.bus import make_worker
+from pgbus.database.connections import create_pool
+from pgbus.database.store import Store
 from pgbus.leader.mover import BATCH
+from pgbus.listeners.registration import register_listeners
 from pgbus.telemetry import LeaderSlept, Sequenced
+from pgbus.worker import session_loop
 from tests.conftest import Connect
 from tests.support import eventually
 from tests.support.rows import Rows
@@ -331,3 +337,54 @@ async def test_registering_a_listener_makes_no_other_one_look_for_work(database:
         "SELECT xact_commit FROM pg_stat_database WHERE datname = current_database()"
     )
     assert transactions < 15 * count
+
+
+async def test_thousands_of_listeners_are_registered_in_as_many_statements_as_one(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetch = Store.fetch
+    fetched: list[str] = []
+
+    async def count_and_fetch(store: Store, name: str, /, **values: object) -> list[Any]:
+        fetched.append(name)
+        return await fetch(store, name, **values)
+
+    monkeypatch.setattr(Store, "fetch", count_and_fetch)
+    async with open_bus(database) as bus:
+        for number in range(2_000):
+            collect(bus, f"a.t{number}", "a.all", name=f"listener {number}")
+        pool = await create_pool(bus.config, size=1, for_engine=True)
+        try:
+            declared = list(bus.registry.listeners)
+            for some in (declared[:1], declared, declared):
+                fetched.clear()
+                ids = await register_listeners(some, pool=pool, config=bus.config, worker_id=1)
+                assert list(ids) == [listener.name for listener in some]
+                assert len(fetched) <= 6
+            async with pool.acquire() as connection:
+                assert await connection.fetchval("SELECT count(*) FROM pgbus.subscriptions") == 4_000
+                assert await connection.fetchval("SELECT count(*) FROM pgbus.declarations") == 2_000
+        finally:
+            await pool.close()
+
+
+async def test_a_worker_leads_while_the_registration_of_its_listeners_takes_long(
+    database: str, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session_loop, "BEGIN_TIME", 0.05)
+    await log(database, 1)
+    holder = await connect(database)
+    await Rows(holder).listener("mail", "a.b")
+    async with open_bus(database) as bus:
+        inbox = collect(bus)
+        worker = make_worker(bus)
+        watch = Watch(bus)
+        async with holder.transaction():
+            await holder.execute("SELECT FROM pgbus.listeners FOR UPDATE")
+            task = asyncio.create_task(worker.run())
+            await publish(bus, 2)
+            await watch.first(Sequenced)
+            assert not worker.ready.is_set()
+        assert await inbox.take(1) == [2]
+        await worker.stop()
+        await task

@@ -345,9 +345,16 @@ async def test_a_listener_that_is_behind_gets_its_stretch_of_the_log(plans: Plan
     assert plan.steps < 10_000
 
 
-async def test_a_listener_that_is_known_is_registered_again_without_a_look_at_the_log(plans: Plans) -> None:
-    values = {"lanes": None, "options": "{}", "service": "", "start_position": None}
-    plan = await plans.explain("register_listener", listener_name="one", **values)
+async def test_listeners_that_are_known_are_registered_again_without_a_look_at_the_log(plans: Plans) -> None:
+    names = ["one", "two"]
+    plan = await plans.explain(
+        "register_listeners",
+        listener_names=names,
+        lanes=[None] * 2,
+        options=["{}"] * 2,
+        start_positions=[None] * 2,
+        service="",
+    )
     assert not {relation for relation in plan.relations if relation.startswith("events")}
 
 

@@ -30,9 +30,11 @@ from hypothesis.stateful import (
 
 from pgbus.database.statements import admin, deliveries, listeners, maintenance, sequencer
 from pgbus.database.statements.deliveries import Claim
+from pgbus.database.statements.listeners import Registration
 from pgbus.database.store import Store
 from pgbus.handlers.outcomes import DONE, Dead, Done, Retry
 from pgbus.leader.mover import Look
+from pgbus.listeners.lane_floors import LaneFloors
 from pgbus.listeners.settlement import BLOCKED, RELEASED, Ending, HeldClaim, settlement
 from tests.support.leading import Leading
 from tests.support.machine import LEAPS, PLACES, PUBLISHERS, RESET, Held, Subscriber, Wires
@@ -217,19 +219,15 @@ class DeliveryMachine(RuleBasedStateMachine):
     def register(self, topics: tuple[str, ...], start: int | None, kind: str) -> Subscriber:
         lanes = None if kind == "plain" else LANES
         self.registered += 1
-        registration = self.run(
-            listeners.register_listener(
-                self.store,
-                listener_name=f"{kind} {self.registered}",
-                lanes=lanes,
-                options='{"on_poison": "block"}' if kind == "blocking" else "{}",
-                service="",
-                start_position=start,
-                start_at=None,
-            )
+        registration = Registration(
+            listener_name=f"{kind} {self.registered}",
+            lanes=lanes,
+            options='{"on_poison": "block"}' if kind == "blocking" else "{}",
+            start_position=start,
         )
-        self.run(listeners.replace_subscriptions(self.store, listener_id=registration.id, patterns=topics))
-        one = Subscriber(registration.id, topics, lanes, blocking=kind == "blocking")
+        [registered] = self.run(listeners.register_listeners(self.store, [registration], service=""))
+        self.run(listeners.replace_subscriptions(self.store, {registered.id: topics}))
+        one = Subscriber(registered.id, topics, lanes, blocking=kind == "blocking")
         if start == 0:
             one.owed = {position for position, number in self.logged.items() if self.topic_of[number] in topics}
         self.all.append(one)
@@ -267,7 +265,7 @@ class DeliveryMachine(RuleBasedStateMachine):
         """What is owed stays; what is not logged, or behind the listener's cursor, goes by the new ones."""
         if one not in self.all:
             return
-        self.run(listeners.replace_subscriptions(self.store, listener_id=one.id, patterns=topics))
+        self.run(listeners.replace_subscriptions(self.store, {one.id: topics}))
         cursor = self.run(self.connection.fetchval("SELECT cursor FROM pgbus.listeners WHERE id = $1", one.id))
         if cursor is not None:
             one.owed = {position for position in one.owed if position < cursor} | self._heard(topics, since=cursor)
@@ -286,9 +284,9 @@ class DeliveryMachine(RuleBasedStateMachine):
         if one not in self.all or one.blocking:
             return
         one.lanes = LANES if one.lanes is None else None
-        self.run(
-            listeners.set_listener_options(self.store, listener_id=one.id, lanes=one.lanes, options="{}", service="")
-        )
+        one.floors = LaneFloors(one.lanes or 0)  # a worker's, too, is new: it runs other code
+        registration = Registration(listener_name="", lanes=one.lanes, options="{}", start_position=None)
+        self.run(listeners.set_listener_options(self.store, {one.id: registration}, service=""))
         self.run(maintenance.release_lanes(self.store, batch=1_000))
         one.keeps_order = False
 
@@ -357,12 +355,12 @@ class DeliveryMachine(RuleBasedStateMachine):
     async def _claim(
         self, store: Store, one: Subscriber, worker_id: int, limit: int, piece: int, rows: int, suspects: bool
     ) -> list[Claim]:
-        return await deliveries.claim(
+        claimed = await deliveries.claim(
             store,
             token=uuid4(),
             listener_id=one.id,
             worker_id=worker_id,
-            lanes=one.lanes,
+            lane_floors=one.floors.positions,
             floor=0,
             due_floor=-math.inf,
             rows=rows,
@@ -374,6 +372,8 @@ class DeliveryMachine(RuleBasedStateMachine):
             left_topics=[],
             expects_cuts=False,
         )
+        one.floors.saw(claimed.tops)  # of all workers: what one saw holds for each
+        return claimed.claims
 
     def _check_claims(self, one: Subscriber, found: list[Claim], limit: int, piece: int, suspects: bool) -> None:
         assert not (found and one.paused), "a paused listener was given work"

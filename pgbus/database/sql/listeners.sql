@@ -1,67 +1,79 @@
 -- Registered listeners, and live workers.
 
--- name: register_listener
--- Insert a listener, or lock its row; returns whether it is new, and its current options. It does not change them,
--- because our code may be an older version: `set_listener_options` does. `start_position` is where a new listener
--- begins; NULL: with the events logged from now on.
-WITH known AS MATERIALIZED (
+-- name: register_listeners
+-- Insert listeners, or lock their rows; returns which are new, and the current options of the others. It does not change
+-- them, because our code may be an older version: `set_listener_options` does. `start_positions` are where new listeners
+-- begin; NULL: with the events logged from now on. In the order of their names: workers that register the same ones at
+-- once must not deadlock.
+WITH wanted AS MATERIALIZED (
+    SELECT w.listener_name, w.lanes, w.options, w.start_position
+    FROM unnest(
+        CAST(:listener_names AS text[]), CAST(:lanes AS smallint[]), CAST(:options AS text[]),
+        CAST(:start_positions AS bigint[])
+    ) AS w (listener_name, lanes, options, start_position)
+), known AS MATERIALIZED (
     -- Locked, so that a row that is being deleted at the same time is not found.
-    SELECT l.id, l.options FROM pgbus.listeners AS l WHERE l.listener_name = CAST(:listener_name AS text) FOR NO KEY UPDATE
+    SELECT l.id, l.listener_name, l.options
+    FROM pgbus.listeners AS l
+    WHERE l.listener_name = ANY (CAST(:listener_names AS text[]))
+    ORDER BY l.listener_name
+    FOR NO KEY UPDATE
 ), changed AS (
     UPDATE pgbus.listeners AS l
     SET last_seen_at = now()
     FROM known AS k
     WHERE l.id = k.id
-    RETURNING l.id
+    RETURNING l.id, l.listener_name
 ), begun AS (
-    -- Only for a new listener: INSERT ... ON CONFLICT consumes an id even if it inserts nothing.
+    -- Only for new listeners: INSERT ... ON CONFLICT consumes an id even if it inserts nothing.
     INSERT INTO pgbus.listeners AS l (listener_name, lanes, options, service, cursor)
-    SELECT CAST(:listener_name AS text),
-           CAST(:lanes AS smallint),
-           CAST(CAST(:options AS text) AS jsonb),
-           CAST(:service AS text),
-           CAST(:start_position AS bigint)
-    WHERE NOT EXISTS (SELECT 1 FROM known)
+    SELECT w.listener_name, w.lanes, CAST(w.options AS jsonb), CAST(:service AS text), w.start_position
+    FROM wanted AS w
+    WHERE w.listener_name NOT IN (SELECT k.listener_name FROM known AS k)
+    ORDER BY w.listener_name
     ON CONFLICT (listener_name) DO UPDATE SET last_seen_at = now()
-    RETURNING l.id
+    RETURNING l.id, l.listener_name
 )
-SELECT r.id, k.id IS NULL AS is_new, CAST(k.options AS text) AS old_options
-FROM (SELECT c.id FROM changed AS c UNION ALL SELECT b.id FROM begun AS b) AS r
+SELECT r.id, r.listener_name, k.id IS NULL AS is_new, CAST(k.options AS text) AS old_options
+FROM (SELECT * FROM changed UNION ALL SELECT * FROM begun) AS r
 LEFT JOIN known AS k ON k.id = r.id
 
 -- name: set_listener_options
--- Set the options of a listener, and the service that runs it.
+-- Set the options of listeners, and the service that runs them.
 UPDATE pgbus.listeners AS l
-SET lanes = CAST(:lanes AS smallint),
-    options = CAST(CAST(:options AS text) AS jsonb),
+SET lanes = w.lanes,
+    options = CAST(w.options AS jsonb),
     service = CAST(:service AS text)
-WHERE l.id = CAST(:listener_id AS integer)
+FROM unnest(CAST(:listener_ids AS integer[]), CAST(:lanes AS smallint[]), CAST(:options AS text[]))
+    AS w (id, lanes, options)
+WHERE l.id = w.id
 
 -- name: replace_subscriptions
--- Replace a listener's subscriptions by these patterns; returns the patterns that were added and those that were
--- removed.
+-- Replace the subscriptions of listeners by these patterns, each in a row with its listener; returns the patterns that
+-- were added and those that were removed.
 WITH wanted AS MATERIALIZED (
-    SELECT w.pattern, w.regex
-    FROM unnest(CAST(:patterns AS text[]), CAST(:regexes AS text[])) AS w (pattern, regex)
+    SELECT w.listener_id, w.pattern, w.regex
+    FROM unnest(CAST(:pattern_listener_ids AS integer[]), CAST(:patterns AS text[]), CAST(:regexes AS text[]))
+        AS w (listener_id, pattern, regex)
 ), added AS (
     INSERT INTO pgbus.subscriptions AS s (listener_id, pattern, regex)
-    SELECT CAST(:listener_id AS integer), w.pattern, w.regex FROM wanted AS w
+    SELECT w.listener_id, w.pattern, w.regex FROM wanted AS w
     ON CONFLICT (listener_id, pattern) DO NOTHING
-    RETURNING s.pattern
+    RETURNING s.listener_id, s.pattern
 ), removed AS (
     DELETE FROM pgbus.subscriptions AS s
-    WHERE s.listener_id = CAST(:listener_id AS integer)
-      AND s.pattern <> ALL (CAST(:patterns AS text[]))
-    RETURNING s.pattern
+    WHERE s.listener_id = ANY (CAST(:listener_ids AS integer[]))
+      AND ((s.listener_id, s.pattern) IN (SELECT w.listener_id, w.pattern FROM wanted AS w)) IS FALSE
+    RETURNING s.listener_id, s.pattern
 )
-SELECT 'added' AS change, a.pattern FROM added AS a
+SELECT a.listener_id, 'added' AS change, a.pattern FROM added AS a
 UNION ALL
-SELECT 'removed' AS change, r.pattern FROM removed AS r
+SELECT r.listener_id, 'removed' AS change, r.pattern FROM removed AS r
 
 -- name: find_declarations
--- The declarations of a listener by versions of services, each with one of the other live workers that run it, or NULL.
+-- The declarations of listeners by versions of services, each with one of the other live workers that run it, or NULL.
 -- `is_recent`: it was seen within `ttl` seconds.
-SELECT d.service, d.patterns, CAST(d.options AS text) AS options, d.first_seen_at, w.id AS worker_id, w.name AS worker, w.host, w.pid, w.home,
+SELECT d.listener_id, d.service, d.patterns, CAST(d.options AS text) AS options, d.first_seen_at, w.id AS worker_id, w.name AS worker, w.host, w.pid, w.home,
        d.last_seen_at > now() - CAST(:ttl AS double precision) * INTERVAL '1 second' AS is_recent
 FROM pgbus.declarations AS d
 LEFT JOIN (
@@ -70,28 +82,32 @@ LEFT JOIN (
     JOIN pgbus.workers AS x ON x.id = v.id
     WHERE x.id <> CAST(:worker_id AS integer)
 ) AS w ON w.id = ANY (d.worker_ids)
-WHERE d.listener_id = CAST(:listener_id AS integer)
+WHERE d.listener_id = ANY (CAST(:listener_ids AS integer[]))
 
--- name: note_declaration
--- Record that a worker declares these topics and options for a listener, whose row the transaction has locked by
--- registering it.
-WITH noted AS (
+-- name: note_declarations
+-- Record that a worker declares these topics (each list as the text of an array) and options for listeners, whose rows
+-- the transaction has locked by registering them.
+WITH declared AS MATERIALIZED (
+    SELECT w.listener_id, CAST(w.patterns AS text[]) AS patterns, CAST(w.options AS jsonb) AS options
+    FROM unnest(CAST(:listener_ids AS integer[]), CAST(:patterns AS text[]), CAST(:options AS text[]))
+        AS w (listener_id, patterns, options)
+), noted AS (
     UPDATE pgbus.declarations AS d
     SET worker_ids = ARRAY(
             SELECT w.id FROM pgbus.workers AS w
             WHERE w.id = ANY (d.worker_ids) OR w.id = CAST(:worker_id AS integer)),
         last_seen_at = clock_timestamp()
-    WHERE d.listener_id = CAST(:listener_id AS integer)
+    FROM declared AS n
+    WHERE d.listener_id = n.listener_id
       AND d.service = CAST(:service AS text)
-      AND d.patterns = CAST(:patterns AS text[])
-      AND d.options = CAST(CAST(:options AS text) AS jsonb)
+      AND d.patterns = n.patterns
+      AND d.options = n.options
     RETURNING d.listener_id
 )
 INSERT INTO pgbus.declarations (listener_id, service, patterns, options, worker_ids)
-SELECT CAST(:listener_id AS integer), CAST(:service AS text), CAST(:patterns AS text[]),
-       CAST(CAST(:options AS text) AS jsonb),
-       ARRAY[CAST(:worker_id AS integer)]
-WHERE NOT EXISTS (SELECT 1 FROM noted)
+SELECT n.listener_id, CAST(:service AS text), n.patterns, n.options, ARRAY[CAST(:worker_id AS integer)]
+FROM declared AS n
+WHERE n.listener_id NOT IN (SELECT x.listener_id FROM noted AS x)
 
 -- name: find_patterns
 -- The patterns that a listener is subscribed to.

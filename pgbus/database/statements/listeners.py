@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from pgbus.database.statements.inspection import find_position_at
 from pgbus.database.store import Store
 from pgbus.topics import is_wildcard, pattern_regex
 
@@ -16,8 +15,22 @@ class Registered:
     """A listener's row, and its options until now as JSON; None for a new one."""
 
     id: int
+    listener_name: str
     is_new: bool
     old_options: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Registration:
+    """A listener that is to be registered: with its options as JSON, and where it begins if it is new.
+
+    `start_position` None: with the events that are logged from now on.
+    """
+
+    listener_name: str
+    lanes: int | None
+    options: str
+    start_position: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +57,7 @@ class Declared:
     `options` is JSON. `is_recent`: it was seen within the time that was asked for.
     """
 
+    listener_id: int
     service: str
     home: str | None
     patterns: tuple[str, ...]
@@ -56,47 +70,47 @@ class Declared:
 # ------------------------------------------------------------------------------------------------------------ listeners
 
 
-async def register_listener(
-    store: Store,
-    *,
-    listener_name: str,
-    lanes: int | None,
-    options: str,
-    service: str,
-    start_position: int | None,
-    start_at: datetime | None,
-) -> Registered:
-    """Make a listener known, and lock its row. A new one begins at `start_position`, or at the instant `start_at`."""
-    if start_at is not None:
-        # A new listener is not live there, even at the log's end: an event that the leader is sequencing at this
-        # moment is not missed.
-        start_position = await find_position_at(store, instant=start_at)
-    row = await store.fetch_one(
-        "register_listener",
-        listener_name=listener_name,
-        lanes=lanes,
-        options=options,
+async def register_listeners(store: Store, registrations: Sequence[Registration], *, service: str) -> list[Registered]:
+    """Make listeners known, and lock their rows; the result is in no order."""
+    rows = await store.fetch(
+        "register_listeners",
+        listener_names=[one.listener_name for one in registrations],
+        lanes=[one.lanes for one in registrations],
+        options=[one.options for one in registrations],
+        start_positions=[one.start_position for one in registrations],
         service=service,
-        start_position=start_position,
     )
-    return Registered(id=row["id"], is_new=row["is_new"], old_options=row["old_options"])
+    return [Registered(row["id"], row["listener_name"], row["is_new"], row["old_options"]) for row in rows]
 
 
-async def set_listener_options(
-    store: Store, *, listener_id: int, lanes: int | None, options: str, service: str
-) -> None:
-    """Make these the options of a listener, as JSON, and this the service that runs it."""
-    await store.fetch("set_listener_options", listener_id=listener_id, lanes=lanes, options=options, service=service)
-
-
-async def replace_subscriptions(store: Store, *, listener_id: int, patterns: Sequence[str]) -> SubscriptionChanges:
-    """Make a listener's subscriptions these patterns."""
-    regexes = [pattern_regex(pattern) if is_wildcard(pattern) else None for pattern in patterns]
-    rows = await store.fetch("replace_subscriptions", listener_id=listener_id, patterns=list(patterns), regexes=regexes)
-    return SubscriptionChanges(
-        added=tuple(row["pattern"] for row in rows if row["change"] == "added"),
-        removed=tuple(row["pattern"] for row in rows if row["change"] == "removed"),
+async def set_listener_options(store: Store, registrations: Mapping[int, Registration], *, service: str) -> None:
+    """Make these the options of listeners, by their ids, and this the service that runs them."""
+    await store.fetch(
+        "set_listener_options",
+        listener_ids=list(registrations),
+        lanes=[one.lanes for one in registrations.values()],
+        options=[one.options for one in registrations.values()],
+        service=service,
     )
+
+
+async def replace_subscriptions(store: Store, patterns: Mapping[int, Sequence[str]]) -> dict[int, SubscriptionChanges]:
+    """Make these patterns the subscriptions of listeners, by their ids; what that has changed."""
+    each = [(listener_id, pattern) for listener_id, own in patterns.items() for pattern in own]
+    rows = await store.fetch(
+        "replace_subscriptions",
+        listener_ids=list(patterns),
+        pattern_listener_ids=[listener_id for listener_id, _ in each],
+        patterns=[pattern for _, pattern in each],
+        regexes=[pattern_regex(pattern) if is_wildcard(pattern) else None for _, pattern in each],
+    )
+    changes: dict[tuple[int, str], list[str]] = {}
+    for row in rows:
+        changes.setdefault((row["listener_id"], row["change"]), []).append(row["pattern"])
+    return {
+        id_: SubscriptionChanges(tuple(changes.get((id_, "added"), ())), tuple(changes.get((id_, "removed"), ())))
+        for id_ in patterns
+    }
 
 
 async def find_patterns(store: Store, *, listener_id: int) -> list[str]:
@@ -104,11 +118,12 @@ async def find_patterns(store: Store, *, listener_id: int) -> list[str]:
     return [row["pattern"] for row in await store.fetch("find_patterns", listener_id=listener_id)]
 
 
-async def find_declarations(store: Store, *, listener_id: int, worker_id: int, ttl: float) -> list[Declared]:
-    """The declarations of a listener; `ttl` seconds ago is recent."""
-    rows = await store.fetch("find_declarations", listener_id=listener_id, worker_id=worker_id, ttl=ttl)
+async def find_declarations(store: Store, listener_ids: Sequence[int], *, worker_id: int, ttl: float) -> list[Declared]:
+    """The declarations of listeners; `ttl` seconds ago is recent."""
+    rows = await store.fetch("find_declarations", listener_ids=list(listener_ids), worker_id=worker_id, ttl=ttl)
     return [
         Declared(
+            listener_id=row["listener_id"],
             service=row["service"],
             home=row["home"],
             patterns=tuple(row["patterns"]),
@@ -121,18 +136,26 @@ async def find_declarations(store: Store, *, listener_id: int, worker_id: int, t
     ]
 
 
-async def note_declaration(
-    store: Store, *, listener_id: int, service: str, patterns: Iterable[str], options: str, worker_id: int
+async def note_declarations(
+    store: Store, declarations: Mapping[int, tuple[Sequence[str], str]], *, service: str, worker_id: int
 ) -> None:
-    """Remember that a worker declares this of a listener, whose row the transaction has locked by registering it."""
+    """Remember what a worker declares of listeners, by their ids: patterns, and options as JSON.
+
+    The transaction has locked their rows by registering them.
+    """
     await store.fetch(
-        "note_declaration",
-        listener_id=listener_id,
+        "note_declarations",
+        listener_ids=list(declarations),
+        patterns=[_array_text(patterns) for patterns, _ in declarations.values()],
+        options=[options for _, options in declarations.values()],
         service=service,
-        patterns=list(patterns),
-        options=options,
         worker_id=worker_id,
     )
+
+
+def _array_text(patterns: Sequence[str]) -> str:
+    """As PostgreSQL writes an array; a pattern has no quote or backslash."""
+    return "{" + ",".join(f'"{pattern}"' for pattern in patterns) + "}"
 
 
 # -------------------------------------------------------------------------------------------------------------- workers

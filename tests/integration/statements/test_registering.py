@@ -7,17 +7,23 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from pgbus.database.statements import listeners
+from pgbus.database.statements.inspection import find_position_at
+from pgbus.database.statements.listeners import Registered, Registration, SubscriptionChanges
 from tests.conftest import Connect
 from tests.support.bench import Bench
 from tests.support.workers import PATIENCE
 
 
-async def register(bench: Bench, **values: Any) -> Any:
-    defaults: dict[str, Any] = {
-        "listener_name": "mail", "lanes": None, "options": "{}", "service": "shop", "start_position": None,
-        "start_at": None,
-    }  # fmt: skip
-    return await listeners.register_listener(bench.store, **{**defaults, **values})
+async def register(bench: Bench, *, listener_name: str = "mail", service: str = "shop", **values: Any) -> Registered:
+    [registered] = await listeners.register_listeners(
+        bench.store, [registration(listener_name, **values)], service=service
+    )
+    return registered
+
+
+def registration(listener_name: str = "mail", **values: Any) -> Registration:
+    defaults: dict[str, Any] = {"lanes": None, "options": "{}", "start_position": None}
+    return Registration(listener_name=listener_name, **{**defaults, **values})
 
 
 async def test_registering_again_makes_no_second_listener_and_sets_no_options(
@@ -28,7 +34,8 @@ async def test_registering_again_makes_no_second_listener_and_sets_no_options(
     second = await register(bench, options='{"a": 2}', lanes=64, service="new")
     assert (second.id, second.is_new, second.old_options) == (first.id, False, '{"a": 1}')
     assert await bench.fetch("SELECT lanes, options, service FROM pgbus.listeners") == [(None, '{"a": 1}', "shop")]
-    await listeners.set_listener_options(bench.store, listener_id=first.id, options='{"a": 2}', lanes=64, service="new")
+    newer = {first.id: registration(options='{"a": 2}', lanes=64)}
+    await listeners.set_listener_options(bench.store, newer, service="new")
     assert await bench.fetch("SELECT lanes, options, service, state FROM pgbus.listeners") == [
         (64, '{"a": 2}', "new", "active")
     ]
@@ -46,11 +53,13 @@ async def test_only_a_new_listener_or_schedule_takes_an_id(bench: Bench) -> None
 
 
 async def test_replacing_subscriptions_tells_what_was_added_and_what_was_removed(bench: Bench) -> None:
-    mail = await register(bench)
-    first = await listeners.replace_subscriptions(bench.store, listener_id=mail.id, patterns=["a.b"])
-    assert (first.added, first.removed) == (("a.b",), ())
-    second = await listeners.replace_subscriptions(bench.store, listener_id=mail.id, patterns=["x.*"])
-    assert (second.added, second.removed) == (("x.*",), ("a.b",))
+    mail, sms = await register(bench), await register(bench, listener_name="sms")
+    first = await listeners.replace_subscriptions(bench.store, {mail.id: ["a.b"], sms.id: ["a.b", "a.c"]})
+    assert first[mail.id] == SubscriptionChanges(added=("a.b",), removed=())
+    assert set(first[sms.id].added) == {"a.b", "a.c"}
+    second = await listeners.replace_subscriptions(bench.store, {mail.id: ["x.*"], sms.id: ["a.b"]})
+    assert second[mail.id] == SubscriptionChanges(added=("x.*",), removed=("a.b",))
+    assert second[sms.id] == SubscriptionChanges(added=(), removed=("a.c",))
 
 
 async def test_registering_again_moves_no_cursor_and_ends_no_pause(bench: Bench) -> None:
@@ -62,16 +71,11 @@ async def test_registering_again_moves_no_cursor_and_ends_no_pause(bench: Bench)
 
 async def test_an_instant_becomes_the_position_of_the_next_event_or_the_logs_end(bench: Bench) -> None:
     now = datetime.now(UTC)
-    await register(bench, listener_name="empty", start_at=now)
+    assert await find_position_at(bench.store, instant=now) == 0
     await bench.log(3, logged_at=now - timedelta(hours=2))
     await bench.log(4, logged_at=now)
-    await register(bench, listener_name="between", start_at=now - timedelta(hours=1))
-    await register(bench, listener_name="after", start_at=now + timedelta(hours=1))
-    assert await bench.fetch("SELECT listener_name, cursor FROM pgbus.listeners ORDER BY id") == [
-        ("empty", 0),
-        ("between", 4),
-        ("after", 5),
-    ]
+    assert await find_position_at(bench.store, instant=now - timedelta(hours=1)) == 4
+    assert await find_position_at(bench.store, instant=now + timedelta(hours=1)) == 5
 
 
 async def test_workers_that_register_one_listener_at_once_get_one_row(database: str, connect: Connect) -> None:
@@ -131,14 +135,7 @@ async def test_touching_a_worker_waits_for_nobody_who_touches_the_same_listeners
     mine = await listeners.register_worker(bench.store, **worker)
     ids = [await bench.rows.listener(name, "**") for name in ("a", "b")]
     for id_ in ids:
-        declaration: dict[str, Any] = {
-            "listener_id": id_,
-            "service": "s",
-            "patterns": ["**"],
-            "options": "{}",
-            "worker_id": mine,
-        }
-        await listeners.note_declaration(bench.store, **declaration)
+        await listeners.note_declarations(bench.store, {id_: (["**"], "{}")}, service="s", worker_id=mine)
     await bench.connection.execute(
         "UPDATE pgbus.listeners SET last_seen_at = 'epoch'; UPDATE pgbus.declarations SET last_seen_at = 'epoch'"
     )
