@@ -10,3 +10,4 @@ DROP FUNCTION pgbus.uuid_or_null(text), pgbus.correlation_of(uuid, jsonb), pgbus
 DROP FUNCTION pgbus.uuid7();
 DROP DOMAIN pgbus.instant, pgbus.topic, pgbus.ancestors, pgbus.key, pgbus.headers;
 DROP SEQUENCE pgbus.wake_slots;
+DROP FUNCTION pgbus.oldest_code();

@@ -5,6 +5,12 @@
 --
 -- Every name has the namespace `pgbus`; the migration replaces it when the bus uses another one.
 
+-- The revision of the oldest code that may run on this schema. A revision that needs new code replaces the function; one
+-- that only adds, so that the code before it goes on, leaves it as it is.
+CREATE FUNCTION pgbus.oldest_code() RETURNS text
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+AS $$ SELECT '0001' $$;
+
 -- A UUIDv7 (RFC 9562): 48 bits of Unix milliseconds, then random bits. PostgreSQL has a function for it only from
 -- version 18.
 CREATE FUNCTION pgbus.uuid7() RETURNS uuid

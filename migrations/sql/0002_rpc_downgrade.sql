@@ -3,3 +3,6 @@ DROP FUNCTION pgbus.searchable(json), pgbus.read_responses(uuid[]), pgbus.withdr
               pgbus.fail_lost_calls(uuid[]);
 DROP TABLE pgbus.rpc_responses, pgbus.rpc_requests, pgbus.rpc_servers;
 DROP DOMAIN pgbus.procedure, pgbus.caller, pgbus.caller_name, pgbus.deadline;
+CREATE OR REPLACE FUNCTION pgbus.oldest_code() RETURNS text
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+AS $$ SELECT '0001' $$;

@@ -1,3 +1,6 @@
 DROP VIEW pgbus.schema_versions, pgbus.running, pgbus.live_workers;
 DROP FUNCTION pgbus.republish_schemas(integer[]);
 DROP TABLE pgbus.worker_schemas, pgbus.schemas;
+CREATE OR REPLACE FUNCTION pgbus.oldest_code() RETURNS text
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+AS $$ SELECT '0002' $$;

@@ -102,3 +102,7 @@ LEFT JOIN (
     GROUP BY x.schema_id
 ) AS live ON live.schema_id = s.id;
 COMMENT ON VIEW pgbus.schema_versions IS 'Every version of every schema, and the live workers that use it';
+
+CREATE OR REPLACE FUNCTION pgbus.oldest_code() RETURNS text
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+AS $$ SELECT '0003' $$;

@@ -74,3 +74,7 @@ LEFT JOIN LATERAL (
     LIMIT 1
 ) AS newest ON true;
 COMMENT ON VIEW pgbus.timetable IS 'Every schedule: when it is due next, and the outcome of its newest run';
+
+CREATE OR REPLACE FUNCTION pgbus.oldest_code() RETURNS text
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+AS $$ SELECT '0004' $$;

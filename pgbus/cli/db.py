@@ -60,13 +60,13 @@ def _revision(config: Config, found: str | None) -> dict[str, str | None]:
 @database_options
 @json_option
 def current(as_json: bool) -> None:
-    """Show the revision of the database's schema, and the revision that this code needs."""
+    """Show the revision of the database's schema, and the revision that this code was made for."""
     config = load_config()
     found, needed = migrate.current(config.session_dsn, namespace=config.namespace), migrate.head()
     if as_json:
         print_json(_revision(config, found))
     else:
-        click.echo(f"{found or 'base'}{'' if found == needed else f' (this code needs {needed})'}")
+        click.echo(f"{found or 'base'}{'' if found == needed else f' (this code was made for {needed})'}")
 
 
 @db.command("sql")
@@ -93,10 +93,12 @@ def check(as_json: bool) -> None:
     """Check that the database's schema fits this code; exit code 3 if it does not."""
     config = load_config()
     migrate.check(config.session_dsn, namespace=config.namespace)
+    found, made_for = migrate.current(config.session_dsn, namespace=config.namespace), migrate.head()
     if as_json:
-        print_json(_revision(config, migrate.head()))
-    else:
-        click.echo(f"{config.namespace} is at {migrate.head()}, which this code needs")
+        print_json(_revision(config, found))
+        return
+    fit = "which this code was made for" if found == made_for else f"on which this code for {made_for} runs as well"
+    click.echo(f"{config.namespace} is at {found}, {fit}")
 
 
 @db.command()

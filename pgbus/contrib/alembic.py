@@ -10,7 +10,7 @@ from sqlalchemy import Connection, text
 
 from pgbus.database.migrate.scripts import downgrade_statements, upgrade_statements
 from pgbus.database.migrate.verbs import check_arguments
-from pgbus.database.migrate.versions import VERSION_TABLE, find_fault, migration_lock, revisions
+from pgbus.database.migrate.versions import VERSION_TABLE, migration_lock, revisions, unknown_revision
 from pgbus.database.sql import DEFAULT_NAMESPACE, quote_identifier
 from pgbus.errors import SchemaVersionError
 
@@ -68,7 +68,7 @@ def _find_revision(connection: Connection, *, namespace: str) -> str | None:
         return None
     found: str | None = connection.scalar(text(f"SELECT version_num FROM {table}"))  # noqa: S608 - quoted
     if found is not None and found not in revisions():
-        raise SchemaVersionError(find_fault(found, known=revisions(), namespace=namespace))
+        raise SchemaVersionError(unknown_revision(found, namespace=namespace))
     return found
 
 

@@ -114,22 +114,26 @@ class Stage:
         module: str = "tests.chaos.service",
         dsn: str | None = None,
         skip: Sequence[str] = (),
+        root: Path = ROOT,
         **settings: object,
     ) -> WorkerProcess:
-        """Start `pgbus run` for these listeners of a module; `settings` become PGBUS_ variables, except CHAOS_ ones."""
+        """Start `pgbus run` for these listeners of a module; `settings` become PGBUS_ variables, except CHAOS_ ones.
+
+        `root` is the directory of the package.
+        """
         log = self._logs / f"worker-{next(self._numbers)}.log"
         options = [f"--listener={name}" for name in listeners] + [f"--skip={name}" for name in skip]
         environment = {
             **os.environ,
             "PGBUS_DSN": dsn or self.dsn,
             "CHAOS_DSN": self.dsn,
-            "PYTHONPATH": str(ROOT),
+            "PYTHONPATH": str(root),
             **{_variable(name): str(value) for name, value in settings.items()},
         }
         with log.open("wb") as output:
             process = await asyncio.create_subprocess_exec(
                 sys.executable, "-m", "pgbus.cli", "run", module, *options,
-                cwd=ROOT, env=environment, stdin=asyncio.subprocess.DEVNULL, stdout=output, stderr=output,
+                cwd=root, env=environment, stdin=asyncio.subprocess.DEVNULL, stdout=output, stderr=output,
             )  # fmt: skip
         worker = WorkerProcess(process, log)
         self.workers.append(worker)

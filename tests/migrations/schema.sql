@@ -205,6 +205,10 @@ BEGIN
 END
 $$;
 
+CREATE FUNCTION pgbus.oldest_code() RETURNS text
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    AS $$ SELECT '0004' $$;
+
 CREATE FUNCTION pgbus.open_partition(partition_number integer) RETURNS boolean
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'

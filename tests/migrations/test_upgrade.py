@@ -120,6 +120,7 @@ async def test_two_namespaces_in_one_database_know_nothing_of_each_other(empty_d
 def test_a_database_newer_than_the_code_is_left_alone(database: str, verb: Callable[..., None]) -> None:
     with psycopg.connect(database, autocommit=True) as connection:
         connection.execute("UPDATE pgbus.alembic_version SET version_num = '9999'")
+        connection.execute("DROP FUNCTION pgbus.oldest_code()")
         with pytest.raises(SchemaVersionError, match="at revision 9999, newer than this code"):
             verb(database, revision=migrate.head())
         assert connection.execute("SELECT count(*) FROM pgbus.outbox").fetchone() == (0,)

@@ -23,13 +23,16 @@ from sqlalchemy.pool import StaticPool
 from pgbus.database.migrate.sessions import Connection, session
 from pgbus.database.migrate.versions import (
     VERSION_TABLE,
+    Code,
     find_encoding_fault,
     find_fault,
     migration_lock,
     read_revision,
+    read_schema,
     read_script,
     revisions,
     scripts_directory,
+    unknown_revision,
 )
 from pgbus.database.sql import in_namespace, quote_identifier
 from pgbus.errors import SchemaVersionError
@@ -71,7 +74,8 @@ async def run_upgrade(dsn: str | None, *, namespace: str, revision: str) -> None
     scripts = _scripts()
     async with session(dsn) as connection, connection.transaction():
         await connection.execute(_preparation(namespace))
-        await _read_known_revision(connection, namespace=namespace)
+        if await _is_ahead(connection, namespace=namespace):
+            return
         if fault := find_encoding_fault(await connection.fetchval("SHOW server_encoding")):
             logger.warning("%s", fault)
         await _run(connection, lambda heads, _: scripts._upgrade_revs(revision, heads), namespace=namespace)
@@ -142,10 +146,20 @@ def execute_script(name: str) -> None:
     adapted.run_async(lambda driver: driver.execute(text))
 
 
+async def _is_ahead(connection: Connection, *, namespace: str) -> bool:
+    """Whether newer code has upgraded the database, in a way that lets ours go on; raises SchemaVersionError if not."""
+    found = await read_schema(connection, namespace=namespace)
+    if found is None or found.revision in revisions():
+        return False
+    if fault := find_fault(found, code=Code.this(), namespace=namespace):
+        raise SchemaVersionError(fault)
+    return True
+
+
 async def _read_known_revision(connection: Connection, *, namespace: str) -> str | None:
     found = await read_revision(connection, namespace=namespace)
     if found is not None and found not in revisions():
-        raise SchemaVersionError(find_fault(found, known=revisions(), namespace=namespace))
+        raise SchemaVersionError(unknown_revision(found, namespace=namespace))
     return found
 
 

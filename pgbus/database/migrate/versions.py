@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -13,6 +13,8 @@ from pgbus.database.sql import DEFAULT_NAMESPACE, quote_identifier
 from pgbus.errors import PrivilegeError, SchemaVersionError
 
 VERSION_TABLE = "alembic_version"
+# The oldest revision of a database on which this code runs: until the upgrade, where the code is deployed first.
+OLDEST_SCHEMA = "0004"
 
 
 @cache
@@ -44,7 +46,7 @@ def revisions() -> tuple[str, ...]:
 
 
 def head() -> str:
-    """Return the revision that this code needs."""
+    """Return the revision that this code was made for."""
     return revisions()[-1]
 
 
@@ -59,7 +61,7 @@ def current(dsn: str | None, *, namespace: str = DEFAULT_NAMESPACE) -> str | Non
 
 
 def check(dsn: str | None, *, namespace: str = DEFAULT_NAMESPACE) -> None:
-    """Raise SchemaVersionError unless the database is at exactly the revision that this code needs."""
+    """Raise SchemaVersionError unless this code runs on the database's revision."""
 
     async def check_once() -> None:
         async with session(dsn) as connection:
@@ -71,14 +73,14 @@ def check(dsn: str | None, *, namespace: str = DEFAULT_NAMESPACE) -> None:
 async def check_async(connection: Connection, *, namespace: str = DEFAULT_NAMESPACE) -> None:
     """Check the same over an open asyncpg connection."""
     try:
-        found = await read_revision(connection, namespace=namespace)
+        found = await read_schema(connection, namespace=namespace)
     except asyncpg.InsufficientPrivilegeError as error:
         roles = ", ".join(f"{namespace}_{role}" for role in ("publisher", "caller", "worker", "reader"))
         raise PrivilegeError(
             f"{error}: this user may not use the bus of namespace {namespace!r}; grant it one of the roles {roles}, "
             "after `pgbus db roles` if they are not there yet"
         ) from error
-    if fault := find_fault(found, known=revisions(), namespace=namespace):
+    if fault := find_fault(found, code=Code.this(), namespace=namespace):
         raise SchemaVersionError(fault)
 
 
@@ -103,13 +105,57 @@ async def read_revision(connection: Connection, *, namespace: str) -> str | None
     return revision
 
 
-def find_fault(found: str | None, *, known: Sequence[str], namespace: str) -> str | None:
-    """Return one line about the fault of a database at revision `found`; None if it fits."""
-    place, needed = f"namespace {namespace!r}", known[-1]
-    if found == needed:
-        return None
+@dataclass(frozen=True, slots=True)
+class Schema:
+    """The revision of a database, and that of the oldest code that may run on it.
+
+    None for the latter: not asked for, as the code knows the revision, or not said.
+    """
+
+    revision: str
+    oldest_code: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Code:
+    """The revisions that code has, the oldest first, and the oldest one of a database on which it runs."""
+
+    revisions: tuple[str, ...]
+    oldest_schema: str
+
+    @classmethod
+    def this(cls) -> Code:
+        """The code of this package."""
+        return cls(revisions(), OLDEST_SCHEMA)
+
+
+async def read_schema(connection: Connection, *, namespace: str) -> Schema | None:
+    """The schema of a database, as it says itself; None without a bus in this namespace."""
+    revision = await read_revision(connection, namespace=namespace)
+    if revision is None or revision in revisions():
+        return Schema(revision) if revision else None
+    function = f"{quote_identifier(namespace)}.oldest_code()"
+    if await connection.fetchval("SELECT to_regprocedure($1)", function) is None:
+        return Schema(revision)
+    return Schema(revision, await connection.fetchval(f"SELECT {function}"))
+
+
+def find_fault(found: Schema | None, *, code: Code, namespace: str) -> str | None:
+    """Return one line about what keeps the code from running on a database; None if nothing does."""
+    place = f"namespace {namespace!r}"
     if found is None:
         return f"the database holds no bus in {place} yet: run `pgbus db upgrade`"
-    if found in known:
-        return f"{place} is at revision {found}, older than the {needed} that this code needs: run `pgbus db upgrade`"
-    return f"{place} is at revision {found}, newer than this code, which ends at {needed}: deploy a newer pgbus"
+    if found.revision in code.revisions:
+        if code.revisions.index(found.revision) >= code.revisions.index(code.oldest_schema):
+            return None
+        needed = f"the {code.oldest_schema} that this code needs"
+        return f"{place} is at revision {found.revision}, older than {needed}: run `pgbus db upgrade`"
+    if found.oldest_code in code.revisions:
+        return None
+    return unknown_revision(found.revision, namespace=namespace, made_for=code.revisions[-1])
+
+
+def unknown_revision(found: str, *, namespace: str, made_for: str | None = None) -> str:
+    """Return one line about a database at a revision that code made for `made_for`, by default this, does not have."""
+    newer = f"newer than this code, which ends at {made_for or head()}"
+    return f"namespace {namespace!r} is at revision {found}, {newer}: deploy a newer pgbus"

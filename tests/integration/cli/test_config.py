@@ -69,11 +69,11 @@ async def test_the_dsn_may_stand_before_or_after_the_command(invoke: Invoke, dat
 async def test_db_upgrades_checks_and_downgrades(invoke: Invoke, empty_database: str) -> None:
     head = migrate.head()
     steps = [
-        (("db", "current"), 0, f"base (this code needs {head})"),
+        (("db", "current"), 0, f"base (this code was made for {head})"),
         (("db", "check"), 3, ""),
         (("db", "upgrade"), 0, f"pgbus is at {head}"),
         (("db", "current"), 0, head),
-        (("db", "check"), 0, f"pgbus is at {head}, which this code needs"),
+        (("db", "check"), 0, f"pgbus is at {head}, which this code was made for"),
         (("db", "downgrade", "base"), 0, "pgbus is at base"),
         (("db", "check"), 3, ""),
     ]

@@ -376,6 +376,7 @@ async def test_run_on_a_database_of_another_version_is_exit_code_3(
     tmp_path: Path, database: str, rows: Rows, revision: str
 ) -> None:
     await rows.connection.execute("UPDATE pgbus.alembic_version SET version_num = $1", revision)
+    await rows.connection.execute("DROP FUNCTION pgbus.oldest_code()")
     (tmp_path / "bus.py").write_text(EMPTY)
     done = run_program("run", cwd=tmp_path, environ={"PGBUS_DSN": database})
     assert done.returncode == 3
