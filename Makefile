@@ -11,7 +11,7 @@ PYTEST := $(BIN)/python -m pytest -n 4 --dist worksteal
 SERVER = $(VENV)/postgresql-$(V)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo check test test-postgres test-oldest chaos bench
+.PHONY: help install demo check test test-postgres test-oldest chaos bench race
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
@@ -72,5 +72,9 @@ test-oldest: ## Run the tests that depend on the server's version on the oldest 
 chaos: $(STAMP) ## Break everything under load (SEED=, MINUTES=; the report goes to .chaos)
 	$(BIN)/python -m tests.chaos --report .chaos $(if $(SEED),--seed $(SEED)) $(if $(MINUTES),--minutes $(MINUTES))
 
-bench: $(STAMP) ## Run the benchmarks
+bench: $(STAMP) ## Run the benchmarks, and print their figures with goals and baselines in one table
 	$(BIN)/python -m benchmarks
+
+race: $(STAMP) ## Run pgbus and its peers with the same work (PEERS=a,b WORKLOADS=W1,W3 N=50000 PASSES=3)
+	$(BIN)/python -m benchmarks.race --peers '$(PEERS)' --workloads '$(WORKLOADS)' \
+		$(if $(N),--events $(N)) $(if $(PASSES),--passes $(PASSES))

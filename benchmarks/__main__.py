@@ -5,14 +5,17 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from collections.abc import Callable, Coroutine
 from typing import cast
 
 from benchmarks import (
+    bulk,
     calls,
-    drain,
+    deliveries,
     held,
+    history,
+    idle,
     importing,
-    latency,
     looks,
     memory,
     paced,
@@ -21,21 +24,24 @@ from benchmarks import (
     settling,
     transactions,
 )
-from benchmarks.support import server
+from benchmarks.figures import Figure, table
+from benchmarks.support import machine, server
 from pgbus.cli.loops import Loop, open_runner
 
-BENCHMARKS = {
-    "publishing": publishing.main,
+BENCHMARKS: dict[str, Callable[[str], Coroutine[None, None, list[Figure]]]] = {
     "transactions": transactions.main,
-    "latency": latency.main,
-    "drain": drain.main,
-    "looks": looks.main,
+    "bulk": bulk.main,
+    "deliveries": deliveries.main,
     "paced": paced.main,
     "held": held.main,
     "settling": settling.main,
-    "memory": memory.main,
-    "rpc": rpc.main,
+    "history": history.main,
+    "idle": idle.main,
     "calls": calls.main,
+    "rpc": rpc.main,
+    "publishing": publishing.main,
+    "looks": looks.main,
+    "memory": memory.main,
     "importing": importing.main,
 }
 
@@ -46,10 +52,17 @@ def main() -> None:
         raise SystemExit(f"unknown: {', '.join(unknown)}; there are {', '.join(BENCHMARKS)}")
     logging.basicConfig(level=logging.ERROR)
     loop = cast("Loop", os.environ.get("PGBUS_BENCH_LOOP", "asyncio"))
+    figures: list[Figure] = []
     with server() as dsn:
         for name in names:
+            print(f"{name} ...", file=sys.stderr, flush=True)
             with open_runner(loop) as runner:
-                runner.run(BENCHMARKS[name](dsn))
+                found = runner.run(BENCHMARKS[name](dsn))
+            figures += found
+            for one in found:
+                print(f"  {' '.join(filter(None, one.cells()))}", file=sys.stderr, flush=True)
+        print(machine(f"event loop {loop}", dsn))
+    print(table(figures))
 
 
 main()

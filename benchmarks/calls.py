@@ -17,7 +17,8 @@ from collections.abc import Mapping
 import asyncpg
 
 import pgbus
-from benchmarks.paced import cpu_of
+from benchmarks.cpu import cpu_of
+from benchmarks.figures import Figure, Goal, at_most
 from benchmarks.rpc import call, servers
 from benchmarks.support import RUNS, fresh_bus, median
 
@@ -29,13 +30,12 @@ ROUNDS = 4 * RUNS
 Parts = Mapping[str, list[int]]
 
 
-async def main(dsn: str) -> None:
+async def main(dsn: str) -> list[Figure]:
     async with fresh_bus(dsn) as bus:
         with servers(dsn, bus.config.namespace, count=1) as pids:
             await calls(bus, count=1_000, callers=CALLERS)
             parts = {"caller": [os.getpid()], "server": pids, "PostgreSQL": await sessions(dsn)}
             loaded = [await cost(bus, parts, count=LOADED_CALLS, callers=CALLERS) for _ in range(ROUNDS)]
-            print(f"CPU of a call, {CALLERS} callers: {told(loaded)}; bar: 250")
             connection = await asyncpg.connect(dsn)
             idle: list[dict[str, float]] = []
             times: list[float] = []
@@ -45,11 +45,25 @@ async def main(dsn: str) -> None:
                 times.append(median([await call(bus) for _ in range(IDLE_CALLS)]))
                 trips.append(median([await bare(connection) for _ in range(IDLE_CALLS)]))
             await connection.close()
-    print(f"CPU of a call, one caller: {told(idle)}")
-    print(
-        f"idle call: p50 {min(times):.2f} ms; four bare round trips: p50 {min(trips):.2f} ms; "
-        f"ratio {min(times) / min(trips):.2f}, bar: 1.3"
-    )
+    return [
+        _figure(f"CPU of a call, {CALLERS} callers", loaded, at_most(250)),
+        _figure("CPU of a call, one caller", idle, None),
+        Figure(
+            "W8",
+            "round trip of an idle call, the least disturbed round",
+            [min(times) / min(trips)],
+            baseline="four bare round trips",
+            goal=at_most(1.3),
+            note=f"p50 {min(times):.2f} and {min(trips):.2f} ms",
+        ),
+    ]
+
+
+def _figure(what: str, costs: list[dict[str, float]], goal: Goal | None) -> Figure:
+    """Of the round with the smallest sum."""
+    cost = min(costs, key=lambda cost: sum(cost.values()))
+    split = ", ".join(f"{part} {microseconds:.0f}" for part, microseconds in cost.items())
+    return Figure("W8", what, [sum(cost.values())], "us", digits=0, goal=goal, note=split)
 
 
 async def cost(bus: pgbus.Bus, parts: Parts, *, count: int, callers: int) -> dict[str, float]:
@@ -65,13 +79,6 @@ async def calls(bus: pgbus.Bus, *, count: int, callers: int) -> None:
             await call(bus)
 
     await asyncio.gather(*(work() for _ in range(callers)))
-
-
-def told(costs: list[dict[str, float]]) -> str:
-    """The round with the smallest sum."""
-    cost = min(costs, key=lambda cost: sum(cost.values()))
-    split = ", ".join(f"{part} {microseconds:.0f}" for part, microseconds in cost.items())
-    return f"{sum(cost.values()):.0f} us ({split})"
 
 
 async def bare(connection: asyncpg.Connection) -> float:

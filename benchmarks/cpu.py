@@ -30,12 +30,13 @@ class Timings:
         wall, slow, server, client = (1e6 / per * one for one in taken)
         return f"wall {wall:.0f} / {slow:.0f} us, CPU server {server:.0f}, client {client:.0f}"
 
-    def of(self, other: Timings) -> str:
-        """The rate as a part of another variant's: by wall time at p10 and at the median, and by CPU at p10."""
+    def rates(self, other: Timings) -> tuple[float, float, float]:
+        """The rate as a part of another variant's: by wall time at the median and at p10, and by CPU at p10."""
         cpu = [quantile(one.server, 0.1) + quantile(one.client, 0.1) for one in (other, self)]
         return (
-            f"{quantile(other.wall, 0.1) / quantile(self.wall, 0.1):.2f}, "
-            f"{median(other.wall) / median(self.wall):.2f} (CPU {cpu[0] / cpu[1]:.2f})"
+            median(other.wall) / median(self.wall),
+            quantile(other.wall, 0.1) / quantile(self.wall, 0.1),
+            cpu[0] / cpu[1],
         )
 
 

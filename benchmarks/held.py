@@ -13,7 +13,8 @@ from contextlib import asynccontextmanager
 
 import asyncpg
 
-from benchmarks.paced import RATE, Figures, stream
+from benchmarks.figures import Figure, Goal, at_least
+from benchmarks.paced import RATE, SECONDS, Stream, stream
 
 SCHEDULED = int(os.environ.get("PGBUS_BENCH_SCHEDULED", "100000"))
 RETRIES = 100_000
@@ -59,25 +60,31 @@ SELECT id, -n, -n, 1, 2, now() + interval '1 day' FROM one, generate_series(1, $
 """
 
 
-async def main(dsn: str) -> None:
+async def main(dsn: str) -> list[Figure]:
+    figures = []
     for ordered in (False, True):
         kind = "ordered" if ordered else "unordered"
         alone = await stream(dsn, ordered=ordered)
-        _show(f"{kind}, nothing held", alone, alone)
         for name, query in SNAPSHOTS.items():
             async with held(dsn, query):
-                _show(f"{kind}, {name}", await stream(dsn, ordered=ordered), alone)
+                figures.append(_figure(f"{kind}, {name}", await stream(dsn, ordered=ordered), alone, at_least(0.9)))
         later = await stream(dsn, ordered=ordered, before=filled(dsn, SCHEDULE, SCHEDULED))
-        _show(f"{kind}, {SCHEDULED:,} events are scheduled", later, alone)
+        figures.append(_figure(f"{kind}, {SCHEDULED:,} events are scheduled", later, alone))
         if not ordered:
             retries = await stream(dsn, before=filled(dsn, RETRY, RETRIES))
-            _show(f"{kind}, {RETRIES:,} retries wait", retries, alone)
+            figures.append(_figure(f"{kind}, {RETRIES:,} retries wait", retries, alone))
+    return figures
 
 
-def _show(name: str, found: Figures, alone: Figures) -> None:
+def _figure(name: str, found: Stream, alone: Stream, goal: Goal | None = None) -> Figure:
     cpu = found.server + found.worker
-    print(
-        f"{name}: {found.rate:,.0f} of {RATE:,} events/s ({found.rate / alone.rate:.0%}), p50 {found.p50:.1f} ms, "
-        f"p99 {found.p99:.1f} ms ({found.p99 / alone.p99:.2f} times), CPU per event {cpu:.0f} us "
-        f"({cpu / (alone.server + alone.worker):.2f} times)"
+    return Figure(
+        "",
+        f"{RATE:,} events/s for {SECONDS:.0f} s, {name}: rate",
+        [found.rate / alone.rate],
+        baseline="the same stream without it",
+        goal=goal,
+        note=f"{found.rate:,.0f} events/s, p50 {found.p50:.1f} ms, p99 {found.p99:.1f} ms "
+        f"({found.p99 / alone.p99:.2f} times), CPU per event {cpu:.0f} us "
+        f"({cpu / (alone.server + alone.worker):.2f} times)",
     )

@@ -12,6 +12,8 @@ import sys
 import time
 from dataclasses import dataclass
 
+from benchmarks.figures import Figure
+
 RUNS = 7
 PROGRAMS = {
     "python alone": "pass",
@@ -43,14 +45,20 @@ def _run(program: str) -> Cost:
     return Cost(cpu=after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, wall=wall)
 
 
-async def main(dsn: str) -> None:
+async def main(dsn: str) -> list[Figure]:
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     costs = {name: cost(program) for name, program in PROGRAMS.items()}
     alone = costs["python alone"].cpu
     driver = costs["import asyncpg"].cpu - alone
-    print(f"import, the least of {RUNS} runs")
-    for name, one in costs.items():
-        print(
-            f"  {name:<30} {one.wall * 1000:4.0f} ms of wall time, {one.cpu * 1000:4.0f} ms of CPU; less Python's own "
-            f"{(one.cpu - alone) * 1000:4.0f} ms, {(one.cpu - alone) / driver:.1f} times asyncpg"
+    return [
+        Figure(
+            "",
+            f"{name}: CPU of a new process, the least of {RUNS}",
+            [one.cpu * 1000],
+            "ms",
+            digits=0,
+            note=f"{one.wall * 1000:.0f} ms of wall time; less Python's own {(one.cpu - alone) * 1000:.0f} ms, "
+            f"{(one.cpu - alone) / driver:.1f} times asyncpg",
         )
+        for name, one in costs.items()
+    ]

@@ -12,7 +12,8 @@ from uuid import UUID
 
 import asyncpg
 
-from benchmarks.paced import cpu_of
+from benchmarks.cpu import cpu_of
+from benchmarks.figures import Figure, Goal, at_most
 from benchmarks.support import fresh_bus, median, quantile
 from pgbus.database.connections import set_up
 from pgbus.database.session import Session
@@ -37,7 +38,8 @@ class Nobody:
         """Do nothing: there was no offer."""
 
 
-async def looks(dsn: str) -> None:
+async def looks(dsn: str) -> list[Figure]:
+    figures = []
     async with fresh_bus(dsn) as bus:
         namespace = bus.config.namespace
         publisher, leading, slow = [await asyncpg.connect(dsn) for _ in range(3)]
@@ -57,7 +59,7 @@ async def looks(dsn: str) -> None:
             "SELECT 'bench.sold', jsonb_build_object('pad', repeat('x', 170)) FROM generate_series(1, $1::integer)"
         )
 
-        async def measure(label: str, events: int) -> None:
+        async def measure(label: str, events: int, goal: Goal | None = None) -> Figure:
             server, client = [], []
             for _ in range(ROUNDS):
                 if events:
@@ -67,26 +69,31 @@ async def looks(dsn: str) -> None:
                 client.append(1e6 * (time.process_time() - began))
                 server.append(1e6 * (cpu_of(backend) - before))
                 assert look.moved == events
-            print(
-                f"look, {label}, {events} events: server p10 {quantile(server, 0.1):.0f}, median {median(server):.0f} "
-                f"us; worker median {median(client):.0f} us"
+            return Figure(
+                "",
+                f"a look of the leader, {label}, {events} events: CPU of its session, p10",
+                [quantile(server, 0.1)],
+                "us",
+                digits=0,
+                goal=goal,
+                note=f"median {median(server):.0f}; of the worker {median(client):.0f}",
             )
 
         for _ in range(20):
             await publisher.execute(insert, 2)
             await mover.look()
-        for events in (0, 1, 8, 100):
-            await measure("idle bus", events)
+        for events, goal in ((0, at_most(70)), (1, at_most(320)), (8, None), (100, None)):
+            figures.append(await measure("idle bus", events, goal))
         await slow.execute("BEGIN")
         await slow.execute(insert, 1)
         for _ in range(PASSING // 1_000):
             await publisher.execute(insert, 1_000)
             await mover.look()
-        for events in (0, 1, 8):
-            await measure("with an open transaction", events)
+        figures += [await measure("with an open transaction", events, at_most(1_000)) for events in (0, 1, 8)]
         for connection in (publisher, leading, slow):
             await connection.close()
+    return figures
 
 
-async def main(dsn: str) -> None:
-    await looks(dsn)
+async def main(dsn: str) -> list[Figure]:
+    return await looks(dsn)

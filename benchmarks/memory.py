@@ -7,6 +7,7 @@ import gc
 import os
 from pathlib import Path
 
+from benchmarks.figures import Figure
 from benchmarks.support import OrderPlaced, fresh_bus, running
 from pgbus.telemetry import Happening, Settled
 
@@ -20,7 +21,7 @@ def resident_mib() -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / 1_048_576
 
 
-async def main(dsn: str) -> None:
+async def main(dsn: str) -> list[Figure]:
     async with fresh_bus(dsn) as bus:
         part = EVENTS // PARTS
         settled = 0
@@ -49,7 +50,13 @@ async def main(dsn: str) -> None:
                 gc.collect()
                 sizes.append(resident_mib())
         steady = sizes[PARTS // 3 :]
-        print(
-            f"memory over {EVENTS:,} events: {', '.join(f'{size:.0f}' for size in sizes)} MiB; "
-            f"growth after the first third: {steady[-1] - steady[0]:+.1f} MiB"
-        )
+        return [
+            Figure(
+                "",
+                f"growth of a worker's memory over {EVENTS:,} events, after the first third",
+                [steady[-1] - steady[0]],
+                "MiB",
+                digits=1,
+                note=f"{', '.join(f'{size:.0f}' for size in sizes)} MiB",
+            )
+        ]

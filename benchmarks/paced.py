@@ -17,11 +17,12 @@ from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import asyncpg
 
 import pgbus
+from benchmarks.cpu import cpu_of
+from benchmarks.figures import Figure, at_most
 from benchmarks.support import OrderPlaced, fresh_bus, median, quantile, running
 
 RATE = 1_000
@@ -36,7 +37,7 @@ async def _nothing(_: str) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Figures:
+class Stream:
     """CPU per event in microseconds, times from COMMIT to handler in milliseconds, and events handled per second."""
 
     server: float
@@ -93,14 +94,9 @@ async def publish(
         sent[order] = time.time()
 
 
-def cpu_of(pids: list[int]) -> float:
-    """Seconds of CPU that these processes have used."""
-    return sum(int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) for pid in pids) / 1e9
-
-
 async def stream(
     dsn: str, *, ordered: bool = False, seconds: float = SECONDS, before: Callable[[str], Awaitable[object]] = _nothing
-) -> Figures:
+) -> Stream:
     """The figures of a stream of this length; `before` gets the namespace, and runs before the first event."""
     total = int(RATE * (WARM_UP + seconds)) // CONNECTIONS * CONNECTIONS
     sent = [0.0] * total
@@ -131,16 +127,23 @@ async def stream(
     times = [1000 * (handled.get(number, ended_at + 1) - sent[number]) for number in range(total // 4, total)]
     server, worker = (1_000_000 * (late - early) / (RATE * took) for early, late in zip(earlier, later, strict=True))
     rate = sum(began_at <= at < ended_at for at in handled.values()) / took
-    return Figures(server, worker, median(times), quantile(times, 0.99), rate)
+    return Stream(server, worker, median(times), quantile(times, 0.99), rate)
 
 
-async def paced(dsn: str) -> None:
+async def main(dsn: str) -> list[Figure]:
     found = await stream(dsn)
-    print(
-        f"paced {RATE:,} events/s: {found.server + found.worker:.0f} us of CPU per event on the consumer's side "
-        f"(server {found.server:.0f}, worker {found.worker:.0f}); from COMMIT to handler p50 {found.p50:.1f} ms, "
-        f"p99 {found.p99:.1f} ms"
-    )
+    return [
+        Figure(
+            "W3",
+            f"paced {RATE:,} events/s: CPU of the consumer's side",
+            [found.server + found.worker],
+            "us/event",
+            digits=0,
+            goal=at_most(300),
+            note=f"server {found.server:.0f}, worker {found.worker:.0f}; from COMMIT to handler p50 {found.p50:.1f} "
+            f"and p99 {found.p99:.1f} ms",
+        )
+    ]
 
 
 async def _worker_backends(own: int, dsn: str) -> list[int]:
@@ -150,7 +153,3 @@ async def _worker_backends(own: int, dsn: str) -> list[int]:
     )
     await connection.close()
     return [row["pid"] for row in rows if row["pid"] != own]
-
-
-async def main(dsn: str) -> None:
-    await paced(dsn)

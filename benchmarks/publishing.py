@@ -1,4 +1,4 @@
-"""Measures bulk publishing, compared with a bare INSERT of arrays, and publishing while a worker runs."""
+"""Measures publishers that share the cores with a worker: their rate, of that of transactions that do not publish."""
 
 from __future__ import annotations
 
@@ -8,65 +8,18 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 
 import asyncpg
-import msgspec
 
 import pgbus
-from benchmarks.cpu import Turn, take_turns
+from benchmarks.figures import Figure, at_least
 from benchmarks.paced import worker_process
-from benchmarks.support import OrderPlaced, fresh_bus
+from benchmarks.support import OrderPlaced, fresh_bus, median
 from benchmarks.transactions import ORDER, TABLES
-from pgbus.database.event_ids import new_event_ids
-from pgbus.publishing.rows import CHUNK_ROWS
 
-EVENTS = 10_000
-ROUNDS = 4 * int(os.environ.get("PGBUS_BENCH_RUNS", "5"))
 PUBLISHERS = (8, 32)
 SECONDS = float(os.environ.get("PGBUS_BENCH_SECONDS", "10"))
 
-BARE_TABLE = """
-DROP TABLE IF EXISTS bench_bare;
-CREATE TABLE bench_bare (
-    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, event_id uuid NOT NULL, topic text NOT NULL, ancestors text[],
-    key text, payload jsonb NOT NULL, headers jsonb, published_at timestamptz NOT NULL DEFAULT clock_timestamp(),
-    deliver_at timestamptz
-)
-"""
-BARE_INSERT = """
-INSERT INTO bench_bare (event_id, topic, payload)
-SELECT g.event_id, g.topic, g.payload::jsonb
-FROM unnest($1::uuid[], $2::text[], $3::text[]) AS g (event_id, topic, payload)
-"""
-BARE = "a bare INSERT"
 
-
-async def publish_many(dsn: str) -> None:
-    """In one transaction; what the bare INSERT is given was made and encoded beforehand."""
-    async with fresh_bus(dsn) as bus:
-        connection = await asyncpg.connect(dsn)
-        await connection.execute(BARE_TABLE)
-        events = [OrderPlaced(number) for number in range(EVENTS)]
-        event_ids, topics = new_event_ids(EVENTS), ["bench.order_placed"] * EVENTS
-        payloads = [msgspec.json.encode(event).decode() for event in events]
-
-        async def bare(_: int) -> None:
-            async with connection.transaction():
-                for first in range(0, EVENTS, CHUNK_ROWS):
-                    part = slice(first, first + CHUNK_ROWS)
-                    await connection.execute(BARE_INSERT, event_ids[part], topics[part], payloads[part])
-
-        async def publish(_: int) -> None:
-            async with connection.transaction():
-                await bus.publish_many(events, using=connection)
-
-        turns: dict[str, Turn] = {BARE: bare, "publish_many": publish}
-        timings = await take_turns(turns, rounds=ROUNDS, server=[connection.get_server_pid()])
-        for name, one in timings.items():
-            print(f"{EVENTS:,} events, {name}, per event: {one.line(EVENTS)}; of {BARE} {one.of(timings[BARE])}")
-        await connection.execute("DROP TABLE bench_bare")
-        await connection.close()
-
-
-async def beside_a_worker(dsn: str, publishers: int) -> None:
+async def beside_a_worker(dsn: str, publishers: int) -> Figure:
     """The rate of transactions that publish while a worker handles the events, as a part of those that write one row.
 
     The publishers share this process, the worker has one of its own. Plain and publishing stretches take turns.
@@ -92,15 +45,19 @@ async def beside_a_worker(dsn: str, publishers: int) -> None:
                 await _until_handled(bus, connections[0])
             process.terminate()
         alone = [await _rate(publishing, connections) for _ in range(3)]
-        plain_rate, rate = (sorted(one)[len(one) // 2] for one in (rates["plain"], rates["publishing"]))
-        print(
-            f"{publishers} publishers and a worker: {rate:,.0f} tx/s of {plain_rate:,.0f} plain, "
-            f"{rate / plain_rate:.2f}; without the worker {sorted(alone)[1] / plain_rate:.2f}",
-            flush=True,
-        )
         await connections[0].execute("DROP TABLE bench_orders, bench_outbox")
         for one in connections:
             await one.close()
+    plain_rate = median(rates["plain"])
+    return Figure(
+        "W10",
+        f"{publishers} publishers with a worker on the same cores",
+        [rate / plain_rate for rate in rates["publishing"]],
+        baseline="transactions that do not publish",
+        goal=at_least(0.5),
+        note=f"{median(rates['publishing']):,.0f} of {plain_rate:,.0f} tx/s; without a worker "
+        f"{median(alone) / plain_rate:.2f}",
+    )
 
 
 async def _rate(
@@ -121,13 +78,13 @@ async def _rate(
 
 
 async def _until_handled(bus: pgbus.Bus, connection: asyncpg.Connection) -> None:
-    name = bus.config.namespace
-    left = f'SELECT EXISTS (SELECT FROM "{name}".outbox) OR EXISTS (SELECT FROM "{name}".deliveries)'
-    while await connection.fetchval(left):  # noqa: ASYNC110 - the server tells nobody that all is settled
+    """Until nothing is pending at two looks in turn, between which the leader has had time for what it had not seen."""
+    pending = f'SELECT EXISTS (SELECT FROM "{bus.config.namespace}".pending)'
+    quiet = 0
+    while quiet < 2:
+        quiet = 0 if await connection.fetchval(pending) else quiet + 1
         await asyncio.sleep(0.1)
 
 
-async def main(dsn: str) -> None:
-    await publish_many(dsn)
-    for publishers in PUBLISHERS:
-        await beside_a_worker(dsn, publishers)
+async def main(dsn: str) -> list[Figure]:
+    return [await beside_a_worker(dsn, publishers) for publishers in PUBLISHERS]

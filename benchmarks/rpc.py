@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from multiprocessing.synchronize import Event
 
 import pgbus
+from benchmarks.figures import Figure, at_least
 from benchmarks.support import RUNS, fresh_bus, median, quantile, running
 
 ARGUMENTS = {"username": "adam", "password": "secret"}
@@ -80,14 +81,17 @@ async def answered(bus: pgbus.Bus, *, callers: int, calls: int) -> int:
     return sum(await asyncio.gather(*(work() for _ in range(callers))))
 
 
-async def main(dsn: str) -> None:
+async def main(dsn: str) -> list[Figure]:
     async with fresh_bus(dsn) as bus:
         with servers(dsn, bus.config.namespace, count=1):
             times = [await call(bus) for _ in range(IDLE_CALLS)][20:]
-            print(f"idle call: p50 {quantile(times, 0.5):.2f} ms, p99 {quantile(times, 0.99):.2f} ms; bar: p50 1.8 ms")
             rates = [await rate(bus, callers=50) for _ in range(RUNS)]
-            print(f"50 callers: {median(rates):,.0f} calls/s ({min(rates):,.0f} to {max(rates):,.0f}); bar: 6,000")
         with servers(dsn, bus.config.namespace, count=10):
             started = time.perf_counter()
             count = await answered(bus, callers=100, calls=20)
-            print(f"100 callers, 10 servers: {count} of 2000 answered in {time.perf_counter() - started:.2f} s")
+            seconds = time.perf_counter() - started
+    return [
+        Figure("W8", "idle call, p50", [median(times)], "ms", note=f"p99 {quantile(times, 0.99):.2f} ms"),
+        Figure("W8", "50 callers", rates, "calls/s", digits=0, goal=at_least(6_000)),
+        Figure("W8", "100 callers, 10 servers: answered of 2,000", [count], digits=0, note=f"in {seconds:.2f} s"),
+    ]

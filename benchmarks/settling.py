@@ -15,6 +15,7 @@ from uuid import uuid4
 import asyncpg
 
 from benchmarks.cpu import cpu_of
+from benchmarks.figures import Figure
 from benchmarks.support import fresh_bus, quantile
 from pgbus.database.connections import ENGINE_SETTINGS, settings_sql
 from pgbus.database.statements import deliveries
@@ -31,6 +32,7 @@ SHAPES: Sequence[tuple[str, list[int], float, int]] = (
     ("4 claims of 500", [500] * 4, 0.00002, 40),
     ("4 claims of 500, 2 ms apart", [500] * 4, 0.002, 40),
 )
+PLAIN_WAY = "a row for each attempt"
 PLAIN = """
 WITH settled AS (DELETE FROM "{namespace}".deliveries WHERE id = ANY ($1::bigint[]))
 INSERT INTO "{namespace}".plain_history
@@ -45,18 +47,17 @@ CREATE INDEX ON "{namespace}".plain_history (position);
 """
 
 
-async def main(dsn: str) -> None:
+async def main(dsn: str) -> list[Figure]:
     async with fresh_bus(dsn) as bus:
         namespace = bus.config.namespace
         connection = await asyncpg.connect(dsn)
         await connection.execute(settings_sql(ENGINE_SETTINGS))
         await connection.execute("SET synchronous_commit = off")
         await connection.execute(PREPARE.format(namespace=namespace))
-        print(f"settling on {(await connection.fetchval('SELECT version()')).partition(' on ')[0]}:")
         bench = _Settling(connection, namespace)
-        for name, sizes, apart, rounds in SHAPES:
-            await bench.compare(name, sizes, apart, rounds)
+        figures = [await bench.compare(name, sizes, apart, rounds) for name, sizes, apart, rounds in SHAPES]
         await connection.close()
+        return figures
 
 
 class _Settling:
@@ -67,20 +68,24 @@ class _Settling:
         self._position = 1
         self._random = random.Random(1)
 
-    async def compare(self, name: str, sizes: Sequence[int], apart: float, rounds: int) -> None:
-        """Settle claims of these sizes in both ways, by turns, and print what an event costs."""
-        taken: dict[str, list[tuple[float, float]]] = {"pgbus": [], "a row for each attempt": []}
+    async def compare(self, name: str, sizes: Sequence[int], apart: float, rounds: int) -> Figure:
+        """Settle claims of these sizes in both ways, by turns: what an event costs."""
+        taken: dict[str, list[tuple[float, float]]] = {"pgbus": [], PLAIN_WAY: []}
         for number in range(rounds):
-            for way, settle in (("pgbus", self._settle), ("a row for each attempt", self._settle_plainly)):
+            for way, settle in (("pgbus", self._settle), (PLAIN_WAY, self._settle_plainly)):
                 cost = await self._measure(await self._claim(sizes, apart), settle)
                 if number >= rounds / 10:
                     taken[way].append(cost)
-        for way, costs in taken.items():
-            cpu, wal = ([one[which] / sum(sizes) for one in costs] for which in (0, 1))
-            print(
-                f"  {name}, {way}: CPU {1e6 * quantile(cpu, 0.1):.2f} us an event (p10; median "
-                f"{1e6 * quantile(cpu, 0.5):.2f}), WAL {quantile(wal, 0.5):.0f} bytes"
-            )
+        cpu = {way: 1e6 * quantile([one[0] for one in costs], 0.1) / sum(sizes) for way, costs in taken.items()}
+        wal = {way: quantile([one[1] for one in costs], 0.5) / sum(sizes) for way, costs in taken.items()}
+        return Figure(
+            "W3",
+            f"settling, {name}: CPU of the server",
+            [cpu["pgbus"] / cpu[PLAIN_WAY]],
+            baseline=PLAIN_WAY,
+            note=f"p10 {cpu['pgbus']:.2f} and {cpu[PLAIN_WAY]:.2f} us/event; WAL {wal['pgbus']:.0f} and "
+            f"{wal[PLAIN_WAY]:.0f} bytes/event",
+        )
 
     async def _measure(
         self, held_claims: Sequence[HeldClaim], settle: Callable[[Sequence[HeldClaim]], Awaitable[None]]

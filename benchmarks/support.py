@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import os
+import platform
+import re
 import statistics
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+import subprocess
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -21,6 +27,8 @@ from pgbus.worker.worker import Worker
 
 RUNS = int(os.environ.get("PGBUS_BENCH_RUNS", "5"))
 SETTINGS = {"shared_buffers": "1GB", "max_wal_size": "8GB", "fsync": "on", "synchronous_commit": "on"}
+
+TOLD = ("server_version", "fsync", "synchronous_commit")
 
 
 @pgbus.event("bench.order_placed")
@@ -81,8 +89,34 @@ def quantile(values: Sequence[float], part: float) -> float:
     return ordered[min(len(ordered) - 1, int(len(ordered) * part))]
 
 
-def spread(values: Sequence[float]) -> str:
-    return f"median {median(values):,.0f} (min {min(values):,.0f}, max {max(values):,.0f}, {len(values)} runs)"
+def spread(values: Sequence[float], digits: int = 0) -> str:
+    """The median, and the smallest and largest value if there are several; a dash if there are none."""
+    if not values:
+        return "-"
+    if len(values) == 1:
+        return f"{values[0]:,.{digits}f}"
+    return f"{median(values):,.{digits}f} ({min(values):,.{digits}f} to {max(values):,.{digits}f})"
 
 
-Benchmark = Callable[[str], Awaitable[None]]
+def machine(what: str, dsn: str) -> str:
+    """A line for results: when and where they were measured, and with which versions."""
+    found = re.search(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    name = found.group(1) if found else platform.machine()
+    return (
+        f"Measured on {datetime.now(tz=UTC):%Y-%m-%d}, {os.cpu_count()} cores ({name}), {platform.system()}, "
+        f"PostgreSQL {asyncio.run(_postgres(dsn))}, Python {platform.python_version()}, pgbus {version('pgbus')} at "
+        f"{_revision()}; {what}; load average {os.getloadavg()[0]:.1f} at the end."
+    )
+
+
+async def _postgres(dsn: str) -> str:
+    connection = await asyncpg.connect(dsn)
+    rows = await connection.fetch("SELECT name, setting FROM pg_settings WHERE name = ANY ($1)", list(TOLD))
+    await connection.close()
+    settings = {row["name"]: row["setting"] for row in rows}
+    return f"{settings.pop('server_version')} ({', '.join(f'{one} {value}' for one, value in settings.items())})"
+
+
+def _revision() -> str:
+    found = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
+    return found.stdout.strip() or "an unknown revision"

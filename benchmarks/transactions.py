@@ -12,6 +12,7 @@ import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import asyncpg
@@ -23,6 +24,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 import pgbus
 from benchmarks.cpu import Turn, take_turns
+from benchmarks.figures import Figure, Goal, at_least
 from benchmarks.support import OrderPlaced, fresh_bus
 from pgbus.contrib.sqlalchemy import OutboxEvent
 
@@ -42,6 +44,7 @@ PSYCOPG_ORDER = "INSERT INTO bench_orders (customer, amount) VALUES (%s, %s)"
 PSYCOPG_BY_HAND = "INSERT INTO bench_outbox (topic, payload) VALUES (%s, %s)"
 
 BASELINE = "outbox by hand"
+NO_EVENT = "no event"
 
 
 class Base(DeclarativeBase):
@@ -109,7 +112,7 @@ async def asyncpg_connections(dsn: str, bus: pgbus.Bus, clients: int) -> AsyncIt
 
         return take
 
-    turns = {"no event": turn(nothing), BASELINE: turn(by_hand), "bus.publish": turn(publish)}
+    turns = {NO_EVENT: turn(nothing), BASELINE: turn(by_hand), "bus.publish": turn(publish)}
     try:
         yield Case(turns, [one.get_server_pid() for one in connections])
     finally:
@@ -243,23 +246,41 @@ DRIVERS: dict[str, Callable[[str, pgbus.Bus], Opened]] = {
 }
 
 
-async def compare(dsn: str, name: str, open_case: Callable[[pgbus.Bus], Opened], *, clients: int = 1) -> None:
-    """Print, for each variant, what a transaction takes, and its rate as a part of the rate by hand."""
+async def compare(
+    dsn: str, name: str, open_case: Callable[[pgbus.Bus], Opened], *, clients: int = 1, goal: Goal | None = None
+) -> list[Figure]:
+    """Measure a transaction that publishes, in each way there is, and its rate as a part of the rate by hand."""
     async with fresh_bus(dsn) as bus:
         connection = await asyncpg.connect(dsn)
         await connection.execute(TABLES)
         async with open_case(bus) as case:
             rounds = max(200, TRANSACTIONS // clients)
             timings = await take_turns(case.turns, rounds=rounds, server=case.server)
-        for variant, one in timings.items():
-            rate = one.of(timings[BASELINE])
-            print(f"{name}, {clients} client(s), {variant}: {one.line(clients)}; of by hand {rate}", flush=True)
         await connection.execute("DROP TABLE bench_orders, bench_outbox")
         await connection.close()
+    figures = []
+    for variant, one in timings.items():
+        if variant in (BASELINE, NO_EVENT):
+            continue
+        rate, fast, cpu = one.rates(timings[BASELINE])
+        figures.append(
+            Figure(
+                "W1",
+                f"{variant} in a transaction, {name}, {clients} client{'s' if clients > 1 else ''}",
+                [rate],
+                baseline=f"{BASELINE}, same driver",
+                goal=goal,
+                note=f"p10 {fast:.2f}, by CPU {cpu:.2f}; {one.line(clients)}",
+            )
+        )
+    return figures
 
 
-async def main(dsn: str) -> None:
+async def main(dsn: str) -> list[Figure]:
+    figures = []
     for clients in CLIENTS:
-        await compare(dsn, "asyncpg", lambda bus, n=clients: asyncpg_connections(dsn, bus, n), clients=clients)  # type: ignore[misc]
+        case = partial(asyncpg_connections, dsn, clients=clients)
+        figures += await compare(dsn, "asyncpg", case, clients=clients, goal=at_least(1.0))
     for name, open_case in DRIVERS.items():
-        await compare(dsn, name, lambda bus, make=open_case: make(dsn, bus))  # type: ignore[misc]
+        figures += await compare(dsn, name, partial(open_case, dsn))
+    return figures

@@ -1,0 +1,1 @@
+"""One program per peer. Each speaks the protocol of `benchmarks.race.peer` and runs in the peer's own environment."""
