@@ -1,4 +1,7 @@
-"""Run the benchmarks named on the command line, or all of them, in the event loop that PGBUS_BENCH_LOOP names."""
+"""Run the benchmarks named on the command line, or all of them, in the event loop that PGBUS_BENCH_LOOP names.
+
+`scale`, which takes minutes, runs only when it is named; what follows it are names of its curves.
+"""
 
 from __future__ import annotations
 
@@ -25,6 +28,7 @@ from benchmarks import (
     transactions,
 )
 from benchmarks.figures import Figure, table
+from benchmarks.scale.command import main as scale
 from benchmarks.support import machine, server
 from pgbus.cli.loops import Loop, open_runner
 
@@ -47,9 +51,12 @@ BENCHMARKS: dict[str, Callable[[str], Coroutine[None, None, list[Figure]]]] = {
 
 
 def main() -> None:
+    if sys.argv[1:2] == ["scale"]:
+        scale(sys.argv[2:])
+        return
     names = sys.argv[1:] or list(BENCHMARKS)
     if unknown := [name for name in names if name not in BENCHMARKS]:
-        raise SystemExit(f"unknown: {', '.join(unknown)}; there are {', '.join(BENCHMARKS)}")
+        raise SystemExit(f"unknown: {', '.join(unknown)}; there are scale, {', '.join(BENCHMARKS)}")
     logging.basicConfig(level=logging.ERROR)
     loop = cast("Loop", os.environ.get("PGBUS_BENCH_LOOP", "asyncio"))
     figures: list[Figure] = []

@@ -40,7 +40,7 @@ def main() -> None:
     chosen, written = plan()
     with server() as dsn:
         results = asyncio.run(race(dsn, chosen))
-        page = markdown(results, heading=machine(chosen.told(), dsn), how=chosen.how())
+        page = markdown(results, heading=machine(chosen.told(), dsn) + chosen.warning(), how=chosen.how())
     if not written:
         print(page)
         return

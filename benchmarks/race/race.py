@@ -18,6 +18,8 @@ from benchmarks.race.redis import running_redis
 from benchmarks.race.results import Results
 from benchmarks.race.workloads import RUNS, Track
 
+# Below this, what a process does once is a large part of the figures.
+ENOUGH = 10_000
 ENVIRONMENTS = (
     "Each peer has an environment of its own under `.race/`, made on first use, with the versions above. Its settings "
     "are the constants at the top of its program in `benchmarks/race/peers/`, with their reasons."
@@ -43,6 +45,15 @@ class Plan:
     def told(self) -> str:
         return f"{self.events:,} events per run, {self.passes} passes at most, in turn"
 
+    def warning(self) -> str:
+        """A paragraph for the page of a run that is too small for conclusions, or nothing."""
+        if self.events >= ENOUGH and self.passes > 1:
+            return ""
+        return (
+            "\n\n**A small run: it shows that everything works. Do not draw conclusions from its figures**, as what a "
+            "process does once is a large part of them."
+        )
+
     def how(self) -> list[str]:
         command = f"make race PEERS={','.join(self.peers)} WORKLOADS={','.join(self.workloads)} "
         return [
@@ -66,7 +77,7 @@ async def race(dsn: str, plan: Plan) -> Results:
                 continue
             for name, environment in environments.items():
                 entry = PEERS[name]
-                if not set(workloads) & set(entry.workloads):
+                if not set(workloads) & set(entry.workloads) or time.monotonic() - began > 60 * plan.minutes:
                     continue
                 label = f"pass {number + 1}, {entry.title}, {', '.join(workloads)}"
                 try:

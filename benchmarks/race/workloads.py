@@ -84,10 +84,15 @@ async def drain(track: Track) -> dict[Workload, Figures]:
 
 async def two_processes(track: Track) -> dict[Workload, Figures]:
     """W4: the same by two processes."""
+    return {"W4": await drained_by(track, processes=2)}
+
+
+async def drained_by(track: Track, *, processes: int) -> Figures:
+    """The rate and the CPU of this number of processes, which share one listener."""
     async with track.client("W4") as client:
         await _publish(track, client, listeners=1)
-        drained = await _drain(track, client, listeners=1, processes=2, purpose="W4")
-    return {"W4": {key: drained[key] for key in ("events/s", "cpu", "worker", "server")}}
+        drained = await _drain(track, client, listeners=1, processes=processes, purpose="W4")
+    return {key: drained[key] for key in ("events/s", "cpu", "worker", "server")}
 
 
 async def three_listeners(track: Track) -> dict[Workload, Figures]:

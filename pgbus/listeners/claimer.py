@@ -86,6 +86,11 @@ class Claimer:
         self._due_floor = -math.inf
         self.wake()
 
+    def wake_for_suspects(self) -> bool:
+        """Claim, as a suspect may be claimed now; whether that is done at once."""
+        self.wake()
+        return not self._is_stopped and self._wanted() > 0
+
     def look_at_everything(self) -> None:
         """Claim without the floors: an operator may have put old events back, or a crash of the server."""
         self._bottom_at = 0.0
@@ -153,7 +158,7 @@ class Claimer:
         self._lower_floors()
         rows = self._pace.rows(wanted)
         self._claiming = token = uuid4()
-        suspects = self._look_for_suspects and self._quarantine.enter(self.wake)
+        suspects = self._look_for_suspects and self._quarantine.enter(self.wake_for_suspects)
         claims: list[Claim] = []
         try:
             # From before the statement: the lease in the database then ends no earlier than we believe.

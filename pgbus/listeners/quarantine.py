@@ -13,10 +13,12 @@ class Quarantine:
 
     def __init__(self) -> None:
         self._taken = False
-        self._refused: dict[Callable[[], None], None] = {}
+        self._refused: dict[Callable[[], bool], None] = {}
 
-    def enter(self, when_free: Callable[[], None]) -> bool:
-        """Whether a suspect may be claimed now. If not, `when_free` is called once when it may."""
+    def enter(self, when_free: Callable[[], bool]) -> bool:
+        """Whether a suspect may be claimed now. If not, `when_free` is called at most once when it may, in turn; it
+        returns whether its owner is about to enter.
+        """
         if self._taken:
             self._refused[when_free] = None
             return False
@@ -26,6 +28,10 @@ class Quarantine:
     def leave(self) -> None:
         """Make room for the next suspect."""
         self._taken = False
-        refused, self._refused = self._refused, {}
-        for when_free in refused:
-            when_free()
+        # One at a time: each of them claims, and all but one would be refused again. As many listeners that start would
+        # claim as often as there are pairs of them. Who is not about to enter tries again with its next claim.
+        while self._refused:
+            when_free = next(iter(self._refused))
+            del self._refused[when_free]
+            if when_free():
+                return

@@ -10,12 +10,14 @@ from typing import Any
 
 import asyncpg
 import lightbus
+from lightbus.utilities.features import ALL_FEATURES
 
 from benchmarks.race.asyncpg_peer import ORDER, AsyncpgPeer
 from benchmarks.race.peer import Handled, Payload, payload, serve
 
 BATCH = 100  # of 10, 100, 1000: the fastest
 VALIDATE = False  # on, its default: two thirds of the rate
+STREAM = "race.*:stream"  # one per API, as it does by default
 FIRED_AT_ONCE = 50  # there is no way to fire many
 
 
@@ -59,6 +61,7 @@ class Lightbus(AsyncpgPeer):
         bus = lightbus.create(config=self.config, plugins=[])
         bus.client.disable_proxy()
         bus.client.register_api(RaceApi())
+        bus.client.set_features(ALL_FEATURES)
         return bus
 
     async def create(self, connection: asyncpg.Connection, listeners: int, purpose: str) -> None:
@@ -67,7 +70,7 @@ class Lightbus(AsyncpgPeer):
 
         redis = await aioredis.create_redis(self.redis)
         for number in range(listeners):
-            await redis.xgroup_create("race.order_placed:stream", f"race-race{number}", "0", mkstream=True)
+            await redis.xgroup_create(STREAM, f"race-race{number}", "0", mkstream=True)
         redis.close()
 
     async def open(self, clients: int) -> None:
@@ -111,7 +114,7 @@ class Lightbus(AsyncpgPeer):
         import aioredis
 
         redis = await aioredis.create_redis(self.redis)
-        pending = await redis.xpending("race.order_placed:stream", "race-race0")
+        pending = await redis.xpending(STREAM, "race-race0")
         redis.close()
         return bool(pending[0])
 

@@ -1,0 +1,62 @@
+"""One suspect at a time, and who waits for its place is woken in turn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from pgbus.listeners.quarantine import Quarantine
+
+
+class Claimers:
+    """Claimers of one process: each enters when it is woken, and leaves at once, as it finds no suspect."""
+
+    def __init__(self, count: int, *, busy: frozenset[int] = frozenset()) -> None:
+        self.quarantine = Quarantine()
+        self.woken: list[int] = []
+        self.entered: list[int] = []
+        self.busy = busy
+        self._wakes = [self._wake_of(number) for number in range(count)]
+        self._due = list(range(count))
+
+    def _wake_of(self, number: int) -> Callable[[], bool]:
+        def wake() -> bool:
+            self.woken.append(number)
+            if number in self.busy:
+                return False
+            self._due.append(number)
+            return True
+
+        return wake
+
+    def run(self) -> None:
+        """All claims are under way at once: each of them enters before the first leaves."""
+        while self._due:
+            due, self._due = self._due, []
+            inside = [number for number in due if self.quarantine.enter(self._wakes[number])]
+            self.entered += inside
+            for _ in inside:
+                self.quarantine.leave()
+
+
+def test_listeners_that_start_at_once_claim_for_suspects_once_each_and_not_once_for_each_pair() -> None:
+    claimers = Claimers(100)
+    claimers.run()
+    assert claimers.entered == list(range(100))
+    assert claimers.woken == list(range(1, 100))
+
+
+def test_who_has_no_room_gives_its_turn_to_the_next() -> None:
+    claimers = Claimers(5, busy=frozenset({1, 2}))
+    claimers.run()
+    assert claimers.entered == [0, 3, 4]
+
+
+def test_a_second_suspect_waits_until_the_first_has_left() -> None:
+    quarantine = Quarantine()
+    woken: list[str] = []
+    assert quarantine.enter(lambda: True)
+    assert not quarantine.enter(lambda: bool(woken.append("second")) or True)
+    assert woken == []
+    quarantine.leave()
+    assert woken == ["second"]
+    assert quarantine.enter(lambda: True)
