@@ -77,8 +77,11 @@ async def race(dsn: str, plan: Plan) -> Results:
                 continue
             for name, environment in environments.items():
                 entry = PEERS[name]
-                if not set(workloads) & set(entry.workloads) or time.monotonic() - began > 60 * plan.minutes:
+                if not set(workloads) & set(entry.workloads):
                     continue
+                if time.monotonic() - began > 60 * plan.minutes:
+                    results.failures.append(f"the time was over: nothing ran from {entry.title}, {workloads[0]} on")
+                    return results
                 label = f"pass {number + 1}, {entry.title}, {', '.join(workloads)}"
                 try:
                     async with open_track(dsn, entry, environment, plan) as track:

@@ -148,7 +148,7 @@ def markdown(results: Results, *, heading: str, how: Sequence[str]) -> str:
     parts.append("## What ran\n\n" + _peers(results))
     parts += [_sheet(workload, results.figures[workload]) for workload in SHEETS if workload in results.figures]
     if results.failures:
-        parts.append("## Runs that failed\n\n" + "\n".join(f"- {one}" for one in results.failures))
+        parts.append("## What failed, or did not run\n\n" + "\n".join(f"- {one}" for one in results.failures))
     parts.append("## How to repeat it\n\n" + "\n\n".join(how))
     return "\n\n".join(parts) + "\n"
 
@@ -172,7 +172,12 @@ def _sheet(workload: Workload, figures: Mapping[str, Sequence[Figures]]) -> str:
     for peer, passes in figures.items():
         cells = (spread(_values(passes, column), column.digits) for column in sheet.columns)
         lines.append(f"| {PEERS[peer].title} | " + " | ".join(cells) + " |")
-    return f"## {sheet.title}\n\n{sheet.about}\n\n" + "\n".join(lines)
+    plot = f"![{sheet.title}](../docs/explanation/plots/{_plot_name(workload)})"
+    return f"## {sheet.title}\n\n{sheet.about}\n\n" + "\n".join(lines) + f"\n\n{plot}"
+
+
+def _plot_name(workload: Workload) -> str:
+    return f"race-{workload.lower()}.svg"
 
 
 def _values(passes: Sequence[Figures], column: Column) -> list[float]:
@@ -195,5 +200,5 @@ def plots(results: Results) -> dict[str, str]:
                 text = f"{median(values):,.{column.digits}f}"
                 shown.append(Bar(PEERS[peer].title, median(values), min(values), max(values), text))
         if shown:
-            drawn[f"race-{workload.lower()}.svg"] = bars(sheet.title, column.heading, shown)
+            drawn[_plot_name(workload)] = bars(sheet.title, column.heading, shown)
     return drawn
