@@ -15,10 +15,10 @@ class Claimers:
         self.woken: list[int] = []
         self.entered: list[int] = []
         self.busy = busy
-        self._wakes = [self._wake_of(number) for number in range(count)]
+        self._wakes = [self.wake_of(number) for number in range(count)]
         self._due = list(range(count))
 
-    def _wake_of(self, number: int) -> Callable[[], bool]:
+    def wake_of(self, number: int) -> Callable[[], bool]:
         def wake() -> bool:
             self.woken.append(number)
             if number in self.busy:
@@ -52,11 +52,9 @@ def test_who_has_no_room_gives_its_turn_to_the_next() -> None:
 
 
 def test_a_second_suspect_waits_until_the_first_has_left() -> None:
-    quarantine = Quarantine()
-    woken: list[str] = []
-    assert quarantine.enter(lambda: True)
-    assert not quarantine.enter(lambda: bool(woken.append("second")) or True)
-    assert woken == []
-    quarantine.leave()
-    assert woken == ["second"]
-    assert quarantine.enter(lambda: True)
+    claimers = Claimers(2)
+    [first, second] = [claimers.quarantine.enter(claimers.wake_of(number)) for number in (0, 1)]
+    assert (first, second, claimers.woken) == (True, False, [])
+    claimers.quarantine.leave()
+    assert claimers.woken == [1]
+    assert claimers.quarantine.enter(claimers.wake_of(1))
