@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 import msgspec
 
 from pgbus.bus import Bus
+from pgbus.causality import Cause, caused_by
 from pgbus.contrib.statuses import status_of
 from pgbus.errors import NoAnswer
 
@@ -60,6 +61,8 @@ async def _working(bus: Bus) -> AsyncIterator[None]:
 class PgBusMiddleware:
     """Pure-ASGI middleware: `request.state.bus` is the bus, and a call without an answer is 503, 504 or 502.
 
+    What a request publishes and calls is caused by it: see `Cause.of_request` for the headers that say so.
+
     503 for NoWorkerAvailable, 504 for CallTimeout, 502 for WorkerLost; the body is JSON, `{"detail": ...}`. An
     exception handler of the application for these errors comes first. An error after the response has begun comes
     through.
@@ -73,10 +76,14 @@ class PgBusMiddleware:
         """Handle one request, one websocket, or the lifespan."""
         if scope["type"] in ("http", "websocket"):
             scope.setdefault("state", {})["bus"] = self._bus
-        if scope["type"] == "http":
-            await self._respond(scope, receive, send)
-        else:
+        if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
+            return
+        with caused_by(Cause.of_request(_headers(scope))):
+            if scope["type"] == "http":
+                await self._respond(scope, receive, send)
+            else:
+                await self._app(scope, receive, send)
 
     async def _respond(self, scope: Scope, receive: Receive, send: Send) -> None:
         has_begun = False
@@ -97,3 +104,7 @@ class PgBusMiddleware:
             headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
             await send({"type": "http.response.start", "status": status.value, "headers": headers})
             await send({"type": "http.response.body", "body": body})
+
+
+def _headers(scope: Scope) -> dict[str, str]:
+    return {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
