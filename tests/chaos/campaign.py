@@ -19,6 +19,8 @@ from tests.support import eventually
 
 PATIENCE = 45.0
 """Seconds after which the bus is said not to go on."""
+REST = 300.0
+"""Seconds in the end after which the checker says what is not handled."""
 CALM = 2.0
 """Seconds between two faults."""
 _GOES_ON = """
@@ -97,7 +99,7 @@ async def run(
             say(f"    {_line(episode)}")
             await asyncio.sleep(CALM)
         await world.stop_load()
-        await come_to_rest(world, timeout=PATIENCE)
+        await come_to_rest(world, timeout=REST)
         for episode in episodes:
             await _measure(world, episode)
         verdict = await judge(world)

@@ -38,9 +38,6 @@ LISTENERS = ("plain", "batched", "failing", "exact", "ordered", "ordered_exact")
 TRANSACTIONAL = ("exact", "ordered_exact")
 ORDERED = ("ordered", "ordered_exact")
 
-_HANDLED = "INSERT INTO handled (listener, n, pid) VALUES ({}, {}, {})"
-_BY_ASYNCPG = _HANDLED.format("$1", "$2", "$3")
-_BY_PSYCOPG = _HANDLED.format("%s", "%s", "%s")
 _PID = os.getpid()
 
 bus = pgbus.create()
@@ -59,8 +56,14 @@ async def own_pool() -> asyncpg.Pool:
     return _pool
 
 
+def insert(listener: str, *numbers: int) -> str:
+    """Without parameters, so that it is one message and one answer through a pooler and a proxy."""
+    rows = ", ".join(f"('{listener}', {int(number)}, {_PID})" for number in numbers)
+    return f"INSERT INTO handled (listener, n, pid) VALUES {rows}"
+
+
 async def note(listener: str, *numbers: int) -> None:
-    await (await own_pool()).executemany(_BY_ASYNCPG, [(listener, number, _PID) for number in numbers])
+    await (await own_pool()).execute(insert(listener, *numbers))
 
 
 @bus.listener(TOPIC, name="plain", start="beginning")
@@ -84,7 +87,7 @@ async def failing(event: dict[str, int], context: pgbus.Context) -> None:
 
 @bus.listener(TOPIC, name="exact", start="beginning", transactional=True)
 async def exact(event: dict[str, int], connection: asyncpg.Connection) -> None:
-    await connection.execute(_BY_ASYNCPG, "exact", event["n"], _PID)
+    await connection.execute(insert("exact", event["n"]))
 
 
 @bus.listener(TOPIC, name="ordered", start="beginning", ordered=True)
@@ -94,7 +97,7 @@ async def ordered(event: dict[str, int]) -> None:
 
 @bus.listener(TOPIC, name="ordered_exact", start="beginning", ordered=True, transactional=True)
 def ordered_exact(event: dict[str, int], connection: psycopg.Connection) -> None:
-    connection.execute(_BY_PSYCOPG, ("ordered_exact", event["n"], _PID))
+    connection.execute(insert("ordered_exact", event["n"]).encode())
 
 
 @bus.client.every(seconds=1, name="tick", missed="skip")
