@@ -25,7 +25,7 @@ async def test_a_short_chaos_run_breaks_no_law(tmp_path: Path) -> None:
     """Recoveries are in its report; here they only have to be, for a busy machine keeps no time."""
     faults = [one for one in all_faults() if one.name in SHORT]
     seed = int(os.environ.get("PGBUS_CHAOS_SEED", "0"))
-    result = await run(faults, seed=seed, directory=tmp_path, seconds=0, rate=10)
+    result = await run(faults, seed=seed, directory=tmp_path, seconds=0, rate=8)
     told = as_markdown(result)
     assert result.verdict.broken == {}, told
     assert [one.fault.name for one in result.episodes if one.recovery is None or one.findings] == [], told
