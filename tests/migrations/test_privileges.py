@@ -36,10 +36,10 @@ FROM (
 GROUP BY 1, 2, 3
 """
 WRITTEN = {
-    ("_publisher", "outbox", "INSERT"): "ancestors deliver_at event_id headers key payload topic",
+    ("_publisher", "outbox", "INSERT"): "ancestors deliver_at event_id headers key payload published_by topic",
     ("_publisher", "outbox", "SELECT"): "event_id",
     ("_publisher", "schemas", "INSERT"): "hash kind name schema service version",
-    ("_caller", "rpc_requests", "INSERT"): "arguments call_id caller caller_name deadline procedure",
+    ("_caller", "rpc_requests", "INSERT"): "arguments call_id caller caller_name deadline headers procedure",
 }
 """Nobody who publishes or calls writes an id, an instant, a claim or a result."""
 HIDDEN = {("rpc_requests", "caller"), ("deliveries", "claim_token"), ("deliveries", "worker_id")}
@@ -60,7 +60,7 @@ AS_OWNER = {
 }
 UNIDENTIFIED = """
 SELECT c.relname FROM pg_class AS c
-WHERE c.relnamespace = quote_ident($1)::regnamespace AND c.relkind IN ('r', 'p') AND c.relname !~ '^history'
+WHERE c.relnamespace = quote_ident($1)::regnamespace AND c.relkind IN ('r', 'p') AND c.relname !~ '^(history|causes)'
   AND c.relreplident = 'd' AND NOT EXISTS (SELECT FROM pg_index AS i WHERE i.indrelid = c.oid AND i.indisprimary)
 """
 
@@ -110,5 +110,5 @@ async def test_each_role_runs_only_these_functions_as_the_owner(granted: asyncpg
 
 
 async def test_every_table_that_changes_can_be_copied_logically(granted: asyncpg.Connection, namespace: str) -> None:
-    """The history is only appended to."""
+    """The history and the causes are only appended to."""
     assert await granted.fetch(UNIDENTIFIED, namespace) == []
