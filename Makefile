@@ -11,7 +11,7 @@ PYTEST := $(BIN)/python -m pytest -n 4 --dist worksteal
 SERVER = $(VENV)/postgresql-$(V)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo check test test-postgres test-oldest chaos bench race
+.PHONY: help install demo dashboard check test test-postgres test-oldest chaos bench race
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
@@ -35,6 +35,9 @@ $(DEMO_STAMP): pyproject.toml
 
 demo: $(DEMO_STAMP) ## Run the shop example on an embedded PostgreSQL
 	$(BIN)/python -m examples.shop
+
+dashboard: $(STAMP) ## Serve the dashboard of the shop example, with orders that go on until Ctrl-C
+	$(BIN)/python -m examples.shop.watch
 
 check: $(STAMP) ## Lint, check the format, the types and the layers
 	$(BIN)/ruff check $(SOURCES)

@@ -89,7 +89,7 @@ class Admin:
 
     def __init__(self, connection: Connection, *, namespace: str = sql.DEFAULT_NAMESPACE) -> None:
         self._connection = connection
-        self._store = Store(connection, namespace=namespace)
+        self._store = self.store = Store(connection, namespace=namespace)
         change = partial(change_on, connection, self._store)
         self.listeners = ListenerVerbs(store=self._store, change=change)
         self.dead_letters = DeadLetterVerbs(store=self._store, change=change)

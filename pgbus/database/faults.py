@@ -37,6 +37,8 @@ SyntaxOrAccess = asyncpg.SyntaxOrAccessError
 InternalError = asyncpg.InternalServerError
 # Whatever a statement on an asyncpg connection may fail with, other than the faults of our own code.
 DATABASE_ERRORS = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError)
+# Raised instead when a connection was cut while it was idle, and the driver has not noticed yet.
+DRIVER_CONFUSED = (asyncpg.InternalClientError,)
 
 
 class Fault(enum.Enum):

@@ -18,6 +18,7 @@ READER = frozenset(
         "read_recent_work", "count_recent_dead_letters", "find_unanswered_calls", "read_connections", "read_sequences",
         "find_invalid_indexes", "find_collation_drift", "find_public_rights", "find_missing_grants",
         "find_leader_session", "summarize_dead_letters", "measure_listeners", "list_running", "list_failures",
+        "read_rates", "read_flow",
     }
 )  # fmt: skip
 # Statements of a handler's own database, where there are no roles of ours.

@@ -1,0 +1,52 @@
+"""`pgbus dashboard`: pages on what the bus does, served to a browser."""
+
+from __future__ import annotations
+
+import importlib
+import secrets
+
+import rich_click as click
+
+from pgbus.cli.global_options import database_options, load_config
+from pgbus.cli.options import Count
+from pgbus.errors import ConfigurationError
+
+# By its name, as with plugins: it needs what only an extra brings.
+_SERVING = "pgbus.contrib.dashboard.serving"
+
+
+@click.command()
+@click.option("--host", default="127.0.0.1", show_default=True, metavar="HOST", help="Listen on this address.")
+@click.option(
+    "--port", default=8321, show_default=True, type=Count(0, 65_535), help="Listen on this port; 0: a free one."
+)
+@click.option(
+    "--token",
+    envvar="PGBUS_DASHBOARD_TOKEN",
+    metavar="TOKEN",
+    help="The secret that lets a browser in (PGBUS_DASHBOARD_TOKEN); default: a new one each time.",
+)
+@click.option(
+    "--hide", "hidden", multiple=True, metavar="FIELD", help="Show no values of this payload field; repeatable."
+)
+@database_options
+def dashboard(host: str, port: int, token: str | None, hidden: tuple[str, ...]) -> None:
+    """Serve a dashboard of the bus, and print the address to open: flow, listeners, events, dead letters, doctor.
+
+    It changes nothing. The address has a token, without which nobody sees anything.
+    """
+    try:
+        serving = importlib.import_module(_SERVING)
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(
+            f"the dashboard needs {error.name}, which is not installed: pip install 'pgbus[dashboard]'"
+        ) from None
+    token = token or secrets.token_urlsafe(18)
+    serving.serve(
+        load_config(),
+        host=host,
+        port=port,
+        token=token,
+        hidden=hidden,
+        announce=lambda address: click.echo(f"dashboard: {address}/?token={token}"),
+    )
