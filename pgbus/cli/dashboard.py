@@ -31,7 +31,7 @@ _SERVING = "pgbus.contrib.dashboard.serving"
 )
 @database_options
 def dashboard(host: str, port: int, token: str | None, hidden: tuple[str, ...]) -> None:
-    """Serve a dashboard of the bus, and print the address to open: flow, listeners, events, dead letters, doctor.
+    """Serve a dashboard of the bus, and print its address: flow, listeners, events, dead letters, doctor.
 
     It changes nothing. The address has a token, without which nobody sees anything.
     """

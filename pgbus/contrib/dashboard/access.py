@@ -41,7 +41,7 @@ def by_password(user: str, password: str) -> Allow:
 
 
 def by_token(token: str) -> Allow:
-    """Allow a browser that has followed a link with `?token=...`, which becomes a cookie, and senders of it as a bearer token."""
+    """Allow a browser that has followed a link with `?token=...`, which becomes a cookie, and bearers of the token."""
 
     def allow(request: Request) -> bool:
         sent = request.cookies.get(COOKIE, "")

@@ -126,6 +126,7 @@ def test_the_reference_says_which_options_each_command_takes() -> None:
 WITHOUT_JSON = {
     "call": "prints the result of the procedure, which is JSON",
     "config schema": "prints a JSON Schema",
+    "dashboard": "serves pages until it is stopped",
     "db inbox": "prints SQL",
     "db sql": "prints SQL",
     "dev": "runs until it is stopped",

@@ -24,6 +24,7 @@ READING = {
     "dead summary": (),
     "doctor": (),
     "events": ("orders.*", "--where", "n=1", "--error", "no", "--owed-to", "mailer"),
+    "dashboard": None,  # tests/integration/contrib/test_dashboard.py reads its pages as a reader
     "grafana": None,
     "inspect": ("--dead", "--key", "adam", "--error", "no"),
     "listeners list": (),
@@ -42,7 +43,7 @@ CHANGING = {
     "schedules resume", "schedules run", "shell",
 }  # fmt: skip
 # They need no database, or read the bus of a module, and the schemas as `schema dump` does.
-OTHERS = {"grafana", "schema check", "schema diff", "schema stubs"}
+OTHERS = {"dashboard", "grafana", "schema check", "schema diff", "schema stubs"}
 
 
 @pytest.fixture
