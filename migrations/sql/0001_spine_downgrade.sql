@@ -1,8 +1,8 @@
 DROP VIEW pgbus.scheduled, pgbus.dead, pgbus.listener_lag, pgbus.pending, pgbus.event_history, pgbus.attempts;
-DROP TABLE pgbus.partitions, pgbus.workers, pgbus.dead_letters, pgbus.deliveries, pgbus.declarations, pgbus.subscriptions, pgbus.listeners,
+DROP TABLE pgbus.partitions, pgbus.workers, pgbus.dead_letters, pgbus.deliveries, pgbus.declarations, pgbus.subscriptions, pgbus.listeners, pgbus.removed_listeners,
            pgbus.route_changes, pgbus.history, pgbus.causes, pgbus.events, pgbus.dedup_keys, pgbus.outbox;
 DROP FUNCTION pgbus.open_partition(integer), pgbus.drop_partition(integer);
-DROP FUNCTION pgbus.outbox_before_insert(), pgbus.note_listener_change(), pgbus.note_subscription_change();
+DROP FUNCTION pgbus.outbox_before_insert(), pgbus.note_listener_change(), pgbus.note_listener_removal(), pgbus.note_subscription_change();
 DROP FUNCTION pgbus.take_dedup_keys(text[], uuid[], double precision);
 DROP FUNCTION pgbus.run_block(bigint, smallint), pgbus.event_blocks(bigint), pgbus.run_offsets(smallint);
 DROP FUNCTION pgbus.has_error(text, text), pgbus.error_kind(text);

@@ -171,8 +171,8 @@ CREATE TABLE pgbus.events (
     headers      jsonb,
     published_at timestamptz NOT NULL,
     deliver_at   timestamptz,
-    published_by text        NOT NULL DEFAULT CURRENT_USER,
-    logged_at    timestamptz NOT NULL
+    logged_at    timestamptz NOT NULL,
+    published_by text        NOT NULL DEFAULT CURRENT_USER
 ) PARTITION BY RANGE (position);
 CREATE INDEX events_event_id ON pgbus.events (event_id);
 CREATE INDEX events_key ON pgbus.events (key, position) WHERE key IS NOT NULL;
@@ -278,6 +278,28 @@ CREATE TABLE pgbus.listeners (
     CONSTRAINT listeners_cursor_is_position CHECK (cursor >= 0)
 );
 COMMENT ON COLUMN pgbus.listeners.lanes IS 'NULL for a listener without order; else its number of lanes';
+
+-- Listeners that were removed: the history has their ids, and keeps their names. Every deleted row leaves one here.
+CREATE TABLE pgbus.removed_listeners (
+    id            integer PRIMARY KEY,
+    listener_name text        NOT NULL,
+    service       text        NOT NULL,
+    registered_at timestamptz NOT NULL,
+    removed_at    timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+
+CREATE FUNCTION pgbus.note_listener_removal() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    INSERT INTO pgbus.removed_listeners (id, listener_name, service, registered_at)
+    VALUES (OLD.id, OLD.listener_name, OLD.service, OLD.registered_at);
+    RETURN NULL;
+END
+$$;
+REVOKE EXECUTE ON FUNCTION pgbus.note_listener_removal() FROM PUBLIC;
+CREATE TRIGGER listener_removed AFTER DELETE ON pgbus.listeners
+    FOR EACH ROW EXECUTE FUNCTION pgbus.note_listener_removal();
 
 -- `regex` is NULL for a pattern without wildcards.
 CREATE TABLE pgbus.subscriptions (
@@ -391,6 +413,8 @@ CREATE TABLE pgbus.dead_letters (
     lane        smallint,
     attempts    integer     NOT NULL,
     error       text        NOT NULL,
+    -- The exception's type and the function of the application where it was raised: what fails alike has the same.
+    fingerprint text,
     traceback   text,
     worker      text        NOT NULL,
     -- Set for a listener that blocks on poison: its later events with this key wait until this one is retried or
@@ -400,6 +424,7 @@ CREATE TABLE pgbus.dead_letters (
 );
 CREATE INDEX dead_letters_blocked ON pgbus.dead_letters (listener_id, blocked_key) WHERE blocked_key IS NOT NULL;
 CREATE INDEX dead_letters_listener ON pgbus.dead_letters (listener_id, dead_at);
+CREATE INDEX dead_letters_fingerprint ON pgbus.dead_letters (listener_id, fingerprint);
 CREATE INDEX dead_letters_position ON pgbus.dead_letters (position);
 
 -- The kind of an error: its first line without what differs from event to event, such as ids, numbers and quoted strings.
@@ -533,13 +558,14 @@ SELECT pgbus.open_partition(0);
 -- views For auditors. These names and columns are stable; the tables behind them may change.
 
 CREATE VIEW pgbus.attempts AS
-SELECT h.first + u.step AS position, l.listener_name, h.attempt, h.outcome, h.started_at,
+SELECT h.first + u.step AS position, COALESCE(l.listener_name, r.listener_name) AS listener_name, h.attempt, h.outcome, h.started_at,
        COALESCE(u.duration, h.duration) AS duration, h.worker, h.error
 FROM pgbus.history AS h
 CROSS JOIN LATERAL (
     SELECT unnest(COALESCE(h.offsets, pgbus.run_offsets(h.span))) AS step, unnest(h.durations) AS duration
 ) AS u
-LEFT JOIN pgbus.listeners AS l ON l.id = h.listener_id;
+LEFT JOIN pgbus.listeners AS l ON l.id = h.listener_id
+LEFT JOIN pgbus.removed_listeners AS r ON r.id = h.listener_id;
 COMMENT ON VIEW pgbus.attempts IS 'One row per attempt, without its event';
 
 -- Three ways lead through it: from an event to its runs, by the condition on their block; from runs, found by their time,
@@ -548,7 +574,7 @@ COMMENT ON VIEW pgbus.attempts IS 'One row per attempt, without its event';
 -- one event of a run, as most runs are in a log that has many, and not ten.
 CREATE VIEW pgbus.event_history AS
 SELECT e.position, e.event_id, e.topic, e.key, e.payload, e.headers, e.published_at, e.published_by, e.logged_at,
-       l.listener_name, h.attempt, h.outcome, h.started_at, COALESCE(u.duration, h.duration) AS duration, h.worker, h.error
+       COALESCE(l.listener_name, r.listener_name) AS listener_name, h.attempt, h.outcome, h.started_at, COALESCE(u.duration, h.duration) AS duration, h.worker, h.error
 FROM pgbus.events AS e
 LEFT JOIN (
     pgbus.history AS h
@@ -559,7 +585,8 @@ LEFT JOIN (
      AND e.position = h.first + u.step
      AND h.first BETWEEN e.position - 63 AND e.position
      AND u.step BETWEEN 0 AND 63
-LEFT JOIN pgbus.listeners AS l ON l.id = h.listener_id;
+LEFT JOIN pgbus.listeners AS l ON l.id = h.listener_id
+LEFT JOIN pgbus.removed_listeners AS r ON r.id = h.listener_id;
 COMMENT ON VIEW pgbus.event_history IS 'One row per attempt at an event, or one row with NULLs for an event without attempts';
 
 CREATE VIEW pgbus.pending AS
@@ -604,7 +631,7 @@ COMMENT ON VIEW pgbus.listener_lag IS 'Per listener: events owed to it, and the 
 
 CREATE VIEW pgbus.dead AS
 SELECT x.id, l.listener_name, x.position, e.event_id, e.topic, e.key, e.payload, e.headers, e.published_at,
-       e.published_by, x.attempts, x.error, x.traceback, x.worker, x.dead_at
+       e.published_by, x.attempts, x.error, x.fingerprint, x.traceback, x.worker, x.dead_at
 FROM pgbus.dead_letters AS x
 JOIN pgbus.listeners AS l ON l.id = x.listener_id
 JOIN pgbus.events AS e ON e.position = x.position;

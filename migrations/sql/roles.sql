@@ -37,7 +37,8 @@ GRANT SELECT, INSERT, UPDATE, DELETE
 GRANT SELECT
     ON pgbus.partitions, pgbus.alembic_version,
        pgbus.attempts, pgbus.event_history, pgbus.pending, pgbus.listener_lag, pgbus.dead, pgbus.scheduled, pgbus.rpc_calls,
-       pgbus.schema_versions, pgbus.live_workers, pgbus.running, pgbus.timetable, pgbus.schedule_history
+       pgbus.schema_versions, pgbus.live_workers, pgbus.running, pgbus.timetable, pgbus.schedule_history,
+       pgbus.removed_listeners
     TO pgbus_worker;
 GRANT SELECT, USAGE ON SEQUENCE pgbus.wake_slots TO pgbus_worker;
 -- The leader sets the sequence forward where a logical copy of the database has left it behind.
@@ -48,25 +49,36 @@ GRANT EXECUTE
                 pgbus.read_responses(uuid[]), pgbus.withdraw_calls(uuid[], text, text), pgbus.fail_lost_calls(uuid[])
     TO pgbus_worker;
 
--- Readers audit: with the views, whose names and columns are stable, and with the read-only commands, which read the
--- tables. They see no dedup keys, and no columns of claims other than those of the views.
-GRANT USAGE ON SCHEMA pgbus TO pgbus_reader;
+-- Readers audit, and operators read the same: with the views, whose names and columns are stable, and with the read-only
+-- commands, which read the tables. They see no dedup keys, and no columns of claims other than those of the views.
+GRANT USAGE ON SCHEMA pgbus TO pgbus_reader, pgbus_operator;
 GRANT SELECT
-    ON pgbus.outbox, pgbus.events, pgbus.history, pgbus.causes, pgbus.listeners, pgbus.subscriptions, pgbus.dead_letters,
-       pgbus.workers, pgbus.schemas, pgbus.partitions, pgbus.alembic_version
-    TO pgbus_reader;
+    ON pgbus.outbox, pgbus.events, pgbus.history, pgbus.causes, pgbus.listeners, pgbus.removed_listeners,
+       pgbus.subscriptions, pgbus.dead_letters, pgbus.operations, pgbus.operation_items, pgbus.workers, pgbus.schemas,
+       pgbus.partitions, pgbus.alembic_version
+    TO pgbus_reader, pgbus_operator;
 -- Not `caller`: who knows a caller's channel can notify it of results that nobody wrote.
 GRANT SELECT (call_id, procedure, arguments, headers, caller_name, requested_at, deadline, taken_at, worker_id)
-    ON pgbus.rpc_requests TO pgbus_reader;
+    ON pgbus.rpc_requests TO pgbus_reader, pgbus_operator;
 GRANT SELECT (id, listener_id, lane, first, last, events, positions, available_at, attempt, blocked_key)
-    ON pgbus.deliveries TO pgbus_reader;
+    ON pgbus.deliveries TO pgbus_reader, pgbus_operator;
 GRANT SELECT
     ON pgbus.attempts, pgbus.event_history, pgbus.pending, pgbus.listener_lag, pgbus.dead, pgbus.scheduled, pgbus.rpc_calls,
        pgbus.schema_versions, pgbus.live_workers, pgbus.running, pgbus.timetable, pgbus.schedule_history
-    TO pgbus_reader;
+    TO pgbus_reader, pgbus_operator;
 
--- Admins may do everything except altering the tables, which only the owner may.
+-- Operators change things, by operations alone: they write no table themselves.
+GRANT EXECUTE
+    ON FUNCTION pgbus.preview_operation(text, jsonb, integer), pgbus.begin_operation(text, jsonb, text, text),
+                pgbus.continue_operation(bigint, bigint), pgbus.cancel_operation(bigint)
+    TO pgbus_operator;
+GRANT EXECUTE ON PROCEDURE pgbus.operate(text, jsonb, text, text, bigint, bigint) TO pgbus_operator;
+
+-- Admins may do everything except altering the tables, which only the owner may, and the record of operations.
 GRANT ALL ON SCHEMA pgbus TO pgbus_admin;
 GRANT ALL ON ALL TABLES IN SCHEMA pgbus TO pgbus_admin;
 GRANT ALL ON ALL SEQUENCES IN SCHEMA pgbus TO pgbus_admin;
 GRANT ALL ON ALL FUNCTIONS IN SCHEMA pgbus TO pgbus_admin;
+GRANT EXECUTE ON PROCEDURE pgbus.operate(text, jsonb, text, text, bigint, bigint) TO pgbus_admin;
+-- The people who change things do not change the record of it.
+REVOKE INSERT, UPDATE, DELETE, TRUNCATE ON pgbus.operations, pgbus.operation_items, pgbus.removed_listeners FROM pgbus_admin;

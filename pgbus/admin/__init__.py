@@ -16,6 +16,7 @@ from pgbus.database.statements.inspection import (
     Owed,
     WorkerStatus,
 )
+from pgbus.database.statements.operations import Operation, OperationItem, Preview
 from pgbus.database.statements.timetable import ScheduleRun, ScheduleStatus
 
 __all__ = [
@@ -36,7 +37,10 @@ __all__ = [
     "ListenerMeasure",
     "ListenerStatus",
     "Names",
+    "Operation",
+    "OperationItem",
     "Owed",
+    "Preview",
     "RunningCall",
     "ScheduleRun",
     "ScheduleStatus",

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from pgbus.admin.conditions import Condition, combine
 from pgbus.admin.name_filter import EVERY_NAME, Names
-from pgbus.database.statements.inspection import CallCriteria, DeadCriteria, EventCriteria
+from pgbus.database.statements.inspection import CallCriteria, EventCriteria
 from pgbus.topics import pattern_regex
 
 
@@ -95,8 +95,9 @@ class CallFilter:
 class DeadFilter:
     """Which dead letters; None does not restrict.
 
-    `since` (inclusive) and `until` (exclusive) are compared with the instant of giving up. `error` is a part of the
-    error, in any case, or the kind of it that a DeadGroup has.
+    `since` (inclusive) and `until` (exclusive) are compared with the instant of giving up. `error` is a fingerprint,
+    the type of an exception, the kind of error that a DeadGroup has, or a part of the error in any case. `where`
+    conditions on the payload must all hold.
     """
 
     ids: tuple[int, ...] | None = None
@@ -106,22 +107,25 @@ class DeadFilter:
     error: str | None = None
     since: datetime | None = None
     until: datetime | None = None
+    where: tuple[Condition, ...] = ()
 
     def __post_init__(self) -> None:
         _regex(self.topic)
         _check_aware(self.since, self.until)
 
-    def criteria(self) -> DeadCriteria:
-        """The filter in the words of the statement."""
-        return DeadCriteria(
-            ids=self.ids,
-            listener_name=self.listener_name,
-            topic_regex=_regex(self.topic),
-            key=self.key,
-            error=self.error,
-            since=self.since,
-            until=self.until,
-        )
+    def as_filter(self) -> dict[str, object]:
+        """The filter of an operation."""
+        given = {
+            "ids": self.ids,
+            "listener": self.listener_name,
+            "topic": self.topic,
+            "since": self.since,
+            "until": self.until,
+            "key": self.key,
+            "error": self.error,
+            "condition": combine(self.where),
+        }
+        return {name: value for name, value in given.items() if value is not None}
 
 
 def _regex(pattern: str | None) -> str | None:

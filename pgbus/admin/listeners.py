@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import difflib
 from datetime import datetime
-from typing import Literal
+from typing import Literal, Unpack
 
-from pgbus.admin.changes import Change
-from pgbus.database.statements import admin, inspection
+from pgbus.admin.operations import OperationVerbs
+from pgbus.database.statements import inspection
 from pgbus.database.statements.inspection import ListenerStatus
+from pgbus.database.statements.operations import Operation, Verb, Why
 from pgbus.database.store import Store
 from pgbus.errors import InUseError, NotRegisteredError
 
@@ -16,64 +17,78 @@ from pgbus.errors import InUseError, NotRegisteredError
 class ListenerVerbs:
     """Operators' verbs for listeners. Each that names a listener raises NotRegisteredError where there is none."""
 
-    def __init__(self, *, store: Store, change: Change) -> None:
+    def __init__(self, *, store: Store, operations: OperationVerbs) -> None:
         self._store = store
-        self._change = change
+        self._operations = operations
 
     async def list(self) -> tuple[ListenerStatus, ...]:
         """Return every listener, sorted by name."""
         return await inspection.list_listeners(self._store)
 
-    async def pause(self, listener_name: str) -> None:
+    async def pause(self, listener_name: str, **why: Unpack[Why]) -> Operation:
         """Stop deliveries to a listener on every worker; events are kept for it."""
-        await self._set_state(listener_name, "paused")
+        return await self._operate("pause", listener_name, why)
 
-    async def resume(self, listener_name: str) -> None:
+    async def resume(self, listener_name: str, **why: Unpack[Why]) -> Operation:
         """Let a paused listener continue."""
-        await self._set_state(listener_name, "active")
+        return await self._operate("resume", listener_name, why)
 
-    async def reset(self, listener_name: str, *, to: Literal["beginning", "now"] | int | datetime) -> int:
+    async def reset(
+        self, listener_name: str, *, to: Literal["beginning", "now"] | int | datetime, **why: Unpack[Why]
+    ) -> int:
         """Have a listener hear the log again, or skip what waits for it; returns the position it starts from.
 
         `to` is the log's beginning, now, a position, or an instant (aware): the first event that entered the log then
-        or later. What waits for the listener is dropped; what is in flight stays so; dead letters stay.
+        or later. What waits for the listener is dropped; what is in flight stays so. A dead letter from there on is
+        heard again, and no longer open; others stay.
         Raises ValueError for a position that is not in the log.
         """
-        async with self._change():
-            listener_id = await self._lock(listener_name)
-            cursor = await self._position_of(to)
-            await admin.set_listener_cursor(self._store, listener_id=listener_id, cursor=cursor)
-            await admin.delete_waiting_deliveries(self._store, listener_id=listener_id)
-            return cursor
+        place = await self.place(listener_name, to)
+        done = await self._operations.run("reset", {"listener": listener_name, "to": place}, **why)
+        position: int = done.result["position"]
+        return position
 
-    async def remove(self, listener_name: str, *, force: bool = False) -> None:
-        """Forget a listener, with all that is owed to it and its dead letters; its history stays.
+    async def replay(
+        self, listener_name: str, *, start: int | datetime, end: int | datetime | None = None, **why: Unpack[Why]
+    ) -> Operation:
+        """Have a listener hear a stretch of the log again, from `start` to before `end`, besides what waits for it.
+
+        `start` and `end` are positions, or instants (aware); default end: now. A dead letter of the stretch is no
+        longer open. Raises ValueError for a position that is not in the log.
+        """
+        stretch = {"from": await self.place(listener_name, start)}
+        if end is not None:
+            stretch["to"] = await self.place(listener_name, end)
+        return await self._operations.run("replay", {"listener": listener_name, **stretch}, **why)
+
+    async def remove(self, listener_name: str, *, force: bool = False, **why: Unpack[Why]) -> Operation:
+        """Forget a listener, with all that is owed to it; its history stays, and the operation keeps its dead letters.
 
         Raises InUseError while a live worker runs it, unless `force`.
         """
-        async with self._change():
-            listener_id = await self._lock(listener_name)
-            workers = await inspection.list_workers(self._store)
-            running = [worker.name for worker in workers if worker.live and listener_name in worker.listeners]
-            if running and not force:
-                raise InUseError(
-                    listener_name,
-                    f"is run by {', '.join(running)}; stop or change them first, because they would register it again",
-                    workers=running,
-                )
-            await admin.delete_deliveries(self._store, listener_id=listener_id)
-            await admin.delete_listener(self._store, listener_id=listener_id)
+        await self.check_removable(listener_name, force=force)
+        return await self._operations.run("remove", {"listener": listener_name, "force": force}, **why)
 
-    async def _set_state(self, listener_name: str, state: Literal["active", "paused"]) -> None:
-        async with self._change():
-            listener_id = await self._lock(listener_name)
-            await admin.set_listener_state(self._store, listener_id=listener_id, state=state)
+    async def check_removable(self, listener_name: str, *, force: bool = False) -> None:
+        """Raise InUseError while a live worker runs the listener, unless `force`; NotRegisteredError."""
+        await check_listener(self._store, listener_name)
+        workers = await inspection.list_workers(self._store)
+        running = [worker.name for worker in workers if worker.live and listener_name in worker.listeners]
+        if running and not force:
+            raise InUseError(
+                listener_name,
+                f"is run by {', '.join(running)}; stop or change them first, because they would register it again",
+                workers=running,
+            )
 
-    async def _lock(self, listener_name: str) -> int:
-        listener_id = await admin.lock_listener(self._store, listener_name=listener_name)
-        if listener_id is None:
-            raise unknown_listener(listener_name, await inspection.list_listener_names(self._store))
-        return listener_id
+    async def place(self, listener_name: str, place: Literal["beginning", "now"] | int | datetime) -> str:
+        """A place in the log, for a listener, in the words of a filter; raises ValueError if it is not in the log."""
+        await check_listener(self._store, listener_name)
+        return place if isinstance(place, str) else str(await self._position_of(place))
+
+    async def _operate(self, verb: Verb, listener_name: str, why: Why) -> Operation:
+        await check_listener(self._store, listener_name)
+        return await self._operations.run(verb, {"listener": listener_name}, **why)
 
     async def _position_of(self, place: Literal["beginning", "now"] | int | datetime) -> int:
         # "now" is the next position and not "live": an event that the leader is sequencing at this moment, with the old

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import difflib
 from datetime import datetime
+from typing import Unpack
 
-from pgbus.admin.changes import Change
+from pgbus.admin.operations import OperationVerbs
 from pgbus.database.statements import timetable
-from pgbus.database.statements.timetable import LockedSchedule, ScheduleRun, ScheduleStatus
+from pgbus.database.statements.operations import Operation, Verb, Why
+from pgbus.database.statements.timetable import ScheduleRun, ScheduleStatus
 from pgbus.database.store import Store
-from pgbus.errors import InUseError, NotRegisteredError
+from pgbus.errors import NotRegisteredError
 
 
 class ScheduleVerbs:
     """Operators' verbs for schedules. Each that names a schedule raises NotRegisteredError where there is none."""
 
-    def __init__(self, *, store: Store, change: Change) -> None:
+    def __init__(self, *, store: Store, operations: OperationVerbs) -> None:
         self._store = store
-        self._change = change
+        self._operations = operations
 
     async def list(self) -> tuple[ScheduleStatus, ...]:
         """Return every schedule, sorted by name."""
@@ -46,50 +48,37 @@ class ScheduleVerbs:
                 raise _unknown_schedule(schedule_name, names)
         return runs
 
-    async def pause(self, schedule_name: str) -> None:
+    async def pause(self, schedule_name: str, **why: Unpack[Why]) -> Operation:
         """Begin no more runs of it, on any worker; one that runs goes on."""
-        async with self._change():
-            await self._lock(schedule_name)
-            await timetable.set_schedule_state(self._store, schedule_name=schedule_name, state="paused")
+        return await self._operate("pause_schedule", schedule_name, why)
 
-    async def resume(self, schedule_name: str) -> None:
+    async def resume(self, schedule_name: str, **why: Unpack[Why]) -> Operation:
         """Let a paused one continue; what was due meanwhile is not made up for."""
-        async with self._change():
-            if (await self._lock(schedule_name)).state == "paused":
-                await timetable.set_schedule_state(self._store, schedule_name=schedule_name, state="active")
+        return await self._operate("resume_schedule", schedule_name, why)
 
-    async def run(self, schedule_name: str) -> None:
+    async def run(self, schedule_name: str, **why: Unpack[Why]) -> Operation:
         """Have it run now; the next run is an interval from now, or at its next time of the calendar.
 
         Raises InUseError while it is paused or runs.
         """
-        async with self._change():
-            schedule = await self._lock(schedule_name)
-            if schedule.state == "paused":
-                raise InUseError(schedule_name, "is paused; resume it first")
-            if schedule.running:
-                raise InUseError(schedule_name, "runs at this moment; its runs never overlap")
-            await timetable.make_schedule_due(self._store, schedule_name=schedule_name)
+        return await self._operate("run_schedule", schedule_name, why)
 
-    async def remove(self, schedule_name: str, *, force: bool = False) -> None:
+    async def remove(self, schedule_name: str, *, force: bool = False, **why: Unpack[Why]) -> Operation:
         """Forget it; its history stays until it is pruned.
 
         Raises InUseError while a live worker declares it, unless `force`.
         """
-        async with self._change():
-            if (await self._lock(schedule_name)).declared and not force:
-                raise InUseError(
-                    schedule_name,
-                    "was declared by a live worker within the last minute, which would register it again; deploy the "
-                    "workers without it, and remove it a minute later",
-                )
-            await timetable.delete_schedule(self._store, schedule_name=schedule_name)
+        return await self._operate("remove_schedule", schedule_name, why, force=force)
 
-    async def _lock(self, schedule_name: str) -> LockedSchedule:
-        schedule = await timetable.lock_schedule(self._store, schedule_name=schedule_name)
-        if schedule is None:
-            raise _unknown_schedule(schedule_name, [one.schedule_name for one in await self.list()])
-        return schedule
+    async def check(self, schedule_name: str) -> None:
+        """Raise NotRegisteredError unless there is such a schedule."""
+        names = [one.schedule_name for one in await self.list()]
+        if schedule_name not in names:
+            raise _unknown_schedule(schedule_name, names)
+
+    async def _operate(self, verb: Verb, schedule_name: str, why: Why, **options: bool) -> Operation:
+        await self.check(schedule_name)
+        return await self._operations.run(verb, {"schedule": schedule_name, **options}, **why)
 
 
 def _unknown_schedule(schedule_name: str, names: list[str]) -> NotRegisteredError:

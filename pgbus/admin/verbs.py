@@ -7,13 +7,12 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from typing import TYPE_CHECKING
 
-from pgbus.admin.changes import change_on
 from pgbus.admin.dead_letters import DeadLetterVerbs
 from pgbus.admin.filters import EVERY_CALL, EVERY_EVENT, CallFilter, EventFilter
 from pgbus.admin.listeners import ListenerVerbs, check_listener
+from pgbus.admin.operations import OperationVerbs
 from pgbus.admin.schedules import ScheduleVerbs
 from pgbus.config import Config
 from pgbus.database import sql
@@ -84,16 +83,17 @@ class Admin:
     """Operators' commands over one asyncpg connection, which has no open transaction and is not used otherwise
     meanwhile.
 
-    Those for listeners, dead letters and schedules are in `listeners`, `dead_letters` and `schedules`.
+    Those for listeners, dead letters and schedules are in `listeners`, `dead_letters` and `schedules`; each change that
+    they make is one of `operations`.
     """
 
     def __init__(self, connection: Connection, *, namespace: str = sql.DEFAULT_NAMESPACE) -> None:
         self._connection = connection
         self._store = self.store = Store(connection, namespace=namespace)
-        change = partial(change_on, connection, self._store)
-        self.listeners = ListenerVerbs(store=self._store, change=change)
-        self.dead_letters = DeadLetterVerbs(store=self._store, change=change)
-        self.schedules = ScheduleVerbs(store=self._store, change=change)
+        self.operations = OperationVerbs(store=self._store, change=connection.transaction)
+        self.listeners = ListenerVerbs(store=self._store, operations=self.operations)
+        self.dead_letters = DeadLetterVerbs(store=self._store, operations=self.operations)
+        self.schedules = ScheduleVerbs(store=self._store, operations=self.operations)
 
     @classmethod
     @asynccontextmanager

@@ -6,7 +6,7 @@ import rich_click as click
 
 from pgbus import inbox
 from pgbus.cli.global_options import database_options, load_config
-from pgbus.cli.options import json_option
+from pgbus.cli.options import confirm, json_option
 from pgbus.cli.output import print_json
 from pgbus.config import Config
 from pgbus.database import migrate
@@ -36,10 +36,13 @@ def upgrade(revision: str, as_json: bool) -> None:
 @db.command()
 @click.argument("revision")
 @database_options
+@click.option("--yes", is_flag=True, help="Do not ask; a script has to give it.")
 @json_option
-def downgrade(revision: str, as_json: bool) -> None:
-    """Downgrade the schema to REVISION; `base` removes all tables with their rows."""
+def downgrade(revision: str, yes: bool, as_json: bool) -> None:
+    """Downgrade the schema to REVISION; `base` removes all tables with their rows, the log among them."""
     config = load_config()
+    if not yes:
+        confirm(f"downgrade {config.namespace} to {revision}, and lose the rows of what later revisions have made?")
     migrate.downgrade(config.session_dsn, namespace=config.namespace, revision=revision)
     _say_revision(config, as_json=as_json)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import rich_click as click
@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pgbus.admin import Admin, DeadFilter, DeadGroup, DeadLetter
+from pgbus.cli.changing import change, confirm_options, plural, with_options
 from pgbus.cli.global_options import database_options
 from pgbus.cli.group import fail
 from pgbus.cli.options import (
@@ -37,6 +38,7 @@ from pgbus.cli.output import (
 )
 from pgbus.cli.printable import on_one_line
 from pgbus.cli.tables import Column, Listing
+from pgbus.database.statements.operations import Verb
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -112,10 +114,11 @@ def show_dead(*, letter_id: int, as_json: bool) -> None:
 @database_options
 @_filter_options
 @click.option("--all", "everything", is_flag=True, help="All of them, or all that the other options leave.")
+@with_options(confirm_options)
 @json_option
 def retry_dead(**given: Any) -> None:
     """Deliver dead letters to their listeners again, at once: those with the IDs, or --all that match."""
-    _change(lambda admin, wanted: admin.dead_letters.retry(wanted), verb="retried", **given)
+    _change("retry", said="retried", **given)
 
 
 @dead.command("discard")
@@ -123,19 +126,24 @@ def retry_dead(**given: Any) -> None:
 @database_options
 @_filter_options
 @click.option("--all", "everything", is_flag=True, help="All of them, or all that the other options leave.")
+@with_options(confirm_options)
 @json_option
 def discard_dead(**given: Any) -> None:
-    """Delete dead letters: those with the IDs, or --all that match. The history keeps them."""
-    _change(lambda admin, wanted: admin.dead_letters.discard(wanted), verb="discarded", **given)
+    """Delete dead letters: those with the IDs, or --all that match. The history and the operation keep them."""
+    _change("discard", said="discarded", **given)
 
 
 def _change(
-    method: Callable[[Admin, DeadFilter], Awaitable[list[int]]],
+    verb: Verb,
     *,
-    verb: str,
+    said: str,
     ids: tuple[int, ...],
     everything: bool,
     as_json: bool,
+    dry_run: bool,
+    yes: bool,
+    reason: str | None,
+    person: str | None,
     **filters: Any,
 ) -> None:
     if bool(ids) == everything:
@@ -143,12 +151,20 @@ def _change(
             "give the ids of dead letters, or --all (with --listener, --topic, --key, --error, --since to select some)"
         )
     wanted = DeadFilter(ids=ids or None, **filters)
-    done = with_admin(lambda admin: method(admin, wanted))
+    with_admin(lambda admin: admin.dead_letters.find(wanted, limit=1))  # names a listener that is not there
+    done = change(
+        verb, wanted.as_filter(), what="dead letter", reason=reason, person=person,
+        dry_run=dry_run, yes=yes or bool(ids), as_json=as_json,
+    )  # fmt: skip
+    if done is None:
+        return
+    items = with_admin(lambda admin: admin.operations.items(done.id))
+    taken = [item.letter_id for item in items if item.letter_id is not None]
     if as_json:
-        print_json({verb: done})
+        print_json({said: taken, "operation": done.id})
     else:
-        console().print(f"{verb} {len(done)} dead letter{'' if len(done) == 1 else 's'}")
-    if missing := sorted(set(ids) - set(done)):
+        console().print(f"{said} {plural(done.touched, 'dead letter')} (operation {done.id})")
+    if missing := sorted(set(ids) - set(taken)):
         fail(f"no such dead letter: {', '.join(map(str, missing))}")
 
 
@@ -158,6 +174,7 @@ def _as_json(letter: DeadLetter) -> dict[str, object]:
         "listener_name": letter.listener_name,
         "attempts": letter.attempts,
         "error": letter.error,
+        "fingerprint": letter.fingerprint,
         "traceback": letter.traceback,
         "worker": letter.worker,
         "dead_at": letter.dead_at,

@@ -1,16 +1,17 @@
-"""`pgbus listeners`: list, pause, resume, reset and remove listeners."""
+"""`pgbus listeners`: list, pause, resume, reset, replay and remove listeners."""
 
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import rich_click as click
 from rich.text import Text
 
 from pgbus.admin import ListenerStatus
+from pgbus.cli.changing import change, confirm_options, plural, reason_options, with_options
 from pgbus.cli.global_options import database_options
-from pgbus.cli.options import change_each, json_option, read_past, say_done, with_admin
+from pgbus.cli.options import change_each, json_option, key_option, read_past, read_pattern, say_done, with_admin
 from pgbus.cli.output import ago, console, number, print_json
 from pgbus.cli.tables import Column, Listing
 
@@ -18,7 +19,7 @@ from pgbus.cli.tables import Column, Listing
 @click.group()
 @database_options
 def listeners() -> None:
-    """List listeners; pause, resume, reset or remove them."""
+    """List listeners; pause, resume, reset, replay or remove them."""
 
 
 @listeners.command("list")
@@ -60,19 +61,21 @@ def _cells(listener: ListenerStatus) -> tuple[Text, ...]:
 @listeners.command()
 @click.argument("names", metavar="NAME...", nargs=-1, required=True)
 @database_options
+@with_options(reason_options)
 @json_option
-def pause(names: tuple[str, ...], as_json: bool) -> None:
+def pause(names: tuple[str, ...], as_json: bool, **why: Any) -> None:
     """Stop deliveries to listeners, on every worker; their events are kept."""
-    change_each(names, lambda admin, name: admin.listeners.pause(name), verb="paused", as_json=as_json)
+    change_each(names, lambda admin, name: admin.listeners.pause(name, **why), verb="paused", as_json=as_json)
 
 
 @listeners.command()
 @click.argument("names", metavar="NAME...", nargs=-1, required=True)
 @database_options
+@with_options(reason_options)
 @json_option
-def resume(names: tuple[str, ...], as_json: bool) -> None:
+def resume(names: tuple[str, ...], as_json: bool, **why: Any) -> None:
     """Deliver to paused listeners again."""
-    change_each(names, lambda admin, name: admin.listeners.resume(name), verb="resumed", as_json=as_json)
+    change_each(names, lambda admin, name: admin.listeners.resume(name, **why), verb="resumed", as_json=as_json)
 
 
 def read_place(text: str) -> str | int | datetime:
@@ -92,17 +95,17 @@ def read_place(text: str) -> str | int | datetime:
     metavar="PLACE",
     help="beginning, now, a position, ISO 8601, or an age such as 2h, 7d.",
 )
+@with_options(confirm_options)
 @json_option
-def reset(name: str, to: str | int | datetime, as_json: bool) -> None:
+def reset(name: str, to: str | int | datetime, as_json: bool, **given: Any) -> None:
     """Deliver the log to a listener again from a place on, or skip to now.
 
-    Waiting deliveries of the listener are dropped; its events in flight and its dead letters stay.
+    Waiting deliveries of the listener are dropped, and its dead letters from there on; its events in flight stay.
     """
-    place = cast("Literal['beginning', 'now'] | int | datetime", to)
-    try:
-        position = with_admin(lambda admin: admin.listeners.reset(name, to=place))
-    except ValueError as error:
-        raise click.UsageError(str(error)) from None
+    done = change("reset", {"listener": name, "to": _place(name, to)}, what="listener", as_json=as_json, **given)
+    if done is None:
+        return
+    position = done.result["position"]
     if as_json:
         say_done("reset", name, as_json=True, position=position)
     else:
@@ -112,9 +115,51 @@ def reset(name: str, to: str | int | datetime, as_json: bool) -> None:
 @listeners.command()
 @click.argument("name")
 @database_options
-@click.option("--force", is_flag=True, help="Even while a live worker runs it.")
+@click.option("--from", "start", required=True, type=read_place, metavar="PLACE", help="As in `reset --to`.")
+@click.option("--to", "end", type=read_place, default="now", show_default=True, metavar="PLACE", help="Up to here.")
+@click.option("--topic", type=read_pattern, metavar="PATTERN", help="Events under this topic or pattern.")
+@key_option
+@with_options(confirm_options)
 @json_option
-def remove(name: str, force: bool, as_json: bool) -> None:
-    """Remove a listener with its deliveries and dead letters; its history stays."""
-    with_admin(lambda admin: admin.listeners.remove(name, force=force))
-    say_done("removed", name, as_json=as_json)
+def replay(
+    name: str,
+    start: str | int | datetime,
+    end: str | int | datetime,
+    topic: str | None,
+    key: str | None,
+    as_json: bool,
+    **given: Any,
+) -> None:
+    """Deliver a stretch of the log to a listener again, in addition to what waits for it."""
+    wanted = {"listener": name, "from": _place(name, start), "to": _place(name, end), "topic": topic, "key": key}
+    filter_ = {key: value for key, value in wanted.items() if value is not None}
+    done = change("replay", filter_, what="event", as_json=as_json, **given)
+    if done is None:
+        return
+    if as_json:
+        say_done("replayed", name, as_json=True, events=done.touched, operation=done.id)
+    else:
+        console().print(f"replayed {plural(done.touched, 'event')} to {name} (operation {done.id})", soft_wrap=True)
+
+
+@listeners.command()
+@click.argument("name")
+@database_options
+@click.option("--force", is_flag=True, help="Even while a live worker runs it.")
+@with_options(confirm_options)
+@json_option
+def remove(name: str, force: bool, as_json: bool, **given: Any) -> None:
+    """Remove a listener and what waits for it; its history stays, and the operation keeps its dead letters."""
+    with_admin(lambda admin: admin.listeners.check_removable(name, force=force))
+    done = change("remove", {"listener": name, "force": force}, what="listener", as_json=as_json, **given)
+    if done is not None:
+        say_done("removed", name, as_json=as_json)
+
+
+def _place(name: str, place: str | int | datetime) -> str:
+    """A place in the log in the words of a filter."""
+    asked = cast("Literal['beginning', 'now'] | int | datetime", place)
+    try:
+        return with_admin(lambda admin: admin.listeners.place(name, asked))
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None

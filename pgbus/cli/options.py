@@ -13,7 +13,9 @@ import msgspec
 import rich_click as click
 
 from pgbus.admin import Admin, Condition
+from pgbus.cli.exits import USAGE
 from pgbus.cli.global_options import load_config
+from pgbus.cli.group import fail
 from pgbus.cli.output import console, print_json
 from pgbus.errors import InvalidEventError
 from pgbus.topics import check_pattern
@@ -39,7 +41,7 @@ def with_admin(action: Callable[[Admin], Awaitable[_T]]) -> _T:
 
 
 def change_each(
-    names: Iterable[str], method: Callable[[Admin, str], Awaitable[None]], *, verb: str, as_json: bool
+    names: Iterable[str], method: Callable[[Admin, str], Awaitable[object]], *, verb: str, as_json: bool
 ) -> None:
     """Run a method of Admin on each name, and print a line after each."""
 
@@ -57,6 +59,14 @@ def say_done(verb: str, name: str, *, as_json: bool, **more: object) -> None:
         print_json({verb: name, **more})
     else:
         console().print(f"{verb} {name}", soft_wrap=True)
+
+
+def confirm(question: str) -> None:
+    """Ask the person at the terminal; end the program where the answer is no, or where there is nobody to ask."""
+    if not sys.stdin.isatty():
+        fail("there is no terminal to ask at: give --yes", code=USAGE)
+    if not click.confirm(question, err=True):
+        fail("nothing was changed")
 
 
 class Seconds(click.FloatRange):

@@ -30,8 +30,9 @@ COMMANDS = {
     "inspect": "Show the history of APIs, the newest first: events, or with --calls calls. All filters must match.",
     "events": "Show events of the log, the newest first, with each listener's attempts.",
     "dead": "List, group, show, retry or discard dead letters: events that a listener gave up on.",
-    "listeners": "List listeners; pause, resume, reset or remove them.",
+    "listeners": "List listeners; pause, resume, reset, replay or remove them.",
     "schedules": "List schedules and their runs; pause, resume, run or remove them.",
+    "operations": "List and show the changes that people have made; continue or cancel one.",
     "schema": "Dump, check and compare the schemas of events and procedures, and write stubs.",
     "config": "Show each setting and its source; passwords are hidden. With --json also its meaning.",
 }

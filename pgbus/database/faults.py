@@ -41,6 +41,11 @@ DATABASE_ERRORS = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.Interfa
 DRIVER_CONFUSED = (asyncpg.InternalClientError,)
 
 
+def hint_of(error: BaseException) -> str | None:
+    """Return the advice that the server gives with an error, if any."""
+    return getattr(error, "hint", None)
+
+
 class Fault(enum.Enum):
     """The kinds of faults that `classify` distinguishes."""
 

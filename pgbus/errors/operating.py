@@ -58,5 +58,13 @@ class InUseError(PgbusError):
         self.workers = tuple(workers)
 
 
+class OperationNotFound(PgbusError):
+    """Take an id that `pgbus operations list` shows."""
+
+    def __init__(self, operation_id: int) -> None:
+        super().__init__(f"there is no operation {operation_id}; `pgbus operations list` shows what there is")
+        self.operation_id = operation_id
+
+
 class EmbeddedPostgresError(PgbusError):
     """Install `pgbus[embedded]`, point PGBUS_PG_BINDIR at PostgreSQL's binaries, or use a server of your own."""

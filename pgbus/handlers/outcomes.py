@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sysconfig
 import traceback as traceback_module
 from dataclasses import dataclass
 from types import TracebackType
@@ -13,6 +14,9 @@ from pgbus.config.options import check_options, number, whole_number
 
 MAX_ERROR_LENGTH = 4_000
 MAX_TRACEBACK_LENGTH = 20_000
+MAX_FINGERPRINT_LENGTH = 255
+# Where the standard library and packages are; an application may itself be installed there.
+_INSTALLED = ("<frozen ", *{sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
 # A hundred years, in seconds: PostgreSQL could not add much more to its clock.
 MAX_DELAY = 36_525 * 86_400.0
 
@@ -36,6 +40,7 @@ class Dead:
 
     error: str
     traceback: str | None = None
+    fingerprint: str | None = None
 
 
 Outcome: TypeAlias = Done | Retry | Dead
@@ -85,16 +90,34 @@ def decide(error: BaseException | None, *, attempt: int, policy: RetryPolicy) ->
         case None:
             return DONE
         case errors.Dead():
-            return Dead(error=clip(error.reason, MAX_ERROR_LENGTH))
+            return Dead(error=clip(error.reason, MAX_ERROR_LENGTH), fingerprint=fingerprint_of(error))
         case errors.UnhandledEventError():
-            return Dead(error=describe(error))
+            return Dead(error=describe(error), fingerprint=fingerprint_of(error))
         case _ if attempt >= policy.max_attempts:
-            return Dead(error=describe(error), traceback=format_traceback(error))
+            return Dead(error=describe(error), fingerprint=fingerprint_of(error), traceback=format_traceback(error))
         case errors.Retry():
             delay = policy.delay(attempt) if error.after is None else min(MAX_DELAY, max(0.0, error.after))
             return Retry(delay=delay, error=clip(error.reason, MAX_ERROR_LENGTH))
         case _:
             return Retry(delay=policy.delay(attempt), error=describe(error))
+
+
+def fingerprint_of(error: BaseException) -> str:
+    """The exception's type, and the function of the application where it was raised: `ValueError at shop.mail:send`.
+
+    Failures with the same one mostly have the same cause, so that people act on all of them at once. It has no line
+    number, so that it outlives an edit. The application's is the innermost frame that is neither of the standard
+    library nor of an installed package; without one, it is the handler's. At most 255 characters.
+    """
+    frames = [frame for frame, _ in traceback_module.walk_tb(_handlers_part(error.__traceback__))]
+    own = [
+        frame
+        for frame in frames
+        if not frame.f_code.co_filename.startswith(_INSTALLED)
+        and not frame.f_globals.get("__name__", "").startswith("pgbus.")
+    ]
+    places = [f"{frame.f_globals.get('__name__', '?')}:{frame.f_code.co_qualname}" for frame in own[-1:] or frames[:1]]
+    return clip(" at ".join([type(error).__name__, *places]), MAX_FINGERPRINT_LENGTH)
 
 
 def describe(error: BaseException) -> str:

@@ -152,7 +152,7 @@ def settlement(
     With an `xid` they are only settled in that transaction.
     """
     done = DoneRuns()
-    others: tuple[list[Any], ...] = tuple([] for _ in range(11))
+    others: tuple[list[Any], ...] = tuple([] for _ in _OTHER_COLUMNS)
     ids: list[int] = []
     tokens: list[Any] = []
     tally = Tally()
@@ -190,6 +190,7 @@ _OTHER_COLUMNS = (
     "lanes",
     "delays",
     "errors",
+    "fingerprints",
     "tracebacks",
     "keys",
 )
@@ -205,14 +206,14 @@ def _add_mixed(
         if isinstance(ending, Done):
             finished.append((event.position or 0, started, duration))
             continue
-        name, delay, error, traceback = _describe(ending)
+        name, delay, error, fingerprint, traceback = _describe(ending)
         if isinstance(ending, Retry):
             tally.retried += 1
             delays.append(ending.delay)
         elif isinstance(ending, Dead):
             tally.dead += 1
         tried = (claim.id, event.position, claim.attempt, name, started, duration)
-        row = (*tried, claim.lane, delay, error, traceback, event.key)
+        row = (*tried, claim.lane, delay, error, fingerprint, traceback, event.key)
         for column, value in zip(others, row, strict=True):
             column.append(value)
     if finished:
@@ -225,23 +226,28 @@ def _in_ascii(ending: Ending | None) -> Ending | None:
     match ending:
         case Retry(error=error):
             return replace(ending, error=in_ascii(error))
-        case Dead(error=error, traceback=traceback):
-            return replace(ending, error=in_ascii(error), traceback=traceback and in_ascii(traceback))
+        case Dead(error=error, fingerprint=fingerprint, traceback=traceback):
+            return replace(
+                ending,
+                error=in_ascii(error),
+                fingerprint=fingerprint and in_ascii(fingerprint),
+                traceback=traceback and in_ascii(traceback),
+            )
         case _:
             return ending
 
 
-def _describe(ending: Ending | None) -> tuple[str, float | None, str | None, str | None]:
+def _describe(ending: Ending | None) -> tuple[str, float | None, str | None, str | None, str | None]:
     match ending:
         case Retry(delay=delay, error=error):
-            return "retry", delay, error, None
-        case Dead(error=error, traceback=traceback):
-            return "dead", None, error, traceback
+            return "retry", delay, error, None, None
+        case Dead(error=error, fingerprint=fingerprint, traceback=traceback):
+            return "dead", None, error, fingerprint, traceback
         case Blocked():
-            return "blocked", None, None, None
+            return "blocked", None, None, None, None
         case Alone():
-            return "alone", None, None, None
+            return "alone", None, None, None, None
         case Left(topic=topic):
-            return "left", None, topic, None
+            return "left", None, topic, None, None
         case _:
-            return "released", None, None, None
+            return "released", None, None, None, None

@@ -306,7 +306,9 @@ async def test_an_event_whose_handler_always_fails_becomes_a_dead_letter_to_retr
     assert rows[2]["pause"] >= 0.39
     [listed] = map(json.loads, services.pgbus(mailer, "dead", "list", "--json").splitlines())
     assert (listed["listener_name"], listed["error"]) == ("mailer-send", "ConnectionError: no mail today")
-    assert "retried 1 dead letter" in services.pgbus(mailer, "dead", "retry", "--all", "--listener", "mailer-send")
+    assert "retried 1 dead letter" in services.pgbus(
+        mailer, "dead", "retry", "--all", "--yes", "--listener", "mailer-send"
+    )
     async with services.worker(mailer) as mended:
         assert await mended.line() == "sent /"
         await services.settled()

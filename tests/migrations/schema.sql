@@ -28,6 +28,161 @@ CREATE DOMAIN pgbus.procedure AS text
 CREATE DOMAIN pgbus.topic AS text
 	CONSTRAINT topic_is_dotted_words CHECK (((VALUE ~ '^[A-Za-z0-9_-]+([.][A-Za-z0-9_-]+)*$'::text) AND (length(VALUE) <= 255)));
 
+CREATE FUNCTION pgbus.archive_dead_letters(number bigint, ids bigint[]) RETURNS void
+    LANGUAGE sql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    WITH taken AS (
+        DELETE FROM pgbus.dead_letters AS x WHERE x.id = ANY (ids) RETURNING x.*
+    )
+    INSERT INTO pgbus.operation_items
+        (operation_id, letter_id, listener_name, position, event_id, topic, attempts, error, fingerprint, traceback, worker,
+         dead_at)
+    SELECT number, t.id, l.listener_name, t.position, e.event_id, e.topic, t.attempts, t.error, t.fingerprint, t.traceback, t.worker,
+           t.dead_at
+    FROM taken AS t
+    JOIN pgbus.listeners AS l ON l.id = t.listener_id
+    LEFT JOIN pgbus.events AS e ON e.position = t.position
+$$;
+
+CREATE FUNCTION pgbus.begin_operation(verb text, filter jsonb DEFAULT '{}'::jsonb, reason text DEFAULT NULL::text, person text DEFAULT NULL::text) RETURNS bigint
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+    bounds record;
+    number bigint;
+BEGIN
+    bounds := pgbus.operation_range(verb, filter);
+    INSERT INTO pgbus.operations AS o (verb, filter, reason, person, requested_by, matched, progress, last)
+    VALUES (verb, filter, reason, person, session_user,
+            (SELECT p.matched FROM pgbus.preview_operation(verb, filter, 0) AS p), bounds.low, bounds.high)
+    RETURNING o.id INTO number;
+    RETURN number;
+END
+$$;
+
+CREATE FUNCTION pgbus.cancel_operation(number bigint) RETURNS boolean
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+BEGIN
+    UPDATE pgbus.operations AS x
+    SET state = 'cancelled', finished_at = clock_timestamp(), ended_by = session_user
+    WHERE x.id = number AND x.state = 'running';
+    IF NOT FOUND AND NOT EXISTS (SELECT FROM pgbus.operations AS x WHERE x.id = number) THEN
+        RAISE EXCEPTION 'there is no operation %', number USING ERRCODE = 'undefined_object';
+    END IF;
+    RETURN FOUND;
+END
+$$;
+
+CREATE FUNCTION pgbus.check_filter(verb text, filter jsonb) RETURNS void
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+    allowed text[];
+    wrong text;
+BEGIN
+    allowed := CASE
+        WHEN verb IN ('retry', 'discard')
+            THEN '{ids,listener,topic,key,error,since,until,where,condition}'
+        WHEN verb IN ('retry_now', 'give_up') THEN '{listener,topic,key,error,since,until,where,condition}'
+        WHEN verb = 'replay' THEN '{listener,from,to,topic,key,since,until,where,condition}'
+        WHEN verb = 'reset' THEN '{listener,to}'
+        WHEN verb IN ('pause', 'resume') THEN '{listener}'
+        WHEN verb = 'remove' THEN '{listener,force}'
+        WHEN verb IN ('pause_schedule', 'resume_schedule', 'run_schedule') THEN '{schedule}'
+        WHEN verb = 'remove_schedule' THEN '{schedule,force}' END;
+    IF allowed IS NULL THEN
+        RAISE EXCEPTION '"%" is not a verb of operations', verb
+            USING ERRCODE = 'invalid_parameter_value',
+                  HINT = 'retry, retry_now, give_up, discard, replay, reset, pause, resume, remove, and pause_schedule, '
+                         'resume_schedule, run_schedule, remove_schedule';
+    END IF;
+    SELECT string_agg(k.name, ', ') INTO wrong FROM jsonb_object_keys(filter) AS k (name) WHERE k.name <> ALL (allowed);
+    IF wrong IS NOT NULL THEN
+        RAISE EXCEPTION '% does not take %', verb, wrong
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'It takes ' || array_to_string(allowed, ', ') || '.';
+    END IF;
+    IF filter ->> 'topic' IS NOT NULL AND pgbus.pattern_regex(filter ->> 'topic') IS NULL THEN
+        RAISE EXCEPTION '"%" is not a topic or pattern', filter ->> 'topic' USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+    IF verb IN ('replay', 'reset', 'pause', 'resume', 'remove') OR filter ->> 'listener' IS NOT NULL THEN
+        IF NOT EXISTS (SELECT FROM pgbus.listeners AS l WHERE l.listener_name = filter ->> 'listener') THEN
+            RAISE EXCEPTION 'there is no listener "%"', COALESCE(filter ->> 'listener', '')
+                USING ERRCODE = 'undefined_object', HINT = 'See pgbus.listener_lag for those that there are.';
+        END IF;
+    END IF;
+    IF verb LIKE '%\_schedule' AND NOT EXISTS (
+        SELECT FROM pgbus.schedules AS s WHERE s.schedule_name = filter ->> 'schedule') THEN
+        RAISE EXCEPTION 'there is no schedule "%"', COALESCE(filter ->> 'schedule', '')
+            USING ERRCODE = 'undefined_object', HINT = 'See pgbus.timetable for those that there are.';
+    END IF;
+END
+$$;
+
+CREATE TABLE pgbus.operations (
+    id bigint NOT NULL,
+    verb text NOT NULL,
+    filter jsonb NOT NULL,
+    reason text,
+    person text,
+    requested_by text NOT NULL,
+    requested_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    state text DEFAULT 'running'::text NOT NULL,
+    matched bigint NOT NULL,
+    touched bigint DEFAULT 0 NOT NULL,
+    progress bigint NOT NULL,
+    last bigint NOT NULL,
+    result jsonb DEFAULT '{}'::jsonb NOT NULL,
+    finished_at timestamp with time zone,
+    ended_by text,
+    CONSTRAINT operations_end_is_whole CHECK (((state = 'running'::text) = (finished_at IS NULL))),
+    CONSTRAINT operations_state_is_known CHECK ((state = ANY (ARRAY['running'::text, 'done'::text, 'cancelled'::text]))),
+    CONSTRAINT operations_texts_are_short CHECK (((length(reason) <= 1000) AND (length(person) <= 255)))
+);
+
+CREATE FUNCTION pgbus.continue_operation(number bigint, batch bigint DEFAULT 500) RETURNS pgbus.operations
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+    o pgbus.operations;
+    step record;
+    outcome jsonb := '{}';
+BEGIN
+    -- Who else continues or cancels it waits here.
+    SELECT * INTO o FROM pgbus.operations AS x WHERE x.id = number FOR UPDATE;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'there is no operation %', number USING ERRCODE = 'undefined_object';
+    ELSIF o.state <> 'running' THEN
+        RETURN o;
+    END IF;
+    IF o.verb IN ('retry', 'discard', 'retry_now', 'give_up') THEN
+        step := pgbus.operate_on_failures(o, batch);
+    ELSIF o.verb = 'replay' THEN
+        step := pgbus.operate_replay(o, batch);
+    ELSE
+        outcome := CASE WHEN o.verb LIKE '%\_schedule' THEN pgbus.operate_on_schedule(o) ELSE pgbus.operate_on_listener(o) END;
+        SELECT CASE WHEN outcome ? 'missing' THEN bigint '0' ELSE 1 END AS touched, o.last AS progress INTO step;
+    END IF;
+    UPDATE pgbus.operations AS x
+    SET touched = x.touched + step.touched,
+        progress = step.progress,
+        result = x.result || outcome,
+        state = CASE WHEN step.progress >= x.last THEN 'done' ELSE 'running' END,
+        finished_at = CASE WHEN step.progress >= x.last THEN clock_timestamp() END
+    WHERE x.id = number
+    RETURNING * INTO o;
+    -- Workers read listeners and schedules again, and look for what is due.
+    PERFORM pg_notify((SELECT n.nspname FROM pg_namespace AS n JOIN pg_class AS c ON c.relnamespace = n.oid
+                       WHERE c.oid = CAST('pgbus.operations' AS regclass)) || '_work', 'reload');
+    RETURN o;
+END
+$$;
+
 CREATE FUNCTION pgbus.correlation_of(id uuid, headers jsonb) RETURNS text
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     AS $$
@@ -181,6 +336,77 @@ BEGIN
 END
 $$;
 
+CREATE FUNCTION pgbus.filter_accepts(filter jsonb, listener_name text, topic text, ancestors text[], key text, payload jsonb, error text, fingerprint text, at timestamp with time zone) RETURNS boolean
+    LANGUAGE sql STABLE
+    AS $$
+    SELECT (filter ->> 'listener' IS NULL OR listener_name = filter ->> 'listener')
+       AND (filter ->> 'topic' IS NULL
+            OR topic || '.' ~ pgbus.pattern_regex(filter ->> 'topic')
+            OR EXISTS (SELECT FROM unnest(ancestors) AS a (name) WHERE a.name || '.' ~ pgbus.pattern_regex(filter ->> 'topic')))
+       AND (filter ->> 'key' IS NULL OR COALESCE(key, '') = filter ->> 'key')
+       AND (filter ->> 'error' IS NULL OR fingerprint = filter ->> 'error'
+            OR split_part(fingerprint, ' at ', 1) = filter ->> 'error'
+            OR pgbus.has_error(error, filter ->> 'error'))
+       AND (filter ->> 'since' IS NULL OR at >= CAST(filter ->> 'since' AS timestamptz))
+       AND (filter ->> 'until' IS NULL OR at < CAST(filter ->> 'until' AS timestamptz))
+       AND (filter -> 'where' IS NULL OR payload @> (filter -> 'where'))
+       AND (filter ->> 'condition' IS NULL
+            OR jsonb_path_exists(payload, CAST(filter ->> 'condition' AS jsonpath), '{}', true))
+$$;
+
+CREATE FUNCTION pgbus.find_failures(verb text, filter jsonb, low bigint, high bigint) RETURNS TABLE(id bigint, listener_id integer, listener_name text, "position" bigint, event_id uuid, topic text, key text, attempts integer, error text, fingerprint text, at timestamp with time zone)
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+BEGIN
+    IF verb IN ('retry', 'discard') THEN
+        RETURN QUERY
+        SELECT x.id, x.listener_id, l.listener_name, x.position, e.event_id, e.topic, e.key, x.attempts, x.error,
+               x.fingerprint, x.dead_at
+        FROM pgbus.dead_letters AS x
+        JOIN pgbus.listeners AS l ON l.id = x.listener_id
+        LEFT JOIN pgbus.events AS e ON e.position = x.position
+        WHERE x.id > low AND x.id <= high
+          AND (filter -> 'ids' IS NULL
+               OR x.id = ANY (ARRAY(SELECT CAST(i.id AS bigint) FROM jsonb_array_elements_text(filter -> 'ids') AS i (id))))
+          AND pgbus.filter_accepts(filter, l.listener_name, e.topic, e.ancestors, e.key, e.payload, x.error, x.fingerprint,
+                                   x.dead_at)
+        ORDER BY x.id;
+    ELSE
+        RETURN QUERY
+        SELECT d.id, d.listener_id, l.listener_name, d.first, e.event_id, e.topic, e.key, d.attempt - 1, d.last_error,
+               CAST(NULL AS text), d.available_at
+        FROM pgbus.deliveries AS d
+        JOIN pgbus.listeners AS l ON l.id = d.listener_id
+        LEFT JOIN pgbus.events AS e ON e.position = d.first
+        WHERE d.id > low AND d.id <= high
+          AND d.claim_token IS NULL AND d.attempt > 1 AND d.events = 1 AND d.blocked_key IS NULL
+          AND pgbus.filter_accepts(filter, l.listener_name, e.topic, e.ancestors, e.key, e.payload, d.last_error, NULL,
+                                   e.logged_at)
+        ORDER BY d.id;
+    END IF;
+END
+$$;
+
+CREATE FUNCTION pgbus.find_heard(filter jsonb, low bigint, high bigint, batch bigint) RETURNS TABLE("position" bigint, event_id uuid, topic text, key text, at timestamp with time zone)
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    SELECT e.position, e.event_id, e.topic, e.key, e.logged_at
+    FROM pgbus.events AS e
+    WHERE e.position > low AND e.position <= high
+      AND EXISTS (
+          SELECT FROM pgbus.subscriptions AS s
+          JOIN pgbus.listeners AS l ON l.id = s.listener_id
+          WHERE l.listener_name = filter ->> 'listener'
+            AND (s.pattern = e.topic OR s.pattern = ANY (e.ancestors)
+                 OR e.topic || '.' ~ s.regex
+                 OR EXISTS (SELECT FROM unnest(e.ancestors) AS a (name) WHERE a.name || '.' ~ s.regex)))
+      AND pgbus.filter_accepts(filter - 'listener', NULL, e.topic, e.ancestors, e.key, e.payload, NULL, NULL, e.logged_at)
+    ORDER BY e.position
+    LIMIT batch
+$$;
+
 CREATE FUNCTION pgbus.has_error(error text, wanted text) RETURNS boolean
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     AS $$
@@ -192,6 +418,17 @@ CREATE FUNCTION pgbus.note_listener_change() RETURNS trigger
     AS $$
 BEGIN
     INSERT INTO pgbus.route_changes VALUES (CASE TG_OP WHEN 'DELETE' THEN OLD.id ELSE NEW.id END);
+    RETURN NULL;
+END
+$$;
+
+CREATE FUNCTION pgbus.note_listener_removal() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+BEGIN
+    INSERT INTO pgbus.removed_listeners (id, listener_name, service, registered_at)
+    VALUES (OLD.id, OLD.listener_name, OLD.service, OLD.registered_at);
     RETURN NULL;
 END
 $$;
@@ -237,6 +474,241 @@ BEGIN
 END
 $$;
 
+CREATE PROCEDURE pgbus.operate(IN verb text, IN filter jsonb DEFAULT '{}'::jsonb, IN reason text DEFAULT NULL::text, IN person text DEFAULT NULL::text, INOUT operation_id bigint DEFAULT NULL::bigint, INOUT touched bigint DEFAULT NULL::bigint)
+    LANGUAGE plpgsql
+    AS $$
+DECLARE
+    o pgbus.operations;
+BEGIN
+    operation_id := pgbus.begin_operation(verb, filter, reason, person);
+    LOOP
+        COMMIT;
+        o := pgbus.continue_operation(operation_id);
+        EXIT WHEN o.state <> 'running';
+    END LOOP;
+    touched := o.touched;
+END
+$$;
+
+CREATE FUNCTION pgbus.operate_on_failures(o pgbus.operations, batch bigint, OUT touched bigint, OUT progress bigint) RETURNS record
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+    failures bigint[];
+    listeners integer[];
+BEGIN
+    SELECT array_agg(f.id), array_agg(DISTINCT f.listener_id), max(f.id)
+    INTO failures, listeners, progress
+    FROM (SELECT * FROM pgbus.find_failures(o.verb, o.filter, o.progress, o.last) LIMIT batch) AS f;
+    IF failures IS NULL THEN
+        touched := 0;
+        progress := o.last;
+        RETURN;
+    END IF;
+    IF o.verb IN ('retry', 'discard') THEN
+        -- Locked by a statement of its own: only the next one sees events that a worker, which settles at the same time,
+        -- has blocked behind them.
+        SELECT array_agg(x.id) INTO failures
+        FROM (SELECT x.id FROM pgbus.dead_letters AS x WHERE x.id = ANY (failures) ORDER BY x.id FOR UPDATE) AS x;
+        IF o.verb = 'retry' THEN
+            INSERT INTO pgbus.deliveries (listener_id, lane, first, last, events, available_at)
+            SELECT x.listener_id, x.lane, x.position, x.position, 1, now()
+            FROM pgbus.dead_letters AS x
+            WHERE x.id = ANY (failures)
+            ORDER BY x.position;
+        ELSE
+            INSERT INTO pgbus.history (first, listener_id, attempt, outcome, started_at, duration, worker, error)
+            SELECT x.position, x.listener_id, x.attempts, 'discarded', now(), 0, 'operator', x.error
+            FROM pgbus.dead_letters AS x
+            WHERE x.id = ANY (failures);
+        END IF;
+        PERFORM pgbus.archive_dead_letters(o.id, failures);
+        PERFORM pgbus.unblock_deliveries(listeners);
+    ELSE
+        -- What a worker has claimed meanwhile no longer waits.
+        SELECT array_agg(d.id) INTO failures
+        FROM (SELECT d.id FROM pgbus.deliveries AS d WHERE d.id = ANY (failures) AND d.claim_token IS NULL
+              ORDER BY d.id FOR UPDATE SKIP LOCKED) AS d;
+        INSERT INTO pgbus.operation_items (operation_id, listener_name, position, event_id, topic, attempts, error)
+        SELECT o.id, l.listener_name, d.first, e.event_id, e.topic, d.attempt - 1, d.last_error
+        FROM pgbus.deliveries AS d
+        JOIN pgbus.listeners AS l ON l.id = d.listener_id
+        LEFT JOIN pgbus.events AS e ON e.position = d.first
+        WHERE d.id = ANY (failures);
+        IF o.verb = 'retry_now' THEN
+            UPDATE pgbus.deliveries AS d SET available_at = now() WHERE d.id = ANY (failures);
+        ELSE
+            WITH given_up AS (
+                DELETE FROM pgbus.deliveries AS d WHERE d.id = ANY (failures) RETURNING d.*
+            ), noted AS (
+                INSERT INTO pgbus.history (first, listener_id, attempt, outcome, started_at, duration, worker, error)
+                SELECT g.first, g.listener_id, g.attempt - 1, 'dead', now(), 0, 'operator', g.last_error
+                FROM given_up AS g
+            )
+            INSERT INTO pgbus.dead_letters (listener_id, position, lane, attempts, error, fingerprint, worker)
+            SELECT g.listener_id, g.first, g.lane, g.attempt - 1, COALESCE(g.last_error, 'given up by an operator'),
+                   split_part(g.last_error, ':', 1), 'operator'
+            FROM given_up AS g;
+        END IF;
+    END IF;
+    touched := COALESCE(cardinality(failures), 0);
+END
+$$;
+
+CREATE FUNCTION pgbus.operate_on_listener(o pgbus.operations) RETURNS jsonb
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+    listener record;
+    running text[];
+    dropped bigint;
+BEGIN
+    -- Against the leader and other operators.
+    SELECT l.id, l.state INTO listener
+    FROM pgbus.listeners AS l WHERE l.listener_name = o.filter ->> 'listener' FOR UPDATE;
+    IF NOT FOUND THEN
+        RETURN jsonb_build_object('missing', true);  -- another operation has removed it meanwhile
+    END IF;
+    IF o.verb IN ('pause', 'resume') THEN
+        UPDATE pgbus.listeners AS l SET state = CASE o.verb WHEN 'pause' THEN 'paused' ELSE 'active' END
+        WHERE l.id = listener.id;
+        RETURN jsonb_build_object('was', listener.state);
+    END IF;
+    IF o.verb = 'remove' AND NOT COALESCE(CAST(o.filter ->> 'force' AS boolean), false) THEN
+        running := ARRAY(SELECT w.name FROM pgbus.live_workers AS w WHERE o.filter ->> 'listener' = ANY (w.listeners));
+        IF cardinality(running) > 0 THEN
+            RAISE EXCEPTION 'listener "%" is run by %', o.filter ->> 'listener', array_to_string(running, ', ')
+                USING ERRCODE = 'object_in_use',
+                      HINT = 'Stop or change these workers first, because they would register it again.';
+        END IF;
+    END IF;
+    -- A reset begins with reading the log, so that it waits for a partition that is being dropped.
+    PERFORM FROM pgbus.events LIMIT 1;
+    WITH gone AS (
+        DELETE FROM pgbus.deliveries AS d
+        WHERE d.listener_id = listener.id AND (o.verb = 'remove' OR d.claim_token IS NULL)
+        RETURNING d.*
+    ), noted AS (
+        -- Failed before, and not tried again: else it would look as if it waited, forever.
+        INSERT INTO pgbus.history (first, listener_id, attempt, outcome, started_at, duration, worker, error)
+        SELECT g.first, g.listener_id, g.attempt - 1, 'skipped', now(), 0, 'operator', g.last_error
+        FROM gone AS g
+        WHERE g.attempt > 1 AND g.events = 1 AND (o.verb = 'remove' OR g.first <= o.last)
+    )
+    SELECT COALESCE(sum(g.events), 0) INTO dropped FROM gone AS g;
+    -- A reset to the past has these events heard again; otherwise there would be two dead letters of one.
+    PERFORM pgbus.archive_dead_letters(o.id, ARRAY(
+        SELECT x.id FROM pgbus.dead_letters AS x
+        WHERE x.listener_id = listener.id AND (o.verb = 'remove' OR x.position > o.last) ORDER BY x.id FOR UPDATE));
+    IF o.verb = 'remove' THEN
+        DELETE FROM pgbus.listeners AS l WHERE l.id = listener.id;
+    ELSE
+        UPDATE pgbus.listeners AS l SET cursor = o.last + 1 WHERE l.id = listener.id;
+    END IF;
+    RETURN jsonb_build_object('deliveries_dropped', dropped, 'position', o.last + 1,
+                              'dead_letters', (SELECT count(*) FROM pgbus.operation_items AS i WHERE i.operation_id = o.id));
+END
+$$;
+
+CREATE FUNCTION pgbus.operate_on_schedule(o pgbus.operations) RETURNS jsonb
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+    schedule record;
+BEGIN
+    SELECT s.schedule_name, s.state, s.claim_token, s.claim_token IS NOT NULL AS running,
+           s.last_seen_at > now() - INTERVAL '1 minute' AND EXISTS (SELECT FROM pgbus.live_workers) AS declared
+    INTO schedule
+    FROM pgbus.schedules AS s WHERE s.schedule_name = o.filter ->> 'schedule' FOR UPDATE;
+    IF NOT FOUND THEN
+        RETURN jsonb_build_object('missing', true);
+    END IF;
+    CASE o.verb
+    WHEN 'pause_schedule' THEN
+        UPDATE pgbus.schedules AS s SET state = 'paused' WHERE s.schedule_name = schedule.schedule_name;
+    WHEN 'resume_schedule' THEN
+        -- Its next run is calculated again, unless a run is in progress.
+        UPDATE pgbus.schedules AS s
+        SET state = 'active', next_run_at = CASE WHEN s.claim_token IS NOT NULL THEN s.next_run_at END
+        WHERE s.schedule_name = schedule.schedule_name AND s.state = 'paused';
+    WHEN 'run_schedule' THEN
+        IF schedule.state = 'paused' THEN
+            RAISE EXCEPTION 'schedule "%" is paused', schedule.schedule_name
+                USING ERRCODE = 'object_in_use', HINT = 'Resume it first.';
+        ELSIF schedule.running THEN
+            RAISE EXCEPTION 'schedule "%" runs at this moment', schedule.schedule_name
+                USING ERRCODE = 'object_in_use', HINT = 'Its runs never overlap.';
+        END IF;
+        UPDATE pgbus.schedules AS s SET next_run_at = LEAST(s.next_run_at, now())
+        WHERE s.schedule_name = schedule.schedule_name;
+    ELSE
+        IF schedule.declared AND NOT COALESCE(CAST(o.filter ->> 'force' AS boolean), false) THEN
+            RAISE EXCEPTION 'schedule "%" was declared by a live worker within the last minute, which would register it again',
+                schedule.schedule_name
+                USING ERRCODE = 'object_in_use',
+                      HINT = 'Deploy the workers without it, and remove it a minute later.';
+        END IF;
+        DELETE FROM pgbus.schedules AS s WHERE s.schedule_name = schedule.schedule_name;
+        UPDATE pgbus.schedule_runs AS r SET outcome = 'lost', finished_at = now() WHERE r.run_id = schedule.claim_token;
+    END CASE;
+    RETURN jsonb_build_object('was', schedule.state);
+END
+$$;
+
+CREATE FUNCTION pgbus.operate_replay(o pgbus.operations, batch bigint, OUT touched bigint, OUT progress bigint) RETURNS record
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+    listener record;
+    positions bigint[];
+BEGIN
+    SELECT l.id, l.lanes INTO listener FROM pgbus.listeners AS l WHERE l.listener_name = o.filter ->> 'listener';
+    SELECT array_agg(f.position), max(f.position)
+    INTO positions, progress
+    FROM pgbus.find_heard(o.filter, o.progress, o.last, batch) AS f;
+    touched := COALESCE(cardinality(positions), 0);
+    progress := CASE WHEN touched < batch THEN o.last ELSE progress END;
+    PERFORM pgbus.archive_dead_letters(o.id, ARRAY(
+        SELECT x.id FROM pgbus.dead_letters AS x
+        WHERE x.listener_id = listener.id AND x.position = ANY (positions) ORDER BY x.id FOR UPDATE));
+    INSERT INTO pgbus.deliveries (listener_id, lane, first, last, events, available_at)
+    SELECT listener.id,
+           CASE WHEN listener.lanes IS NOT NULL
+                THEN (hashtext(COALESCE(e.key, CAST(e.event_id AS text))) & 2147483647) % listener.lanes END,
+           e.position, e.position, 1, now()
+    FROM pgbus.events AS e
+    WHERE e.position = ANY (positions)
+    ORDER BY e.position;
+    PERFORM pgbus.unblock_deliveries(ARRAY[listener.id]);
+END
+$$;
+
+CREATE FUNCTION pgbus.operation_range(verb text, filter jsonb, OUT low bigint, OUT high bigint) RETURNS record
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+BEGIN
+    low := 0;
+    IF verb IN ('retry', 'discard') THEN
+        high := COALESCE((SELECT max(x.id) FROM pgbus.dead_letters AS x), 0);
+    ELSIF verb IN ('retry_now', 'give_up') THEN
+        high := COALESCE((SELECT max(d.id) FROM pgbus.deliveries AS d), 0);
+    ELSIF verb = 'replay' THEN
+        low := pgbus.place_in_log(COALESCE(filter ->> 'from', 'beginning')) - 1;
+        high := pgbus.place_in_log(COALESCE(filter ->> 'to', 'now')) - 1;
+    ELSIF verb = 'reset' THEN
+        low := pgbus.place_in_log(COALESCE(filter ->> 'to', '')) - 1;
+        high := low;
+    ELSE
+        high := 0;
+    END IF;
+END
+$$;
+
 CREATE FUNCTION pgbus.outbox_before_insert() RETURNS trigger
     LANGUAGE plpgsql
     AS $$
@@ -255,6 +727,71 @@ BEGIN
         PERFORM pg_notify(TG_TABLE_SCHEMA || '_wake', '');
     END IF;
     RETURN NULL;
+END
+$$;
+
+CREATE FUNCTION pgbus.pattern_regex(pattern text) RETURNS text
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    AS $_$
+    SELECT CASE WHEN bool_and(w.word ~ '^([A-Za-z0-9_-]+|[*]{1,2})$')
+                THEN '^' || string_agg(CASE w.word WHEN '**' THEN '([A-Za-z0-9_-]+\.)*' WHEN '*' THEN '[A-Za-z0-9_-]+\.'
+                                       ELSE w.word || '\.' END, '' ORDER BY w.place) || '$' END
+    FROM string_to_table(pattern, '.') WITH ORDINALITY AS w (word, place)
+$_$;
+
+CREATE FUNCTION pgbus.place_in_log(place text) RETURNS bigint
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $_$
+DECLARE
+    following CONSTANT bigint := COALESCE((SELECT e.position FROM pgbus.events AS e ORDER BY e.position DESC LIMIT 1), 0) + 1;
+    found bigint;
+BEGIN
+    IF place = 'beginning' THEN
+        RETURN 0;
+    ELSIF place = 'now' THEN
+        -- The next position and not "live": an event that the leader is sequencing at this moment, with the old cursor
+        -- before its eyes, is then either delivered or backfilled.
+        RETURN following;
+    ELSIF place ~ '^[0-9]{1,18}$' THEN
+        IF CAST(place AS bigint) > following THEN
+            RAISE EXCEPTION '% is not a position of the log, which ends at %', place, following - 1
+                USING ERRCODE = 'invalid_parameter_value';
+        END IF;
+        RETURN CAST(place AS bigint);
+    END IF;
+    SELECT e.position INTO found
+    FROM pgbus.events AS e
+    WHERE e.logged_at >= CAST(place AS timestamptz)
+    ORDER BY e.position
+    LIMIT 1;
+    RETURN COALESCE(found, following);
+END
+$_$;
+
+CREATE FUNCTION pgbus.preview_operation(verb text, filter jsonb DEFAULT '{}'::jsonb, samples integer DEFAULT 5, OUT matched bigint, OUT sample jsonb) RETURNS record
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+    bounds record;
+BEGIN
+    PERFORM pgbus.check_filter(verb, filter);
+    bounds := pgbus.operation_range(verb, filter);
+    IF verb IN ('retry', 'discard', 'retry_now', 'give_up') THEN
+        SELECT count(*), COALESCE(jsonb_agg(to_jsonb(f) - 'listener_id' ORDER BY f.id DESC) FILTER (WHERE f.place <= samples), '[]')
+        INTO matched, sample
+        FROM (SELECT x.*, row_number() OVER (ORDER BY x.id DESC) AS place
+              FROM pgbus.find_failures(verb, filter, bounds.low, bounds.high) AS x) AS f;
+    ELSIF verb = 'replay' THEN
+        SELECT count(*), COALESCE(jsonb_agg(to_jsonb(f) ORDER BY f.position) FILTER (WHERE f.place <= samples), '[]')
+        INTO matched, sample
+        FROM (SELECT x.*, row_number() OVER (ORDER BY x.position) AS place
+              FROM pgbus.find_heard(filter, bounds.low, bounds.high, NULL) AS x) AS f;
+    ELSE
+        matched := 1;
+        sample := jsonb_build_array(filter);
+    END IF;
 END
 $$;
 
@@ -353,6 +890,18 @@ CREATE FUNCTION pgbus.take_dedup_keys(dedup_keys text[], event_ids uuid[], ttl d
     JOIN wanted AS w ON w.dedup_key = h.dedup_key
 $$;
 
+CREATE FUNCTION pgbus.unblock_deliveries(listener_ids integer[]) RETURNS void
+    LANGUAGE sql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    UPDATE pgbus.deliveries AS d
+    SET blocked_key = NULL, available_at = now()
+    WHERE d.listener_id = ANY (listener_ids)
+      AND d.blocked_key IS NOT NULL
+      AND NOT EXISTS (SELECT FROM pgbus.dead_letters AS x
+                      WHERE x.listener_id = d.listener_id AND x.blocked_key = d.blocked_key)
+$$;
+
 CREATE FUNCTION pgbus.uuid7() RETURNS uuid
     LANGUAGE sql PARALLEL SAFE
     AS $$
@@ -431,19 +980,28 @@ CREATE TABLE pgbus.listeners (
 
 COMMENT ON COLUMN pgbus.listeners.lanes IS 'NULL for a listener without order; else its number of lanes';
 
+CREATE TABLE pgbus.removed_listeners (
+    id integer NOT NULL,
+    listener_name text NOT NULL,
+    service text NOT NULL,
+    registered_at timestamp with time zone NOT NULL,
+    removed_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL
+);
+
 CREATE VIEW pgbus.attempts AS
  SELECT (h.first + u.step) AS "position",
-    l.listener_name,
+    COALESCE(l.listener_name, r.listener_name) AS listener_name,
     h.attempt,
     h.outcome,
     h.started_at,
     COALESCE(u.duration, h.duration) AS duration,
     h.worker,
     h.error
-   FROM ((pgbus.history h
+   FROM (((pgbus.history h
      CROSS JOIN LATERAL ( SELECT unnest(COALESCE(h.offsets, pgbus.run_offsets(h.span))) AS step,
             unnest(h.durations) AS duration) u)
-     LEFT JOIN pgbus.listeners l ON ((l.id = h.listener_id)));
+     LEFT JOIN pgbus.listeners l ON ((l.id = h.listener_id)))
+     LEFT JOIN pgbus.removed_listeners r ON ((r.id = h.listener_id)));
 
 COMMENT ON VIEW pgbus.attempts IS 'One row per attempt, without its event';
 
@@ -479,6 +1037,7 @@ CREATE TABLE pgbus.dead_letters (
     lane smallint,
     attempts integer NOT NULL,
     error text NOT NULL,
+    fingerprint text,
     traceback text,
     worker text NOT NULL,
     blocked_key text,
@@ -495,8 +1054,8 @@ CREATE TABLE pgbus.events (
     headers jsonb,
     published_at timestamp with time zone NOT NULL,
     deliver_at timestamp with time zone,
-    published_by text DEFAULT CURRENT_USER NOT NULL,
-    logged_at timestamp with time zone NOT NULL
+    logged_at timestamp with time zone NOT NULL,
+    published_by text DEFAULT CURRENT_USER NOT NULL
 )
 PARTITION BY RANGE ("position");
 
@@ -513,6 +1072,7 @@ CREATE VIEW pgbus.dead AS
     e.published_by,
     x.attempts,
     x.error,
+    x.fingerprint,
     x.traceback,
     x.worker,
     x.dead_at
@@ -590,18 +1150,19 @@ CREATE VIEW pgbus.event_history AS
     e.published_at,
     e.published_by,
     e.logged_at,
-    l.listener_name,
+    COALESCE(l.listener_name, r.listener_name) AS listener_name,
     h.attempt,
     h.outcome,
     h.started_at,
     COALESCE(u.duration, h.duration) AS duration,
     h.worker,
     h.error
-   FROM ((pgbus.events e
+   FROM (((pgbus.events e
      LEFT JOIN (pgbus.history h
      CROSS JOIN LATERAL ( SELECT unnest(COALESCE(h.offsets, pgbus.run_offsets(h.span))) AS step,
             unnest(h.durations) AS duration) u) ON (((pgbus.run_block(h.first, h.span) = ANY (pgbus.event_blocks(e."position"))) AND (e."position" = (h.first + u.step)) AND ((h.first >= (e."position" - 63)) AND (h.first <= e."position")) AND ((u.step >= 0) AND (u.step <= 63)))))
-     LEFT JOIN pgbus.listeners l ON ((l.id = h.listener_id)));
+     LEFT JOIN pgbus.listeners l ON ((l.id = h.listener_id)))
+     LEFT JOIN pgbus.removed_listeners r ON ((r.id = h.listener_id)));
 
 COMMENT ON VIEW pgbus.event_history IS 'One row per attempt at an event, or one row with NULLs for an event without attempts';
 
@@ -615,8 +1176,8 @@ CREATE TABLE pgbus.events_p0 (
     headers jsonb,
     published_at timestamp with time zone CONSTRAINT events_published_at_not_null NOT NULL,
     deliver_at timestamp with time zone,
-    published_by text DEFAULT CURRENT_USER CONSTRAINT events_published_by_not_null NOT NULL,
-    logged_at timestamp with time zone CONSTRAINT events_logged_at_not_null NOT NULL
+    logged_at timestamp with time zone CONSTRAINT events_logged_at_not_null NOT NULL,
+    published_by text DEFAULT CURRENT_USER CONSTRAINT events_published_by_not_null NOT NULL
 );
 
 CREATE TABLE pgbus.history_p0 (
@@ -715,6 +1276,31 @@ CREATE VIEW pgbus.live_workers AS
           WHERE (c.oid = ('pgbus.workers'::regclass)::oid))) AND ((l.objid)::bigint = w.id) AND (l.objsubid = 2) AND l.granted)));
 
 COMMENT ON VIEW pgbus.live_workers IS 'The live workers';
+
+CREATE TABLE pgbus.operation_items (
+    operation_id bigint NOT NULL,
+    at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    letter_id bigint,
+    listener_name text NOT NULL,
+    "position" bigint NOT NULL,
+    event_id uuid,
+    topic text,
+    attempts integer NOT NULL,
+    error text,
+    fingerprint text,
+    traceback text,
+    worker text,
+    dead_at timestamp with time zone
+);
+
+ALTER TABLE pgbus.operations ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME pgbus.operations_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
 
 CREATE TABLE pgbus.outbox (
     id bigint NOT NULL,
@@ -1082,11 +1668,17 @@ ALTER TABLE ONLY pgbus.listeners
 ALTER TABLE ONLY pgbus.listeners
     ADD CONSTRAINT listeners_pkey PRIMARY KEY (id);
 
+ALTER TABLE ONLY pgbus.operations
+    ADD CONSTRAINT operations_pkey PRIMARY KEY (id);
+
 ALTER TABLE ONLY pgbus.outbox
     ADD CONSTRAINT outbox_pkey PRIMARY KEY (id);
 
 ALTER TABLE ONLY pgbus.partitions
     ADD CONSTRAINT partitions_pkey PRIMARY KEY (number);
+
+ALTER TABLE ONLY pgbus.removed_listeners
+    ADD CONSTRAINT removed_listeners_pkey PRIMARY KEY (id);
 
 ALTER TABLE ONLY pgbus.rpc_requests
     ADD CONSTRAINT rpc_requests_pkey PRIMARY KEY (call_id);
@@ -1129,6 +1721,8 @@ CREATE INDEX causes_correlation_id ON ONLY pgbus.causes USING btree (correlation
 CREATE INDEX causes_p0_correlation_id_idx ON pgbus.causes_p0 USING btree (correlation_id);
 
 CREATE INDEX dead_letters_blocked ON pgbus.dead_letters USING btree (listener_id, blocked_key) WHERE (blocked_key IS NOT NULL);
+
+CREATE INDEX dead_letters_fingerprint ON pgbus.dead_letters USING btree (listener_id, fingerprint);
 
 CREATE INDEX dead_letters_listener ON pgbus.dead_letters USING btree (listener_id, dead_at);
 
@@ -1174,6 +1768,12 @@ CREATE INDEX history_started_at ON ONLY pgbus.history USING brin (started_at) WI
 
 CREATE INDEX history_p0_started_at_idx ON pgbus.history_p0 USING brin (started_at) WITH (pages_per_range='32');
 
+CREATE INDEX operation_items_operation ON pgbus.operation_items USING btree (operation_id);
+
+CREATE INDEX operation_items_position ON pgbus.operation_items USING btree ("position");
+
+CREATE INDEX operations_running ON pgbus.operations USING btree (id) WHERE (state = 'running'::text);
+
 CREATE INDEX outbox_scheduled ON pgbus.outbox USING btree (deliver_at) WHERE (deliver_at IS NOT NULL);
 
 CREATE INDEX outbox_scheduled_event ON pgbus.outbox USING btree (event_id) WHERE (deliver_at IS NOT NULL);
@@ -1210,6 +1810,8 @@ CREATE TRIGGER listener_came_or_went AFTER INSERT OR DELETE ON pgbus.listeners F
 
 CREATE TRIGGER listener_changed AFTER UPDATE ON pgbus.listeners FOR EACH ROW WHEN (((old.state <> new.state) OR (old.lanes IS DISTINCT FROM new.lanes) OR ((old.cursor IS NULL) <> (new.cursor IS NULL)))) EXECUTE FUNCTION pgbus.note_listener_change();
 
+CREATE TRIGGER listener_removed AFTER DELETE ON pgbus.listeners FOR EACH ROW EXECUTE FUNCTION pgbus.note_listener_removal();
+
 CREATE TRIGGER outbox_before_insert BEFORE INSERT ON pgbus.outbox FOR EACH STATEMENT EXECUTE FUNCTION pgbus.outbox_before_insert();
 
 CREATE TRIGGER subscription_changed AFTER INSERT OR DELETE OR UPDATE ON pgbus.subscriptions FOR EACH ROW EXECUTE FUNCTION pgbus.note_subscription_change();
@@ -1219,6 +1821,9 @@ ALTER TABLE ONLY pgbus.dead_letters
 
 ALTER TABLE ONLY pgbus.declarations
     ADD CONSTRAINT declarations_listener_id_fkey FOREIGN KEY (listener_id) REFERENCES pgbus.listeners(id) ON DELETE CASCADE;
+
+ALTER TABLE ONLY pgbus.operation_items
+    ADD CONSTRAINT operation_items_operation_id_fkey FOREIGN KEY (operation_id) REFERENCES pgbus.operations(id);
 
 ALTER TABLE ONLY pgbus.rpc_servers
     ADD CONSTRAINT rpc_servers_worker_id_fkey FOREIGN KEY (worker_id) REFERENCES pgbus.workers(id) ON DELETE CASCADE;

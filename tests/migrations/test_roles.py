@@ -26,10 +26,11 @@ VIEWS = (
     "attempts", "event_history", "pending", "listener_lag", "dead", "scheduled", "rpc_calls", "schema_versions",
     "live_workers", "running", "timetable", "schedule_history",
 )  # fmt: skip
+RECORD = ("operations", "operation_items", "removed_listeners")
 SIZE = 1_000_000_000
 READ = (
     "outbox", "events", "history", "causes", "listeners", "subscriptions", "dead_letters", "workers", "schemas",
-    "partitions", "alembic_version",
+    "partitions", "alembic_version", *RECORD,
 )  # fmt: skip
 
 
@@ -312,8 +313,12 @@ async def test_a_worker_runs_the_bus(bus: Bus) -> None:
     [
         ("publisher", tuple(rights.PUBLISHER)),
         ("caller", (*rights.CALLER, "notify", "load_schemas")),
-        ("worker", tuple(sql.load().keys() - rights.INBOX)),
+        (
+            "worker",
+            tuple(sql.load().keys() - rights.INBOX - rights.OPERATOR - {"list_operations", "list_operation_items"}),
+        ),
         ("reader", (*rights.READER, "load_schemas")),
+        ("operator", (*rights.READER, *rights.OPERATOR, "load_schemas")),
         ("admin", tuple(sql.load().keys() - rights.INBOX)),
     ],
 )
@@ -347,6 +352,8 @@ async def test_a_worker_reaches_every_table(bus: Bus) -> None:
     less = {
         **dict.fromkeys((*VIEWS, "alembic_version", "partitions"), ("SELECT",)),
         **dict.fromkeys(("events", "history", "causes"), ("SELECT", "INSERT")),
+        **dict.fromkeys(("operations", "operation_items"), ()),
+        "removed_listeners": ("SELECT",),
     }
     privileges = await bus.privileges("worker")
     assert privileges == {name: less.get(name, VERBS) for name in privileges}
@@ -372,10 +379,23 @@ async def test_a_reader_reads_the_views_and_what_commands_show(bus: Bus) -> None
     assert privileges == {name: ("SELECT",) if name in (*VIEWS, *READ) else () for name in privileges}
 
 
+async def test_an_operator_changes_things_by_operations_alone(bus: Bus) -> None:
+    operator = await bus.member("operator")
+    privileges = await bus.privileges("operator")
+    assert privileges == {name: ("SELECT",) if name in (*VIEWS, *READ) else () for name in privileges}
+    await bus.owner.execute(bus.text("INSERT INTO pgbus.listeners (listener_name) VALUES ('mail')"))
+    await operator.execute(bus.text("CALL pgbus.operate('pause', '{\"listener\": \"mail\"}', 'too many', 'ann')"))
+    [row] = await operator.fetch(bus.text("SELECT verb, reason, person, requested_by, state FROM pgbus.operations"))
+    assert tuple(row) == ("pause", "too many", "ann", f"{bus.namespace}_operator_member", "done")
+    assert await bus.owner.fetchval(bus.text("SELECT state FROM pgbus.listeners")) == "paused"
+    worker = await bus.member("worker")
+    assert await bus.refused(worker, ["SELECT pgbus.begin_operation('discard')"])
+
+
 async def test_an_admin_does_everything_but_alter_the_tables(bus: Bus) -> None:
     admin = await bus.member("admin")
     privileges = await bus.privileges("admin")
-    assert privileges == dict.fromkeys(privileges, VERBS)
+    assert privileges == {name: ("SELECT",) if name in RECORD else VERBS for name in privileges}
     allowed = [
         "UPDATE pgbus.listeners SET cursor = 0",
         "TRUNCATE pgbus.dead_letters",
@@ -385,7 +405,12 @@ async def test_an_admin_does_everything_but_alter_the_tables(bus: Bus) -> None:
         "INSERT INTO pgbus.outbox (topic) VALUES ('a')",
     ]
     assert await bus.refused(admin, allowed) == []
-    refused = ["ALTER TABLE pgbus.events ADD COLUMN mine integer", "DROP TABLE pgbus.outbox"]
+    refused = [
+        "ALTER TABLE pgbus.events ADD COLUMN mine integer",
+        "DROP TABLE pgbus.outbox",
+        "UPDATE pgbus.operations SET reason = NULL",
+        "DELETE FROM pgbus.operation_items",
+    ]
     assert await bus.refused(admin, refused) == refused
 
 

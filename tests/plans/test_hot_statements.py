@@ -309,7 +309,7 @@ async def test_the_poll_for_lost_notifications_uses_indexes(plans: Plans) -> Non
 
 async def test_publishing_reads_nothing(plans: Plans) -> None:
     values: dict[str, object] = {"event_id": uuid4(), "topic": "shop.sold", "payload": "{}"}
-    values |= dict.fromkeys(("ancestors", "key", "headers"))
+    values |= dict.fromkeys(("ancestors", "key", "headers", "published_by"))
     await plans.explain("insert_event", **values)  # the first one of a session also reads the trigger's source
     one = await plans.explain("insert_event", **values)
     many = await plans.explain(
@@ -319,6 +319,7 @@ async def test_publishing_reads_nothing(plans: Plans) -> None:
         ancestors=[],
         keys=[],
         payloads=["{}"] * 1_000,
+        published_by=None,
         headers=[],
         deliver_ats=[],
         delays=[],
@@ -328,6 +329,8 @@ async def test_publishing_reads_nothing(plans: Plans) -> None:
         event_ids=" ".join(str(uuid4()) for _ in range(1_000)),
         topic="shop.sold",
         ancestors=None,
+        headers=None,
+        published_by=None,
         payloads="\n".join(["{}"] * 1_000),
     )
     assert one.relations == many.relations == lines.relations == set()

@@ -28,7 +28,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from pgbus.database.statements import admin, deliveries, listeners, maintenance, sequencer
+from pgbus.database.statements import deliveries, listeners, maintenance, operations, sequencer
 from pgbus.database.statements.deliveries import Claim
 from pgbus.database.statements.listeners import Registration
 from pgbus.database.store import Store
@@ -233,9 +233,18 @@ class DeliveryMachine(RuleBasedStateMachine):
         self.all.append(one)
         return one
 
+    def operate(self, verb: operations.Verb, one: Subscriber, **filter_: object) -> None:
+        """Carry out an operation on a listener, in one batch."""
+        query = "SELECT listener_name FROM pgbus.listeners WHERE id = $1"
+        filter_ |= {"listener": self.run(self.connection.fetchval(query, one.id))}
+        number = self.run(operations.begin_operation(self.store, verb, filter_, {}))
+        done = self.run(operations.continue_operation(self.store, number, batch=10_000))
+        assert done.state == "done"
+
     @rule(one=subscribers, state=st.sampled_from(["paused", "active"]))
     def set_state(self, one: Subscriber, state: str) -> None:
-        self.run(self.store.fetch("set_listener_state", listener_id=one.id, state=state))
+        if one in self.all:
+            self.operate("pause" if state == "paused" else "resume", one)
         one.paused = state == "paused"
 
     @precondition(lambda self: len(self.all) > 1)
@@ -243,8 +252,7 @@ class DeliveryMachine(RuleBasedStateMachine):
     def remove(self, one: Subscriber) -> None:
         """With what is claimed: those workers settle in vain."""
         if one in self.all:
-            self.run(admin.delete_deliveries(self.store, listener_id=one.id))
-            self.run(admin.delete_listener(self.store, listener_id=one.id))
+            self.operate("remove", one, force=True)
             self.all.remove(one)
 
     @rule(one=subscribers, back=st.integers(0, 8))
@@ -253,8 +261,7 @@ class DeliveryMachine(RuleBasedStateMachine):
         if one not in self.all:
             return
         cursor = max(0, max(self.logged, default=0) + 1 - back)
-        self.run(admin.set_listener_cursor(self.store, listener_id=one.id, cursor=cursor))
-        self.run(admin.delete_waiting_deliveries(self.store, listener_id=one.id))
+        self.operate("reset", one, to=str(cursor))
         places = self.run(self.connection.fetch(PLACES))
         one.past = Counter(row["position"] for row in places if row["listener_id"] == one.id)
         one.owed = self._heard(one.topics, since=cursor)
@@ -447,13 +454,12 @@ class DeliveryMachine(RuleBasedStateMachine):
 
     # ----------------------------------------------------------------------------------------------------- operators
 
-    @rule(
-        one=subscribers, verb=st.sampled_from(["retry_dead_letters", "discard_dead_letters"]), count=st.integers(1, 3)
-    )
-    def deal_with_dead_letters(self, one: Subscriber, verb: str, count: int) -> None:
+    @rule(one=subscribers, verb=st.sampled_from(["retry", "discard"]), count=st.integers(1, 3))
+    def deal_with_dead_letters(self, one: Subscriber, verb: operations.Verb, count: int) -> None:
         query = "SELECT id FROM pgbus.dead_letters WHERE listener_id = $1 ORDER BY id LIMIT $2"
         ids = [row["id"] for row in self.run(self.connection.fetch(query, one.id, count))]
-        self.run(self.store.fetch(verb, ids=ids))
+        if one in self.all:
+            self.operate(verb, one, ids=ids)
 
     # ---------------------------------------------------------------------------------------------------- invariants
 
@@ -507,7 +513,7 @@ class DeliveryMachine(RuleBasedStateMachine):
         (worker_id,) = self.workers
         handled: dict[str | None, int] = {}
         for _ in range(10 * (len(one.owed) + one.past.total()) + 10):
-            self.deal_with_dead_letters(one, "retry_dead_letters", 1000) if not handled else None
+            self.deal_with_dead_letters(one, "retry", 1000) if not handled else None
             self.let_retries_be_due()
             found = self.run(self._claim(self.store, one, worker_id, 100, 3, 100, True))
             if not found:

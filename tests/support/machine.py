@@ -17,7 +17,8 @@ from pgbus.listeners.lane_floors import LaneFloors
 T = TypeVar("T")
 PUBLISHERS = 3
 RESET = "TRUNCATE pgbus.outbox, pgbus.deliveries, pgbus.history, pgbus.dead_letters, pgbus.events, pgbus.listeners, \
-         pgbus.subscriptions, pgbus.route_changes, pgbus.workers RESTART IDENTITY CASCADE"
+         pgbus.subscriptions, pgbus.route_changes, pgbus.workers, pgbus.removed_listeners, \
+         pgbus.operations, pgbus.operation_items RESTART IDENTITY CASCADE"
 # Every place where an event can be at a listener. What was released or retried is in `deliveries` again.
 PLACES = """
 SELECT d.listener_id, p.position, 'delivery' AS place

@@ -69,9 +69,9 @@ def test_retry_refuses_a_delay_that_is_no_number_of_seconds(after: float) -> Non
 
 
 def test_dead_and_an_unhandled_event_give_up_at_the_first_attempt() -> None:
-    assert decide(pgbus.Dead("enough"), attempt=1, policy=NO_JITTER) == Dead(error="enough")
+    assert decide(pgbus.Dead("enough"), attempt=1, policy=NO_JITTER) == Dead(error="enough", fingerprint="Dead")
     unhandled = decide(UnhandledEventError("no such field"), attempt=1, policy=NO_JITTER)
-    assert unhandled == Dead(error="UnhandledEventError: no such field")
+    assert unhandled == Dead(error="UnhandledEventError: no such field", fingerprint="UnhandledEventError")
 
 
 @pytest.mark.parametrize("error", [SystemExit(2), KeyboardInterrupt(), MemoryError()])

@@ -66,12 +66,12 @@ class DeadLetterAdmin(ReadOnlyAdmin):
     @admin.action(description="Retry: hand the events to their listeners again", permissions=["change"])
     def retry(self, request: HttpRequest, chosen: QuerySet) -> None:
         """Deliver the selected dead letters to their listeners again."""
-        _tell(request, retry_dead(chosen.values_list("pk", flat=True)), "will be tried again")
+        _tell(request, retry_dead(chosen.values_list("pk", flat=True), person=_person(request)), "will be tried again")
 
     @admin.action(description="Discard: remove for good", permissions=["change"])
     def discard(self, request: HttpRequest, chosen: QuerySet) -> None:
         """Delete the selected dead letters; the history keeps them."""
-        _tell(request, discard_dead(chosen.values_list("pk", flat=True)), "discarded")
+        _tell(request, discard_dead(chosen.values_list("pk", flat=True), person=_person(request)), "discarded")
 
 
 @admin.register(Listener)
@@ -87,14 +87,18 @@ class ListenerAdmin(ReadOnlyAdmin):
     actions = ("pause", "resume")
 
     @admin.action(description="Pause: keep events, deliver none", permissions=["change"])
-    def pause(self, request: HttpRequest, chosen: QuerySet) -> None:  # noqa: ARG002 - Django's
+    def pause(self, request: HttpRequest, chosen: QuerySet) -> None:
         """Stop deliveries to the selected listeners."""
-        set_state(chosen.values_list("pk", flat=True), "paused")
+        set_state(chosen.values_list("pk", flat=True), "paused", person=_person(request))
 
     @admin.action(description="Resume", permissions=["change"])
-    def resume(self, request: HttpRequest, chosen: QuerySet) -> None:  # noqa: ARG002 - Django's
+    def resume(self, request: HttpRequest, chosen: QuerySet) -> None:
         """Deliver to the selected listeners again."""
-        set_state(chosen.values_list("pk", flat=True), "active")
+        set_state(chosen.values_list("pk", flat=True), "active", person=_person(request))
+
+
+def _person(request: HttpRequest) -> str | None:
+    return str(request.user) if request.user.is_authenticated else None
 
 
 def _because(error: str | None) -> str:

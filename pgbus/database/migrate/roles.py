@@ -13,13 +13,13 @@ from pgbus.database.migrate.versions import VERSION_TABLE, check_async, migratio
 from pgbus.database.sql import DEFAULT_NAMESPACE, quote_identifier
 from pgbus.errors import PrivilegeError
 
-ROLES = ("publisher", "caller", "worker", "reader", "admin")
+ROLES = ("publisher", "caller", "worker", "reader", "operator", "admin")
 
 _NAMES = re.compile(rf"\bpgbus(?:_(?:{'|'.join(ROLES)}))?\b")
 
 
 def grant_roles(dsn: str | None, *, namespace: str = DEFAULT_NAMESPACE) -> None:
-    """Create the roles `<namespace>_publisher`, `_caller`, `_worker`, `_reader` and `_admin`, and grant their rights.
+    """Create `<namespace>_publisher`, `_caller`, `_worker`, `_reader`, `_operator`, `_admin`, and grant their rights.
 
     They are group roles, without login: grant them to users, as in `GRANT pgbus_worker TO app`. Connect as the owner of
     the namespace, and run it again after each upgrade; it takes nothing away. As roles belong to the whole server, the

@@ -371,8 +371,8 @@ WITH settled AS MATERIALIZED (
         CAST(:other_deliveries AS bigint[]), CAST(:other_positions AS bigint[]), CAST(:other_attempts AS integer[]),
         CAST(:other_outcomes AS text[]), CAST(:other_started AS double precision[]), CAST(:other_durations AS real[]),
         CAST(:other_lanes AS smallint[]), CAST(:other_delays AS double precision[]), CAST(:other_errors AS text[]),
-        CAST(:other_tracebacks AS text[]), CAST(:other_keys AS text[])
-    ) AS o (delivery_id, position, attempt, outcome, started_at, duration, lane, delay, error, traceback, key)
+        CAST(:other_fingerprints AS text[]), CAST(:other_tracebacks AS text[]), CAST(:other_keys AS text[])
+    ) AS o (delivery_id, position, attempt, outcome, started_at, duration, lane, delay, error, fingerprint, traceback, key)
     WHERE (o.delivery_id IN (SELECT s.id FROM settled AS s)) IS TRUE
 ), failed AS (
     INSERT INTO pgbus.history (first, listener_id, attempt, outcome, started_at, duration, worker, error)
@@ -387,8 +387,9 @@ WITH settled AS MATERIALIZED (
     FROM others AS o
     WHERE o.outcome = 'retry'
 ), dead AS (
-    INSERT INTO pgbus.dead_letters (listener_id, position, lane, attempts, error, traceback, worker, blocked_key)
-    SELECT CAST(:listener_id AS integer), o.position, o.lane, o.attempt, o.error, o.traceback, CAST(:worker AS text),
+    INSERT INTO pgbus.dead_letters (listener_id, position, lane, attempts, error, fingerprint, traceback, worker, blocked_key)
+    SELECT CAST(:listener_id AS integer), o.position, o.lane, o.attempt, o.error, o.fingerprint, o.traceback,
+           CAST(:worker AS text),
            CASE WHEN CAST(:blocking AS boolean) THEN o.key END
     FROM others AS o
     WHERE o.outcome = 'dead'
@@ -535,9 +536,9 @@ WITH live AS MATERIALIZED (
     RETURNING d.listener_id, d.lane, d.first, d.last, d.events, d.positions, d.attempt, d.crashes + 1 AS crashes,
               d.worker_id, d.last_error
 ), dead AS (
-    INSERT INTO pgbus.dead_letters (listener_id, position, lane, attempts, error, worker, blocked_key)
+    INSERT INTO pgbus.dead_letters (listener_id, position, lane, attempts, error, fingerprint, worker, blocked_key)
     SELECT f.listener_id, f.first, f.lane, f.attempt,
-           'the worker died ' || f.crashes || ' times while it handled this event',
+           'the worker died ' || f.crashes || ' times while it handled this event', 'WorkerDied',
            COALESCE((SELECT w.name FROM pgbus.workers AS w WHERE w.id = f.worker_id), 'worker ' || f.worker_id),
            CASE WHEN l.options ->> 'on_poison' = 'block' THEN e.key END
     FROM freed AS f

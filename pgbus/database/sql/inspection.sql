@@ -124,7 +124,7 @@ SELECT f.position, f.event_id, f.topic, f.ancestors, f.key, f.payload, f.headers
        f.published_at, f.deliver_at, f.logged_at,
        COALESCE((
            SELECT jsonb_agg(jsonb_build_object(
-               'listener_name', COALESCE(h.listener_name, '(removed)'), 'attempt', h.attempt, 'outcome', h.outcome,
+               'listener_name', h.listener_name, 'attempt', h.attempt, 'outcome', h.outcome,
                'started_at', h.started_at, 'duration', h.duration, 'worker', h.worker, 'error', h.error)
                ORDER BY h.started_at, h.listener_name, h.attempt)
            FROM pgbus.event_history AS h
@@ -202,27 +202,16 @@ FROM halves AS h
 WHERE h.low = h.high
 
 -- name: match_dead_letters
--- Ids of the dead letters that match every filter that is not NULL, newest first.
-SELECT x.id
-FROM pgbus.dead_letters AS x
-JOIN pgbus.listeners AS l ON l.id = x.listener_id
-JOIN pgbus.events AS e ON e.position = x.position
-WHERE (CAST(:ids AS bigint[]) IS NULL OR x.id = ANY (:ids))
-  AND (CAST(:listener_name AS text) IS NULL OR l.listener_name = :listener_name)
-  AND (CAST(:since AS timestamptz) IS NULL OR x.dead_at >= :since)
-  AND (CAST(:until AS timestamptz) IS NULL OR x.dead_at < :until)
-  AND (CAST(:key AS text) IS NULL OR e.key = :key)
-  AND (CAST(:error AS text) IS NULL OR pgbus.has_error(x.error, :error))
-  AND (CAST(:topic_regex AS text) IS NULL OR EXISTS (
-      SELECT FROM unnest(ARRAY[e.topic] || ARRAY(SELECT unnest(e.ancestors))) AS n (name)
-      WHERE n.name || '.' ~ :topic_regex))
-ORDER BY x.id DESC
+-- Ids of the dead letters that a filter accepts, newest first; the filter is that of operations.
+SELECT f.id
+FROM pgbus.find_failures('retry', CAST(CAST(:filter AS text) AS jsonb), 0, 9223372036854775807) AS f
+ORDER BY f.id DESC
 LIMIT CAST(:limit AS bigint)
 
 -- name: read_dead_letters
 -- Dead letters with their events, and the number of later events that wait for each, newest first.
 SELECT x.id, l.listener_name, e.position, e.event_id, e.topic, e.ancestors, e.key, e.payload, e.headers,
-       e.published_at, e.deliver_at, x.attempts, x.error, x.traceback, x.worker, x.dead_at, x.blocked_key,
+       e.published_at, e.deliver_at, x.attempts, x.error, x.fingerprint, x.traceback, x.worker, x.dead_at, x.blocked_key,
        (SELECT count(*) FROM pgbus.deliveries AS d
         WHERE d.listener_id = x.listener_id AND d.blocked_key = x.blocked_key) AS blocked
 FROM pgbus.dead_letters AS x

@@ -19,8 +19,10 @@ READER = frozenset(
         "find_invalid_indexes", "find_collation_drift", "find_public_rights", "find_missing_grants",
         "find_leader_session", "summarize_dead_letters", "measure_listeners", "list_running", "list_failures",
         "read_rates", "read_flow",
+        "list_operations", "list_operation_items",
     }
 )  # fmt: skip
+OPERATOR = frozenset({"preview_operation", "begin_operation", "continue_operation", "cancel_operation"})
 # Statements of a handler's own database, where there are no roles of ours.
 INBOX = frozenset(
     {"create_inbox_namespace", "create_inbox", "create_inbox_index", "take_events", "forget_taken_events"}
@@ -29,7 +31,7 @@ INBOX = frozenset(
 
 def role_of(statement: str) -> str:
     """The role that has the right to it and least besides, without its namespace; of all others, the worker's."""
-    for role, statements in (("publisher", PUBLISHER), ("caller", CALLER), ("reader", READER)):
+    for role, statements in (("publisher", PUBLISHER), ("caller", CALLER), ("reader", READER), ("operator", OPERATOR)):
         if statement in statements:
             return role
     return "worker"

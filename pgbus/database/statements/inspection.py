@@ -191,6 +191,7 @@ class DeadLetter:
     event: EventMessage
     attempts: int
     error: str
+    fingerprint: str | None
     traceback: str | None
     worker: str
     dead_at: datetime
@@ -248,20 +249,7 @@ class CallCriteria:
     condition: str | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeadCriteria:
-    """The parameters of the statements that select dead letters."""
-
-    ids: Sequence[int] | None
-    listener_name: str | None
-    topic_regex: str | None
-    key: str | None
-    error: str | None
-    since: datetime | None
-    until: datetime | None
-
-
-def parameters(criteria: EventCriteria | CallCriteria | DeadCriteria) -> dict[str, Any]:
+def parameters(criteria: EventCriteria | CallCriteria) -> dict[str, Any]:
     """The criteria as parameters of their statement."""
     return {field.name: getattr(criteria, field.name) for field in fields(criteria)}
 
@@ -331,9 +319,10 @@ async def find_position_at(store: Store, *, instant: datetime) -> int:
     return position
 
 
-async def match_dead_letters(store: Store, criteria: DeadCriteria, *, limit: int | None) -> list[int]:
-    """The ids of at most `limit` dead letters, newest first."""
-    return [row["id"] for row in await store.fetch("match_dead_letters", **parameters(criteria), limit=limit)]
+async def match_dead_letters(store: Store, filter_: Mapping[str, object], *, limit: int | None) -> list[int]:
+    """The ids of at most `limit` dead letters that a filter of operations accepts, newest first."""
+    text = msgspec.json.encode(filter_).decode()
+    return [row["id"] for row in await store.fetch("match_dead_letters", filter=text, limit=limit)]
 
 
 async def read_dead_letters(store: Store, ids: Sequence[int]) -> list[DeadLetter]:

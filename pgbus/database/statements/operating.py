@@ -1,43 +1,50 @@
-"""The changes that an operator makes, on a connection that blocks: each in the transaction that it is in."""
+"""The changes that an operator makes on a connection that blocks: operations, each in the transaction that it is in."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
-from pgbus.database import channels
+import msgspec
+
 from pgbus.database.adapters import SyncExecutor
 from pgbus.database.sql import load
 
+# As many as there may be: what is done in one transaction is one batch.
+_ALL = 1_000_000_000
+
 
 def set_listener_states(
-    executor: SyncExecutor, listener_names: Iterable[str], state: Literal["active", "paused"], *, namespace: str
+    executor: SyncExecutor,
+    listener_names: Iterable[str],
+    state: Literal["active", "paused"],
+    *,
+    person: str | None,
+    namespace: str,
 ) -> None:
-    """Pause or resume listeners; one that is not there is left out."""
-    statements = load(namespace)
+    """Pause or resume listeners; raises the driver's error for one that is not registered."""
+    verb = "pause" if state == "paused" else "resume"
     for name in sorted(listener_names):  # in one order, so that two people do not lock each other out
-        for (listener_id,) in executor.fetch(statements["lock_listener"], {"listener_name": name}):
-            executor.fetch(statements["set_listener_state"], {"listener_id": listener_id, "state": state})
-    _notify_workers(executor, namespace=namespace)
+        _operate(executor, verb, {"listener": name}, person=person, namespace=namespace)
 
 
-def retry_dead_letters(executor: SyncExecutor, ids: Sequence[int], *, namespace: str) -> int:
+def retry_dead_letters(executor: SyncExecutor, ids: Sequence[int], *, person: str | None, namespace: str) -> int:
     """Turn dead letters into deliveries of one event each, due at once; how many were still there."""
-    return _settle(executor, "retry_dead_letters", ids, namespace=namespace)
+    return _operate(executor, "retry", {"ids": ids}, person=person, namespace=namespace)
 
 
-def discard_dead_letters(executor: SyncExecutor, ids: Sequence[int], *, namespace: str) -> int:
+def discard_dead_letters(executor: SyncExecutor, ids: Sequence[int], *, person: str | None, namespace: str) -> int:
     """Remove dead letters, and say so in the history; how many were still there."""
-    return _settle(executor, "discard_dead_letters", ids, namespace=namespace)
+    return _operate(executor, "discard", {"ids": ids}, person=person, namespace=namespace)
 
 
-def _settle(executor: SyncExecutor, statement: str, ids: Sequence[int], *, namespace: str) -> int:
+def _operate(
+    executor: SyncExecutor, verb: str, filter_: Mapping[str, object], *, person: str | None, namespace: str
+) -> int:
+    """Record an operation and carry it out; how many it has touched."""
     statements = load(namespace)
-    executor.fetch(statements["lock_dead_letters"], {"ids": ids})
-    settled = len(executor.fetch(statements[statement], {"ids": ids}))
-    _notify_workers(executor, namespace=namespace)
-    return settled
-
-
-def _notify_workers(executor: SyncExecutor, *, namespace: str) -> None:
-    executor.fetch(load(namespace)["notify"], {"channel": channels.work(namespace), "payload": "reload"})
+    text = msgspec.json.encode(filter_).decode()
+    values = {"verb": verb, "filter": text, "reason": None, "person": person}
+    number = int(executor.fetch(statements["begin_operation"], values)[0][0])
+    done = executor.fetch(statements["continue_operation"], {"operation_id": number, "batch": _ALL})
+    return int(done[0][9])

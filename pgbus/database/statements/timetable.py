@@ -51,15 +51,6 @@ class ScheduleRun:
     error: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class LockedSchedule:
-    """A schedule whose row this transaction holds; `declared`: a live worker may have it in its code."""
-
-    state: Literal["active", "paused"]
-    running: bool
-    declared: bool
-
-
 async def list_schedules(store: Store) -> tuple[ScheduleStatus, ...]:
     """Return every registered schedule, sorted by name."""
     return tuple(ScheduleStatus(**row) for row in await store.fetch("list_schedules"))
@@ -79,24 +70,3 @@ async def list_schedule_runs(
         "list_schedule_runs", schedule_name=schedule_name, error=error, since=since, until=until, limit=limit
     )
     return tuple(ScheduleRun(**row) for row in rows)
-
-
-async def lock_schedule(store: Store, *, schedule_name: str) -> LockedSchedule | None:
-    """Hold a schedule's row until the transaction ends; None where there is none."""
-    rows = await store.fetch("lock_schedule", schedule_name=schedule_name)
-    return LockedSchedule(**rows[0]) if rows else None
-
-
-async def set_schedule_state(store: Store, *, schedule_name: str, state: Literal["active", "paused"]) -> None:
-    """Pause a schedule, or resume it: then its next run is calculated again."""
-    await store.fetch("set_schedule_state", schedule_name=schedule_name, state=state)
-
-
-async def make_schedule_due(store: Store, *, schedule_name: str) -> None:
-    """Make a schedule due now, if it is not overdue already."""
-    await store.fetch("make_schedule_due", schedule_name=schedule_name)
-
-
-async def delete_schedule(store: Store, *, schedule_name: str) -> None:
-    """Delete a schedule; a run that is under way can no longer write its outcome."""
-    await store.fetch("delete_schedule", schedule_name=schedule_name)

@@ -186,7 +186,7 @@ async def test_the_program_lists_pauses_resumes_runs_and_removes(database: str, 
     assert "no schedules" in await pgbus_schedules("list")
     watch = Watch(bus)
     async with a_worker(bus):
-        assert await pgbus_schedules("run", "task") == "due now: task\n"
+        assert await pgbus_schedules("run", "task") == "due now task\n"
         await watch.first(TaskEnded)
     assert await pgbus_schedules("pause", "task") == "paused task\n"
     assert json.loads(await pgbus_schedules("list", "--json"))["state"] == "paused"
@@ -198,7 +198,7 @@ async def test_the_program_lists_pauses_resumes_runs_and_removes(database: str, 
     assert json.loads(await pgbus_schedules("history", "task", "--json"))["outcome"] == "done"
     status = await asyncio.to_thread(run_program, "status", cwd=tmp_path, environ={"PGBUS_DSN": database})
     assert "every 3600 s" in status.stdout
-    assert await pgbus_schedules("remove", "task", "--force") == "removed task\n"
+    assert await pgbus_schedules("remove", "task", "--force", "--yes") == "removed task\n"
     done = await asyncio.to_thread(
         run_program, "schedules", "pause", "task", cwd=tmp_path, environ={"PGBUS_DSN": database}
     )

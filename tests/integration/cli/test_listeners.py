@@ -66,18 +66,18 @@ async def test_dead_retry_and_discard_by_id_name_what_they_did_not_find(
     invoke: Invoke, letters: list[int], rows: Rows
 ) -> None:
     result = await invoke("dead", "retry", "1", "9")
-    assert (result.exit_code, result.stdout) == (1, "retried 1 dead letter\n")
+    assert (result.exit_code, result.stdout) == (1, "retried 1 dead letter (operation 1)\n")
     assert result.stderr == "pgbus: no such dead letter: 9\n"
     result = await invoke("dead", "discard", "2", "3")
-    assert (result.exit_code, result.stdout) == (0, "discarded 2 dead letters\n")
+    assert (result.exit_code, result.stdout) == (0, "discarded 2 dead letters (operation 2)\n")
     assert await rows.connection.fetchval("SELECT count(*) FROM pgbus.deliveries") == 1
     assert await rows.connection.fetchval("SELECT count(*) FROM pgbus.attempts WHERE outcome = 'discarded'") == 2
 
 
 async def test_dead_retry_of_all_that_match(invoke: Invoke, letters: list[int]) -> None:
-    [done] = json_lines(await invoke("dead", "retry", "--all", "--listener", "mailer", "--json"))
-    assert done == {"retried": [1, 2]}
-    assert (await invoke("dead", "discard", "--all")).stdout == "discarded 1 dead letter\n"
+    [done] = json_lines(await invoke("dead", "retry", "--all", "--yes", "--listener", "mailer", "--json"))
+    assert done == {"retried": [1, 2], "operation": 1}
+    assert (await invoke("dead", "discard", "--all", "--yes")).stdout.startswith("discarded 1 dead letter (operation ")
     assert (await invoke("dead", "list")).stdout == "no dead letters\n"
 
 
@@ -98,8 +98,8 @@ async def test_listeners_are_listed_paused_resumed_reset_and_removed(invoke: Inv
     steps = [
         (("pause", "mailer", "stock"), "paused mailer\npaused stock\n"),
         (("resume", "stock"), "resumed stock\n"),
-        (("reset", "mailer", "--to", "beginning"), "reset mailer: it gets the log from position 0 on\n"),
-        (("remove", "stock"), "removed stock\n"),
+        (("reset", "mailer", "--to", "beginning", "--yes"), "reset mailer: it gets the log from position 0 on\n"),
+        (("remove", "stock", "--yes"), "removed stock\n"),
     ]
     for arguments, said in steps:
         result = await invoke("listeners", *arguments)
@@ -117,7 +117,7 @@ async def test_listeners_are_listed_paused_resumed_reset_and_removed(invoke: Inv
 async def test_listeners_reset_takes_a_place(invoke: Invoke, rows: Rows, place: str, position: int) -> None:
     await rows.event(5)
     await rows.listener("mailer")
-    result = await invoke("listeners", "reset", "mailer", "--to", place)
+    result = await invoke("listeners", "reset", "mailer", "--to", place, "--yes")
     assert result.stdout == f"reset mailer: it gets the log from position {position} on\n"
 
 
@@ -133,4 +133,4 @@ async def test_a_listener_that_runs_is_removed_by_force_only(invoke: Invoke, row
     result = await invoke("listeners", "remove", "mailer")
     assert result.exit_code == 1
     assert "'mailer' is run by worker-1" in result.stderr
-    assert (await invoke("listeners", "remove", "mailer", "--force")).exit_code == 0
+    assert (await invoke("listeners", "remove", "mailer", "--force", "--yes")).exit_code == 0

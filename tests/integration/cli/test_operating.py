@@ -69,8 +69,10 @@ async def test_dead_letters_are_selected_by_key_error_and_time(
 
 
 async def test_a_group_is_retried_by_its_kind(invoke: Invoke, letters: None) -> None:
-    result = await invoke("dead", "retry", "--all", "--error", "KeyError: '*'", "--listener", "mailer", "--json")
-    assert json.loads(result.stdout) == {"retried": [1, 2]}
+    result = await invoke(
+        "dead", "retry", "--all", "--error", "KeyError: '*'", "--listener", "mailer", "--json", "--yes"
+    )
+    assert json.loads(result.stdout) == {"retried": [1, 2], "operation": 1}
 
 
 async def test_a_list_that_is_cut_says_how_many_there_are(invoke: Invoke, letters: None) -> None:

@@ -28,6 +28,8 @@ READING = {
     "grafana": None,
     "inspect": ("--dead", "--key", "adam", "--error", "no"),
     "listeners list": (),
+    "operations list": (),
+    "operations show": None,  # which there is when somebody has changed something
     "schedules history": ("nightly",),
     "schedules list": (),
     "schema check": None,
@@ -39,11 +41,12 @@ READING = {
 }
 CHANGING = {
     "call", "db downgrade", "db roles", "db upgrade", "dead discard", "dead retry", "dev", "listeners pause",
-    "listeners remove", "listeners reset", "listeners resume", "publish", "run", "schedules pause", "schedules remove",
-    "schedules resume", "schedules run", "shell",
+    "listeners remove", "listeners replay", "listeners reset", "listeners resume", "operations cancel",
+    "operations continue", "publish", "run", "schedules pause", "schedules remove", "schedules resume",
+    "schedules run", "shell",
 }  # fmt: skip
 # They need no database, or read the bus of a module, and the schemas as `schema dump` does.
-OTHERS = {"dashboard", "grafana", "schema check", "schema diff", "schema stubs"}
+OTHERS = {"dashboard", "grafana", "operations show", "schema check", "schema diff", "schema stubs"}
 
 
 @pytest.fixture
@@ -86,10 +89,10 @@ async def test_a_reader_runs_every_command_that_only_reads(invoke: Invoke, reade
 @pytest.mark.parametrize(
     ("arguments", "role"),
     [
-        (("dead", "retry", "1"), "pgbus_worker"),
+        (("dead", "retry", "1"), "pgbus_operator"),
         (("publish", "a.b", "{}"), "pgbus_publisher"),
         (("call", "a.b"), "pgbus_caller"),
-        (("schedules", "run", "nightly"), "pgbus_worker"),
+        (("schedules", "run", "nightly"), "pgbus_operator"),
     ],
 )
 async def test_a_command_that_a_reader_may_not_run_names_the_role_that_may(

@@ -249,7 +249,9 @@ async def test_operators_retry_a_dead_letter_of_a_running_listener(
         shown = run_program("dead", "show", "1", cwd=tmp_path, environ=environ).stdout
         assert "ValueError: not yet" in shown
         (tmp_path / "go").touch()
-        assert run_program("dead", "retry", "1", cwd=tmp_path, environ=environ).stdout == "retried 1 dead letter\n"
+        assert run_program("dead", "retry", "1", cwd=tmp_path, environ=environ).stdout == (
+            "retried 1 dead letter (operation 1)\n"
+        )
         await worker.says("fragile done")
 
 
@@ -257,7 +259,7 @@ async def test_a_listener_that_was_reset_to_now_on_an_empty_log_hears_the_first_
     run: Run, rows: Rows, tmp_path: Path, database: str
 ) -> None:
     await rows.listener("stock", "orders.placed")
-    reset = ("listeners", "reset", "stock", "--to", "now")
+    reset = ("listeners", "reset", "stock", "--to", "now", "--yes")
     assert run_program(*reset, cwd=tmp_path, environ={"PGBUS_DSN": database}).returncode == 0
     async with run() as worker:
         await worker.says("leading")

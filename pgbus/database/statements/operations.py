@@ -1,0 +1,134 @@
+"""Operations: every change that a person makes, previewed, recorded and carried out in batches."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal, TypeAlias, TypedDict
+from uuid import UUID
+
+import msgspec
+
+from pgbus.database.store import Store
+
+Verb: TypeAlias = Literal[
+    "retry",
+    "retry_now",
+    "give_up",
+    "discard",
+    "replay",
+    "reset",
+    "pause",
+    "resume",
+    "remove",
+    "pause_schedule",
+    "resume_schedule",
+    "run_schedule",
+    "remove_schedule",
+]
+State: TypeAlias = Literal["running", "done", "cancelled"]
+Filter: TypeAlias = Mapping[str, object]
+
+
+class Why(TypedDict, total=False):
+    """The options of every change that a person makes."""
+
+    reason: str | None
+    """Why; at most 1000 characters."""
+    person: str | None
+    """Who, besides the database's user; at most 255 characters."""
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """A change that a person made, or is making.
+
+    `requested_by` is the database's user, `person` who that was, where given. `matched` is the number of events,
+    listeners or schedules when it was requested, and `touched` that of those it has changed. `result` tells more, such
+    as what a reset has dropped. `ended_by` is the user who cancelled it.
+    """
+
+    id: int
+    verb: Verb
+    filter: dict[str, Any]
+    reason: str | None
+    person: str | None
+    requested_by: str
+    requested_at: datetime
+    state: State
+    matched: int
+    touched: int
+    result: dict[str, Any]
+    finished_at: datetime | None
+    ended_by: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class OperationItem:
+    """An event at one listener that an operation has touched, with all that its dead letter told, if it was one."""
+
+    letter_id: int | None
+    listener_name: str
+    position: int
+    event_id: UUID | None
+    topic: str | None
+    attempts: int
+    error: str | None
+    fingerprint: str | None
+    traceback: str | None
+    worker: str | None
+    dead_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """The number of what an operation would apply to, and a few of them: the newest, or the first of a stretch."""
+
+    matched: int
+    sample: list[dict[str, Any]]
+
+
+async def preview_operation(store: Store, verb: Verb, filter_: Filter, *, samples: int) -> Preview:
+    """Count what an operation would apply to, and return a few of them; nothing is changed."""
+    row = await store.fetch_one("preview_operation", verb=verb, filter=_text(filter_), samples=samples)
+    return Preview(matched=row["matched"], sample=msgspec.json.decode(row["sample"]))
+
+
+async def begin_operation(store: Store, verb: Verb, filter_: Filter, why: Why) -> int:
+    """Record an operation, which `continue_operation` carries out; its id."""
+    values = {"reason": why.get("reason"), "person": why.get("person")}
+    row = await store.fetch_one("begin_operation", verb=verb, filter=_text(filter_), **values)
+    number: int = row["id"]
+    return number
+
+
+async def continue_operation(store: Store, operation_id: int, *, batch: int) -> Operation:
+    """Carry out the next batch."""
+    return _operation(await store.fetch_one("continue_operation", operation_id=operation_id, batch=batch))
+
+
+async def cancel_operation(store: Store, operation_id: int) -> bool:
+    """Stop a running operation; false if it has ended already."""
+    cancelled: bool = (await store.fetch_one("cancel_operation", operation_id=operation_id))["cancelled"]
+    return cancelled
+
+
+async def list_operations(store: Store, *, operation_id: int | None = None, limit: int) -> list[Operation]:
+    """The newest operations, or that with this id."""
+    return [_operation(row) for row in await store.fetch("list_operations", operation_id=operation_id, limit=limit)]
+
+
+async def list_operation_items(store: Store, operation_id: int, *, limit: int | None) -> list[OperationItem]:
+    """Return what an operation has touched, in the order of the log."""
+    rows = await store.fetch("list_operation_items", operation_id=operation_id, limit=limit)
+    return [OperationItem(**row) for row in rows]
+
+
+def _operation(row: Any) -> Operation:
+    texts = {name: msgspec.json.decode(row[name]) for name in ("filter", "result")}
+    return Operation(**{**row, **texts})
+
+
+def _text(filter_: Filter) -> str:
+    return msgspec.json.encode(filter_).decode()
