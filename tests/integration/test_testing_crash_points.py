@@ -81,7 +81,6 @@ def test_a_transactional_handler_of_ten_statements_bears_every_crash(
     ]
     assert [point.number for point in report.points] == list(range(1, 25))
     assert not report.not_reached
-    assert report.seconds < 60
 
 
 def test_a_blocking_handler_with_psycopg_is_killed_at_its_own_statements(

@@ -220,7 +220,7 @@ async def test_what_a_call_raises_after_the_response_has_begun_comes_through(bus
         sent.append(message)
 
     with pytest.raises(pgbus.CallTimeout):
-        await PgBusMiddleware(app, bus)({"type": "http", "method": "GET", "path": "/"}, send, send)  # type: ignore[arg-type]
+        await PgBusMiddleware(app, bus)({"type": "http", "method": "GET", "path": "/", "headers": []}, send, send)  # type: ignore[arg-type]
     assert len(sent) == 1
 
 

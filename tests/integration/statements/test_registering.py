@@ -105,6 +105,7 @@ async def test_a_worker_is_registered_locked_counted_touched_and_removed(bench: 
         "listener_ids": [listener_id],
         "listeners": ["mail", "other"],
         "failures": {"listener mail": "TypeError: odd"},
+        "running": "[]",
     }
     assert await listeners.touch_worker(bench.store, **touch) == 0
     await listeners.lock_worker(other.store, worker_id=theirs)
