@@ -72,10 +72,10 @@ async def test_a_claim_whose_answer_is_lost_does_not_wait_for_its_lease(stage: S
         proxy.hold_answers(after=b"pgbus_work")
         await stage.publish("chaos.recorded", [1])
         claimed = "SELECT EXISTS (SELECT FROM pgbus.deliveries WHERE claim_token IS NOT NULL)"
-        await eventually(lambda: stage.value(claimed))
+        await eventually(lambda: stage.value(claimed), 30)
         proxy.reset()
         proxy.restore()
-        await stage.wait_for("handled", 2, timeout=20)
+        await stage.wait_for("handled", 2, timeout=30)
 
 
 async def test_a_publish_whose_answer_is_lost_says_that_its_outcome_is_unknown(stage: Stage) -> None:

@@ -82,7 +82,7 @@ async def test_the_tutorial_works_as_it_says(database: str, connect: Connect) ->
             ("nobody", "send_confirmation", 3, "dead"),
         ]
         assert await connection.fetch(uncounted) == []
-        assert "retried 1 dead letter" in await call(*pgbus("dead", "retry", "--all"))
+        assert "retried 1 dead letter" in await call(*pgbus("dead", "retry", "--all", "--yes"))
         await eventually(lambda: connection.fetchval("SELECT count(*) >= 5 FROM pgbus.attempts WHERE error <> ''"))
 
 

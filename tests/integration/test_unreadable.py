@@ -327,7 +327,7 @@ async def test_what_others_wrote_does_not_steer_the_terminal(rows: Rows, invoke:
     assert (await invoke("events", "--json")).stdout.count("\n") == 1
     assert json.loads((await invoke("events", "--json")).stdout)["key"] == evil
     assert "key a\\u001b]0;x\\u0007\\u009b31m\\u202e\\u007f[/red]\\u000ab" in (await invoke("events")).stdout
-    for command in ("listeners pause", "listeners resume", "listeners remove --force"):
+    for command in ("listeners pause", "listeners resume", "listeners remove --force --yes"):
         result = await invoke(*command.split(), evil)
         assert result.exit_code == 0, (command, result.output, result.exception)
         assert not set(result.output) & set("\x1b\x07\x9b\u202e\x7f"), command

@@ -155,9 +155,10 @@ JOIN pgbus.subscriptions AS s ON s.listener_id = l.id
 WHERE l.cursor IS NULL
 
 -- name: find_next_due
--- When the first scheduled event from `due_floor` on is due, and how many seconds from now.
+-- When the first scheduled event from `due_floor` on is due, and how many seconds from now. Seconds are subtracted, and
+-- not instants: before PostgreSQL 17 no interval is infinite.
 SELECT CAST(extract(epoch FROM o.deliver_at) AS double precision) AS deliver_at,
-       CAST(extract(epoch FROM o.deliver_at - now()) AS double precision) AS seconds
+       CAST(extract(epoch FROM o.deliver_at) - extract(epoch FROM now()) AS double precision) AS seconds
 FROM pgbus.outbox AS o
 WHERE o.deliver_at >= to_timestamp(CAST(:due_floor AS double precision))
 ORDER BY o.deliver_at
