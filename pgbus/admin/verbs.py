@@ -89,11 +89,11 @@ class Admin:
 
     def __init__(self, connection: Connection, *, namespace: str = sql.DEFAULT_NAMESPACE) -> None:
         self._connection = connection
-        self._store = self.store = Store(connection, namespace=namespace)
-        self.operations = OperationVerbs(store=self._store, change=connection.transaction)
-        self.listeners = ListenerVerbs(store=self._store, operations=self.operations)
-        self.dead_letters = DeadLetterVerbs(store=self._store, operations=self.operations)
-        self.schedules = ScheduleVerbs(store=self._store, operations=self.operations)
+        self.store = Store(connection, namespace=namespace)
+        self.operations = OperationVerbs(store=self.store, change=connection.transaction)
+        self.listeners = ListenerVerbs(store=self.store, operations=self.operations)
+        self.dead_letters = DeadLetterVerbs(store=self.store, operations=self.operations)
+        self.schedules = ScheduleVerbs(store=self.store, operations=self.operations)
 
     @classmethod
     @asynccontextmanager
@@ -118,26 +118,26 @@ class Admin:
     async def activity(self, *, window: float = 60.0) -> Activity:
         """Return the state of the bus, and the work of the last `window` seconds, in one snapshot."""
         async with self._snapshot():
-            measures = await activity.measure_listeners(self._store, window=window)
+            measures = await activity.measure_listeners(self.store, window=window)
             return Activity(
                 window=window,
                 status=await self._status(),
                 measures={one.listener_name: one for one in measures},
-                running=tuple(await activity.list_running(self._store)),
+                running=tuple(await activity.list_running(self.store)),
             )
 
     async def failures(self, listener_name: str, *, window: float = 600.0, limit: int = 10) -> list[Failure]:
         """At most `limit` failed attempts of a listener that began within `window` seconds, the newest first."""
-        return await activity.list_failures(self._store, listener_name=listener_name, window=window, limit=limit)
+        return await activity.list_failures(self.store, listener_name=listener_name, window=window, limit=limit)
 
     def _snapshot(self) -> AbstractAsyncContextManager[object]:
         return self._connection.transaction(isolation="repeatable_read", readonly=True)
 
     async def _status(self) -> BusStatus:
-        log = await inspection.describe_bus(self._store)
+        log = await inspection.describe_bus(self.store)
         return BusStatus(
             **{field.name: getattr(log, field.name) for field in fields(log)},
-            leader_session=await inspection.find_leader_session(self._store),
+            leader_session=await inspection.find_leader_session(self.store),
             listeners=await self.listeners.list(),
             workers=await self.workers(),
             schedules=await self.schedules.list(),
@@ -145,19 +145,19 @@ class Admin:
 
     async def workers(self) -> tuple[WorkerStatus, ...]:
         """Every worker that is listed, oldest first."""
-        return await inspection.list_workers(self._store)
+        return await inspection.list_workers(self.store)
 
     async def schemas(self) -> list[Stored]:
         """Every version of every schema, by kind and name."""
         from pgbus.schema import read_versions  # a quarter of what a command costs to start, and few need it
 
-        return read_versions(await schemas.list_schemas(self._store))
+        return read_versions(await schemas.list_schemas(self.store))
 
     async def event_schemas(self) -> dict[str, Schema]:
         """The JSON Schema of each event's payload that holds now, by topic."""
         from pgbus.schema import read_schema
 
-        found = await schemas.load_schemas(self._store)
+        found = await schemas.load_schemas(self.store)
         events = ((one.name, read_schema(one.schema)) for one in found if one.kind == "event")
         return {name: schema["parameters"] for name, schema in events if schema is not None}
 
@@ -168,12 +168,12 @@ class Admin:
 
         Raises NotRegisteredError if `owed_to` names none.
         """
-        await check_listener(self._store, wanted.owed_to)
-        return await inspection.find_events(self._store, wanted.criteria(), limit=limit, newest_first=newest_first)
+        await check_listener(self.store, wanted.owed_to)
+        return await inspection.find_events(self.store, wanted.criteria(), limit=limit, newest_first=newest_first)
 
     async def find_calls(self, wanted: CallFilter = EVERY_CALL, *, limit: int = 100) -> list[CallRecord]:
         """Return at most `limit` calls that are not pruned yet, the newest first."""
-        return await inspection.find_calls(self._store, wanted.criteria(), limit=limit)
+        return await inspection.find_calls(self.store, wanted.criteria(), limit=limit)
 
     async def follow(
         self, wanted: EventFilter = EVERY_EVENT, *, poll_interval: float = 1.0
@@ -182,11 +182,11 @@ class Admin:
 
         A notification announces most events at once; in addition it polls every `poll_interval` seconds.
         """
-        position = await inspection.read_log_head(self._store) if wanted.after is None else wanted.after
+        position = await inspection.read_log_head(self.store) if wanted.after is None else wanted.after
         async with self._work_signal() as signal:
             while True:
                 signal.clear()
-                head = await inspection.read_log_head(self._store)
+                head = await inspection.read_log_head(self.store)
                 window = replace(wanted, after=position, before=min(head + 1, wanted.before or head + 1))
                 found = await self.find_events(window, limit=_FOLLOW_CHUNK, newest_first=False)
                 for record in found:
@@ -206,11 +206,11 @@ class Admin:
         def notified(*_: object) -> None:
             signal.set()
 
-        await self._connection.add_listener(self._store.work_channel, notified)
+        await self._connection.add_listener(self.store.work_channel, notified)
         try:
             yield signal
         finally:
-            await self._connection.remove_listener(self._store.work_channel, notified)
+            await self._connection.remove_listener(self.store.work_channel, notified)
 
 
 _POSTGRES_EPOCH = datetime(2000, 1, 1, tzinfo=UTC)

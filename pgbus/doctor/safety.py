@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pgbus.database.migrate.versions import find_encoding_fault
-from pgbus.database.statements import doctor, inspection
+from pgbus.database.statements import doctor
 from pgbus.database.statements.doctor import CollationDrift, MissingGrant, PublicRight, SequenceUse
 from pgbus.doctor.checks import Check, Group, Judgement, Patient, fault, listed, ok, skipped, warning
 
@@ -15,7 +15,7 @@ OLDEST = 14
 MINORS = {14: 20, 15: 15, 16: 11, 17: 7, 18: 1}
 """The first minor version of each major one in which LISTEN does not miss a notification at a session's start."""
 
-_SETTINGS = ("server_version_num", "fsync", "full_page_writes", "synchronous_commit")
+_SETTINGS = ("server_version_num", "server_encoding", "fsync", "full_page_writes", "synchronous_commit")
 _SINCE_COLLATION_VERSIONS = 15
 
 
@@ -25,7 +25,6 @@ class Safety:
 
     namespace: str
     settings: Mapping[str, str]
-    encoding: str
     drift: tuple[CollationDrift, ...] | None
     sequences: tuple[SequenceUse, ...]
     invalid_indexes: tuple[str, ...]
@@ -39,7 +38,6 @@ async def read(patient: Patient) -> Safety:
     return Safety(
         namespace=store.namespace,
         settings=await doctor.read_server_settings(store, _SETTINGS),
-        encoding=(await inspection.describe_bus(store)).encoding,
         drift=(
             await doctor.find_collation_drift(store) if patient.server_version >= _SINCE_COLLATION_VERSIONS else None
         ),
@@ -77,7 +75,7 @@ def _judge_durability(found: Safety) -> Judgement:
 
 
 def _judge_encoding(found: Safety) -> Judgement:
-    wrong = find_encoding_fault(found.encoding)
+    wrong = find_encoding_fault(found.settings["server_encoding"])
     return warning(wrong, "CREATE DATABASE name ENCODING 'UTF8' TEMPLATE template0") if wrong else ok("UTF8")
 
 

@@ -21,8 +21,11 @@ from pgbus.doctor.safety import Safety
 
 HEALTHY = Safety(
     "pgbus",
-    {"server_version_num": "180001", "fsync": "on", "full_page_writes": "on", "synchronous_commit": "on"},
-    "UTF8", (), (), (), (), (),
+    {
+        "server_version_num": "180001", "server_encoding": "UTF8",
+        "fsync": "on", "full_page_writes": "on", "synchronous_commit": "on",
+    },
+    (), (), (), (), (),
 )  # fmt: skip
 REACHED = Reached(
     Config(dsn="postgresql:///x"),

@@ -23,18 +23,13 @@ def make_environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(number=number, lasting=lasting, ago=ago, stamp=stamp, percent=percent)
+    environment.filters.update(number=number, lasting=lasting, stamp=stamp)
     return environment
 
 
 def number(value: float) -> str:
     """A number with separators between thousands."""
     return f"{value:,.0f}".replace(",", "\u202f")
-
-
-def percent(part: float, whole: float) -> str:
-    """A share, `-` of nothing."""
-    return f"{100 * part / whole:.1f} %" if whole else "-"
 
 
 def lasting(seconds: float | None) -> str:
@@ -52,11 +47,6 @@ def lasting(seconds: float | None) -> str:
             value = seconds / size
             return f"{value:.1f} {unit}" if value < 10 else f"{value:.0f} {unit}"
     return f"{seconds / 86_400:.0f} d"
-
-
-def ago(then: datetime | None) -> str:
-    """The age of an instant."""
-    return "-" if then is None else lasting(max(0.0, (datetime.now(UTC) - then).total_seconds()))
 
 
 def stamp(then: datetime | None) -> str:
