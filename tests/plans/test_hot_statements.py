@@ -165,7 +165,7 @@ async def test_a_claim_from_the_floors_of_lanes_reads_none_of_their_dead_rows(pl
     )
     slow = await claim(plans, 4, limit=100)
     quick = await claim(plans, 4, limit=100, lane_floors=[FIRST_OWED] * 16)
-    assert "deliveries_lanes" in quick.indexes
+    assert {"deliveries_lanes", "deliveries_lanes_due"} <= quick.indexes
     assert slow.pages > quick.pages + DEAD // 5 // 20
     assert quick.pages < 500
     assert quick.steps < 2_000
