@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from pgbus.database.statements.dashboards import chart_queries
+from pgbus.database.statements.charts import chart_queries
 from pgbus.grafana.panels import PROMETHEUS, SQL, Panel, Query
 
 _SCHEMA_VERSION = 39  # Grafana 10.3, and later ones read it

@@ -13,7 +13,7 @@ import pgbus
 from pgbus import migrate
 from pgbus.database import sql
 from pgbus.database.sql import rights
-from pgbus.database.statements.dashboards import chart_queries
+from pgbus.database.statements.charts import chart_queries
 from pgbus.errors import PrivilegeError, SchemaVersionError
 from tests.conftest import Connect
 from tests.migrations.conftest import PASSWORD, drop_roles, dsn_of_user
