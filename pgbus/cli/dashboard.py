@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 import secrets
 
 import rich_click as click
 
+from pgbus.cli.extras import import_extra
 from pgbus.cli.global_options import database_options, load_config
 from pgbus.cli.options import Count
-from pgbus.errors import ConfigurationError
-
-# By its name, as with plugins: it needs what only an extra brings.
-_SERVING = "pgbus.contrib.dashboard.serving"
 
 
 @click.command()
@@ -35,12 +31,7 @@ def dashboard(host: str, port: int, token: str | None, hidden: tuple[str, ...]) 
 
     It changes nothing. The address has a token, without which nobody sees anything.
     """
-    try:
-        serving = importlib.import_module(_SERVING)
-    except ModuleNotFoundError as error:
-        raise ConfigurationError(
-            f"the dashboard needs {error.name}, which is not installed: pip install 'pgbus[dashboard]'"
-        ) from None
+    serving = import_extra("pgbus.contrib.dashboard.serving", used_by="the dashboard", extra="dashboard")
     token = token or secrets.token_urlsafe(18)
     serving.serve(
         load_config(),

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
 
 import rich_click as click
 
 import pgbus
+from pgbus.cli.extras import import_extra
 from pgbus.cli.supervisor import copy_number
-from pgbus.errors import ConfigurationError
-
-# By its name, as with plugins: it needs what only an extra brings.
-_SERVING = "pgbus.contrib.prometheus.serving"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +42,7 @@ def monitoring(bus: pgbus.Bus, address: Address | None) -> AbstractAsyncContextM
     """
     if address is None:
         return nullcontext()
-    try:
-        module = importlib.import_module(_SERVING)
-    except ModuleNotFoundError as error:
-        raise ConfigurationError(
-            f"--http needs {error.name}, which is not installed: pip install 'pgbus[prometheus]'"
-        ) from None
+    module = import_extra("pgbus.contrib.prometheus.serving", used_by="--http", extra="prometheus")
     serving: AbstractAsyncContextManager[int] = module.serving(bus, address.host, address.port + _offset(address))
     return serving
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable, Collection
 
 import uvicorn
@@ -10,7 +9,7 @@ import uvicorn
 from pgbus.config import Config
 from pgbus.contrib.dashboard.access import by_token
 from pgbus.contrib.dashboard.app import Dashboard
-from pgbus.errors import ConfigurationError
+from pgbus.contrib.listening import listen
 
 
 def serve(
@@ -20,14 +19,9 @@ def serve(
 
     Raises ConfigurationError if the address cannot be had.
     """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        listening = socket.create_server((host, port), family=family)
-    except OSError as error:
-        raise ConfigurationError(f"cannot serve on {host}, port {port}: {error.strerror or error}") from error
+    listening, address = listen(host, port)
     app = Dashboard(config, allow=by_token(token), hidden=hidden)
-    shown = f"[{host}]" if ":" in host else host
-    announce(f"http://{shown}:{listening.getsockname()[1]}")
+    announce(address)
     server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False))
     with listening:
         server.run(sockets=[listening])

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
 import uvicorn
 
 from pgbus.bus import Bus
+from pgbus.contrib.listening import listen
 from pgbus.contrib.prometheus.app import MonitoringApp
-from pgbus.errors import ConfigurationError
 
 logger = logging.getLogger("pgbus")
 
@@ -32,19 +31,14 @@ async def serving(bus: Bus, host: str, port: int) -> AsyncIterator[int]:
 
     Raises ConfigurationError if the address cannot be had.
     """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        listening = socket.create_server((host, port), family=family)
-    except OSError as error:
-        raise ConfigurationError(f"cannot serve on {host}, port {port}: {error.strerror or error}") from error
-    port = listening.getsockname()[1]
+    listening, address = listen(host, port)
     app = MonitoringApp(bus, has_worker=True)
     config = uvicorn.Config(app, lifespan="off", log_config=None, log_level="warning", access_log=False)
     server = _Server(config)
     task = asyncio.create_task(server.serve(sockets=[listening]), name="pgbus http")
-    logger.info("serving /metrics, /livez and /readyz on http://%s:%d", f"[{host}]" if ":" in host else host, port)
+    logger.info("serving /metrics, /livez and /readyz on %s", address)
     try:
-        yield port
+        yield listening.getsockname()[1]
     finally:
         server.should_exit = True
         server.force_exit = True  # a scraper that keeps its connection must not hold up the end
