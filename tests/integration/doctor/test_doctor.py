@@ -227,6 +227,11 @@ async def test_commits_that_wait_for_each_others_notifications_are_found(monkeyp
         first, second, third = [await asyncpg.connect(own.dsn()) for _ in range(3)]
         await first.execute("SET synchronous_commit = on")  # so it waits for a standby that never comes, with the lock
         waits = asyncio.create_task(first.execute("CREATE TABLE first (); NOTIFY x"))
+
+        async def has_the_lock() -> bool:
+            return bool(await third.fetchval("SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'"))
+
+        await eventually(has_the_lock)  # else the second, which waits for no standby, may be the first
         queues = asyncio.create_task(second.execute("CREATE TABLE second (); NOTIFY x"))
         ward = Ward(own.dsn(), third)
 
