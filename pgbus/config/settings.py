@@ -83,7 +83,7 @@ class Config:
     pool_size: Annotated[
         int, About("Pooled connections, in addition to the session, and the leader's", 1, 1000, "connections")
     ] = 5
-    lease: Annotated[float, seconds("A claim outlives a worker that vanished by this long", maximum=DAY)] = 60.0
+    lease: Annotated[float, seconds("A claim outlives a worker that is frozen by this long", maximum=DAY)] = 60.0
     poll_interval: Annotated[
         float, seconds("Look for work this often, should a notification be lost", minimum=0.01, maximum=3600)
     ] = 5.0

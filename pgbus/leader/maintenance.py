@@ -1,4 +1,4 @@
-"""The leader's maintenance: claims of dead workers, partitions of the log, and rows that are no longer needed."""
+"""The leader's maintenance: what dead workers had claimed, partitions of the log, and rows that nobody needs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Protocol, TypeVar
 from pgbus.aio.clock import now
 from pgbus.config import Config
 from pgbus.database.faults import LockNotAvailable, ObjectInUse, QueryCancelled
-from pgbus.database.statements import deliveries, maintenance
+from pgbus.database.statements import deliveries, maintenance, schedules
 from pgbus.database.store import Store
 from pgbus.telemetry import ClaimsFreed, Telemetry
 
@@ -22,8 +22,8 @@ logger = logging.getLogger("pgbus")
 T = TypeVar("T")
 
 # Seconds. A worker that is without a session at two looks in a row is dead: one that has lost its session has another
-# within less.
-CLAIMS_INTERVAL = 0.5
+# within less, also on a busy machine, where a connection takes half a second.
+CLAIMS_INTERVAL = 0.75
 CHORES_INTERVAL = 60.0
 # Seconds after the database was away in which nobody is taken for dead: all workers have lost their sessions, and are
 # about to come back, each when its pause is over. Leases, which nobody could extend, mean nothing either.
@@ -71,6 +71,7 @@ class Maintenance:
         self._refused: set[int] = set()
         self._returned_at = returned_at
         self._absent: frozenset[int] = frozenset()
+        self._absent_from_schedules: frozenset[int] = frozenset()
         self._lease_floor = -math.inf
         self._bottom_at = 0.0
 
@@ -82,6 +83,7 @@ class Maintenance:
         while True:
             if now() >= all_are_back_at:
                 await _unless_blocked(self._free_claims())
+                await _unless_blocked(self._free_schedules())
             if clock() >= calls_at:
                 calls_at = clock() + (0.0 if await _unless_blocked(self._end_calls()) else CALLS_INTERVAL)
             if clock() >= chores_at:
@@ -128,6 +130,12 @@ class Maintenance:
             logger.warning("freed %d claims of workers that died", look.freed)
             self._telemetry.emit(ClaimsFreed(look.freed))
             self._wake_listeners(look.listener_ids)
+
+    async def _free_schedules(self) -> None:
+        look = await schedules.free_schedules(self._store, absent=self._absent_from_schedules)
+        self._absent_from_schedules = look.absent
+        if look.names:
+            logger.warning("runs of workers that died are due again, of the schedules %s", ", ".join(look.names))
 
     async def _end_calls(self) -> bool:
         """Take calls that nobody served in time off the queue, and forget those that are past their retention.

@@ -14,7 +14,7 @@ import pgbus
 from pgbus import migrate
 from pgbus.embedded import EmbeddedPostgres
 from pgbus.leader import maintenance
-from pgbus.telemetry import LeaderChanged, SessionOpened
+from pgbus.telemetry import LeaderChanged, SessionOpened, TaskEnded
 from pgbus.worker.worker import Worker
 from tests.support import eventually
 from tests.support.faultproxy import FaultProxy
@@ -30,7 +30,10 @@ WORKER_SESSION = """
 
 @dataclass
 class Fleet:
-    """A leader that handles topic `a.quick`, and a worker whose handler of the one event of `a.slow` waits."""
+    """A leader that handles topic `a.quick`, and a worker whose handler of the one event of `a.slow` waits.
+
+    The worker's run of the schedule `task`, which both declare, waits as well; `runs` are the names of who began it.
+    """
 
     leader: pgbus.Bus
     first: Worker
@@ -38,6 +41,7 @@ class Fleet:
     watch_worker: Watch
     begun: Inbox[int]
     quick: Inbox[int]
+    runs: Inbox[str]
     go_on: asyncio.Event
 
 
@@ -48,7 +52,7 @@ async def fleet(dsn: str, worker_dsn: str) -> AsyncIterator[Fleet]:
         open_bus(worker_dsn, process_name="busy", poll_interval=0.2) as worker,
     ):
         watch_leader, watch_worker = Watch(leader), Watch(worker)
-        begun, quick, go_on = Inbox[int](), Inbox[int](), asyncio.Event()
+        begun, quick, runs, go_on = Inbox[int](), Inbox[int](), Inbox[str](), asyncio.Event()
 
         @leader.listener("a.quick", name="quick")
         async def handle_quick(event: int) -> None:
@@ -59,12 +63,19 @@ async def fleet(dsn: str, worker_dsn: str) -> AsyncIterator[Fleet]:
             begun.put(event)
             await go_on.wait()
 
+        @worker.client.every(hours=1, name="task", also_run_immediately=True)
+        async def run_slowly() -> None:
+            runs.put("busy")
+            await go_on.wait()
+
         async with running(leader) as first:
             await watch_leader.first(LeaderChanged)
             async with running(worker):
                 await leader.publish(1, topic="a.slow")
                 await begun.take(1)
-                yield Fleet(leader, first, watch_leader, watch_worker, begun, quick, go_on)
+                await runs.take(1)
+                leader.client.every(hours=1, name="task", also_run_immediately=True)(lambda: runs.put("leader"))
+                yield Fleet(leader, first, watch_leader, watch_worker, begun, quick, runs, go_on)
 
 
 async def test_restarts_of_the_server_count_as_no_death(
@@ -93,6 +104,8 @@ async def test_restarts_of_the_server_count_as_no_death(
         finally:
             await connection.close()
         assert workers.begun.items == [1]
+        assert (await workers.watch_worker.first(TaskEnded)).outcome == "done"
+        assert workers.runs.items == ["busy"]
 
 
 async def test_a_session_that_comes_back_counts_as_no_death(
@@ -109,3 +122,5 @@ async def test_a_session_that_comes_back_counts_as_no_death(
         workers.go_on.set()
         await until_idle(connection)
         assert workers.begun.items == [1]
+        assert (await workers.watch_worker.first(TaskEnded)).outcome == "done"
+        assert workers.runs.items == ["busy"]

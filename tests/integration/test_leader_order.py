@@ -9,7 +9,9 @@ import asyncpg
 import pytest
 
 from pgbus import migrate
+from pgbus.database.statements import operations
 from pgbus.database.statements.sequencer import Waiting
+from pgbus.database.store import Store
 from pgbus.embedded import EmbeddedPostgres, find_binaries
 from pgbus.errors import EmbeddedPostgresError
 from pgbus.leader.frontier import Snapshot
@@ -350,6 +352,32 @@ async def test_routes_that_change_between_the_read_and_the_write_hold_for_the_wr
         gone = changed[0]
         await stage.auditor.execute("TRUNCATE pgbus.deliveries, pgbus.events")
         await stage.auditor.execute("UPDATE pgbus.listeners SET listener_name = id::text WHERE id = $1", gone)
+
+
+async def test_a_listener_that_is_removed_while_an_event_is_logged_is_owed_nothing(stage: Stage) -> None:
+    """The leader cannot see that yet, and writes by its old routes; it mends that when it reads the new ones."""
+    await stage.open()
+    rows = Rows(stage.auditor)
+    publisher, operator = await stage.publisher(), await stage.connect(stage.dsn)
+    store = Store(operator, namespace="pgbus")
+    owed = "SELECT count(*) FROM pgbus.deliveries WHERE listener_id = $1"
+    for events, lanes in ((1, None), (2, None), (2, 4)):
+        gone = await rows.listener("gone", "a.*", lanes=lanes)
+        await stage.change_leader()
+        stage.leader.neighbours.listener_ids = [gone]
+        async with operator.transaction():
+            number = await operations.begin_operation(store, "remove", {"listener": "gone", "force": True}, {})
+            assert (await operations.continue_operation(store, number, batch=100)).state == "done"
+            for _ in range(events):
+                await publisher.publish()
+            assert (await stage.leader.look()).moved == events
+        assert await stage.auditor.fetchval(owed, gone) > 0
+        await publisher.publish()
+        assert (await stage.leader.look()).moved == 1
+        assert await stage.auditor.fetchval(owed, gone) == 0
+        assert await stage.auditor.fetchval("SELECT count(*) FROM pgbus.route_changes") == 0
+    stage.leader.neighbours.listener_ids = []
+    assert await stage.faults() == []
 
 
 @pytest.mark.parametrize(

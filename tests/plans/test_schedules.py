@@ -53,10 +53,10 @@ async def test_claiming_and_finishing_touches_the_claimed_rows_alone(filled: Pla
     await filled.connection.execute(
         "UPDATE pgbus.schedules SET next_run_at = now() WHERE schedule_name = ANY ($1)", names
     )
-    # That of a worker that is gone is claimed, too.
+    # A run of ours that nobody carries out, as the answer to its claim was lost, is claimed again.
     await filled.connection.execute(
         """
-        UPDATE pgbus.schedules SET worker_id = 7, lease_expires_at = now() + interval '1 hour',
+        UPDATE pgbus.schedules SET worker_id = 1, lease_expires_at = now() + interval '1 hour',
             claim_token = (SELECT run_id FROM pgbus.schedule_runs WHERE schedule_name = 'task 1' LIMIT 1)
         WHERE schedule_name = 'task 1'
         """
@@ -91,3 +91,16 @@ async def test_pruning_and_the_timetable_read_the_ends_of_the_history(filled: Pl
     plan = await filled.explain("list_schedules")
     assert "schedule_runs_newest" in plan.indexes
     assert plan.steps < 20 * SCHEDULES
+
+
+async def test_freeing_runs_looks_at_the_schedules_once(filled: Plans) -> None:
+    await filled.connection.execute(
+        """
+        UPDATE pgbus.schedules SET worker_id = 7, lease_expires_at = now() + interval '1 hour', next_run_at = now(),
+            claim_token = (SELECT run_id FROM pgbus.schedule_runs WHERE schedule_name = 'task 1' LIMIT 1)
+        WHERE schedule_name = 'task 1'
+        """
+    )
+    plan = await filled.explain("free_schedules", namespace="pgbus", absent=[7], work_channel="pgbus")
+    assert plan.pages < 200
+    assert plan.steps < 4 * SCHEDULES

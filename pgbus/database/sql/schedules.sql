@@ -55,21 +55,17 @@ WHERE s.schedule_name = CAST(:schedule_name AS text)
   AND s.claim_token IS NULL
 
 -- name: claim_schedules
--- Claim those of these schedules that are due, each with its token, and return when each was due. A run is started
--- again if its worker's session has ended, or its lease has expired; and if it is our own and we do not know it,
--- because the result of the claim was lost: we claim one after the other, so it cannot be running.
-WITH live AS MATERIALIZED (
-    SELECT w.id AS worker_id FROM pgbus.live_workers AS w
-), due AS MATERIALIZED (
+-- Claim those of these schedules that are due, each with its token, and return when each was due. A run that is claimed
+-- is the leader's to free; but if it is our own and we do not know it, because the result of the claim was lost, it is
+-- started again: we claim one after the other, so it cannot be running.
+WITH due AS MATERIALIZED (
     SELECT s.id, s.claim_token
     FROM pgbus.schedules AS s
     WHERE s.schedule_name = ANY (CAST(:schedule_names AS text[]))
       AND s.next_run_at <= now()
       AND s.state = 'active'
-      AND CASE WHEN s.claim_token IS NULL THEN true
-               WHEN s.worker_id = CAST(:worker_id AS integer) THEN s.claim_token <> ALL (CAST(:running AS uuid[]))
-               ELSE s.lease_expires_at < now() OR NOT EXISTS (SELECT 1 FROM live AS l WHERE l.worker_id = s.worker_id)
-          END
+      AND (s.claim_token IS NULL
+           OR (s.worker_id = CAST(:worker_id AS integer) AND s.claim_token <> ALL (CAST(:running AS uuid[]))))
     FOR UPDATE SKIP LOCKED
 ), lost AS (
     UPDATE pgbus.schedule_runs AS r
@@ -94,6 +90,39 @@ SELECT s.schedule_name, s.rule, s.missed, s.state, s.next_run_at, now() AS now, 
 FROM pgbus.schedules AS s
 LEFT JOIN claimed AS c ON c.id = s.id
 WHERE s.schedule_name = ANY (CAST(:schedule_names AS text[]))
+
+-- name: free_schedules
+-- Free the claims of runs whose lease has expired, and of those whose workers have been without a session since the last
+-- look, which found them `absent`, as `free_claims` does. The runs are due again, for any worker that declares the
+-- schedule. Returns who is absent now.
+WITH live AS MATERIALIZED (
+    SELECT w.id AS worker_id FROM pgbus.live_workers AS w
+), absent AS MATERIALIZED (
+    SELECT DISTINCT s.worker_id
+    FROM pgbus.schedules AS s
+    WHERE s.claim_token IS NOT NULL AND NOT EXISTS (SELECT 1 FROM live AS l WHERE l.worker_id = s.worker_id)
+), lost AS MATERIALIZED (
+    SELECT s.id, s.claim_token
+    FROM pgbus.schedules AS s
+    WHERE s.claim_token IS NOT NULL
+      AND (s.lease_expires_at < now()
+           OR (s.worker_id = ANY (CAST(:absent AS integer[]))
+               AND s.worker_id IN (SELECT a.worker_id FROM absent AS a)))
+    FOR UPDATE SKIP LOCKED
+), noted AS (
+    UPDATE pgbus.schedule_runs AS r
+    SET outcome = 'lost', finished_at = now()
+    WHERE r.run_id = ANY (ARRAY(SELECT l.claim_token FROM lost AS l)) AND r.outcome IS NULL
+), freed AS (
+    UPDATE pgbus.schedules AS s
+    SET claim_token = NULL, worker_id = NULL, lease_expires_at = NULL
+    FROM lost AS l
+    WHERE s.id = l.id
+    RETURNING s.schedule_name
+)
+SELECT (SELECT array_agg(f.schedule_name ORDER BY f.schedule_name) FROM freed AS f) AS schedule_names,
+       (SELECT array_agg(a.worker_id) FROM absent AS a) AS absent,
+       CASE WHEN EXISTS (SELECT FROM freed) THEN pg_notify(CAST(:work_channel AS text), 'reload') END AS told
 
 -- name: finish_schedule_run
 -- Write the outcome of a run, and when the next one is due, if the claim is still ours. If the rule has changed, the

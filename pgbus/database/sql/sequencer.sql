@@ -146,8 +146,23 @@ SELECT CAST(CAST(pg_current_xact_id() AS text) AS bigint) AS xid
 -- name: load_routes
 -- Who is to hear what: the live listeners and their patterns. Those with a cursor are not live yet: `backfill_listener`
 -- brings them their events. From this snapshot on, each change of these rows adds a row in `route_changes`.
+--
+-- Events that were logged while a removal had not committed yet are owed to a listener that is gone. All of them were
+-- written before this snapshot, in which the removal is seen, and from which on no event is logged by the old routes.
 WITH seen AS (
-    DELETE FROM pgbus.route_changes
+    DELETE FROM pgbus.route_changes AS c RETURNING c.listener_id
+), removed AS MATERIALIZED (
+    SELECT s.listener_id
+    FROM seen AS s
+    WHERE (EXISTS (SELECT 1 FROM pgbus.listeners AS l WHERE l.id = s.listener_id)) IS FALSE
+), orphans AS MATERIALIZED (
+    -- Without a removal, which is the rule, nothing is read.
+    SELECT d.id
+    FROM pgbus.deliveries AS d
+    WHERE EXISTS (SELECT 1 FROM removed) AND d.listener_id = ANY (ARRAY(SELECT r.listener_id FROM removed AS r))
+    FOR UPDATE SKIP LOCKED
+), dropped AS (
+    DELETE FROM pgbus.deliveries AS d WHERE d.id = ANY (ARRAY(SELECT o.id FROM orphans AS o))
 )
 SELECT l.id AS listener_id, l.lanes, l.state = 'active' AS is_active, s.pattern
 FROM pgbus.listeners AS l

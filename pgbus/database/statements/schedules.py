@@ -52,6 +52,14 @@ class FoundSchedule:
     claim: ScheduleClaim | None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FreedSchedules:
+    """The schedules whose runs were taken back. `absent`: workers that have claimed runs and no session."""
+
+    names: list[str]
+    absent: frozenset[int]
+
+
 async def register_schedule(
     store: Store, *, schedule_name: str, rule: str, missed: str, service: str, run_immediately: bool
 ) -> Registered:
@@ -114,6 +122,15 @@ async def claim_schedules(
         )
         for row in rows
     ]
+
+
+async def free_schedules(store: Store, *, absent: Collection[int]) -> FreedSchedules:
+    """Take back the runs whose leases have expired, and those of `absent` workers that still have no session.
+
+    These are workers that the look before this one found without a session.
+    """
+    row = await store.fetch_one("free_schedules", absent=list(absent), work_channel=store.work_channel)
+    return FreedSchedules(names=row["schedule_names"] or [], absent=frozenset(row["absent"] or ()))
 
 
 async def finish_schedule_run(

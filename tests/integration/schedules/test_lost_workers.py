@@ -2,11 +2,16 @@
 
 import asyncio
 import threading
+from uuid import uuid4
 
 import asyncpg
 
 import pgbus
 from pgbus.admin import Admin
+from pgbus.database.statements import schedules as statements
+from pgbus.database.statements.listeners import lock_worker, register_worker
+from pgbus.database.statements.schedules import FreedSchedules, ScheduleClaim
+from pgbus.database.store import Store
 from pgbus.telemetry import SessionOpened, TaskEnded, TaskStarted
 from tests.support import eventually
 from tests.support.faultproxy import FaultProxy
@@ -70,6 +75,35 @@ async def test_a_run_is_taken_over_when_its_workers_session_is_gone(
             await watch.first(TaskEnded)
     assert inbox.items == [2]
     assert [row["outcome"] for row in await runs(connection)] == ["lost", "done"]
+
+
+async def test_the_leader_alone_frees_a_run_and_only_at_its_second_look(
+    database: str, connection: asyncpg.Connection
+) -> None:
+    await _claim_as_a_dead_worker(database, connection)
+    store = Store(connection, namespace="pgbus")
+    living = await register_worker(store, name="w", service="", home=None, host="", pid=1, version="", listeners=[])
+    await lock_worker(store, worker_id=living)
+
+    async def claim() -> ScheduleClaim | None:
+        [found] = await statements.claim_schedules(
+            store, worker_id=living, worker="w", names=["task"], tokens=[uuid4()], running=[], lease=60.0
+        )
+        return found.claim
+
+    assert await claim() is None
+    first = await statements.free_schedules(store, absent=frozenset())
+    assert first == FreedSchedules(names=[], absent=frozenset({4711}))
+    assert await claim() is None
+    assert (await statements.free_schedules(store, absent=first.absent)).names == ["task"]
+    claimed = await claim()
+    assert claimed is not None
+    assert claimed.attempt == 2
+    assert [row["outcome"] for row in await runs(connection)] == ["lost", "running"]
+    # Its lease alone says that a worker that holds its lock is gone.
+    assert (await statements.free_schedules(store, absent=frozenset({living}))).names == []
+    await connection.execute("UPDATE pgbus.schedules SET lease_expires_at = now() - interval '1 s'")
+    assert (await statements.free_schedules(store, absent=frozenset())).names == ["task"]
 
 
 async def test_a_run_that_broke_off_too_often_is_given_up(database: str, connection: asyncpg.Connection) -> None:
