@@ -38,7 +38,7 @@ GRANT SELECT
     ON pgbus.partitions, pgbus.alembic_version,
        pgbus.attempts, pgbus.event_history, pgbus.pending, pgbus.listener_lag, pgbus.dead, pgbus.scheduled, pgbus.rpc_calls,
        pgbus.schema_versions, pgbus.live_workers, pgbus.running, pgbus.timetable, pgbus.schedule_history,
-       pgbus.removed_listeners
+       pgbus.removed_listeners, pgbus.operations, pgbus.operation_items
     TO pgbus_worker;
 GRANT SELECT, USAGE ON SEQUENCE pgbus.wake_slots TO pgbus_worker;
 -- The leader sets the sequence forward where a logical copy of the database has left it behind.

@@ -16,7 +16,7 @@ from pgbus.database.statements.inspection import (
     Owed,
     WorkerStatus,
 )
-from pgbus.database.statements.operations import Operation, OperationItem, Preview
+from pgbus.database.statements.operations import Operation, OperationFilter, OperationItem, Preview
 from pgbus.database.statements.timetable import ScheduleRun, ScheduleStatus
 
 __all__ = [
@@ -38,6 +38,7 @@ __all__ = [
     "ListenerStatus",
     "Names",
     "Operation",
+    "OperationFilter",
     "OperationItem",
     "Owed",
     "Preview",

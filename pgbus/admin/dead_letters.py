@@ -29,7 +29,7 @@ class DeadLetterVerbs:
         return len(await self._match(wanted, limit=None))
 
     async def summarize(self, wanted: DeadFilter = EVERY_DEAD_LETTER) -> list[DeadGroup]:
-        """Dead letters in groups by their listener and the kind of their error, the largest first."""
+        """Dead letters in groups by their listener and fingerprint, the largest first."""
         return await inspection.summarize_dead_letters(self._store, await self._match(wanted, limit=None))
 
     async def retry(self, wanted: DeadFilter = EVERY_DEAD_LETTER, **why: Unpack[Why]) -> list[int]:

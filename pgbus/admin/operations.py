@@ -9,15 +9,24 @@ from typing import Unpack
 from pgbus.admin.changes import Change
 from pgbus.database.faults import ObjectInUse, hint_of
 from pgbus.database.statements import operations
-from pgbus.database.statements.operations import Filter, Operation, OperationItem, Preview, Verb, Why
+from pgbus.database.statements.operations import (
+    Filter,
+    Operation,
+    OperationFilter,
+    OperationItem,
+    Preview,
+    Verb,
+    Why,
+)
 from pgbus.database.store import Store
 from pgbus.errors import InUseError, OperationNotFound
 
 BATCH = 500
 # These change one listener or schedule at once. The others go through what they match, batch by batch.
-_AT_ONCE = frozenset(
+AT_ONCE = frozenset(
     ("reset", "pause", "resume", "remove", "pause_schedule", "resume_schedule", "run_schedule", "remove_schedule")
 )
+EVERY_OPERATION = OperationFilter()
 _SUBJECT = re.compile(r'(?:listener|schedule) "(.*?)" (.*)', re.DOTALL)
 
 
@@ -49,8 +58,8 @@ class OperationVerbs:
 
         `progress` is called after each batch. It ends early where somebody cancels it. Raises InUseError.
         """
-        if verb not in _AT_ONCE:
-            number = await operations.begin_operation(self._store, verb, filter_, why)
+        if verb not in AT_ONCE:
+            number = await self.begin(verb, filter_, **why)
             return await self.resume(number, batch=batch, progress=progress)
         try:
             async with self._change():  # refused, it leaves nothing that looks as if it ran
@@ -60,6 +69,10 @@ class OperationVerbs:
             raise _in_use(error) from error
         progress(done)
         return done
+
+    async def begin(self, verb: Verb, filter_: Filter, **why: Unpack[Why]) -> int:
+        """Record an operation that goes batch by batch, and return its id; `resume` carries it out."""
+        return await operations.begin_operation(self._store, verb, filter_, why)
 
     async def resume(
         self, operation_id: int, *, batch: int = BATCH, progress: Callable[[Operation], None] = lambda _: None
@@ -85,7 +98,7 @@ class OperationVerbs:
 
     async def show(self, operation_id: int) -> Operation:
         """Return one operation; raises OperationNotFound."""
-        found = await operations.list_operations(self._store, operation_id=operation_id, limit=1)
+        found = await operations.list_operations(self._store, OperationFilter(operation_id=operation_id), limit=1)
         if not found:
             raise OperationNotFound(operation_id)
         return found[0]
@@ -94,9 +107,9 @@ class OperationVerbs:
         """Return what it has touched, in the order of the log."""
         return await operations.list_operation_items(self._store, operation_id, limit=limit)
 
-    async def list(self, *, limit: int = 100) -> list[Operation]:
+    async def list(self, wanted: OperationFilter = EVERY_OPERATION, *, limit: int | None = 100) -> list[Operation]:
         """At most `limit` operations, the newest first."""
-        return await operations.list_operations(self._store, limit=limit)
+        return await operations.list_operations(self._store, wanted, limit=limit)
 
 
 def _in_use(error: Exception) -> InUseError:

@@ -23,21 +23,32 @@ from pgbus.cli.options import Count
     help="The secret that lets a browser in (PGBUS_DASHBOARD_TOKEN); default: a new one each time.",
 )
 @click.option(
+    "--role",
+    type=click.Choice(["reader", "operator", "admin"]),
+    default="reader",
+    show_default=True,
+    help="What the bearer of the token may do: look; change; also remove.",
+)
+@click.option(
+    "--person", metavar="NAME", envvar="PGBUS_PERSON", help="Who that is; kept with each operation (PGBUS_PERSON)."
+)
+@click.option(
     "--hide", "hidden", multiple=True, metavar="FIELD", help="Show no values of this payload field; repeatable."
 )
 @database_options
-def dashboard(host: str, port: int, token: str | None, hidden: tuple[str, ...]) -> None:
+def dashboard(host: str, port: int, token: str | None, role: str, person: str | None, hidden: tuple[str, ...]) -> None:
     """Serve a dashboard of the bus, and print its address: flow, listeners, events, dead letters, doctor.
 
-    It changes nothing. The address has a token, without which nobody sees anything.
+    The address has a token, without which nobody sees anything. With `--role operator` its bearer can change things.
     """
     serving = import_extra("pgbus.contrib.dashboard.serving", used_by="the dashboard", extra="dashboard")
+    access = import_extra("pgbus.contrib.dashboard.access", used_by="the dashboard", extra="dashboard")
     token = token or secrets.token_urlsafe(18)
     serving.serve(
         load_config(),
         host=host,
         port=port,
-        token=token,
+        allow=access.by_token(token, name=person or "token", role=role),
         hidden=hidden,
         announce=lambda address: click.echo(f"dashboard: {address}/?token={token}"),
     )

@@ -82,9 +82,10 @@ def list_dead(*, limit: int, as_json: bool, **filters: Any) -> None:
 @_filter_options
 @json_option
 def summarize_dead(*, as_json: bool, **filters: Any) -> None:
-    """Group dead letters by their listener and the kind of their error, the largest group first.
+    """Group dead letters by their listener and fingerprint, the largest group first.
 
-    A kind is an error without its ids, numbers and quoted strings. `--error KIND` of the other commands selects it.
+    A fingerprint is an exception's type and the application's function that raised it. `--error` of the other commands
+    takes it.
     """
     groups = with_admin(lambda admin: admin.dead_letters.summarize(DeadFilter(**filters)))
     if as_json:
@@ -221,13 +222,19 @@ def _summary(groups: list[DeadGroup]) -> Listing:
         rows.add(
             number(group.letters),
             Text(group.listener_name, style="bold"),
-            Text(on_one_line(group.error), style="red"),
+            name_failure(group),
             f"{ago(group.first_at)} ago",
             f"{ago(group.last_at)} ago",
             flagged(group.blocked_keys, "red"),
             Text(f"pgbus dead show {group.sample}", style="dim"),
         )
     return rows
+
+
+def name_failure(group: DeadGroup) -> Text:
+    """The fingerprint that the letters of a group share, as `--error` takes it, and the error of the newest."""
+    example = "" if group.example == group.error else f"  {on_one_line(group.example)}"
+    return Text.assemble((on_one_line(group.error), "red"), (example, "dim"))
 
 
 def _detail(letter: DeadLetter) -> Group:

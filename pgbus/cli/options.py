@@ -84,7 +84,7 @@ class Count(click.IntRange):
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, one object per line.")
 key_option = click.option("--key", help="Only of events with this key.")
 error_option = click.option(
-    "--error", metavar="TEXT", help="Only with TEXT in the error, in any case, or of this kind of `dead summary`."
+    "--error", metavar="TEXT", help="Only with TEXT in the error, in any case, or of this group of `dead summary`."
 )
 
 

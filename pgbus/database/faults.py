@@ -29,9 +29,11 @@ InsufficientPrivilege = asyncpg.InsufficientPrivilegeError
 LockNotAvailable = asyncpg.LockNotAvailableError  # `lock_timeout` passed, or NOWAIT found it locked
 QueryCancelled = asyncpg.QueryCanceledError  # `statement_timeout` passed, or an administrator cancelled it
 ObjectInUse = asyncpg.ObjectInUseError
+UndefinedObject = asyncpg.UndefinedObjectError
 UniqueViolation = asyncpg.UniqueViolationError
 # SQLSTATE classes, each with one message.
 LinkFailed = asyncpg.PostgresConnectionError
+DataError = asyncpg.DataError
 OperatorIntervention = asyncpg.OperatorInterventionError
 SyntaxOrAccess = asyncpg.SyntaxOrAccessError
 InternalError = asyncpg.InternalServerError

@@ -313,10 +313,7 @@ async def test_a_worker_runs_the_bus(bus: Bus) -> None:
     [
         ("publisher", tuple(rights.PUBLISHER)),
         ("caller", (*rights.CALLER, "notify", "load_schemas")),
-        (
-            "worker",
-            tuple(sql.load().keys() - rights.INBOX - rights.OPERATOR - {"list_operations", "list_operation_items"}),
-        ),
+        ("worker", tuple(sql.load().keys() - rights.INBOX - rights.OPERATOR)),
         ("reader", (*rights.READER, "load_schemas")),
         ("operator", (*rights.READER, *rights.OPERATOR, "load_schemas")),
         ("admin", tuple(sql.load().keys() - rights.INBOX)),
@@ -352,8 +349,7 @@ async def test_a_worker_reaches_every_table(bus: Bus) -> None:
     less = {
         **dict.fromkeys((*VIEWS, "alembic_version", "partitions"), ("SELECT",)),
         **dict.fromkeys(("events", "history", "causes"), ("SELECT", "INSERT")),
-        **dict.fromkeys(("operations", "operation_items"), ()),
-        "removed_listeners": ("SELECT",),
+        **dict.fromkeys(("operations", "operation_items", "removed_listeners"), ("SELECT",)),
     }
     privileges = await bus.privileges("worker")
     assert privileges == {name: less.get(name, VERBS) for name in privileges}

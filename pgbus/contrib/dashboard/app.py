@@ -17,9 +17,11 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pgbus.config import Config
-from pgbus.contrib.dashboard import pages
-from pgbus.contrib.dashboard.access import Allow, keep_token, may_see
+from pgbus.contrib.dashboard import operating, pages
+from pgbus.contrib.dashboard.access import Allow, Person, identify
+from pgbus.contrib.dashboard.carrier import Carrier
 from pgbus.contrib.dashboard.desk import Desk
+from pgbus.contrib.dashboard.forms import FormKey, check_form, read_form
 from pgbus.contrib.dashboard.showing import make_environment
 from pgbus.errors import PgbusError
 
@@ -47,14 +49,27 @@ _PAGES: Mapping[str, pages.Page] = {
     "/schemas": pages.schemas,
     "/workers": pages.workers,
     "/doctor": pages.doctor,
+    "/changes/{verb}": operating.preview,
+    "/operations": operating.operations,
+    "/operations.csv": operating.export_csv,
+    "/operations.json": operating.export_json,
+    "/operations/{operation_id:int}": operating.operation,
 }
-_NAMES = ("Overview", "Listeners", "Events", "Dead", "Calls", "Schedules", "Schemas", "Workers", "Doctor")
+_DEEDS: Mapping[str, pages.Page] = {
+    "/changes/{verb}": operating.change,
+    "/operations/{operation_id:int}/cancel": operating.cancel,
+    "/operations/{operation_id:int}/continue": operating.carry_on,
+}
+_NAMES = (
+    "Overview", "Listeners", "Events", "Dead", "Calls", "Schedules", "Schemas", "Workers", "Operations", "Doctor",
+)  # fmt: skip
 
 
 class Dashboard(Starlette):
     """Pages on a bus; an ASGI application of its own, or mounted in another one.
 
-    - `allow`: who may see it; default: nobody. `by_password`, `by_token`, or a function of a Starlette request.
+    - `allow`: who may see it, and in which role; default: nobody. `by_password`, `by_token`, several of them by
+      `any_of`, or a function of a Starlette request that returns a `Person`.
     - `hidden`: names of payload fields whose values nobody sees.
     """
 
@@ -62,7 +77,10 @@ class Dashboard(Starlette):
         self._allow = allow
         self._hidden = frozenset(hidden)
         self._templates = make_environment()
-        routes = [Route(path, self._route(page)) for path, page in _PAGES.items()]
+        routes = [
+            *(Route(path, self._route(page)) for path, page in _PAGES.items()),
+            *(Route(path, self._route(page), methods=["POST"]) for path, page in _DEEDS.items()),
+        ]
         super().__init__(
             routes=[*routes, Mount("/static", StaticFiles(directory=STATIC), name="static")],
             middleware=[Middleware(_Headers)],
@@ -70,27 +88,49 @@ class Dashboard(Starlette):
             lifespan=_closing_desk,
         )
         self.state.desk = Desk(config)
+        self.state.carrier = Carrier(config)
 
     def _route(self, page: pages.Page) -> Any:
         async def answer(request: Request) -> Response:
-            if (kept := keep_token(request)) is not None:
-                return kept
-            if not await may_see(self._allow, request):
-                raise HTTPException(401, "")
+            person = await self._identify(request)
+            if isinstance(person, Response):
+                return person
+            key, form = FormKey(request), {}
+            if request.method == "POST":
+                form = await read_form(request)
+                check_form(request, form, key, person)
             async with self.state.desk.admin() as admin:
-                template, found = await page(pages.Visit(request, admin, hidden=self._hidden))
-            return self._render(request, template, found)
+                visit = pages.Visit(request, admin, person=person, key=key, form=form, hidden=self._hidden)
+                return self._show(visit, await page(visit))
 
         return answer
+
+    async def _identify(self, request: Request) -> Person | Response:
+        answer = await identify(self._allow, request)
+        if answer is None:
+            raise HTTPException(401, "")
+        request.state.person = answer
+        return answer
+
+    def _show(self, visit: pages.Visit, shown: pages.Shown) -> Response:
+        if isinstance(shown, Response):
+            return shown
+        template, found = shown
+        # A form that was refused is shown again, with the reason.
+        status = 409 if visit.request.method == "POST" else 200
+        response = self._render(visit.request, template, {"key": visit.key, **found}, status=status)
+        visit.key.keep(response)
+        return response
 
     def _render(self, request: Request, template: str, found: Mapping[str, Any], *, status: int = 200) -> Response:
         root = request.scope.get("root_path", "")
         # The address within the dashboard, also where it is mounted.
         path = request.scope["path"].removeprefix(root) or "/"
+        person = getattr(request.state, "person", None)
         text = self._templates.get_template(template).render(
-            root=root, path=path, names=_NAMES, query=request.query_params, **found
+            root=root, path=path, names=_NAMES, query=request.query_params, person=person, **found
         )
-        return HTMLResponse(text, status_code=status)
+        return HTMLResponse(text, status_code=status, headers={"cache-control": "no-store"})
 
     async def _refuse(self, request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
@@ -111,6 +151,7 @@ async def _closing_desk(app: Starlette) -> AsyncIterator[None]:
     try:
         yield
     finally:
+        await app.state.carrier.close()
         await app.state.desk.close()
 
 

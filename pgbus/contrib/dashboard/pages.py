@@ -8,8 +8,11 @@ from uuid import UUID
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
+from starlette.responses import Response
 
 from pgbus.admin import Admin, CallFilter, Condition, DeadFilter, EventFilter, Names
+from pgbus.contrib.dashboard.access import Person
+from pgbus.contrib.dashboard.forms import FormKey
 from pgbus.contrib.dashboard.journey import draw_journey
 from pgbus.contrib.dashboard.showing import duration_chart, flow_map, masked, rate_chart
 from pgbus.database.statements import dashboard
@@ -17,20 +20,42 @@ from pgbus.doctor import examine
 from pgbus.errors import InvalidEventError, NotRegisteredError
 from pgbus.topics import check_pattern
 
-Page: TypeAlias = Callable[["Visit"], Awaitable[tuple[str, Mapping[str, Any]]]]
+Shown: TypeAlias = Response | tuple[str, Mapping[str, Any]]
+"""A response, or a template with its values."""
+Page: TypeAlias = Callable[["Visit"], Awaitable[Shown]]
 
 LIMIT = 50
 """Rows on a page; more follow on the next one."""
 
 
 class Visit:
-    """One request of a page, with an Admin for it, and the payload fields that are hidden from its sender."""
+    """One request of a page by a person, with an Admin for it, and the payload fields that nobody sees.
 
-    def __init__(self, request: Request, admin: Admin, *, hidden: frozenset[str]) -> None:
+    `form` has the fields of a form that was sent, and was found to be one of ours.
+    """
+
+    def __init__(
+        self,
+        request: Request,
+        admin: Admin,
+        *,
+        person: Person,
+        key: FormKey,
+        form: Mapping[str, str],
+        hidden: frozenset[str],
+    ) -> None:
         self.request = request
         self.admin = admin
+        self.person = person
+        self.key = key
+        self.form = form
         self.hidden = hidden
         self.problem = ""
+
+    @property
+    def root(self) -> str:
+        """The path of the dashboard, where it is mounted."""
+        return str(self.request.scope.get("root_path", ""))
 
     def asked(self, name: str) -> str | None:
         """A parameter of the address; None for one that is empty."""
@@ -135,11 +160,12 @@ async def event(visit: Visit) -> tuple[str, Mapping[str, Any]]:
 
 
 async def dead(visit: Visit) -> tuple[str, Mapping[str, Any]]:
-    """Dead letters in groups, and the letters of one listener."""
-    name = visit.asked("listener")
+    """Dead letters in groups, of all listeners or one, or of one group."""
+    name, error_ = visit.asked("listener"), visit.asked("error")
+    wanted = DeadFilter(listener_name=name, error=error_)
     try:
-        letters = await visit.admin.dead_letters.find(DeadFilter(listener_name=name), limit=LIMIT)
-        groups = await visit.admin.dead_letters.summarize(DeadFilter(listener_name=name))
+        letters = await visit.admin.dead_letters.find(wanted, limit=LIMIT)
+        groups = await visit.admin.dead_letters.summarize(wanted)
     except NotRegisteredError as error:
         visit.problem, letters, groups = str(error), [], []
     return "dead.html", {
@@ -147,6 +173,7 @@ async def dead(visit: Visit) -> tuple[str, Mapping[str, Any]]:
         "letters": letters,
         "limit": LIMIT,
         "listener_name": name,
+        "error": error_,
         "problem": visit.problem,
     }
 

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
+from pgbus.contrib.dashboard.changes import CHANGES
 from pgbus.database.statements.dashboard import Flow, Rate
 
 HIDDEN = "(hidden)"
@@ -24,6 +25,7 @@ def make_environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters.update(number=number, lasting=lasting, stamp=stamp)
+    environment.globals["changes"] = CHANGES
     return environment
 
 

@@ -209,11 +209,15 @@ ORDER BY f.id DESC
 LIMIT CAST(:limit AS bigint)
 
 -- name: read_dead_letters
--- Dead letters with their events, and the number of later events that wait for each, newest first.
+-- Dead letters with their events, newest first: how many later events wait for each, and how often operators
+-- retried or replayed them before.
 SELECT x.id, l.listener_name, e.position, e.event_id, e.topic, e.ancestors, e.key, e.payload, e.headers,
        e.published_at, e.deliver_at, x.attempts, x.error, x.fingerprint, x.traceback, x.worker, x.dead_at, x.blocked_key,
        (SELECT count(*) FROM pgbus.deliveries AS d
-        WHERE d.listener_id = x.listener_id AND d.blocked_key = x.blocked_key) AS blocked
+        WHERE d.listener_id = x.listener_id AND d.blocked_key = x.blocked_key) AS blocked,
+       (SELECT count(*) FROM pgbus.operation_items AS i
+        JOIN pgbus.operations AS o ON o.id = i.operation_id AND o.verb IN ('retry', 'replay')
+        WHERE i.position = x.position AND i.listener_name = l.listener_name) AS retried
 FROM pgbus.dead_letters AS x
 JOIN pgbus.listeners AS l ON l.id = x.listener_id
 JOIN pgbus.events AS e ON e.position = x.position
@@ -221,12 +225,23 @@ WHERE x.id = ANY (CAST(:ids AS bigint[]))
 ORDER BY x.id DESC
 
 -- name: summarize_dead_letters
--- Dead letters by their listener and the kind of their error, the largest group first; `sample` is the newest of each.
-SELECT l.listener_name, pgbus.error_kind(x.error) AS error, count(*) AS letters,
+-- Dead letters by their listener and fingerprint, or the kind of their error where they have none, the largest group
+-- first; `sample` is the newest of each.
+WITH letters AS (
+    SELECT x.*, l.listener_name, COALESCE(x.fingerprint, pgbus.error_kind(x.error)) AS kind,
+           EXISTS (SELECT FROM pgbus.operation_items AS i
+                   JOIN pgbus.operations AS o ON o.id = i.operation_id AND o.verb IN ('retry', 'replay')
+                   WHERE i.position = x.position AND i.listener_name = l.listener_name) AS retried
+    FROM pgbus.dead_letters AS x
+    JOIN pgbus.listeners AS l ON l.id = x.listener_id
+    WHERE x.id = ANY (CAST(:ids AS bigint[]))
+)
+SELECT x.listener_name, x.kind AS error, count(*) AS letters,
        min(x.dead_at) AS first_at, max(x.dead_at) AS last_at, max(x.id) AS sample,
+       (array_agg(pgbus.error_kind(x.error) ORDER BY x.id DESC))[1] AS example,
+       count(*) FILTER (WHERE x.dead_at > now() - INTERVAL '1 hour') AS last_hour,
+       count(*) FILTER (WHERE x.retried) AS retried,
        count(DISTINCT x.blocked_key) AS blocked_keys
-FROM pgbus.dead_letters AS x
-JOIN pgbus.listeners AS l ON l.id = x.listener_id
-WHERE x.id = ANY (CAST(:ids AS bigint[]))
-GROUP BY l.listener_name, pgbus.error_kind(x.error)
-ORDER BY count(*) DESC, l.listener_name, pgbus.error_kind(x.error)
+FROM letters AS x
+GROUP BY x.listener_name, x.kind
+ORDER BY count(*) DESC, x.listener_name, x.kind

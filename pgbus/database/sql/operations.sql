@@ -21,11 +21,18 @@ FROM pgbus.continue_operation(CAST(:operation_id AS bigint), CAST(:batch AS bigi
 SELECT pgbus.cancel_operation(CAST(:operation_id AS bigint)) AS cancelled
 
 -- name: list_operations
--- The newest operations, or the one with this id.
+-- The newest operations that a filter accepts; NULL does not restrict. `who` is the person or the database's user.
 SELECT o.id, o.verb, CAST(o.filter AS text) AS filter, o.reason, o.person, o.requested_by, o.requested_at, o.state, o.matched,
        o.touched, CAST(o.result AS text) AS result, o.finished_at, o.ended_by
 FROM pgbus.operations AS o
-WHERE CAST(:operation_id AS bigint) IS NULL OR o.id = :operation_id
+WHERE (CAST(:operation_id AS bigint) IS NULL OR o.id = :operation_id)
+  AND (CAST(:before AS bigint) IS NULL OR o.id < :before)
+  AND (CAST(:verb AS text) IS NULL OR o.verb = :verb)
+  AND (CAST(:who AS text) IS NULL OR :who IN (o.person, o.requested_by))
+  AND (CAST(:subject AS text) IS NULL OR :subject IN (o.filter ->> 'listener', o.filter ->> 'schedule'))
+  AND (CAST(:state AS text) IS NULL OR o.state = :state)
+  AND (CAST(:since AS timestamptz) IS NULL OR o.requested_at >= :since)
+  AND (CAST(:until AS timestamptz) IS NULL OR o.requested_at < :until)
 ORDER BY o.id DESC
 LIMIT CAST(:limit AS bigint)
 

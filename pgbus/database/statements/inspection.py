@@ -183,7 +183,8 @@ class DeadLetter:
     """An event that one listener gave up on.
 
     `blocked_key` is set for a listener that blocks on poison: its later events with this key wait until the letter is
-    retried or discarded; `blocked` of them are waiting already.
+    retried or discarded; `blocked` of them are waiting already. `retried` is how often people retried or replayed it
+    before.
     """
 
     id: int
@@ -197,13 +198,17 @@ class DeadLetter:
     dead_at: datetime
     blocked_key: str | None
     blocked: int
+    retried: int
 
 
 @dataclass(frozen=True, slots=True)
 class DeadGroup:
-    """Dead letters of one listener whose errors are of one kind: without ids, numbers and quoted strings.
+    """Dead letters of one listener that failed alike.
 
-    `letters` is how many, and `sample` the id of the newest; `blocked_keys` is how many keys they block.
+    `error` is their fingerprint, or the kind of their error where they have none: without ids, numbers and quoted
+    strings; a DeadFilter takes it. `example` is that kind in any case, of the newest, whose id is `sample`. `letters`
+    is how many, `last_hour` those of the last hour, `retried` those that people have had retried before;
+    `blocked_keys` is how many keys they block.
     """
 
     listener_name: str
@@ -212,6 +217,9 @@ class DeadGroup:
     first_at: datetime
     last_at: datetime
     sample: int
+    example: str
+    last_hour: int
+    retried: int
     blocked_keys: int
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any, Literal, TypeAlias, TypedDict
 from uuid import UUID
@@ -81,6 +81,24 @@ class OperationItem:
     dead_at: datetime | None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OperationFilter:
+    """Which operations; None does not restrict.
+
+    `who` is a person or the database's user, `subject` a listener or schedule. `since` (inclusive) and `until`
+    (exclusive) are compared with the instant at which it was requested, `before` (exclusive) with its id.
+    """
+
+    operation_id: int | None = None
+    before: int | None = None
+    verb: str | None = None
+    who: str | None = None
+    subject: str | None = None
+    state: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Preview:
     """The number of what an operation would apply to, and a few of them: the newest, or the first of a stretch."""
@@ -114,9 +132,9 @@ async def cancel_operation(store: Store, operation_id: int) -> bool:
     return cancelled
 
 
-async def list_operations(store: Store, *, operation_id: int | None = None, limit: int) -> list[Operation]:
-    """The newest operations, or that with this id."""
-    return [_operation(row) for row in await store.fetch("list_operations", operation_id=operation_id, limit=limit)]
+async def list_operations(store: Store, wanted: OperationFilter, *, limit: int | None) -> list[Operation]:
+    """The newest operations that a filter accepts; all of them without a limit."""
+    return [_operation(row) for row in await store.fetch("list_operations", **asdict(wanted), limit=limit)]
 
 
 async def list_operation_items(store: Store, operation_id: int, *, limit: int | None) -> list[OperationItem]:
