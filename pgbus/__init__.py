@@ -66,6 +66,7 @@ if TYPE_CHECKING:
         WorkerLost,
     )
     from pgbus.events import event
+    from pgbus.handlers.about import about
     from pgbus.handlers.contexts import CallContext, Context, TaskContext
     from pgbus.handlers.outcomes import RetryPolicy
     from pgbus.lightbus import LightbusException, LightbusTimeout, LightbusWorkerError
@@ -147,6 +148,7 @@ __all__ = [
     "ValidationError",
     "WildcardParameter",
     "WorkerLost",
+    "about",
     "caused_by",
     "create",
     "current_cause",
@@ -186,6 +188,7 @@ _HOMES = {
         "Config",
     ),
     "pgbus.events": ("event",),
+    "pgbus.handlers.about": ("about",),
     "pgbus.handlers.contexts": (
         "CallContext",
         "Context",

@@ -16,6 +16,8 @@ CREATE TABLE pgbus.schemas (
     version       integer     NOT NULL,
     schema        jsonb       NOT NULL,
     hash          text          NOT NULL,
+    -- {"owner": ..., "description": ..., "links": {<title>: <URL>}} as its service said it last; no part of the hash.
+    about         jsonb         NOT NULL DEFAULT '{}',
     first_seen_at pgbus.instant NOT NULL DEFAULT now(),
     -- When a process last started with it: the version with the newest instant is the current one.
     published_at  pgbus.instant NOT NULL DEFAULT now(),
@@ -30,26 +32,28 @@ CREATE TABLE pgbus.schemas (
         WHEN 'procedure' THEN jsonb_typeof(schema -> 'parameters') IN ('object', 'boolean')
                               AND jsonb_typeof(schema -> 'response') IN ('object', 'boolean')
         ELSE jsonb_typeof(schema -> 'events') = 'object' END) IS TRUE),
+    CONSTRAINT schemas_about_is_short CHECK (jsonb_typeof(about) = 'object' AND pg_column_size(about) <= 65536),
     CONSTRAINT schemas_seen_in_order CHECK (first_seen_at <= published_at AND published_at <= last_seen_at)
 );
 COMMENT ON COLUMN pgbus.schemas.hash IS 'SHA-256 of the schema, as hexadecimal digits';
 
--- Records that a process starts with these versions now; returns the existing ones. Publishers have no other way to
--- change rows: with an instant of their choice they could make a version current forever.
-CREATE FUNCTION pgbus.republish_schemas(ids integer[]) RETURNS SETOF integer
+-- Records that a process starts with these versions now, and what it says about each; returns the existing ones.
+-- Publishers have no other way to change rows: with an instant of their choice they could make a version current forever.
+CREATE FUNCTION pgbus.republish_schemas(ids integer[], abouts text[]) RETURNS SETOF integer
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
     PERFORM s.id FROM pgbus.schemas AS s WHERE s.id = ANY (ids) ORDER BY s.id FOR UPDATE;
     RETURN QUERY
     UPDATE pgbus.schemas AS s
-    SET published_at = now(), last_seen_at = now()
-    WHERE s.id = ANY (ids)
+    SET published_at = now(), last_seen_at = now(), about = CAST(w.about AS jsonb)
+    FROM unnest(ids, abouts) AS w (id, about)
+    WHERE s.id = w.id
     RETURNING s.id;
 END
 $$;
 
-REVOKE EXECUTE ON FUNCTION pgbus.republish_schemas(integer[]) FROM PUBLIC;
+REVOKE EXECUTE ON FUNCTION pgbus.republish_schemas(integer[], text[]) FROM PUBLIC;
 
 -- The versions that each worker uses. A version's last_seen_at is updated while a worker uses it.
 CREATE TABLE pgbus.worker_schemas (
@@ -91,7 +95,10 @@ COMMENT ON VIEW pgbus.running IS 'Calls of handlers, procedures and tasks that h
 CREATE VIEW pgbus.schema_versions AS
 SELECT s.id, s.kind, s.name,
        CASE WHEN s.kind <> 'listener' THEN COALESCE(substring(s.name FROM '^(.*)[.]'), '') END AS api,
-       s.service, s.version, s.schema, s.hash, s.first_seen_at, s.published_at, s.last_seen_at,
+       s.service, s.version, s.schema, s.hash,
+       COALESCE(s.about ->> 'owner', '') AS owner, COALESCE(s.about ->> 'description', '') AS description,
+       COALESCE(s.about -> 'links', '{}') AS links,
+       s.first_seen_at, s.published_at, s.last_seen_at,
        live.workers IS NOT NULL AS is_live,
        COALESCE(live.workers, '{}') AS workers
 FROM pgbus.schemas AS s

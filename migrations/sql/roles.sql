@@ -9,10 +9,10 @@ GRANT INSERT (event_id, topic, ancestors, key, payload, headers, deliver_at, pub
     ON pgbus.outbox TO pgbus_publisher;
 GRANT SELECT ON pgbus.wake_slots, pgbus.alembic_version TO pgbus_publisher;
 -- They publish the schemas of their events, and read those of others.
-GRANT SELECT, INSERT (kind, name, service, version, schema, hash) ON pgbus.schemas TO pgbus_publisher;
+GRANT SELECT, INSERT (kind, name, service, version, schema, hash, about) ON pgbus.schemas TO pgbus_publisher;
 GRANT EXECUTE
     ON FUNCTION pgbus.uuid7(), pgbus.take_dedup_keys(text[], uuid[], double precision),
-                pgbus.republish_schemas(integer[])
+                pgbus.republish_schemas(integer[], text[])
     TO pgbus_publisher;
 
 -- Callers call procedures: they post calls, read responses, cancel calls, and fail calls of dead workers. They cannot
@@ -45,7 +45,7 @@ GRANT SELECT, USAGE ON SEQUENCE pgbus.wake_slots TO pgbus_worker;
 GRANT SELECT, UPDATE ON SEQUENCE pgbus.outbox_id_seq TO pgbus_worker;
 GRANT EXECUTE
     ON FUNCTION pgbus.uuid7(), pgbus.open_partition(integer), pgbus.drop_partition(integer),
-                pgbus.take_dedup_keys(text[], uuid[], double precision), pgbus.republish_schemas(integer[]),
+                pgbus.take_dedup_keys(text[], uuid[], double precision), pgbus.republish_schemas(integer[], text[]),
                 pgbus.read_responses(uuid[]), pgbus.withdraw_calls(uuid[], text, text), pgbus.fail_lost_calls(uuid[])
     TO pgbus_worker;
 

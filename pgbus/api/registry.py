@@ -75,6 +75,11 @@ class ApiRegistry:
             for event in event_names(api):
                 yield f"{name}.{event}", api.get_event(event)
 
+    def declaring(self, topic: str) -> type | None:
+        """The class of the API that an event is of, if it is registered."""
+        api = self._apis.get(split_name(topic)[0])
+        return None if api is None else type(api)
+
     def names(self) -> list[str]:
         """The names of the registered APIs."""
         return list(self._apis)

@@ -19,8 +19,11 @@ from pgbus.cli.options import json_option, with_admin
 from pgbus.cli.output import console, print_json
 from pgbus.cli.printable import printable
 from pgbus.schema import Break, Change, Declaration, Stored, find_broken, find_changes, make_stubs
-from pgbus.schema.compatibility import ANY_LISTENER, find_unreadable, latest
+from pgbus.schema.asyncapi import encode_asyncapi, to_asyncapi
+from pgbus.schema.compatibility import ANY_LISTENER, find_unreadable, in_use, latest
+from pgbus.schema.contract import contract_of
 from pgbus.schema.documents import encode_documents, read_documents, to_documents, write_documents
+from pgbus.schema.eventcatalog import to_eventcatalog, write_eventcatalog
 
 _STYLES = {"added": ("+", "green"), "removed": ("-", "red"), "changed": ("~", "yellow")}
 
@@ -135,6 +138,49 @@ def stubs(module: str | None, source: str | None, local: bool, out: str | None) 
     path = Path(out) if out else Path(str(sys.modules[name].__file__)).with_suffix(".pyi")
     path.write_text(text, encoding="utf-8")
     click.echo(f"wrote {path}", err=True)
+
+
+_of_service = click.option("--service", metavar="NAME", help="Only what this service publishes, hears and serves.")
+_at = click.option(
+    "--at",
+    type=click.IntRange(1),
+    metavar="VERSION",
+    help="The contract at an earlier version: info.version of a document.",
+)
+
+
+@schema.command()
+@database_options
+@_of_service
+@_at
+@click.option("--out", "-o", metavar="FILE", help="Default: stdout.")
+def asyncapi(service: str | None, at: int | None, out: str | None) -> None:
+    """Print the events, listeners and procedures of all services as an AsyncAPI 3 document.
+
+    It says what is deployed, by the database, and is the same each time until a service stores another schema.
+    """
+    stored = _stored()
+    document = encode_asyncapi(to_asyncapi(contract_of(stored, service=service, version=at), listeners=in_use(stored)))
+    if out is None:
+        click.echo(printable(document.decode()), nl=False)
+        return
+    Path(out).write_bytes(document)
+    click.echo(f"wrote {out}", err=True)
+
+
+@schema.command()
+@click.argument("directory", metavar="DIR")
+@database_options
+@_of_service
+@_at
+def eventcatalog(directory: str, service: str | None, at: int | None) -> None:
+    """Write the events and procedures of all services as pages of an EventCatalog, in its directory DIR.
+
+    Pages of an earlier run that are no longer true are removed; other files are left alone.
+    """
+    files = to_eventcatalog(contract_of(_stored(), service=service, version=at))
+    write_eventcatalog(files, directory)
+    click.echo(f"wrote {len(files)} files to {directory}", err=True)
 
 
 # -------------------------------------------------------------------------------------------------------------- sources

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from pgbus.database.statements.schemas import Kind
 from pgbus.events import ancestors_of, event_classes
+from pgbus.handlers.about import about_of
 from pgbus.handlers.signatures import type_hints
 from pgbus.listeners.listener import Listener
 from pgbus.registry import Registry
@@ -53,6 +54,10 @@ class Apis(Protocol):
         """Every event, with its topic."""
         ...
 
+    def declaring(self, topic: str) -> type | None:
+        """The class of the API that an event is of."""
+        ...
+
     def __contains__(self, name: object) -> bool: ...
 
 
@@ -69,7 +74,7 @@ class Code:
         """All events, these procedures (default: all), these listeners."""
         served = self._registry.procedures if procedures is None else procedures
         return [
-            *(_api_event(topic, event) for topic, event in self._apis.events()),
+            *(self._api_event(topic, event) for topic, event in self._apis.events()),
             *(
                 _class_event(topic, cls)
                 for topic, cls in sorted(event_classes().items())
@@ -85,13 +90,20 @@ class Code:
             procedure = self._registry.procedures.get(name)
             return None if procedure is None else _procedure(procedure)
         if event := self._apis.event(name):
-            return _api_event(name, event)
+            return self._api_event(name, event)
         cls = event_classes().get(name)
         return None if cls is None else _class_event(name, cls)
 
     def fires(self, topic: str) -> bool:
         """Whether the event is this process's own."""
         return self._apis.event(topic) is not None or topic in event_classes()
+
+    def _api_event(self, topic: str, event: DeclaredEvent) -> Declaration:
+        parameters: Iterable[DeclaredParameter] = event.parameters.values()
+        fields = [Field(one.name, one.annotation, one.default, is_required=one.is_required) for one in parameters]
+        shape = Fields(fields, is_open=event.accepts_any)
+        schema = {"parameters": payload_schema(shape, title=f"Event {topic} parameters")}
+        return Declaration("event", topic, schema, about=about_of(event, within=self._apis.declaring(topic)))
 
     def serves(self, api_name: str, procedure: str) -> bool:
         """Whether the procedure is this process's own, or its API is."""
@@ -106,14 +118,7 @@ def _class_event(topic: str, cls: type) -> Declaration:
     schema = _classes.get(cls)
     if schema is None:
         schema = _classes[cls] = {"parameters": payload_schema(cls, title=f"Event {topic} parameters")}
-    return Declaration("event", topic, schema, ancestors_of(cls))
-
-
-def _api_event(topic: str, event: DeclaredEvent) -> Declaration:
-    parameters: Iterable[DeclaredParameter] = event.parameters.values()
-    fields = [Field(one.name, one.annotation, one.default, is_required=one.is_required) for one in parameters]
-    shape = Fields(fields, is_open=event.accepts_any)
-    return Declaration("event", topic, {"parameters": payload_schema(shape, title=f"Event {topic} parameters")})
+    return Declaration("event", topic, schema, ancestors_of(cls), about_of(cls))
 
 
 def _procedure(procedure: Procedure) -> Declaration:
@@ -123,7 +128,8 @@ def _procedure(procedure: Procedure) -> Declaration:
         "parameters": payload_schema(parameters, title=f"RPC {procedure.name}() parameters"),
         "response": type_schema(hints.get("return", Any), title=f"RPC {procedure.name}() response"),
     }
-    return Declaration("procedure", procedure.name, schema)
+    api = getattr(procedure.handler, "__self__", None)
+    return Declaration("procedure", procedure.name, schema, about=about_of(procedure.handler, within=type(api)))
 
 
 def _listener(listener: Listener) -> Declaration:
@@ -131,4 +137,4 @@ def _listener(listener: Listener) -> Declaration:
         pattern: payload_schema(listener.reads(pattern), title=f"Listener {listener.name} on {pattern}")
         for pattern in listener.patterns
     }
-    return Declaration("listener", listener.name, {"events": events})
+    return Declaration("listener", listener.name, {"events": events}, about=about_of(listener.handler))

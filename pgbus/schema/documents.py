@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import IO, Any, TypeAlias
@@ -17,6 +17,7 @@ import msgspec
 
 from pgbus.database.statements.schemas import Kind
 from pgbus.errors import InvalidSchema
+from pgbus.handlers.about import About
 from pgbus.schema.keywords import Schema
 from pgbus.topics import split_name
 
@@ -38,13 +39,14 @@ class Declaration:
     name: str
     schema: Schema
     ancestors: tuple[str, ...] = ()
+    about: About = field(default_factory=About)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stored:
     """One version of a schema as it was published; `is_live`: by a worker that is there now.
 
-    `is_registered` is true unless it is of a listener that was removed.
+    `is_registered` is true unless it is of a listener that was removed; `options` are a registered listener's.
     """
 
     kind: Kind
@@ -55,6 +57,8 @@ class Stored:
     is_live: bool = True
     workers: tuple[str, ...] = ()
     is_registered: bool = True
+    options: Mapping[str, object] = field(default_factory=dict)
+    about: About = field(default_factory=About)
     first_seen_at: datetime | None = None
     published_at: datetime | None = None
     last_seen_at: datetime | None = None

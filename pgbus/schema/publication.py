@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import msgspec
 
@@ -13,6 +14,7 @@ from pgbus.database.statements import schemas
 from pgbus.database.statements.schemas import HashedSchema, SchemaVersion
 from pgbus.database.store import Store
 from pgbus.errors import PrivilegeError
+from pgbus.handlers.about import About
 from pgbus.schema.compatibility import find_broken
 from pgbus.schema.declared import Code
 from pgbus.schema.documents import Declaration, Stored, read_schema
@@ -88,7 +90,13 @@ class Publication:
 def hashed(declared: Declaration) -> HashedSchema:
     """The declaration as it is stored; the hash is the same whatever the order of the schema's keys."""
     text = msgspec.json.encode(declared.schema, order="sorted")
-    return HashedSchema(declared.kind, declared.name, text.decode(), hash=hashlib.sha256(text).hexdigest())
+    return HashedSchema(
+        declared.kind,
+        declared.name,
+        text.decode(),
+        hash=hashlib.sha256(text).hexdigest(),
+        about=msgspec.json.encode(declared.about, order="sorted").decode(),
+    )
 
 
 def read_versions(versions: Iterable[SchemaVersion]) -> list[Stored]:
@@ -103,6 +111,8 @@ def read_versions(versions: Iterable[SchemaVersion]) -> list[Stored]:
             is_live=one.is_live,
             workers=one.workers,
             is_registered=one.is_registered,
+            options=_read_object(one.options),
+            about=About(one.owner, one.description, _read_object(one.links)),
             first_seen_at=one.first_seen_at,
             published_at=one.published_at,
             last_seen_at=one.last_seen_at,
@@ -110,3 +120,10 @@ def read_versions(versions: Iterable[SchemaVersion]) -> list[Stored]:
         for one in versions
         if (schema := read_schema(one.schema)) is not None
     ]
+
+
+def _read_object(text: str | None) -> dict[str, Any]:
+    try:
+        return msgspec.json.decode(text or "{}", type=dict[str, Any])
+    except (msgspec.MsgspecError, RecursionError):  # any publisher may store any JSON
+        return {}

@@ -823,7 +823,7 @@ CREATE FUNCTION pgbus.readable(instant timestamp with time zone) RETURNS timesta
     SELECT CASE WHEN instant >= to_timestamp(-62135596800) AND instant < to_timestamp(253402300800) THEN instant END
 $$;
 
-CREATE FUNCTION pgbus.republish_schemas(ids integer[]) RETURNS SETOF integer
+CREATE FUNCTION pgbus.republish_schemas(ids integer[], abouts text[]) RETURNS SETOF integer
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
@@ -831,8 +831,9 @@ BEGIN
     PERFORM s.id FROM pgbus.schemas AS s WHERE s.id = ANY (ids) ORDER BY s.id FOR UPDATE;
     RETURN QUERY
     UPDATE pgbus.schemas AS s
-    SET published_at = now(), last_seen_at = now()
-    WHERE s.id = ANY (ids)
+    SET published_at = now(), last_seen_at = now(), about = CAST(w.about AS jsonb)
+    FROM unnest(ids, abouts) AS w (id, about)
+    WHERE s.id = w.id
     RETURNING s.id;
 END
 $$;
@@ -1523,9 +1524,11 @@ CREATE TABLE pgbus.schemas (
     version integer NOT NULL,
     schema jsonb NOT NULL,
     hash text NOT NULL,
+    about jsonb DEFAULT '{}'::jsonb NOT NULL,
     first_seen_at pgbus.instant DEFAULT now() NOT NULL,
     published_at pgbus.instant DEFAULT now() NOT NULL,
     last_seen_at pgbus.instant DEFAULT now() NOT NULL,
+    CONSTRAINT schemas_about_is_short CHECK (((jsonb_typeof(about) = 'object'::text) AND (pg_column_size(about) <= 65536))),
     CONSTRAINT schemas_kind_is_known CHECK ((kind = ANY (ARRAY['event'::text, 'procedure'::text, 'listener'::text]))),
     CONSTRAINT schemas_name_is_short CHECK (((length(name) >= 1) AND (length(name) <= 255))),
     CONSTRAINT schemas_schema_is_whole CHECK ((
@@ -1557,6 +1560,9 @@ CREATE VIEW pgbus.schema_versions AS
     s.version,
     s.schema,
     s.hash,
+    COALESCE((s.about ->> 'owner'::text), ''::text) AS owner,
+    COALESCE((s.about ->> 'description'::text), ''::text) AS description,
+    COALESCE((s.about -> 'links'::text), '{}'::jsonb) AS links,
     s.first_seen_at,
     s.published_at,
     s.last_seen_at,

@@ -16,9 +16,9 @@ NOW = datetime(2025, 1, 31, 12, tzinfo=UTC)
 
 def listener(name: str, *, lag: int = 0) -> ListenerStatus:
     return ListenerStatus(
-        listener_name=name, state="active", service="shop", patterns=("orders.*",), ordered=False, cursor=None,
-        registered_at=NOW, last_seen_at=NOW, lag_events=lag, lag_seconds=float(lag), in_flight=0, retrying=0, blocked=0,
-        blocked_keys=0, dead=0,
+        listener_name=name, state="active", service="shop", owner="", patterns=("orders.*",), ordered=False,
+        cursor=None, registered_at=NOW, last_seen_at=NOW, lag_events=lag, lag_seconds=float(lag), in_flight=0,
+        retrying=0, blocked=0, blocked_keys=0, dead=0,
     )  # fmt: skip
 
 

@@ -100,11 +100,11 @@ _OF_LISTENERS = {
 
 def _of_listeners(listeners: tuple[ListenerStatus, ...]) -> Iterator[Metric]:
     info = GaugeMetricFamily(
-        "pgbus_listener_info", "1 for each listener, to join its service and state to the others",
-        labels=["listener_name", "service", "state"],
+        "pgbus_listener_info", "1 for each listener, to join its service, owner and state to the others",
+        labels=["listener_name", "service", "owner", "state"],
     )  # fmt: skip
     for one in listeners:
-        info.add_metric([one.listener_name, one.service, one.state], 1)
+        info.add_metric([one.listener_name, one.service, one.owner, one.state], 1)
     yield info
     for name, meaning in _OF_LISTENERS.items():
         family = GaugeMetricFamily(f"pgbus_listener_{name}", meaning, labels=["listener_name"])

@@ -49,6 +49,11 @@ SELECT v.listener_name, v.state, v.service,
        ARRAY(SELECT s.pattern FROM pgbus.subscriptions AS s WHERE s.listener_id = l.id ORDER BY s.pattern) AS patterns,
        l.lanes IS NOT NULL AS ordered, l.cursor, l.registered_at, v.last_seen_at,
        v.lag_events, v.lag_seconds, v.in_flight, v.retrying, v.blocked, v.dead,
+       COALESCE((SELECT s.about ->> 'owner'
+                 FROM pgbus.schemas AS s
+                 WHERE s.kind = 'listener' AND s.name = v.listener_name
+                 ORDER BY s.published_at DESC, s.version DESC
+                 LIMIT 1), '') AS owner,
        CASE WHEN v.blocked = 0 THEN 0
             ELSE (SELECT count(DISTINCT d.blocked_key) FROM pgbus.deliveries AS d WHERE d.listener_id = l.id)
        END AS blocked_keys

@@ -11,30 +11,33 @@ WHERE NOT EXISTS (SELECT 1 FROM pgbus.schemas AS s
 -- name: publish_schemas
 -- Store the schemas of a service. Returns the existing rows: for a schema that another process stores at the same time
 -- there may be none yet, so call it again until all exist. One at a time: the next version is the last one plus 1, and
--- rows are locked.
+-- rows are locked. What is said about them replaces what was said before.
 WITH alone AS MATERIALIZED (
     SELECT pg_advisory_xact_lock(hashtext(CAST(:channel AS text)))
 ), wanted AS MATERIALIZED (
-    SELECT w.kind, w.name, w.schema, w.hash
+    SELECT w.kind, w.name, w.schema, w.hash, w.about
     FROM alone
     CROSS JOIN unnest(
-        CAST(:kinds AS text[]), CAST(:names AS text[]), CAST(:schemas AS text[]), CAST(:hashes AS text[])
-    ) AS w (kind, name, schema, hash)
+        CAST(:kinds AS text[]), CAST(:names AS text[]), CAST(:schemas AS text[]), CAST(:hashes AS text[]),
+        CAST(:abouts AS text[])
+    ) AS w (kind, name, schema, hash, about)
 ), stored AS MATERIALIZED (
-    SELECT s.id, s.kind, s.name
+    SELECT s.id, s.kind, s.name, w.about
     FROM wanted AS w
     JOIN pgbus.schemas AS s
         ON s.kind = w.kind AND s.name = w.name AND s.hash = w.hash AND s.service = CAST(:service AS text)
 ), known AS MATERIALIZED (
     SELECT o.id, o.kind, o.name
-    FROM pgbus.republish_schemas((SELECT array_agg(t.id) FROM stored AS t)) AS r (id)
+    FROM pgbus.republish_schemas(
+        (SELECT array_agg(t.id ORDER BY t.id) FROM stored AS t),
+        (SELECT array_agg(t.about ORDER BY t.id) FROM stored AS t)) AS r (id)
     JOIN stored AS o ON o.id = r.id
 ), added AS (
-    INSERT INTO pgbus.schemas AS s (kind, name, service, version, schema, hash)
+    INSERT INTO pgbus.schemas AS s (kind, name, service, version, schema, hash, about)
     SELECT w.kind, w.name, CAST(:service AS text),
            COALESCE((SELECT max(o.version) FROM pgbus.schemas AS o
                      WHERE o.kind = w.kind AND o.name = w.name AND o.service = CAST(:service AS text)), 0) + 1,
-           CAST(w.schema AS jsonb), w.hash
+           CAST(w.schema AS jsonb), w.hash, CAST(w.about AS jsonb)
     FROM wanted AS w
     WHERE NOT EXISTS (SELECT 1 FROM known AS k WHERE k.kind = w.kind AND k.name = w.name)
     ON CONFLICT DO NOTHING
@@ -93,10 +96,12 @@ WHERE s.kind <> 'listener'
 ORDER BY s.kind, s.name, s.published_at DESC, s.version DESC
 
 -- name: list_schemas
--- Every version of every schema; a listener's version is not in use if the listener is not registered.
+-- Every version of every schema; a listener's version is not in use if the listener is not registered. Its options are
+-- those with which it was registered last.
 SELECT v.kind, v.name, v.service, v.version, CAST(v.schema AS text) AS schema, v.is_live, v.workers,
-       v.kind <> 'listener' OR EXISTS (SELECT 1 FROM pgbus.listeners AS l WHERE l.listener_name = v.name)
-           AS is_registered,
+       v.kind <> 'listener' OR l.id IS NOT NULL AS is_registered, CAST(l.options AS text) AS options,
+       v.owner, v.description, CAST(v.links AS text) AS links,
        v.first_seen_at, v.published_at, v.last_seen_at
 FROM pgbus.schema_versions AS v
+LEFT JOIN pgbus.listeners AS l ON v.kind = 'listener' AND l.listener_name = v.name
 ORDER BY v.kind, v.name, v.service, v.version

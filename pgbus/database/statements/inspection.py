@@ -55,12 +55,13 @@ class ListenerStatus:
 
     `lag_events` are owed to it, the oldest for `lag_seconds`; of these `in_flight` are with workers, `retrying` wait
     for another attempt and `blocked`, which have `blocked_keys`, for a person. `dead` are its dead letters. `cursor` is
-    the position from which the leader still owes it the log, None when it is live.
+    the position from which the leader still owes it the log, None when it is live. `owner` is who `@about` says to ask.
     """
 
     listener_name: str
     state: Literal["active", "paused"]
     service: str
+    owner: str
     patterns: tuple[str, ...]
     ordered: bool
     cursor: int | None

@@ -14,12 +14,13 @@ Kind: TypeAlias = Literal["event", "procedure", "listener"]
 
 @dataclass(frozen=True, slots=True)
 class HashedSchema:
-    """A schema as JSON, and its SHA-256."""
+    """A schema as JSON, its SHA-256, and as JSON what is said about it: `owner`, `description`, `links`."""
 
     kind: Kind
     name: str
     schema: str
     hash: str
+    about: str = "{}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,10 @@ class CurrentSchema:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SchemaVersion:
-    """A version of a schema, as JSON. A live worker uses it: `is_live`. A removed listener's is not `is_registered`."""
+    """A version of a schema, as JSON. A live worker uses it: `is_live`. A removed listener's is not `is_registered`.
+
+    `options` (of a registered listener) and `links` (URLs by their titles) are JSON objects.
+    """
 
     kind: Kind
     name: str
@@ -53,6 +57,10 @@ class SchemaVersion:
     is_live: bool
     workers: tuple[str, ...]
     is_registered: bool
+    options: str | None
+    owner: str
+    description: str
+    links: str
     first_seen_at: datetime
     published_at: datetime
     last_seen_at: datetime
@@ -75,6 +83,7 @@ async def publish_schemas(
         "publish_schemas",
         **_keys(wanted),
         schemas=[one.schema for one in wanted],
+        abouts=[one.about for one in wanted],
         service=service,
         channel=channel,
     )

@@ -132,7 +132,9 @@ WITHOUT_JSON = {
     "dev": "runs until it is stopped",
     "grafana": "prints a dashboard, or rules",
     "run": "runs until it is stopped, and logs; --log-format json",
+    "schema asyncapi": "prints a JSON document",
     "schema dump": "prints JSON documents",
+    "schema eventcatalog": "writes pages",
     "schema stubs": "writes Python",
     "shell": "is a prompt",
 }

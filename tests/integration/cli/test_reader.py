@@ -32,9 +32,11 @@ READING = {
     "operations show": None,  # which there is when somebody has changed something
     "schedules history": ("nightly",),
     "schedules list": (),
+    "schema asyncapi": (),
     "schema check": None,
     "schema diff": None,
     "schema dump": (),
+    "schema eventcatalog": None,
     "schema stubs": None,
     "status": (),
     "top": (),
@@ -46,7 +48,15 @@ CHANGING = {
     "schedules run", "shell",
 }  # fmt: skip
 # They need no database, or read the bus of a module, and the schemas as `schema dump` does.
-OTHERS = {"dashboard", "grafana", "operations show", "schema check", "schema diff", "schema stubs"}
+OTHERS = {
+    "dashboard",
+    "grafana",
+    "operations show",
+    "schema check",
+    "schema diff",
+    "schema eventcatalog",
+    "schema stubs",
+}
 
 
 @pytest.fixture

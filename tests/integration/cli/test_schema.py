@@ -9,6 +9,7 @@ import pytest
 
 import pgbus
 from pgbus import Api, Event, Parameter
+from pgbus.admin import Admin
 from tests.support.programs import run_program
 from tests.support.workers import open_bus, running
 
@@ -253,3 +254,52 @@ async def test_stubs_know_the_apis_of_other_services(module: Path, database: str
     assert "def check_password(self) -> _AuthCheckPassword: ..." in text
     schema(module, "dump", "-o", "all.json", dsn=database)
     assert schema(module, "stubs", "--from", "all.json", "-o", "-") == text
+
+
+async def test_asyncapi_shows_what_all_services_have_deployed(module: Path, database: str) -> None:
+    await publish(database)
+    printed = schema(module, "asyncapi", dsn=database)
+    found = json.loads(printed)
+    assert set(found["operations"]) > {  # the event classes of other tests are in it, too
+        "auth.sends.auth.user_created",
+        "mail-welcome.receives.auth.user_created",
+        "auth.serves.auth.check_password",
+        "auth.serves.auth.forget",
+    }
+    heard = found["operations"]["mail-welcome.receives.auth.user_created"]
+    assert heard["x-pgbus-listener"]["on_poison"] == "dead"
+    await publish(database)
+    schema(module, "asyncapi", "-o", "asyncapi.json", dsn=database)
+    assert (module / "asyncapi.json").read_text() == printed
+    mail = json.loads(schema(module, "asyncapi", "--service", "mail", dsn=database))
+    assert "mail-welcome.receives.auth.user_created" in mail["operations"]
+    assert "auth.sends.auth.user_created" not in mail["operations"]
+    first = json.loads(schema(module, "asyncapi", "--at", "1", dsn=database))
+    assert first["info"]["version"] == "1"
+    schema(module, "asyncapi", "--service", "mial", dsn=database, code=1)
+
+
+async def test_eventcatalog_writes_pages(module: Path, database: str) -> None:
+    await publish(database)
+    schema(module, "eventcatalog", "catalog", dsn=database)
+    services = module / "catalog" / "services"
+    assert {path.name for path in services.iterdir()} == {"auth", "mail"}
+    created = services / "auth" / "events" / "auth.user_created"
+    assert json.loads((created / "schema.json").read_text())["required"] == ["username", "email"]
+
+
+async def test_what_is_said_of_a_listener_is_stored_and_may_change_without_a_new_version(database: str) -> None:
+    for owner in ("mail team", "post team"):
+        async with open_bus(database, service_name="mail") as bus:
+
+            @bus.listener("auth.user_created", name="welcome")
+            @pgbus.about(owner=owner, links={"runbook": "https://wiki.example/mail"})
+            def welcome(event: dict[str, object]) -> None:
+                """Greet them."""
+
+            async with running(bus), Admin.connect(bus.config) as admin:
+                [listener] = await admin.listeners.list()
+                assert listener.owner == owner
+                [stored] = [one for one in await admin.schemas() if one.kind == "listener"]
+                assert (stored.version, stored.about.owner, stored.about.description) == (1, owner, "Greet them.")
+                assert stored.about.links == {"runbook": "https://wiki.example/mail"}

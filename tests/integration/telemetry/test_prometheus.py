@@ -132,12 +132,17 @@ async def test_a_process_whose_session_is_lost_is_not_ready(database: str, conne
     async with open_bus(database) as bus:
         watch = Watch(bus)
         async with running(bus), client_of(MonitoringApp(bus, has_worker=True)) as client:
+            name = await connection.fetchval("SELECT current_database()")
+            elsewhere = await asyncpg.connect(database, database="postgres")
+            await elsewhere.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")  # else it is soon back
             await connection.execute(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
                 " WHERE datname = current_database() AND pid <> pg_backend_pid()"
             )
             await watch.first(SessionLost)
             response = await client.get("/readyz")
+            await elsewhere.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
+            await elsewhere.close()
     assert response.status_code == 503
     assert "session" in response.text
 
@@ -227,5 +232,5 @@ async def test_pgbus_run_serves_metrics_and_probes_beside_its_worker(database: s
             await eventually(leads, PATIENCE)
             found = await samples_of(client)
         assert found["pgbus_listener_info", tuple(
-            sorted({"listener_name": "mailer", "service": "shop", "state": "active"}.items())
+            sorted({"listener_name": "mailer", "service": "shop", "owner": "", "state": "active"}.items())
         )] == 1  # fmt: skip
