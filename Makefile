@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 DEMO_STAMP := $(VENV)/.installed-for-demo
 SOURCES = $(wildcard pgbus pytest_pgbus.py tests examples benchmarks migrations)
 PYTEST_ARGS ?=
-# Four at a time even on two cores: much of the suite waits for processes. A worker that is idle takes tests from others.
+# Three at a time even on two cores: some tests wait for processes. A worker that is idle takes tests from others.
 PYTEST := $(BIN)/python -m pytest -n 3 --dist worksteal
 SERVER = $(VENV)/postgresql-$(V)
 

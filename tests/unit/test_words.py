@@ -82,34 +82,39 @@ def _report(file: Path, line: int, words: list[str]) -> str:
     return f"{file.relative_to(ROOT)}:{line}: {', '.join(reasons)}"
 
 
-@pytest.mark.parametrize("file", PROGRAMS, ids=lambda file: str(file.relative_to(ROOT)))
-def test_the_prose_of_a_program_is_plain(file: Path) -> None:
-    assert [_report(file, line, words) for line, text in _prose(file) if (words := _found(text))] == []
+def test_the_prose_of_programs_is_plain() -> None:
+    found = [_report(file, line, words) for file in PROGRAMS for line, text in _prose(file) if (words := _found(text))]
+    assert found == []
 
 
-@pytest.mark.parametrize("file", STATEMENTS, ids=lambda file: str(file.relative_to(ROOT)))
-def test_the_comments_of_statements_are_plain(file: Path) -> None:
-    text = file.read_text(encoding="utf-8")
-    comments = " ".join(line.partition("--")[2] for line in text.splitlines())
-    strings = " ".join(re.findall(r"(?:IS|EXCEPTION|HINT =) '(.*)'", text))
-    assert _found(comments) + _found(strings) == []
+def test_the_comments_of_statements_are_plain() -> None:
+    found = []
+    for file in STATEMENTS:
+        text = file.read_text(encoding="utf-8")
+        comments = " ".join(line.partition("--")[2] for line in text.splitlines())
+        strings = " ".join(re.findall(r"(?:IS|EXCEPTION|HINT =) '(.*)'", text))
+        if words := _found(comments) + _found(strings):
+            found.append(_report(file, 0, words))
+    assert found == []
 
 
-@pytest.mark.parametrize("file", PAGES, ids=lambda file: str(file.relative_to(ROOT)))
-def test_a_page_is_plain(file: Path) -> None:
-    prose = re.sub(r"^```.*?^```", "", file.read_text(encoding="utf-8"), flags=re.M | re.S)
-    assert [_report(file, 0, words) for part in prose.split("\n\n") if (words := _found(part))] == []
+def test_pages_are_plain() -> None:
+    found = []
+    for file in PAGES:
+        prose = re.sub(r"^```.*?^```", "", file.read_text(encoding="utf-8"), flags=re.M | re.S)
+        found += [_report(file, 0, words) for part in prose.split("\n\n") if (words := _found(part))]
+    assert found == []
 
 
-@pytest.mark.parametrize("file", PROGRAMS, ids=lambda file: str(file.relative_to(ROOT)))
-def test_a_docstring_says_what_its_object_is(file: Path) -> None:
+def test_a_docstring_says_what_its_object_is() -> None:
     """It does not begin with "What ...", and has more than four words."""
     empty = []
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            text = ast.get_docstring(node)
-            if text and (text.startswith("What ") or len(text.split()) < SHORTEST_DOCSTRING):
-                empty.append(f"{getattr(node, 'name', 'module')}: {text}")
+    for file in PROGRAMS:
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+                text = ast.get_docstring(node)
+                if text and (text.startswith("What ") or len(text.split()) < SHORTEST_DOCSTRING):
+                    empty.append(f"{file.relative_to(ROOT)}: {getattr(node, 'name', 'module')}: {text}")
     assert empty == []
 
 
