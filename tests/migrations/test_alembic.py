@@ -23,6 +23,7 @@ from sqlalchemy import MetaData, Column, Integer, Table, engine_from_config, poo
 from sqlalchemy.ext.asyncio import async_engine_from_config
 from pgbus.contrib.alembic import include_name, include_object
 from pgbus.contrib.sqlalchemy import OutboxEvent
+from sqlalchemy import inspect
 
 metadata = MetaData()
 Table("orders", metadata, Column("id", Integer, primary_key=True))
@@ -32,7 +33,7 @@ url = context.config.get_main_option("sqlalchemy.url")
 
 def migrate(connection):
     context.configure(
-        connection=connection, target_metadata=[metadata, OutboxEvent.metadata], include_schemas=True,
+        connection=connection, target_metadata=[metadata, inspect(OutboxEvent).local_table.metadata], include_schemas=True,
         include_name=include_name, include_object=include_object,
     )
     with context.begin_transaction():

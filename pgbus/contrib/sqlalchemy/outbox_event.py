@@ -7,11 +7,10 @@ from datetime import datetime, timedelta
 from typing import Any, TypedDict, Unpack
 from uuid import UUID
 
-from sqlalchemy import MetaData, func
-from sqlalchemy.orm import DeclarativeBase, Mapped
+from sqlalchemy import func
+from sqlalchemy.orm import Mapped
 
-from pgbus.database.adapters.outbox_table import outbox_table
-from pgbus.database.sql import DEFAULT_NAMESPACE
+from pgbus.database.adapters.outbox_mapping import MappedEvent, map_subclass
 from pgbus.messages import EventMessage
 from pgbus.publishing.outbox import Limits, prepare
 from pgbus.publishing.rows import OutboxRow
@@ -27,12 +26,7 @@ class OutboxEventOptions(TypedDict, total=False):
     event_id: UUID | str | None
 
 
-class _Base(DeclarativeBase):
-    # Metadata of its own, so that neither `create_all` nor Alembic takes the outbox for a table of the user's.
-    metadata = MetaData(schema=DEFAULT_NAMESPACE)
-
-
-class OutboxEvent(_Base):
+class OutboxEvent(MappedEvent):
     """An event that is published when its session commits: `session.add(OutboxEvent(UserCreated("adam")))`.
 
     - `event`: an instance of an event class; or, with `topic`, anything that is JSON.
@@ -50,10 +44,6 @@ class OutboxEvent(_Base):
     Raises InvalidEventError when it is made, as `Bus.publish` does.
     """
 
-    __table__ = outbox_table(_Base.metadata)
-    # Publishers may insert and not read: nothing is fetched back, and so the identity is the id that we make.
-    __mapper_args__ = {"eager_defaults": False}  # noqa: RUF012 - SQLAlchemy's name and kind
-
     event_id: Mapped[UUID]
     topic: Mapped[str]
     ancestors: Mapped[str | None]
@@ -64,13 +54,17 @@ class OutboxEvent(_Base):
 
     def __init__(self, event: object, *, topic: str | None = None, **options: Unpack[OutboxEventOptions]) -> None:
         row = prepare(event, topic=topic, limits=Limits(), **options)
-        super().__init__(**columns_of(row))
+        for name, value in columns_of(row).items():
+            setattr(self, name, value)
         self._message = row.message()
 
     @property
     def message(self) -> EventMessage:
         """The event as its publisher knows it."""
         return self._message
+
+
+map_subclass(OutboxEvent)
 
 
 def columns_of(row: OutboxRow) -> dict[str, Any]:

@@ -6,14 +6,12 @@ A rollback, and one to a savepoint, takes it back as it does any other object th
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import MetaData
 from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session
-from sqlalchemy.orm import Session, registry, scoped_session
+from sqlalchemy.orm import Session, scoped_session
 
-from pgbus.database.adapters.outbox_table import outbox_table
+from pgbus.database.adapters.outbox_mapping import mapped_event
 from pgbus.database.adapters.sessions import watching
 from pgbus.database.sql import Statement
 from pgbus.errors import ConnectionUnusableError
@@ -38,7 +36,7 @@ class AddedTo:
                 "an event with a dedup key, a delay or an instant cannot wait for the session's flush: publish it with "
                 "`await bus.publish(..., using=session)`"
             )
-        row = _row_class(statement.namespace)()
+        row = mapped_event(statement.namespace)()
         for name, value in values.items():
             setattr(row, name, value)
         with watching(self._session):
@@ -58,11 +56,3 @@ def _plain_session(session: object) -> Session:
         f"{type(session).__qualname__} is not an SQLAlchemy session, to which an event could be added without waiting: "
         "publish with `await bus.publish(..., using=...)`"
     )
-
-
-@lru_cache(maxsize=64)
-def _row_class(namespace: str) -> type:
-    """A class that is mapped to the outbox of this namespace."""
-    cls = type("PublishedEvent", (), {})
-    registry().map_imperatively(cls, outbox_table(MetaData(schema=namespace)))
-    return cls

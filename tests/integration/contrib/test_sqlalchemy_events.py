@@ -18,6 +18,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 import pgbus
 from pgbus import migrate
 from pgbus.contrib.sqlalchemy import OutboxEvent, record_event
+from pgbus.database.adapters.added import AddedTo
 from pgbus.errors import InvalidEventError
 from tests.conftest import Connect
 from tests.contracts.faces import sqlalchemy_url
@@ -160,6 +161,19 @@ async def test_a_schema_translate_map_leads_to_another_namespace(
     session.commit()
     assert await observer.fetchval("SELECT count(*) FROM other.outbox") == 1
     assert await topics(observer) == []
+
+
+async def test_an_event_that_waits_for_the_flush_is_published_by_its_service(
+    database: str, session: Session, observer: asyncpg.Connection
+) -> None:
+    shop, nobody = (pgbus.create(database, service_name=name) for name in ("shop", ""))
+    shop.publish_sync({}, topic="a.first", using=AddedTo(session))
+    session.add(OutboxEvent({}, topic="a.second"))
+    nobody.publish_sync({}, topic="a.third", using=AddedTo(session))
+    session.commit()
+    rows = await observer.fetch("SELECT topic, published_by FROM pgbus.outbox ORDER BY id")
+    user = await observer.fetchval("SELECT CURRENT_USER")
+    assert [tuple(row) for row in rows] == [("a.first", "shop"), ("a.second", user), ("a.third", user)]
 
 
 async def test_listeners_hear_recorded_events(database: str, session: Session) -> None:
