@@ -10,7 +10,8 @@ from rich.text import Text
 
 from pgbus.admin import Admin, Attempt, EventFilter, EventRecord, GivenUp, Owed
 from pgbus.cli.options import with_admin
-from pgbus.cli.output import age, clip, instant
+from pgbus.cli.output import clip, instant
+from pgbus.telemetry.durations import duration
 
 _OUTCOME_STYLES = {"done": "green", "retry": "yellow", "dead": "red", "discarded": "red", "skipped": "dim"}
 
@@ -45,7 +46,7 @@ def deliveries(record: EventRecord) -> Iterator[Delivery]:
 
 def _attempt(attempt: Attempt) -> Delivery:
     details = Text(
-        f", attempt {attempt.attempt}, {instant(attempt.started_at)}, {age(attempt.duration)}, {attempt.worker}",
+        f", attempt {attempt.attempt}, {instant(attempt.started_at)}, {duration(attempt.duration)}, {attempt.worker}",
         style="dim",
     )
     state = Text(attempt.outcome, style=_OUTCOME_STYLES[attempt.outcome])

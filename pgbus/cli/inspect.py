@@ -26,7 +26,6 @@ from pgbus.cli.history import deliveries, follow_events
 from pgbus.cli.loading import load_bus
 from pgbus.cli.options import error_option, limit_option, period_options, read_condition, with_admin
 from pgbus.cli.output import (
-    age,
     clip,
     console,
     encode_json,
@@ -39,6 +38,7 @@ from pgbus.cli.output import (
 )
 from pgbus.cli.printable import on_one_line
 from pgbus.cli.remarks import Casting, Remark, Validation
+from pgbus.telemetry.durations import duration
 
 _Record = TypeVar("_Record", EventRecord, CallRecord)
 Format: TypeAlias = Literal["json", "pretty", "human"]
@@ -285,7 +285,7 @@ def _call_text(record: CallRecord) -> RenderableType:
     if record.worker:
         people.append(f", served by {record.worker}")
     if record.duration is not None:
-        people.append(f" in {age(record.duration)}")
+        people.append(f" in {duration(record.duration)}")
     outcome = Text()
     if record.result is not None:
         outcome = Text.assemble("result ", (clip(record.result, _LONGEST), "green"))

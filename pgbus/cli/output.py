@@ -18,6 +18,7 @@ from rich.text import Text
 from pgbus.cli.printable import on_one_line, printable
 from pgbus.cli.streams import say
 from pgbus.messages import EventMessage
+from pgbus.telemetry.durations import duration
 
 # Characters of an error in a list.
 LONGEST_ERROR = 500
@@ -73,24 +74,9 @@ def instant(value: datetime | None) -> str:
     return "" if value is None else f"{value.astimezone(UTC):%Y-%m-%d %H:%M:%SZ}"
 
 
-def age(seconds: float) -> str:
-    """A duration in its largest sensible unit: `<1 ms`, `12 ms`, `1.5 s`, `15 s`, `3 min`, `5 h`, `12 d`."""
-    for limit, text in (
-        (0.001, "<1 ms"),
-        (1, f"{seconds * 1000:.0f} ms"),
-        (10, f"{seconds:.1f} s"),
-        (120, f"{seconds:.0f} s"),
-        (7_200, f"{seconds / 60:.0f} min"),
-        (172_800, f"{seconds / 3600:.0f} h"),
-    ):
-        if seconds < limit:
-            return text
-    return f"{seconds / 86_400:.0f} d"
-
-
 def ago(then: datetime) -> str:
     """Return the age of an instant, in words."""
-    return age(max(0.0, (datetime.now(UTC) - then).total_seconds()))
+    return duration(max(0.0, (datetime.now(UTC) - then).total_seconds()))
 
 
 def number(value: int) -> str:

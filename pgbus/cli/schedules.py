@@ -12,8 +12,9 @@ from pgbus.admin import ScheduleRun, ScheduleStatus
 from pgbus.cli.changing import change, confirm_options, reason_options, with_options
 from pgbus.cli.global_options import database_options
 from pgbus.cli.options import change_each, error_option, json_option, limit_option, period_options, say_done, with_admin
-from pgbus.cli.output import LONGEST_ERROR, age, ago, clip, console, instant, note_more, number, print_json
+from pgbus.cli.output import LONGEST_ERROR, ago, clip, console, instant, note_more, number, print_json
 from pgbus.cli.tables import Column, Listing
+from pgbus.telemetry.durations import duration
 
 _STYLES = {"done": "green", "failed": "red", "lost": "red", "running": "cyan"}
 
@@ -53,7 +54,7 @@ def schedule_table(found: tuple[ScheduleStatus, ...]) -> Listing:
             Text(schedule.rule),
             _next_run(schedule),
             _last_run(schedule),
-            Text("-" if schedule.last_duration is None else age(schedule.last_duration)),
+            Text("-" if schedule.last_duration is None else duration(schedule.last_duration)),
             Text(f"{ago(schedule.last_seen_at)} ago"),
         )
     return rows
@@ -67,7 +68,7 @@ def _next_run(schedule: ScheduleStatus) -> Text:
     if schedule.next_run_at is None:
         return Text("-")
     seconds = (schedule.next_run_at - datetime.now(UTC)).total_seconds()
-    return Text(f"in {age(seconds)}") if seconds >= 0 else Text(f"due for {age(-seconds)}", style="yellow")
+    return Text(f"in {duration(seconds)}") if seconds >= 0 else Text(f"due for {duration(-seconds)}", style="yellow")
 
 
 def _last_run(schedule: ScheduleStatus) -> Text:
@@ -113,8 +114,8 @@ def run_table(found: tuple[ScheduleRun, ...]) -> Listing:
         error = clip((run.error or "").strip().rpartition("\n")[2], LONGEST_ERROR)
         rows.add(
             instant(run.due_at),
-            age(max(0.0, (run.started_at - run.due_at).total_seconds())),
-            "-" if run.duration is None else age(run.duration),
+            duration(max(0.0, (run.started_at - run.due_at).total_seconds())),
+            "-" if run.duration is None else duration(run.duration),
             str(run.attempt),
             Text(run.worker),
             _outcome(run.outcome).append(f": {error}" if error else "", style="default"),

@@ -12,10 +12,11 @@ from rich.text import Text
 from pgbus.admin import Admin, BusStatus, ListenerStatus, WorkerStatus
 from pgbus.cli.global_options import database_options
 from pgbus.cli.options import Seconds, json_option, with_admin
-from pgbus.cli.output import age, ago, console, flagged, number, print_json
+from pgbus.cli.output import ago, console, flagged, number, print_json
 from pgbus.cli.schedules import schedule_table
 from pgbus.cli.tables import Column, Listing
 from pgbus.database.migrate.versions import find_encoding_fault
+from pgbus.telemetry.durations import duration
 
 
 @click.command()
@@ -103,7 +104,7 @@ def describe_outbox(found: BusStatus) -> Text:
     """Return how many events wait to enter the log, and for how long."""
     text = Text(f"{number(found.outbox_waiting)} waiting")
     if found.outbox_waiting:
-        text.append(f", the oldest for {age(found.outbox_age)}", style="yellow" if found.outbox_age > 10 else "")
+        text.append(f", the oldest for {duration(found.outbox_age)}", style="yellow" if found.outbox_age > 10 else "")
     return text.append(f", {number(found.outbox_scheduled)} scheduled")
 
 
@@ -119,7 +120,7 @@ def describe_leader(found: BusStatus) -> Text:
     leader = found.leader
     if leader and leader.hangs:
         return Text(
-            f"{leader.name} hangs: silent for {age(leader.silent_for)}, and no event enters the log; "
+            f"{leader.name} hangs: silent for {duration(leader.silent_for)}, and no event enters the log; "
             f"end process {leader.pid} on {leader.host}, and another worker leads",
             style="red",
         )
@@ -162,7 +163,7 @@ def _listener_cells(listener: ListenerStatus, *, running: int, has_failed: bool)
         Text(listener.listener_name, style="bold"),
         Text("failed", style="red") if has_failed else _listener_state(listener),
         flagged(listener.lag_events, "yellow"),
-        age(listener.lag_seconds) if listener.lag_events else Text("-", style="dim"),
+        duration(listener.lag_seconds) if listener.lag_events else Text("-", style="dim"),
         flagged(listener.in_flight, ""),
         flagged(listener.retrying, "yellow"),
         flagged(listener.blocked, "red"),
@@ -216,5 +217,5 @@ def _worker_state(worker: WorkerStatus) -> Text:
     if not worker.live:
         return Text("gone", style="red")
     if worker.hangs:
-        return Text(f"silent for {age(worker.silent_for)}", style="red")
+        return Text(f"silent for {duration(worker.silent_for)}", style="red")
     return Text("leads", style="cyan") if worker.leading else Text("live", style="green")

@@ -11,10 +11,11 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from pgbus.admin import Activity, DeadGroup, Failure, ListenerStatus, RunningCall
-from pgbus.cli.output import LONGEST_ERROR, age, clip, counted, flagged, instant, number
+from pgbus.cli.output import LONGEST_ERROR, clip, counted, flagged, instant, number
 from pgbus.cli.printable import on_one_line
 from pgbus.cli.status import describe_leader, describe_outbox
 from pgbus.cli.tables import Column, Listing
+from pgbus.telemetry.durations import duration
 
 T = TypeVar("T")
 
@@ -113,7 +114,7 @@ def overview(view: View, found: Activity, *, height: int) -> RenderableType:
         *more,
         *_running(found.running, most=max(1, left - 4)),
         Text(),
-        _keys(f"up/down mark  enter open  s sort: {view.sort}  w window: {age(view.window)}  q quit"),
+        _keys(f"up/down mark  enter open  s sort: {view.sort}  w window: {duration(view.window)}  q quit"),
     )
 
 
@@ -133,7 +134,7 @@ def details_screen(view: View, found: Activity, details: Details, *, height: int
         *_groups(details.groups[:most]),
         *_failures(details.failures[:most]),
         Text(),
-        _keys(f"escape back  up/down next listener  w window: {age(view.window)}  q quit"),
+        _keys(f"escape back  up/down next listener  w window: {duration(view.window)}  q quit"),
     )
 
 
@@ -159,7 +160,7 @@ def _head(found: Activity) -> list[Text]:
             Text.assemble(
                 f"{counted(live, 'worker')}, {counted(len(status.listeners), 'listener')}, ",
                 (counted(dead, "dead letter"), "red" if dead else "dim"),
-                f"; rates of {age(found.window)}, at {datetime.now(UTC):%H:%M:%SZ}",
+                f"; rates of {duration(found.window)}, at {datetime.now(UTC):%H:%M:%SZ}",
             ),
         ),
     ]
@@ -196,9 +197,9 @@ def _listeners(found: Activity, shown: Sequence[ListenerStatus], *, marked: str 
             Text(one.state, style="green" if one.state == "active" else "yellow"),
             _rate(found.rate(name), ""),
             _rate(found.failure_rate(name), "red"),
-            Text("-", style="dim") if p95 is None else Text(age(p95)),
+            Text("-", style="dim") if p95 is None else Text(duration(p95)),
             flagged(one.lag_events, "yellow"),
-            age(one.lag_seconds) if one.lag_events else Text("-", style="dim"),
+            duration(one.lag_seconds) if one.lag_events else Text("-", style="dim"),
             flagged(one.in_flight, ""),
             flagged(one.retrying, "yellow"),
             flagged(one.blocked, "red"),
@@ -226,7 +227,7 @@ def _running(running: Sequence[RunningCall], *, most: int | None = None) -> list
     for one in running[:most]:
         style = "red" if one.age >= _VERY_LONG else "yellow" if one.age >= _LONG else ""
         rows.add(
-            Text(age(one.age), style=style),
+            Text(duration(one.age), style=style),
             Text.assemble(("" if one.kind == "listener" else f"{one.kind} ", "dim"), (one.name, "bold")),
             str(one.attempt),
             _subject(one),
@@ -275,7 +276,7 @@ def _failures(failures: Sequence[Failure]) -> list[RenderableType]:
             instant(one.started_at),
             f"#{one.position}",
             f"{one.attempt}{', dead' if one.outcome == 'dead' else ''}",
-            age(one.duration),
+            duration(one.duration),
             Text(clip(one.error or "-", LONGEST_ERROR), style="red"),
         )
     return [Text(), rows]

@@ -107,14 +107,6 @@ def listed(names: Sequence[str]) -> str:
     return ", ".join(names[:_SHOWN]) + (f" and {more:,} more" if more > 0 else "")
 
 
-def lasting(seconds: float) -> str:
-    """A duration for people: `45 s`, `12 min`, `5 h`, `3 d`."""
-    for limit, unit, size in ((120, "s", 1), (7_200, "min", 60), (172_800, "h", 3_600)):
-        if seconds < limit:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{seconds / 86_400:.0f} d"
-
-
 def literal(text: str) -> str:
     """The text as an SQL literal, in a command for people."""
     return "'" + text.replace("'", "''") + "'"

@@ -9,7 +9,8 @@ from datetime import datetime
 from pgbus.config import Config
 from pgbus.database.statements import doctor
 from pgbus.database.statements.doctor import Connections
-from pgbus.doctor.checks import Check, Group, Judgement, Patient, fault, lasting, ok, warning
+from pgbus.doctor.checks import Check, Group, Judgement, Patient, fault, ok, warning
+from pgbus.telemetry.durations import duration
 
 SKEW = 1.0
 """Seconds by which clocks may differ; with a minute it is a fault."""
@@ -71,7 +72,7 @@ def _judge_timeouts(found: Reached) -> Judgement:
             "longer, and their events are tried again",
             f"ALTER ROLE CURRENT_USER SET {name} = 0",
         )
-    return ok(f"no timeout of the server is shorter than the lease of {lasting(found.config.lease)}")
+    return ok(f"no timeout of the server is shorter than the lease of {duration(found.config.lease)}")
 
 
 def _judge_encryption(found: Reached) -> Judgement:
@@ -89,7 +90,7 @@ def _judge_clock(found: Reached) -> Judgement:
     judged = fault if abs(found.skew) >= 60 else warning
     ahead = "ahead of" if found.skew > 0 else "behind"
     return judged(
-        f"this machine's clock is {lasting(abs(found.skew))} {ahead} the server's: instants that people see, and "
+        f"this machine's clock is {duration(abs(found.skew))} {ahead} the server's: instants that people see, and "
         "`deliver_at` from this machine, are off by as much",
         "timedatectl set-ntp true",
     )

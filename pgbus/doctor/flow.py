@@ -10,7 +10,8 @@ from pgbus.database.statements import doctor, inspection, timetable
 from pgbus.database.statements.doctor import QuietSubscription, RecentDeadLetters, RecentWork, Space, UnansweredCalls
 from pgbus.database.statements.inspection import ListenerStatus, LogStatus, WorkerStatus
 from pgbus.database.statements.timetable import ScheduleStatus
-from pgbus.doctor.checks import Check, Group, Judgement, Patient, fault, lasting, listed, ok, warning
+from pgbus.doctor.checks import Check, Group, Judgement, Patient, fault, listed, ok, warning
+from pgbus.telemetry.durations import duration
 
 OUTBOX_AGE = 10.0
 """Seconds in which every event should have entered the log; it takes milliseconds."""
@@ -81,7 +82,7 @@ def _judge_outbox(found: Flow) -> Judgement:
     if found.log.outbox_age <= OUTBOX_AGE:
         return ok(f"{found.log.outbox_waiting:,} events wait to enter the log")
     return fault(
-        f"{found.log.outbox_waiting:,} events wait to enter the log, the oldest since {lasting(found.log.outbox_age)}",
+        f"{found.log.outbox_waiting:,} events wait to enter the log, the oldest since {duration(found.log.outbox_age)}",
         "pgbus status",
     )
 
@@ -91,7 +92,7 @@ def _judge_gone(found: Flow) -> Judgement:
     gone = [one.name for one in found.workers if not one.live and (found.now - one.last_seen_at).total_seconds() > ttl]
     if gone:
         return warning(
-            f"{listed(gone)} ended more than {lasting(ttl)} ago and is still listed: no leader cleans up", "pgbus run"
+            f"{listed(gone)} ended more than {duration(ttl)} ago and is still listed: no leader cleans up", "pgbus run"
         )
     return ok(f"{len(found.live)} live workers")
 
@@ -153,10 +154,10 @@ def _judge_lag(found: Flow) -> Judgement:
     if late:
         worst = max(late, key=lambda one: one.lag_seconds)
         return warning(
-            f"{worst.listener_name} is behind by {lasting(worst.lag_seconds)} and {worst.lag_events:,} events",
+            f"{worst.listener_name} is behind by {duration(worst.lag_seconds)} and {worst.lag_events:,} events",
             f"pgbus events --owed-to {worst.listener_name}",
         )
-    return ok(f"no listener is behind by more than {lasting(LAG)}")
+    return ok(f"no listener is behind by more than {duration(LAG)}")
 
 
 def _judge_blocked(found: Flow) -> Judgement:
@@ -200,11 +201,11 @@ def _judge_leases(found: Flow) -> Judgement:
     if slow:
         worst = max(slow, key=lambda one: one.longest)
         return warning(
-            f"handlers of {worst.listener_name} take up to {lasting(worst.longest)}, longer than the lease of "
-            f"{lasting(found.config.lease)}: one that blocks its event loop that long loses its claim",
+            f"handlers of {worst.listener_name} take up to {duration(worst.longest)}, longer than the lease of "
+            f"{duration(found.config.lease)}: one that blocks its event loop that long loses its claim",
             f"PGBUS_LEASE={2 * worst.longest:.0f}",
         )
-    return ok(f"handlers take less than the lease of {lasting(found.config.lease)}")
+    return ok(f"handlers take less than the lease of {duration(found.config.lease)}")
 
 
 def _judge_unheard(found: Flow) -> Judgement:
@@ -267,18 +268,18 @@ def _judge_calls(found: Flow) -> Judgement:
 
 def _judge_retention(found: Flow) -> Judgement:
     space, retention = found.space, found.config.retention
-    size = f"{space.bytes >> 20:,} MB since {lasting((found.now - space.began_at).total_seconds())}"
+    size = f"{space.bytes >> 20:,} MB since {duration((found.now - space.began_at).total_seconds())}"
     if retention is None or space.ended_at is None:
         return ok(f"{size}; {'kept forever' if retention is None else 'one period'}")
     late = (found.now - space.ended_at).total_seconds() - retention
     if late < found.config.poll_interval + 3600:
-        return ok(f"{size}; kept for {lasting(retention)}")
+        return ok(f"{size}; kept for {duration(retention)}")
     if space.debtor:
         return warning(
-            f"the oldest period of the log is kept {lasting(late)} too long: events of it are owed to {space.debtor}",
+            f"the oldest period of the log is kept {duration(late)} too long: events of it are owed to {space.debtor}",
             f"pgbus dead list --listener {space.debtor}",
         )
-    return warning(f"the oldest period of the log is kept {lasting(late)} too long: no leader drops it", "pgbus run")
+    return warning(f"the oldest period of the log is kept {duration(late)} too long: no leader drops it", "pgbus run")
 
 
 GROUP = Group(

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from pgbus.database.statements import doctor
 from pgbus.database.statements.doctor import Holder, Slot
-from pgbus.doctor.checks import Check, Group, Judgement, Patient, fault, lasting, literal, ok, skipped, warning
+from pgbus.doctor.checks import Check, Group, Judgement, Patient, fault, literal, ok, skipped, warning
+from pgbus.telemetry.durations import duration
 
 LONG = 60.0
 """Seconds after which an open transaction is worth a warning; after ten times as long it is a fault."""
@@ -46,9 +47,9 @@ def _judge_sessions(found: Horizon) -> Judgement:
     if holder is None or (holder.seconds or 0) < LONG:
         if not found.sees_all:
             return skipped("the server hides sessions of other users: GRANT pg_read_all_stats TO this user")
-        return ok(f"no transaction is open for longer than {lasting(LONG)}")
+        return ok(f"no transaction is open for longer than {duration(LONG)}")
     named = f" of {holder.owner}" if holder.owner else ""
-    evidence = f"session {holder.name}{named} has had a transaction open for {lasting(holder.seconds or 0)}"
+    evidence = f"session {holder.name}{named} has had a transaction open for {duration(holder.seconds or 0)}"
     judged = fault if (holder.seconds or 0) >= 10 * LONG else warning
     return judged(f"{evidence}: dead rows stay until it ends", f"SELECT pg_terminate_backend({holder.name})")
 
@@ -56,8 +57,8 @@ def _judge_sessions(found: Horizon) -> Judgement:
 def _judge_prepared(found: Horizon) -> Judgement:
     holder = found.oldest("prepared transaction")
     if holder is None or (holder.seconds or 0) < LONG:
-        return ok(f"no transaction is prepared for longer than {lasting(LONG)}")
-    evidence = f"transaction {holder.name} of {holder.owner} is prepared since {lasting(holder.seconds or 0)}"
+        return ok(f"no transaction is prepared for longer than {duration(LONG)}")
+    evidence = f"transaction {holder.name} of {holder.owner} is prepared since {duration(holder.seconds or 0)}"
     judged = fault if (holder.seconds or 0) >= 10 * LONG else warning
     return judged(f"{evidence}: it keeps dead rows, and locks", f"ROLLBACK PREPARED {literal(holder.name)}")
 

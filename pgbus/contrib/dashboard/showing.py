@@ -11,6 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 
 from pgbus.contrib.dashboard.changes import CHANGES
 from pgbus.database.statements.dashboard import Flow, Rate
+from pgbus.telemetry.durations import duration
 
 HIDDEN = "(hidden)"
 
@@ -36,19 +37,7 @@ def number(value: float) -> str:
 
 def lasting(seconds: float | None) -> str:
     """A duration in its largest sensible unit, `-` for None."""
-    if seconds is None:
-        return "-"
-    for limit, unit, size in (
-        (0.001, "\u00b5s", 1e-6),
-        (1, "ms", 1e-3),
-        (120, "s", 1),
-        (7_200, "min", 60),
-        (172_800, "h", 3_600),
-    ):
-        if seconds < limit:
-            value = seconds / size
-            return f"{value:.1f} {unit}" if value < 10 else f"{value:.0f} {unit}"
-    return f"{seconds / 86_400:.0f} d"
+    return "-" if seconds is None else duration(seconds)
 
 
 def stamp(then: datetime | None) -> str:

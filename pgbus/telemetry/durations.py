@@ -1,0 +1,23 @@
+"""Durations as people read them."""
+
+from __future__ import annotations
+
+_UNITS = (
+    (0.001, "µs", 1e-6),
+    (1, "ms", 1e-3),
+    (120, "s", 1),
+    (7_200, "min", 60),
+    (172_800, "h", 3_600),
+)
+
+
+def duration(seconds: float) -> str:
+    """A duration of 0 or more seconds in its largest sensible unit: `350 µs`, `12 ms`, `1.5 s`, `15 s`, `3 min`, `5 h`.
+
+    Below ten seconds it has a decimal, unless that is 0. A unit ends at two of the next one: `119 s`, `2 min`.
+    """
+    for limit, unit, size in _UNITS:
+        if seconds < limit:
+            number = f"{seconds:.1f}".removesuffix(".0") if unit == "s" and seconds < 10 else f"{seconds / size:.0f}"
+            return f"{number} {unit}"
+    return f"{seconds / 86_400:.0f} d"
