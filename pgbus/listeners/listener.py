@@ -95,17 +95,22 @@ def hears(patterns: Iterable[str], event: EventMessage) -> bool:
     return any(matches(pattern, topic) for pattern in patterns for topic in topics)
 
 
-class ListenerOptions(TypedDict, total=False):
-    """The options of `Bus.listener` except `name` and `batch`; see there."""
+class _StoredOptions(TypedDict, total=False):
+    """Those that a Listener holds as they were given; their defaults are its fields'."""
 
     start: Start
     concurrency: int
     batch_size: int | None
     ordered: bool
     transactional: bool
-    retry: RetryPolicy | int
     timeout: float | None
     on_poison: OnPoison
+
+
+class ListenerOptions(_StoredOptions, total=False):
+    """The options of `Bus.listener` except `name` and `batch`; see there."""
+
+    retry: RetryPolicy | int
 
 
 def make_listener(
@@ -156,44 +161,29 @@ def build_listener(
     decode: Decode,
     reads: Reads,
     name: str,
-    start: Start = "now",
-    concurrency: int = 10,
-    batch_size: int | None = None,
-    ordered: bool = False,
-    transactional: bool = False,
-    retry: RetryPolicy | int = RetryPolicy(),  # noqa: B008 - immutable
-    timeout: float | None = None,
-    on_poison: OnPoison = "dead",
     batch: bool = False,
     transaction: Wanted | None = None,
+    retry: RetryPolicy | int = RetryPolicy(),  # noqa: B008 - immutable
+    **options: Unpack[_StoredOptions],
 ) -> Listener:
     """A listener whose handler is called as `signature` says; raises ConfigurationError naming what is wrong."""
     label = f"listener {name!r}"
-    given = {
-        "name": name, "start": start, "concurrency": concurrency, "batch_size": batch_size, "ordered": ordered,
-        "transactional": transactional, "retry": retry, "timeout": timeout, "on_poison": on_poison, "batch": batch,
-    }  # fmt: skip
-    check_options(label, _OPTIONS, given)
-    if transactional and transaction:
+    check_options(label, _OPTIONS, {"name": name, "batch": batch, "retry": retry, **options})
+    if options.get("transactional") and transaction:
         signature = _in_transaction(signature, transaction)
-    _check_choices(label, signature, ordered=ordered, transactional=transactional, on_poison=on_poison, batch=batch)
-    return Listener(
+    listener = Listener(
         name=_check_name(label, name),
         patterns=patterns,
         handler=handler,
         signature=signature,
         decode=decode,
         reads=reads,
-        start=start,
-        concurrency=concurrency,
-        batch_size=batch_size,
-        ordered=ordered,
-        transactional=transactional,
-        retry=RetryPolicy(max_attempts=retry) if isinstance(retry, int) else retry,
-        timeout=timeout,
-        on_poison=on_poison,
         batch=batch,
+        retry=RetryPolicy(max_attempts=retry) if isinstance(retry, int) else retry,
+        **options,
     )
+    _check_choices(label, listener)
+    return listener
 
 
 def _in_transaction(signature: Signature, transaction: Wanted) -> Signature:
@@ -226,23 +216,22 @@ def _pattern(label: str, event: type | str) -> str:
     )
 
 
-def _check_choices(
-    label: str, signature: Signature, *, ordered: bool, transactional: bool, on_poison: OnPoison, batch: bool
-) -> None:
-    if on_poison == "block" and not ordered:
+def _check_choices(label: str, listener: Listener) -> None:
+    """Refuse options that contradict each other, or the handler's signature."""
+    signature, wanted = listener.signature, listener.signature.wanted
+    if listener.blocks and not listener.ordered:
         raise ConfigurationError(
             f"{label}: on_poison='block' needs ordered=True; without order there is nothing to block"
         )
-    if batch and ordered:
+    if listener.batch and listener.ordered:
         raise ConfigurationError(f"{label}: a batch mixes keys; a listener is either ordered or takes batches")
-    if signature.connection and not transactional:
+    if signature.connection and not listener.transactional:
         raise ConfigurationError(f"{label}: only transactional=True hands the handler a connection")
-    if transactional and not signature.wanted:
+    if listener.transactional and not wanted:
         raise ConfigurationError(
             f"{label}: a transactional handler writes through the connection it is given; annotate a parameter as "
             "a connection of asyncpg, psycopg, SQLAlchemy or Django, or as SQLAlchemy's AsyncSession or Session"
         )
-    wanted = signature.wanted
     if wanted and wanted.is_blocking is signature.is_async:
         kind = "a plain" if wanted.is_blocking else "an async"
         raise ConfigurationError(f"{label}: its connection needs {kind} function as handler")

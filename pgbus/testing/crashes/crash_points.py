@@ -13,7 +13,7 @@ from pgbus.bus import Bus
 from pgbus.database.migrate.sessions import run_blocking, session
 from pgbus.errors import ConfigurationError
 from pgbus.testing.crashes.killer import Killer
-from pgbus.testing.crashes.process import Effect, run_in_fork
+from pgbus.testing.crashes.process import Effect, Subject, run_in_fork
 from pgbus.testing.crashes.report import CrashReport, Finding, Point
 from pgbus.testing.crashes.state import Reference, State, advance_sequences, read_state
 from pgbus.testing.crashes.wire import tapped
@@ -70,9 +70,8 @@ class CrashPoints:
         Raises ConfigurationError for an unknown listener, and AssertionError where an undisturbed run fails.
         """
         bus = self._bus_of(listener_name)
-        trial = _Trial(
-            self._buses, bus, listener_name, self._server, configure=configure, may_double=may_double, timeout=timeout
-        )
+        subject = Subject(buses=self._buses, bus=bus, listener_name=listener_name, configure=configure, timeout=timeout)
+        trial = _Trial(subject, server=self._server, may_double=may_double)
 
         async def publish(dsn: str) -> str:
             if prepare and is_awaitable(result := prepare(dsn)):
@@ -97,25 +96,13 @@ class CrashPoints:
 class _Trial:
     """All the runs of one crash test."""
 
-    def __init__(
-        self,
-        buses: Sequence[Bus],
-        bus: Bus,
-        listener_name: str,
-        server: DatabaseServer,
-        *,
-        configure: Prepare | None,
-        may_double: Sequence[str],
-        timeout: float,
-    ) -> None:
-        self._buses = buses
-        self._own = bus.config.namespace
-        self._namespaces = list({one.config.namespace for one in buses})
-        self._listener_name = listener_name
+    def __init__(self, subject: Subject, *, server: DatabaseServer, may_double: Sequence[str]) -> None:
+        self._subject = subject
+        self._listener_name = subject.listener_name
+        self._own = subject.bus.config.namespace
+        self._namespaces = list({one.config.namespace for one in subject.buses})
         self._server = server
-        self._configure = configure
         self._may_double = may_double
-        self._timeout = timeout
         self._free = asyncio.Semaphore(_AT_ONCE)
 
     async def run(self, template: str, published: str) -> CrashReport:
@@ -162,21 +149,16 @@ class _Trial:
                 try:
                     effects += (await self._deliver(name, kill_at=None)).effects
                 except TimeoutError:
-                    return [Finding(killer.killed_at, "stuck", "events", f"not settled after {self._timeout:g} s")]
+                    return [
+                        Finding(killer.killed_at, "stuck", "events", f"not settled after {self._subject.timeout:g} s")
+                    ]
                 state = await self._read(name, published, effects)
         return list(reference.differences(state, point=killer.killed_at, may_double=self._may_double))
 
     async def _deliver(self, name: str, *, kill_at: int | None) -> Killer:
         killer = Killer(namespace=self._own, kill_at=kill_at)
         async with tapped(self._server.dsn_of(name), killer) as dsn:
-            await run_in_fork(
-                self._buses,
-                self._listener_name,
-                dsn=dsn,
-                killer=killer,
-                configure=self._configure,
-                timeout=self._timeout,
-            )
+            await run_in_fork(self._subject, dsn=dsn, killer=killer)
         return killer
 
     async def _read(self, name: str, published: str, effects: Sequence[str]) -> State:

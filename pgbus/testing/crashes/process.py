@@ -16,6 +16,7 @@ import threading
 import traceback
 import warnings
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from pgbus.aio.returned import finish, is_awaitable
@@ -76,18 +77,26 @@ class _Nothing:
         return iter(())
 
 
-async def run_in_fork(
-    buses: Sequence[Bus],
-    listener_name: str,
-    *,
-    dsn: str,
-    killer: Killer,
-    configure: Callable[[str], object] | None,
-    timeout: float,
-) -> None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subject:
+    """The listener under test: the same in each run.
+
+    - `bus`: the one of the application's `buses` that has the listener.
+    - `configure`: is called in each process with the DSN of its database; may be async.
+    - `timeout`: seconds that one process gets.
+    """
+
+    buses: Sequence[Bus]
+    bus: Bus
+    listener_name: str
+    configure: Callable[[str], object] | None
+    timeout: float
+
+
+async def run_in_fork(subject: Subject, *, dsn: str, killer: Killer) -> None:
     """Run the listener in a fork until its events are settled, or `killer` kills it.
 
-    Raises TimeoutError after `timeout` seconds, and HandlerProcessFailed.
+    Raises TimeoutError when the process takes longer than it may, and HandlerProcessFailed.
     """
     ours, theirs = socket.socketpair()
     with warnings.catch_warnings():
@@ -96,11 +105,11 @@ async def run_in_fork(
         pid = os.fork()
     if pid == 0:
         ours.close()
-        _be_the_process(buses, listener_name, Line(theirs), dsn, configure, timeout)
+        _be_the_process(subject, Line(theirs), dsn)
     theirs.close()
     killer.pid = pid
     try:
-        async with asyncio.timeout(timeout):
+        async with asyncio.timeout(subject.timeout):
             await _listen(ours, killer)
     finally:
         ours.close()
@@ -141,18 +150,11 @@ async def _listen(end: socket.socket, killer: Killer) -> None:
 # ------------------------------------------------------------------------------------------------------ in the process
 
 
-def _be_the_process(
-    buses: Sequence[Bus],
-    listener_name: str,
-    line: Line,
-    dsn: str,
-    configure: Callable[[str], object] | None,
-    timeout: float,
-) -> NoReturn:
+def _be_the_process(subject: Subject, line: Line, dsn: str) -> NoReturn:
     global _told_to
     _told_to = line
     try:
-        asyncio.run(_deliver(buses, listener_name, line, dsn, configure, timeout))
+        asyncio.run(_deliver(subject, line, dsn))
         line.tell("over")
     except BaseException:
         with contextlib.suppress(OSError):
@@ -161,22 +163,14 @@ def _be_the_process(
         os._exit(0)  # nothing of the test's own is flushed, closed or removed here
 
 
-async def _deliver(
-    buses: Sequence[Bus],
-    listener_name: str,
-    line: Line,
-    dsn: str,
-    configure: Callable[[str], object] | None,
-    timeout: float,
-) -> None:
+async def _deliver(subject: Subject, line: Line, dsn: str) -> None:
     os.environ["PGBUS_DSN"] = dsn
-    for bus in buses:
+    for bus in subject.buses:
         point_at(bus, dsn)
-    if configure:
-        result = configure(dsn)
+    if subject.configure:
+        result = subject.configure(dsn)
         if is_awaitable(result):
             await finish(result, "configure")
-    (bus,) = [bus for bus in buses if listener_name in bus.registry.listeners.names]
 
     async def tell(_: object, call_next: Callable[[], Awaitable[Any]]) -> Any:
         line.tell("handler begins")
@@ -185,7 +179,7 @@ async def _deliver(
         finally:
             line.tell("handler ends")
 
-    bus.registry.middleware.add(tell)
-    await deliver_committed([bus], only=[listener_name], raise_errors=False, timeout=timeout)
+    subject.bus.registry.middleware.add(tell)
+    await deliver_committed([subject.bus], only=[subject.listener_name], raise_errors=False, timeout=subject.timeout)
     if left := asyncio.all_tasks() - {asyncio.current_task()}:
         await asyncio.wait(left, timeout=LEFT_TASKS_TIME)
