@@ -29,7 +29,12 @@ def test_the_python_of_a_how_to_page_defines_what_it_says(page: Path, monkeypatc
     # Upgrades a database; is run by its readers' pytest; shows an example, which has a test of its own.
     if page.name in ("upgrade.md", "testing.md", "litestar.md"):
         return
-    if page.name in ("fastapi.md", "flask.md", "lihil.md"):  # programs of files, which other tests run
+    if page.name in (
+        "fastapi.md",
+        "flask.md",
+        "from-celery.md",
+        "lihil.md",
+    ):  # programs of files, which other tests run
         return
     module = types.ModuleType(f"page_{page.stem.replace('-', '_')}")
     monkeypatch.setitem(sys.modules, module.__name__, module)
