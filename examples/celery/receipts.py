@@ -6,7 +6,7 @@ from bus import OrderPlaced, ReceiptSent, bus
 
 
 def send_receipt(connection: psycopg.Connection, order: OrderPlaced, *, event_id: UUID | str, sent_by: str) -> None:
-    """Send a receipt in a transaction of the caller's, once for each event, whoever else tries to."""
+    """Send a receipt in a transaction of the caller's, once for each event, by Celery or by a listener."""
     # A second one waits here until the first has committed or rolled back, and then does nothing, or its work.
     taken = connection.execute(
         "INSERT INTO receipts (event_id, order_id, sent_by) VALUES (%s, %s, %s) ON CONFLICT (event_id) DO NOTHING",

@@ -15,7 +15,7 @@ from pgbus.errors import InUseError, NotRegisteredError
 
 
 class ListenerVerbs:
-    """Operators' verbs for listeners. Each that names a listener raises NotRegisteredError where there is none."""
+    """Operators' verbs for listeners. Each that names a listener raises NotRegisteredError for an unknown one."""
 
     def __init__(self, *, store: Store, operations: OperationVerbs) -> None:
         self._store = store
@@ -118,5 +118,5 @@ async def check_listener(store: Store, listener_name: str | None) -> None:
 
 
 def unknown_listener(listener_name: str, names: list[str]) -> NotRegisteredError:
-    """The error for a name that is none of these."""
+    """The error for a name that is not one of these."""
     return NotRegisteredError("listener", listener_name, difflib.get_close_matches(listener_name, names))

@@ -15,7 +15,7 @@ from pgbus.errors import NotRegisteredError
 
 
 class ScheduleVerbs:
-    """Operators' verbs for schedules. Each that names a schedule raises NotRegisteredError where there is none."""
+    """Operators' verbs for schedules. Each that names a schedule raises NotRegisteredError for an unknown one."""
 
     def __init__(self, *, store: Store, operations: OperationVerbs) -> None:
         self._store = store

@@ -1,4 +1,4 @@
-"""`Admin`: the bus as operators see it, each verb of theirs in one transaction on one connection."""
+"""`Admin`: the bus as operators see it. Each verb is one transaction on one connection."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class BusStatus(LogStatus):
 
     @property
     def leader(self) -> WorkerStatus | None:
-        """The leader; None if there is none, and then no event enters the log."""
+        """The leader; without one it is None, and no event enters the log."""
         return next((worker for worker in self.workers if worker.leading), None)
 
 

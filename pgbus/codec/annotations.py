@@ -142,7 +142,7 @@ def members_of(hint: Any) -> Iterator[Any]:
 
 
 def class_of(hint: Any) -> type | None:
-    """The class that the type is, or is a parametrised form of; None for what is none, as a union."""
+    """The class that the type is, or is a parametrised form of; None for what is not a class, such as a union."""
     origin = typing.get_origin(hint) or hint
     if origin is Annotated:
         return class_of(hint.__origin__)

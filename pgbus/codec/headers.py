@@ -14,12 +14,14 @@ MAX_HEADERS = 8_192
 
 
 def encode_headers(headers: object) -> str | None:
-    """Headers as JSON text, None when there are none; raises InvalidEventError for anything but strings by string."""
+    """Headers as JSON text, None when there are none; raises InvalidEventError unless names and values are strings."""
     if not isinstance(headers, Mapping):
-        raise InvalidEventError("headers", f"they are a mapping from str to str, not {type(headers)}")
+        raise InvalidEventError("headers", f"they must be a mapping from str to str, not {type(headers).__name__}")
     for name, value in headers.items():
         if not isinstance(name, str) or not isinstance(value, str):
-            raise InvalidEventError("headers", f"names and values are str, not {type(name)} and {type(value)}")
+            raise InvalidEventError(
+                "headers", f"names and values must be str, not {type(name).__name__} and {type(value).__name__}"
+            )
     return encode(dict(headers), limit=MAX_HEADERS, field="headers") if headers else None
 
 

@@ -10,7 +10,7 @@ FEATURES = ("events", "rpcs", "tasks")
 
 
 def check_features(names: Iterable[str]) -> frozenset[str]:
-    """The features; raises UnsupportedUse for a name that is none of them."""
+    """The features; raises UnsupportedUse for a name that is not a feature."""
     if isinstance(names, str):
         raise UnsupportedUse(f"features are a list, such as [{names!r}], and not a string")
     found = frozenset(names)

@@ -101,7 +101,7 @@ def expected(kind: Any, limits: About) -> str:
 
 
 def check_name(name: str, names: Iterable[str], *, where: str) -> None:
-    """Raise ConfigurationError for a name that is none of these, with the one that it resembles."""
+    """Raise ConfigurationError for a name that is not one of these, with the one that it resembles."""
     known = list(names)
     if name in known:
         return

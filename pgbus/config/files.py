@@ -35,7 +35,7 @@ class FromVariables(str):
 
 
 def find_file(directory: Path, *, environ: Mapping[str, str]) -> File:
-    """The file that counts in a directory: one of `NAMES`, else pyproject.toml; an empty one where there is none.
+    """The file that counts in a directory: one of `NAMES`, else pyproject.toml; an empty one where there is no file.
 
     Raises ConfigurationError if there are two.
     """

@@ -1,4 +1,4 @@
-"""Which service a bus belongs to when nobody says so: by the folder of the module that makes it, or by its project."""
+"""The default name of a bus's service: that of the project, or of the folder, of the module that makes the bus."""
 
 from __future__ import annotations
 

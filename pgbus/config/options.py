@@ -48,13 +48,13 @@ def given_options(label: str, given: object) -> Mapping[str, Any]:
 
 
 def whole_number(of: str, least: int, most: float = math.inf) -> Option:
-    """A whole number of something; true and false are none."""
+    """A whole number of something; True and False do not count as numbers."""
     span = f"at least {least}" if most == math.inf else f"between {least} and {most:g}"
     return Option(lambda value: _is_whole(value) and least <= value <= most, f"a whole number of {of}, {span}")
 
 
 def number(expected: str, least: float, most: float = math.inf) -> Option:
-    """A number; true, false and NaN are none."""
+    """A number; True, False and NaN do not count as numbers."""
     return Option(
         lambda value: (isinstance(value, float) or _is_whole(value)) and least <= value <= most,
         expected,

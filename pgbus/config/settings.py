@@ -326,7 +326,7 @@ class _Merged:
 
     def add_environment(self, environ: Mapping[str, str]) -> None:
         """Add the values of `PGBUS_*` variables."""
-        # By known names: other PGBUS_* variables are none of ours, a deployment may have some of its own.
+        # By known names: a deployment may have PGBUS_* variables of its own.
         for name in kinds(Config):
             variable = f"PGBUS_{name.upper()}"
             if text := environ.get(variable):

@@ -75,7 +75,7 @@ async def set_up(connection: Connection, **more: str) -> None:
 
 
 async def connect(config: Config) -> Connection:
-    """A session of one's own; raises DatabaseUnreachableError when there is none to be had."""
+    """A session outside of the pool; raises DatabaseUnreachableError when it cannot be opened."""
     try:
         connection: Connection = await asyncpg.connect(
             for_asyncpg(config.session_dsn),

@@ -1,7 +1,7 @@
 """Classifies errors by their class and SQLSTATE; the kind decides whether to retry.
 
-What is known to be a fault of code or schema ends the work that it happened to. Everything else is tried again: nobody
-can list all that may befall a database and will be mended by its operators, or by time.
+What is known to be a fault of code or schema ends the work that it happened to. Everything else is tried again: the
+faults of a database that its operators or time will mend cannot be listed.
 
 Packages that import no driver catch its errors by the names here: `except LockNotAvailable`, or
 `suppress(*DATABASE_ERRORS)`.

@@ -41,7 +41,7 @@ async def reopen_session(config: Config, *, channels: Mapping[str, Callable[[str
     """The same after a session that was lost. The schema may be newer by now, which does not end what runs."""
     try:
         return await Session.open(config, channels=channels)
-    except ServerError as error:  # whatever the server says to a new session, there is none to be had
+    except ServerError as error:  # the server refuses a new session, for any reason
         raise unreachable(config, error) from error
 
 

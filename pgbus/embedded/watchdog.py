@@ -44,7 +44,7 @@ class Watchdog:
             os.close(read_end)
 
     def watch(self, pid: int | None) -> None:
-        """Name the server to stop when we are gone; None if there is none to stop."""
+        """Name the server to stop when we are gone; None: stop no server."""
         os.write(self._write_end, f"{pid or 0}\n".encode())
 
     def close(self) -> None:

@@ -73,7 +73,7 @@ class EventDecoder:
             return None
         if isinstance(event, type):
             return (
-                f"the handler takes {_names(self._members)}, and {event.__qualname__} is none of that: annotate its "
+                f"the handler takes {_names(self._members)}, and {event.__qualname__} is not among them: annotate its "
                 f"event {event.__qualname__}, a parent class of that, or a union with it"
             )
         return (

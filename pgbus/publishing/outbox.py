@@ -179,7 +179,7 @@ def _check_text(field: str, text: str) -> None:
 
 def _check_deliver_at(deliver_at: object) -> datetime:
     if not isinstance(deliver_at, datetime):
-        raise InvalidEventError("deliver_at", f"it is a datetime, not {type(deliver_at)}")
+        raise InvalidEventError("deliver_at", f"must be a datetime, not {type(deliver_at).__name__}")
     if deliver_at.utcoffset() is None:
         raise InvalidEventError(
             "deliver_at", f"{deliver_at} has no time zone; use an aware datetime, as datetime.now(UTC)"
@@ -192,7 +192,7 @@ def _check_deliver_at(deliver_at: object) -> datetime:
 
 def _check_delay(delay: object) -> float | None:
     if isinstance(delay, bool) or not isinstance(delay, (int, float)):
-        raise InvalidEventError("delay", f"it is a number of seconds, not {type(delay)}")
+        raise InvalidEventError("delay", f"must be a number of seconds, not {type(delay).__name__}")
     if not 0 <= delay <= MAX_DELAY:
         raise InvalidEventError("delay", f"0 to {MAX_DELAY:.0f} seconds are allowed, this is {delay}")
     return float(delay) or None

@@ -84,7 +84,10 @@ class PublishingVerbs:
         return self._sender.publish_many_sync(events, topic=topic, using=using, require_transaction=require_transaction)
 
     async def cancel(self, event_id: UUID | str, *, using: AsyncUsing | None = None) -> bool:
-        """Take back a scheduled event that is not yet due; false when there is none such."""
+        """Cancel a scheduled event that is not yet due; false if there is no such event.
+
+        Raises InvalidEventError for what is not a UUID.
+        """
         return await self._sender.cancel(event_id, using=using)
 
     def cancel_sync(self, event_id: UUID | str, *, using: SyncUsing | None = None) -> bool:

@@ -1,4 +1,4 @@
-"""The calls of one caller that are under way: posts requests in batches, and hears of responses.
+"""The calls of one caller that are under way: posts requests in batches, and receives the responses.
 
 A small result is in the notification. Other responses are read from the table, where all of them are.
 
@@ -29,7 +29,7 @@ from pgbus.rpc.wire import join_ids, join_names, seal, split_ids, split_results,
 
 logger = logging.getLogger("pgbus")
 
-# Seconds. A call that is under way for longer than this is asked after as often.
+# Seconds. A call that is under way for longer than this is checked at this interval.
 WATCH_INTERVAL = 0.5
 # Seconds to tell servers of calls that were cancelled, before the connection is closed.
 FAREWELL = 2.0

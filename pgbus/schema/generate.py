@@ -108,7 +108,7 @@ class _Generator:
         return schema if field.default is EMPTY else with_default(schema, field.default)
 
     def of(self, hint: Any) -> Schema:
-        """The schema of a type; {}, with a warning, of one that nobody knows."""
+        """The schema of a type; {}, with a warning, of a type that has none."""
         try:
             return self._schema(hint)
         except Exception as error:  # type hints and models run code of other people

@@ -48,7 +48,7 @@ def make_validator(schema: Schema) -> Validator:
 
 def _refuse_to_fetch(address: str) -> NoReturn:
     """Others publish schemas: what they refer to is not fetched from wherever they say."""
-    raise ValueError(f"it refers to {address}, outside of itself")
+    raise ValueError(f"it refers to {address}, outside of the document")
 
 
 def to_json(value: object, *, field: str) -> Any:

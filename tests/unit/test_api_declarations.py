@@ -319,7 +319,7 @@ def test_firing_is_refused_before_anything_is_sent() -> None:
         bus.auth.user_created.fire(username="adam", password="x")
     with pytest.raises(pgbus.InvalidParameters, match="by name"):
         bus.auth.user_created.fire("adam", "x")
-    with pytest.raises(pgbus.InvalidEventError, match="headers: they are a mapping"):
+    with pytest.raises(pgbus.InvalidEventError, match="headers: they must be a mapping"):
         bus.auth.user_deleted.fire(username="adam", bus_options={"headers": 1})
     with pytest.raises(pgbus.ConfigurationError, match="no option 'colour'"):
         bus.auth.user_created.fire(username="adam", email="x", bus_options={"colour": "red"})

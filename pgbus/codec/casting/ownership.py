@@ -13,7 +13,7 @@ from pgbus.codec.annotations import bare, class_of, is_named_tuple, is_pydantic,
 
 
 def is_ours(hint: Any) -> bool:
-    """Whether msgspec cannot do it alone; raises TypeError for a class that nobody can make."""
+    """Whether msgspec cannot do it alone; raises TypeError for a class that cannot be made."""
     classes = list(classes_in(hint))
     for cls in classes:
         if is_foreign(cls) and not (is_hooked(cls) or is_one_way(cls)):

@@ -53,7 +53,7 @@ def read_settings() -> ProjectSettings:
     for name in ("database", "direct_database"):
         if (own.get(name) or "default") not in connections.settings:
             raise ConfigurationError(
-                f"PGBUS[{name.upper()!r}] in Django's settings is {own[name]!r}, which is none of DATABASES: "
+                f"PGBUS[{name.upper()!r}] in Django's settings is {own[name]!r}, which is not an alias of DATABASES: "
                 f"{', '.join(connections.settings)}"
             )
     return ProjectSettings(**own, config=config)

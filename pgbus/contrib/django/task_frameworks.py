@@ -12,7 +12,7 @@ _NAME = next((name for name in ("django.tasks", "django_tasks") if find_spec(nam
 
 
 def framework(module: str = "") -> Any:
-    """A module of the framework; raises ImportError where there is none."""
+    """A module of the framework; raises ImportError where it is not installed."""
     if _NAME is None:
         raise ImportError("a backend for tasks needs Django 6 or the package django-tasks: install pgbus[django-tasks]")
     return importlib.import_module(f"{_NAME}.{module}" if module else _NAME)

@@ -22,7 +22,7 @@ def make_headers(context: Mapping[str, Any] | None, *, handled_by: Iterable[str]
     headers = {}
     if context is not None:
         if not isinstance(context, Mapping):
-            raise InvalidEventError("context", f"it is a mapping of names to values, not {type(context)}")
+            raise InvalidEventError("context", f"must be a mapping of names to values, not {type(context).__name__}")
         headers[CONTEXT] = encode(dict(context), limit=MAX_HEADERS, field="context")
     if names := ",".join(handled_by):
         headers[HANDLED] = names

@@ -43,7 +43,7 @@ class MonitoringApp:
         self._routes = {"/metrics": self._metrics, "/livez": self._live, "/readyz": self._ready}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - no body is read
-        """Answer one request; a lifespan is none of ours."""
+        """Answer one HTTP request; the lifespan belongs to the application."""
         if scope["type"] != "http":
             return
         path = scope["path"].removeprefix(scope.get("root_path", ""))

@@ -66,7 +66,7 @@ class Operation:
 
 @dataclass(frozen=True, slots=True)
 class OperationItem:
-    """An event at one listener that an operation has touched, with all that its dead letter told, if it was one."""
+    """An event at one listener that an operation has touched, with the columns of its dead letter, if it was one."""
 
     letter_id: int | None
     listener_name: str

@@ -211,7 +211,7 @@ async def load_routes(store: Store) -> list[Subscription]:
 
 
 async def find_next_due(store: Store, *, due_floor: float) -> NextDue | None:
-    """The first scheduled event from that instant on; None: there is none."""
+    """The instant of the first scheduled event from that instant on, or None."""
     rows = await store.fetch("find_next_due", due_floor=due_floor)
     return NextDue(**rows[0]) if rows else None
 
