@@ -33,7 +33,8 @@ url = context.config.get_main_option("sqlalchemy.url")
 
 def migrate(connection):
     context.configure(
-        connection=connection, target_metadata=[metadata, inspect(OutboxEvent).local_table.metadata], include_schemas=True,
+        connection=connection, include_schemas=True,
+        target_metadata=[metadata, inspect(OutboxEvent).local_table.metadata],
         include_name=include_name, include_object=include_object,
     )
     with context.begin_transaction():
