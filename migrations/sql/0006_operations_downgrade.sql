@@ -1,4 +1,5 @@
 DROP PROCEDURE pgbus.operate(text, jsonb, text, text, bigint, bigint);
+DROP FUNCTION pgbus.pause_copy(), pgbus.find_paused_as_copy(), pgbus.find_installation(), pgbus.operate_adopt();
 DROP FUNCTION pgbus.cancel_operation(bigint), pgbus.continue_operation(bigint, bigint),
               pgbus.operate_on_schedule(pgbus.operations), pgbus.operate_on_listener(pgbus.operations),
               pgbus.operate_replay(pgbus.operations, bigint), pgbus.operate_on_failures(pgbus.operations, bigint),
@@ -8,4 +9,4 @@ DROP FUNCTION pgbus.cancel_operation(bigint), pgbus.continue_operation(bigint, b
               pgbus.check_filter(text, jsonb), pgbus.place_in_log(text), pgbus.find_failures(text, jsonb, bigint, bigint),
               pgbus.filter_accepts(jsonb, text, text, text[], text, jsonb, text, text, timestamptz),
               pgbus.pattern_regex(text);
-DROP TABLE pgbus.operation_items, pgbus.operations;
+DROP TABLE pgbus.installation, pgbus.operation_items, pgbus.operations;

@@ -52,6 +52,16 @@ CREATE TABLE pgbus.operation_items (
 CREATE INDEX operation_items_operation ON pgbus.operation_items (operation_id);
 CREATE INDEX operation_items_position ON pgbus.operation_items (position);
 
+-- Where the bus is: the server and the database in which its first worker ran. A copy of the database contains the row,
+-- and is somewhere else.
+CREATE TABLE pgbus.installation (
+    is_one            boolean     PRIMARY KEY DEFAULT true,
+    system_identifier bigint      NOT NULL,
+    database          bigint      NOT NULL,
+    since             timestamptz NOT NULL DEFAULT now(),
+    CONSTRAINT installation_is_one CHECK (is_one)
+);
+
 -- The regular expression of a pattern, for a topic with a dot at its end; NULL for what is not a pattern.
 CREATE FUNCTION pgbus.pattern_regex(pattern text) RETURNS text
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
@@ -169,12 +179,13 @@ BEGIN
         WHEN verb IN ('pause', 'resume') THEN '{listener}'
         WHEN verb = 'remove' THEN '{listener,force}'
         WHEN verb IN ('pause_schedule', 'resume_schedule', 'run_schedule') THEN '{schedule}'
-        WHEN verb = 'remove_schedule' THEN '{schedule,force}' END;
+        WHEN verb = 'remove_schedule' THEN '{schedule,force}'
+        WHEN verb = 'adopt' THEN '{}' END;
     IF allowed IS NULL THEN
         RAISE EXCEPTION '"%" is not a verb of operations', verb
             USING ERRCODE = 'invalid_parameter_value',
                   HINT = 'retry, retry_now, give_up, discard, replay, reset, pause, resume, remove, and pause_schedule, '
-                         'resume_schedule, run_schedule, remove_schedule';
+                         'resume_schedule, run_schedule, remove_schedule, and adopt';
     END IF;
     SELECT string_agg(k.name, ', ') INTO wrong FROM jsonb_object_keys(filter) AS k (name) WHERE k.name <> ALL (allowed);
     IF wrong IS NOT NULL THEN
@@ -510,6 +521,120 @@ BEGIN
 END
 $$;
 
+-- The server and the database that we are in; NULL where the owner of the schema may not read the server's identifier.
+CREATE FUNCTION pgbus.find_installation(OUT system_identifier bigint, OUT database bigint)
+    LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    SELECT s.system_identifier, CAST(d.oid AS bigint)
+    INTO find_installation.system_identifier, find_installation.database
+    FROM pg_control_system() AS s
+    JOIN pg_database AS d ON d.datname = current_database();
+EXCEPTION WHEN insufficient_privilege THEN
+    NULL;
+END
+$$;
+
+-- Listeners and schedules that are paused since this was found to be a copy, and that no one has adopted yet.
+CREATE FUNCTION pgbus.find_paused_as_copy(OUT listeners text[], OUT schedules text[])
+    LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+    WITH found AS (
+        SELECT o.result
+        FROM pgbus.operations AS o
+        WHERE o.verb = 'pause_copy'
+          AND o.id > COALESCE((SELECT max(a.id) FROM pgbus.operations AS a WHERE a.verb = 'adopt' AND a.state = 'done'), 0)
+    )
+    SELECT ARRAY(SELECT l.listener_name FROM pgbus.listeners AS l
+                 WHERE l.state = 'paused'
+                   AND EXISTS (SELECT FROM found AS f WHERE f.result -> 'listeners' @> to_jsonb(l.listener_name))
+                 ORDER BY l.listener_name),
+           ARRAY(SELECT s.schedule_name FROM pgbus.schedules AS s
+                 WHERE s.state = 'paused'
+                   AND EXISTS (SELECT FROM found AS f WHERE f.result -> 'schedules' @> to_jsonb(s.schedule_name))
+                 ORDER BY s.schedule_name)
+$$;
+
+-- Each worker calls it before it claims anything. In a copy of the database the first one pauses all listeners and
+-- schedules, and returns the id of the operation that says so: a copy for tests must not send what the original sends.
+CREATE FUNCTION pgbus.pause_copy() RETURNS bigint
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    here record;
+    home record;
+    listeners text[];
+    schedules text[];
+    number bigint;
+BEGIN
+    here := pgbus.find_installation();
+    IF here.system_identifier IS NULL OR EXISTS (
+        SELECT FROM pgbus.installation AS i
+        WHERE i.system_identifier = here.system_identifier AND i.database = here.database) THEN
+        RETURN NULL;
+    END IF;
+    INSERT INTO pgbus.installation (system_identifier, database) VALUES (here.system_identifier, here.database)
+    ON CONFLICT DO NOTHING;
+    IF FOUND THEN
+        RETURN NULL;  -- no worker ever ran
+    END IF;
+    -- Of workers that start together one pauses, and the others wait for it here.
+    SELECT i.system_identifier, i.database INTO home FROM pgbus.installation AS i FOR UPDATE;
+    IF home.system_identifier = here.system_identifier AND home.database = here.database THEN
+        RETURN NULL;
+    END IF;
+    UPDATE pgbus.installation AS i
+    SET system_identifier = here.system_identifier, database = here.database, since = now();
+    WITH paused AS (
+        UPDATE pgbus.listeners AS l SET state = 'paused' WHERE l.state = 'active' RETURNING l.listener_name
+    )
+    SELECT array_agg(p.listener_name ORDER BY p.listener_name) INTO listeners FROM paused AS p;
+    WITH paused AS (
+        UPDATE pgbus.schedules AS s SET state = 'paused' WHERE s.state = 'active' RETURNING s.schedule_name
+    )
+    SELECT array_agg(p.schedule_name ORDER BY p.schedule_name) INTO schedules FROM paused AS p;
+    IF listeners IS NULL AND schedules IS NULL THEN
+        RETURN NULL;
+    END IF;
+    INSERT INTO pgbus.operations AS o
+        (verb, filter, reason, requested_by, state, matched, touched, progress, last, result, finished_at)
+    VALUES ('pause_copy', '{}',
+            format('this database is a copy: it was database %s of the server %s, and is database %s of the server %s',
+                   home.database, home.system_identifier, here.database, here.system_identifier),
+            session_user, 'done', COALESCE(cardinality(listeners), 0) + COALESCE(cardinality(schedules), 0),
+            COALESCE(cardinality(listeners), 0) + COALESCE(cardinality(schedules), 0), 0, 0,
+            jsonb_build_object('listeners', COALESCE(to_jsonb(listeners), '[]'),
+                               'schedules', COALESCE(to_jsonb(schedules), '[]')),
+            clock_timestamp())
+    RETURNING o.id INTO number;
+    RETURN number;
+END
+$$;
+
+-- From now on this is where the bus is, and what was paused because it is a copy continues.
+CREATE FUNCTION pgbus.operate_adopt() RETURNS jsonb
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    here record;
+    paused record;
+BEGIN
+    here := pgbus.find_installation();
+    paused := pgbus.find_paused_as_copy();
+    IF here.system_identifier IS NOT NULL THEN
+        INSERT INTO pgbus.installation AS i (system_identifier, database) VALUES (here.system_identifier, here.database)
+        ON CONFLICT (is_one) DO UPDATE
+        SET system_identifier = here.system_identifier, database = here.database, since = now();
+    END IF;
+    UPDATE pgbus.listeners AS l SET state = 'active' WHERE l.listener_name = ANY (paused.listeners);
+    -- As those that a person resumes: what was due meanwhile is not made up for.
+    UPDATE pgbus.schedules AS s
+    SET state = 'active', next_run_at = CASE WHEN s.claim_token IS NOT NULL THEN s.next_run_at END
+    WHERE s.schedule_name = ANY (paused.schedules);
+    RETURN jsonb_build_object('listeners', to_jsonb(paused.listeners), 'schedules', to_jsonb(paused.schedules));
+END
+$$;
+
 -- Carry out the next batch of an operation; returns its row as it then is. Call it until its state is not `running`.
 CREATE FUNCTION pgbus.continue_operation(number bigint, batch bigint DEFAULT 500) RETURNS pgbus.operations
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
@@ -531,7 +656,9 @@ BEGIN
     ELSIF o.verb = 'replay' THEN
         step := pgbus.operate_replay(o, batch);
     ELSE
-        outcome := CASE WHEN o.verb LIKE '%\_schedule' THEN pgbus.operate_on_schedule(o) ELSE pgbus.operate_on_listener(o) END;
+        outcome := CASE WHEN o.verb = 'adopt' THEN pgbus.operate_adopt()
+                        WHEN o.verb LIKE '%\_schedule' THEN pgbus.operate_on_schedule(o)
+                        ELSE pgbus.operate_on_listener(o) END;
         SELECT CASE WHEN outcome ? 'missing' THEN bigint '0' ELSE 1 END AS touched, o.last AS progress INTO step;
     END IF;
     UPDATE pgbus.operations AS x
@@ -587,6 +714,7 @@ REVOKE EXECUTE
                 pgbus.continue_operation(bigint, bigint), pgbus.cancel_operation(bigint),
                 pgbus.archive_dead_letters(bigint, bigint[]), pgbus.unblock_deliveries(integer[]),
                 pgbus.operate_on_failures(pgbus.operations, bigint), pgbus.operate_replay(pgbus.operations, bigint),
-                pgbus.operate_on_listener(pgbus.operations), pgbus.operate_on_schedule(pgbus.operations)
+                pgbus.operate_on_listener(pgbus.operations), pgbus.operate_on_schedule(pgbus.operations),
+                pgbus.operate_adopt(), pgbus.find_installation(), pgbus.find_paused_as_copy(), pgbus.pause_copy()
     FROM PUBLIC;
 REVOKE EXECUTE ON PROCEDURE pgbus.operate(text, jsonb, text, text, bigint, bigint) FROM PUBLIC;

@@ -38,7 +38,7 @@ GRANT SELECT
     ON pgbus.partitions, pgbus.alembic_version,
        pgbus.attempts, pgbus.event_history, pgbus.pending, pgbus.listener_lag, pgbus.dead, pgbus.scheduled, pgbus.rpc_calls,
        pgbus.schema_versions, pgbus.live_workers, pgbus.running, pgbus.timetable, pgbus.schedule_history,
-       pgbus.removed_listeners, pgbus.operations, pgbus.operation_items
+       pgbus.removed_listeners, pgbus.operations, pgbus.operation_items, pgbus.installation
     TO pgbus_worker;
 GRANT SELECT, USAGE ON SEQUENCE pgbus.wake_slots TO pgbus_worker;
 -- The leader sets the sequence forward where a logical copy of the database has left it behind.
@@ -46,7 +46,8 @@ GRANT SELECT, UPDATE ON SEQUENCE pgbus.outbox_id_seq TO pgbus_worker;
 GRANT EXECUTE
     ON FUNCTION pgbus.uuid7(), pgbus.open_partition(integer), pgbus.drop_partition(integer),
                 pgbus.take_dedup_keys(text[], uuid[], double precision), pgbus.republish_schemas(integer[], text[]),
-                pgbus.read_responses(uuid[]), pgbus.withdraw_calls(uuid[], text, text), pgbus.fail_lost_calls(uuid[])
+                pgbus.read_responses(uuid[]), pgbus.withdraw_calls(uuid[], text, text), pgbus.fail_lost_calls(uuid[]),
+                pgbus.find_installation(), pgbus.find_paused_as_copy(), pgbus.pause_copy()
     TO pgbus_worker;
 
 -- Readers audit, and operators read the same: with the views, whose names and columns are stable, and with the read-only
@@ -55,8 +56,9 @@ GRANT USAGE ON SCHEMA pgbus TO pgbus_reader, pgbus_operator;
 GRANT SELECT
     ON pgbus.outbox, pgbus.events, pgbus.history, pgbus.causes, pgbus.listeners, pgbus.removed_listeners,
        pgbus.subscriptions, pgbus.dead_letters, pgbus.operations, pgbus.operation_items, pgbus.workers, pgbus.schemas,
-       pgbus.partitions, pgbus.alembic_version
+       pgbus.partitions, pgbus.installation, pgbus.alembic_version
     TO pgbus_reader, pgbus_operator;
+GRANT EXECUTE ON FUNCTION pgbus.find_installation(), pgbus.find_paused_as_copy() TO pgbus_reader, pgbus_operator;
 -- Not `caller`: who knows a caller's channel can notify it of results that nobody wrote.
 GRANT SELECT (call_id, procedure, arguments, headers, caller_name, requested_at, deadline, taken_at, worker_id)
     ON pgbus.rpc_requests TO pgbus_reader, pgbus_operator;

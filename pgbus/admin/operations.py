@@ -24,7 +24,17 @@ from pgbus.errors import InUseError, OperationNotFound
 BATCH = 500
 # These change one listener or schedule at once. The others go through what they match, batch by batch.
 AT_ONCE = frozenset(
-    ("reset", "pause", "resume", "remove", "pause_schedule", "resume_schedule", "run_schedule", "remove_schedule")
+    (
+        "reset",
+        "pause",
+        "resume",
+        "remove",
+        "pause_schedule",
+        "resume_schedule",
+        "run_schedule",
+        "remove_schedule",
+        "adopt",
+    )
 )
 EVERY_OPERATION = OperationFilter()
 _SUBJECT = re.compile(r'(?:listener|schedule) "(.*?)" (.*)', re.DOTALL)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import rich_click as click
 
 from pgbus import inbox
+from pgbus.cli.changing import change, confirm_options, with_options
 from pgbus.cli.global_options import database_options, load_config
 from pgbus.cli.options import confirm, json_option
 from pgbus.cli.output import print_json
+from pgbus.cli.printable import on_one_line
 from pgbus.config import Config
 from pgbus.database import migrate
 from pgbus.database.migrate.roles import ROLES
@@ -119,3 +121,23 @@ def roles(as_json: bool) -> None:
         print_json({"granted": names})
     else:
         click.echo(f"granted: {', '.join(names)}")
+
+
+@db.command()
+@database_options
+@with_options(confirm_options)
+@json_option
+def adopt(*, reason: str | None, person: str | None, dry_run: bool, yes: bool, as_json: bool) -> None:
+    """Say that this copy of a database is the one to work in, and resume what was paused because it is a copy.
+
+    After a restore or pg_upgrade, before or after the first worker has started. Not for a copy for tests: there, resume
+    the listeners that may run.
+    """
+    done = change("adopt", {}, what="database", reason=reason, person=person, dry_run=dry_run, yes=yes, as_json=as_json)
+    if done is None:
+        return
+    if as_json:
+        print_json(done)
+        return
+    resumed = [*done.result["listeners"], *done.result["schedules"]]
+    click.echo(f"adopted (operation {done.id}); resumed: {', '.join(map(on_one_line, resumed)) or 'nothing'}")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from pgbus.database.migrate.versions import find_encoding_fault
 from pgbus.database.statements import doctor
-from pgbus.database.statements.doctor import CollationDrift, MissingGrant, PublicRight, SequenceUse
+from pgbus.database.statements.doctor import CollationDrift, Installation, MissingGrant, PublicRight, SequenceUse
 from pgbus.doctor.checks import Check, Group, Judgement, Patient, fault, listed, ok, skipped, warning
 
 OLDEST = 14
@@ -30,6 +30,7 @@ class Safety:
     invalid_indexes: tuple[str, ...]
     public: tuple[PublicRight, ...]
     missing: tuple[MissingGrant, ...]
+    installation: Installation
 
 
 async def read(patient: Patient) -> Safety:
@@ -45,6 +46,7 @@ async def read(patient: Patient) -> Safety:
         invalid_indexes=await doctor.find_invalid_indexes(store),
         public=await doctor.find_public_rights(store),
         missing=await doctor.find_missing_grants(store),
+        installation=await doctor.read_installation(store),
     )
 
 
@@ -139,6 +141,22 @@ def _judge_grants(found: Safety) -> Judgement:
     return ok("the bus's roles have their rights, as far as they are there")
 
 
+def _judge_copy(found: Safety) -> Judgement:
+    here = found.installation
+    if paused := [*here.listeners, *here.schedules]:
+        return warning(
+            f"this database is a copy, so that a worker has paused {listed(paused)}",
+            "pgbus db adopt",
+        )
+    if here.system_identifier is None:
+        return skipped("the owner of the schema may not call pg_control_system()")
+    if here.is_copy:
+        return warning(
+            "this database is a copy: the first worker that starts pauses all listeners and schedules", "pgbus db adopt"
+        )
+    return ok("this database is the one in which workers have run" if here.known_system else "no worker ever ran here")
+
+
 GROUP = Group(
     "safety",
     read,
@@ -150,6 +168,7 @@ GROUP = Group(
         Check("sequences", "A sequence at its end, or behind, makes publishing fail", _judge_sequences),
         Check("indexes", "An invalid index costs writes and serves nobody", _judge_indexes),
         Check("public-rights", "Rights of PUBLIC let every user read or change events", _judge_public),
+        Check("copy", "A copy for tests must not send what the original sends", _judge_copy),
         Check("grants", "A role without its rights cannot work", _judge_grants),
     ),
 )

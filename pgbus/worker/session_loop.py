@@ -16,7 +16,7 @@ from pgbus.database import channels, migrate
 from pgbus.database.connections import session_closed
 from pgbus.database.faults import is_fatal, is_passing
 from pgbus.database.session import Session
-from pgbus.database.statements import sequencer
+from pgbus.database.statements import listeners, sequencer
 from pgbus.schema import Catalog
 from pgbus.telemetry import SessionLost, SessionOpened, Telemetry
 from pgbus.worker.membership import Membership
@@ -95,6 +95,7 @@ class SessionLoop:
         # The order is the point. Our lock first: a leader takes back the claims of a worker without one. Then what we
         # hold is kept, or lapses. Only then `enter`, from which on events begin and more are claimed.
         await migrate.check_async(session.connection, namespace=self._config.namespace)
+        await self._pause_copy(session)  # before anything is claimed
         if not await self._membership.take_lock(session, names=self._parts.listener_names):
             self._parts.leases.lapse()
         await self._parts.leases.extend(session.store)  # while we were away, the leader may have taken some back
@@ -111,6 +112,13 @@ class SessionLoop:
             await end_tasks(beginning, leading)
         if error := failure_of([beginning, leading]):
             raise error
+
+    async def _pause_copy(self, session: Session) -> None:
+        if (number := await listeners.pause_copy(session.store)) is not None:
+            logger.warning(
+                "this database is a copy of another one: all listeners and schedules are paused (operation %s); "
+                "`pgbus db adopt` has them continue, `pgbus listeners resume` one of them", number,
+            )  # fmt: skip
 
     async def _begin(self, session: Session) -> None:
         """Begin the parts, and say so."""

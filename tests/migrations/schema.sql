@@ -94,12 +94,13 @@ BEGIN
         WHEN verb IN ('pause', 'resume') THEN '{listener}'
         WHEN verb = 'remove' THEN '{listener,force}'
         WHEN verb IN ('pause_schedule', 'resume_schedule', 'run_schedule') THEN '{schedule}'
-        WHEN verb = 'remove_schedule' THEN '{schedule,force}' END;
+        WHEN verb = 'remove_schedule' THEN '{schedule,force}'
+        WHEN verb = 'adopt' THEN '{}' END;
     IF allowed IS NULL THEN
         RAISE EXCEPTION '"%" is not a verb of operations', verb
             USING ERRCODE = 'invalid_parameter_value',
                   HINT = 'retry, retry_now, give_up, discard, replay, reset, pause, resume, remove, and pause_schedule, '
-                         'resume_schedule, run_schedule, remove_schedule';
+                         'resume_schedule, run_schedule, remove_schedule, and adopt';
     END IF;
     SELECT string_agg(k.name, ', ') INTO wrong FROM jsonb_object_keys(filter) AS k (name) WHERE k.name <> ALL (allowed);
     IF wrong IS NOT NULL THEN
@@ -165,7 +166,9 @@ BEGIN
     ELSIF o.verb = 'replay' THEN
         step := pgbus.operate_replay(o, batch);
     ELSE
-        outcome := CASE WHEN o.verb LIKE '%\_schedule' THEN pgbus.operate_on_schedule(o) ELSE pgbus.operate_on_listener(o) END;
+        outcome := CASE WHEN o.verb = 'adopt' THEN pgbus.operate_adopt()
+                        WHEN o.verb LIKE '%\_schedule' THEN pgbus.operate_on_schedule(o)
+                        ELSE pgbus.operate_on_listener(o) END;
         SELECT CASE WHEN outcome ? 'missing' THEN bigint '0' ELSE 1 END AS touched, o.last AS progress INTO step;
     END IF;
     UPDATE pgbus.operations AS x
@@ -407,6 +410,40 @@ CREATE FUNCTION pgbus.find_heard(filter jsonb, low bigint, high bigint, batch bi
     LIMIT batch
 $$;
 
+CREATE FUNCTION pgbus.find_installation(OUT system_identifier bigint, OUT database bigint) RETURNS record
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+BEGIN
+    SELECT s.system_identifier, CAST(d.oid AS bigint)
+    INTO find_installation.system_identifier, find_installation.database
+    FROM pg_control_system() AS s
+    JOIN pg_database AS d ON d.datname = current_database();
+EXCEPTION WHEN insufficient_privilege THEN
+    NULL;
+END
+$$;
+
+CREATE FUNCTION pgbus.find_paused_as_copy(OUT listeners text[], OUT schedules text[]) RETURNS record
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    WITH found AS (
+        SELECT o.result
+        FROM pgbus.operations AS o
+        WHERE o.verb = 'pause_copy'
+          AND o.id > COALESCE((SELECT max(a.id) FROM pgbus.operations AS a WHERE a.verb = 'adopt' AND a.state = 'done'), 0)
+    )
+    SELECT ARRAY(SELECT l.listener_name FROM pgbus.listeners AS l
+                 WHERE l.state = 'paused'
+                   AND EXISTS (SELECT FROM found AS f WHERE f.result -> 'listeners' @> to_jsonb(l.listener_name))
+                 ORDER BY l.listener_name),
+           ARRAY(SELECT s.schedule_name FROM pgbus.schedules AS s
+                 WHERE s.state = 'paused'
+                   AND EXISTS (SELECT FROM found AS f WHERE f.result -> 'schedules' @> to_jsonb(s.schedule_name))
+                 ORDER BY s.schedule_name)
+$$;
+
 CREATE FUNCTION pgbus.has_error(error text, wanted text) RETURNS boolean
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     AS $$
@@ -487,6 +524,30 @@ BEGIN
         EXIT WHEN o.state <> 'running';
     END LOOP;
     touched := o.touched;
+END
+$$;
+
+CREATE FUNCTION pgbus.operate_adopt() RETURNS jsonb
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+    here record;
+    paused record;
+BEGIN
+    here := pgbus.find_installation();
+    paused := pgbus.find_paused_as_copy();
+    IF here.system_identifier IS NOT NULL THEN
+        INSERT INTO pgbus.installation AS i (system_identifier, database) VALUES (here.system_identifier, here.database)
+        ON CONFLICT (is_one) DO UPDATE
+        SET system_identifier = here.system_identifier, database = here.database, since = now();
+    END IF;
+    UPDATE pgbus.listeners AS l SET state = 'active' WHERE l.listener_name = ANY (paused.listeners);
+    -- As those that a person resumes: what was due meanwhile is not made up for.
+    UPDATE pgbus.schedules AS s
+    SET state = 'active', next_run_at = CASE WHEN s.claim_token IS NOT NULL THEN s.next_run_at END
+    WHERE s.schedule_name = ANY (paused.schedules);
+    RETURN jsonb_build_object('listeners', to_jsonb(paused.listeners), 'schedules', to_jsonb(paused.schedules));
 END
 $$;
 
@@ -738,6 +799,61 @@ CREATE FUNCTION pgbus.pattern_regex(pattern text) RETURNS text
                                        ELSE w.word || '\.' END, '' ORDER BY w.place) || '$' END
     FROM string_to_table(pattern, '.') WITH ORDINALITY AS w (word, place)
 $_$;
+
+CREATE FUNCTION pgbus.pause_copy() RETURNS bigint
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+    here record;
+    home record;
+    listeners text[];
+    schedules text[];
+    number bigint;
+BEGIN
+    here := pgbus.find_installation();
+    IF here.system_identifier IS NULL OR EXISTS (
+        SELECT FROM pgbus.installation AS i
+        WHERE i.system_identifier = here.system_identifier AND i.database = here.database) THEN
+        RETURN NULL;
+    END IF;
+    INSERT INTO pgbus.installation (system_identifier, database) VALUES (here.system_identifier, here.database)
+    ON CONFLICT DO NOTHING;
+    IF FOUND THEN
+        RETURN NULL;  -- no worker ever ran
+    END IF;
+    -- Of workers that start together one pauses, and the others wait for it here.
+    SELECT i.system_identifier, i.database INTO home FROM pgbus.installation AS i FOR UPDATE;
+    IF home.system_identifier = here.system_identifier AND home.database = here.database THEN
+        RETURN NULL;
+    END IF;
+    UPDATE pgbus.installation AS i
+    SET system_identifier = here.system_identifier, database = here.database, since = now();
+    WITH paused AS (
+        UPDATE pgbus.listeners AS l SET state = 'paused' WHERE l.state = 'active' RETURNING l.listener_name
+    )
+    SELECT array_agg(p.listener_name ORDER BY p.listener_name) INTO listeners FROM paused AS p;
+    WITH paused AS (
+        UPDATE pgbus.schedules AS s SET state = 'paused' WHERE s.state = 'active' RETURNING s.schedule_name
+    )
+    SELECT array_agg(p.schedule_name ORDER BY p.schedule_name) INTO schedules FROM paused AS p;
+    IF listeners IS NULL AND schedules IS NULL THEN
+        RETURN NULL;
+    END IF;
+    INSERT INTO pgbus.operations AS o
+        (verb, filter, reason, requested_by, state, matched, touched, progress, last, result, finished_at)
+    VALUES ('pause_copy', '{}',
+            format('this database is a copy: it was database %s of the server %s, and is database %s of the server %s',
+                   home.database, home.system_identifier, here.database, here.system_identifier),
+            session_user, 'done', COALESCE(cardinality(listeners), 0) + COALESCE(cardinality(schedules), 0),
+            COALESCE(cardinality(listeners), 0) + COALESCE(cardinality(schedules), 0), 0, 0,
+            jsonb_build_object('listeners', COALESCE(to_jsonb(listeners), '[]'),
+                               'schedules', COALESCE(to_jsonb(schedules), '[]')),
+            clock_timestamp())
+    RETURNING o.id INTO number;
+    RETURN number;
+END
+$$;
 
 CREATE FUNCTION pgbus.place_in_log(place text) RETURNS bigint
     LANGUAGE plpgsql STABLE
@@ -1196,6 +1312,14 @@ CREATE TABLE pgbus.history_p0 (
 );
 ALTER TABLE ONLY pgbus.history_p0 ALTER COLUMN offsets SET STORAGE PLAIN;
 ALTER TABLE ONLY pgbus.history_p0 ALTER COLUMN durations SET STORAGE PLAIN;
+
+CREATE TABLE pgbus.installation (
+    is_one boolean DEFAULT true NOT NULL,
+    system_identifier bigint NOT NULL,
+    database bigint NOT NULL,
+    since timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT installation_is_one CHECK (is_one)
+);
 
 CREATE VIEW pgbus.listener_lag AS
  SELECT l.listener_name,
@@ -1667,6 +1791,9 @@ ALTER TABLE ONLY pgbus.events
 
 ALTER TABLE ONLY pgbus.events_p0
     ADD CONSTRAINT events_p0_pkey PRIMARY KEY ("position");
+
+ALTER TABLE ONLY pgbus.installation
+    ADD CONSTRAINT installation_pkey PRIMARY KEY (is_one);
 
 ALTER TABLE ONLY pgbus.listeners
     ADD CONSTRAINT listeners_listener_name_key UNIQUE (listener_name);

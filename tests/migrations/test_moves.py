@@ -79,11 +79,14 @@ async def fill(dsn: str) -> Before:
 
 
 async def check(dsn: str, before: Before) -> None:
-    """Each event is done once at each listener or dead, and what is published now comes after all of it."""
+    """It starts paused, and then each event is done once at each listener or dead, and new events come after all."""
     handled: Inbox[Handled] = Inbox()
     async with bus_at(dsn, handled, retries=False) as bus, running(bus):
         await bus.publish({"n": 61}, topic="moves.made")
         connection = await asyncpg.connect(dsn)
+        paused = await connection.fetch("SELECT state, in_flight FROM pgbus.listener_lag")
+        assert [tuple(row) for row in paused] == [("paused", 0)] * 2
+        await connection.execute("CALL pgbus.operate('adopt')")
         nothing_owed = """
             SELECT (SELECT count(*) FROM pgbus.scheduled) = 0 AND sum(lag_events) = 0
                    AND (SELECT count(DISTINCT payload ->> 'n') FROM pgbus.event_history) = 62

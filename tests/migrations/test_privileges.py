@@ -55,8 +55,10 @@ AS_OWNER = {
     "_publisher": "republish_schemas take_dedup_keys",
     "_caller": "fail_lost_calls read_responses withdraw_calls",
     "_worker": (
-        "drop_partition fail_lost_calls open_partition read_responses republish_schemas take_dedup_keys withdraw_calls"
+        "drop_partition fail_lost_calls find_installation find_paused_as_copy open_partition pause_copy read_responses "
+        "republish_schemas take_dedup_keys withdraw_calls"
     ),
+    "_reader": "find_installation find_paused_as_copy",
 }
 UNIDENTIFIED = """
 SELECT c.relname FROM pg_class AS c

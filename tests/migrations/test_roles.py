@@ -30,7 +30,7 @@ RECORD = ("operations", "operation_items", "removed_listeners")
 SIZE = 1_000_000_000
 READ = (
     "outbox", "events", "history", "causes", "listeners", "subscriptions", "dead_letters", "workers", "schemas",
-    "partitions", "alembic_version", *RECORD,
+    "partitions", "installation", "alembic_version", *RECORD,
 )  # fmt: skip
 
 
@@ -349,7 +349,7 @@ async def test_a_worker_reaches_every_table(bus: Bus) -> None:
     less = {
         **dict.fromkeys((*VIEWS, "alembic_version", "partitions"), ("SELECT",)),
         **dict.fromkeys(("events", "history", "causes"), ("SELECT", "INSERT")),
-        **dict.fromkeys(("operations", "operation_items", "removed_listeners"), ("SELECT",)),
+        **dict.fromkeys(("operations", "operation_items", "removed_listeners", "installation"), ("SELECT",)),
     }
     privileges = await bus.privileges("worker")
     assert privileges == {name: less.get(name, VERBS) for name in privileges}

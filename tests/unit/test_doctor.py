@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pgbus.config import Config
-from pgbus.database.statements.doctor import CollationDrift, Connections, Holder
+from pgbus.database.statements.doctor import CollationDrift, Connections, Holder, Installation
 from pgbus.doctor import CHECKS
 from pgbus.doctor.checks import AnyGroup, listed
 from pgbus.doctor.connections import GROUP as CONNECTIONS
@@ -26,6 +26,7 @@ HEALTHY = Safety(
         "fsync": "on", "full_page_writes": "on", "synchronous_commit": "on",
     },
     (), (), (), (), (),
+    Installation(1, 1, 1, 1, (), ()),
 )  # fmt: skip
 REACHED = Reached(
     Config(dsn="postgresql:///x"),

@@ -39,8 +39,8 @@ class Change:
 
     @property
     def at_once(self) -> bool:
-        """Whether it changes one listener or schedule, and needs no batches."""
-        return self.counted in ("listener", "schedule")
+        """Whether it needs no batches: it changes one listener or schedule, or the state of the whole bus."""
+        return self.counted in ("listener", "schedule", "database")
 
 
 _LISTENER = {"listener": Field("Listener", required=True)}
@@ -84,6 +84,8 @@ CHANGES: Mapping[str, Change] = {
         Change("resume_schedule", "Resume", "schedule", "Lets the schedule continue.", fields=_SCHEDULE),
         Change("remove_schedule", "Remove", "schedule", "Forgets the schedule.", role="admin",
                harm="It does not run again.", fields={**_SCHEDULE, **_FORCE}),
+        Change("adopt", "Adopt", "database", "Says that this copy is the one to work in.", role="admin",
+               harm="Listeners and schedules that are paused because it is a copy continue."),
     )
 }  # fmt: skip
 

@@ -227,3 +227,12 @@ JOIN pg_roles AS r ON r.rolname = CAST(:namespace AS text) || '_' || w.role
 WHERE NOT CASE WHEN w.privilege = 'DELETE' THEN has_table_privilege(r.oid, w.relation, w.privilege)
                ELSE has_any_column_privilege(r.oid, w.relation, w.privilege) END
 ORDER BY r.rolname, name
+
+-- name: read_installation
+-- Where the bus was when a worker began there, where it is now (each NULL where that is not known), and what is paused
+-- because it is a copy.
+SELECT i.system_identifier AS known_system, i.database AS known_database, h.system_identifier, h.database,
+       p.listeners, p.schedules
+FROM pgbus.find_installation() AS h
+CROSS JOIN pgbus.find_paused_as_copy() AS p
+LEFT JOIN pgbus.installation AS i ON true

@@ -113,6 +113,10 @@ WHERE n.listener_id NOT IN (SELECT x.listener_id FROM noted AS x)
 -- The patterns that a listener is subscribed to.
 SELECT s.pattern FROM pgbus.subscriptions AS s WHERE s.listener_id = CAST(:listener_id AS integer)
 
+-- name: pause_copy
+-- In a copy of the bus's database, pause all that could send something; the operation's id, NULL where nothing was paused.
+SELECT pgbus.pause_copy() AS operation_id
+
 -- name: register_worker
 -- Insert the row of a worker; returns its id.
 INSERT INTO pgbus.workers AS w (name, service, home, host, pid, version, listeners)

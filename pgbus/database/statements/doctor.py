@@ -156,6 +156,29 @@ class MissingGrant:
     privilege: str
 
 
+@dataclass(frozen=True, slots=True)
+class Installation:
+    """The server and the database in which a worker has run, and those that we are in; None: not known.
+
+    `listeners` and `schedules` are paused since a worker found this to be a copy.
+    """
+
+    known_system: int | None
+    known_database: int | None
+    system_identifier: int | None
+    database: int | None
+    listeners: Sequence[str]
+    schedules: Sequence[str]
+
+    @property
+    def is_copy(self) -> bool:
+        """Whether no worker has run here yet, but somewhere else."""
+        return self.known_system is not None and (self.known_system, self.known_database) != (
+            self.system_identifier,
+            self.database,
+        )
+
+
 # ----------------------------------------------------------------------------------------------------------- statements
 
 
@@ -248,6 +271,11 @@ async def find_public_rights(store: Store) -> tuple[PublicRight, ...]:
 async def find_missing_grants(store: Store) -> tuple[MissingGrant, ...]:
     """Rights that group roles of the bus lack."""
     return await _rows(store, "find_missing_grants", MissingGrant, namespace=store.namespace)
+
+
+async def read_installation(store: Store) -> Installation:
+    """Return where the bus is, and where it was."""
+    return Installation(**await store.fetch_one("read_installation"))
 
 
 async def _rows(store: Store, statement: str, made: type[_Row], **values: object) -> tuple[_Row, ...]:

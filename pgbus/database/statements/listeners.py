@@ -161,6 +161,12 @@ def _array_text(patterns: Sequence[str]) -> str:
 # -------------------------------------------------------------------------------------------------------------- workers
 
 
+async def pause_copy(store: Store) -> int | None:
+    """Pause all listeners and schedules if this database is a copy in which no worker ran yet; the operation's id."""
+    number: int | None = (await store.fetch_one("pause_copy"))["operation_id"]
+    return number
+
+
 async def register_worker(
     store: Store,
     *,

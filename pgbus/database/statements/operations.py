@@ -26,6 +26,8 @@ Verb: TypeAlias = Literal[
     "resume_schedule",
     "run_schedule",
     "remove_schedule",
+    "adopt",
+    "pause_copy",  # recorded by a worker; nobody can request it
 ]
 State: TypeAlias = Literal["running", "done", "cancelled"]
 Filter: TypeAlias = Mapping[str, object]

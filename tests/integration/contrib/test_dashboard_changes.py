@@ -107,6 +107,7 @@ async def test_a_change_without_a_reason_is_not_made_and_its_preview_is_shown_ag
         ("pause_schedule", {"schedule": "nightly"}),
         ("resume_schedule", {"schedule": "nightly"}),
         ("remove_schedule", {"schedule": "nightly"}),
+        ("adopt", {}),
     ],
 )
 async def test_each_verb_can_be_previewed_and_carried_out(

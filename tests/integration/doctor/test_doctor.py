@@ -75,6 +75,10 @@ SERVER: dict[str, tuple[str, Provocation]] = {
             "UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'pgbus.deliveries_due'::regclass"
         ),
     ),
+    "copy": (
+        "warning",
+        lambda ward: ward.run("INSERT INTO pgbus.installation (system_identifier, database) VALUES (1, 1)"),
+    ),
     "public-rights": ("warning", lambda ward: ward.run("GRANT SELECT ON pgbus.events TO PUBLIC")),
     "grants": ("fault", lambda ward: ward.run("REVOKE INSERT ON pgbus.history FROM pgbus_worker")),
     "plan-of-looks": ("fault", lambda ward: ward.run("ALTER TABLE pgbus.outbox DROP CONSTRAINT outbox_pkey")),
