@@ -34,8 +34,10 @@ GRANT SELECT, INSERT, UPDATE, DELETE
        pgbus.workers, pgbus.rpc_servers, pgbus.rpc_requests, pgbus.rpc_responses, pgbus.schemas, pgbus.worker_schemas,
        pgbus.schedules, pgbus.schedule_runs
     TO pgbus_worker;
+-- Relays run as workers. What was refused, they only add.
+GRANT SELECT, INSERT, DELETE ON pgbus.received TO pgbus_worker;
 GRANT SELECT
-    ON pgbus.partitions, pgbus.alembic_version,
+    ON pgbus.partitions, pgbus.alembic_version, pgbus.identity,
        pgbus.attempts, pgbus.event_history, pgbus.pending, pgbus.listener_lag, pgbus.dead, pgbus.scheduled, pgbus.rpc_calls,
        pgbus.schema_versions, pgbus.live_workers, pgbus.running, pgbus.timetable, pgbus.schedule_history,
        pgbus.removed_listeners, pgbus.operations, pgbus.operation_items, pgbus.installation
@@ -56,7 +58,7 @@ GRANT USAGE ON SCHEMA pgbus TO pgbus_reader, pgbus_operator;
 GRANT SELECT
     ON pgbus.outbox, pgbus.events, pgbus.history, pgbus.causes, pgbus.listeners, pgbus.removed_listeners,
        pgbus.subscriptions, pgbus.dead_letters, pgbus.operations, pgbus.operation_items, pgbus.workers, pgbus.schemas,
-       pgbus.partitions, pgbus.installation, pgbus.alembic_version
+       pgbus.partitions, pgbus.installation, pgbus.alembic_version, pgbus.identity, pgbus.received
     TO pgbus_reader, pgbus_operator;
 GRANT EXECUTE ON FUNCTION pgbus.find_installation(), pgbus.find_paused_as_copy() TO pgbus_reader, pgbus_operator;
 -- Not `caller`: who knows a caller's channel can notify it of results that nobody wrote.

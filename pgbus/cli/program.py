@@ -22,6 +22,7 @@ COMMANDS = {
     "db": "Upgrade, downgrade and check the bus's schema in the database.",
     "publish": "Publish an event under TOPIC with the payload JSON (`-` reads stdin), and print its id.",
     "call": "Call API.PROCEDURE on a worker that serves it, and print its result as JSON.",
+    "relay": "Write events to another system, or publish its messages as events, until SIGTERM or Ctrl-C.",
     "status": "Show the state of the bus: outbox, log, listeners, schedules, workers, leader.",
     "top": "Show the work of the bus, live: rates, lag, p95 and failures of each listener, and what runs now.",
     "dashboard": "Serve a dashboard of the bus, and print its address: flow, listeners, events, dead letters, doctor.",

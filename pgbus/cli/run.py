@@ -6,6 +6,8 @@ import asyncio
 import os
 import sys
 import threading
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
 from typing import get_args
 
@@ -16,6 +18,7 @@ import pgbus
 from pgbus.admin import Admin
 from pgbus.bus import make_worker
 from pgbus.cli.banner import announce
+from pgbus.cli.extras import import_extra
 from pgbus.cli.global_options import database_options, load_config, pass_on, tell_children
 from pgbus.cli.loading import load_bus
 from pgbus.cli.logs import configure_logging
@@ -66,6 +69,14 @@ _LINGER = 1.0  # seconds
     metavar="HOST:PORT",
     help="Serve /metrics, /livez and /readyz there; each of several workers on a port of its own, PORT and up.",
 )
+@click.option(
+    "--from",
+    "sources",
+    metavar="URL",
+    multiple=True,
+    envvar="PGBUS_RELAY_FROM",
+    help="Publish the messages from there, as `pgbus relay --from` does (PGBUS_RELAY_FROM). Repeatable.",
+)
 @click.option("--reload", "wants_reload", is_flag=True, help="Restart when a source file changes.")
 @click.option("--migrate", "wants_upgrade", is_flag=True, help="Upgrade the database's schema first.")
 @click.option("--service-name", "-s", help="Service that the process belongs to; may contain {placeholders}.")
@@ -89,6 +100,7 @@ def run(
     skip: tuple[str, ...],
     loop: Loop,
     http: Address | None,
+    sources: tuple[str, ...],
     wants_reload: bool,
     wants_upgrade: bool,
     schema: str | None,
@@ -120,12 +132,16 @@ def run(
     if schema == "-" and (wants_reload or processes > 1):
         raise click.UsageError("only one process can read stdin: write the schemas to a file")
     command = _command(only, features, skip, loop=loop, http=http, wants_upgrade=wants_upgrade, schema=schema)
+    if sources:
+        os.environ["PGBUS_RELAY_FROM"] = " ".join(sources)  # for the processes that run: an address may be a secret
     if wants_reload:
         run_reloading([*command, "--processes", str(processes)])
     elif processes > 1:
         get_current_context().exit(supervise(command, processes=processes))
     else:
-        _run_here(config, choice, only=only, loop=loop, http=http, wants_upgrade=wants_upgrade, schema=schema)
+        _run_here(
+            config, choice, only=only, loop=loop, http=http, sources=sources, wants_upgrade=wants_upgrade, schema=schema
+        )
 
 
 def _command(
@@ -174,6 +190,7 @@ def _run_here(
     only: tuple[str, ...],
     loop: Loop,
     http: Address | None,
+    sources: tuple[str, ...],
     wants_upgrade: bool,
     schema: str | None,
 ) -> None:
@@ -195,7 +212,7 @@ def _run_here(
 
     bus.client.on_start(say_what_runs)  # the last of the functions that may declare listeners
     with open_runner(loop) as runner:
-        runner.run(_work(bus, only=only, skip=skip, http=http))
+        runner.run(_work(bus, only=only, skip=skip, http=http, sources=sources))
 
 
 async def _check(bus: pgbus.Bus) -> None:
@@ -204,13 +221,26 @@ async def _check(bus: pgbus.Bus) -> None:
         pass
 
 
-async def _work(bus: pgbus.Bus, *, only: tuple[str, ...], skip: tuple[str, ...], http: Address | None) -> None:
+async def _work(
+    bus: pgbus.Bus, *, only: tuple[str, ...], skip: tuple[str, ...], http: Address | None, sources: tuple[str, ...]
+) -> None:
     worker = make_worker(bus, only=only or None, skip=skip or None)
     heed_signals(worker.request_stop)
     watch_supervisor(worker.request_stop)
-    async with bus, monitoring(bus, http):
+    async with bus, monitoring(bus, http), _receiving(bus, sources, worker.request_stop):
         await worker.run()
     _end_soon()
+
+
+def _receiving(
+    bus: pgbus.Bus, sources: tuple[str, ...], stop: Callable[[], None]
+) -> AbstractAsyncContextManager[object]:
+    """Publish the messages from other systems within the block; nothing without an address."""
+    if not sources:
+        return nullcontext()
+    module = import_extra("pgbus.contrib.relay.running", used_by="--from", extra="relay-kafka")
+    receiving: AbstractAsyncContextManager[object] = module.receiving(bus.config, sources, stop=stop)
+    return receiving
 
 
 def _end_soon() -> None:

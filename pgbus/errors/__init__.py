@@ -37,7 +37,9 @@ stopped before it answered │   │   └── NoWorkerAvailable    no live wo
 the arguments cannot be sent, or do not fit the procedure (a ValidationError) │   │   └── UnsendableArguments  something
 in them cannot be put into JSON (a DeformError) │   ├── InvalidResult            the result cannot be sent, or is not
 what was promised or asked for (a ValidationError) │   └── CallCancelled            the call was called off: by someone
-else, or because the bus was closed └── EmbeddedPostgresError        no server binaries were found, or the server did
+else, or because the bus was closed ├── BrokerUnreachableError
+a relay's broker has not acknowledged an event ├── MessageRefusedError          a relay's broker refuses an event
+└── EmbeddedPostgresError        no server binaries were found, or the server did
 not start
 
 Outside of the tree: `Retry` and `Dead`, with which a handler ends its attempt; `SuddenDeathException`, for tests; and
@@ -81,9 +83,11 @@ from pgbus.errors.handlers import (
     UnhandledEventError,
 )
 from pgbus.errors.operating import (
+    BrokerUnreachableError,
     DatabaseUnreachableError,
     EmbeddedPostgresError,
     InUseError,
+    MessageRefusedError,
     NotRegisteredError,
     OperationNotFound,
     OutcomeUnknownError,
@@ -113,6 +117,7 @@ from pgbus.errors.root import (
 )
 
 __all__ = [
+    "BrokerUnreachableError",
     "CallCancelled",
     "CallError",
     "CallTimeout",
@@ -142,6 +147,7 @@ __all__ = [
     "InvalidResult",
     "InvalidSchedule",
     "InvalidSchema",
+    "MessageRefusedError",
     "MisconfiguredApiOptions",
     "NoAnswer",
     "NoBusFoundInBusModule",

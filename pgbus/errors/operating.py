@@ -66,5 +66,19 @@ class OperationNotFound(PgbusError):
         self.operation_id = operation_id
 
 
+class BrokerUnreachableError(PgbusError):
+    """Start the broker, or correct its address; the event is written again, and nothing is lost meanwhile."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"the other system has not acknowledged the event: {reason}")
+
+
+class MessageRefusedError(PgbusError):
+    """Create the topic, stream or exchange there, or raise its limits; then retry what became a dead letter."""
+
+    def __init__(self, place: str, reason: str) -> None:
+        super().__init__(f"{place} refuses the event: {reason}")
+
+
 class EmbeddedPostgresError(PgbusError):
     """Install `pgbus[embedded]`, point PGBUS_PG_BINDIR at PostgreSQL's binaries, or use a server of your own."""

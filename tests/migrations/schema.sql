@@ -1313,6 +1313,14 @@ CREATE TABLE pgbus.history_p0 (
 ALTER TABLE ONLY pgbus.history_p0 ALTER COLUMN offsets SET STORAGE PLAIN;
 ALTER TABLE ONLY pgbus.history_p0 ALTER COLUMN durations SET STORAGE PLAIN;
 
+CREATE TABLE pgbus.identity (
+    bus_id uuid DEFAULT gen_random_uuid() NOT NULL,
+    only_row boolean DEFAULT true NOT NULL,
+    CONSTRAINT identity_is_one_row CHECK (only_row)
+);
+
+COMMENT ON TABLE pgbus.identity IS 'The identity of this bus in the origins of events that relays carry';
+
 CREATE TABLE pgbus.installation (
     is_one boolean DEFAULT true NOT NULL,
     system_identifier bigint NOT NULL,
@@ -1479,6 +1487,19 @@ CREATE VIEW pgbus.pending AS
      LEFT JOIN pgbus.workers w ON ((w.id = d.worker_id)));
 
 COMMENT ON VIEW pgbus.pending IS 'Every run of events that is owed to a listener, and its state';
+
+CREATE TABLE pgbus.received (
+    source text NOT NULL,
+    message_id text NOT NULL,
+    relay text NOT NULL,
+    received_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    event_id uuid,
+    refused text,
+    body bytea,
+    CONSTRAINT received_is_an_event_or_refused CHECK ((((event_id IS NULL) = (refused IS NOT NULL)) AND ((refused IS NULL) = (body IS NULL))))
+);
+
+COMMENT ON TABLE pgbus.received IS 'One row per message that a relay has received: the event that it became, or why it was refused';
 
 CREATE TABLE pgbus.route_changes (
     listener_id integer NOT NULL
@@ -1792,6 +1813,9 @@ ALTER TABLE ONLY pgbus.events
 ALTER TABLE ONLY pgbus.events_p0
     ADD CONSTRAINT events_p0_pkey PRIMARY KEY ("position");
 
+ALTER TABLE ONLY pgbus.identity
+    ADD CONSTRAINT identity_pkey PRIMARY KEY (only_row);
+
 ALTER TABLE ONLY pgbus.installation
     ADD CONSTRAINT installation_pkey PRIMARY KEY (is_one);
 
@@ -1809,6 +1833,9 @@ ALTER TABLE ONLY pgbus.outbox
 
 ALTER TABLE ONLY pgbus.partitions
     ADD CONSTRAINT partitions_pkey PRIMARY KEY (number);
+
+ALTER TABLE ONLY pgbus.received
+    ADD CONSTRAINT received_pkey PRIMARY KEY (source, message_id);
 
 ALTER TABLE ONLY pgbus.removed_listeners
     ADD CONSTRAINT removed_listeners_pkey PRIMARY KEY (id);
@@ -1910,6 +1937,10 @@ CREATE INDEX operations_running ON pgbus.operations USING btree (id) WHERE (stat
 CREATE INDEX outbox_scheduled ON pgbus.outbox USING btree (deliver_at) WHERE (deliver_at IS NOT NULL);
 
 CREATE INDEX outbox_scheduled_event ON pgbus.outbox USING btree (event_id) WHERE (deliver_at IS NOT NULL);
+
+CREATE INDEX received_received_at ON pgbus.received USING btree (received_at) WHERE (refused IS NULL);
+
+CREATE INDEX received_refused ON pgbus.received USING btree (received_at) WHERE (refused IS NOT NULL);
 
 CREATE INDEX rpc_requests_correlation ON pgbus.rpc_requests USING btree (pgbus.correlation_of(call_id, (headers)::jsonb)) WHERE (headers IS NOT NULL);
 

@@ -30,7 +30,7 @@ RECORD = ("operations", "operation_items", "removed_listeners")
 SIZE = 1_000_000_000
 READ = (
     "outbox", "events", "history", "causes", "listeners", "subscriptions", "dead_letters", "workers", "schemas",
-    "partitions", "installation", "alembic_version", *RECORD,
+    "partitions", "installation", "alembic_version", "identity", "received", *RECORD,
 )  # fmt: skip
 
 
@@ -347,9 +347,10 @@ async def test_a_worker_does_not_change_what_happened_nor_the_schema(bus: Bus) -
 
 async def test_a_worker_reaches_every_table(bus: Bus) -> None:
     less = {
-        **dict.fromkeys((*VIEWS, "alembic_version", "partitions"), ("SELECT",)),
+        **dict.fromkeys((*VIEWS, "alembic_version", "partitions", "identity"), ("SELECT",)),
         **dict.fromkeys(("events", "history", "causes"), ("SELECT", "INSERT")),
         **dict.fromkeys(("operations", "operation_items", "removed_listeners", "installation"), ("SELECT",)),
+        "received": ("SELECT", "INSERT", "DELETE"),
     }
     privileges = await bus.privileges("worker")
     assert privileges == {name: less.get(name, VERBS) for name in privileges}

@@ -131,6 +131,7 @@ WITHOUT_JSON = {
     "db sql": "prints SQL",
     "dev": "runs until it is stopped",
     "grafana": "prints a dashboard, or rules",
+    "relay": "runs until it is stopped, and logs",
     "run": "runs until it is stopped, and logs; --log-format json",
     "schema asyncapi": "prints a JSON document",
     "schema dump": "prints JSON documents",

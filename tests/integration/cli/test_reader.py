@@ -44,7 +44,7 @@ READING = {
 CHANGING = {
     "call", "db downgrade", "db roles", "db upgrade", "dead discard", "dead retry", "dev", "listeners pause",
     "listeners remove", "listeners replay", "listeners reset", "listeners resume", "operations cancel",
-    "operations continue", "publish", "run", "schedules pause", "schedules remove", "schedules resume",
+    "operations continue", "publish", "relay", "run", "schedules pause", "schedules remove", "schedules resume",
     "schedules run", "shell",
 }  # fmt: skip
 # They need no database, or read the bus of a module, and the schemas as `schema dump` does.

@@ -1,0 +1,2 @@
+DROP TABLE pgbus.received;
+DROP TABLE pgbus.identity;

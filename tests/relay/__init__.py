@@ -1,0 +1,1 @@
+"""Relays against real brokers: one contract that each of them passes, and chaos."""
