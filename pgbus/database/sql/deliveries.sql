@@ -108,12 +108,14 @@ WITH active AS MATERIALIZED (
     FROM candidates AS c
     WHERE c.before < CAST(:limit AS integer)
 ), whole AS (
+    -- `= ANY` here and below: where vacuum has counted few rows, the planner would choose a join that reads the whole
+    -- primary key, including dead rows.
     UPDATE pgbus.deliveries AS d
     SET claim_token = CAST(:claim_token AS uuid),
         worker_id = CAST(:worker_id AS integer),
         lease_expires_at = now() + CAST(:lease AS double precision) * INTERVAL '1 second'
-    FROM chosen AS c
-    WHERE d.id = c.id AND c.taken = c.events AND c.events <= CAST(:piece AS integer)
+    WHERE d.id = ANY (ARRAY(
+        SELECT c.id FROM chosen AS c WHERE c.taken = c.events AND c.events <= CAST(:piece AS integer)))
     RETURNING d.id, d.lane, d.first, d.last, d.events, d.positions, d.available_at, d.attempt, d.crashes
 ), rest AS (
     UPDATE pgbus.deliveries AS d
@@ -121,11 +123,11 @@ WITH active AS MATERIALIZED (
         events = c.events - c.taken,
         positions = c.positions[c.taken + 1:]
     FROM chosen AS c
-    WHERE d.id = c.id AND c.taken < c.events
+    WHERE d.id = c.id AND d.id = ANY (ARRAY(SELECT x.id FROM chosen AS x WHERE x.taken < x.events))
 ), cut AS (
     DELETE FROM pgbus.deliveries AS d
-    USING chosen AS c
-    WHERE d.id = c.id AND c.taken = c.events AND c.events > CAST(:piece AS integer)
+    WHERE d.id = ANY (ARRAY(
+        SELECT c.id FROM chosen AS c WHERE c.taken = c.events AND c.events > CAST(:piece AS integer)))
 ), pieces AS (
     INSERT INTO pgbus.deliveries
         (listener_id, lane, first, last, events, positions, available_at, attempt, crashes, last_error,
@@ -206,8 +208,7 @@ WITH ready AS MATERIALIZED (
     SET claim_token = CAST(:claim_token AS uuid),
         worker_id = CAST(:worker_id AS integer),
         lease_expires_at = now() + CAST(:lease AS double precision) * INTERVAL '1 second'
-    FROM ready AS r
-    WHERE d.id = r.id
+    WHERE d.id = ANY (ARRAY(SELECT r.id FROM ready AS r))
       AND (SELECT f.fits FROM fit AS f)
       AND EXISTS (SELECT 1 FROM pgbus.listeners AS l
                   WHERE l.id = CAST(:listener_id AS integer) AND l.state = 'active')
