@@ -93,7 +93,7 @@ class Attempts:
             if self._hooks.before_event_execution:
                 await self._run_hooks_before(held, index)
             body = self._decode(held, index)
-            await self._handle([held], body, [held.messages[index]], held.claim.attempt, started)
+            await self._handle([held], body, HandlerCall([held.messages[index]], held.claim.attempt, started))
         except asyncio.CancelledError as cancelled:
             if is_being_cancelled():
                 raise
@@ -152,21 +152,13 @@ class Attempts:
         refuse_unreadable(event)
         held.replace_message(index, await prepare(self._hooks.before_event_execution, event))
 
-    async def _handle(
-        self,
-        held_claims: Sequence[HeldClaim],
-        body: Any,
-        messages: Sequence[EventMessage],
-        attempt: int,
-        started: float,
-    ) -> None:
-        call = HandlerCall(messages, attempt, started)
+    async def _handle(self, held_claims: Sequence[HeldClaim], body: Any, call: HandlerCall) -> None:
         self._calls.add(call)
         try:
             if self._listener.transactional:
-                await self._transactions.run(held_claims, body, messages, attempt, started)
+                await self._transactions.run(held_claims, body, call)
             else:
-                await self._executor.run(body, messages, attempt)
+                await self._executor.run(body, call.events, call.attempt)
         finally:
             self._calls.discard(call)
 
@@ -245,7 +237,7 @@ class Attempts:
             begin(decoded[0].held.claim.events[decoded[0].index])
             bodies, messages = [one.body for one in decoded], [one.message for one in decoded]
             attempt = max(one.held.claim.attempt for one in decoded)
-            await self._handle(_held_claims(decoded), bodies, messages, attempt, started)
+            await self._handle(_held_claims(decoded), bodies, HandlerCall(messages, attempt, started))
         except asyncio.CancelledError as cancelled:
             if is_being_cancelled():
                 raise

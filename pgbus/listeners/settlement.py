@@ -87,7 +87,7 @@ class HeldClaim:
         self.kept_until = -math.inf
 
     def replace_message(self, index: int, message: EventMessage) -> None:
-        """Have the handler get this in place of the claim's event, which remains what the engine goes by."""
+        """Have the handler get this in place of the claim's event; the engine still uses the claim's."""
         if self.messages is self.claim.events:
             self.messages = list(self.messages)
         self.messages[index] = message
@@ -108,6 +108,8 @@ class HeldClaim:
 
     def with_rest_done(self, *, started: float, duration: float) -> HeldClaim:
         """A copy in which every event without an ending is done: what a transaction settles that may yet fail."""
+        # A copy: if the transaction fails, the attempt is judged, and this claim may be settled in another way. It
+        # sets the offset itself, whatever `now` was.
         held = HeldClaim(self.claim, now=0.0)
         held.offset, held.next, held.left = self.offset, self.next, self.left
         held.messages = self.messages

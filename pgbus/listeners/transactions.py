@@ -17,9 +17,9 @@ from pgbus.database.tries import LINK_PAUSE, LINK_PAUSE_LIMIT
 from pgbus.errors import HandlerTransactionError
 from pgbus.listeners.claims import ClaimsInFlight
 from pgbus.listeners.executor import ClaimLost, Executor
+from pgbus.listeners.handler_call import HandlerCall
 from pgbus.listeners.running import RunningListener
 from pgbus.listeners.settlement import HeldClaim, Tally, settlement
-from pgbus.messages import EventMessage
 
 logger = logging.getLogger("pgbus")
 
@@ -45,14 +45,7 @@ class HandlerTransactions:
         self._in_flight = in_flight
         self._was_settled = was_settled
 
-    async def run(
-        self,
-        held_claims: Sequence[HeldClaim],
-        body: Any,
-        messages: Sequence[EventMessage],
-        attempt: int,
-        started: float,
-    ) -> None:
+    async def run(self, held_claims: Sequence[HeldClaim], body: Any, call: HandlerCall) -> None:
         """Have the handler's writes and the settlement of its events commit together.
 
         A transaction whose connection broke, or could not be had, is begun again while we hold the claims. Raises
@@ -62,7 +55,7 @@ class HandlerTransactions:
         losses = 0
         while True:
             try:
-                await self._run_once(held_claims, body, messages, attempt, started)
+                await self._run_once(held_claims, body, call)
             except TransactionLost as lost:
                 losses += lost.was_called
                 if losses == MAX_LOSSES:
@@ -77,22 +70,10 @@ class HandlerTransactions:
             else:
                 return
 
-    async def _run_once(
-        self,
-        held_claims: Sequence[HeldClaim],
-        body: Any,
-        messages: Sequence[EventMessage],
-        attempt: int,
-        started: float,
-    ) -> None:
-        ends = _Ends(
-            held_claims,
-            started=started,
-            events=len(messages),
-            running=self._running,
-        )
+    async def _run_once(self, held_claims: Sequence[HeldClaim], body: Any, call: HandlerCall) -> None:
+        ends = _Ends(held_claims, call, running=self._running)
         try:
-            await self._executor.run_in_transaction(body, messages, attempt, settling=ends)
+            await self._executor.run_in_transaction(body, call.events, call.attempt, settling=ends)
         except BaseException:
             # Rolled back, or nobody knows; then the token decides.
             ends.is_given_up = True
@@ -110,17 +91,9 @@ class _Ends:
     It is written on the loop and read in the thread; the token decides when that is too late.
     """
 
-    def __init__(
-        self,
-        held_claims: Sequence[HeldClaim],
-        *,
-        started: float,
-        events: int,
-        running: RunningListener,
-    ) -> None:
+    def __init__(self, held_claims: Sequence[HeldClaim], call: HandlerCall, *, running: RunningListener) -> None:
         self._held_claims = held_claims
-        self._started = started
-        self._events = events
+        self._call = call
         self._running = running
         self._namespace = running.config.namespace
         self._xid: int | None = None
@@ -155,8 +128,9 @@ class _Ends:
             raise ClaimLost
 
     def _settlement(self) -> Bound:
-        duration = (now() - self._started) / self._events
-        self.settled = [held.with_rest_done(started=self._started, duration=duration) for held in self._held_claims]
+        started = self._call.started
+        duration = (now() - started) / len(self._call.events)
+        self.settled = [held.with_rest_done(started=started, duration=duration) for held in self._held_claims]
         values, self.tally, _ = settlement(
             self.settled,
             listener_id=self._running.id,

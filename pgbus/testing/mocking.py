@@ -211,22 +211,10 @@ class MockedCaller(Caller):
         super().__init__(bus.config, procedures=bus.registry.procedures)
         self._result = result
 
-    async def call(
-        self,
-        procedure: str,
-        arguments: Mapping[str, object],
-        *,
-        timeout: float | None,
-        returns: Any,
-        wait: bool,
-        call_id: UUID | None = None,
-        headers: Mapping[str, str] | None = None,
-    ) -> Any:
+    async def call(self, procedure: str, arguments: Mapping[str, object], **options: Any) -> Any:
         """The mocked result; None for a call that was not mocked, whatever it should return."""
         try:
-            return await super().call(
-                procedure, arguments, timeout=timeout, returns=returns, wait=wait, call_id=call_id, headers=headers
-            )
+            return await super().call(procedure, arguments, **options)
         except Unmocked:
             return None
 
