@@ -49,6 +49,7 @@ class Publisher:
         """Insert one row, together with others that come at the same time; the id of the event that stands for it."""
         future: asyncio.Future[UUID] = asyncio.get_running_loop().create_future()
         self._pending.append((row, future))
+        # A flusher that finds nothing pending ends in the same step of the loop: one that is not done takes this row.
         if self._flusher is None or self._flusher.done():
             self._flusher = asyncio.create_task(self._flush(), name="pgbus publisher")
         return await future
@@ -105,6 +106,7 @@ class Publisher:
     @asynccontextmanager
     async def _connection(self) -> AsyncIterator[Borrowed]:
         pool = await self._open()
+        # Until there is a connection nothing was sent, so that whatever fails then has published nothing for certain.
         is_open = False
         try:
             async with borrow(pool) as connection:
@@ -122,16 +124,21 @@ class Publisher:
             raise unreachable(self._config, error) from error
 
     async def _open(self) -> Pool:
-        async with self._opening:
+        async with self._opening:  # the first events that are published at the same time share one pool
             if self._pool is None:
                 pool = await open_pool(self._config, size=POOL_SIZE)
-                await self._on_open(Store(Pooled(pool), namespace=self._config.namespace))
+                try:
+                    await self._on_open(Store(Pooled(pool), namespace=self._config.namespace))
+                except BaseException:  # the publish that opens it was cancelled: nobody would close it
+                    cut_pool(pool)
+                    raise
                 self._pool = pool
         return self._pool
 
     async def _flush(self) -> None:
         while self._pending:
             batch, self._pending = self._pending, []
+            # A publish that was cancelled before this is not sent; one that is cancelled later may be published.
             waiting = [(row, future) for row, future in batch if not future.done()]
             try:
                 ids = await self.publish_all(list(in_parts([row for row, _ in waiting])))

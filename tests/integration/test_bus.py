@@ -13,8 +13,11 @@ import asyncpg
 import pytest
 
 import pgbus
+from pgbus.publishing.publisher import Publisher
 from tests.conftest import Connect
+from tests.support import eventually
 from tests.support.programs import program_environ
+from tests.support.workers import PATIENCE
 
 
 async def test_concurrent_publishes_share_inserts(database: str, connect: Connect) -> None:
@@ -59,6 +62,29 @@ async def test_a_cancelled_publish_takes_no_other_with_it(database: str, connect
 
     assert given_up.cancelled()
     assert await observer.fetchval("SELECT event_id FROM pgbus.outbox WHERE topic = 'numbers.kept'") == event.event_id
+
+
+async def test_a_first_publish_that_is_cancelled_while_it_connects_leaves_no_session(
+    database: str, connect: Connect
+) -> None:
+    has_pool = asyncio.Event()
+
+    async def announce(_: object) -> None:
+        has_pool.set()
+        await asyncio.Event().wait()
+
+    publisher = Publisher(pgbus.Config(dsn=database), on_open=announce)
+    connecting = asyncio.create_task(publisher.connect())
+    await has_pool.wait()
+    connecting.cancel()
+    await asyncio.wait([connecting])
+    observer = await connect(database)
+
+    async def is_alone() -> bool:
+        query = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
+        return bool(await observer.fetchval(query) == 1)
+
+    await eventually(is_alone, PATIENCE, message="a session was left open")
 
 
 async def test_many_are_published_in_one_transaction_or_not_at_all(database: str, connect: Connect) -> None:
