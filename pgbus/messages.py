@@ -20,7 +20,12 @@ _VERSION_DIGITS = 9
 
 
 class PublishOptions(TypedDict, total=False):
-    """The options of publishing, besides the event, its topic and `using`."""
+    """The options of publishing, besides the event, its topic and `using`.
+
+    What passes them on takes `**options: Unpack[PublishOptions]`. `prepare` has them as parameters, because it uses
+    each: mypy compares the two. `topic` and `using` are parameters everywhere, because their types differ between the
+    async and the blocking form.
+    """
 
     key: str | None
     """1 to 255 characters; ordered listeners hear events with the same key in order."""

@@ -23,7 +23,7 @@ class PgbusGroup(click.RichGroup):
         return super().get_command(ctx, cmd_name)
 
     def invoke(self, ctx: click.Context) -> object:
-        """Run the command; an error that is not a bug of ours ends the program here."""
+        """Run the command; an error that is not a bug of pgbus ends the program here."""
         try:
             return super().invoke(ctx)
         except Exception as error:

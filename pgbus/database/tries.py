@@ -1,4 +1,4 @@
-"""Shared code of a worker's loops: retrying, finding the one that failed, and attributing a cancellation."""
+"""Trying again what the database refuses or cannot be reached for, with growing pauses and one line in the log."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from pgbus.database.faults import is_fatal, is_link_error
 
 logger = logging.getLogger("pgbus")
 
-# Seconds between tries when the database does not answer.
+# Seconds between tries of a worker's loops when the database does not answer: nobody waits for one try of them.
 LINK_PAUSE = 0.2
 LINK_PAUSE_LIMIT = 5.0
-# Failures in a row of a link before a loop speaks of it: when the whole database is away, the session says so for all.
+# Failures in a row of a link before a loop logs it: when the whole database is away, the session says so for all.
 QUIET_TRIES = 4
 
 
@@ -25,7 +25,7 @@ class Tries:
     def __init__(self, what: str, *, first: float = LINK_PAUSE, limit: float = LINK_PAUSE_LIMIT) -> None:
         self._what = what
         self._backoff = Backoff(first, limit)
-        # Once it has, a right or a value that is refused is someone's mistake, which may be mended while we wait.
+        # Once it has, a right or a value that is refused is someone's mistake, which may be corrected while we wait.
         self._has_worked = False
         # Whether the failure was logged: then its end is, too.
         self._told = False

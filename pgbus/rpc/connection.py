@@ -18,7 +18,7 @@ from pgbus.database.store import Store
 
 logger = logging.getLogger("pgbus")
 
-# Seconds between tries when the database does not answer.
+# Seconds between tries when the database does not answer. Shorter than a worker's: a caller waits, until its timeout.
 LINK_PAUSE = 0.1
 LINK_PAUSE_LIMIT = 2.0
 

@@ -111,6 +111,8 @@ class Exchange:
 
     def _keep(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
         """Have the task run, unless it does."""
+        # A task that finds nothing left to do ends in the same step of the loop, so one that is not done sees what was
+        # added before this.
         task = self._tasks.get(name)
         if task is None or task.done():
             self._tasks[name] = asyncio.ensure_future(self._guard(work))

@@ -123,7 +123,7 @@ def _check_begun(statement: Statement, session: Session | AsyncSession, *, requi
 
 
 def _check_transaction(statement: Statement, connection: Connection | None, *, required: bool) -> None:
-    """Complain of a connection whose statements commit by themselves, though SQLAlchemy speaks of a transaction."""
+    """Warn about a connection whose statements commit by themselves, although SQLAlchemy reports a transaction."""
     if connection is None or connection.closed or connection.invalidated:
         return
     if isinstance(connection.get_transaction(), TwoPhaseTransaction) and publishes(statement):

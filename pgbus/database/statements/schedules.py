@@ -98,7 +98,7 @@ async def claim_schedules(
 ) -> list[FoundSchedule]:
     """Claim those of these schedules that are due, each by the token in its place; the rows of all of them.
 
-    `running` are the tokens of the runs that we know of: another one of ours has no one who carries it out.
+    `running` are the tokens of the runs that the worker knows of: one of its runs that is not among them is nobody's.
     """
     rows = await store.fetch(
         "claim_schedules",
