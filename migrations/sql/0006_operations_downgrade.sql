@@ -1,5 +1,6 @@
 DROP PROCEDURE pgbus.operate(text, jsonb, text, text, bigint, bigint);
-DROP FUNCTION pgbus.pause_copy(), pgbus.find_paused_as_copy(), pgbus.find_installation(), pgbus.operate_adopt();
+DROP FUNCTION pgbus.pause_copy(), pgbus.find_paused_as_copy(), pgbus.find_installation(), pgbus.operate_adopt(),
+              pgbus.operate_republish(pgbus.operations);
 DROP FUNCTION pgbus.cancel_operation(bigint), pgbus.continue_operation(bigint, bigint),
               pgbus.operate_on_schedule(pgbus.operations), pgbus.operate_on_listener(pgbus.operations),
               pgbus.operate_replay(pgbus.operations, bigint), pgbus.operate_on_failures(pgbus.operations, bigint),

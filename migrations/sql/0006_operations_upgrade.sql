@@ -180,12 +180,13 @@ BEGIN
         WHEN verb = 'remove' THEN '{listener,force}'
         WHEN verb IN ('pause_schedule', 'resume_schedule', 'run_schedule') THEN '{schedule}'
         WHEN verb = 'remove_schedule' THEN '{schedule,force}'
+        WHEN verb = 'republish' THEN '{event,payload}'
         WHEN verb = 'adopt' THEN '{}' END;
     IF allowed IS NULL THEN
         RAISE EXCEPTION '"%" is not a verb of operations', verb
             USING ERRCODE = 'invalid_parameter_value',
                   HINT = 'retry, retry_now, give_up, discard, replay, reset, pause, resume, remove, and pause_schedule, '
-                         'resume_schedule, run_schedule, remove_schedule, and adopt';
+                         'resume_schedule, run_schedule, remove_schedule, republish, and adopt';
     END IF;
     SELECT string_agg(k.name, ', ') INTO wrong FROM jsonb_object_keys(filter) AS k (name) WHERE k.name <> ALL (allowed);
     IF wrong IS NOT NULL THEN
@@ -199,6 +200,13 @@ BEGIN
         IF NOT EXISTS (SELECT FROM pgbus.listeners AS l WHERE l.listener_name = filter ->> 'listener') THEN
             RAISE EXCEPTION 'there is no listener "%"', COALESCE(filter ->> 'listener', '')
                 USING ERRCODE = 'undefined_object', HINT = 'See pgbus.listener_lag for those that there are.';
+        END IF;
+    END IF;
+    IF verb = 'republish' THEN
+        IF filter -> 'payload' IS NULL OR NOT EXISTS (
+            SELECT FROM pgbus.events AS e WHERE e.event_id = CAST(filter ->> 'event' AS uuid)) THEN
+            RAISE EXCEPTION 'there is no event "%" in the log, or no payload is given', COALESCE(filter ->> 'event', '')
+                USING ERRCODE = 'undefined_object';
         END IF;
     END IF;
     IF verb LIKE '%\_schedule' AND NOT EXISTS (
@@ -635,6 +643,26 @@ BEGIN
 END
 $$;
 
+-- Publish an event again with another payload, as a new event that names the old one as its cause.
+CREATE FUNCTION pgbus.operate_republish(o pgbus.operations) RETURNS jsonb
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    published uuid;
+BEGIN
+    INSERT INTO pgbus.outbox AS x (topic, ancestors, key, payload, headers, published_by)
+    SELECT e.topic, e.ancestors, e.key, o.filter -> 'payload',
+           COALESCE(e.headers, '{}') || jsonb_build_object(
+               'causation_id', CAST(e.event_id AS text),
+               'correlation_id', COALESCE(e.headers ->> 'correlation_id', CAST(e.event_id AS text))),
+           session_user
+    FROM pgbus.events AS e
+    WHERE e.event_id = CAST(o.filter ->> 'event' AS uuid)
+    RETURNING x.event_id INTO published;
+    RETURN jsonb_build_object('event_id', published);
+END
+$$;
+
 -- Carry out the next batch of an operation; returns its row as it then is. Call it until its state is not `running`.
 CREATE FUNCTION pgbus.continue_operation(number bigint, batch bigint DEFAULT 500) RETURNS pgbus.operations
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
@@ -657,6 +685,7 @@ BEGIN
         step := pgbus.operate_replay(o, batch);
     ELSE
         outcome := CASE WHEN o.verb = 'adopt' THEN pgbus.operate_adopt()
+                        WHEN o.verb = 'republish' THEN pgbus.operate_republish(o)
                         WHEN o.verb LIKE '%\_schedule' THEN pgbus.operate_on_schedule(o)
                         ELSE pgbus.operate_on_listener(o) END;
         SELECT CASE WHEN outcome ? 'missing' THEN bigint '0' ELSE 1 END AS touched, o.last AS progress INTO step;
@@ -665,6 +694,7 @@ BEGIN
     SET touched = x.touched + step.touched,
         progress = step.progress,
         result = x.result || outcome,
+        filter = x.filter - 'payload',  -- from now on it is in the log, and nowhere else
         state = CASE WHEN step.progress >= x.last THEN 'done' ELSE 'running' END,
         finished_at = CASE WHEN step.progress >= x.last THEN clock_timestamp() END
     WHERE x.id = number
@@ -715,6 +745,6 @@ REVOKE EXECUTE
                 pgbus.archive_dead_letters(bigint, bigint[]), pgbus.unblock_deliveries(integer[]),
                 pgbus.operate_on_failures(pgbus.operations, bigint), pgbus.operate_replay(pgbus.operations, bigint),
                 pgbus.operate_on_listener(pgbus.operations), pgbus.operate_on_schedule(pgbus.operations),
-                pgbus.operate_adopt(), pgbus.find_installation(), pgbus.find_paused_as_copy(), pgbus.pause_copy()
+                pgbus.operate_republish(pgbus.operations), pgbus.operate_adopt(), pgbus.find_installation(), pgbus.find_paused_as_copy(), pgbus.pause_copy()
     FROM PUBLIC;
 REVOKE EXECUTE ON PROCEDURE pgbus.operate(text, jsonb, text, text, bigint, bigint) FROM PUBLIC;

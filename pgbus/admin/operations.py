@@ -33,6 +33,7 @@ AT_ONCE = frozenset(
         "resume_schedule",
         "run_schedule",
         "remove_schedule",
+        "republish",
         "adopt",
     )
 )

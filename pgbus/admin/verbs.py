@@ -7,7 +7,8 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Unpack
+from uuid import UUID
 
 from pgbus.admin.dead_letters import DeadLetterVerbs
 from pgbus.admin.filters import EVERY_CALL, EVERY_EVENT, CallFilter, EventFilter
@@ -27,8 +28,10 @@ from pgbus.database.statements.inspection import (
     LogStatus,
     WorkerStatus,
 )
+from pgbus.database.statements.operations import Operation, Why
 from pgbus.database.statements.timetable import ScheduleStatus
 from pgbus.database.store import Store
+from pgbus.errors import InvalidEventError
 
 if TYPE_CHECKING:
     from pgbus.schema import Schema, Stored
@@ -160,6 +163,21 @@ class Admin:
         found = await schemas.load_schemas(self.store)
         events = ((one.name, read_schema(one.schema)) for one in found if one.kind == "event")
         return {name: schema["parameters"] for name, schema in events if schema is not None}
+
+    async def republish(self, event_id: UUID, payload: object, **why: Unpack[Why]) -> Operation:
+        """Publish an event again with another payload: a new event, with the old one's id as its `causation_id`.
+
+        The new event's id is in the operation's result. Raises ValidationError if the payload does not fit the event's
+        stored schema, and InvalidEventError if there is no such event in the log.
+        """
+        from pgbus.schema.validate import check_payload
+
+        found = await self.find_events(EventFilter(event_id=event_id), limit=1)
+        if not found:
+            raise InvalidEventError("event", f"there is no event {event_id} in the log")
+        topic = found[0].event.topic
+        check_payload((await self.event_schemas()).get(topic), payload, subject=f"the payload of {topic}")
+        return await self.operations.run("republish", {"event": str(event_id), "payload": payload}, **why)
 
     async def find_events(
         self, wanted: EventFilter = EVERY_EVENT, *, limit: int = 100, newest_first: bool = True

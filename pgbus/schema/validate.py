@@ -9,7 +9,7 @@ from typing import Any, NoReturn, TypeAlias
 import msgspec
 
 from pgbus.codec.payloads import encode
-from pgbus.errors import ConfigurationError, InvalidSchema
+from pgbus.errors import ConfigurationError, InvalidSchema, ValidationError
 from pgbus.schema.keywords import Schema
 
 # From a JSON value to what is wrong with it; None if nothing is.
@@ -44,6 +44,15 @@ def make_validator(schema: Schema) -> Validator:
         return f"`{path.lstrip('.')}`: {error.message}" if path else error.message
 
     return validate
+
+
+def check_payload(schema: Schema | None, payload: object, *, subject: str) -> None:
+    """Raise ValidationError unless a JSON value fits the schema; without a schema everything does.
+
+    Raises ConfigurationError where the library is not installed.
+    """
+    if schema is not None and (complaint := make_validator(schema)(payload)):
+        raise ValidationError(f"{subject} does not fit the schema: {complaint}")
 
 
 def _refuse_to_fetch(address: str) -> NoReturn:

@@ -17,7 +17,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pgbus.config import Config
-from pgbus.contrib.dashboard import operating, pages
+from pgbus.contrib.dashboard import again, operating, pages
 from pgbus.contrib.dashboard.access import Allow, Person, identify
 from pgbus.contrib.dashboard.carrier import Carrier
 from pgbus.contrib.dashboard.desk import Desk
@@ -49,6 +49,7 @@ _PAGES: Mapping[str, pages.Page] = {
     "/schemas": pages.schemas,
     "/workers": pages.workers,
     "/doctor": pages.doctor,
+    "/events/{event_id}/again": again.edit,
     "/changes/{verb}": operating.preview,
     "/operations": operating.operations,
     "/operations.csv": operating.export_csv,
@@ -56,6 +57,7 @@ _PAGES: Mapping[str, pages.Page] = {
     "/operations/{operation_id:int}": operating.operation,
 }
 _DEEDS: Mapping[str, pages.Page] = {
+    "/events/{event_id}/again": again.republish,
     "/changes/{verb}": operating.change,
     "/operations/{operation_id:int}/cancel": operating.cancel,
     "/operations/{operation_id:int}/continue": operating.carry_on,

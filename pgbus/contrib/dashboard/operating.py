@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args
 from urllib.parse import urlencode
 
 import msgspec
@@ -13,10 +13,12 @@ from starlette.exceptions import HTTPException
 from starlette.responses import RedirectResponse, Response
 
 from pgbus.admin import EventFilter, Operation, OperationItem
+from pgbus.contrib.dashboard.access import Role
 from pgbus.contrib.dashboard.changes import CHANGES, STATES, Change, Refused, read_filter, read_operation_filter
 from pgbus.contrib.dashboard.pages import LIMIT, Shown, Visit
 from pgbus.contrib.dashboard.showing import masked
 from pgbus.database.faults import DataError, UndefinedObject, hint_of
+from pgbus.database.statements.operations import Verb
 from pgbus.errors import InUseError, NotRegisteredError, OperationNotFound
 
 SAMPLES = 10
@@ -53,33 +55,33 @@ async def change(visit: Visit) -> Shown:
     try:
         if change.at_once:
             done = await operations.run(change.verb, filter_, reason=reason, person=visit.person.name)
-            return _see(visit, done.id)
+            return see(visit, done.id)
         number = await operations.begin(change.verb, filter_, reason=reason, person=visit.person.name)
     except InUseError as error:
         return _form(change, given, problem=str(error))
     except _WRONG as error:
         raise HTTPException(400, _first_line(error)) from None
     visit.request.app.state.carrier.start(number)
-    return _see(visit, number)
+    return see(visit, number)
 
 
 async def cancel(visit: Visit) -> Shown:
     """Stop an operation after its batch."""
-    _need(visit, "operator")
+    need(visit, "operator")
     number = visit.request.path_params["operation_id"]
     try:
         await visit.admin.operations.cancel(number)
     except OperationNotFound as error:
         raise HTTPException(404, str(error)) from None
-    return _see(visit, number)
+    return see(visit, number)
 
 
 async def carry_on(visit: Visit) -> Shown:
     """Carry out the rest of an operation that was broken off."""
     found = await _operation(visit)
-    _need(visit, CHANGES[found.verb].role)
+    need(visit, CHANGES[found.verb].role if found.verb in CHANGES else "operator")
     visit.request.app.state.carrier.start(found.id)
-    return _see(visit, found.id)
+    return see(visit, found.id)
 
 
 async def operation(visit: Visit) -> Shown:
@@ -109,7 +111,7 @@ async def operations(visit: Visit) -> Shown:
         "operations": found,
         "limit": LIMIT,
         "problem": problem,
-        "verbs": list(CHANGES),
+        "verbs": get_args(Verb),
         "states": STATES,
         "asked": urlencode(asked),
         "kept": urlencode({name: text for name, text in asked.items() if name != "before"}),
@@ -140,11 +142,12 @@ def _change(visit: Visit) -> Change:
     found = CHANGES.get(visit.path("verb"))
     if found is None:
         raise HTTPException(404, "there is no such change")
-    _need(visit, found.role)
+    need(visit, found.role)
     return found
 
 
-def _need(visit: Visit, role: Any) -> None:
+def need(visit: Visit, role: Role) -> None:
+    """Raise HTTPException unless the person has this role, or one that may do more."""
     if not visit.person.may(role):
         raise HTTPException(403, f"{visit.person.name} is a {visit.person.role}; this needs the role {role}")
 
@@ -206,7 +209,8 @@ def _form(change: Change, given: Mapping[str, str], **found: Any) -> Shown:
     }
 
 
-def _see(visit: Visit, operation_id: int) -> Response:
+def see(visit: Visit, operation_id: int) -> Response:
+    """Send the browser to the page of an operation."""
     return RedirectResponse(f"{visit.root}/operations/{operation_id}", status_code=303)
 
 

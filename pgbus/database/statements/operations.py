@@ -26,6 +26,7 @@ Verb: TypeAlias = Literal[
     "resume_schedule",
     "run_schedule",
     "remove_schedule",
+    "republish",
     "adopt",
     "pause_copy",  # recorded by a worker; nobody can request it
 ]

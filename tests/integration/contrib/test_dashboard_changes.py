@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import re
 from collections.abc import AsyncIterator
+from html import unescape
 
 import asyncpg
 import httpx2 as httpx
@@ -453,3 +455,83 @@ async def test_twenty_thousand_failures_of_twelve_causes_are_triaged_as_twelve_g
     await dashboard.state.carrier.finish()
     groups = re.findall(r"<code>ValueError at shop.mail:step_(\w)</code>", (await client.get("/dead")).text)
     assert sorted(groups) == list("abdefghijkl")
+
+
+# ------------------------------------------------------------------------------------------------- an event, once more
+
+
+SCHEMA = """{"parameters": {"type": "object", "required": ["order_id"], "additionalProperties": true,
+                            "properties": {"order_id": {"type": "integer"}}}}"""
+
+
+@pytest.fixture
+async def typo(rows: Rows) -> str:
+    """The id of an event whose payload has a typo and a secret; its topic has a schema."""
+    await rows.listener("mail", "orders.*")
+    await rows.connection.execute(
+        "INSERT INTO pgbus.schemas (kind, name, service, version, schema, hash)"
+        " VALUES ('event', 'orders.placed', 'shop', 1, $1, 'x')",
+        SCHEMA,
+    )
+    payload = {"order_id": 7, "email": "adam@exmaple.com", "card": {"number": "4711"}, "cards": [{"number": "0815"}]}
+    return str(await rows.event(1, payload=payload, key="customer 7", headers={"correlation_id": "c1", "tenant": "a"}))
+
+
+async def send_again(client: httpx.AsyncClient, event_id: str, payload: str, reason: str = "a typo") -> httpx.Response:
+    address = f"/events/{event_id}/again"
+    form = form_of((await client.get(address)).text, address)
+    return await client.post(address, data={**form, "payload": payload, "reason": reason})
+
+
+async def test_an_edited_payload_is_published_as_a_new_event_that_names_the_old_one(
+    database: str, rows: Rows, typo: str
+) -> None:
+    dashboard = Dashboard(Config(dsn=database), allow=everyone("operator"), hidden=["number"])
+    async with browser(dashboard) as client:
+        page = unescape((await client.get(f"/events/{typo}/again")).text)
+        assert "4711" not in page
+        text = re.search(r"<textarea[^>]*>\n(.*?)</textarea>", page, re.DOTALL)
+        assert text is not None
+        answer = await send_again(client, typo, text.group(1).replace("exmaple", "example"))
+        assert answer.status_code == 303, answer.text
+        assert typo in (await client.get(answer.headers["location"])).text
+    [new] = await rows.connection.fetch("SELECT event_id, topic, key, payload, headers FROM pgbus.outbox")
+    assert (new["topic"], new["key"]) == ("orders.placed", "customer 7")
+    assert json.loads(new["payload"]) == {
+        "order_id": 7, "email": "adam@example.com", "card": {"number": "4711"}, "cards": [{"number": "0815"}],
+    }  # fmt: skip
+    assert json.loads(new["headers"]) == {"correlation_id": "c1", "causation_id": typo, "tenant": "a"}
+    [done] = await rows.connection.fetch("SELECT verb, person, reason, filter, result FROM pgbus.operations")
+    assert tuple(done)[:3] == ("republish", "ann", "a typo")
+    assert json.loads(done["filter"]) == {"event": typo}
+    assert json.loads(done["result"]) == {"event_id": str(new["event_id"])}
+
+
+@pytest.mark.parametrize(
+    ("payload", "reason", "says"),
+    [
+        ('{"order_id": "seven"}', "a typo", "does not fit the schema"),
+        ("{}", "a typo", "does not fit the schema"),
+        ("{", "a typo", "this is not JSON"),
+        ('{"order_id": 8}', "", "give a reason"),
+    ],
+)
+async def test_a_payload_that_does_not_fit_is_shown_again_with_the_reason_and_not_published(
+    client: httpx.AsyncClient, rows: Rows, typo: str, payload: str, reason: str, says: str
+) -> None:
+    answer = await send_again(client, typo, payload, reason)
+    assert answer.status_code == 409
+    assert says in answer.text
+    assert payload in unescape(answer.text)
+    assert await rows.connection.fetchval("SELECT count(*) FROM pgbus.outbox") == 0
+    assert await operations(rows) == []
+
+
+async def test_a_reader_cannot_publish_and_an_event_that_is_not_there_cannot_be_published_again(
+    database: str, client: httpx.AsyncClient, typo: str
+) -> None:
+    async with browser(Dashboard(Config(dsn=database), allow=everyone("reader"))) as reader:
+        assert (await reader.get(f"/events/{typo}/again")).status_code == 403
+        assert "/again" not in (await reader.get(f"/events/{typo}")).text
+    for event_id in ("none", "018f4e7e-0000-7000-8000-000000000000"):
+        assert (await client.get(f"/events/{event_id}/again")).status_code == 404
