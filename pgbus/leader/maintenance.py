@@ -82,8 +82,10 @@ class Maintenance:
         all_are_back_at = await self._find_return()
         while True:
             if now() >= all_are_back_at:
-                await _unless_blocked(self._free_claims())
-                await _unless_blocked(self._free_schedules())
+                if await _unless_blocked(self._free_claims()):
+                    await _unless_blocked(self._free_schedules())
+                else:
+                    self._absent_from_schedules = frozenset()
             if clock() >= calls_at:
                 calls_at = clock() + (0.0 if await _unless_blocked(self._end_calls()) else CALLS_INTERVAL)
             if clock() >= chores_at:
@@ -110,7 +112,8 @@ class Maintenance:
         server_started_at = now() - await maintenance.find_server_age(self._store)
         return max(self._returned_at, server_started_at) + RETURN_TIME
 
-    async def _free_claims(self) -> None:
+    async def _free_claims(self) -> bool:
+        """Free the claims of dead workers; whether there are claimed runs to look at, too."""
         began = time.monotonic()
         from_bottom = began >= self._bottom_at
         look = await deliveries.free_claims(
@@ -130,6 +133,7 @@ class Maintenance:
             logger.warning("freed %d claims of workers that died", look.freed)
             self._telemetry.emit(ClaimsFreed(look.freed))
             self._wake_listeners(look.listener_ids)
+        return look.has_runs
 
     async def _free_schedules(self) -> None:
         look = await schedules.free_schedules(self._store, absent=self._absent_from_schedules)

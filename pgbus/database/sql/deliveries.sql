@@ -508,10 +508,10 @@ WHERE d.id = h.id
 
 -- name: free_claims
 -- Free the claims whose lease has expired, and those of workers that have been without a session since the last look,
--- which found them `absent`: a worker that has lost its session soon has another. Returns who is absent now. After the
--- second death of a worker that had claimed it, a run is split into single events, to be handled one at a time; a single
--- event with too many deaths becomes a dead letter. With `lease_floor` the scan skips dead rows, which a long-running
--- snapshot keeps in the table.
+-- which found them `absent`: a worker that has lost its session soon has another. Returns who is absent now, and whether
+-- runs of schedules are claimed, which `free_schedules` frees. After the second death of a worker that had claimed it, a
+-- run is split into single events, to be handled one at a time; a single event with too many deaths becomes a dead letter.
+-- With `lease_floor` the scan skips dead rows, which a long-running snapshot keeps in the table.
 WITH live AS MATERIALIZED (
     SELECT w.id AS worker_id FROM pgbus.live_workers AS w
 ), absent AS MATERIALIZED (
@@ -570,6 +570,7 @@ WITH live AS MATERIALIZED (
     SELECT count(*) AS freed, array_agg(DISTINCT f.listener_id) AS listener_ids FROM freed AS f
 )
 SELECT w.freed, w.listener_ids, (SELECT array_agg(a.worker_id) FROM absent AS a) AS absent,
+       EXISTS (SELECT FROM pgbus.schedules AS s WHERE s.claim_token IS NOT NULL) AS has_runs,
        CASE WHEN w.listener_ids IS NOT NULL
             -- More than a wake-up: the worker looks at everything, because only that finds suspects.
             THEN pg_notify(CAST(:work_channel AS text), 'reload') END AS told,

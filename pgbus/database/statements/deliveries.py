@@ -43,12 +43,13 @@ class Claimed:
 class Freeing:
     """How many claims `free_claims` took back, of which listeners, and when, in the database's epoch seconds.
 
-    `absent`: workers that have claims and no session.
+    `absent`: workers that have claims and no session. `has_runs`: runs of schedules are claimed as well.
     """
 
     freed: int
     listener_ids: list[int]
     absent: frozenset[int]
+    has_runs: bool
     looked_at: float
 
 
@@ -325,6 +326,7 @@ async def free_claims(
         freed=row["freed"],
         listener_ids=row["listener_ids"] or [],
         absent=frozenset(row["absent"] or ()),
+        has_runs=row["has_runs"],
         looked_at=row["looked_at"],
     )
 
