@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+
+import msgspec
 
 
-@dataclass(frozen=True, slots=True)
-class Names:
+class Names(msgspec.Struct, frozen=True):
     """Dotted names by their API, the part before the last dot, and by the word after it.
 
     Globs: `*` is any characters and `?` any one of them, as in `my.*` and `user_*`. A name is among these if it fits

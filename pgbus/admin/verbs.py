@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
-from dataclasses import dataclass, fields, replace
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Unpack
 from uuid import UUID
+
+import msgspec
 
 from pgbus.admin.dead_letters import DeadLetterVerbs
 from pgbus.admin.filters import EVERY_CALL, EVERY_EVENT, CallFilter, EventFilter
@@ -39,8 +41,7 @@ if TYPE_CHECKING:
 _FOLLOW_CHUNK = 100
 
 
-@dataclass(frozen=True, slots=True)
-class BusStatus(LogStatus):
+class BusStatus(LogStatus, frozen=True):
     """The bus at one moment. `leader_session` is the process id of the backend that holds the leader's lock."""
 
     listeners: tuple[ListenerStatus, ...]
@@ -54,8 +55,7 @@ class BusStatus(LogStatus):
         return next((worker for worker in self.workers if worker.leading), None)
 
 
-@dataclass(frozen=True, slots=True)
-class Activity:
+class Activity(msgspec.Struct, frozen=True):
     """The work of the bus at one moment: its state, the attempts of the last `window` seconds, and what runs now.
 
     `measures` has the listeners with such attempts, by their names.
@@ -139,7 +139,7 @@ class Admin:
     async def _status(self) -> BusStatus:
         log = await inspection.describe_bus(self.store)
         return BusStatus(
-            **{field.name: getattr(log, field.name) for field in fields(log)},
+            **msgspec.structs.asdict(log),
             leader_session=await inspection.find_leader_session(self.store),
             listeners=await self.listeners.list(),
             workers=await self.workers(),

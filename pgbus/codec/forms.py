@@ -10,7 +10,6 @@ import copy
 import marshal
 import typing
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum
@@ -31,8 +30,7 @@ _CONTAINERS = (list, tuple, set, frozenset, dict)
 _REMEMBERED = 4_096
 
 
-@dataclass(frozen=True, slots=True)
-class Form:
+class Form(msgspec.Struct, frozen=True):
     """The form in which values of one class are sent.
 
     `is_other`: they take another form whatever they hold; else it depends on their `parts`.

@@ -9,13 +9,14 @@ from __future__ import annotations
 import typing
 import weakref
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum
 from types import NoneType
 from typing import Any, Literal
 from uuid import UUID
+
+import msgspec
 
 from pgbus.codec.annotations import is_pydantic, members_of
 from pgbus.codec.losses import LostError, check_kept
@@ -36,8 +37,7 @@ _HARMLESS = frozenset(
 )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class _Verdict:
+class _Verdict(msgspec.Struct, frozen=True):
     """The properties of instances that the definition of a class decides; `refusal` is a path and a reason."""
 
     is_plain: bool

@@ -13,8 +13,9 @@ import logging
 import os
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar, overload
+
+import msgspec
 
 from pgbus.aio import threads
 from pgbus.aio.returned import check, finish, is_awaitable
@@ -45,8 +46,7 @@ class Place(enum.IntEnum):
 _depth: contextvars.ContextVar[int] = contextvars.ContextVar("pgbus_hook_depth", default=0)
 
 
-@dataclass(frozen=True, slots=True)
-class Hook:
+class Hook(msgspec.Struct, frozen=True):
     """A registered function, and what it is called with: the client or the bus first, and what of `names` by name."""
 
     function: Callable[..., Any]

@@ -10,8 +10,9 @@ import inspect
 import sys
 import typing
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, MutableSequence, Reversible, Sequence
-from dataclasses import dataclass
 from typing import Any, TypeAlias
+
+import msgspec
 
 from pgbus.codec.annotations import EMPTY, bare
 from pgbus.errors import ConfigurationError
@@ -44,8 +45,7 @@ class ContextMarker:
     """Base of Context; its subclasses are recognised in annotations without a look at the engine."""
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
+class Wanted(msgspec.Struct, frozen=True):
     """The connection or session that a transactional handler takes.
 
     `kind` is one of CONNECTIONS, `cls` the class in the annotation, and `maker` the user's sessionmaker, if the
@@ -62,8 +62,7 @@ class Wanted:
         return self.kind in _BLOCKING
 
 
-@dataclass(frozen=True, slots=True)
-class Signature:
+class Signature(msgspec.Struct, frozen=True):
     """How a handler is called. A field is the name of the parameter that wants the thing, or None.
 
     `event_type` is the annotation of the event, of one element for a batch; None without one. `wanted` is what the

@@ -8,9 +8,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
+
+import msgspec
 
 from pgbus import errors
 from pgbus.aio.clock import now
@@ -35,8 +36,7 @@ from pgbus.messages import EventMessage, refuse_unreadable
 LOOP_SHARE = 0.01
 
 
-@dataclass(frozen=True, slots=True)
-class Decoded:
+class Decoded(msgspec.Struct, frozen=True):
     """An event of a batch: its place, and what the handler takes for it."""
 
     held: HeldClaim

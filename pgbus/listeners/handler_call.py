@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from pgbus.messages import EventMessage
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class HandlerCall:
+class HandlerCall(msgspec.Struct, frozen=True, eq=False):
     """A call of a handler for an event, or for a batch of them; `started` is an instant of the engine's clock."""
 
     events: Sequence[EventMessage]

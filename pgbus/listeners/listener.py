@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal, TypeAlias, TypedDict, Unpack
+
+import msgspec
 
 from pgbus.config.features import FEATURES
 from pgbus.config.options import FLAG, NAME, START, Option, check_options, one_of, seconds, whole_number
@@ -189,7 +191,11 @@ def build_listener(
 def _in_transaction(signature: Signature, transaction: Wanted) -> Signature:
     """The signature, with the bus's own transaction unless the handler takes a connection of another kind."""
     wanted = signature.wanted
-    return signature if wanted and wanted.kind != transaction.kind else replace(signature, wanted=transaction)
+    return (
+        signature
+        if wanted and wanted.kind != transaction.kind
+        else msgspec.structs.replace(signature, wanted=transaction)
+    )
 
 
 def _patterns(label: str, events: Sequence[type | str], signature: Signature) -> tuple[str, ...]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 
 import msgspec
@@ -69,8 +68,7 @@ async def register_listeners(
     return {entry.listener.name: entry.id for entry in entries}
 
 
-@dataclass(frozen=True, slots=True)
-class _Entry:
+class _Entry(msgspec.Struct, frozen=True):
     """A listener, what we declare of it, and what others do."""
 
     listener: Listener

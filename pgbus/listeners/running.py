@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Protocol
+
+import msgspec
 
 from pgbus.config import Config
 from pgbus.database.store import Store
@@ -28,8 +29,7 @@ class Standing(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunningListener:
+class RunningListener(msgspec.Struct, frozen=True, kw_only=True):
     """A registered listener in a worker. `id` is that of its row; `store` runs statements on the engine's pool."""
 
     listener: Listener

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, TypeAlias
+
+import msgspec
 
 from pgbus.database.statements.deliveries import Claim
 from pgbus.handlers.outcomes import DONE, Dead, Done, Outcome, Retry, in_ascii
@@ -16,23 +18,19 @@ from pgbus.listeners.done_runs import DoneRuns
 from pgbus.messages import EventMessage
 
 
-@dataclass(frozen=True, slots=True)
-class Released:
+class Released(msgspec.Struct, frozen=True):
     """Not started: the event goes back as it was."""
 
 
-@dataclass(frozen=True, slots=True)
-class Blocked:
+class Blocked(msgspec.Struct, frozen=True):
     """Not started: an event of the same key is a dead letter that blocks it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Alone:
+class Alone(msgspec.Struct, frozen=True):
     """Not settled: the event goes back as it was, but in a delivery of its own."""
 
 
-@dataclass(frozen=True, slots=True)
-class Left:
+class Left(msgspec.Struct, frozen=True):
     """Not started: this worker does not declare the event's topic, and leaves it to one that does."""
 
     topic: str
@@ -137,8 +135,7 @@ class HeldClaim:
         self.left = 0
 
 
-@dataclass(slots=True)
-class Tally:
+class Tally(msgspec.Struct):
     """How many events ended how."""
 
     done: int = 0

@@ -6,14 +6,14 @@ Pure decisions; `registration` reads what is declared, and acts on them.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
+
+import msgspec
 
 _NEVER = datetime.max.replace(tzinfo=UTC)
 
 
-@dataclass(frozen=True, slots=True)
-class Neighbour:
+class Neighbour(msgspec.Struct, frozen=True):
     """A live worker, as people find it."""
 
     name: str
@@ -24,8 +24,7 @@ class Neighbour:
         return f"{self.name} (process {self.pid} on {self.host})"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Declaration:
+class Declaration(msgspec.Struct, frozen=True, kw_only=True):
     """The sorted patterns and the options that one version of a service declares for a listener; and a live worker that
     runs it, if any.
 

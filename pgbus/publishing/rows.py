@@ -6,7 +6,6 @@ Each form has the statement that inserts it, with its values, and tells the ids 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, TypeAlias
 from uuid import UUID
@@ -86,8 +85,7 @@ class OutboxRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         return self.dedup_key is not None
 
 
-@dataclass(frozen=True, slots=True)
-class Rows:
+class Rows(msgspec.Struct, frozen=True):
     """Events of any kind, at least one."""
 
     given: Sequence[OutboxRow]
@@ -131,8 +129,7 @@ class Rows:
         return all(row.may_repeat for row in self.given)
 
 
-@dataclass(frozen=True, slots=True)
-class Lines:
+class Lines(msgspec.Struct, frozen=True):
     """Events of one class, with the same headers and no more: at least one, a payload on each line of `payloads`."""
 
     event_ids: list[UUID]

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any, Protocol
 from uuid import UUID
 
+import msgspec
 from uuid_utils.compat import uuid7
 
 from pgbus.causality import current_headers
@@ -126,7 +126,9 @@ class Caller:
                 if timeout is None:
                     timeout = service.timeout or self._default_timeout(procedure)
                     scope.reschedule(started + timeout)
-                response = await self._exchange.send(replace(request, timeout=timeout), wait=wait, scope=scope)
+                response = await self._exchange.send(
+                    msgspec.structs.replace(request, timeout=timeout), wait=wait, scope=scope
+                )
         except TimeoutError as error:
             if not scope.expired():
                 raise

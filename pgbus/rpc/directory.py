@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
-from dataclasses import dataclass
+
+import msgspec
 
 from pgbus.config import Config
 from pgbus.database.connections import unreachable
@@ -16,8 +17,7 @@ from pgbus.rpc.connection import CallerConnection
 TTL = 1.0
 
 
-@dataclass(frozen=True, slots=True)
-class Service:
+class Service(msgspec.Struct, frozen=True):
     """The rows about a procedure at loop time `seen_at`; `timeout` is the declared one, in seconds."""
 
     seen_at: float

@@ -7,8 +7,9 @@ import functools
 import logging
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from typing import Any
+
+import msgspec
 
 from pgbus.aio import threads
 from pgbus.aio.returned import finish
@@ -34,8 +35,7 @@ ENDINGS: dict[CallOutcome, str] = {
 }
 
 
-@dataclass(slots=True)
-class Running:
+class Running(msgspec.Struct):
     """A call in this process's hands. `pool` has the threads where a plain procedure runs.
 
     `ending` is the reason, set by the code that cancels the task: without it, a cancellation is the procedure's own
@@ -45,7 +45,7 @@ class Running:
     request: ClaimedRequest
     procedure: Procedure
     pool: ThreadPoolExecutor | None
-    started: float = field(default_factory=time.monotonic)
+    started: float = msgspec.field(default_factory=time.monotonic)
     task: asyncio.Task[Any] | None = None
     ending: CallOutcome | None = None
     thread: asyncio.Future[threads.Attempt[object]] | None = None

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Literal, TypeAlias, get_args
 
+import msgspec
 from cronsim import CronSim, CronSimError
 
 from pgbus.errors import InvalidSchedule
@@ -127,8 +128,7 @@ class Cron:
 Rule: TypeAlias = Every | Cron
 
 
-@dataclass(frozen=True, slots=True)
-class Turn:
+class Turn(msgspec.Struct, frozen=True):
     """The decision about a due schedule: which run it is, whether it is executed, and when the next one is due."""
 
     due_at: datetime

@@ -7,10 +7,11 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal, TypeAlias
 from uuid import UUID
+
+import msgspec
 
 from pgbus.aio.backoff import Backoff
 from pgbus.aio.clock import now
@@ -36,8 +37,7 @@ MAX_ATTEMPTS = 5
 RunOutcome: TypeAlias = Literal["done", "failed", "skipped", "lost", "cancelled"]
 
 
-@dataclass(slots=True, eq=False, kw_only=True)
-class Run:
+class Run(msgspec.Struct, eq=False, kw_only=True):
     """A claimed run. `rule` is the one by which its `turn` was worked out.
 
     Past `kept_until`, an instant of the engine's clock, another worker may have taken it over. `ending` says why it was
@@ -50,7 +50,7 @@ class Run:
     turn: Turn
     attempt: int
     kept_until: float
-    started: float = field(default_factory=time.monotonic)
+    started: float = msgspec.field(default_factory=time.monotonic)
     call: asyncio.Task[BaseException | None] | None = None
     ending: RunOutcome | None = None
 

@@ -7,6 +7,8 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
+import msgspec
+
 from pgbus.aio.returned import finish
 from pgbus.config.features import FEATURES
 from pgbus.config.options import FLAG, NAME, check_options, one_of
@@ -21,8 +23,7 @@ _OPTIONS = {"name": NAME, "missed": one_of("once", "skip", "all"), "also_run_imm
 TaskFunction: TypeAlias = Callable[..., Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Task:
+class Task(msgspec.Struct, frozen=True):
     """A function and what it is called with: arguments, and the name of its parameter for the context, if any."""
 
     function: TaskFunction

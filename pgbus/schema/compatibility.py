@@ -7,9 +7,10 @@ who know the old parameters, and its result is read by them.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
+
+import msgspec
 
 from pgbus.schema.compare import find_breaks, says_nothing
 from pgbus.schema.documents import Declaration, Stored
@@ -22,8 +23,7 @@ _LONG_AGO = datetime.min.replace(tzinfo=UTC)
 ANY_LISTENER = Stored(kind="listener", name="*", schema={"events": {"**": {}}})
 
 
-@dataclass(frozen=True, slots=True)
-class Break:
+class Break(msgspec.Struct, frozen=True):
     """Something that code would break: at `name`, an event or procedure, for `whom`, for these reasons."""
 
     kind: Literal["event", "procedure"]
@@ -35,8 +35,7 @@ class Break:
         return f"{self.kind} {self.name} would break {self.whom}: {'; '.join(self.reasons)}"
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(msgspec.Struct, frozen=True):
     """How the code's declaration differs from the version stored last; `details` has a line per field."""
 
     kind: str

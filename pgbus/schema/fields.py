@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from pgbus.codec.annotations import EMPTY
 
 
-@dataclass(frozen=True, slots=True)
-class Field:
+class Field(msgspec.Struct, frozen=True):
     """A named argument; EMPTY stands for no annotation, and for no default, in which case it is required."""
 
     name: str
@@ -20,8 +20,7 @@ class Field:
     is_required: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class Fields:
+class Fields(msgspec.Struct, frozen=True):
     """Named arguments; `is_open` if further ones are accepted."""
 
     fields: Sequence[Field]

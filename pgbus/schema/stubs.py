@@ -5,8 +5,9 @@ from __future__ import annotations
 import keyword
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
+
+import msgspec
 
 from pgbus.schema.documents import Declaration, Stored
 from pgbus.schema.keywords import Schema
@@ -38,11 +39,10 @@ _TYPES = {"string": "str", "integer": "int", "number": "float", "boolean": "bool
 _OPTIONS = "bus_options: Mapping[str, object] | None = None"
 
 
-@dataclass(slots=True)
-class _Node:
+class _Node(msgspec.Struct):
     """The content of one path: further words, an event, a procedure, or several of these."""
 
-    words: dict[str, _Node] = field(default_factory=dict)
+    words: dict[str, _Node] = msgspec.field(default_factory=dict)
     event: Schema | None = None
     procedure: Schema | None = None
 

@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TypeAlias
 from uuid import UUID
 
+import msgspec
 
-@dataclass(frozen=True, slots=True)
-class SessionOpened:
+
+class SessionOpened(msgspec.Struct, frozen=True):
     """The worker's session is up: it listens for notifications and holds its liveness lock."""
 
     worker_id: int
 
 
-@dataclass(frozen=True, slots=True)
-class SessionLost:
+class SessionLost(msgspec.Struct, frozen=True):
     """The worker's session broke; it reconnects."""
 
     error: str
 
 
-@dataclass(frozen=True, slots=True)
-class PartFailed:
+class PartFailed(msgspec.Struct, frozen=True):
     """A part of this worker ended by a fault of code, and begins again after a pause.
 
     `part` is `listener NAME`, `calls`, `schedules` or `leader`.
@@ -32,56 +30,48 @@ class PartFailed:
     error: str
 
 
-@dataclass(frozen=True, slots=True)
-class WorkersCounted:
+class WorkersCounted(msgspec.Struct, frozen=True):
     """The worker has said that it lives, and has counted the others that do."""
 
     others: int
 
 
-@dataclass(frozen=True, slots=True)
-class ListenerDraining:
+class ListenerDraining(msgspec.Struct, frozen=True):
     """A listener of this worker claims no more, as the worker stops; handlers that run may finish."""
 
     listener_name: str
 
 
-@dataclass(frozen=True, slots=True)
-class LeaderChanged:
+class LeaderChanged(msgspec.Struct, frozen=True):
     """A worker became the leader, or is it no longer."""
 
     leads: bool
 
 
-@dataclass(frozen=True, slots=True)
-class LeaderSlept:
+class LeaderSlept(msgspec.Struct, frozen=True):
     """The outbox is empty, and publishers will notify."""
 
 
-@dataclass(frozen=True, slots=True)
-class PeriodEnded:
+class PeriodEnded(msgspec.Struct, frozen=True):
     """The first event of this partition of the log is a period old; the next event opens the next partition."""
 
     partition: int
 
 
-@dataclass(frozen=True, slots=True)
-class Sequenced:
+class Sequenced(msgspec.Struct, frozen=True):
     """The leader moved `events` events from the outbox to the log."""
 
     events: int
 
 
-@dataclass(frozen=True, slots=True)
-class Claimed:
+class Claimed(msgspec.Struct, frozen=True):
     """A number of events was claimed for a listener."""
 
     listener_name: str
     events: int
 
 
-@dataclass(frozen=True, slots=True)
-class Settled:
+class Settled(msgspec.Struct, frozen=True):
     """Outcomes were written for a number of events of a listener."""
 
     listener_name: str
@@ -90,31 +80,27 @@ class Settled:
     dead: int
 
 
-@dataclass(frozen=True, slots=True)
-class ClaimsLost:
+class ClaimsLost(msgspec.Struct, frozen=True):
     """A number of claims of this worker was freed before it settled them; their events are delivered again."""
 
     listener_name: str
     claims: int
 
 
-@dataclass(frozen=True, slots=True)
-class ClaimsFreed:
+class ClaimsFreed(msgspec.Struct, frozen=True):
     """The leader freed a number of claims of dead workers."""
 
     claims: int
 
 
-@dataclass(frozen=True, slots=True)
-class CallStarted:
+class CallStarted(msgspec.Struct, frozen=True):
     """A call was taken by this worker, which runs the procedure."""
 
     procedure: str
     call_id: UUID
 
 
-@dataclass(frozen=True, slots=True)
-class CallEnded:
+class CallEnded(msgspec.Struct, frozen=True):
     """A call that this worker ran has its response: `outcome` as in `rpc_calls`, `duration` in seconds."""
 
     procedure: str
@@ -123,16 +109,14 @@ class CallEnded:
     duration: float
 
 
-@dataclass(frozen=True, slots=True)
-class TaskStarted:
+class TaskStarted(msgspec.Struct, frozen=True):
     """A run of a schedule was claimed by this worker, which calls the function."""
 
     schedule_name: str
     run_id: UUID
 
 
-@dataclass(frozen=True, slots=True)
-class TaskEnded:
+class TaskEnded(msgspec.Struct, frozen=True):
     """A run that this worker claimed has ended: `outcome` as in `schedule_history`, `duration` in seconds."""
 
     schedule_name: str

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass
 from datetime import datetime
 from typing import ClassVar, Protocol, TypeAlias
 from uuid import UUID
 from weakref import WeakSet
+
+import msgspec
 
 from pgbus.causality import Cause, Origin, read_headers
 from pgbus.messages import EventMessage
@@ -24,8 +25,7 @@ class Abandoned(Exception):
     """The operation was broken off, as its claim or its transaction was lost: nothing has failed in it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Publish:
+class Publish(msgspec.Struct, frozen=True):
     """Events are published in one go: one, or those of a `publish_many` (`in_bulk`).
 
     What an instrument puts into their headers is published with them.
@@ -35,8 +35,7 @@ class Publish:
     in_bulk: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Process:
+class Process(msgspec.Struct, frozen=True):
     """A listener's handler is called for one event, or for a batch of them; `attempt` is 1 for the first."""
 
     listener_name: str
@@ -45,8 +44,7 @@ class Process:
     in_batch: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(msgspec.Struct, frozen=True):
     """A procedure is called from here; what an instrument puts into `headers` is sent with the call."""
 
     procedure: str
@@ -54,8 +52,7 @@ class Call:
     headers: dict[str, str]
 
 
-@dataclass(frozen=True, slots=True)
-class Serve:
+class Serve(msgspec.Struct, frozen=True):
     """A call is executed here, with the headers that the caller has sent, as JSON text if there are any."""
 
     procedure: str
@@ -73,8 +70,7 @@ class Serve:
         return Origin(self.call_id, self.raw_headers).cause
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
+class Run(msgspec.Struct, frozen=True):
     """A schedule's task runs, by its `rule` as text; `attempt` is 1 unless a worker had begun the run before."""
 
     schedule_name: str

@@ -16,7 +16,7 @@ import inspect
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, NoReturn, TypeVar, cast
 from uuid import UUID, uuid4
@@ -242,7 +242,7 @@ class MockedCaller(Caller):
             text = answer.error if isinstance(answer.error, str) else "the call was mocked to fail"
             response = Response(uuid4(), "failed", error_type="Exception", error=text)
         if answer.trace:
-            response = replace(response, traceback=answer.trace)
+            response = msgspec.structs.replace(response, traceback=answer.trace)
         return to_error(response, procedure=procedure, allowed=self._procedures.errors)
 
 

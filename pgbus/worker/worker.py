@@ -7,8 +7,9 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from typing import Protocol
+
+import msgspec
 
 from pgbus.aio.tasks import end_tasks, failure_of, run_until
 from pgbus.config import Config
@@ -58,8 +59,7 @@ class Owner(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Floors:
+class Floors(msgspec.Struct, frozen=True):
     """How far the outbox is read, None where this worker does not lead; and positions by listener_name."""
 
     outbox: Frontier | None

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 from uuid import UUID
 
+import msgspec
+
 from pgbus.database.store import Store
 
 
-@dataclass(frozen=True, slots=True)
-class ListenerMeasure:
+class ListenerMeasure(msgspec.Struct, frozen=True):
     """Attempts of a listener that began within a window and have ended; `p95` of their durations, in seconds."""
 
     listener_name: str
@@ -20,8 +20,7 @@ class ListenerMeasure:
     p95: float | None
 
 
-@dataclass(frozen=True, slots=True)
-class RunningCall:
+class RunningCall(msgspec.Struct, frozen=True):
     """A call of a handler, procedure or task that had run for a second or more when its worker reported last.
 
     `age` is in seconds, until now. `id` is that of the event, or of the call; of a batch, that of its first event.
@@ -40,8 +39,7 @@ class RunningCall:
     age: float
 
 
-@dataclass(frozen=True, slots=True)
-class Failure:
+class Failure(msgspec.Struct, frozen=True):
     """An attempt that failed; `duration` is in seconds."""
 
     position: int

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any, Literal
 from uuid import UUID
@@ -19,8 +18,7 @@ from pgbus.topics import split_name
 SILENCE = 35.0
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerStatus:
+class WorkerStatus(msgspec.Struct, frozen=True):
     """A worker process. It is `live` while its advisory lock is held; else it is gone and not yet cleaned up.
 
     `silent_for` is the number of seconds since it reported last, by the database's clock; workers report every 10 s.
@@ -49,8 +47,7 @@ class WorkerStatus:
         return self.live and self.silent_for > SILENCE
 
 
-@dataclass(frozen=True, slots=True)
-class ListenerStatus:
+class ListenerStatus(msgspec.Struct, frozen=True):
     """A listener and its lag.
 
     `lag_events` are owed to it, the oldest for `lag_seconds`; of these `in_flight` are with workers, `retrying` wait
@@ -76,8 +73,7 @@ class ListenerStatus:
     dead: int
 
 
-@dataclass(frozen=True, slots=True)
-class LogStatus:
+class LogStatus(msgspec.Struct, frozen=True):
     """The outbox and the log at one moment.
 
     `outbox_waiting` events are not in the log yet, the oldest for `outbox_age` seconds; `outbox_scheduled` wait for
@@ -91,8 +87,7 @@ class LogStatus:
     encoding: str
 
 
-@dataclass(frozen=True, slots=True)
-class Attempt:
+class Attempt(msgspec.Struct, frozen=True):
     """One attempt of one listener at an event; `duration` is in seconds."""
 
     listener_name: str
@@ -104,8 +99,7 @@ class Attempt:
     error: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class Owed:
+class Owed(msgspec.Struct, frozen=True):
     """A listener that an event is still owed to. `behind`: the leader has yet to hand it this stretch of the log."""
 
     listener_name: str
@@ -116,16 +110,14 @@ class Owed:
     last_error: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class GivenUp:
+class GivenUp(msgspec.Struct, frozen=True):
     """A listener for which an event is a dead letter, and the id of the dead letter."""
 
     listener_name: str
     dead_letter: int
 
 
-@dataclass(frozen=True, slots=True)
-class EventRecord:
+class EventRecord(msgspec.Struct, frozen=True):
     """An event of the log, every attempt at it (oldest first), whom it is still owed to, and its dead letters."""
 
     event: EventMessage
@@ -144,8 +136,7 @@ class EventRecord:
         }
 
 
-@dataclass(frozen=True, slots=True)
-class CallRecord:
+class CallRecord(msgspec.Struct, frozen=True):
     """A call of the log of calls: `arguments` and `result` are JSON text, `duration` is in seconds, from claim to
     response.
     """
@@ -179,8 +170,7 @@ class CallRecord:
         return split_name(self.procedure)[1]
 
 
-@dataclass(frozen=True, slots=True)
-class DeadLetter:
+class DeadLetter(msgspec.Struct, frozen=True):
     """An event that one listener gave up on.
 
     `blocked_key` is set for a listener that blocks on poison: its later events with this key wait until the letter is
@@ -202,8 +192,7 @@ class DeadLetter:
     retried: int
 
 
-@dataclass(frozen=True, slots=True)
-class DeadGroup:
+class DeadGroup(msgspec.Struct, frozen=True):
     """Dead letters of one listener that failed alike.
 
     `error` is their fingerprint, or the kind of their error where they have none: without ids, numbers and quoted
@@ -227,8 +216,7 @@ class DeadGroup:
 # ---------------------------------------------------------------------------------------- what is asked for; None: any
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EventCriteria:
+class EventCriteria(msgspec.Struct, frozen=True, kw_only=True):
     """Conditions on events of the log. `condition` and `version_condition` are SQL/JSON paths."""
 
     topic_regex: str | None
@@ -246,8 +234,7 @@ class EventCriteria:
     dead: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CallCriteria:
+class CallCriteria(msgspec.Struct, frozen=True, kw_only=True):
     """Conditions on calls; `condition` is an SQL/JSON path into the arguments."""
 
     name_regex: str | None
@@ -260,7 +247,7 @@ class CallCriteria:
 
 def parameters(criteria: EventCriteria | CallCriteria) -> dict[str, Any]:
     """The criteria as parameters of their statement."""
-    return {field.name: getattr(criteria, field.name) for field in fields(criteria)}
+    return msgspec.structs.asdict(criteria)
 
 
 # ----------------------------------------------------------------------------------------------------------- statements
@@ -336,7 +323,7 @@ async def match_dead_letters(store: Store, filter_: Mapping[str, object], *, lim
 
 async def read_dead_letters(store: Store, ids: Sequence[int]) -> list[DeadLetter]:
     """Dead letters with their events, newest first."""
-    own = [field.name for field in fields(DeadLetter) if field.name != "event"]
+    own = [name for name in DeadLetter.__struct_fields__ if name != "event"]
     rows = await store.fetch("read_dead_letters", ids=ids)
     return [DeadLetter(event=event_of(row), **{name: row[name] for name in own}) for row in rows]
 

@@ -6,10 +6,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import TypeAlias
 from uuid import UUID
+
+import msgspec
 
 from pgbus.database.sql import Statement
 from pgbus.database.statements.bound import Bound
@@ -17,8 +18,7 @@ from pgbus.database.statements.bound import Bound
 Statements: TypeAlias = Mapping[str, Statement]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EventColumns:
+class EventColumns(msgspec.Struct, frozen=True, kw_only=True):
     """Events in the order of the arrays. An array may be shorter than `event_ids`: what it lacks is NULL.
 
     `delays` are in seconds from the INSERT on, by the database's clock. `published_by` is the service that publishes

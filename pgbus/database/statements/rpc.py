@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 from uuid import UUID
+
+import msgspec
 
 from pgbus.database.store import Store
 
 CallOutcome: TypeAlias = Literal["answered", "failed", "refused", "invalid", "expired", "cancelled", "lost", "unserved"]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Request:
+class Request(msgspec.Struct, frozen=True, eq=False):
     """A call as the caller posts it; `arguments` and `headers` are JSON text, `timeout` seconds."""
 
     call_id: UUID
@@ -28,8 +28,7 @@ class Request:
         return len(self.arguments)
 
 
-@dataclass(frozen=True, slots=True)
-class ClaimedRequest:
+class ClaimedRequest(msgspec.Struct, frozen=True):
     """A call as the server claimed it; the server gives it up after `seconds_left`."""
 
     call_id: UUID
@@ -40,8 +39,7 @@ class ClaimedRequest:
     seconds_left: float
 
 
-@dataclass(frozen=True, slots=True)
-class Response:
+class Response(msgspec.Struct, frozen=True):
     """The response to a call; `result` and `error_arguments` are JSON text."""
 
     call_id: UUID
@@ -59,8 +57,7 @@ class Response:
         return len(self.result or "")
 
 
-@dataclass(frozen=True, slots=True)
-class Serving:
+class Serving(msgspec.Struct, frozen=True):
     """A procedure that a worker serves: at most `concurrency` calls at once; `timeout` is the declared one, in
     seconds.
     """
@@ -70,8 +67,7 @@ class Serving:
     timeout: float | None
 
 
-@dataclass(frozen=True, slots=True)
-class Served:
+class Served(msgspec.Struct, frozen=True):
     """A procedure that was registered once: whether a live worker serves it, and its declared timeout in seconds."""
 
     procedure: str
@@ -79,8 +75,7 @@ class Served:
     timeout: float | None
 
 
-@dataclass(frozen=True, slots=True)
-class Stranger:
+class Stranger(msgspec.Struct, frozen=True):
     """A live worker of another service that serves a procedure of ours."""
 
     procedure: str
@@ -88,8 +83,7 @@ class Stranger:
     service: str
 
 
-@dataclass(frozen=True, slots=True)
-class Answered:
+class Answered(msgspec.Struct, frozen=True):
     """The notification of one caller: `payload`, or `hint` if one of the calls already had another response."""
 
     channel: str

@@ -3,40 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 from uuid import UUID
 
+import msgspec
+
 from pgbus.database.store import Store
 
 
-@dataclass(frozen=True, slots=True)
-class Registered:
+class Registered(msgspec.Struct, frozen=True):
     """Whether a schedule is new, and the rule that it had until now."""
 
     is_new: bool
     old_rule: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class Namesake:
+class Namesake(msgspec.Struct, frozen=True):
     """A live worker of a service of the same name, whose folder `home` is another one."""
 
     worker: str
     home: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ScheduleClaim:
+class ScheduleClaim(msgspec.Struct, frozen=True, kw_only=True):
     """A run that this worker has claimed, for the `attempt`-th time."""
 
     token: UUID
     attempt: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FoundSchedule:
+class FoundSchedule(msgspec.Struct, frozen=True, kw_only=True):
     """A schedule's row at the instant `now`, and our claim of its run, if it was due and free.
 
     `next_run_at` is None where someone is to work it out. `was_claimed`: someone had claimed it before.
@@ -52,8 +49,7 @@ class FoundSchedule:
     claim: ScheduleClaim | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FreedSchedules:
+class FreedSchedules(msgspec.Struct, frozen=True, kw_only=True):
     """The schedules whose runs were taken back. `absent`: workers that have claimed runs and no session."""
 
     names: list[str]

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal, TypeAlias
+
+import msgspec
 
 from pgbus.database.store import Store
 
 Kind: TypeAlias = Literal["event", "procedure", "listener"]
 
 
-@dataclass(frozen=True, slots=True)
-class HashedSchema:
+class HashedSchema(msgspec.Struct, frozen=True):
     """A schema as JSON, its SHA-256, and as JSON what is said about it: `owner`, `description`, `links`."""
 
     kind: Kind
@@ -23,8 +23,7 @@ class HashedSchema:
     about: str = "{}"
 
 
-@dataclass(frozen=True, slots=True)
-class PublishedSchema:
+class PublishedSchema(msgspec.Struct, frozen=True):
     """A schema that is in the database now; `is_new` if this call has put it there."""
 
     kind: Kind
@@ -33,8 +32,7 @@ class PublishedSchema:
     is_new: bool
 
 
-@dataclass(frozen=True, slots=True)
-class CurrentSchema:
+class CurrentSchema(msgspec.Struct, frozen=True):
     """The version that holds of an event or a procedure, as JSON."""
 
     kind: Kind
@@ -42,8 +40,7 @@ class CurrentSchema:
     schema: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SchemaVersion:
+class SchemaVersion(msgspec.Struct, frozen=True, kw_only=True):
     """A version of a schema, as JSON. A live worker uses it: `is_live`. A removed listener's is not `is_registered`.
 
     `options` (of a registered listener) and `links` (URLs by their titles) are JSON objects.

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
 from uuid import UUID
+
+import msgspec
 
 from pgbus.database.adapters import AsyncExecutor
 from pgbus.database.sql import load
@@ -15,16 +16,14 @@ from pgbus.database.store import Store
 from pgbus.messages import EventMessage
 
 
-@dataclass(frozen=True, slots=True)
-class Unsettled:
+class Unsettled(msgspec.Struct, frozen=True):
     """How many events and deliveries are due and not settled, at an instant."""
 
     unsettled: int
     looked_at: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class FoundAttempt:
+class FoundAttempt(msgspec.Struct, frozen=True):
     """An attempt of the history, with its event."""
 
     listener_name: str

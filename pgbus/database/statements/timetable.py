@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 from uuid import UUID
 
+import msgspec
+
 from pgbus.database.store import Store
 
 
-@dataclass(frozen=True, slots=True)
-class ScheduleStatus:
+class ScheduleStatus(msgspec.Struct, frozen=True):
     """A schedule: its next run, and the outcome of its newest run.
 
     `next_run_at` is None while it runs, and until a worker that declares it has worked it out. `last_outcome` is None
@@ -35,8 +35,7 @@ class ScheduleStatus:
     last_seen_at: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class ScheduleRun:
+class ScheduleRun(msgspec.Struct, frozen=True):
     """One run of a schedule; `duration` is in seconds, None while it runs."""
 
     run_id: UUID
