@@ -12,6 +12,7 @@ from werkzeug.exceptions import default_exceptions
 
 from pgbus.api import BoundBus
 from pgbus.bus import Bus
+from pgbus.contrib.requests import CauseMiddleware
 from pgbus.contrib.statuses import status_of
 from pgbus.errors import NoAnswer
 
@@ -38,7 +39,10 @@ class PgBus:
 
         503 is for NoWorkerAvailable, 504 for CallTimeout, 502 for WorkerLost. The application's own handlers of these
         codes render them; its handlers of these errors come first.
+
+        What a request publishes and calls is caused by it: see `Cause.of_request` for the headers that say so.
         """
+        app.wsgi_app = CauseMiddleware(app.wsgi_app)  # type: ignore[method-assign]
         app.extensions["pgbus"] = self
         app.register_error_handler(NoAnswer, _respond)
 

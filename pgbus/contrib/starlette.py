@@ -13,7 +13,8 @@ from typing import Any, TypeAlias
 import msgspec
 
 from pgbus.bus import Bus
-from pgbus.causality import Cause, caused_by
+from pgbus.causality import caused_by
+from pgbus.contrib.requests import cause_of_scope
 from pgbus.contrib.statuses import status_of
 from pgbus.errors import NoAnswer
 
@@ -79,7 +80,7 @@ class PgBusMiddleware:
         if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
-        with caused_by(Cause.of_request(_headers(scope))):
+        with caused_by(cause_of_scope(scope)):
             if scope["type"] == "http":
                 await self._respond(scope, receive, send)
             else:
@@ -104,7 +105,3 @@ class PgBusMiddleware:
             headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
             await send({"type": "http.response.start", "status": status.value, "headers": headers})
             await send({"type": "http.response.body", "body": body})
-
-
-def _headers(scope: Scope) -> dict[str, str]:
-    return {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}

@@ -26,6 +26,7 @@ INSTALLED_APPS = [
 if django.VERSION < (6,):
     INSTALLED_APPS.append("django_tasks")
 MIDDLEWARE = [
+    "pgbus.contrib.django.middleware.caused_by_request",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",

@@ -7,7 +7,9 @@ from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any, TypeAlias
 
 from pgbus.bus import Bus
+from pgbus.causality import caused_by
 from pgbus.contrib.litestar.transactions import Ambient, FindSession, RequestUnit, Scope, entered
+from pgbus.contrib.requests import cause_of_scope
 
 Message: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[Message]]
@@ -23,6 +25,8 @@ class RequestMiddleware:
     Events in a session are published by its commit. The others are published before the response, or dropped if it is
     an error. If they cannot be published, the error is raised, and the client gets a 500. Those of a websocket are
     published at once.
+
+    All of them, and its calls, are caused by it: see `Cause.of_request` for the headers that say so.
     """
 
     def __init__(self, app: App, *, bus: Bus, find_session: FindSession) -> None:
@@ -39,7 +43,7 @@ class RequestMiddleware:
                 await self._decide(unit, message["status"])
             await send(message)
 
-        with entered(unit):
+        with caused_by(cause_of_scope(scope)), entered(unit):
             await self.app(scope, receive, publish_and_send)
 
     async def _decide(self, unit: RequestUnit, status: int) -> None:

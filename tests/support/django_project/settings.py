@@ -17,6 +17,7 @@ INSTALLED_APPS = [
     "tests.support.django_project.warehouse",
 ]
 MIDDLEWARE = [
+    "pgbus.contrib.django.middleware.caused_by_request",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
