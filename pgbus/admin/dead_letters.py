@@ -9,7 +9,7 @@ from pgbus.admin.listeners import check_listener
 from pgbus.admin.operations import OperationVerbs
 from pgbus.database.statements import inspection
 from pgbus.database.statements.inspection import DeadGroup, DeadLetter
-from pgbus.database.statements.operations import Verb, Why
+from pgbus.database.statements.operations import Operation, Verb, Why
 from pgbus.database.store import Store
 
 
@@ -39,6 +39,22 @@ class DeadLetterVerbs:
     async def discard(self, wanted: DeadFilter = EVERY_DEAD_LETTER, **why: Unpack[Why]) -> list[int]:
         """Remove dead letters for good; the history says so, and the operation keeps them. The ids of those it did."""
         return await self._operate("discard", wanted, why)
+
+    async def retry_now(self, wanted: DeadFilter = EVERY_DEAD_LETTER, **why: Unpack[Why]) -> Operation:
+        """Have events that failed, and wait for their next attempt, tried at once.
+
+        The filter's `since` and `until` are compared with the instant at which an event entered the log; `ids` are
+        those of dead letters, and are refused.
+        """
+        return await self._operate_on_waiting("retry_now", wanted, why)
+
+    async def give_up(self, wanted: DeadFilter = EVERY_DEAD_LETTER, **why: Unpack[Why]) -> Operation:
+        """Make dead letters of events that failed and wait for their next attempt; the filter is as for `retry_now`."""
+        return await self._operate_on_waiting("give_up", wanted, why)
+
+    async def _operate_on_waiting(self, verb: Verb, wanted: DeadFilter, why: Why) -> Operation:
+        await check_listener(self._store, wanted.listener_name)
+        return await self._operations.run(verb, wanted.as_filter(), **why)
 
     async def _match(self, wanted: DeadFilter, *, limit: int | None) -> list[int]:
         await check_listener(self._store, wanted.listener_name)

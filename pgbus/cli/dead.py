@@ -1,4 +1,4 @@
-"""`pgbus dead`: list, summarize, show, retry and discard dead letters."""
+"""`pgbus dead`: list, summarize, show, retry and discard dead letters, and decide about what may become one."""
 
 from __future__ import annotations
 
@@ -50,9 +50,21 @@ def dead() -> None:
 
 
 def _filter_options(command: _Command) -> _Command:
-    listener = click.option("--listener", "listener_name", metavar="NAME", help="Dead letters of this listener.")
+    return _listener_option("Dead letters")(_event_options("Dead")(command))
+
+
+def _waiting_options(command: _Command) -> _Command:
+    everything = click.option("--all", "everything", is_flag=True, help="All that wait, whatever they are.")
+    return _listener_option("Events")(_event_options("Logged")(everything(command)))
+
+
+def _listener_option(what: str) -> Callable[[_Command], _Command]:
+    return click.option("--listener", "listener_name", metavar="NAME", help=f"{what} of this listener.")
+
+
+def _event_options(was: str) -> Callable[[_Command], _Command]:
     topic = click.option("--topic", type=read_pattern, metavar="PATTERN", help="Events under this topic or pattern.")
-    return listener(topic(key_option(error_option(period_options("Dead")(command)))))
+    return lambda command: topic(key_option(error_option(period_options(was)(command))))
 
 
 @dead.command("list")
@@ -132,6 +144,56 @@ def retry_dead(**given: Any) -> None:
 def discard_dead(**given: Any) -> None:
     """Delete dead letters: those with the IDs, or --all that match. The history and the operation keep them."""
     _change("discard", said="discarded", **given)
+
+
+@dead.command("retry-now")
+@database_options
+@_waiting_options
+@with_options(confirm_options)
+@json_option
+def retry_waiting_now(**given: Any) -> None:
+    """Try events at once that failed and wait for their next attempt."""
+    _change_waiting("retry_now", said="due now", **given)
+
+
+@dead.command("give-up")
+@database_options
+@_waiting_options
+@with_options(confirm_options)
+@json_option
+def give_up_waiting(**given: Any) -> None:
+    """Make dead letters of events that failed and wait for their next attempt."""
+    _change_waiting("give_up", said="given up", **given)
+
+
+def _change_waiting(
+    verb: Verb,
+    *,
+    said: str,
+    everything: bool,
+    as_json: bool,
+    dry_run: bool,
+    yes: bool,
+    reason: str | None,
+    person: str | None,
+    **filters: Any,
+) -> None:
+    wanted = DeadFilter(**filters)
+    if bool(wanted.as_filter()) == everything:
+        raise click.UsageError(
+            "select events with --listener, --topic, --key, --error, --since, --until, or give --all"
+        )
+    with_admin(lambda admin: admin.dead_letters.find(wanted, limit=1))  # names a listener that is not there
+    done = change(
+        verb, wanted.as_filter(), what="waiting event", reason=reason, person=person,
+        dry_run=dry_run, yes=yes, as_json=as_json,
+    )  # fmt: skip
+    if done is None:
+        return
+    if as_json:
+        print_json({"touched": done.touched, "operation": done.id})
+    else:
+        console().print(f"{said}: {plural(done.touched, 'event')} (operation {done.id})")
 
 
 def _change(

@@ -94,6 +94,51 @@ async def test_events_are_found_by_the_error_of_an_attempt(
     assert [int(json.loads(line)["native_id"]) for line in result.stdout.splitlines()] == positions
 
 
+# ------------------------------------------------------------------------------------------ what waits for its attempt
+
+
+@pytest.fixture
+async def waiting(rows: Rows) -> int:
+    """Three events that a listener failed at, and tries again tomorrow."""
+    mailer: int = await rows.listener("mailer", "**")
+    for position, error in enumerate(("KeyError: 1", "KeyError: 2", "OSError: away"), 1):
+        await rows.event(position)
+        await rows.delivery(mailer, position, attempt=2)
+        await rows.connection.execute(
+            "UPDATE pgbus.deliveries SET last_error = $1, available_at = now() + interval '1 day' WHERE first = $2",
+            error, position,
+        )  # fmt: skip
+    return mailer
+
+
+async def test_what_waits_in_back_off_is_tried_now_or_given_up(invoke: Invoke, rows: Rows, waiting: int) -> None:
+    due = "SELECT array_agg(first ORDER BY first) FROM pgbus.deliveries WHERE available_at <= now()"
+    assert "matches 2 waiting events" in (await invoke("dead", "retry-now", "--error", "KeyError", "--dry-run")).stdout
+    assert await rows.connection.fetchval(due) is None
+    assert (await invoke("dead", "retry-now", "--error", "KeyError")).exit_code == 2  # nobody to ask
+    given = ("--yes", "--reason", "back again", "--person", "ann")
+    result = await invoke("dead", "retry-now", "--error", "KeyError", *given)
+    assert result.stdout == "due now: 2 events (operation 1)\n"
+    assert await rows.connection.fetchval(due) == [1, 2]
+    [done] = json_lines(await invoke("dead", "give-up", "--error", "OSError", "--listener", "mailer", *given, "--json"))
+    assert done == {"touched": 1, "operation": 2}
+    assert await rows.connection.fetchval("SELECT array_agg(position) FROM pgbus.dead_letters") == [3]
+    trail = await rows.connection.fetch("SELECT verb, person, reason, touched FROM pgbus.operations ORDER BY id")
+    assert [tuple(row) for row in trail] == [
+        ("retry_now", "ann", "back again", 2),
+        ("give_up", "ann", "back again", 1),
+    ]
+
+
+@pytest.mark.parametrize("command", ["retry-now", "give-up"])
+async def test_what_waits_is_selected_or_all_of_it(invoke: Invoke, command: str) -> None:
+    assert (await invoke("dead", command, "--yes")).exit_code == 2
+    assert (await invoke("dead", command, "--all", "--key", "k", "--yes")).exit_code == 2
+    result = await invoke("dead", command, "--listener", "nobody", "--yes")
+    assert result.exit_code != 0
+    assert "nobody" in result.stderr
+
+
 # -------------------------------------------------------------------------------------------------------------- tables
 
 
