@@ -75,15 +75,18 @@ async def place_order(connection: Connection, draft: Draft, ledger: Ledger) -> N
         ledger.committed[published.event_id] = order
 
 
-async def place_orders(pool: asyncpg.Pool, count: int, ledger: Ledger) -> None:
-    """Run all clients concurrently, until `count` orders were placed."""
+async def place_orders(pool: asyncpg.Pool, count: int, ledger: Ledger, *, pause: float = PAUSE) -> None:
+    """Run all clients concurrently, until `count` orders were placed.
+
+    `pause` is the average number of seconds between two orders of one client.
+    """
     queue = drafts(count)
 
     async def run_till() -> None:
         async with pool.acquire() as connection:
             for draft in queue:
                 await place_order(connection, draft, ledger)
-                await asyncio.sleep(random.expovariate(1 / PAUSE))
+                await asyncio.sleep(random.expovariate(1 / pause))
 
     async with asyncio.TaskGroup() as tills:
         for _ in range(TILLS):

@@ -1,4 +1,5 @@
-"""The dashboard on a shop that is open: a PostgreSQL, a worker, clients that place orders, until Ctrl-C.
+"""The dashboard on a shop that is open: a PostgreSQL, workers of the shop, its bank and its carrier, clients that place
+orders, until Ctrl-C.
 
 python -m examples.shop.watch [--port PORT]
 """
@@ -20,6 +21,9 @@ from examples.shop.tables import create_tables
 from pgbus import migrate
 from pgbus.embedded import EmbeddedPostgres
 
+PAUSE = 0.6
+"""Average seconds between two orders of one client: it goes on for as long as somebody looks."""
+
 
 def main() -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -37,16 +41,17 @@ def main() -> int:
 
 async def watch(dsn: str, arguments: argparse.Namespace, log: int) -> int:
     token = ["--token", arguments.token] if arguments.token else []
-    worker = await pgbus("run", "examples.shop", dsn=dsn, log=log)
+    services = ("examples.shop", "examples.shop.street:bank", "examples.shop.street:carrier")
+    workers = [await pgbus("run", service, dsn=dsn, log=log) for service in services]
     dashboard = await pgbus("dashboard", "--port", arguments.port, *token, dsn=dsn)
     async with asyncpg.create_pool(dsn, min_size=1, max_size=TILLS) as pool:
         async with pool.acquire() as connection:
             await create_tables(connection)
         try:
-            while dashboard.returncode is None and worker.returncode is None:
-                await place_orders(pool, 500, Ledger())
+            while all(process.returncode is None for process in (dashboard, *workers)):
+                await place_orders(pool, 100, Ledger(), pause=PAUSE)
         finally:
-            for process in (dashboard, worker):
+            for process in (dashboard, *workers):
                 if process.returncode is None:
                     process.terminate()
                 await process.wait()

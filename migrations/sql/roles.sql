@@ -57,8 +57,8 @@ GRANT EXECUTE
 GRANT USAGE ON SCHEMA pgbus TO pgbus_reader, pgbus_operator;
 GRANT SELECT
     ON pgbus.outbox, pgbus.events, pgbus.history, pgbus.causes, pgbus.listeners, pgbus.removed_listeners,
-       pgbus.subscriptions, pgbus.dead_letters, pgbus.operations, pgbus.operation_items, pgbus.workers, pgbus.schemas,
-       pgbus.partitions, pgbus.installation, pgbus.alembic_version, pgbus.identity, pgbus.received
+       pgbus.subscriptions, pgbus.declarations, pgbus.dead_letters, pgbus.operations, pgbus.operation_items, pgbus.workers,
+       pgbus.schemas, pgbus.partitions, pgbus.installation, pgbus.alembic_version, pgbus.identity, pgbus.received
     TO pgbus_reader, pgbus_operator;
 GRANT EXECUTE ON FUNCTION pgbus.find_installation(), pgbus.find_paused_as_copy() TO pgbus_reader, pgbus_operator;
 -- Not `caller`: who knows a caller's channel can notify it of results that nobody wrote.

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from pgbus.admin.conditions import Condition, combine
 from pgbus.admin.name_filter import EVERY_NAME, Names
-from pgbus.database.statements.inspection import CallCriteria, EventCriteria
+from pgbus.database.statements.inspection import CallCriteria, EventCriteria, Outcome
 from pgbus.topics import pattern_regex
 
 
@@ -20,7 +20,8 @@ class EventFilter:
     conditions, on the path `version`, must all hold for the version of the event's API. `since` (inclusive) and `until`
     (exclusive) are compared with the instant at which an event entered the log, `after` and `before` (both exclusive)
     with its position. `error` is a part of an attempt's error, in any case, or its kind, as a DeadGroup has it.
-    `where` conditions on the payload must all hold. `owed_to` is a listener that has yet to handle the event; `dead`
+    `where` conditions on the payload must all hold. `service` has published the event. `outcome` is that of an attempt
+    at it. `owed_to` is a listener that has yet to handle the event; `dead`
     events lie in a dead letter.
     """
 
@@ -35,6 +36,8 @@ class EventFilter:
     after: int | None = None
     before: int | None = None
     where: tuple[Condition, ...] = ()
+    service: str | None = None
+    outcome: Outcome | None = None
     owed_to: str | None = None
     dead: bool = False
 
@@ -56,6 +59,8 @@ class EventFilter:
             after=-1 if self.after is None else self.after,
             before=self.before,
             condition=combine(self.where),
+            service=self.service,
+            outcome=self.outcome,
             owed_to=self.owed_to,
             dead=self.dead,
         )

@@ -10,8 +10,8 @@ from starlette.exceptions import HTTPException
 
 from pgbus.admin import EventFilter
 from pgbus.contrib.dashboard.operating import LONGEST_REASON, need, see
-from pgbus.contrib.dashboard.pages import Shown, Visit
 from pgbus.contrib.dashboard.showing import HIDDEN, masked
+from pgbus.contrib.dashboard.visits import Shown, Visit
 from pgbus.errors import ConfigurationError, InvalidEventError, ValidationError
 from pgbus.messages import EventMessage
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from pgbus.admin import Admin
 from pgbus.config import Config
 from pgbus.contrib.dashboard import again, operating, pages
 from pgbus.contrib.dashboard.access import Allow, Person, identify
@@ -23,6 +25,7 @@ from pgbus.contrib.dashboard.carrier import Carrier
 from pgbus.contrib.dashboard.desk import Desk
 from pgbus.contrib.dashboard.forms import FormKey, check_form, read_form
 from pgbus.contrib.dashboard.showing import make_environment
+from pgbus.contrib.dashboard.visits import Page, Shown, Visit
 from pgbus.errors import PgbusError
 
 STATIC = Path(__file__).parent / "static"
@@ -36,7 +39,7 @@ _HEADERS = {
     "x-content-type-options": "nosniff",
     "referrer-policy": "same-origin",
 }
-_PAGES: Mapping[str, pages.Page] = {
+_PAGES: Mapping[str, Page] = {
     "/": pages.overview,
     "/listeners": pages.listeners,
     "/listeners/{name:path}": pages.listener,
@@ -44,9 +47,11 @@ _PAGES: Mapping[str, pages.Page] = {
     "/events/{event_id}": pages.event,
     "/dead": pages.dead,
     "/calls": pages.calls,
+    "/calls/{call_id}": pages.call,
     "/schedules": pages.schedules,
     "/schedules/{name:path}": pages.schedule,
     "/schemas": pages.schemas,
+    "/schemas/{kind}/{name:path}": pages.schema,
     "/workers": pages.workers,
     "/doctor": pages.doctor,
     "/events/{event_id}/again": again.edit,
@@ -56,7 +61,7 @@ _PAGES: Mapping[str, pages.Page] = {
     "/operations.json": operating.export_json,
     "/operations/{operation_id:int}": operating.operation,
 }
-_DEEDS: Mapping[str, pages.Page] = {
+_DEEDS: Mapping[str, Page] = {
     "/events/{event_id}/again": again.republish,
     "/changes/{verb}": operating.change,
     "/operations/{operation_id:int}/cancel": operating.cancel,
@@ -92,7 +97,7 @@ class Dashboard(Starlette):
         self.state.desk = Desk(config)
         self.state.carrier = Carrier(config)
 
-    def _route(self, page: pages.Page) -> Any:
+    def _route(self, page: Page) -> Any:
         async def answer(request: Request) -> Response:
             person = await self._identify(request)
             if isinstance(person, Response):
@@ -101,11 +106,28 @@ class Dashboard(Starlette):
             if request.method == "POST":
                 form = await read_form(request)
                 check_form(request, form, key, person)
+            visits = partial(
+                Visit, request, desk=self.state.desk, person=person, key=key, form=form, hidden=self._hidden
+            )
+            if request.method == "GET" and "live" in request.query_params:
+                return self._stream(request, person, page, visits)
             async with self.state.desk.admin() as admin:
-                visit = pages.Visit(request, admin, person=person, key=key, form=form, hidden=self._hidden)
+                visit = visits(admin)
                 return self._show(visit, await page(visit))
 
         return answer
+
+    def _stream(self, request: Request, person: Person, page: Page, visits: Callable[[Admin], Visit]) -> Response:
+        """The part of a page that changes, again and again; all who may do the same get the same."""
+
+        async def render() -> str:
+            async with self.state.desk.admin() as admin:
+                shown = await page(visits(admin))
+            assert not isinstance(shown, Response)
+            return self._text(request, *shown, layout="live.html")
+
+        stream: Response = self.state.desk.feed.stream((str(request.url), person.role), render)
+        return stream
 
     async def _identify(self, request: Request) -> Person | Response:
         answer = await identify(self._allow, request)
@@ -114,7 +136,7 @@ class Dashboard(Starlette):
         request.state.person = answer
         return answer
 
-    def _show(self, visit: pages.Visit, shown: pages.Shown) -> Response:
+    def _show(self, visit: Visit, shown: Shown) -> Response:
         if isinstance(shown, Response):
             return shown
         template, found = shown
@@ -125,14 +147,23 @@ class Dashboard(Starlette):
         return response
 
     def _render(self, request: Request, template: str, found: Mapping[str, Any], *, status: int = 200) -> Response:
-        root = request.scope.get("root_path", "")
-        # The address within the dashboard, also where it is mounted.
-        path = request.scope["path"].removeprefix(root) or "/"
-        person = getattr(request.state, "person", None)
-        text = self._templates.get_template(template).render(
-            root=root, path=path, names=_NAMES, query=request.query_params, person=person, **found
-        )
+        text = self._text(request, template, found, layout="base.html")
         return HTMLResponse(text, status_code=status, headers={"cache-control": "no-store"})
+
+    def _text(self, request: Request, template: str, found: Mapping[str, Any], *, layout: str) -> str:
+        root = request.scope.get("root_path", "")
+        stream = request.url.include_query_params(live=1)
+        return self._templates.get_template(template).render(
+            root=root,
+            # The address within the dashboard, also where it is mounted.
+            path=request.scope["path"].removeprefix(root) or "/",
+            names=_NAMES,
+            query=request.query_params,
+            person=getattr(request.state, "person", None),
+            layout=layout,
+            stream=f"{stream.path}?{stream.query}",
+            **found,
+        )
 
     async def _refuse(self, request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)

@@ -1,4 +1,4 @@
-"""The dashboard's connections to the database."""
+"""The dashboard's connections to the database, and what its pages share."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 from pgbus.admin import Admin
 from pgbus.config import Config
+from pgbus.contrib.dashboard.checkup import Checkup
+from pgbus.contrib.dashboard.chronicle import Chronicler
+from pgbus.contrib.dashboard.live import Feed
 from pgbus.database.faults import DATABASE_ERRORS, DRIVER_CONFUSED
 from pgbus.database.statements.doctor import read_clock
 
@@ -19,10 +22,13 @@ ANSWER = 2.0
 
 
 class Desk:
-    """Keeps up to four connected Admins, for requests that follow each other."""
+    """Keeps up to four connected Admins, for requests that follow each other, and what is read once for all of them."""
 
     def __init__(self, config: Config) -> None:
-        self.config = config
+        self.chronicler = Chronicler()
+        self.checkup = Checkup(config)
+        self.feed = Feed()
+        self._config = config
         self._free: list[tuple[Admin, AsyncExitStack]] = []
         self._seats = asyncio.Semaphore(SEATS)
 
@@ -37,7 +43,9 @@ class Desk:
                 self._free.append((admin, opened))
 
     async def close(self) -> None:
-        """Close all connections that are not in use."""
+        """End what runs for the pages, and close all connections that are not in use."""
+        await self.feed.close()
+        await self.checkup.close()
         while self._free:
             await _close(self._free.pop()[1])
 
@@ -54,7 +62,7 @@ class Desk:
 
     async def _open(self) -> tuple[Admin, AsyncExitStack]:
         opened = AsyncExitStack()
-        return await opened.enter_async_context(Admin.connect(self.config)), opened
+        return await opened.enter_async_context(Admin.connect(self._config)), opened
 
 
 async def _close(opened: AsyncExitStack) -> None:

@@ -15,8 +15,8 @@ from starlette.responses import RedirectResponse, Response
 from pgbus.admin import EventFilter, Operation, OperationItem
 from pgbus.contrib.dashboard.access import Role
 from pgbus.contrib.dashboard.changes import CHANGES, STATES, Change, Refused, read_filter, read_operation_filter
-from pgbus.contrib.dashboard.pages import LIMIT, Shown, Visit
 from pgbus.contrib.dashboard.showing import masked
+from pgbus.contrib.dashboard.visits import LIMIT, Shown, Visit
 from pgbus.database.faults import DataError, UndefinedObject, hint_of
 from pgbus.database.statements.operations import Verb
 from pgbus.errors import InUseError, NotRegisteredError, OperationNotFound

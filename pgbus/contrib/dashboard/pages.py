@@ -2,149 +2,108 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, TypeAlias
+from collections.abc import Mapping
+from typing import Any
 from uuid import UUID
 
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
-from starlette.responses import Response
 
-from pgbus.admin import Admin, CallFilter, Condition, DeadFilter, EventFilter, Names
-from pgbus.contrib.dashboard.access import Person
-from pgbus.contrib.dashboard.forms import FormKey
+from pgbus.admin import BusStatus, CallFilter, DeadFilter, EventFilter, Names
+from pgbus.contrib.dashboard.catalog import next_runs, read_subjects
+from pgbus.contrib.dashboard.charts import failure_share, flow_map, lag_strip, listener_charts, rate_chart
+from pgbus.contrib.dashboard.chronicle import Chronicle
 from pgbus.contrib.dashboard.journey import draw_journey
-from pgbus.contrib.dashboard.showing import duration_chart, flow_map, masked, rate_chart
+from pgbus.contrib.dashboard.searching import read_instant, read_search
+from pgbus.contrib.dashboard.sequence import draw_sequence
+from pgbus.contrib.dashboard.showing import masked
+from pgbus.contrib.dashboard.visits import LIMIT, Visit
 from pgbus.database.statements import dashboard
-from pgbus.doctor import examine
-from pgbus.errors import InvalidEventError, NotRegisteredError
-from pgbus.topics import check_pattern
+from pgbus.errors import NotRegisteredError
+from pgbus.schema.compatibility import latest
 
-Shown: TypeAlias = Response | tuple[str, Mapping[str, Any]]
-"""A response, or a template with its values."""
-Page: TypeAlias = Callable[["Visit"], Awaitable[Shown]]
-
-LIMIT = 50
-"""Rows on a page; more follow on the next one."""
-
-
-class Visit:
-    """One request of a page by a person, with an Admin for it, and the payload fields that nobody sees.
-
-    `form` has the fields of a form that was sent, and was found to be one of ours.
-    """
-
-    def __init__(
-        self,
-        request: Request,
-        admin: Admin,
-        *,
-        person: Person,
-        key: FormKey,
-        form: Mapping[str, str],
-        hidden: frozenset[str],
-    ) -> None:
-        self.request = request
-        self.admin = admin
-        self.person = person
-        self.key = key
-        self.form = form
-        self.hidden = hidden
-        self.problem = ""
-
-    @property
-    def root(self) -> str:
-        """The path of the dashboard, where it is mounted."""
-        return str(self.request.scope.get("root_path", ""))
-
-    def asked(self, name: str) -> str | None:
-        """A parameter of the address; None for one that is empty."""
-        return self.request.query_params.get(name, "").strip() or None
-
-    def path(self, name: str) -> str:
-        """A part of the address."""
-        return str(self.request.path_params[name])
-
-    def read(self, name: str, reader: Callable[[str], Any]) -> Any:
-        """A parameter as a value; the page says which cannot be read, and does not use it."""
-        if (text := self.asked(name)) is None:
-            return None
-        try:
-            return reader(text)
-        except (ValueError, InvalidEventError) as error:
-            self.problem = f"{name}: {error}"
-            return None
+TREE = 200
+"""Rows of a tree that are shown."""
 
 
 async def overview(visit: Visit) -> tuple[str, Mapping[str, Any]]:
     """The whole bus at a glance."""
     status = await visit.admin.status()
-    rates = await dashboard.read_rates(visit.admin.store)
+    chronicle = await visit.desk.chronicler.read(visit.admin.store)
     flows = await dashboard.read_flow(visit.admin.store)
-    lags = {one.listener_name: one.lag_seconds for one in status.listeners}
+    lags = {one.listener_name: one.lag_seconds if one.lag_events else 0.0 for one in status.listeners}
+    last_minute = chronicle.instants[-4:]
     return "overview.html", {
+        **_listener_rows(status, chronicle),
         "status": status,
         "live": [worker for worker in status.workers if worker.live],
-        "handled": sum(one.done for one in rates[-5:-1]) / 60,
-        "failed": sum(one.failed for one in rates[-5:-1]),
-        "chart": rate_chart(rates),
+        "handled": sum(map(chronicle.done, last_minute)) / 60,
+        "failed": sum(map(chronicle.failed, last_minute)),
+        "chart_of_rates": rate_chart(chronicle),
         "flow": flow_map(flows, lags),
         "flows": flows,
+        "report": visit.desk.checkup.latest(),
     }
 
 
 async def listeners(visit: Visit) -> tuple[str, Mapping[str, Any]]:
     """Every listener with its lag."""
     status = await visit.admin.status()
-    staffed = {name for worker in status.workers if worker.live for name in worker.listeners}
-    return "listeners.html", {"listeners": status.listeners, "staffed": staffed}
+    return "listeners.html", _listener_rows(status, await visit.desk.chronicler.read(visit.admin.store))
+
+
+def _listener_rows(status: BusStatus, chronicle: Chronicle) -> Mapping[str, Any]:
+    """The rows of the table of listeners."""
+    return {
+        "listeners": status.listeners,
+        "staffed": {name for worker in status.workers if worker.live for name in worker.listeners},
+        "strips": {
+            one.listener_name: lag_strip(chronicle, one.listener_name, now=one.lag_seconds if one.lag_events else 0.0)
+            for one in status.listeners
+        },
+    }
 
 
 async def listener(visit: Visit) -> tuple[str, Mapping[str, Any]]:
-    """One listener: its rates, what it handles now, and its last dead letters."""
+    """One listener: its rates, durations, failures and lag, what it handles now, its last errors, and its options."""
     name = visit.path("name")
     status = await visit.admin.status()
     found = next((one for one in status.listeners if one.listener_name == name), None)
     if found is None:
         raise HTTPException(404, f"there is no listener {name!r}")
-    rates = await dashboard.read_rates(visit.admin.store, listener_name=name)
+    chronicle = await visit.desk.chronicler.read(visit.admin.store)
+    last_minute = [one for one in chronicle.of(name)[-4:] if one]
     return "listener.html", {
         "listener": found,
         "workers": [worker for worker in status.workers if worker.live and name in worker.listeners],
-        "chart": rate_chart(rates),
-        "durations": duration_chart(rates),
+        "rate": sum(one.done for one in last_minute) / 60,
+        "failure_share": failure_share(last_minute),
+        "charts": listener_charts(chronicle, name),
         "running": [
             one for one in (await visit.admin.activity()).running if (one.kind, one.name) == ("listener", name)
         ],
+        "failures": await visit.admin.failures(name, window=3600.0),
         "dead": await visit.admin.dead_letters.find(DeadFilter(listener_name=name), limit=10),
+        "declared": await dashboard.read_options(visit.admin.store, name),
+        "schema": next(
+            (one for one in latest(await visit.admin.schemas()) if (one.kind, one.name) == ("listener", name)), None
+        ),
     }
 
 
 async def events(visit: Visit) -> tuple[str, Mapping[str, Any]]:
-    """Events of the log, found by their topic, key, id or payload, the newest first."""
-    wanted = EventFilter(
-        topic=visit.read("topic", check_pattern),
-        key=visit.asked("key"),
-        event_id=visit.read("id", UUID),
-        before=visit.read("before", int),
-        where=tuple(filter(None, [visit.read("where", Condition.parse)])),
-        owed_to=visit.asked("owed_to"),
-        dead=visit.asked("dead") is not None,
-    )
+    """Events of the log, found by what they are and by what became of them, the newest first."""
+    search = await read_search(visit)
     try:
-        found = [] if visit.problem else await visit.admin.find_events(wanted, limit=LIMIT)
+        found = [] if visit.problem else await visit.admin.find_events(search.wanted, limit=LIMIT)
     except NotRegisteredError as error:
         visit.problem, found = str(error), []
-    return "events.html", {"events": found, "limit": LIMIT, "problem": visit.problem}
+    return "events.html", {"events": found, "search": search, "full": len(found) == LIMIT, "problem": visit.problem}
 
 
 async def event(visit: Visit) -> tuple[str, Mapping[str, Any]]:
-    """The journey of one event: published, logged, each attempt of each listener."""
-    try:
-        wanted = EventFilter(event_id=UUID(visit.path("event_id")))
-    except ValueError:
-        raise HTTPException(404, "an event's id is a UUID") from None
-    found = await visit.admin.find_events(wanted, limit=1)
+    """The journey of one event: published, logged, each attempt of each listener, and what caused what."""
+    event_id = visit.uuid("event_id")
+    found = await visit.admin.find_events(EventFilter(event_id=event_id), limit=1)
     if not found:
         raise HTTPException(
             404, "there is no such event in the log; one that waits for its deliver_at is not in it yet"
@@ -156,7 +115,14 @@ async def event(visit: Visit) -> tuple[str, Mapping[str, Any]]:
         "payload": masked(record.event.raw, visit.hidden),
         "headers": masked(record.event.raw_headers, visit.hidden),
         "journey": draw_journey(record),
+        **await _causes(visit, event_id),
     }
+
+
+async def _causes(visit: Visit, own_id: UUID) -> Mapping[str, Any]:
+    """The tree that an event or call is part of, and its sequence diagram."""
+    tree = await dashboard.read_tree(visit.admin.store, member_id=own_id, limit=TREE + 1)
+    return {"tree": tree[:TREE], "has_more": len(tree) > TREE, "own_id": own_id, "diagram": draw_sequence(tree[:TREE])}
 
 
 async def dead(visit: Visit) -> tuple[str, Mapping[str, Any]]:
@@ -180,9 +146,28 @@ async def dead(visit: Visit) -> tuple[str, Mapping[str, Any]]:
 
 async def calls(visit: Visit) -> tuple[str, Mapping[str, Any]]:
     """Calls of procedures, the newest first."""
-    wanted = CallFilter(names=visit.read("procedure", _procedure) or Names())
-    return "calls.html", {"calls": await visit.admin.find_calls(wanted, limit=LIMIT), "limit": LIMIT,
-                          "problem": visit.problem}  # fmt: skip
+    wanted = CallFilter(
+        names=visit.read("procedure", _procedure) or Names(),
+        call_id=visit.read("id", UUID),
+        error=visit.asked("error"),
+        since=visit.read("since", read_instant),
+    )
+    found = [] if visit.problem else await visit.admin.find_calls(wanted, limit=LIMIT)
+    return "calls.html", {"calls": found, "limit": LIMIT, "problem": visit.problem}
+
+
+async def call(visit: Visit) -> tuple[str, Mapping[str, Any]]:
+    """One call: its arguments, its answer, and what caused what."""
+    call_id = visit.uuid("call_id")
+    found = await visit.admin.find_calls(CallFilter(call_id=call_id), limit=1)
+    if not found:
+        raise HTTPException(404, "there is no such call, or it was pruned")
+    return "call.html", {
+        "call": found[0],
+        "arguments": masked(found[0].arguments, visit.hidden),
+        "result": masked(found[0].result, visit.hidden),
+        **await _causes(visit, call_id),
+    }
 
 
 def _procedure(text: str) -> Names:
@@ -196,26 +181,43 @@ async def schedules(visit: Visit) -> tuple[str, Mapping[str, Any]]:
 
 
 async def schedule(visit: Visit) -> tuple[str, Mapping[str, Any]]:
-    """The runs of one schedule."""
+    """The last runs of one schedule, and the next ones."""
     name = visit.path("name")
     try:
         runs = await visit.admin.schedules.history(name, limit=LIMIT)
     except NotRegisteredError as error:
         raise HTTPException(404, str(error)) from None
-    return "schedule.html", {"name": name, "runs": runs, "limit": LIMIT}
+    found = next((one for one in await visit.admin.schedules.list() if one.schedule_name == name), None)
+    return "schedule.html", {
+        "name": name,
+        "schedule": found,
+        "runs": runs,
+        "limit": LIMIT,
+        "coming": next_runs(found) if found else [],
+    }
 
 
 async def schemas(visit: Visit) -> tuple[str, Mapping[str, Any]]:
-    """Every version of every schema, and who uses it."""
-    return "schemas.html", {"schemas": await visit.admin.schemas()}
+    """Every event, procedure and listener whose schema is stored, and whether the stored versions fit together."""
+    return "schemas.html", {"subjects": read_subjects(await visit.admin.schemas())}
+
+
+async def schema(visit: Visit) -> tuple[str, Mapping[str, Any]]:
+    """The versions of one schema, what each of them changed, and who uses it."""
+    kind, name = visit.path("kind"), visit.path("name")
+    stored = await visit.admin.schemas()
+    found = next((one for one in read_subjects(stored) if (one.kind, one.name) == (kind, name)), None)
+    if found is None:
+        raise HTTPException(404, f"no schema of {kind} {name!r} is stored")
+    return "schema.html", {"subject": found}
 
 
 async def workers(visit: Visit) -> tuple[str, Mapping[str, Any]]:
-    """Every process that works or did lately."""
-    return "workers.html", {"workers": await visit.admin.workers()}
+    """Every process that works or did lately, and what it is at."""
+    found = await visit.admin.activity()
+    return "workers.html", {"workers": found.status.workers, "running": found.running}
 
 
 async def doctor(visit: Visit) -> tuple[str, Mapping[str, Any]]:
-    """The findings of `pgbus doctor`."""
-    found = await examine(visit.request.app.state.desk.config)
-    return "doctor.html", {"findings": found.findings, "examination": found}
+    """The findings of `pgbus doctor`, made now."""
+    return "doctor.html", {"report": await visit.desk.checkup.now()}

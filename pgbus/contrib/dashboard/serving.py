@@ -22,6 +22,7 @@ def serve(
     listening, address = listen(host, port)
     app = Dashboard(config, allow=allow, hidden=hidden)
     announce(address)
-    server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False))
+    # The streams of open pages have no end of their own.
+    server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=1))
     with listening:
         server.run(sockets=[listening])

@@ -102,6 +102,11 @@ WITH debts AS (
                                              THEN CAST(e.headers ->> 'api_version' AS integer) ELSE 1 END)
           @? CAST(:version_condition AS jsonpath))
       AND (CAST(:condition AS jsonpath) IS NULL OR e.payload @? CAST(:condition AS jsonpath))
+      AND (CAST(:service AS text) IS NULL OR e.published_by = :service)
+      AND (CAST(:outcome AS text) IS NULL OR COALESCE((
+          -- One by one, in the blocks that the event lies in: as a join it would read the history from end to end.
+          SELECT TRUE FROM pgbus.event_history AS h
+          WHERE h.position = e.position AND h.outcome = :outcome LIMIT 1), FALSE))
       AND (CAST(:error AS text) IS NULL OR e.position = ANY (ARRAY(
           SELECT a.position FROM pgbus.attempts AS a
           WHERE a.error IS NOT NULL AND pgbus.has_error(a.error, :error)

@@ -18,7 +18,7 @@ READER = frozenset(
         "read_recent_work", "count_recent_dead_letters", "find_unanswered_calls", "read_connections", "read_sequences",
         "find_invalid_indexes", "find_collation_drift", "find_public_rights", "find_missing_grants",
         "find_leader_session", "summarize_dead_letters", "measure_listeners", "list_running", "list_failures",
-        "read_rates", "read_flow", "read_installation",
+        "read_intervals", "read_flow", "read_tree", "find_window", "read_options", "read_installation",
         "list_operations", "list_operation_items",
     }
 )  # fmt: skip

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 from uuid import UUID
 
 import msgspec
@@ -13,6 +13,8 @@ from pgbus.database.statements.rows import event_of
 from pgbus.database.store import Store
 from pgbus.messages import EventMessage
 from pgbus.topics import split_name
+
+Outcome: TypeAlias = Literal["done", "retry", "dead", "discarded", "skipped"]
 
 # Seconds without a report after which a live worker counts as one that hangs.
 SILENCE = 35.0
@@ -92,7 +94,7 @@ class Attempt(msgspec.Struct, frozen=True):
 
     listener_name: str
     attempt: int
-    outcome: Literal["done", "retry", "dead", "discarded", "skipped"]
+    outcome: Outcome
     started_at: datetime
     duration: float
     worker: str
@@ -230,6 +232,8 @@ class EventCriteria(msgspec.Struct, frozen=True, kw_only=True):
     after: int
     before: int | None
     condition: str | None
+    service: str | None
+    outcome: Outcome | None
     owed_to: str | None
     dead: bool
 

@@ -1,0 +1,82 @@
+"""The statements of the dashboard's pages read what they show, however long the log is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from pgbus.admin import Condition, EventFilter
+from pgbus.contrib.dashboard.searching import WINDOW
+from pgbus.contrib.dashboard.visits import LIMIT
+from pgbus.database.statements.inspection import parameters
+from tests.plans.conftest import EVENTS
+from tests.plans.plan import Plan, Plans
+
+# Of the log this is a partition that has just begun; the others have what waits, not what was.
+SMALL = {"events_p1", "outbox", "deliveries"}
+
+
+async def ask(plans: Plans, name: str, /, **values: Any) -> Plan:
+    """Twice, with the server's settings, as a page has them: a session's first query also reads the catalog."""
+    await plans.connection.execute("RESET ALL")
+    await plans.carry_out(name, values)
+    plan = await plans.carry_out(name, values)
+    assert plan.scanned_whole <= SMALL
+    assert not plan.is_compiled
+    return plan
+
+
+async def find(plans: Plans, **wanted: Any) -> Plan:
+    criteria = parameters(EventFilter(**wanted).criteria())
+    return await ask(plans, "find_events", **criteria, limit=LIMIT, newest_first=True)
+
+
+async def test_the_overview_reads_little_of_the_log(plans: Plans) -> None:
+    statements: dict[str, dict[str, Any]] = {
+        "describe_bus": {},
+        "list_listeners": {},
+        "list_workers": {"namespace": "pgbus"},
+        "list_schedules": {},
+        "read_flow": {},
+    }
+    pages = {name: (await ask(plans, name, **values)).pages for name, values in statements.items()}
+    assert sum(pages.values()) < 3_000, pages
+
+
+async def test_what_listeners_did_is_found_by_its_time(plans: Plans) -> None:
+    since = await plans.connection.fetchval("SELECT now() - interval '1 day' + interval '5 hours 30 minutes'")
+    plan = await ask(plans, "read_intervals", since=since)
+    assert "history_p0_started_at_idx" in plan.indexes
+    assert plan.pages < 2_000, plan.pages
+
+
+async def test_a_window_of_the_log_is_found_by_its_index(plans: Plans) -> None:
+    plan = await ask(plans, "find_window", before=None, events=WINDOW)
+    assert plan.steps < 3 * WINDOW
+    assert plan.pages < 2_000, plan.pages
+
+
+async def test_a_tree_costs_what_is_in_it(plans: Plans) -> None:
+    event_id = await plans.connection.fetchval(f"SELECT event_id FROM pgbus.events WHERE position = {EVENTS // 2}")
+    plan = await ask(plans, "read_tree", member_id=event_id, limit=200)
+    assert plan.pages < 300, plan.pages
+
+
+@pytest.mark.parametrize(
+    ("wanted", "most"),
+    [
+        ({}, 3_000),
+        ({"key": "customer 7"}, 6_000),
+        ({"before": EVENTS // 2}, 6_000),
+        ({"topic": "shop.*", "after": EVENTS - WINDOW}, 3_000),
+        ({"topic": "other.*", "after": EVENTS - WINDOW}, 3_000),
+        ({"service": "nobody", "after": EVENTS - WINDOW}, 3_000),
+        ({"where": (Condition.parse("n = 7"),), "after": EVENTS - WINDOW}, 3_000),
+        ({"outcome": "dead", "after": EVENTS - WINDOW}, 400_000),
+    ],
+    ids=str,
+)
+async def test_a_search_reads_no_more_than_its_window(plans: Plans, wanted: dict[str, Any], most: int) -> None:
+    plan = await find(plans, **wanted)
+    assert plan.pages < most, plan.pages
