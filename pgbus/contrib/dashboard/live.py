@@ -28,7 +28,7 @@ HEARTBEAT = 15.0
 """Seconds of silence after which a stream sends a comment, so that whatever lies in between keeps it open."""
 
 LIFETIME = 300.0
-"""Seconds after which a stream ends. The browser opens it again, and whether it may see the page is asked anew."""
+"""Seconds after which a stream ends. The browser opens it again, and whether it may see the page is checked again."""
 
 Render: TypeAlias = Callable[[], Awaitable[str]]
 
@@ -130,7 +130,7 @@ async def _events(viewer: asyncio.Queue[str | None]) -> AsyncIterator[str]:
 
 
 def _replace(viewer: asyncio.Queue[str | None], text: str | None) -> None:
-    """Put a text into a queue of one, in the place of an older one that a slow viewer has not taken."""
+    """Put the newest text into a queue of one, in place of an older one that a slow viewer has not taken."""
     while not viewer.empty():
         viewer.get_nowait()
     viewer.put_nowait(text)
