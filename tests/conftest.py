@@ -1,6 +1,7 @@
 """Fixtures: one server for a test run (one for each xdist worker), and a fresh database for every test."""
 
 import compileall
+import logging
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
@@ -33,6 +34,21 @@ def pytest_configure(config: pytest.Config) -> None:
     sys.dont_write_bytecode = False
     if not hasattr(config, "workerinput"):  # the workers begin later
         compileall.compile_dir(ROOT / "pgbus", quiet=2)
+
+
+@pytest.fixture(autouse=True)
+def loggers_as_before() -> Iterator[None]:
+    """Levels belong to the process: commands and Alembic set them, and the next test would inherit them."""
+    before = [
+        (logger, logger.level, logger.disabled)
+        for logger in (logging.root, *logging.root.manager.loggerDict.values())
+        if isinstance(logger, logging.Logger)
+    ]
+    yield
+    for logger, level, disabled in before:
+        logger.disabled = disabled
+        if logger.level != level:
+            logger.setLevel(level)
 
 
 @pytest.fixture(scope="session")
