@@ -23,6 +23,7 @@ from benchmarks import (
     memory,
     paced,
     publishing,
+    relay,
     rpc,
     settling,
     transactions,
@@ -47,6 +48,7 @@ BENCHMARKS: dict[str, Callable[[str], Coroutine[None, None, list[Figure]]]] = {
     "looks": looks.main,
     "memory": memory.main,
     "importing": importing.main,
+    "relay": relay.main,
 }
 
 

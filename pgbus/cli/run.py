@@ -6,7 +6,6 @@ import asyncio
 import os
 import sys
 import threading
-from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
 from typing import get_args
@@ -31,6 +30,7 @@ from pgbus.cli.supervisor import supervise, watch_supervisor
 from pgbus.config import Config, LogFormat, LogLevel
 from pgbus.config.features import FEATURES, read_features
 from pgbus.database import migrate
+from pgbus.worker.worker import Worker
 
 _LINGER = 1.0  # seconds
 
@@ -227,19 +227,19 @@ async def _work(
     worker = make_worker(bus, only=only or None, skip=skip or None)
     heed_signals(worker.request_stop)
     watch_supervisor(worker.request_stop)
-    async with bus, monitoring(bus, http), _receiving(bus, sources, worker.request_stop):
+    async with bus, monitoring(bus, http), _receiving(bus, sources, worker):
         await worker.run()
     _end_soon()
 
 
-def _receiving(
-    bus: pgbus.Bus, sources: tuple[str, ...], stop: Callable[[], None]
-) -> AbstractAsyncContextManager[object]:
+def _receiving(bus: pgbus.Bus, sources: tuple[str, ...], worker: Worker) -> AbstractAsyncContextManager[object]:
     """Publish the messages from other systems within the block; nothing without an address."""
     if not sources:
         return nullcontext()
     module = import_extra("pgbus.contrib.relay.running", used_by="--from", extra="relay-kafka")
-    receiving: AbstractAsyncContextManager[object] = module.receiving(bus.config, sources, stop=stop)
+    receiving: AbstractAsyncContextManager[object] = module.receiving(
+        bus.config, sources, ready=worker.ready, stop=worker.request_stop
+    )
     return receiving
 
 

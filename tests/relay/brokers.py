@@ -210,7 +210,9 @@ class Redis(Broker):
                 return bool(await client.xlen(name) >= count)
 
             await eventually(is_there, 20)
-            entries = await client.xrange(name)
+            entries: list[Any] = []
+            while page := await client.xrange(name, min=b"(" + entries[-1][0] if entries else "-", count=500):
+                entries += page
         found = []
         for _, fields in entries:
             texts = {key.decode(): value for key, value in fields.items()}

@@ -128,15 +128,19 @@ async def create_bus(server: EmbeddedPostgres, name: str) -> str:
 
 
 async def publish(dsn: str, events: int) -> None:
-    """Publish numbered events of some keys, each once, whatever becomes of the connection."""
+    """Publish numbered events, one of each key at a time, each once whatever becomes of the connection."""
+
+    async def publish_one(bus: pgbus.Bus, n: int) -> None:
+        while True:
+            try:
+                await bus.publish({"n": n}, topic="orders.placed", key=f"k{n % KEYS}", dedup_key=f"event {n}")
+                return
+            except (pgbus.errors.PgbusError, OSError, asyncpg.PostgresError):
+                await asyncio.sleep(0.1)
+
     async with pgbus.create(dsn) as bus:
-        for n in range(events):
-            while True:
-                try:
-                    await bus.publish({"n": n}, topic="orders.placed", key=f"k{n % KEYS}", dedup_key=f"event {n}")
-                    break
-                except (pgbus.errors.PgbusError, OSError, asyncpg.PostgresError):
-                    await asyncio.sleep(0.1)
+        for first in range(0, events, KEYS):
+            await asyncio.gather(*(publish_one(bus, n) for n in range(first, min(first + KEYS, events))))
 
 
 async def inflict(fault: str, broker: Broker, server: EmbeddedPostgres, relays: Relays) -> None:

@@ -12,6 +12,9 @@ from pgbus.contrib.relay.inward import REMEMBER, Receiver
 from pgbus.contrib.relay.outward import OpenSink
 from pgbus.errors import ConfigurationError
 
+# The parameter that says what to read.
+_READ = {"kafka": "topic", "nats": "stream", "rabbit": "queue", "redis": "stream"}
+
 
 def sink_at(address: Address, config: Config, *, name: str, structured: bool = False) -> OpenSink:
     """How a relay of this name opens its sink; raises ConfigurationError where the client is not installed."""
@@ -32,12 +35,14 @@ def sink_at(address: Address, config: Config, *, name: str, structured: bool = F
 def receiver_from(address: Address, config: Config, *, name: str, remember: float = REMEMBER) -> Receiver:
     """A receiver of messages from there under this name.
 
-    Raises ConfigurationError where the client is not installed, and for a PostgreSQL, which others write to.
+    Raises ConfigurationError where the client is not installed or nothing to read is named, and for a PostgreSQL, which
+    others write to.
     """
     if address.kind == "postgres":
         raise ConfigurationError(
             "from one PostgreSQL to another: run `pgbus relay --to` at the one that has the events"
         )
+    address.names(_READ[address.kind])
     module = _module(address.kind)
     opened = getattr(module, f"{address.kind.capitalize()}Source").open
 

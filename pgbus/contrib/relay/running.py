@@ -46,12 +46,15 @@ async def receive(config: Config, source: str, *, name: str, remember: float) ->
 
 @asynccontextmanager
 async def receiving(
-    config: Config, sources: Sequence[str], *, stop: Callable[[], None]
+    config: Config, sources: Sequence[str], *, ready: asyncio.Event, stop: Callable[[], None]
 ) -> AsyncIterator[list[Receiver]]:
-    """Receive from these addresses within the block; where one fails for good, call `stop`, and raise it at the end."""
+    """Receive from these addresses within the block; where one fails for good, call `stop`, and raise it at the end.
+
+    It begins when `ready` is set: listeners that are new hear nothing of what came before they were registered.
+    """
     addresses = [Address.read(source) for source in sources]
     receivers = [receiver_from(address, config, name=name_of(address, config)) for address in addresses]
-    tasks = [asyncio.create_task(receiver.run(), name="pgbus relay") for receiver in receivers]
+    tasks = [asyncio.create_task(_receive_when(ready, receiver), name="pgbus relay") for receiver in receivers]
     for task in tasks:
         call_on_failure(task, stop)
     try:
@@ -60,3 +63,8 @@ async def receiving(
         await end_tasks(*tasks)
     if failure := failure_of(tasks):
         raise failure
+
+
+async def _receive_when(ready: asyncio.Event, receiver: Receiver) -> None:
+    await ready.wait()
+    await receiver.run()
