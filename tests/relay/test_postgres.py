@@ -61,7 +61,7 @@ async def test_what_is_sent_again_is_there_once(database: str, other_bus: str, c
         outlet = add_relay(bus, ["**"], name="b", open_sink=sink_at(Address.read(other_bus), bus.config, name="b"))
         for _ in range(2):
             for event in sent:
-                await Relay(bus, outlet).handle(event, None)  # type: ignore[arg-type] # which only a refusal asks for
+                await Relay(bus, outlet).handle(event)
         await outlet.close()
     assert await there.fetchval("SELECT array_agg(event_id ORDER BY id) FROM pgbus.outbox") == [
         event.event_id for event in sent

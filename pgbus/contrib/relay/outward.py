@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 from uuid import UUID
@@ -20,7 +21,6 @@ from pgbus.contrib.relay.envelope import depart, has_been
 from pgbus.database.statements.received import read_bus_id
 from pgbus.database.store import Store
 from pgbus.errors import BrokerUnreachableError, ConfigurationError, Dead, MessageRefusedError
-from pgbus.handlers.contexts import Context
 from pgbus.handlers.outcomes import RetryPolicy
 from pgbus.messages import EventMessage
 
@@ -119,8 +119,11 @@ class Relay:
         self._source = bus.config.service_name or "pgbus"
         self._outlet = outlet
         self._bus_id: UUID | None = None
+        # Not by the attempts of the event, which grow while the broker is away: a broker that has just started may
+        # refuse what it takes a moment later.
+        self._refusals: Counter[UUID] = Counter()
 
-    async def handle(self, event: EventMessage, context: Context) -> None:
+    async def handle(self, event: EventMessage) -> None:
         """Write one event; what is refused for the tenth time becomes a dead letter."""
         bus_id = self._bus_id = self._bus_id or await read_bus_id(self._store)
         sink = await self._outlet.opened()
@@ -129,9 +132,12 @@ class Relay:
         try:
             await self._outlet.send(depart(event, bus_id=bus_id, source=self._source))
         except MessageRefusedError as error:
-            if context.attempt < MOST_REFUSALS:
+            self._refusals[event.event_id] += 1
+            if self._refusals[event.event_id] < MOST_REFUSALS:
                 raise
+            del self._refusals[event.event_id]
             raise Dead(str(error)) from error
+        self._refusals.pop(event.event_id, None)
 
 
 def add_relay(bus: Bus, patterns: Sequence[str], *, name: str, open_sink: OpenSink) -> Outlet:
