@@ -146,7 +146,7 @@ class EventMessage(msgspec.Struct, kw_only=True, eq=False):
 
 
 class OpenEvent(EventMessage, kw_only=True, eq=False, dict=True):
-    """An event while hooks have it: also what they change in place in its payload and headers is kept.
+    """An event while hooks have it; changes that they make in place to its payload and headers are kept.
 
     `raw` and `raw_headers` stay as before until it is closed again.
     """
@@ -161,7 +161,7 @@ class OpenEvent(EventMessage, kw_only=True, eq=False, dict=True):
 
     @property
     def payload(self) -> Any:
-        """The payload: decoded once, and then whatever became of it."""
+        """The payload, decoded once; hooks may change it in place."""
         if "payload" not in self.__dict__:
             self.__dict__["payload"] = super().payload
         return self.__dict__["payload"]
@@ -183,12 +183,12 @@ class OpenEvent(EventMessage, kw_only=True, eq=False, dict=True):
 
     @property
     def has_new_payload(self) -> bool:
-        """Whether the payload is not what it was."""
+        """Whether hooks have changed the payload."""
         return "payload" in self.__dict__ and differ(self.payload, super().payload)
 
     @property
     def has_new_headers(self) -> bool:
-        """Whether the headers are not what they were."""
+        """Whether hooks have changed the headers."""
         return "headers" in self.__dict__ and differ(self.headers, super().headers)
 
     def close(self, *, raw: str, raw_headers: str | None) -> None:

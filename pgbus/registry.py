@@ -61,7 +61,7 @@ class Registry:
         )
 
     def watch(self, watcher: Callable[[str], object]) -> Callable[[], None]:
-        """Call `watcher` with the name of what is declared from now on, in the thread that declares.
+        """Call `watcher` with the name of each declaration from now on, in the thread that declares it.
 
         Returns a function that ends it.
         """

@@ -37,7 +37,7 @@ class DeadLetterVerbs:
         return await self._operate("retry", wanted, why)
 
     async def discard(self, wanted: DeadFilter = EVERY_DEAD_LETTER, **why: Unpack[Why]) -> list[int]:
-        """Remove dead letters for good; the history says so, and the operation keeps them. The ids of those it did."""
+        """Remove dead letters for good; returns their ids. The history notes it, and the operation keeps them."""
         return await self._operate("discard", wanted, why)
 
     async def retry_now(self, wanted: DeadFilter = EVERY_DEAD_LETTER, **why: Unpack[Why]) -> Operation:

@@ -42,7 +42,7 @@ _SUBJECT = re.compile(r'(?:listener|schedule) "(.*?)" (.*)', re.DOTALL)
 
 
 class OperationVerbs:
-    """Every change that an operator makes is an operation: a row that says who, when, why and what.
+    """Operators' verbs for operations: each change is a row with the person, the instant, the reason and what changed.
 
     `verb` and the keys of `filter_` are those of `pgbus.check_filter`: for `retry` and `discard`, which take dead
     letters, `ids`, `listener`, `topic`, `key`, `error`, `since`, `until`, `where`.
@@ -53,7 +53,7 @@ class OperationVerbs:
         self._change = change
 
     async def preview(self, verb: Verb, filter_: Filter, *, samples: int = 5) -> Preview:
-        """Count what it would apply to, and return a few of them; nothing is changed."""
+        """Count the rows that a change would apply to, and return a few of them; nothing is changed."""
         return await operations.preview_operation(self._store, verb, filter_, samples=samples)
 
     async def run(
@@ -100,7 +100,7 @@ class OperationVerbs:
                 return now
 
     async def cancel(self, operation_id: int) -> bool:
-        """Stop it after its last batch, and leave what that has done; false if it has ended already.
+        """Stop an operation after its current batch, and leave what it has done; false if it has ended already.
 
         Raises OperationNotFound.
         """
@@ -115,7 +115,7 @@ class OperationVerbs:
         return found[0]
 
     async def items(self, operation_id: int, *, limit: int | None = None) -> list[OperationItem]:
-        """Return what it has touched, in the order of the log."""
+        """Return the events that an operation has touched, in the order of the log."""
         return await operations.list_operation_items(self._store, operation_id, limit=limit)
 
     async def list(self, wanted: OperationFilter = EVERY_OPERATION, *, limit: int | None = 100) -> list[Operation]:

@@ -49,11 +49,11 @@ class ScheduleVerbs:
         return runs
 
     async def pause(self, schedule_name: str, **why: Unpack[Why]) -> Operation:
-        """Begin no more runs of it, on any worker; one that runs goes on."""
+        """Begin no more runs of a schedule, on any worker; a current run continues."""
         return await self._operate("pause_schedule", schedule_name, why)
 
     async def resume(self, schedule_name: str, **why: Unpack[Why]) -> Operation:
-        """Let a paused one continue; what was due meanwhile is not made up for."""
+        """Let a paused schedule continue; runs that were due meanwhile are not made up for."""
         return await self._operate("resume_schedule", schedule_name, why)
 
     async def run(self, schedule_name: str, **why: Unpack[Why]) -> Operation:

@@ -36,7 +36,7 @@ class Backoff:
 
 
 class RestartBackoff(Backoff):
-    """The pauses of what runs until a fault of code ends it, and then begins again."""
+    """The pauses before a part that a fault of code has ended is started again."""
 
     def __init__(self) -> None:
         super().__init__(RESTART_PAUSE, RESTART_LIMIT)

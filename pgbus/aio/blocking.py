@@ -31,7 +31,7 @@ class BlockingCalls:
         return self.run(work)
 
     def run(self, work: Callable[[], Awaitable[T]]) -> T:
-        """Run `work`, and return or raise what comes of it."""
+        """Run `work`, and return its result; raises what it raises."""
         with self._lock:
             if self._portal is None or not self._portal.is_ours:  # a fork has the object, but not the thread
                 self._portal = Portal(self._end)

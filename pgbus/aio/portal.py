@@ -29,7 +29,7 @@ class Portal:
         return self._pid == os.getpid()
 
     def call(self, work: Callable[[], Awaitable[T]]) -> T:
-        """Run `work` on the loop, and return or raise what comes of it."""
+        """Run `work` on the loop, and return its result; raises what it raises."""
 
         async def run() -> T:
             return await work()

@@ -40,7 +40,7 @@ async def finish(value: Any, what: str, *, may_be_function: bool = False) -> Any
 
 
 def check(value: Any, what: str, *, may_be_function: bool = False) -> Any:
-    """The value, unless the body of what was called has not run; raises ConfigurationError then."""
+    """Return the value; raises ConfigurationError if the body of the called function has not run."""
     if isinstance(value, _NOT_RUN):
         if isinstance(value, Generator):
             value.close()

@@ -58,6 +58,6 @@ async def run_until(work: Coroutine[Any, Any, None], ended: asyncio.Event, *, na
 
 
 def _look_at(task: asyncio.Task[Any]) -> None:
-    """Retrieve the error of a task, which asyncio reports otherwise as one that nobody has looked at."""
+    """Retrieve the error of a task; otherwise asyncio logs it as never retrieved."""
     if not task.cancelled():
         task.exception()

@@ -70,7 +70,7 @@ class Visit:
         return self._awaited.result()
 
     def leave(self) -> None:
-        """Call off what is awaited for the thread, as nobody waits for it any more; itself it cannot be stopped."""
+        """Cancel the awaitables of the thread, whose result nobody waits for any more; the thread cannot be stopped."""
         self._is_left = True
         if self._awaited:
             self._awaited.cancel()

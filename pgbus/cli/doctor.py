@@ -29,7 +29,7 @@ _MARKS: dict[Verdict, tuple[str, str]] = {
 @database_options
 @json_option
 def doctor(show_all: bool, as_json: bool) -> None:
-    """Examine the bus and its database: what is wrong, the evidence, and the command that mends it.
+    """Examine the bus and its database: each fault with its evidence and the command that repairs it.
 
     Exit code 1 if something is wrong now; warnings, and checks that were skipped, leave it 0.
     """

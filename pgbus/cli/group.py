@@ -41,6 +41,6 @@ def fail(message: str, *, code: int = FAILED) -> NoReturn:
 
 
 def tell(message: str) -> None:
-    """A line on stderr, if there is anything to tell."""
+    """Print a line on stderr, unless the message is empty."""
     if message:
         say(f"pgbus: {on_one_line(' '.join(message.split()))}")

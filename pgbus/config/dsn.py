@@ -120,7 +120,7 @@ def _escaped(value: str) -> str:
 
 
 def sqlalchemy_url(dsn: str | None, driver: str) -> str:
-    """The DSN as SQLAlchemy's URL for "psycopg" or "asyncpg"; raises ValueError for what that cannot say.
+    """The DSN as SQLAlchemy's URL for "psycopg" or "asyncpg"; raises ValueError for parameters that it cannot express.
 
     The other direction needs no translation: SQLAlchemy's URL is a DSN for `read_dsn`.
     """

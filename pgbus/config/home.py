@@ -21,7 +21,7 @@ _HOMES = frozenset({"home", "Users"})
 
 @dataclass(frozen=True, slots=True)
 class Home:
-    """The name of a service, empty if its folders tell none, and the folder that it was found at."""
+    """The name of a service, empty if its folders give none, and the folder that gave it."""
 
     name: str
     folder: str

@@ -320,7 +320,7 @@ class _Merged:
         self.sources: dict[str, str] = {}
 
     def add_file(self, file: File) -> None:
-        """Add what a file says."""
+        """Add the settings of a file."""
         for name, value in file.table.items():
             self._add(name, value, source=file.source, where=file.source)
 
@@ -339,7 +339,7 @@ class _Merged:
                 self._add(name, value, source="argument", where="arguments")
 
     def add_command_line(self, told: Mapping[str, str]) -> None:
-        """Add what a command line says, which is the last word."""
+        """Add the settings of a command line, which take precedence over all others."""
         for name, text in told.items():
             self._add(name, FromVariables(text), source="command line", where="command line")
 
@@ -355,7 +355,7 @@ class _Merged:
                 self.sources[name] = source
 
     def note_inheritance(self) -> None:
-        """Say of what an API takes from the default one that it does; once all is added."""
+        """Record the default API as the source of the settings that an API inherits from it; call it last."""
         for api_name in self.apis:
             for name in self.apis.get(DEFAULT, {}):
                 spelling = SPELLINGS.get(name, name)

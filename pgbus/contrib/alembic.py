@@ -41,7 +41,7 @@ def upgrade_pgbus(op: Any, revision: str, *, start: str | None = None, namespace
 
 
 def downgrade_pgbus(op: Any, revision: str, *, start: str | None = None, namespace: str = DEFAULT_NAMESPACE) -> None:
-    """Take pgbus's tables back to `revision`, in the transaction of the user's own migration; what they held is lost.
+    """Take pgbus's tables back to `revision`, in the transaction of the user's own migration; their rows are lost.
 
     - `revision`: one of `pgbus.migrate.revisions()`, or "base", where nothing is left in the namespace.
     - `start`: as for `upgrade_pgbus`; default: the newest revision.

@@ -72,13 +72,13 @@ class ClaimsInFlight:
             self.mark_ended(held)
 
     def mark_ended(self, held: HeldClaim) -> None:
-        """Every event of it has its ending: it can be settled."""
+        """Hand over a claim to the settler: each of its events has an ending."""
         self._ended.append(held)
         self.note_work(held)
         self.some_ended.set()
 
     def note_work(self, held: HeldClaim) -> None:
-        """Learn from how long its events took."""
+        """Let the pace learn from the durations of its events."""
         self._pace.saw_work(events=len(held.durations), seconds=sum(held.durations))
 
     def take_ended(self) -> list[HeldClaim]:
@@ -87,18 +87,18 @@ class ClaimsInFlight:
         return ended
 
     def put_back(self, held_claims: Iterable[HeldClaim]) -> None:
-        """They could not be settled: they come before what has ended meanwhile."""
+        """Put back claims that could not be settled, before those that have ended meanwhile."""
         self._ended = [*held_claims, *self._ended]
         self.some_ended.set()
 
     def refuse(self, held: HeldClaim) -> None:
-        """The database does not let it be settled, for now: it stays in flight."""
+        """Keep a claim in flight whose outcome the database refuses for now."""
         held.refusals += 1
         self._refused.add(held.claim.id)
         self.changed.set()
 
     def remove(self, held: HeldClaim) -> None:
-        """It is settled, or lost."""
+        """Remove a claim that is settled or lost."""
         known = self._held_claims.pop(held.claim.id, None)
         if known and held.claim.suspect:
             self._quarantine.leave()

@@ -81,7 +81,7 @@ class HeldClaim:
         return now < self.kept_until
 
     def lapse(self) -> None:
-        """Begin no more of it: it is no longer ours, or may not be."""
+        """Begin no more events of the claim: it is no longer this worker's, or may not be."""
         self.kept_until = -math.inf
 
     def replace_message(self, index: int, message: EventMessage) -> None:

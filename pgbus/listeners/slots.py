@@ -20,7 +20,7 @@ logger = logging.getLogger("pgbus")
 
 
 class Slots:
-    """Handles what is in the backlog; no task per event, but one loop per slot."""
+    """Handles the events of the backlog: one loop per slot, and no task per event."""
 
     def __init__(
         self,
@@ -63,7 +63,7 @@ class Slots:
             backlog.has_room.set()
 
     def drain(self) -> None:
-        """Begin nothing more: what waits goes back."""
+        """Begin no more events, and release those that wait."""
         self._is_draining = True
         while self._backlog.queue:
             self._give_back(self._backlog.queue.popleft())

@@ -49,7 +49,7 @@ class Plugin:
 
 
 def in_order(plugins: Iterable[Plugin]) -> list[Plugin]:
-    """Plugins in the order of their calls; raises ConfigurationError for what is none."""
+    """Plugins in the order of their calls; raises ConfigurationError for an object that is not a plugin."""
     found = list(plugins)
     for plugin in found:
         if not isinstance(plugin, Plugin):
@@ -58,7 +58,7 @@ def in_order(plugins: Iterable[Plugin]) -> list[Plugin]:
 
 
 async def tell_plugins(plugins: Sequence[Plugin], error: Exception) -> None:
-    """Tell plugins of the error that a worker ends with; what goes wrong with that is logged."""
+    """Call the plugins' `exception` with the error that ends a worker; an error of a plugin is logged."""
     for plugin in plugins:
         told = getattr(plugin, "exception", None)
         if told is None:

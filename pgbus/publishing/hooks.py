@@ -22,7 +22,7 @@ InsertHere: TypeAlias = Callable[[Sequence[OutboxRow]], list[UUID]]
 async def send(
     hooks: Hooks, rows: Sequence[OutboxRow], insert: Insert, *, in_bulk: bool, limits: Limits
 ) -> list[OpenEvent]:
-    """Insert what the hooks before it have made of the rows; the events as they were sent."""
+    """Insert the rows as the hooks before it have changed them; returns the events as they were sent."""
     messages = [OpenEvent.of(row.message()) for row in rows]
     for message in messages:
         await hooks.before_event_sent.run(event_message=message)

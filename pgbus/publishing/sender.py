@@ -25,7 +25,7 @@ from pgbus.publishing.rows import OutboxRow, Part, in_parts
 
 
 class OutboxDouble(Protocol):
-    """Takes what a bus publishes in place of the outbox, in a test; called from any thread."""
+    """Takes the events that a bus publishes in place of the outbox, in a test; called from any thread."""
 
     def insert(self, rows: Sequence[OutboxRow]) -> list[UUID]:
         """For each row, the id of the event that stands for it."""
@@ -37,7 +37,7 @@ class OutboxDouble(Protocol):
 
 
 class _Nowhere:
-    """In place of a connection that is not looked at, because a double takes what is published."""
+    """Stands for a connection of `using`, which is not used, because a double takes the events."""
 
     def fetch(self, statement: Statement, values: Mapping[str, object]) -> Sequence[Sequence[Any]]:  # noqa: ARG002 - as SyncExecutor's
         """Run no statement, and return no rows."""

@@ -24,7 +24,7 @@ LINK_PAUSE_LIMIT = 2.0
 
 
 class CallerConnection:
-    """Runs a caller's statements, and calls `channels[name](payload)` on what it hears.
+    """Runs a caller's statements, and calls `channels[name](payload)` for each notification.
 
     The statements of a call follow each other, and those of calls at the same time are gathered: a second session
     would never have anything to do. `reopened` is called after every session but the first: what was notified in

@@ -93,7 +93,7 @@ class Exchange:
             self._complete(Response(call_id, "answered", result=result))
 
     def look_again(self) -> None:
-        """Notifications may have been lost: read what responses there are to the calls under way."""
+        """Read the responses to the calls under way: their notifications may have been lost."""
         self._expect(self._calls)
 
     async def close(self) -> None:
@@ -190,7 +190,7 @@ class Exchange:
         )
 
     def _take_back(self, call: Call, *, expired: bool) -> None:
-        """Not wanted any more: drop it, or tell the servers; of its deadline they know themselves."""
+        """Drop a call that is not wanted any more, or cancel it at the servers; they know its deadline themselves."""
         if call.posted:
             if expired:
                 return

@@ -144,7 +144,7 @@ class Arguments:
         return arguments
 
     def _as_they_fit(self, text: str) -> dict[str, Any]:
-        """Nothing is refused; what does not fit is passed as it came."""
+        """Cast the arguments that fit; the others are passed as they came, and none is refused."""
         given = plain_arguments(self._procedure, text)
         if not self._settings.cast_values:
             return given

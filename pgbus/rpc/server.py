@@ -232,7 +232,7 @@ class Server:
         return [] if self._is_stopping else [desk for desk in self._desks.values() if desk.room > 0]
 
     async def _fail_unknown_claims(self, worker_id: int) -> None:
-        """Give up what we may have taken without learning of it, as the link broke."""
+        """Fail the calls that this worker may have claimed without getting the answer, because the link broke."""
         await rpc.fail_unknown_claims(
             self._store, worker_id=worker_id, worker=self._config.process_name, known=self._answerer.owed
         )

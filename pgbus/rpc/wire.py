@@ -48,7 +48,7 @@ Sized = TypeVar("Sized", Request, Response)
 
 
 def take_batch(waiting: list[Sized]) -> list[Sized]:
-    """Take from the front of `waiting` what one statement may carry: at least one."""
+    """Take as many from the front of `waiting` as one statement may carry, at least one."""
     size = 0
     for index, item in enumerate(waiting):
         size += item.size

@@ -28,7 +28,7 @@ class BackgroundTasks:
                 self._tasks[one] = asyncio.create_task(_run(one), name=f"pgbus {one.name}")
 
     def cancel(self) -> list[asyncio.Task[None]]:
-        """Cancel all of them; the tasks, which end when what the user wrote lets them."""
+        """Cancel all background tasks; returns them. They end when the user's code lets them."""
         for task in self._tasks.values():
             task.cancel()
         return list(self._tasks.values())

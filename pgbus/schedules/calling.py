@@ -13,7 +13,7 @@ from pgbus.schedules.schedule import Task
 
 
 async def attempt(task: Task, context: TaskContext | None = None) -> BaseException | None:
-    """Call a task; what it raised, including SystemExit."""
+    """Call a task; returns the exception that it raised, SystemExit included, or None."""
     if task.is_async:
         return await error_of(_call(task, context))
     threads = ThreadPoolExecutor(1, thread_name_prefix="pgbus-task")

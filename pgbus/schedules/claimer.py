@@ -73,7 +73,7 @@ class Claimer:
         self._is_stopping = True
 
     async def run(self) -> None:
-        """Look until cancelled; what no further try can mend is raised."""
+        """Look until cancelled; raises an error that no further try can remove."""
         tries = Tries("look after schedules")
         while True:
             # Before the look: what wakes us during it is seen by the next one.
@@ -89,7 +89,7 @@ class Claimer:
                     await self._wake.wait()
 
     async def _look(self) -> float:
-        """Do what is due; in how many seconds to look again."""
+        """Do what is due; returns the seconds until the next look."""
         at = now()
         if self._runs.under_way and at >= self._extend_at:
             await self._extend_leases()
@@ -136,7 +136,7 @@ class Claimer:
     # ------------------------------------------------------------------------------------------------------- claiming
 
     async def _claim(self, worker_id: int) -> float:
-        """Claim what is due; in how many seconds the next one is."""
+        """Claim the runs that are due; returns the seconds until the next one is."""
         names = [name for name in self._schedules if name not in self._runs]
         if not names:
             return self._config.poll_interval

@@ -101,7 +101,7 @@ class Runs:
         task.add_done_callback(self._forget)
 
     def give_up_expired(self) -> None:
-        """Break off what others may have taken over, as we could not keep it."""
+        """Break off runs whose lease has expired: another worker may have taken them over."""
         for run in self._runs.values():
             if now() >= run.kept_until:
                 run.break_off("lost")
@@ -124,7 +124,7 @@ class Runs:
                     await self._changed.wait()
 
     def cancel(self) -> list[asyncio.Task[None]]:
-        """Cancel what is left; the tasks, which end when what the user wrote lets them."""
+        """Cancel the runs that are left; returns their tasks, which end when the user's code lets them."""
         for task in self._tasks:
             task.cancel()
         return list(self._tasks)
@@ -186,7 +186,7 @@ class Runs:
         return "failed", format_traceback(error)
 
     async def _attempt(self, run: Run, context: TaskContext) -> BaseException | None:
-        """Call the task, within instruments; what it raised."""
+        """Call the task, within instruments; returns the exception that it raised, or None."""
         if not self._instruments.all:
             return await attempt(run.schedule.task, context)
         operation = operations.Run(run.schedule.name, run.rule, run.token, context.due_at, context.attempt)
@@ -201,7 +201,7 @@ class Runs:
         return error
 
     async def _finish(self, run: Run, outcome: RunOutcome, error: str | None) -> RunOutcome:
-        """Write it down, however long the database is away; what became of the run in the end."""
+        """Write the outcome, however long the database is away; returns the outcome that was written."""
         backoff = Backoff(LINK_PAUSE, LINK_PAUSE_LIMIT)
         in_doubt = False
         while True:

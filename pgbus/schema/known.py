@@ -20,7 +20,7 @@ class Known:
         self._files: dict[Key, Schema] = {}
 
     def add(self, declared: Iterable[Declaration]) -> None:
-        """Know what a file says."""
+        """Add the declarations of a file."""
         self._files.update({(one.kind, one.name): one.schema for one in declared})
 
     def find(self, name: str, *, kinds: Sequence[Kind]) -> Schema | None:
@@ -60,7 +60,7 @@ class Known:
 
     @property
     def documents(self) -> Documents:
-        """All of it, by API."""
+        """All known schemas, as documents by API."""
         others = {**self.stored.here(), **self._files}
         return to_documents([*(Declaration(*key, schema) for key, schema in others.items()), *self.code.declare()])
 

@@ -64,7 +64,7 @@ class StoredSchemas:
         return self._schemas or {}
 
     async def ensure_loaded(self) -> None:
-        """Read them, unless what was read still holds."""
+        """Read the stored schemas, unless those that were read last still hold."""
         if not self._holds:
             await self.load()
 

@@ -56,7 +56,7 @@ def check_payload(schema: Schema | None, payload: object, *, subject: str) -> No
 
 
 def _refuse_to_fetch(address: str) -> NoReturn:
-    """Others publish schemas: what they refer to is not fetched from wherever they say."""
+    """Refuse a reference to another document: schemas come from other services, and nothing is fetched for them."""
     raise ValueError(f"it refers to {address}, outside of the document")
 
 

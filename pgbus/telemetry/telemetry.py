@@ -38,7 +38,7 @@ class Telemetry:
         return lambda: self._observers.remove(observer)
 
     def instrument(self, instrument: Instrument) -> None:
-        """Surround what the bus does from now on with this instrument, within those that were added before."""
+        """Surround all operations of the bus from now on with this instrument, inside those that were added before."""
         self._instruments.add(instrument)
 
     def emit(self, happening: Happening) -> None:

@@ -62,7 +62,7 @@ class DatabaseServer:
         self._execute(f"DROP DATABASE IF EXISTS {quote_identifier(name)} WITH (FORCE)")
 
     def seal_database(self, name: str) -> None:
-        """Let nobody connect to a database any more, and end who is: only then can it be a template."""
+        """Refuse new sessions of a database and end those that there are: only then can it be a template."""
         self._execute(f"ALTER DATABASE {quote_identifier(name)} ALLOW_CONNECTIONS false")
         self._execute("SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = $1", name)
 
@@ -79,7 +79,7 @@ class DatabaseServer:
         self._portal.call(lambda: self._connection.execute(statement, *values))
 
     async def _copies_files(self) -> bool:
-        """Whether to ask for what was the only way before PostgreSQL 15."""
+        """Whether to copy a template's files, the only way before PostgreSQL 15."""
         query = "SELECT current_setting('fsync') = 'off' AND current_setting('server_version_num')::integer >= 150000"
         return bool(await self._connection.fetchval(query))
 

@@ -201,7 +201,7 @@ class MockedOutbox:
 
 
 class Unmocked(Exception):
-    """The call was recorded, and nobody said what it is to bring."""
+    """The call was recorded, and the test has given no result for it."""
 
 
 class MockedCaller(Caller):

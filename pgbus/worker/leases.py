@@ -40,12 +40,12 @@ class Leases:
                 held_claims[id_].lapse()
 
     async def return_forgotten(self, store: Store) -> None:
-        """Give back what the database says we have claimed, and we do not know of: an answer was lost."""
+        """Release claims of this worker in the database that it does not know, because an answer was lost."""
         if (worker_id := self._membership.claimant()) and (forgotten := await self._forgotten(store)):
             await deliveries.return_claims(store, forgotten, worker_id=worker_id)
 
     async def forfeit_forgotten(self, store: Store) -> None:
-        """Have what we do not know of count as a dead worker's: what failed here may have been its events' doing."""
+        """Free unknown claims as a dead worker's, which counts against their events: they may have caused a failure."""
         if worker_id := self._membership.claimant():
             await deliveries.forfeit_claims(store, await self._forgotten(store), worker_id=worker_id)
 

@@ -62,7 +62,7 @@ class Parts:
         return [listener.name for listener in self._selection.work().listeners]
 
     async def begin(self, store: Store) -> None:
-        """Register what is declared, begin what does not run yet, and say what we speak."""
+        """Register all declarations, begin the parts that do not run yet, and publish the schemas of this process."""
         work = self._selection.work()
         await self.runners.begin(work.listeners, restarts=self.restarts)
         self.leader.catch_up()
@@ -73,7 +73,7 @@ class Parts:
         await self._publish_schemas(store)
 
     async def _publish_schemas(self, store: Store) -> None:
-        """Say what we speak, and learn what others do. A worker that may not goes on without."""
+        """Publish this process's schemas, and read those of others. A worker without the right to do so continues."""
         work = self._selection.work()
         declared = self._schemas.code.declare(procedures=work.procedures, listeners=work.listeners)
         try:

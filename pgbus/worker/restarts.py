@@ -37,7 +37,7 @@ class Restarts:
         return part in self._resting
 
     def note_failure(self, part: str, error: BaseException, *, age: float) -> None:
-        """A part has failed that had run for `age` seconds: say so, and let it begin again after a pause."""
+        """Log that a part has failed after it had run for `age` seconds, and let it begin again after a pause."""
         pause = self._backoffs.setdefault(part, RestartBackoff()).next_after(age=age)
         logger.critical("%s failed, and restarts in %.1f s", part, pause, exc_info=error)
         self._telemetry.emit(PartFailed(part, str(error)))

@@ -27,7 +27,7 @@ class Selection:
         return self._registry.work(only=self._only, skip=self._skip)
 
     def watch(self, watcher: Callable[[str], object]) -> Callable[[], None]:
-        """Call `watcher` with the name of what is declared from now on, in the thread that declares.
+        """Call `watcher` with the name of each declaration from now on, in the thread that declares it.
 
         Returns a function that ends it.
         """

@@ -121,7 +121,7 @@ class SessionLoop:
             )  # fmt: skip
 
     async def _begin(self, session: Session) -> None:
-        """Begin the parts, and say so."""
+        """Begin the parts, and report that the session is open."""
         await self._parts.begin(session.store)
         self._telemetry.emit(SessionOpened(self._membership.worker_id))
         self._parts.runners.look_at_everything()

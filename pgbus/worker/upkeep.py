@@ -33,7 +33,7 @@ class Upkeep:
         self._is_due = False
 
     async def run(self, ready: asyncio.Event) -> None:
-        """Look after them from when they are `ready` until cancelled; what no further try can mend is raised."""
+        """Look after the parts, once they are `ready`, until cancelled; raises what no further try can mend."""
         await ready.wait()
         tries = Tries("look after what is claimed")
         change = self._parts.change

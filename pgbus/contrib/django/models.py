@@ -9,7 +9,7 @@ from pgbus.database.sql import quote_identifier
 
 
 def _table(name: str) -> str:
-    """A table's name as Django takes one that is in a schema: what is quoted already stays as it is."""
+    """A table's name with its schema, quoted, because Django leaves a name that is quoted already as it is."""
     return f"{quote_identifier(get_bus().config.namespace)}.{quote_identifier(name)}"
 
 

@@ -38,7 +38,7 @@ class ProjectSettings:
 
 
 def read_settings() -> ProjectSettings:
-    """The setting as it is now; raises ConfigurationError for what cannot be."""
+    """The setting PGBUS as it is now; raises ConfigurationError for an invalid value."""
     given = getattr(settings, "PGBUS", {})
     if not isinstance(given, Mapping):
         raise ConfigurationError(f"PGBUS in Django's settings must be a dict, not {type(given).__name__}")

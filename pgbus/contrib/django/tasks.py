@@ -135,7 +135,7 @@ class PgBusBackend(_BaseTaskBackend):
             bus.listener(topic, name=topic, start="beginning", **self.options)(self.execute)
 
     def execute(self, message: EventMessage, context: Context) -> None:
-        """Run a task for a worker; what it raises is the attempt's failure."""
+        """Run a task for a worker; an exception of the task fails the attempt."""
         run = None
         if context.attempt > 1:  # a test's transaction has no history of it
             run = find_run(str(message.event_id), topics={message.topic}, results=self.results_topic)

@@ -131,7 +131,7 @@ class PgEventBus(stock.EventBus[Any], frozen=True):  # type: ignore[call-arg, un
         await self.terminal.bus.publish_many(events, using=self.session)
 
     async def persisted(self) -> None:
-        """Wait until what was emitted outside of a transaction is stored; raises what kept it from that."""
+        """Wait until events that were emitted outside of a transaction are stored; raises their first error."""
         emitted = list(self.emitted)
         self.emitted.clear()
         await asyncio.gather(*emitted)

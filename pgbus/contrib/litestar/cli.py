@@ -28,7 +28,7 @@ def make_group(bus: Bus, *, become_worker: Callable[[], None]) -> click.Group:
 
     @click.group("pgbus", cls=PgbusGroup)
     def pgbus(app: Litestar) -> None:
-        """Events of this application: run its listeners, and look at what became of what was emitted."""
+        """Events of this application: run its listeners, and see how the emitted events were handled."""
         config = bus.config
         context = get_current_context()
         context.meta[_APP] = app

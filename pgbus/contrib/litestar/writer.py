@@ -40,13 +40,13 @@ class Writer:
             self._loop.call_soon_threadsafe(self._begin, emission)
 
     async def flush(self, *, timeout: float) -> None:
-        """Wait for what was written, at most this many seconds."""
+        """Wait until the events that were written are published, at most this many seconds."""
         await asyncio.sleep(0)  # what threads have handed over is begun
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=timeout)
 
     async def close(self, *, timeout: float) -> None:
-        """The same, without waiting for a database that cannot be reached; what is left then is logged, and lost."""
+        """`flush`, without waiting for a database that cannot be reached; events that are left are logged, and lost."""
         self._closing.set()
         await self.flush(timeout=timeout)
         for task in self._tasks:
