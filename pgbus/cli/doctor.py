@@ -1,4 +1,4 @@
-"""`pgbus doctor`: what is wrong with the bus and its database, and the command that mends it."""
+"""`pgbus doctor`: what is wrong with the bus and its database, and the command that repairs it."""
 
 from __future__ import annotations
 

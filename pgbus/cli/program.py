@@ -26,7 +26,7 @@ COMMANDS = {
     "status": "Show the state of the bus: outbox, log, listeners, schedules, workers, leader.",
     "top": "Show the work of the bus, live: rates, lag, p95 and failures of each listener, and what runs now.",
     "dashboard": "Serve a dashboard of the bus, and print its address: flow, listeners, events, dead letters, doctor.",
-    "doctor": "Examine the bus and its database: what is wrong, the evidence, and the command that mends it.",
+    "doctor": "Examine the bus and its database: each fault with its evidence and the command that repairs it.",
     "grafana": "Print a dashboard for Grafana as JSON (on Prometheus, or on the views in SQL), or alert rules as YAML.",
     "inspect": "Show the history of APIs, the newest first: events, or with --calls calls. All filters must match.",
     "events": "Show events of the log, the newest first, with each listener's attempts.",

@@ -1,4 +1,4 @@
-"""An examination of a bus and its database: each fault with its evidence, and the one command that mends it."""
+"""An examination of a bus and its database: each fault with its evidence, and the one command that repairs it."""
 
 from pgbus.doctor.checks import Check, Finding, Verdict
 from pgbus.doctor.examination import CHECKS, Examination, examine
