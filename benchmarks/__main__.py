@@ -14,6 +14,7 @@ from typing import cast
 from benchmarks import (
     bulk,
     calls,
+    causes,
     deliveries,
     held,
     history,
@@ -45,6 +46,7 @@ BENCHMARKS: dict[str, Callable[[str], Coroutine[None, None, list[Figure]]]] = {
     "calls": calls.main,
     "rpc": rpc.main,
     "publishing": publishing.main,
+    "causes": causes.main,
     "looks": looks.main,
     "memory": memory.main,
     "importing": importing.main,
