@@ -86,13 +86,17 @@ class Execution:
     def _log_failure(self, running: Running, response: Response, error: BaseException) -> None:
         if response.outcome not in ("failed", "invalid"):
             return
-        name = running.procedure.name
+        name, call_id = running.procedure.name, running.request.call_id
         self._failures.log(
             logging.WARNING,
             f"procedure {name}",
             f"failed: {': '.join(filter(None, (response.error_type, response.error)))}",
             error=error,
-            fields={"procedure": name, "call_id": str(running.request.call_id)},
+            fields={
+                "procedure": name,
+                "call_id": str(call_id),
+                "correlation_id": Origin(call_id, running.request.headers).cause.correlation_id,
+            },
         )
 
     async def _result(self, running: Running) -> str:

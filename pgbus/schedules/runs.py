@@ -181,7 +181,13 @@ class Runs:
             f"schedule {name}:",
             f"the task failed: {describe(error)}",
             error=error,
-            fields={"schedule_name": name, "due_at": _text(due_at), "attempt": run.attempt},
+            fields={
+                "schedule_name": name,
+                "run_id": str(run.token),
+                "due_at": _text(due_at),
+                "attempt": run.attempt,
+                "correlation_id": context.cause.correlation_id,
+            },
         )
         return "failed", format_traceback(error)
 

@@ -19,6 +19,7 @@ import pgbus
 from pgbus.contrib.sqlalchemy import OutboxEvent
 from pgbus.database.statements import maintenance
 from pgbus.database.store import Store
+from pgbus.errors import RemoteError
 from tests.support import eventually
 from tests.support.workers import Inbox, open_bus, running, until_idle
 
@@ -283,3 +284,26 @@ async def test_a_thread_of_ones_own_takes_the_cause_along_by_hand(bus: pgbus.Bus
     thread.start()
     thread.join()
     assert found == [cause]
+
+
+async def test_failures_of_procedures_and_tasks_are_logged_with_their_correlation(
+    bus: pgbus.Bus, caplog: pytest.LogCaptureFixture
+) -> None:
+    @bus.procedure("bank.charge")
+    async def charge() -> None:
+        raise ValueError("no money")
+
+    @bus.client.every(seconds=3600, also_run_immediately=True, name="nightly")
+    async def nightly() -> None:
+        raise ValueError("no night")
+
+    async with running(bus):
+        with pgbus.caused_by(pgbus.Cause.of_request({"x-request-id": "request-9"})), pytest.raises(RemoteError):
+            await bus.call("bank.charge")
+        await eventually(lambda: any("the task failed" in record.message for record in caplog.records), 60)
+    records = [record.__dict__ for record in caplog.records]
+    found = {name: one for one in records for name in ("procedure", "run_id") if name in one}
+    assert found["procedure"]["correlation_id"] == "request-9"
+    assert found["procedure"]["procedure"] == "bank.charge"
+    assert found["run_id"]["correlation_id"] == found["run_id"]["run_id"]
+    assert found["run_id"]["schedule_name"] == "shop-nightly"
