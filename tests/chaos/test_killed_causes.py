@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 
+import pytest
+
 import pgbus
 from tests.chaos.stage import SOAK, Stage
 from tests.support.waiting import PROCESS_PATIENCE, eventually
@@ -18,6 +20,7 @@ WHERE c.causation_id IS NOT NULL AND NOT EXISTS (SELECT FROM pgbus.events AS e W
 DONE = "SELECT count(*) FROM pgbus.events WHERE topic = 'tree.done'"
 
 
+@pytest.mark.timeout(7200 * SOAK or 600)
 async def test_each_request_has_one_whole_tree_whoever_is_killed(stage: Stage) -> None:
     kills = 250 * SOAK or 3
     groups = [[step] for step in STEPS] if SOAK else [list(STEPS[::2]), list(STEPS[1::2])]
