@@ -380,7 +380,7 @@ CREATE TABLE pgbus.deliveries (
     lease_expires_at timestamptz,
     blocked_key      text,
     last_error       text,
-    -- A worker that does not declare this topic left the event to those that do.
+    -- A worker that does not declare this topic, or could not read the event, left it to others; `last_error` says why.
     left_topic       text
 ) WITH (
     autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000,
@@ -594,6 +594,7 @@ SELECT l.listener_name, d.id AS delivery_id, d.first AS first_position, d.last A
        d.attempt, d.available_at, w.name AS worker, d.lease_expires_at, d.blocked_key, d.last_error,
        CASE WHEN d.blocked_key IS NOT NULL THEN 'blocked'
             WHEN d.claim_token IS NOT NULL THEN 'in flight'
+            WHEN d.left_topic IS NOT NULL THEN 'parked'
             WHEN d.attempt > 1 THEN 'retrying'
             ELSE 'waiting' END AS state
 FROM pgbus.deliveries AS d

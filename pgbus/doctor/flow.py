@@ -7,7 +7,14 @@ from datetime import datetime
 
 from pgbus.config import Config
 from pgbus.database.statements import doctor, inspection, timetable
-from pgbus.database.statements.doctor import QuietSubscription, RecentDeadLetters, RecentWork, Space, UnansweredCalls
+from pgbus.database.statements.doctor import (
+    ParkedEvents,
+    QuietSubscription,
+    RecentDeadLetters,
+    RecentWork,
+    Space,
+    UnansweredCalls,
+)
 from pgbus.database.statements.inspection import ListenerStatus, LogStatus, WorkerStatus
 from pgbus.database.statements.timetable import ScheduleStatus
 from pgbus.doctor.checks import Check, Group, Judgement, Patient, fault, listed, ok, warning
@@ -36,6 +43,7 @@ class Flow:
     quiet: tuple[QuietSubscription, ...]
     work: tuple[RecentWork, ...]
     dead: tuple[RecentDeadLetters, ...]
+    parked: tuple[ParkedEvents, ...]
     calls: tuple[UnansweredCalls, ...]
 
     @property
@@ -64,6 +72,7 @@ async def read(patient: Patient) -> Flow:
         quiet=await doctor.find_quiet_subscriptions(store),
         work=await doctor.read_recent_work(store),
         dead=await doctor.count_recent_dead_letters(store),
+        parked=await doctor.count_parked_events(store),
         calls=await doctor.find_unanswered_calls(store),
     )
 
@@ -169,6 +178,16 @@ def _judge_blocked(found: Flow) -> Judgement:
             f"pgbus dead list --listener {worst.listener_name}",
         )
     return ok("no key is blocked")
+
+
+def _judge_parked(found: Flow) -> Judgement:
+    if not found.parked:
+        return ok("no event waits for another version of its listener")
+    worst = found.parked[0]
+    return warning(
+        f"{worst.events:,} events of {worst.listener_name} wait for a worker that can handle them: {worst.reason}",
+        f"pgbus schema check MODULE; deploy the version of {worst.listener_name} that reads them",
+    )
 
 
 def _judge_dead(found: Flow) -> Judgement:
@@ -295,6 +314,7 @@ GROUP = Group(
         Check("paused-listeners", "A listener that someone paused and forgot falls behind", _judge_paused),
         Check("lag", "A listener that is behind acts on old facts", _judge_lag),
         Check("blocked-keys", "Events of a blocked key wait until a person decides", _judge_blocked),
+        Check("parked-events", "Events of a new version wait until the code that reads them runs", _judge_parked),
         Check("dead-letters", "An event that a listener gave up on waits for a person", _judge_dead),
         Check(
             "failing-listeners",

@@ -49,6 +49,14 @@ class Decoded(msgspec.Struct, frozen=True):
         return self.held.messages[self.index]
 
 
+class LeftToOthers(Exception):
+    """The event is left to other workers, and its ending is noted."""
+
+    def __init__(self, left: Left) -> None:
+        super().__init__(left.reason)
+        self.left = left
+
+
 class Attempts:
     """Attempts at the events of one listener; `transactions` run the handler of a transactional one."""
 
@@ -92,8 +100,10 @@ class Attempts:
         try:
             if self._hooks.before_event_execution:
                 await self._run_hooks_before(held, index)
-            body = self._decode(held, index)
+            body = await self._decode(held, index)
             await self._handle([held], body, HandlerCall([held.messages[index]], held.claim.attempt, started))
+        except LeftToOthers as left_to_others:
+            return left_to_others.left
         except asyncio.CancelledError as cancelled:
             if is_being_cancelled():
                 raise
@@ -136,16 +146,28 @@ class Attempts:
             refuse_unreadable(event)
         except UnhandledEventError:
             return None  # the worker that has claimed it makes it a dead letter
-        if not await self._known.leaves(event):
+        return self._end_left(held, index, await self._known.why_left(event))
+
+    def _end_left(self, held: HeldClaim, index: int, reason: str | None) -> Left | None:
+        if reason is None:
             return None
-        left = Left(event.topic)
+        left = Left(held.claim.events[index].topic, reason)
         self._in_flight.end_event(held, index, left, started=now(), duration=0.0)
         return left
 
-    def _decode(self, held: HeldClaim, index: int) -> Any:
-        """Decode the event for the handler; raises UnhandledEventError for an event that no handler can get."""
-        refuse_unreadable(held.claim.events[index])
-        return self._listener.decode(held.messages[index])
+    async def _decode(self, held: HeldClaim, index: int) -> Any:
+        """Decode the event for the handler; raises UnhandledEventError for an event that no handler can get.
+
+        Raises LeftToOthers for one that another version of the listener may be able to get.
+        """
+        event = held.claim.events[index]
+        refuse_unreadable(event)
+        try:
+            return self._listener.decode(held.messages[index])
+        except UnhandledEventError:
+            if left := self._end_left(held, index, await self._known.why_unread(event)):
+                raise LeftToOthers(left) from None
+            raise
 
     async def _run_hooks_before(self, held: HeldClaim, index: int) -> None:
         event = held.claim.events[index]
@@ -218,7 +240,9 @@ class Attempts:
                 try:
                     if self._hooks.before_event_execution:
                         await self._run_hooks_before(held, index)
-                    decoded.append(Decoded(held, index, self._decode(held, index)))
+                    decoded.append(Decoded(held, index, await self._decode(held, index)))
+                except LeftToOthers:
+                    continue
                 except BaseException as error:
                     if isinstance(error, asyncio.CancelledError) and is_being_cancelled():
                         raise

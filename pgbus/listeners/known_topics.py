@@ -1,4 +1,7 @@
-"""Which of a listener's events are this worker's to handle: in a deploy, its workers may declare different topics."""
+"""Which of a listener's events are this worker's to handle.
+
+In a deploy, its workers may declare different topics, and read different versions of an event.
+"""
 
 from __future__ import annotations
 
@@ -7,18 +10,20 @@ from collections.abc import Sequence
 from pgbus.database.faults import is_passing
 from pgbus.database.statements import listeners
 from pgbus.listeners.listener import hears
+from pgbus.listeners.other_versions import VersionCheck
 from pgbus.listeners.running import RunningListener
 from pgbus.messages import EventMessage
 
 
 class KnownTopics:
-    """Tells the events that this worker declares from those that it leaves to workers which do.
+    """Tells the events that this worker declares and can read from those that it leaves to workers which do.
 
-    `left` are the topics that it left to others lately: it claims none of what was left of them.
+    `left` are the topics of which it left events to others lately: it claims none of what was left of them.
     """
 
     def __init__(self, running: RunningListener) -> None:
         self._running = running
+        self._versions = VersionCheck(running)
         self._known: set[tuple[str, tuple[str, ...]]] = set()
         self.left: set[str] = set()
 
@@ -29,18 +34,25 @@ class KnownTopics:
         except TypeError:  # ancestors that cannot be hashed are not topics: `refuse_unreadable` reports that
             return False
 
-    async def leaves(self, event: EventMessage) -> bool:
-        """Whether another worker has to handle it: the listener is subscribed to it, and not by what we declare.
+    async def why_left(self, event: EventMessage) -> str | None:
+        """Why another worker has to handle it, if so: the listener is subscribed to it, and not by what we declare.
 
         What nobody declares any more is handled here: its subscription is gone, and only what was owed before is left.
         """
         if self._running.listener.hears(event):
             self._known.add((event.topic, tuple(event.ancestors or ())))
-            return False
+            return None
         if not hears(await self._subscribed(event), event):
-            return False
+            return None
         self.left.add(event.topic)
-        return True
+        return f"left to a worker that declares {event.topic}"
+
+    async def why_unread(self, event: EventMessage) -> str | None:
+        """Why an event that we cannot read is for another version of the listener, if it is."""
+        reason = await self._versions.why_left(event)
+        if reason is not None:
+            self.left.add(event.topic)
+        return reason
 
     async def _subscribed(self, event: EventMessage) -> Sequence[str]:
         try:

@@ -31,9 +31,10 @@ class Alone(msgspec.Struct, frozen=True):
 
 
 class Left(msgspec.Struct, frozen=True):
-    """Not started: this worker does not declare the event's topic, and leaves it to one that does."""
+    """Not started: this worker does not declare the event's topic, or cannot read it, and leaves it to one that can."""
 
     topic: str
+    reason: str
 
 
 RELEASED = Released()
@@ -192,6 +193,7 @@ _OTHER_COLUMNS = (
     "fingerprints",
     "tracebacks",
     "keys",
+    "left_topics",
 )
 
 
@@ -212,7 +214,8 @@ def _add_mixed(
         elif isinstance(ending, Dead):
             tally.dead += 1
         tried = (claim.id, event.position, claim.attempt, name, started, duration)
-        row = (*tried, claim.lane, delay, error, fingerprint, traceback, event.key)
+        left_topic = ending.topic if isinstance(ending, Left) else None
+        row = (*tried, claim.lane, delay, error, fingerprint, traceback, event.key, left_topic)
         for column, value in zip(others, row, strict=True):
             column.append(value)
     if finished:
@@ -246,7 +249,7 @@ def _describe(ending: Ending | None) -> tuple[str, float | None, str | None, str
             return "blocked", None, None, None, None
         case Alone():
             return "alone", None, None, None, None
-        case Left(topic=topic):
-            return "left", None, topic, None, None
+        case Left(reason=reason):
+            return "left", None, reason, None, None
         case _:
             return "released", None, None, None, None

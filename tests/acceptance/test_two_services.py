@@ -264,3 +264,110 @@ async def test_a_version_that_drops_a_topic_leaves_its_events_to_the_older_worke
 def _script(cwd: Path, code: str) -> str:
     (cwd / "fire.py").write_text(code)
     return "fire.py"
+
+
+# A service that publishes and one that hears, for two versions of an event: neither version reads the other.
+VERSIONS = {1: "number: int", 2: "reference: str"}
+PUBLISHING = """
+import asyncio, sys
+from dataclasses import dataclass
+import pgbus
+
+bus = pgbus.create(service_name="shop")
+
+
+@pgbus.event("orders.placed")
+@dataclass
+class OrderPlaced:
+    {field}
+
+
+async def publish(values):
+    async with bus:
+        for value in values:
+            await bus.publish(OrderPlaced(value), key="adam")
+"""
+READING = """
+from dataclasses import dataclass
+import pgbus
+
+bus = pgbus.create(service_name="mail")
+
+
+@dataclass
+class Placed:
+    {field}
+
+
+@bus.listener("orders.placed", name="mail", ordered={ordered})
+async def mail(event: Placed):
+    print("version {version}", *vars(event).values(), flush=True)
+"""
+PUBLISH = "import asyncio; from bus import publish; asyncio.run(publish({values}))"
+PARKED = "SELECT COALESCE(sum(events), 0) FROM pgbus.pending WHERE state = 'parked'"
+
+
+def _two_versions(services: Services, *, ordered: bool = False) -> tuple[list[Path], list[Path]]:
+    """The directories of the publisher's two versions, and of the listener's."""
+    shops = [services.write(f"shop_{n}", PUBLISHING.format(field=field)) for n, field in VERSIONS.items()]
+    mails = [
+        services.write(f"mail_{n}", READING.format(field=field, version=n, ordered=ordered))
+        for n, field in VERSIONS.items()
+    ]
+    return shops, mails
+
+
+@pytest.mark.parametrize("ordered", [False, True])
+async def test_events_of_a_new_version_wait_for_the_code_that_reads_them(services: Services, ordered: bool) -> None:
+    (old_shop, new_shop), (old_mail, new_mail) = _two_versions(services, ordered=ordered)
+    numbers, references = list(range(10)), [f"r{n}" for n in range(200)]
+    async with services.worker(old_mail) as old:
+        services.run_code(old_shop, PUBLISH.format(values=numbers))
+        await eventually(lambda: len(old.out) == len(numbers), 40.0)
+        services.run_code(new_shop, PUBLISH.format(values=references))
+
+        async def is_parked() -> bool:
+            return bool(await services.connection.fetchval(PARKED))
+
+        await eventually(is_parked, 40.0)
+        reason = await services.connection.fetchval("SELECT last_error FROM pgbus.pending WHERE state = 'parked'")
+        assert reason == "version 2 of orders.placed is newer than this listener: left to one that reads it"
+        doctor = services.command(old_mail, "doctor")
+        assert "parked-events" in doctor.stdout
+        async with services.worker(new_mail) as new:
+            await eventually(lambda: len(new.out) >= len(references), 60.0)
+            await services.settled()
+            said = list(new.out)
+    assert old.out == [f"version 1 {n}" for n in numbers]
+    assert (said if ordered else sorted(said)) == (
+        [f"version 2 {one}" for one in references] if ordered else sorted(f"version 2 {one}" for one in references)
+    )
+    assert await services.dead_errors() == []
+    burnt = await services.connection.fetchval("SELECT count(*) FROM pgbus.event_history WHERE attempt > 1")
+    assert burnt == 0
+
+
+async def test_two_versions_of_a_listener_each_handle_the_events_that_they_read(services: Services) -> None:
+    (old_shop, new_shop), (old_mail, new_mail) = _two_versions(services)
+    numbers, references = list(range(100)), [f"r{n}" for n in range(100)]
+    async with services.worker(old_mail) as old, services.worker(new_mail) as new:
+        services.run_code(old_shop, PUBLISH.format(values=numbers))
+        services.run_code(new_shop, PUBLISH.format(values=references))
+        await eventually(lambda: len(old.out) + len(new.out) >= 200, 60.0)
+        await services.settled()
+    assert sorted(old.out) == sorted(f"version 1 {n}" for n in numbers)
+    assert sorted(new.out) == sorted(f"version 2 {one}" for one in references)
+    assert await services.dead_errors() == []
+
+
+async def test_an_event_that_no_version_reads_is_a_dead_letter_at_once(services: Services) -> None:
+    _, (old_mail, _) = _two_versions(services)
+    async with services.worker(old_mail):
+        await services.connection.execute(
+            "INSERT INTO pgbus.outbox (topic, payload) VALUES ('orders.placed', '{\"what\": 1}')"
+        )
+
+        async def is_dead() -> bool:
+            return len(await services.dead_errors()) == 1
+
+        await eventually(is_dead, 40.0)

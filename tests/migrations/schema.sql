@@ -1509,6 +1509,7 @@ CREATE VIEW pgbus.pending AS
         CASE
             WHEN (d.blocked_key IS NOT NULL) THEN 'blocked'::text
             WHEN (d.claim_token IS NOT NULL) THEN 'in flight'::text
+            WHEN (d.left_topic IS NOT NULL) THEN 'parked'::text
             WHEN (d.attempt > 1) THEN 'retrying'::text
             ELSE 'waiting'::text
         END AS state

@@ -78,15 +78,16 @@ class Rows:
         lane: int | None = None,
         blocked_key: str | None = None,
         last_error: str | None = None,
+        left_topic: str | None = None,
     ) -> int:
         last = first if last is None else last
         delivery_id: int = await self.connection.fetchval(
             """
             INSERT INTO pgbus.deliveries
                 (listener_id, first, last, events, positions, attempt, worker_id, claim_token, lease_expires_at,
-                 lane, blocked_key, last_error)
+                 lane, blocked_key, last_error, left_topic)
             VALUES ($1, $2, $3, $4, $5, $6, $7, CASE WHEN $7::integer IS NOT NULL THEN gen_random_uuid() END,
-                    CASE WHEN $7::integer IS NOT NULL THEN now() + interval '1 minute' END, $8, $9, $10)
+                    CASE WHEN $7::integer IS NOT NULL THEN now() + interval '1 minute' END, $8, $9, $10, $11)
             RETURNING id
             """,
             listener_id,
@@ -99,6 +100,7 @@ class Rows:
             lane,
             blocked_key,
             last_error,
+            left_topic,
         )
         return delivery_id
 

@@ -372,8 +372,10 @@ WITH settled AS MATERIALIZED (
         CAST(:other_deliveries AS bigint[]), CAST(:other_positions AS bigint[]), CAST(:other_attempts AS integer[]),
         CAST(:other_outcomes AS text[]), CAST(:other_started AS double precision[]), CAST(:other_durations AS real[]),
         CAST(:other_lanes AS smallint[]), CAST(:other_delays AS double precision[]), CAST(:other_errors AS text[]),
-        CAST(:other_fingerprints AS text[]), CAST(:other_tracebacks AS text[]), CAST(:other_keys AS text[])
-    ) AS o (delivery_id, position, attempt, outcome, started_at, duration, lane, delay, error, fingerprint, traceback, key)
+        CAST(:other_fingerprints AS text[]), CAST(:other_tracebacks AS text[]), CAST(:other_keys AS text[]),
+        CAST(:other_left_topics AS text[])
+    ) AS o (delivery_id, position, attempt, outcome, started_at, duration, lane, delay, error, fingerprint, traceback, key,
+            left_topic)
     WHERE (o.delivery_id IN (SELECT s.id FROM settled AS s)) IS TRUE
 ), failed AS (
     INSERT INTO pgbus.history (first, listener_id, attempt, outcome, started_at, duration, worker, error)
@@ -421,9 +423,9 @@ WITH settled AS MATERIALIZED (
     WHERE o.outcome IN ('released', 'alone')
     GROUP BY o.delivery_id, o.lane, o.attempt, CASE WHEN o.outcome = 'alone' THEN o.position END
 ), left_to_others AS (
-    -- For an event that is left to other workers, `error` is its topic.
-    INSERT INTO pgbus.deliveries (listener_id, lane, first, last, events, available_at, attempt, left_topic)
-    SELECT CAST(:listener_id AS integer), o.lane, o.position, o.position, 1, now(), o.attempt, o.error
+    INSERT INTO pgbus.deliveries
+        (listener_id, lane, first, last, events, available_at, attempt, left_topic, last_error)
+    SELECT CAST(:listener_id AS integer), o.lane, o.position, o.position, 1, now(), o.attempt, o.left_topic, o.error
     FROM others AS o
     WHERE o.outcome = 'left'
 )

@@ -138,6 +138,14 @@ JOIN pgbus.listeners AS l ON l.id = x.listener_id
 GROUP BY l.listener_name
 ORDER BY l.listener_name
 
+-- name: count_parked_events
+-- Events that workers could not handle and left to others, by listener, with one of the reasons.
+SELECT p.listener_name, CAST(sum(p.events) AS bigint) AS events, max(p.last_error) AS reason
+FROM pgbus.pending AS p
+WHERE p.state = 'parked'
+GROUP BY p.listener_name
+ORDER BY sum(p.events) DESC, p.listener_name
+
 -- name: find_unanswered_calls
 -- Procedures with calls of the last 10 minutes that no worker served, or that were not answered in time.
 SELECT c.procedure, count(*) FILTER (WHERE c.state = 'unserved') AS unserved,

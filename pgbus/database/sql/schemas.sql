@@ -74,6 +74,35 @@ INSERT INTO pgbus.worker_schemas AS x (worker_id, schema_id)
 SELECT CAST(:worker_id AS integer), s.id FROM spoken AS s
 ON CONFLICT (worker_id, schema_id) DO NOTHING
 
+-- name: find_other_versions
+-- For a listener that cannot read an event: the live worker with another version of it that started last, and the newest
+-- version of the event's topics, if that is newer than the listener's. A first version is not: nobody had to change.
+WITH own AS MATERIALIZED (
+    SELECT s.id, s.first_seen_at
+    FROM pgbus.worker_schemas AS x
+    JOIN pgbus.schemas AS s ON s.id = x.schema_id
+    WHERE x.worker_id = CAST(:worker_id AS integer) AND s.kind = 'listener' AND s.name = CAST(:listener_name AS text)
+)
+SELECT clock_timestamp() AS now, other.worker, other.worker_since, newer.topic, newer.version, newer.version_since
+FROM own
+LEFT JOIN LATERAL (
+    SELECT w.name AS worker, w.started_at AS worker_since
+    FROM pgbus.schemas AS s
+    JOIN pgbus.worker_schemas AS x ON x.schema_id = s.id
+    JOIN pgbus.live_workers AS w ON w.id = x.worker_id
+    WHERE s.kind = 'listener' AND s.name = CAST(:listener_name AS text) AND s.id <> own.id
+    ORDER BY w.started_at DESC
+    LIMIT 1
+) AS other ON TRUE
+LEFT JOIN LATERAL (
+    SELECT s.name AS topic, s.version, s.first_seen_at AS version_since
+    FROM pgbus.schemas AS s
+    WHERE s.kind = 'event' AND s.name = ANY (CAST(:topics AS text[])) AND s.version > 1
+      AND s.first_seen_at > own.first_seen_at
+    ORDER BY s.first_seen_at DESC
+    LIMIT 1
+) AS newer ON TRUE
+
 -- name: touch_schemas
 -- Record that a worker's schemas were seen now; rows that another worker is updating are skipped.
 UPDATE pgbus.schemas AS s

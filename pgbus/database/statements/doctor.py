@@ -101,6 +101,15 @@ class RecentDeadLetters:
 
 
 @dataclass(frozen=True, slots=True)
+class ParkedEvents:
+    """Events that workers of a listener left to others, and one of the reasons."""
+
+    listener_name: str
+    events: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class UnansweredCalls:
     """Calls of a procedure in the last 10 minutes that no worker served, or answered in time."""
 
@@ -236,6 +245,11 @@ async def read_recent_work(store: Store) -> tuple[RecentWork, ...]:
 async def count_recent_dead_letters(store: Store) -> tuple[RecentDeadLetters, ...]:
     """The dead letters by listener, of those that have any."""
     return await _rows(store, "count_recent_dead_letters", RecentDeadLetters)
+
+
+async def count_parked_events(store: Store) -> tuple[ParkedEvents, ...]:
+    """The events that were left to other workers, by listener, most first."""
+    return await _rows(store, "count_parked_events", ParkedEvents)
 
 
 async def find_unanswered_calls(store: Store) -> tuple[UnansweredCalls, ...]:

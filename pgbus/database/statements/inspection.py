@@ -105,7 +105,7 @@ class Owed(msgspec.Struct, frozen=True):
     """A listener that an event is still owed to. `behind`: the leader has yet to hand it this stretch of the log."""
 
     listener_name: str
-    state: Literal["waiting", "in flight", "retrying", "blocked", "behind"]
+    state: Literal["waiting", "in flight", "parked", "retrying", "blocked", "behind"]
     attempt: int
     available_at: datetime | None
     worker: str | None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Literal, TypeAlias
 
 import msgspec
@@ -63,6 +63,21 @@ class SchemaVersion(msgspec.Struct, frozen=True, kw_only=True):
     last_seen_at: datetime
 
 
+class OtherVersions(msgspec.Struct, frozen=True):
+    """The signs that an event is for another version of a listener than the one that asks; None where there is none.
+
+    `worker` runs another version since `worker_since`; `version` of `topic` was first stored at `version_since`. `now`
+    is the database's.
+    """
+
+    now: datetime
+    worker: str | None = None
+    worker_since: datetime | None = None
+    topic: str | None = None
+    version: int | None = None
+    version_since: datetime | None = None
+
+
 async def find_new_schemas(store: Store, wanted: Sequence[HashedSchema], *, service: str) -> set[tuple[str, str]]:
     """The kind and name of those of a service's schemas that are not stored yet."""
     rows = await store.fetch("find_new_schemas", **_keys(wanted), service=service)
@@ -93,6 +108,16 @@ async def publish_schemas(
 async def set_worker_schemas(store: Store, used: Sequence[HashedSchema], *, service: str, worker_id: int) -> None:
     """Make these the schemas that a worker uses, and no others."""
     await store.fetch("set_worker_schemas", **_keys(used), service=service, worker_id=worker_id)
+
+
+async def find_other_versions(
+    store: Store, *, worker_id: int, listener_name: str, topics: Sequence[str]
+) -> OtherVersions:
+    """The signs that events of these topics are for another version of the listener than the worker's."""
+    rows = await store.fetch(
+        "find_other_versions", worker_id=worker_id, listener_name=listener_name, topics=list(topics)
+    )
+    return OtherVersions(**rows[0]) if rows else OtherVersions(now=datetime.now(UTC))
 
 
 async def touch_schemas(store: Store, *, worker_id: int, age: float) -> None:

@@ -47,6 +47,10 @@ BUS: dict[str, tuple[str, Provocation]] = {
     "paused-listeners": ("warning", lambda ward: owe(ward, "paused", state="paused")),
     "lag": ("warning", lambda ward: owe(ward, "mailer", logged_at=datetime.now(UTC) - timedelta(hours=1))),
     "blocked-keys": ("fault", lambda ward: ward.rows.delivery(ward.listener_id, 1, blocked_key="customer 7")),
+    "parked-events": (
+        "warning",
+        lambda ward: ward.rows.delivery(ward.listener_id, 1, left_topic="orders.placed", last_error="left to others"),
+    ),
     "dead-letters": ("warning", lambda ward: ward.rows.dead_letter(ward.listener_id, 1)),
     "failing-listeners": ("warning", lambda ward: fail(ward, times=10)),
     "unheard-topics": ("warning", lambda ward: ward.rows.event(2, "order.placed")),
