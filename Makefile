@@ -4,14 +4,15 @@ BIN := $(VENV)/bin
 PYTHON ?= python3
 STAMP := $(VENV)/.installed
 DEMO_STAMP := $(VENV)/.installed-for-demo
-SOURCES = $(wildcard pgbus pytest_pgbus.py tests examples benchmarks migrations)
+DOCS_STAMP := $(VENV)/.installed-for-docs
+SOURCES = $(wildcard pgbus pytest_pgbus.py tests examples benchmarks migrations docs/mkdocs_hooks.py)
 PYTEST_ARGS ?=
 # Three at a time even on two cores: some tests wait for processes. A worker that is idle takes tests from others.
 PYTEST := $(BIN)/python -m pytest -n 3 --dist worksteal
 SERVER = $(VENV)/postgresql-$(V)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo dashboard check test test-postgres test-oldest chaos bench race
+.PHONY: help install demo dashboard docs check test test-postgres test-oldest chaos bench race
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
@@ -38,6 +39,13 @@ demo: $(DEMO_STAMP) ## Run the shop example on an embedded PostgreSQL
 
 dashboard: $(STAMP) ## Serve the dashboard of the shop example, with orders that go on until Ctrl-C
 	$(BIN)/python -m examples.shop.watch
+
+$(DOCS_STAMP): $(STAMP)
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
+	touch $@
+
+docs: $(DOCS_STAMP) ## Build the site of the documents into site/, and fail on a link that leads nowhere
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 check: $(STAMP) ## Lint, check the format, the types and the layers
 	$(BIN)/ruff check $(SOURCES)
