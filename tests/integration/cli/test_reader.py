@@ -42,7 +42,8 @@ READING = {
     "top": (),
 }
 CHANGING = {
-    "call", "db downgrade", "db roles", "db upgrade", "dead discard", "dead retry", "dev", "listeners pause",
+    "call", "db adopt", "db downgrade", "db roles", "db upgrade", "dead discard", "dead give-up", "dead retry",
+    "dead retry-now", "dev", "listeners pause",
     "listeners remove", "listeners replay", "listeners reset", "listeners resume", "operations cancel",
     "operations continue", "publish", "relay", "run", "schedules pause", "schedules remove", "schedules resume",
     "schedules run", "shell",
