@@ -283,7 +283,7 @@ def test_a_connection_closed_by_the_server_is_reopened_for_the_next_handler() ->
     ("setting", "message"),
     [
         ({"DSN": "postgresql://"}, "name one of DATABASES as DATABASE"),
-        ({"DATABASE": "nowhere"}, "none of DATABASES: default, second"),
+        ({"DATABASE": "nowhere"}, "not an alias of DATABASES: default, second"),
         ("pgbus", "must be a dict"),
     ],
 )
