@@ -32,7 +32,7 @@ CREATE TABLE pgbus.schedules (
     CONSTRAINT schedules_claim_is_of_a_run CHECK (claim_token IS NULL OR next_run_at IS NOT NULL)
 );
 -- The leader asks at every look whether a run is claimed; mostly none is.
-CREATE INDEX schedules_claimed ON pgbus.schedules (worker_id) WHERE claim_token IS NOT NULL;
+CREATE INDEX schedules_claimed ON pgbus.schedules (claim_token) WHERE claim_token IS NOT NULL;
 
 -- Every run, by its claim token. If an interrupted run is started again, it gets another row, with the next `attempt`.
 CREATE TABLE pgbus.schedule_runs (

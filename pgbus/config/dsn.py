@@ -80,6 +80,8 @@ def read_dsn(text: str) -> str:
     Raises ValueError, which says what is not understood and what to write instead.
     """
     text = text.strip()
+    if not text.isprintable() and any("\ud800" <= character <= "\udfff" for character in text):
+        raise ValueError("holds bytes that are not UTF-8: write them as %XX")
     if not _SCHEME.match(text):
         if not PATTERN.match(text):
             raise ValueError(f"must look like {EXAMPLE}")

@@ -24,7 +24,10 @@ async def find_whole_scans(connection: Connection, statement: Statement) -> set[
     Raises PrivilegeError if this user may not run it.
     """
     prepared = f"pgbus_plan_{statement.name}"
-    settings = "; ".join(f"SET LOCAL {name} = '{value}'" for name, value in ENGINE_SETTINGS.items())
+    # Those by which the plan is made: the caller's timeouts stay, for a plan waits for a table that is locked.
+    planning = {name: value for name, value in ENGINE_SETTINGS.items() if name.startswith("enable_")}
+    planning |= {name: ENGINE_SETTINGS[name] for name in ("jit", "plan_cache_mode", "search_path")}
+    settings = "; ".join(f"SET LOCAL {name} = '{value}'" for name, value in planning.items())
     await connection.execute(f"PREPARE {prepared} AS {statement.asyncpg}")
     try:
         async with connection.transaction():

@@ -1985,7 +1985,7 @@ CREATE INDEX schedule_runs_age ON pgbus.schedule_runs USING btree (started_at);
 
 CREATE INDEX schedule_runs_newest ON pgbus.schedule_runs USING btree (schedule_name, started_at);
 
-CREATE INDEX schedules_claimed ON pgbus.schedules USING btree (worker_id) WHERE (claim_token IS NOT NULL);
+CREATE INDEX schedules_claimed ON pgbus.schedules USING btree (claim_token) WHERE (claim_token IS NOT NULL);
 
 CREATE INDEX worker_schemas_schema ON pgbus.worker_schemas USING btree (schema_id);
 

@@ -29,8 +29,8 @@ VIEWS = (
 RECORD = ("operations", "operation_items", "removed_listeners")
 SIZE = 1_000_000_000
 READ = (
-    "outbox", "events", "history", "causes", "listeners", "subscriptions", "dead_letters", "workers", "schemas",
-    "partitions", "installation", "alembic_version", "identity", "received", *RECORD,
+    "outbox", "events", "history", "causes", "listeners", "subscriptions", "declarations", "dead_letters", "workers",
+    "schemas", "partitions", "installation", "alembic_version", "identity", "received", *RECORD,
 )  # fmt: skip
 
 

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 import asyncpg
 
 import pgbus
+from pgbus.aio.tasks import end_tasks
 from pgbus.config import Config
 from pgbus.contrib.relay.addresses import Address
 from pgbus.contrib.relay.inward import Receiver
@@ -43,8 +44,7 @@ async def receiving(dsn: str, source: str, *, name: str = "in", remember: float 
     try:
         yield receiver
     finally:
-        task.cancel()
-        await asyncio.wait([task])
+        await end_tasks(task)  # redis-py may lose one cancellation
 
 
 async def published(connection: asyncpg.Connection, count: int) -> list[asyncpg.Record]:

@@ -336,7 +336,7 @@ async def test_calls_are_shown_as_text(invoke: Invoke, calls: dict[str, UUID]) -
     text = (await invoke("inspect", "--calls", "-F", "human")).stdout
     lines = [line.rstrip() for line in text.splitlines()]
     assert re.fullmatch(r"store\.total  .*Z  answered", lines[0])
-    assert re.fullmatch(r"    called by tester, served by tester in \S+ m?s", lines[2])
+    assert re.fullmatch(r"    called by tester, served by tester in \S+ (µ|m)?s", lines[2])
     assert lines[3:5] == ['    address  {"city":"London"}', "    result 1.5"]
     assert "    builtins.ValueError: no" in lines
 

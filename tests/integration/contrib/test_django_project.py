@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -210,9 +211,11 @@ def test_call_command_runs_a_command_and_raises_if_it_fails(
 ) -> None:
     from django.core.management.base import CommandError
 
+    before = dict(os.environ)
     with in_database(empty_database):
         with pytest.raises(CommandError):
             call_command("pgbus", "status")
+        assert dict(os.environ) == before  # a bus of another database is not told of this one
         call_command("pgbus", "db", "upgrade")
         call_command("pgbus", "status")
     assert "no worker" in capsys.readouterr().out.lower()

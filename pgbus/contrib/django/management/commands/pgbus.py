@@ -38,9 +38,15 @@ class Command(BaseCommand):
         parser.add_argument("arguments", nargs="*")
 
     def handle(self, *_: object, arguments: Sequence[str], **__: Any) -> None:
-        """Run the command within this program; raises CommandError if it fails."""
-        _tell_settings()
-        code = pgbus.main(list(arguments), prog_name="manage.py pgbus", standalone_mode=False)
+        """Run the command within this program, and leave its environment as it was; raises CommandError if it fails."""
+        before = dict(os.environ)
+        try:
+            _tell_settings()
+            code = pgbus.main(list(arguments), prog_name="manage.py pgbus", standalone_mode=False)
+        finally:
+            for name in os.environ.keys() - before.keys():
+                del os.environ[name]
+            os.environ.update(before)
         if isinstance(code, int) and code:
             raise CommandError(f"`pgbus {' '.join(arguments)}` failed", returncode=code)
 
