@@ -10,7 +10,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from pgbus.admin import Admin, DeadFilter, DeadGroup, DeadLetter
+from pgbus.admin import Admin, DeadFilter, DeadGroup, DeadLetter, Operation
 from pgbus.cli.changing import change, confirm_options, plural, with_options
 from pgbus.cli.global_options import database_options
 from pgbus.cli.group import fail
@@ -51,6 +51,14 @@ def dead() -> None:
 
 def _filter_options(command: _Command) -> _Command:
     return _listener_option("Dead letters")(_event_options("Dead")(command))
+
+
+def _chosen_options(command: _Command) -> _Command:
+    ids = click.argument("ids", metavar="[ID]...", type=int, nargs=-1)
+    everything = click.option(
+        "--all", "everything", is_flag=True, help="All of them, or all that the other options leave."
+    )
+    return ids(database_options(_filter_options(everything(command))))
 
 
 def _waiting_options(command: _Command) -> _Command:
@@ -123,10 +131,7 @@ def show_dead(*, letter_id: int, as_json: bool) -> None:
 
 
 @dead.command("retry")
-@click.argument("ids", metavar="[ID]...", type=int, nargs=-1)
-@database_options
-@_filter_options
-@click.option("--all", "everything", is_flag=True, help="All of them, or all that the other options leave.")
+@_chosen_options
 @with_options(confirm_options)
 @json_option
 def retry_dead(**given: Any) -> None:
@@ -135,10 +140,7 @@ def retry_dead(**given: Any) -> None:
 
 
 @dead.command("discard")
-@click.argument("ids", metavar="[ID]...", type=int, nargs=-1)
-@database_options
-@_filter_options
-@click.option("--all", "everything", is_flag=True, help="All of them, or all that the other options leave.")
+@_chosen_options
 @with_options(confirm_options)
 @json_option
 def discard_dead(**given: Any) -> None:
@@ -183,11 +185,9 @@ def _change_waiting(
         raise click.UsageError(
             "select events with --listener, --topic, --key, --error, --since, --until, or give --all"
         )
-    with_admin(lambda admin: admin.dead_letters.find(wanted, limit=1))  # names a listener that is not there
-    done = change(
-        verb, wanted.as_filter(), what="waiting event", reason=reason, person=person,
-        dry_run=dry_run, yes=yes, as_json=as_json,
-    )  # fmt: skip
+    done = _carry_out(
+        verb, wanted, what="waiting event", reason=reason, person=person, dry_run=dry_run, yes=yes, as_json=as_json
+    )
     if done is None:
         return
     if as_json:
@@ -214,9 +214,8 @@ def _change(
             "give the ids of dead letters, or --all (with --listener, --topic, --key, --error, --since to select some)"
         )
     wanted = DeadFilter(ids=ids or None, **filters)
-    with_admin(lambda admin: admin.dead_letters.find(wanted, limit=1))  # names a listener that is not there
-    done = change(
-        verb, wanted.as_filter(), what="dead letter", reason=reason, person=person,
+    done = _carry_out(
+        verb, wanted, what="dead letter", reason=reason, person=person,
         dry_run=dry_run, yes=yes or bool(ids), as_json=as_json,
     )  # fmt: skip
     if done is None:
@@ -229,6 +228,11 @@ def _change(
         console().print(f"{said} {plural(done.touched, 'dead letter')} (operation {done.id})")
     if missing := sorted(set(ids) - set(taken)):
         fail(f"no such dead letter: {', '.join(map(str, missing))}")
+
+
+def _carry_out(verb: Verb, wanted: DeadFilter, *, what: str, **how: Any) -> Operation | None:
+    with_admin(lambda admin: admin.dead_letters.find(wanted, limit=1))  # names a listener that is not there
+    return change(verb, wanted.as_filter(), what=what, **how)
 
 
 def _as_json(letter: DeadLetter) -> dict[str, object]:

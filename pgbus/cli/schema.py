@@ -19,10 +19,10 @@ from pgbus.cli.options import json_option, with_admin
 from pgbus.cli.output import console, print_json
 from pgbus.cli.printable import printable
 from pgbus.schema import Break, Change, Declaration, Stored, find_broken, find_changes, make_stubs
-from pgbus.schema.asyncapi import encode_asyncapi, to_asyncapi
+from pgbus.schema.asyncapi import to_asyncapi
 from pgbus.schema.compatibility import ANY_LISTENER, find_unreadable, in_use, latest
 from pgbus.schema.contract import contract_of
-from pgbus.schema.documents import encode_documents, read_documents, to_documents, write_documents
+from pgbus.schema.documents import read_documents, readable_json, to_documents, write_documents
 from pgbus.schema.eventcatalog import to_eventcatalog, write_eventcatalog
 
 _STYLES = {"added": ("+", "green"), "removed": ("-", "red"), "changed": ("~", "yellow")}
@@ -52,7 +52,7 @@ def dump(module: str | None, local: bool, out: str | None) -> None:
     """
     documents = to_documents(_declared(_load(module)) if local else latest(_stored()))
     if out is None:
-        click.echo(printable(encode_documents(documents).decode()), nl=False)
+        click.echo(printable(readable_json(documents).decode()), nl=False)
         return
     write_documents(documents, out)
     count = f"{len(documents)} API{'' if len(documents) == 1 else 's'}"
@@ -160,7 +160,7 @@ def asyncapi(service: str | None, at: int | None, out: str | None) -> None:
     It says what is deployed, by the database, and is the same each time until a service stores another schema.
     """
     stored = _stored()
-    document = encode_asyncapi(to_asyncapi(contract_of(stored, service=service, version=at), listeners=in_use(stored)))
+    document = readable_json(to_asyncapi(contract_of(stored, service=service, version=at), listeners=in_use(stored)))
     if out is None:
         click.echo(printable(document.decode()), nl=False)
         return

@@ -23,7 +23,7 @@ _ANSWER_HOLDS = 1.0
 
 @dataclass(frozen=True, slots=True)
 class _Answer:
-    found: OtherVersions
+    found: OtherVersions | None
     holds_until: float
 
 
@@ -43,9 +43,11 @@ class VersionCheck:
             if not is_passing(error):
                 raise
             return "this worker could not ask for other versions"  # it is released, and asked about again
+        if found is None:
+            return None
         return reason_to_wait(found, event, patience=self._running.config.worker_ttl)
 
-    async def _ask(self, topics: Sequence[str]) -> OtherVersions:
+    async def _ask(self, topics: Sequence[str]) -> OtherVersions | None:
         key, at = tuple(topics), now()
         answer = self._answers.get(key)
         if answer is None or answer.holds_until <= at:

@@ -11,8 +11,6 @@ from collections.abc import Iterable, Mapping
 from typing import Any, TypeAlias
 from urllib.parse import quote
 
-import msgspec
-
 from pgbus.causality import CAUSATION_ID, CORRELATION_ID, TRACEPARENT, TRACESTATE
 from pgbus.handlers.about import About
 from pgbus.schema.compatibility import find_broken
@@ -48,11 +46,6 @@ def to_asyncapi(contract: Contract, *, listeners: Iterable[Stored] = ()) -> Part
     for procedure in contract.procedures:
         writer.add_procedure(procedure)
     return writer.document()
-
-
-def encode_asyncapi(document: Part) -> bytes:
-    """As JSON for people: indented, keys in order, so that two documents compare line by line."""
-    return msgspec.json.format(msgspec.json.encode(document, order="sorted"), indent=2) + b"\n"
 
 
 class _Writer:

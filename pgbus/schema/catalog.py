@@ -15,7 +15,7 @@ from pgbus.errors import InvalidEventError, SchemaNotFound, ValidationError
 from pgbus.registry import Registry
 from pgbus.schema.checks import Checks
 from pgbus.schema.declared import Apis, Code
-from pgbus.schema.documents import encode_documents, join_name, read_documents, write_documents
+from pgbus.schema.documents import join_name, read_documents, readable_json, write_documents
 from pgbus.schema.keywords import Schema
 from pgbus.schema.known import Known
 from pgbus.schema.publication import Publication
@@ -114,7 +114,7 @@ class Catalog:
         if isinstance(destination, str | Path):
             write_documents(self.known.documents, destination)
         else:
-            (destination or sys.stdout).write(encode_documents(self.known.documents).decode())
+            (destination or sys.stdout).write(readable_json(self.known.documents).decode())
 
     def load_local(self, source: str | Path | IO[str] | IO[bytes] | None = None) -> None:
         """Read schemas from a file, the `*.json` of a directory, or an open file (default: stdin), for this process.

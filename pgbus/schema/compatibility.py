@@ -47,12 +47,18 @@ class Change(msgspec.Struct, frozen=True):
 def in_use(stored: Iterable[Stored]) -> list[Stored]:
     """The versions that count: those of live workers, and of each service the one that it began with last."""
     kept = [one for one in stored if one.is_registered]
+    last = latest_by_service(kept)
+    return [one for one in kept if one.is_live or one is last[one.kind, one.name, one.service]]
+
+
+def latest_by_service(stored: Iterable[Stored]) -> dict[tuple[str, str, str], Stored]:
+    """By kind, name and service, the version with which a process of the service started last."""
     last: dict[tuple[str, str, str], Stored] = {}
-    for one in kept:
+    for one in stored:
         key = (one.kind, one.name, one.service)
         if key not in last or _recency(one) > _recency(last[key]):
             last[key] = one
-    return [one for one in kept if one.is_live or one is last[one.kind, one.name, one.service]]
+    return last
 
 
 def latest(stored: Iterable[Stored]) -> list[Stored]:

@@ -5,13 +5,13 @@ It is read from the stored schemas, so it says what is deployed, of all services
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from pgbus.database.statements.schemas import Kind
 from pgbus.errors import SchemaNotFound
-from pgbus.schema.compatibility import in_use
+from pgbus.schema.compatibility import latest_by_service
 from pgbus.schema.documents import Stored
 from pgbus.topics import matches
 
@@ -69,7 +69,11 @@ def contract_of(stored: Sequence[Stored], *, service: str | None = None, version
     newest = len(ordered)
     if version is not None and not 0 < version <= newest:
         raise SchemaNotFound(f"the contract has the versions 1 to {newest}, and none that is {version}")
-    held = _current(ordered) if version is None else _newest(ordered[:version])
+    registered = [one for one in ordered[:version] if one.is_registered]
+    if version is None:
+        held = list(latest_by_service(registered).values())
+    else:
+        held = list({(one.kind, one.name, one.service): one for one in registered}.values())
     if service is not None and service not in {one.service for one in held}:
         known = ", ".join(sorted({one.service for one in held if one.service})) or "none"
         raise SchemaNotFound(f"no service {service!r} has stored a schema; there are: {known}")
@@ -89,21 +93,3 @@ def contract_of(stored: Sequence[Stored], *, service: str | None = None, version
 
 def _age(one: Stored) -> tuple[datetime, str, str, str, int]:
     return one.first_seen_at or _LONG_AGO, one.kind, one.name, one.service, one.version
-
-
-def _current(stored: Iterable[Stored]) -> list[Stored]:
-    """Of each service, the version with which a process of it started last; older ones that still run are left out."""
-    last: dict[tuple[str, str, str], Stored] = {}
-    for one in in_use(stored):
-        key = (one.kind, one.name, one.service)
-        if key not in last or _begun(one) > _begun(last[key]):
-            last[key] = one
-    return list(last.values())
-
-
-def _newest(stored: Iterable[Stored]) -> list[Stored]:
-    return list({(one.kind, one.name, one.service): one for one in stored if one.is_registered}.values())
-
-
-def _begun(one: Stored) -> tuple[datetime, int]:
-    return one.published_at or _LONG_AGO, one.version

@@ -136,14 +136,14 @@ def write_documents(documents: Documents, destination: str | Path) -> None:
     if path.is_dir() or str(destination).endswith("/"):
         path.mkdir(parents=True, exist_ok=True)
         for api, sections in documents.items():
-            (path / f"{api or _NAMELESS}.json").write_bytes(encode_documents({api: sections}))
+            (path / f"{api or _NAMELESS}.json").write_bytes(readable_json({api: sections}))
     else:
-        path.write_bytes(encode_documents(documents))
+        path.write_bytes(readable_json(documents))
 
 
-def encode_documents(documents: Documents) -> bytes:
-    """As JSON for people: indented, keys in order, so that two dumps compare line by line."""
-    return msgspec.json.format(msgspec.json.encode(documents, order="sorted"), indent=2) + b"\n"
+def readable_json(value: object) -> bytes:
+    """A value as JSON for people: indented, keys in order, so that two files compare line by line."""
+    return msgspec.json.format(msgspec.json.encode(value, order="sorted"), indent=2) + b"\n"
 
 
 def _read(path: Path) -> bytes:

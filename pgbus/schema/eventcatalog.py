@@ -18,7 +18,7 @@ import msgspec
 from pgbus.errors import InvalidSchema
 from pgbus.handlers.about import About
 from pgbus.schema.contract import Contract
-from pgbus.schema.documents import Stored
+from pgbus.schema.documents import Stored, readable_json
 
 Files: TypeAlias = dict[str, bytes]
 """Contents by path, relative to the catalog's directory."""
@@ -106,7 +106,7 @@ def _message(folder: str, stored: Stored, parts: Mapping[str, str]) -> Iterator[
     viewers = "".join(f'<SchemaViewer file="{file}.json" title="{file.capitalize()}" />\n' for file in parts)
     yield f"{folder}/index.mdx", _page(front, f"{_plain(stored.about.description)}\n\n{viewers}\n<NodeGraph />\n")
     for file, part in parts.items():
-        yield f"{folder}/{file}.json", _json(stored.schema[part])
+        yield f"{folder}/{file}.json", readable_json(stored.schema[part])
 
 
 def _listeners(listeners: Iterable[Stored]) -> str:
@@ -136,10 +136,6 @@ def _page(front: Mapping[str, Any], body: str) -> bytes:
 
 def _inline(value: object) -> str:
     return msgspec.json.encode(value, order="sorted").decode()
-
-
-def _json(schema: object) -> bytes:
-    return msgspec.json.format(msgspec.json.encode(schema, order="sorted"), indent=2) + b"\n"
 
 
 def _version(number: int) -> str:

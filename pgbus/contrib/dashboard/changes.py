@@ -9,6 +9,7 @@ from typing import get_args
 
 from pgbus.admin import Admin, Condition, OperationFilter
 from pgbus.admin.conditions import combine
+from pgbus.admin.operations import AT_ONCE
 from pgbus.contrib.dashboard.access import Person, Role
 from pgbus.database.statements.doctor import read_clock
 from pgbus.database.statements.inspection import read_log_head
@@ -40,7 +41,7 @@ class Change:
     @property
     def at_once(self) -> bool:
         """Whether it needs no batches: it changes one listener or schedule, or the state of the whole bus."""
-        return self.counted in ("listener", "schedule", "database")
+        return self.verb in AT_ONCE
 
 
 _LISTENER = {"listener": Field("Listener", required=True)}

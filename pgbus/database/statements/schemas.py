@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Literal, TypeAlias
 
 import msgspec
@@ -112,12 +112,15 @@ async def set_worker_schemas(store: Store, used: Sequence[HashedSchema], *, serv
 
 async def find_other_versions(
     store: Store, *, worker_id: int, listener_name: str, topics: Sequence[str]
-) -> OtherVersions:
-    """The signs that events of these topics are for another version of the listener than the worker's."""
+) -> OtherVersions | None:
+    """The signs that events of these topics are for another version of the listener than the worker's.
+
+    None if the worker has not stored its own.
+    """
     rows = await store.fetch(
         "find_other_versions", worker_id=worker_id, listener_name=listener_name, topics=list(topics)
     )
-    return OtherVersions(**rows[0]) if rows else OtherVersions(now=datetime.now(UTC))
+    return OtherVersions(**rows[0]) if rows else None
 
 
 async def touch_schemas(store: Store, *, worker_id: int, age: float) -> None:
