@@ -62,8 +62,9 @@ async def test_a_tree_costs_what_is_in_it(plans: Plans) -> None:
     event_id = await plans.connection.fetchval(f"SELECT event_id FROM pgbus.events WHERE position = {EVENTS // 2}")
     plan = await ask(plans, "read_tree", member_id=event_id, limit=200)
     assert plan.steps < 500
-    # Alone 100; more by the dead rows of calls and causes that other tests have left.
-    assert plan.pages < 5_000, plan.pages
+    # The calls are none here, but the table may have the dead rows of those that other tests have rolled back.
+    pages = sum(node.pages for node in plan.nodes if node.relation != "rpc_requests")
+    assert pages < 300, pages
 
 
 @pytest.mark.parametrize(
