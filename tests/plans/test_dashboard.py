@@ -77,10 +77,12 @@ async def test_a_tree_costs_what_is_in_it(plans: Plans) -> None:
         ({"topic": "other.*", "after": EVENTS - WINDOW}, 3_000),
         ({"service": "nobody", "after": EVENTS - WINDOW}, 3_000),
         ({"where": (Condition.parse("n = 7"),), "after": EVENTS - WINDOW}, 3_000),
-        ({"outcome": "dead", "after": EVENTS - WINDOW}, 800_000),  # of one event about 15, and 30 before PostgreSQL 15
+        ({"outcome": "dead", "after": EVENTS - WINDOW}, 400_000),
     ],
     ids=str,
 )
 async def test_a_search_reads_no_more_than_its_window(plans: Plans, wanted: dict[str, Any], most: int) -> None:
     plan = await find(plans, **wanted)
+    if "outcome" in wanted and plans.connection.get_server_version().major < 15:
+        most *= 2  # of an event's history, 30 pages and not 15
     assert plan.pages < most, plan.pages
