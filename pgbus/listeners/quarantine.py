@@ -23,6 +23,9 @@ class Quarantine:
             self._refused[when_free] = None
             return False
         self._taken = True
+        # Who was refused before may enter by a claim of its own. Were it called later, when it has found that there is
+        # no suspect for it, it would not enter, and those after it would wait for a turn that it does not pass on.
+        self._refused.pop(when_free, None)
         return True
 
     def leave(self) -> None:

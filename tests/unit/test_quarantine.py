@@ -58,3 +58,15 @@ def test_a_second_suspect_waits_until_the_first_has_left() -> None:
     claimers.quarantine.leave()
     assert claimers.woken == [1]
     assert claimers.quarantine.enter(claimers.wake_of(1))
+
+
+def test_who_enters_by_a_claim_of_its_own_is_not_called_in_place_of_those_who_wait() -> None:
+    claimers = Claimers(3)
+    quarantine, wakes = claimers.quarantine, [claimers.wake_of(number) for number in range(3)]
+    assert [quarantine.enter(wakes[number]) for number in (2, 1, 0)] == [True, False, False]
+    quarantine.leave()
+    assert claimers.woken == [1]
+    assert quarantine.enter(wakes[0])  # before 1, whose claim is on its way
+    assert not quarantine.enter(wakes[1])
+    quarantine.leave()
+    assert claimers.woken == [1, 1]
