@@ -23,8 +23,8 @@ class Quarantine:
             self._refused[when_free] = None
             return False
         self._taken = True
-        # Who was refused before may enter by a claim of its own. Were it called later, when it has found that there is
-        # no suspect for it, it would not enter, and those after it would wait for a turn that it does not pass on.
+        # Who was refused before may enter by a claim of its own. If it is called later, when it has found that there is
+        # no suspect for it, it does not enter, and those after it wait for a turn that it does not pass on.
         self._refused.pop(when_free, None)
         return True
 
