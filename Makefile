@@ -35,10 +35,10 @@ $(DEMO_STAMP): pyproject.toml
 	touch $(DEMO_STAMP)
 
 demo: $(DEMO_STAMP) ## Run the shop example on an embedded PostgreSQL
-	$(BIN)/python -m examples.shop
+	$(BIN)/pgbus demo
 
 dashboard: $(STAMP) ## Serve the dashboard of the shop example, with orders that go on until Ctrl-C
-	$(BIN)/python -m examples.shop.watch
+	$(BIN)/pgbus demo --dashboard
 
 $(DOCS_STAMP): $(STAMP)
 	$(BIN)/python -m pip install --quiet --editable '.[docs]'

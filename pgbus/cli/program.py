@@ -18,6 +18,7 @@ from pgbus.cli.streams import explain_loss, flush_streams, open_streams, say
 COMMANDS = {
     "run": "Run a bus's listeners, procedures and tasks until SIGTERM, Ctrl-C or SIGHUP.",
     "shell": "Open a Python prompt with `bus` and the names of pgbus; Tab completes events and procedures.",
+    "demo": "Run a shop on an embedded PostgreSQL: orders, failures, retries, a dead letter, and a check of it all.",
     "dev": "Start an embedded PostgreSQL, print its DSN for a shell, and stop it on Ctrl-C, SIGTERM or SIGHUP.",
     "db": "Upgrade, downgrade and check the bus's schema in the database.",
     "publish": "Publish an event under TOPIC with the payload JSON (`-` reads stdin), and print its id.",

@@ -7,14 +7,14 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from examples.shop.audit import Books, find_problems, read_books
-from examples.shop.listeners import bus
-from examples.shop.orders import Ledger, place_orders
-from examples.shop.tables import create_tables
+from pgbus.demo.audit import Books, find_problems, read_books
+from pgbus.demo.listeners import bus
+from pgbus.demo.orders import Ledger, place_orders
+from pgbus.demo.tables import create_tables
 from pgbus.embedded import find_binaries
 from pgbus.errors import EmbeddedPostgresError
 from tests.conftest import Connect
-from tests.examples.programs import python, run
+from tests.examples.programs import pgbus, run
 from tests.support.waiting import eventually
 
 ORDERS = 40
@@ -22,7 +22,7 @@ ORDERS = 40
 
 async def test_the_demo_runs_on_a_database_that_is_given_and_finds_nothing_wrong(database: str) -> None:
     for _ in range(2):
-        async with run(*python("-m", "examples.shop", "--orders", str(ORDERS)), dsn=database) as demo:
+        async with run(*pgbus("demo", "--existing-database", "--orders", str(ORDERS)), dsn=database) as demo:
             assert await demo.wait() == 0, demo.output
         assert "36 orders committed, 4 rolled back" in demo.output
         assert "send_confirmation         4   dead" in demo.output
@@ -37,7 +37,7 @@ async def test_the_demo_fails_when_events_are_lost(database: str, connect: Conne
         CREATE TRIGGER lose BEFORE INSERT ON pgbus.outbox FOR EACH ROW
             WHEN (new.id BETWEEN 7 AND 14) EXECUTE FUNCTION lose();
     """)
-    async with run(*python("-m", "examples.shop", "--orders", str(ORDERS)), dsn=database) as demo:
+    async with run(*pgbus("demo", "--existing-database", "--orders", str(ORDERS)), dsn=database) as demo:
         assert await demo.wait() == 1, demo.output
     assert "is missing from the log" in demo.output
 
@@ -49,7 +49,7 @@ async def test_a_demo_that_is_interrupted_leaves_no_process_and_no_file(tmp_path
         pytest.skip(f"needs PostgreSQL's programs: {error}")
     scratch = tmp_path / "a temporary directory"
     scratch.mkdir()
-    async with run(*python("-m", "examples.shop"), dsn=None, environ={"TMPDIR": str(scratch)}) as demo:
+    async with run(*pgbus("demo"), dsn=None, environ={"TMPDIR": str(scratch)}) as demo:
         await demo.wait_for("1 s ")
         workers = _children(demo.process.pid)
         assert len(workers) >= 2  # the server, its watchdog, the worker
@@ -83,7 +83,7 @@ async def finished(database: str, connect: Connect) -> tuple[asyncpg.Connection,
     await create_tables(connection)
     before = await read_books(connection)
     async with (
-        run(*python("-m", "pgbus.cli", "run", "examples.shop"), dsn=database) as worker,
+        run(*pgbus("run", "pgbus.demo"), dsn=database) as worker,
         asyncpg.create_pool(database, min_size=1, max_size=6) as pool,
     ):
         await worker.wait_for("update_dashboard is new")
@@ -122,7 +122,7 @@ async def test_the_check_finds_every_kind_of_damage(finished: tuple[asyncpg.Conn
 
 
 def test_the_shop_shows_its_bus_to_pgbus_run() -> None:
-    from examples import shop
+    from pgbus import demo
 
-    assert shop.bus is bus
+    assert demo.bus is bus
     assert [listener.name for listener in bus.listeners] == ["send_confirmation", "reserve_stock", "update_dashboard"]

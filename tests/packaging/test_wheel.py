@@ -66,3 +66,12 @@ async def test_an_installed_pgbus_upgrades_a_database_and_runs_the_readmes_examp
         async with run(python, "shop.py", dsn=empty_database, cwd=tmp_path) as shop:
             assert await shop.wait() == 0, shop.output
         await worker.wait_for("to ada@example.com: thank you for order 1\n")
+
+
+async def test_an_installed_pgbus_runs_the_demo_in_an_empty_directory(
+    installed: Path, empty_database: str, tmp_path: Path
+) -> None:
+    demo = ("demo", "--existing-database", "--orders", "20")
+    async with run(str(installed / "pgbus"), *demo, dsn=empty_database, cwd=tmp_path) as shop:
+        assert await shop.wait() == 0, shop.output
+    assert "0 of 2 rolled-back orders are in the log" in shop.output

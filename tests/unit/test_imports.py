@@ -70,7 +70,7 @@ CONTRACTS = tomllib.loads((ROOT.parent / "pyproject.toml").read_text(encoding="u
     "contracts"
 ]
 # Where what is forbidden elsewhere may be imported.
-OPEN = {"asyncpg": {"contrib", "database"}, "opentelemetry": {"contrib"}}
+OPEN = {"asyncpg": {"contrib", "database", "demo"}, "opentelemetry": {"contrib"}}
 
 
 def parts() -> set[str]:

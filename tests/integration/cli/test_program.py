@@ -129,6 +129,7 @@ WITHOUT_JSON = {
     "dashboard": "serves pages until it is stopped",
     "db inbox": "prints SQL",
     "db sql": "prints SQL",
+    "demo": "prints a report for people",
     "dev": "runs until it is stopped",
     "grafana": "prints a dashboard, or rules",
     "relay": "runs until it is stopped, and logs",

@@ -15,8 +15,8 @@ from rich.syntax import Syntax
 from rich.table import Table
 from rich.text import Text
 
-from examples.shop.audit import LISTENERS, STORY
-from examples.shop.orders import Ledger
+from pgbus.demo.audit import LISTENERS, STORY
+from pgbus.demo.orders import Ledger
 
 _LINE_INTERVAL = 1.0  # seconds
 

@@ -1,6 +1,6 @@
 """Pictures of the dashboard for the README, of a shop that is open: docs/images/NAME-light.png and NAME-dark.png.
 
-python -m examples.shop.pictures [DIRECTORY]
+python -m tests.browser.pictures [DIRECTORY]
 
 It needs playwright and a chromium, and takes about two minutes, so that the charts have something to show.
 """
@@ -28,7 +28,7 @@ SCHEMES: tuple[Scheme, ...] = ("light", "dark")
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m examples.shop.pictures", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tests.browser.pictures", description=__doc__)
     parser.add_argument("directory", nargs="?", type=Path, default=ROOT / "docs/images", help="default: %(default)s")
     parser.add_argument("--after", type=float, default=100.0, help="seconds that the shop is open before")
     arguments = parser.parse_args()
@@ -47,7 +47,7 @@ def main() -> int:
 @contextlib.contextmanager
 def open_shop() -> Iterator[str]:
     """Open the shop, and yield the address of its dashboard."""
-    command = [sys.executable, "-m", "examples.shop.watch", "--port", "0"]
+    command = [sys.executable, "-m", "pgbus.cli", "demo", "--dashboard", "--port", "0"]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as shop:
         assert shop.stdout is not None
         try:

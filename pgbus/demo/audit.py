@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from examples.shop.orders import Ledger
-from examples.shop.tables import Connection
+from pgbus.demo.orders import Ledger
+from pgbus.demo.tables import Connection
 
 LISTENERS = ("send_confirmation", "reserve_stock", "update_dashboard")
 

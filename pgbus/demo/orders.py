@@ -10,9 +10,9 @@ from uuid import UUID
 
 import asyncpg
 
-from examples.shop.events import OrderPlaced
-from examples.shop.listeners import bus
-from examples.shop.tables import SKUS, Connection
+from pgbus.demo.events import OrderPlaced
+from pgbus.demo.listeners import bus
+from pgbus.demo.tables import SKUS, Connection
 
 TILLS = 6
 PAUSE = 0.065  # average seconds between two orders of one client

@@ -1,30 +1,27 @@
-"""The demo: a PostgreSQL, a worker, clients that place orders, and a check of the result.
-
-It starts an embedded PostgreSQL, or uses the database that PGBUS_DSN names. Exit code 1: the check failed.
-"""
+"""The demo: a PostgreSQL, a worker, clients that place orders, and a check of the result."""
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import os
-import signal
 import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import IO
 
 import asyncpg
 from rich.console import Console
 
-from examples.shop.audit import COUNTS, LISTENERS, STORY, SUMMARY, Books, find_problems, read_books
-from examples.shop.listeners import bus
-from examples.shop.orders import TILLS, Ledger, place_orders
-from examples.shop.screen import (
+from pgbus import migrate
+from pgbus.admin import Admin
+from pgbus.config import Config
+from pgbus.demo.audit import COUNTS, LISTENERS, STORY, SUMMARY, Books, find_problems, read_books
+from pgbus.demo.listeners import bus
+from pgbus.demo.orders import TILLS, Ledger, place_orders
+from pgbus.demo.programs import start_program
+from pgbus.demo.screen import (
     Screen,
     State,
     make_console,
@@ -34,10 +31,7 @@ from examples.shop.screen import (
     print_verdict,
     say,
 )
-from examples.shop.tables import create_tables
-from pgbus import PgbusError, migrate
-from pgbus.admin import Admin
-from pgbus.config import Config
+from pgbus.demo.tables import create_tables
 from pgbus.embedded import EmbeddedPostgres
 
 ORDERS = 400
@@ -49,35 +43,29 @@ class DemoFailed(Exception):
     """The run could not be finished."""
 
 
-def main() -> int:
-    # SIGTERM does what Ctrl-C does: whatever was started is stopped.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    arguments = _arguments()
+def demonstrate(config: Config | None, *, orders: int = ORDERS, with_worker: bool = True) -> int:
+    """Run the demo and print its report; returns the exit code, 1 if the check failed.
+
+    Without a `config` it starts an embedded PostgreSQL. With `with_worker=False` a worker of yours must run already.
+    """
     console = make_console()
     try:
-        with _database(console) as config, tempfile.TemporaryFile() as log:
-            return asyncio.run(_run(config, arguments, console, log))
+        with _database(config, console) as own, tempfile.TemporaryFile() as log:
+            return asyncio.run(_run(own, orders, with_worker, console, log))
     except KeyboardInterrupt:
         console.print("stopped")
         return 130
-    except (DemoFailed, PgbusError) as error:
+    except DemoFailed as error:
         console.print(f"the demo failed: {error}", soft_wrap=True)
         return 1
 
 
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m examples.shop", description=__doc__)
-    parser.add_argument("--orders", type=int, default=ORDERS, help="how many orders to place; default %(default)s")
-    parser.add_argument("--no-worker", action="store_true", help="`pgbus run examples.shop` runs already")
-    return parser.parse_args()
-
-
 @contextmanager
-def _database(console: Console) -> Iterator[Config]:
-    """Yield the DSN of the configured database, or of one that runs as long as the demo, with the bus's tables."""
-    if bus.config.dsn:
-        say(console, "Using the database of PGBUS_DSN")
-        yield _upgraded(bus.config)
+def _database(config: Config | None, console: Console) -> Iterator[Config]:
+    """Yield the configuration given, or that of a server that runs as long as the demo, with the bus's tables."""
+    if config is not None:
+        say(console, "Using the configured database")
+        yield _upgraded(config)
         return
     began = time.monotonic()
     with EmbeddedPostgres() as server:
@@ -90,15 +78,15 @@ def _upgraded(config: Config) -> Config:
     return config
 
 
-async def _run(config: Config, arguments: argparse.Namespace, console: Console, log: IO[bytes]) -> int:
+async def _run(config: Config, orders: int, with_worker: bool, console: Console, log: IO[bytes]) -> int:
     async with (
-        _worker(config, console, log, wanted=not arguments.no_worker) as worker,
+        _worker(config, console, log, wanted=with_worker) as worker,
         asyncpg.create_pool(config.dsn, min_size=1, max_size=TILLS + 1) as pool,
         Admin.connect(config) as admin,
     ):
-        demo = _Demo(pool, admin, worker, State(arguments.orders, Ledger()))
+        demo = _Demo(pool, admin, worker, State(orders, Ledger()))
         await demo.open()
-        say(console, f"{TILLS} clients place {arguments.orders} orders, each in its own transaction")
+        say(console, f"{TILLS} clients place {orders} orders, each in its own transaction")
         with open_screen(console) as screen:
             await demo.run(screen)
         return await demo.report(console)
@@ -178,21 +166,12 @@ class _Demo:
 async def _worker(
     config: Config, console: Console, log: IO[bytes], *, wanted: bool
 ) -> AsyncIterator[asyncio.subprocess.Process | None]:
-    """`pgbus run examples.shop`, stopped by SIGTERM in the end; its log is shown if that went wrong."""
+    """`pgbus run pgbus.demo`, stopped by SIGTERM in the end; its log is shown if that went wrong."""
     if not wanted:
         yield None
         return
-    say(console, "Worker: pgbus run examples.shop")
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "pgbus.cli", "run", "examples.shop",
-        cwd=Path(__file__).parents[2],
-        # Its input ends when we do, however we end, and then so does the worker.
-        env={**os.environ, "PGBUS_DSN": config.dsn or "", "PGBUS_SUPERVISED": "1"},
-        stdin=asyncio.subprocess.PIPE,
-        stdout=log,
-        stderr=log,
-        start_new_session=True,
-    )  # fmt: skip
+    say(console, "Worker: pgbus run pgbus.demo")
+    process = await start_program("run", "pgbus.demo", config=config, log=log.fileno())
     failed = True
     try:
         yield process
@@ -215,7 +194,3 @@ async def _stop(process: asyncio.subprocess.Process) -> int:
     except TimeoutError:
         process.kill()
         return await process.wait()
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -12,7 +12,7 @@ import random
 from dataclasses import dataclass
 
 import pgbus
-from examples.shop.events import OrderPlaced
+from pgbus.demo.events import OrderPlaced
 
 CARDS_DECLINED = 0.03
 HEAVY = 5  # pieces that no carrier takes

@@ -7,7 +7,7 @@ from collections import defaultdict
 import asyncpg
 
 import pgbus
-from examples.shop.events import OrderPlaced
+from pgbus.demo.events import OrderPlaced
 
 bus = pgbus.create(service_name="shop", namespace="pgbus")
 
