@@ -48,25 +48,37 @@ class Watch(Protocol):
 @asynccontextmanager
 async def tapped(dsn: str, watch: Watch) -> AsyncIterator[str]:
     """The DSN of the same database through a proxy of its own."""
-    links: set[asyncio.Task[None]] = set()
+    loop = asyncio.get_running_loop()
+    links: dict[asyncio.Task[None], socket.socket] = {}
 
-    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        links.add(task)
+    def accept() -> None:
+        with contextlib.suppress(BlockingIOError, ConnectionError):  # who came has gone again
+            connection, _ = listener.accept()
+            connection.setblocking(False)
+            link = loop.create_task(_link(connection, dsn, watch))
+            links[link] = connection
+            link.add_done_callback(links.pop)
+
+    # Not by asyncio's server: it makes a connection in several turns of the loop, and one that is being made when the
+    # server closes is known to nobody and stays open.
+    with socket.create_server(("127.0.0.1", 0), backlog=128) as listener:
+        listener.setblocking(False)
+        loop.add_reader(listener, accept)
         try:
-            await _Link(reader, writer, watch).run(dsn)
+            yield _through("127.0.0.1", listener.getsockname()[1], dsn)
         finally:
-            links.discard(task)
+            loop.remove_reader(listener)
+            left = dict(links)
+            for link in left:
+                link.cancel()
+            await asyncio.gather(*left, return_exceptions=True)
+            for connection in left.values():
+                connection.close()  # of a link that was cancelled before its first step
 
-    server = await asyncio.start_server(accept, "127.0.0.1", 0)
-    try:
-        yield _through("127.0.0.1", server.sockets[0].getsockname()[1], dsn)
-    finally:
-        server.close()
-        for link in list(links):
-            link.cancel()
-        await asyncio.gather(*links, return_exceptions=True)
+
+async def _link(connection: socket.socket, dsn: str, watch: Watch) -> None:
+    reader, writer = await asyncio.open_connection(sock=connection)
+    await _Link(reader, writer, watch).run(dsn)
 
 
 def _through(host: str, port: int, dsn: str) -> str:
