@@ -11,6 +11,8 @@ from types import TracebackType
 from typing import Self
 from urllib.parse import parse_qs, urlsplit, urlunsplit
 
+from pgbus.testing.crashes.listening import Listening
+
 _CHUNK = 65_536
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER on, with 0 seconds
 
@@ -45,26 +47,25 @@ class FaultProxy:
         self._tears = False
         self.delay = 0.0
         """Seconds by which every piece is late, in both directions."""
-        self._listening: asyncio.Server | None = None
+        self._listening: Listening | None = None
         self.dsn = ""
         self.restore()
 
     async def __aenter__(self) -> Self:
-        self._listening = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        host, port = self._listening.sockets[0].getsockname()[:2]
+        self._listening = Listening(self._serve)
         parts = urlsplit(self._target)
         user = parts.netloc.rpartition("@")[0] if "@" in parts.netloc else "postgres"
-        self.dsn = urlunsplit(parts._replace(netloc=f"{user}@{host}:{port}", query=""))
+        self.dsn = urlunsplit(parts._replace(netloc=f"{user}@127.0.0.1:{self._listening.port}", query=""))
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         assert self._listening is not None
-        self._listening.close()
         pumps = [pump for link in self._links for pump in link.pumps]
         self.reset()
         await asyncio.gather(*pumps, return_exceptions=True)
+        await self._listening.end()
 
     def silence(self) -> None:
         """Hold back every byte in both directions from now on; connections stay open, and new ones get no answer."""
@@ -101,7 +102,7 @@ class FaultProxy:
 
     async def accept(self) -> None:
         """Take connections again, at the same address."""
-        self._listening = await asyncio.start_server(self._serve, "127.0.0.1", urlsplit(self.dsn).port)
+        self._listening = Listening(self._serve, port=urlsplit(self.dsn).port or 0)
 
     def reset(self) -> None:
         """Break every connection with a RST to both sides; what was held back on it is lost."""
@@ -116,6 +117,9 @@ class FaultProxy:
             _abort(writer)
             return
         link = _Link(writer, server_writer)
+        if self._listening is None or not self._listening.is_open:  # refused while this one was being made
+            link.reset()
+            return
         link.pumps = [
             asyncio.create_task(self._pump(reader, server_writer, self._requests_flow)),
             asyncio.create_task(self._pump(server_reader, writer, self._answers_flow)),

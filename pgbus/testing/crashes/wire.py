@@ -15,6 +15,8 @@ from contextlib import asynccontextmanager
 from typing import Protocol
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit, urlunsplit
 
+from pgbus.testing.crashes.listening import Listening
+
 _SSL_REQUEST, _GSS_REQUEST = 80877103, 80877104
 _OF_THE_TARGET = frozenset(
     {"host", "port", "channel_binding", "gssencmode", "sslcert", "sslkey", "sslmode", "sslrootcert"}
@@ -48,37 +50,11 @@ class Watch(Protocol):
 @asynccontextmanager
 async def tapped(dsn: str, watch: Watch) -> AsyncIterator[str]:
     """The DSN of the same database through a proxy of its own."""
-    loop = asyncio.get_running_loop()
-    links: dict[asyncio.Task[None], socket.socket] = {}
-
-    def accept() -> None:
-        with contextlib.suppress(BlockingIOError, ConnectionError):  # who came has gone again
-            connection, _ = listener.accept()
-            connection.setblocking(False)
-            link = loop.create_task(_link(connection, dsn, watch))
-            links[link] = connection
-            link.add_done_callback(links.pop)
-
-    # Not by asyncio's server: it makes a connection in several turns of the loop, and one that is being made when the
-    # server closes is known to nobody and stays open.
-    with socket.create_server(("127.0.0.1", 0), backlog=128) as listener:
-        listener.setblocking(False)
-        loop.add_reader(listener, accept)
-        try:
-            yield _through("127.0.0.1", listener.getsockname()[1], dsn)
-        finally:
-            loop.remove_reader(listener)
-            left = dict(links)
-            for link in left:
-                link.cancel()
-            await asyncio.gather(*left, return_exceptions=True)
-            for connection in left.values():
-                connection.close()  # of a link that was cancelled before its first step
-
-
-async def _link(connection: socket.socket, dsn: str, watch: Watch) -> None:
-    reader, writer = await asyncio.open_connection(sock=connection)
-    await _Link(reader, writer, watch).run(dsn)
+    listening = Listening(lambda reader, writer: _Link(reader, writer, watch).run(dsn))
+    try:
+        yield _through("127.0.0.1", listening.port, dsn)
+    finally:
+        await listening.end()
 
 
 def _through(host: str, port: int, dsn: str) -> str:
