@@ -277,7 +277,6 @@ CREATE TABLE pgbus.listeners (
     CONSTRAINT listeners_lanes_is_positive CHECK (lanes > 0),
     CONSTRAINT listeners_cursor_is_position CHECK (cursor >= 0)
 );
-COMMENT ON COLUMN pgbus.listeners.lanes IS 'NULL for a listener without order; else its number of lanes';
 
 -- Listeners that were removed: the history has their ids, and keeps their names. Every deleted row leaves one here.
 CREATE TABLE pgbus.removed_listeners (
@@ -566,7 +565,6 @@ CROSS JOIN LATERAL (
 ) AS u
 LEFT JOIN pgbus.listeners AS l ON l.id = h.listener_id
 LEFT JOIN pgbus.removed_listeners AS r ON r.id = h.listener_id;
-COMMENT ON VIEW pgbus.attempts IS 'One row per attempt, without its event';
 
 -- Three ways lead through it: from an event to its runs, by the condition on their block; from runs, found by their time,
 -- to their events, by the equality; and by that also the join of everything with everything. The other two conditions say
@@ -587,7 +585,6 @@ LEFT JOIN (
      AND u.step BETWEEN 0 AND 63
 LEFT JOIN pgbus.listeners AS l ON l.id = h.listener_id
 LEFT JOIN pgbus.removed_listeners AS r ON r.id = h.listener_id;
-COMMENT ON VIEW pgbus.event_history IS 'One row per attempt at an event, or one row with NULLs for an event without attempts';
 
 CREATE VIEW pgbus.pending AS
 SELECT l.listener_name, d.id AS delivery_id, d.first AS first_position, d.last AS last_position, d.events,
@@ -600,7 +597,6 @@ SELECT l.listener_name, d.id AS delivery_id, d.first AS first_position, d.last A
 FROM pgbus.deliveries AS d
 JOIN pgbus.listeners AS l ON l.id = d.listener_id
 LEFT JOIN pgbus.workers AS w ON w.id = d.worker_id;
-COMMENT ON VIEW pgbus.pending IS 'Every run of events that is owed to a listener, and its state';
 
 CREATE VIEW pgbus.listener_lag AS
 SELECT l.listener_name, l.state, l.service, l.last_seen_at,
@@ -628,7 +624,6 @@ LEFT JOIN LATERAL (
     ORDER BY e.position
     LIMIT 1
 ) AS oldest ON true;
-COMMENT ON VIEW pgbus.listener_lag IS 'Per listener: events owed to it, and the age in seconds of the oldest of them';
 
 CREATE VIEW pgbus.dead AS
 SELECT x.id, l.listener_name, x.position, e.event_id, e.topic, e.key, e.payload, e.headers, e.published_at,
@@ -636,10 +631,229 @@ SELECT x.id, l.listener_name, x.position, e.event_id, e.topic, e.key, e.payload,
 FROM pgbus.dead_letters AS x
 JOIN pgbus.listeners AS l ON l.id = x.listener_id
 JOIN pgbus.events AS e ON e.position = x.position;
-COMMENT ON VIEW pgbus.dead IS 'Dead letters, joined with their events';
 
 CREATE VIEW pgbus.scheduled AS
 SELECT event_id, topic, key, payload, headers, published_at, published_by, deliver_at
 FROM pgbus.outbox
 WHERE deliver_at IS NOT NULL;
+
+-- -------------------------------------------------------------------------------------------------------------- comments
+
+COMMENT ON TABLE pgbus.outbox IS 'Events that are not in the log yet. INSERT here publishes; rows stay for milliseconds, or until deliver_at';
+COMMENT ON COLUMN pgbus.outbox.id IS 'Order of the inserts';
+COMMENT ON COLUMN pgbus.outbox.event_id IS 'Id of the event, a UUIDv7; unique in practice, and the same at every attempt';
+COMMENT ON COLUMN pgbus.outbox.topic IS 'Dotted name under which it was published';
+COMMENT ON COLUMN pgbus.outbox.ancestors IS 'Topics of the parent classes of the event class; listeners on them hear the event too; NULL: none';
+COMMENT ON COLUMN pgbus.outbox.key IS 'Groups events: an ordered listener handles those with one key in order; NULL: no key';
+COMMENT ON COLUMN pgbus.outbox.payload IS 'The data of the event, a JSON object';
+COMMENT ON COLUMN pgbus.outbox.headers IS 'Strings that are stored in addition to the payload, a JSON object; NULL: none';
+COMMENT ON COLUMN pgbus.outbox.published_at IS 'When the publisher called publish, by the database clock';
+COMMENT ON COLUMN pgbus.outbox.deliver_at IS 'The event enters the log no sooner than this; NULL: at once';
+COMMENT ON COLUMN pgbus.outbox.published_by IS 'Service that published it; the database user where no service is set';
+COMMENT ON TABLE pgbus.dedup_keys IS 'Idempotency keys of publishers: while a row is here, a second event under its key is not published';
+COMMENT ON COLUMN pgbus.dedup_keys.dedup_key IS 'Key that the publisher gave, of 1 to 255 characters';
+COMMENT ON COLUMN pgbus.dedup_keys.event_id IS 'Event that holds the key';
+COMMENT ON COLUMN pgbus.dedup_keys.expires_at IS 'From then on the key is free';
+COMMENT ON TABLE pgbus.events IS 'The log: every event, in the order in which the leader found them; a partition for each 1,000,000,000 positions';
+COMMENT ON COLUMN pgbus.events.position IS 'Place of the event in the log, from 1; gaps are possible';
+COMMENT ON COLUMN pgbus.events.event_id IS 'Id of the event, a UUIDv7; unique in practice, and the same at every attempt';
+COMMENT ON COLUMN pgbus.events.topic IS 'Dotted name under which it was published';
+COMMENT ON COLUMN pgbus.events.ancestors IS 'Topics of the parent classes of the event class; NULL: none';
+COMMENT ON COLUMN pgbus.events.key IS 'Groups events: an ordered listener handles those with one key in order; NULL: no key';
+COMMENT ON COLUMN pgbus.events.payload IS 'The data of the event, a JSON object';
+COMMENT ON COLUMN pgbus.events.headers IS 'Strings that are stored in addition to the payload, a JSON object; NULL: none';
+COMMENT ON COLUMN pgbus.events.published_at IS 'When the publisher called publish, by the database clock';
+COMMENT ON COLUMN pgbus.events.deliver_at IS 'When it was to be delivered; NULL: at once';
+COMMENT ON COLUMN pgbus.events.logged_at IS 'When the leader wrote it into the log';
+COMMENT ON COLUMN pgbus.events.published_by IS 'Service that published it; the database user where no service is set';
+COMMENT ON TABLE pgbus.causes IS 'Why an event, call or run exists: a row for each one that another one has caused';
+COMMENT ON COLUMN pgbus.causes.position IS 'Position of the event; for a call or run the end of the log when it was pruned';
+COMMENT ON COLUMN pgbus.causes.kind IS 'event, call or run';
+COMMENT ON COLUMN pgbus.causes.id IS 'Event id, call id or run id';
+COMMENT ON COLUMN pgbus.causes.correlation_id IS 'The tree that it belongs to';
+COMMENT ON COLUMN pgbus.causes.causation_id IS 'Id of its direct cause; NULL: unknown';
+COMMENT ON COLUMN pgbus.causes.name IS 'Procedure or schedule of a call or run; NULL for an event';
+COMMENT ON COLUMN pgbus.causes.actor IS 'Process that called, or worker that ran; NULL for an event';
+COMMENT ON COLUMN pgbus.causes.at IS 'When it was called or began; NULL for an event';
+COMMENT ON COLUMN pgbus.causes.state IS 'Outcome of a call or run; NULL for an event';
+COMMENT ON TABLE pgbus.history IS 'Attempts, a row for each run of neighbouring events with the same outcome; the view attempts shows one row for each';
+COMMENT ON COLUMN pgbus.history.first IS 'Position of the first event of the run';
+COMMENT ON COLUMN pgbus.history.started_at IS 'When the handler was called for the first of them';
+COMMENT ON COLUMN pgbus.history.listener_id IS 'Listener, in listeners or removed_listeners';
+COMMENT ON COLUMN pgbus.history.attempt IS 'Number of the attempt, from 1';
+COMMENT ON COLUMN pgbus.history.duration IS 'Seconds that the handler took; NULL: it was not called';
+COMMENT ON COLUMN pgbus.history.span IS 'Last position minus first position, 0 to 63';
+COMMENT ON COLUMN pgbus.history.outcome IS 'done, retry, dead, discarded or skipped';
+COMMENT ON COLUMN pgbus.history.worker IS 'Name of the worker';
+COMMENT ON COLUMN pgbus.history.error IS 'Error of an attempt that failed';
+COMMENT ON COLUMN pgbus.history.offsets IS 'Distances of the events from first, if the run has gaps';
+COMMENT ON COLUMN pgbus.history.durations IS 'Seconds for each event, if they differ';
+COMMENT ON TABLE pgbus.listeners IS 'Every registered listener';
+COMMENT ON COLUMN pgbus.listeners.id IS 'Id in other tables';
+COMMENT ON COLUMN pgbus.listeners.listener_name IS 'Name of the listener, its identity';
+COMMENT ON COLUMN pgbus.listeners.state IS 'active or paused';
+COMMENT ON COLUMN pgbus.listeners.lanes IS 'NULL for a listener without order; else its number of lanes';
+COMMENT ON COLUMN pgbus.listeners.options IS 'Options that its code declares: a JSON object, durations in seconds';
+COMMENT ON COLUMN pgbus.listeners.service IS 'Service that declared it last';
+COMMENT ON COLUMN pgbus.listeners.cursor IS 'Position from which the leader still has to write deliveries, after a registration from the beginning or a reset; NULL: live';
+COMMENT ON COLUMN pgbus.listeners.registered_at IS 'When it was first registered';
+COMMENT ON COLUMN pgbus.listeners.last_seen_at IS 'When a worker that runs it reported last';
+COMMENT ON TABLE pgbus.removed_listeners IS 'Listeners that were removed: the history keeps their names';
+COMMENT ON COLUMN pgbus.removed_listeners.id IS 'Id in history';
+COMMENT ON COLUMN pgbus.removed_listeners.listener_name IS 'Name of the listener';
+COMMENT ON COLUMN pgbus.removed_listeners.service IS 'Service that had declared it last';
+COMMENT ON COLUMN pgbus.removed_listeners.registered_at IS 'When it was first registered';
+COMMENT ON COLUMN pgbus.removed_listeners.removed_at IS 'When it was removed';
+COMMENT ON TABLE pgbus.subscriptions IS 'Topics and patterns that each listener hears';
+COMMENT ON COLUMN pgbus.subscriptions.listener_id IS 'Listener, in listeners';
+COMMENT ON COLUMN pgbus.subscriptions.pattern IS 'Topic, or pattern with * for one word and ** for any number';
+COMMENT ON COLUMN pgbus.subscriptions.regex IS 'The pattern as a regular expression; NULL for a topic';
+COMMENT ON TABLE pgbus.route_changes IS 'Changes of listeners and subscriptions that the leader has yet to read';
+COMMENT ON COLUMN pgbus.route_changes.listener_id IS 'Listener that changed';
+COMMENT ON TABLE pgbus.declarations IS 'Subscriptions and options of a listener, by the version of the code that declares them';
+COMMENT ON COLUMN pgbus.declarations.listener_id IS 'Listener, in listeners';
+COMMENT ON COLUMN pgbus.declarations.service IS 'Service whose code declares it';
+COMMENT ON COLUMN pgbus.declarations.patterns IS 'Topics and patterns';
+COMMENT ON COLUMN pgbus.declarations.options IS 'Options: a JSON object, durations in seconds';
+COMMENT ON COLUMN pgbus.declarations.worker_ids IS 'Workers that run this version, or did';
+COMMENT ON COLUMN pgbus.declarations.first_seen_at IS 'When a worker first declared it';
+COMMENT ON COLUMN pgbus.declarations.last_seen_at IS 'When a worker that declares it reported last';
+COMMENT ON TABLE pgbus.deliveries IS 'Runs of events that are owed to a listener; a row is gone when its events are settled. The view pending explains it';
+COMMENT ON COLUMN pgbus.deliveries.id IS 'Id of the delivery';
+COMMENT ON COLUMN pgbus.deliveries.listener_id IS 'Listener, in listeners';
+COMMENT ON COLUMN pgbus.deliveries.lane IS 'Lane of an ordered listener; NULL: no order';
+COMMENT ON COLUMN pgbus.deliveries.first IS 'Position of the first event';
+COMMENT ON COLUMN pgbus.deliveries.last IS 'Position of the last event';
+COMMENT ON COLUMN pgbus.deliveries.events IS 'Number of events';
+COMMENT ON COLUMN pgbus.deliveries.positions IS 'Positions of the events, if the run has gaps';
+COMMENT ON COLUMN pgbus.deliveries.available_at IS 'It waits until then; NULL: ready since it was logged';
+COMMENT ON COLUMN pgbus.deliveries.attempt IS 'Number of the next or current attempt, from 1';
+COMMENT ON COLUMN pgbus.deliveries.crashes IS 'Workers that died while they held it alone';
+COMMENT ON COLUMN pgbus.deliveries.claim_token IS 'Id of the claim; NULL: waiting';
+COMMENT ON COLUMN pgbus.deliveries.worker_id IS 'Worker that holds the claim';
+COMMENT ON COLUMN pgbus.deliveries.lease_expires_at IS 'When the claim ends, unless it is extended';
+COMMENT ON COLUMN pgbus.deliveries.blocked_key IS 'Key of the dead letter for which it waits; NULL: none';
+COMMENT ON COLUMN pgbus.deliveries.last_error IS 'Error of the last attempt';
+COMMENT ON COLUMN pgbus.deliveries.left_topic IS 'Topic that a worker could not handle, and left to workers of another version';
+COMMENT ON TABLE pgbus.dead_letters IS 'Events that one listener gave up on. The view dead has the events as well';
+COMMENT ON COLUMN pgbus.dead_letters.id IS 'Id, for pgbus dead show';
+COMMENT ON COLUMN pgbus.dead_letters.listener_id IS 'Listener, in listeners';
+COMMENT ON COLUMN pgbus.dead_letters.position IS 'Position of the event';
+COMMENT ON COLUMN pgbus.dead_letters.lane IS 'Lane of an ordered listener';
+COMMENT ON COLUMN pgbus.dead_letters.attempts IS 'Number of attempts';
+COMMENT ON COLUMN pgbus.dead_letters.error IS 'Error of the last attempt';
+COMMENT ON COLUMN pgbus.dead_letters.fingerprint IS 'Type of the exception and the function that raised it; NULL: unknown';
+COMMENT ON COLUMN pgbus.dead_letters.traceback IS 'Traceback of the last attempt; NULL: none';
+COMMENT ON COLUMN pgbus.dead_letters.worker IS 'Worker of the last attempt';
+COMMENT ON COLUMN pgbus.dead_letters.blocked_key IS 'Key whose later events wait for this one; NULL: none';
+COMMENT ON COLUMN pgbus.dead_letters.dead_at IS 'When the listener gave up';
+COMMENT ON TABLE pgbus.workers IS 'Worker processes, those that died recently included; the view live_workers shows those that are alive';
+COMMENT ON COLUMN pgbus.workers.id IS 'Id in other tables, and key of the lock that shows that it is alive';
+COMMENT ON COLUMN pgbus.workers.name IS 'Name of the worker, as log lines show it';
+COMMENT ON COLUMN pgbus.workers.service IS 'Service that it runs';
+COMMENT ON COLUMN pgbus.workers.host IS 'Host name';
+COMMENT ON COLUMN pgbus.workers.pid IS 'Process id on its host';
+COMMENT ON COLUMN pgbus.workers.version IS 'Version of pgbus';
+COMMENT ON COLUMN pgbus.workers.listeners IS 'Names of the listeners that it runs';
+COMMENT ON COLUMN pgbus.workers.failures IS 'Parts that failed by a fault of code and wait for a restart, with their errors';
+COMMENT ON COLUMN pgbus.workers.running IS 'Calls of handlers, procedures and tasks that have run for 1 second or more; age is in seconds';
+COMMENT ON COLUMN pgbus.workers.home IS 'Directory from which the name of the service is derived; NULL: the name is configured';
+COMMENT ON COLUMN pgbus.workers.started_at IS 'When it registered';
+COMMENT ON COLUMN pgbus.workers.last_seen_at IS 'When it reported last, every 10 seconds';
+COMMENT ON COLUMN pgbus.workers.leading_since IS 'When it became the leader; NULL: it is not the leader';
+COMMENT ON TABLE pgbus.partitions IS 'Partitions of events, history and causes';
+COMMENT ON COLUMN pgbus.partitions.number IS 'Its positions start at number * 1,000,000,000';
+COMMENT ON COLUMN pgbus.partitions.opened_at IS 'When the leader opened it';
+COMMENT ON VIEW pgbus.attempts IS 'One row per attempt, without its event';
+COMMENT ON COLUMN pgbus.attempts.position IS 'Position of the event in the log';
+COMMENT ON COLUMN pgbus.attempts.listener_name IS 'Name of the listener';
+COMMENT ON COLUMN pgbus.attempts.attempt IS 'Number of the attempt, from 1';
+COMMENT ON COLUMN pgbus.attempts.outcome IS 'done, retry, dead, discarded (by an operator) or skipped (the event or its next attempt was gone)';
+COMMENT ON COLUMN pgbus.attempts.started_at IS 'When the handler was called';
+COMMENT ON COLUMN pgbus.attempts.duration IS 'Seconds that the handler took; NULL: it was not called';
+COMMENT ON COLUMN pgbus.attempts.worker IS 'Name of the worker';
+COMMENT ON COLUMN pgbus.attempts.error IS 'Error of an attempt that failed, else NULL';
+COMMENT ON VIEW pgbus.event_history IS 'One row per attempt at an event, or one row with NULLs for an event without attempts';
+COMMENT ON COLUMN pgbus.event_history.position IS 'Place of the event in the log, from 1; gaps are possible';
+COMMENT ON COLUMN pgbus.event_history.event_id IS 'Id of the event, a UUIDv7; unique in practice, and the same at every attempt';
+COMMENT ON COLUMN pgbus.event_history.topic IS 'Dotted name under which it was published';
+COMMENT ON COLUMN pgbus.event_history.key IS 'Groups events: an ordered listener handles those with one key in order; NULL: no key';
+COMMENT ON COLUMN pgbus.event_history.payload IS 'The data of the event, a JSON object';
+COMMENT ON COLUMN pgbus.event_history.headers IS 'Strings that are stored in addition to the payload, a JSON object; NULL: none';
+COMMENT ON COLUMN pgbus.event_history.published_at IS 'When the publisher called publish, by the database clock';
+COMMENT ON COLUMN pgbus.event_history.published_by IS 'Service that published it; the database user where no service is set';
+COMMENT ON COLUMN pgbus.event_history.logged_at IS 'When the leader wrote it into the log';
+COMMENT ON COLUMN pgbus.event_history.listener_name IS 'Name of the listener; NULL: no attempt yet';
+COMMENT ON COLUMN pgbus.event_history.attempt IS 'Number of the attempt, from 1';
+COMMENT ON COLUMN pgbus.event_history.outcome IS 'done, retry, dead, discarded (by an operator) or skipped (the event or its next attempt was gone)';
+COMMENT ON COLUMN pgbus.event_history.started_at IS 'When the handler was called';
+COMMENT ON COLUMN pgbus.event_history.duration IS 'Seconds that the handler took; NULL: it was not called';
+COMMENT ON COLUMN pgbus.event_history.worker IS 'Name of the worker';
+COMMENT ON COLUMN pgbus.event_history.error IS 'Error of an attempt that failed, else NULL';
+COMMENT ON VIEW pgbus.pending IS 'Every run of events that is owed to a listener, and its state';
+COMMENT ON COLUMN pgbus.pending.listener_name IS 'Name of the listener';
+COMMENT ON COLUMN pgbus.pending.delivery_id IS 'Id of the delivery';
+COMMENT ON COLUMN pgbus.pending.first_position IS 'Position of the first event';
+COMMENT ON COLUMN pgbus.pending.last_position IS 'Position of the last event';
+COMMENT ON COLUMN pgbus.pending.events IS 'Number of events';
+COMMENT ON COLUMN pgbus.pending.attempt IS 'Number of the next or current attempt, from 1';
+COMMENT ON COLUMN pgbus.pending.available_at IS 'It waits until then; NULL: ready since it was logged';
+COMMENT ON COLUMN pgbus.pending.worker IS 'Worker that handles it; NULL: none';
+COMMENT ON COLUMN pgbus.pending.lease_expires_at IS 'When the claim of that worker ends, unless it is extended';
+COMMENT ON COLUMN pgbus.pending.blocked_key IS 'Key of the dead letter for which it waits; NULL: none';
+COMMENT ON COLUMN pgbus.pending.last_error IS 'Error of the last attempt; NULL: none';
+COMMENT ON COLUMN pgbus.pending.state IS 'waiting, in flight, retrying, blocked (by a dead letter) or parked (left to workers of another version)';
+COMMENT ON VIEW pgbus.listener_lag IS 'Per listener: events owed to it, and the age in seconds of the oldest of them';
+COMMENT ON COLUMN pgbus.listener_lag.listener_name IS 'Name of the listener';
+COMMENT ON COLUMN pgbus.listener_lag.state IS 'active or paused';
+COMMENT ON COLUMN pgbus.listener_lag.service IS 'Service that declared it last';
+COMMENT ON COLUMN pgbus.listener_lag.last_seen_at IS 'When a worker that runs it reported last';
+COMMENT ON COLUMN pgbus.listener_lag.lag_events IS 'Events owed to it, in all states; dead letters do not count';
+COMMENT ON COLUMN pgbus.listener_lag.lag_seconds IS 'Seconds since the oldest of them was logged; 0: none';
+COMMENT ON COLUMN pgbus.listener_lag.in_flight IS 'Events that workers have claimed';
+COMMENT ON COLUMN pgbus.listener_lag.retrying IS 'Events that wait for another attempt';
+COMMENT ON COLUMN pgbus.listener_lag.blocked IS 'Events that wait for a dead letter with the same key';
+COMMENT ON COLUMN pgbus.listener_lag.dead IS 'Its dead letters';
+COMMENT ON VIEW pgbus.dead IS 'Dead letters, joined with their events';
+COMMENT ON COLUMN pgbus.dead.id IS 'Id, for pgbus dead show';
+COMMENT ON COLUMN pgbus.dead.listener_name IS 'Name of the listener';
+COMMENT ON COLUMN pgbus.dead.position IS 'Position of the event in the log';
+COMMENT ON COLUMN pgbus.dead.event_id IS 'Id of the event, a UUIDv7; unique in practice, and the same at every attempt';
+COMMENT ON COLUMN pgbus.dead.topic IS 'Dotted name under which it was published';
+COMMENT ON COLUMN pgbus.dead.key IS 'Groups events: an ordered listener handles those with one key in order; NULL: no key';
+COMMENT ON COLUMN pgbus.dead.payload IS 'The data of the event, a JSON object';
+COMMENT ON COLUMN pgbus.dead.headers IS 'Strings that are stored in addition to the payload, a JSON object; NULL: none';
+COMMENT ON COLUMN pgbus.dead.published_at IS 'When the publisher called publish, by the database clock';
+COMMENT ON COLUMN pgbus.dead.published_by IS 'Service that published it; the database user where no service is set';
+COMMENT ON COLUMN pgbus.dead.attempts IS 'Number of attempts';
+COMMENT ON COLUMN pgbus.dead.error IS 'Error of the last attempt';
+COMMENT ON COLUMN pgbus.dead.fingerprint IS 'Type of the exception and the function that raised it: what fails alike has the same; NULL: unknown';
+COMMENT ON COLUMN pgbus.dead.traceback IS 'Traceback of the last attempt; NULL: none';
+COMMENT ON COLUMN pgbus.dead.worker IS 'Worker of the last attempt';
+COMMENT ON COLUMN pgbus.dead.dead_at IS 'When the listener gave up';
 COMMENT ON VIEW pgbus.scheduled IS 'Events that wait for their deliver_at';
+COMMENT ON COLUMN pgbus.scheduled.event_id IS 'Id of the event, a UUIDv7; unique in practice, and the same at every attempt';
+COMMENT ON COLUMN pgbus.scheduled.topic IS 'Dotted name under which it was published';
+COMMENT ON COLUMN pgbus.scheduled.key IS 'Groups events: an ordered listener handles those with one key in order; NULL: no key';
+COMMENT ON COLUMN pgbus.scheduled.payload IS 'The data of the event, a JSON object';
+COMMENT ON COLUMN pgbus.scheduled.headers IS 'Strings that are stored in addition to the payload, a JSON object; NULL: none';
+COMMENT ON COLUMN pgbus.scheduled.published_at IS 'When the publisher called publish, by the database clock';
+COMMENT ON COLUMN pgbus.scheduled.published_by IS 'Service that published it; the database user where no service is set';
+COMMENT ON COLUMN pgbus.scheduled.deliver_at IS 'The event enters the log no sooner than this';
+COMMENT ON FUNCTION pgbus.oldest_code() IS 'The oldest schema revision whose code still works with this schema';
+COMMENT ON FUNCTION pgbus.uuid7() IS 'A new UUIDv7, from the clock of the server';
+COMMENT ON FUNCTION pgbus.readable(timestamptz) IS 'The instant, or NULL outside of the years 1 to 9999, which Python cannot represent';
+COMMENT ON FUNCTION pgbus.outbox_before_insert() IS 'Trigger of outbox: takes the transaction id, and wakes the leader if it sleeps';
+COMMENT ON FUNCTION pgbus.take_dedup_keys(text[], uuid[], double precision) IS 'Takes each key that is free for the event at the same place of the array, for ttl seconds; returns the holders';
+COMMENT ON FUNCTION pgbus.uuid_or_null(text) IS 'The value as a UUID; NULL if it is not one';
+COMMENT ON FUNCTION pgbus.correlation_of(uuid, jsonb) IS 'The tree of an event, call or run, by its id and headers';
+COMMENT ON FUNCTION pgbus.run_block(bigint, smallint) IS 'Number of the smallest aligned block of 1, 8 or 64 positions that holds a run of history';
+COMMENT ON FUNCTION pgbus.event_blocks(bigint) IS 'Numbers of the three blocks in which a run with this position can be';
+COMMENT ON FUNCTION pgbus.run_offsets(smallint) IS 'Offsets of a run without gaps: 0 to span';
+COMMENT ON FUNCTION pgbus.note_listener_removal() IS 'Trigger of listeners: keeps the name of a removed listener';
+COMMENT ON FUNCTION pgbus.note_listener_change() IS 'Trigger of listeners: has the leader read them again';
+COMMENT ON FUNCTION pgbus.note_subscription_change() IS 'Trigger of subscriptions: has the leader read them again';
+COMMENT ON FUNCTION pgbus.error_kind(text) IS 'First line of an error without ids, numbers and quoted strings';
+COMMENT ON FUNCTION pgbus.has_error(text, text) IS 'Whether an error contains a string, in upper or lower case, or is of a kind';
+COMMENT ON FUNCTION pgbus.open_partition(integer) IS 'Opens a partition of events, history and causes; false if it is open already';
+COMMENT ON FUNCTION pgbus.drop_partition(integer) IS 'Drops a partition of events, history and causes; fails while one of its events is owed to a listener';

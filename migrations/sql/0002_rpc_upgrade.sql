@@ -17,7 +17,6 @@ CREATE TABLE pgbus.rpc_servers (
     CONSTRAINT rpc_servers_numbers_are_positive CHECK (concurrency > 0 AND timeout > 0)
 );
 CREATE INDEX rpc_servers_worker ON pgbus.rpc_servers (worker_id);
-COMMENT ON COLUMN pgbus.rpc_servers.timeout IS 'Seconds that a call without a timeout waits; NULL: the caller''s setting';
 
 -- What callers write is checked by domains and not by CHECKs of the table: PostgreSQL reads the text of a table's CHECKs
 -- again for every statement that inserts or updates. What only workers write is left to them.
@@ -154,8 +153,57 @@ SELECT r.call_id, r.procedure, r.arguments, r.headers, r.caller_name AS caller, 
 FROM pgbus.rpc_requests AS r
 LEFT JOIN pgbus.rpc_responses AS a ON a.call_id = r.call_id
 LEFT JOIN pgbus.workers AS w ON w.id = r.worker_id;
-COMMENT ON VIEW pgbus.rpc_calls IS 'Every call that is not pruned yet, with its response; duration is in seconds, from claim to response';
 
 CREATE OR REPLACE FUNCTION pgbus.oldest_code() RETURNS text
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
 AS $$ SELECT '0002' $$;
+
+-- -------------------------------------------------------------------------------------------------------------- comments
+
+COMMENT ON TABLE pgbus.rpc_servers IS 'Procedures that workers serve; a row counts while its worker is alive';
+COMMENT ON COLUMN pgbus.rpc_servers.worker_id IS 'Worker, in workers';
+COMMENT ON COLUMN pgbus.rpc_servers.procedure IS 'Full name of the procedure';
+COMMENT ON COLUMN pgbus.rpc_servers.concurrency IS 'Calls that the worker runs at once';
+COMMENT ON COLUMN pgbus.rpc_servers.timeout IS 'Seconds that a call without a timeout waits; NULL: the caller''s setting';
+COMMENT ON TABLE pgbus.rpc_requests IS 'Calls; a worker takes each at most once. The view rpc_calls shows their state';
+COMMENT ON COLUMN pgbus.rpc_requests.call_id IS 'Id of the call, a UUIDv7';
+COMMENT ON COLUMN pgbus.rpc_requests.procedure IS 'Full name of the procedure';
+COMMENT ON COLUMN pgbus.rpc_requests.arguments IS 'Arguments, a JSON object';
+COMMENT ON COLUMN pgbus.rpc_requests.caller IS 'Ends the name of the channel on which the caller hears of its answer';
+COMMENT ON COLUMN pgbus.rpc_requests.caller_name IS 'Process that calls, for people';
+COMMENT ON COLUMN pgbus.rpc_requests.requested_at IS 'When it was called';
+COMMENT ON COLUMN pgbus.rpc_requests.deadline IS 'When the caller stops waiting';
+COMMENT ON COLUMN pgbus.rpc_requests.taken_at IS 'When a worker took it, or when it was withdrawn; NULL: waiting';
+COMMENT ON COLUMN pgbus.rpc_requests.worker_id IS 'Worker that took it; NULL: none';
+COMMENT ON COLUMN pgbus.rpc_requests.headers IS 'Correlation and trace headers, a JSON object of strings; NULL: none';
+COMMENT ON TABLE pgbus.rpc_responses IS 'Responses of calls; the first one counts';
+COMMENT ON COLUMN pgbus.rpc_responses.call_id IS 'The call, in rpc_requests';
+COMMENT ON COLUMN pgbus.rpc_responses.outcome IS 'answered, failed, refused, invalid, cancelled, expired, unserved or lost';
+COMMENT ON COLUMN pgbus.rpc_responses.result IS 'Result, as JSON; NULL: none';
+COMMENT ON COLUMN pgbus.rpc_responses.error_type IS 'Type of the exception';
+COMMENT ON COLUMN pgbus.rpc_responses.error IS 'Message of the exception';
+COMMENT ON COLUMN pgbus.rpc_responses.error_arguments IS 'Arguments of the exception, as JSON';
+COMMENT ON COLUMN pgbus.rpc_responses.traceback IS 'Traceback, where the caller may see it';
+COMMENT ON COLUMN pgbus.rpc_responses.worker IS 'Name of the worker';
+COMMENT ON COLUMN pgbus.rpc_responses.responded_at IS 'When it was written';
+COMMENT ON VIEW pgbus.rpc_calls IS 'Every call that is not pruned yet, with its response; duration is in seconds, from claim to response';
+COMMENT ON COLUMN pgbus.rpc_calls.call_id IS 'Id of the call, a UUIDv7';
+COMMENT ON COLUMN pgbus.rpc_calls.procedure IS 'Full name of the procedure';
+COMMENT ON COLUMN pgbus.rpc_calls.arguments IS 'Arguments, a JSON object';
+COMMENT ON COLUMN pgbus.rpc_calls.headers IS 'Correlation and trace headers, a JSON object of strings; NULL: none';
+COMMENT ON COLUMN pgbus.rpc_calls.caller IS 'Process that called';
+COMMENT ON COLUMN pgbus.rpc_calls.requested_at IS 'When it was called';
+COMMENT ON COLUMN pgbus.rpc_calls.deadline IS 'When the caller stops waiting';
+COMMENT ON COLUMN pgbus.rpc_calls.started_at IS 'When a worker took it; NULL: none did';
+COMMENT ON COLUMN pgbus.rpc_calls.worker IS 'Name of the worker; NULL: none';
+COMMENT ON COLUMN pgbus.rpc_calls.state IS 'waiting, running, answered, failed, refused, invalid, cancelled, expired, unserved or lost';
+COMMENT ON COLUMN pgbus.rpc_calls.result IS 'Result, as JSON; NULL: none';
+COMMENT ON COLUMN pgbus.rpc_calls.error_type IS 'Type of the exception; NULL: none';
+COMMENT ON COLUMN pgbus.rpc_calls.error IS 'Message of the exception, or reason; NULL: none';
+COMMENT ON COLUMN pgbus.rpc_calls.traceback IS 'Traceback; NULL: none';
+COMMENT ON COLUMN pgbus.rpc_calls.responded_at IS 'When the response was written; NULL: not yet';
+COMMENT ON COLUMN pgbus.rpc_calls.duration IS 'Seconds from claim to response; NULL: not both';
+COMMENT ON FUNCTION pgbus.read_responses(uuid[]) IS 'The responses that these calls have';
+COMMENT ON FUNCTION pgbus.withdraw_calls(uuid[], text, text) IS 'Takes these calls off the queue, except those that a worker has claimed; returns them';
+COMMENT ON FUNCTION pgbus.fail_lost_calls(uuid[]) IS 'Fails those of these calls that a dead worker had claimed';
+COMMENT ON FUNCTION pgbus.searchable(json) IS 'JSON as jsonb; NULL for JSON that jsonb cannot hold';

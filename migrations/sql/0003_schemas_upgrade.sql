@@ -35,7 +35,6 @@ CREATE TABLE pgbus.schemas (
     CONSTRAINT schemas_about_is_short CHECK (jsonb_typeof(about) = 'object' AND pg_column_size(about) <= 65536),
     CONSTRAINT schemas_seen_in_order CHECK (first_seen_at <= published_at AND published_at <= last_seen_at)
 );
-COMMENT ON COLUMN pgbus.schemas.hash IS 'SHA-256 of the schema, as hexadecimal digits';
 
 -- Records that a process starts with these versions now, and what it says about each; returns the existing ones.
 -- Publishers have no other way to change rows: with an instant of their choice they could make a version current forever.
@@ -78,7 +77,6 @@ JOIN pg_locks AS l
    AND CAST(l.objid AS bigint) = w.id
    AND l.objsubid = 2
    AND l.granted;
-COMMENT ON VIEW pgbus.live_workers IS 'The live workers';
 
 -- Workers report every 10 s, so a call may have ended since `reported_at`, and a short one is never here.
 CREATE VIEW pgbus.running AS
@@ -90,7 +88,6 @@ JOIN pgbus.workers AS w ON w.id = l.id
 CROSS JOIN LATERAL jsonb_to_recordset(w.running) AS r (
     kind text, name text, id uuid, "position" bigint, topic text, key text, events integer, attempt integer,
     age double precision);
-COMMENT ON VIEW pgbus.running IS 'Calls of handlers, procedures and tasks that have run for a second or more, as the live workers reported last';
 
 CREATE VIEW pgbus.schema_versions AS
 SELECT s.id, s.kind, s.name,
@@ -108,8 +105,66 @@ LEFT JOIN (
     JOIN pgbus.live_workers AS w ON w.id = x.worker_id
     GROUP BY x.schema_id
 ) AS live ON live.schema_id = s.id;
-COMMENT ON VIEW pgbus.schema_versions IS 'Every version of every schema, and the live workers that use it';
 
 CREATE OR REPLACE FUNCTION pgbus.oldest_code() RETURNS text
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
 AS $$ SELECT '0003' $$;
+
+-- -------------------------------------------------------------------------------------------------------------- comments
+
+COMMENT ON TABLE pgbus.schemas IS 'Every version of every schema of a service';
+COMMENT ON COLUMN pgbus.schemas.id IS 'Id in worker_schemas';
+COMMENT ON COLUMN pgbus.schemas.kind IS 'event, procedure or listener';
+COMMENT ON COLUMN pgbus.schemas.name IS 'A topic, the full name of a procedure, or the name of a listener';
+COMMENT ON COLUMN pgbus.schemas.service IS 'Service that declares it';
+COMMENT ON COLUMN pgbus.schemas.version IS 'Counts the changes of the declaration by its service, from 1; a declaration that returns keeps its number';
+COMMENT ON COLUMN pgbus.schemas.schema IS 'JSON Schema (2020-12) of the parameters, the response, or the events that a handler takes';
+COMMENT ON COLUMN pgbus.schemas.hash IS 'SHA-256 of the schema, as hexadecimal digits';
+COMMENT ON COLUMN pgbus.schemas.about IS 'owner, description and links, as the service declared them last; a JSON object';
+COMMENT ON COLUMN pgbus.schemas.first_seen_at IS 'When a process first published it';
+COMMENT ON COLUMN pgbus.schemas.published_at IS 'When a process last started with it: the newest of a name is current';
+COMMENT ON COLUMN pgbus.schemas.last_seen_at IS 'When a live worker used it last';
+COMMENT ON TABLE pgbus.worker_schemas IS 'Versions of schemas that each worker uses';
+COMMENT ON COLUMN pgbus.worker_schemas.worker_id IS 'Worker, in workers';
+COMMENT ON COLUMN pgbus.worker_schemas.schema_id IS 'Version, in schemas';
+COMMENT ON VIEW pgbus.live_workers IS 'The live workers: those that hold the lock of their id';
+COMMENT ON COLUMN pgbus.live_workers.id IS 'Id in other tables';
+COMMENT ON COLUMN pgbus.live_workers.name IS 'Name of the worker, as log lines show it';
+COMMENT ON COLUMN pgbus.live_workers.service IS 'Service that it runs';
+COMMENT ON COLUMN pgbus.live_workers.host IS 'Host name';
+COMMENT ON COLUMN pgbus.live_workers.pid IS 'Process id on its host';
+COMMENT ON COLUMN pgbus.live_workers.version IS 'Version of pgbus';
+COMMENT ON COLUMN pgbus.live_workers.listeners IS 'Names of the listeners that it runs';
+COMMENT ON COLUMN pgbus.live_workers.started_at IS 'When it registered';
+COMMENT ON COLUMN pgbus.live_workers.last_seen_at IS 'When it reported last, every 10 seconds';
+COMMENT ON COLUMN pgbus.live_workers.leading_since IS 'When it became the leader; NULL: it is not the leader';
+COMMENT ON VIEW pgbus.running IS 'Calls of handlers, procedures and tasks that have run for a second or more, as the live workers reported last';
+COMMENT ON COLUMN pgbus.running.kind IS 'listener, procedure or schedule';
+COMMENT ON COLUMN pgbus.running.name IS 'Name of the listener, procedure or schedule';
+COMMENT ON COLUMN pgbus.running.worker IS 'Name of the worker';
+COMMENT ON COLUMN pgbus.running.id IS 'Event id, call id or run id';
+COMMENT ON COLUMN pgbus.running.position IS 'Position of the event; NULL: not an event';
+COMMENT ON COLUMN pgbus.running.topic IS 'Topic of the event; NULL: not an event';
+COMMENT ON COLUMN pgbus.running.key IS 'Key of the event; NULL: none';
+COMMENT ON COLUMN pgbus.running.events IS 'Number of events in the call of the handler; 1 for all other calls';
+COMMENT ON COLUMN pgbus.running.attempt IS 'Number of the attempt, from 1';
+COMMENT ON COLUMN pgbus.running.started_at IS 'When it was called';
+COMMENT ON COLUMN pgbus.running.reported_at IS 'When the worker reported it; it may have ended since';
+COMMENT ON VIEW pgbus.schema_versions IS 'Every version of every schema, and the live workers that use it';
+COMMENT ON COLUMN pgbus.schema_versions.id IS 'Id of the version';
+COMMENT ON COLUMN pgbus.schema_versions.kind IS 'event, procedure or listener';
+COMMENT ON COLUMN pgbus.schema_versions.name IS 'A topic, the full name of a procedure, or the name of a listener';
+COMMENT ON COLUMN pgbus.schema_versions.api IS 'Name without its last word; NULL for a listener';
+COMMENT ON COLUMN pgbus.schema_versions.service IS 'Service that declares it';
+COMMENT ON COLUMN pgbus.schema_versions.version IS 'Counts the changes of the declaration by its service, from 1; a declaration that returns keeps its number';
+COMMENT ON COLUMN pgbus.schema_versions.schema IS 'JSON Schema (2020-12) of the parameters, the response, or the events that a handler takes';
+COMMENT ON COLUMN pgbus.schema_versions.hash IS 'SHA-256 of the schema, as hexadecimal digits';
+COMMENT ON COLUMN pgbus.schema_versions.owner IS 'Owner, as the service declares it; empty: none';
+COMMENT ON COLUMN pgbus.schema_versions.description IS 'Description, as the service declares it; empty: none';
+COMMENT ON COLUMN pgbus.schema_versions.links IS 'Titles and URLs, a JSON object';
+COMMENT ON COLUMN pgbus.schema_versions.first_seen_at IS 'When a process first published it';
+COMMENT ON COLUMN pgbus.schema_versions.published_at IS 'When a process last started with it: the newest of a name is current';
+COMMENT ON COLUMN pgbus.schema_versions.last_seen_at IS 'When a live worker used it last';
+COMMENT ON COLUMN pgbus.schema_versions.is_live IS 'Whether a live worker uses it';
+COMMENT ON COLUMN pgbus.schema_versions.workers IS 'Names of the live workers that use it';
+COMMENT ON FUNCTION pgbus.republish_schemas(integer[], text[]) IS 'Records that a process starts with these versions now, and what it says about each';

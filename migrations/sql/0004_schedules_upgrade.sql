@@ -57,7 +57,6 @@ SELECT r.run_id, r.schedule_name, r.due_at, r.attempt, r.worker, r.started_at, r
        CAST(extract(epoch FROM r.finished_at - r.started_at) AS double precision) AS duration,
        COALESCE(r.outcome, 'running') AS outcome, r.error
 FROM pgbus.schedule_runs AS r;
-COMMENT ON VIEW pgbus.schedule_history IS 'Every run of every schedule that is not pruned yet; duration is in seconds';
 
 CREATE VIEW pgbus.timetable AS
 SELECT s.schedule_name, s.rule, s.missed, s.state, s.service,
@@ -75,8 +74,60 @@ LEFT JOIN LATERAL (
     ORDER BY h.started_at DESC
     LIMIT 1
 ) AS newest ON true;
-COMMENT ON VIEW pgbus.timetable IS 'Every schedule: when it is due next, and the outcome of its newest run';
 
 CREATE OR REPLACE FUNCTION pgbus.oldest_code() RETURNS text
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
 AS $$ SELECT '0004' $$;
+
+-- -------------------------------------------------------------------------------------------------------------- comments
+
+COMMENT ON TABLE pgbus.schedules IS 'Schedules. One row is one schedule with one claim, so its runs never overlap';
+COMMENT ON COLUMN pgbus.schedules.id IS 'Id of the schedule';
+COMMENT ON COLUMN pgbus.schedules.schedule_name IS 'Name of the schedule, its identity';
+COMMENT ON COLUMN pgbus.schedules.rule IS 'Rule, such as: every 60 s, every 1 to 3 s, 0 3 * * * in Europe/Berlin';
+COMMENT ON COLUMN pgbus.schedules.missed IS 'What becomes of missed runs: once (one run for all), skip or all';
+COMMENT ON COLUMN pgbus.schedules.state IS 'active or paused';
+COMMENT ON COLUMN pgbus.schedules.service IS 'Service that declared it last';
+COMMENT ON COLUMN pgbus.schedules.next_run_at IS 'When the next run is due, or the current one was; NULL: a worker has yet to calculate it';
+COMMENT ON COLUMN pgbus.schedules.attempt IS 'How often the due run was started';
+COMMENT ON COLUMN pgbus.schedules.claim_token IS 'Id of the current run; NULL: none';
+COMMENT ON COLUMN pgbus.schedules.worker_id IS 'Worker of the current run';
+COMMENT ON COLUMN pgbus.schedules.lease_expires_at IS 'When the claim ends, unless it is extended';
+COMMENT ON COLUMN pgbus.schedules.registered_at IS 'When it was first registered';
+COMMENT ON COLUMN pgbus.schedules.last_seen_at IS 'When a worker that declares it reported last';
+COMMENT ON TABLE pgbus.schedule_runs IS 'Runs of schedules that are not pruned yet';
+COMMENT ON COLUMN pgbus.schedule_runs.run_id IS 'Id of the run';
+COMMENT ON COLUMN pgbus.schedule_runs.schedule_name IS 'Name of the schedule';
+COMMENT ON COLUMN pgbus.schedule_runs.due_at IS 'When the run was due';
+COMMENT ON COLUMN pgbus.schedule_runs.attempt IS 'How often the due run had been started, from 1';
+COMMENT ON COLUMN pgbus.schedule_runs.worker IS 'Name of the worker';
+COMMENT ON COLUMN pgbus.schedule_runs.started_at IS 'When it began';
+COMMENT ON COLUMN pgbus.schedule_runs.finished_at IS 'When it ended; NULL: it runs';
+COMMENT ON COLUMN pgbus.schedule_runs.outcome IS 'done, failed, skipped, lost or cancelled; NULL: it runs';
+COMMENT ON COLUMN pgbus.schedule_runs.error IS 'Error of a run that failed';
+COMMENT ON VIEW pgbus.schedule_history IS 'Every run of every schedule that is not pruned yet; duration is in seconds';
+COMMENT ON COLUMN pgbus.schedule_history.run_id IS 'Id of the run';
+COMMENT ON COLUMN pgbus.schedule_history.schedule_name IS 'Name of the schedule';
+COMMENT ON COLUMN pgbus.schedule_history.due_at IS 'When the run was due';
+COMMENT ON COLUMN pgbus.schedule_history.attempt IS 'How often the due run had been started, from 1';
+COMMENT ON COLUMN pgbus.schedule_history.worker IS 'Name of the worker';
+COMMENT ON COLUMN pgbus.schedule_history.started_at IS 'When it began';
+COMMENT ON COLUMN pgbus.schedule_history.finished_at IS 'When it ended; NULL: it runs';
+COMMENT ON COLUMN pgbus.schedule_history.duration IS 'Seconds; NULL: it runs';
+COMMENT ON COLUMN pgbus.schedule_history.outcome IS 'running, done, failed, skipped, lost or cancelled';
+COMMENT ON COLUMN pgbus.schedule_history.error IS 'Error of a run that failed, else NULL';
+COMMENT ON VIEW pgbus.timetable IS 'Every schedule: when it is due next, and the outcome of its newest run';
+COMMENT ON COLUMN pgbus.timetable.schedule_name IS 'Name of the schedule';
+COMMENT ON COLUMN pgbus.timetable.rule IS 'Rule, such as: every 60 s, every 1 to 3 s, 0 3 * * * in Europe/Berlin';
+COMMENT ON COLUMN pgbus.timetable.missed IS 'What becomes of missed runs: once (one run for all), skip or all';
+COMMENT ON COLUMN pgbus.timetable.state IS 'active or paused';
+COMMENT ON COLUMN pgbus.timetable.service IS 'Service that declared it last';
+COMMENT ON COLUMN pgbus.timetable.next_run_at IS 'When the next run is due; NULL: it runs now, or a worker has yet to calculate it';
+COMMENT ON COLUMN pgbus.timetable.running IS 'Whether a worker runs it now';
+COMMENT ON COLUMN pgbus.timetable.running_on IS 'Name of that worker; NULL: none';
+COMMENT ON COLUMN pgbus.timetable.last_started_at IS 'When the newest run began; NULL: it never ran';
+COMMENT ON COLUMN pgbus.timetable.last_outcome IS 'running, done, failed, skipped, lost or cancelled';
+COMMENT ON COLUMN pgbus.timetable.last_duration IS 'Seconds that the newest run took; NULL: it runs, or it never ran';
+COMMENT ON COLUMN pgbus.timetable.last_error IS 'Error of the newest run; NULL: none';
+COMMENT ON COLUMN pgbus.timetable.registered_at IS 'When it was first registered';
+COMMENT ON COLUMN pgbus.timetable.last_seen_at IS 'When a worker that declares it reported last';

@@ -27,5 +27,17 @@ CREATE TABLE pgbus.received (
 -- For the cleanup, which leaves what was refused to people.
 CREATE INDEX received_received_at ON pgbus.received (received_at) WHERE refused IS NULL;
 CREATE INDEX received_refused ON pgbus.received (received_at) WHERE refused IS NOT NULL;
+
+-- -------------------------------------------------------------------------------------------------------------- comments
+
 COMMENT ON TABLE pgbus.received IS 'One row per message that a relay has received: the event that it became, or why it was refused';
+COMMENT ON COLUMN pgbus.received.source IS 'Source of a CloudEvent, or the relay and the place it reads';
+COMMENT ON COLUMN pgbus.received.message_id IS 'Id of the message at its source';
+COMMENT ON COLUMN pgbus.received.relay IS 'Name of the relay';
+COMMENT ON COLUMN pgbus.received.received_at IS 'When the relay received it';
+COMMENT ON COLUMN pgbus.received.event_id IS 'Event that it became; NULL: refused';
+COMMENT ON COLUMN pgbus.received.refused IS 'Why it is not an event; NULL: it is one';
+COMMENT ON COLUMN pgbus.received.body IS 'The message, if it was refused';
 COMMENT ON TABLE pgbus.identity IS 'The identity of this bus in the origins of events that relays carry';
+COMMENT ON COLUMN pgbus.identity.bus_id IS 'Id of this bus';
+COMMENT ON COLUMN pgbus.identity.only_row IS 'Always true';

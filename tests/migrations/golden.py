@@ -1,14 +1,19 @@
-"""The schema as pg_dump tells it, without what differs from run to run. `python -m tests.migrations.golden` writes it.
+"""The schema as pg_dump tells it, without what differs from run to run. `python -m tests.migrations.golden` writes it,
+and the columns on the page of the views.
 
 Write it anew in the commit that changes a migration, and read the difference: it is what databases will get.
 """
 
+import asyncio
 import re
 import subprocess
 from itertools import groupby
 from pathlib import Path
 
+import asyncpg
+
 from pgbus import migrate
+from tests.migrations.comments import PAGE, filled, read_columns
 from tests.support import find_server
 
 GOLDEN = Path(__file__).with_name("schema.sql")
@@ -47,6 +52,16 @@ def main() -> None:
     with find_server() as server, server.temporary_database() as dsn:
         migrate.upgrade(dsn)
         GOLDEN.write_text(dump_schema(dsn, pg_dump=pg_dump), encoding="utf-8")
+        asyncio.run(_write_page(dsn))
+
+
+async def _write_page(dsn: str) -> None:
+    connection = await asyncpg.connect(dsn)
+    try:
+        columns = await read_columns(connection)
+    finally:
+        await connection.close()
+    PAGE.write_text(filled(PAGE.read_text(encoding="utf-8"), columns), encoding="utf-8")
 
 
 if __name__ == "__main__":

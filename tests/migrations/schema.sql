@@ -45,6 +45,8 @@ CREATE FUNCTION pgbus.archive_dead_letters(number bigint, ids bigint[]) RETURNS 
     LEFT JOIN pgbus.events AS e ON e.position = t.position
 $$;
 
+COMMENT ON FUNCTION pgbus.archive_dead_letters(number bigint, ids bigint[]) IS 'Moves dead letters into the items of an operation';
+
 CREATE FUNCTION pgbus.begin_operation(verb text, filter jsonb DEFAULT '{}'::jsonb, reason text DEFAULT NULL::text, person text DEFAULT NULL::text) RETURNS bigint
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -62,6 +64,8 @@ BEGIN
 END
 $$;
 
+COMMENT ON FUNCTION pgbus.begin_operation(verb text, filter jsonb, reason text, person text) IS 'Records an operation and returns its id; nothing is changed yet';
+
 CREATE FUNCTION pgbus.cancel_operation(number bigint) RETURNS boolean
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -76,6 +80,8 @@ BEGIN
     RETURN FOUND;
 END
 $$;
+
+COMMENT ON FUNCTION pgbus.cancel_operation(number bigint) IS 'Stops a running operation after its last batch; false if it has ended';
 
 CREATE FUNCTION pgbus.check_filter(verb text, filter jsonb) RETURNS void
     LANGUAGE plpgsql STABLE
@@ -132,6 +138,8 @@ BEGIN
 END
 $$;
 
+COMMENT ON FUNCTION pgbus.check_filter(verb text, filter jsonb) IS 'Raises an error for a verb or filter that is not valid';
+
 CREATE TABLE pgbus.operations (
     id bigint NOT NULL,
     verb text NOT NULL,
@@ -152,6 +160,38 @@ CREATE TABLE pgbus.operations (
     CONSTRAINT operations_state_is_known CHECK ((state = ANY (ARRAY['running'::text, 'done'::text, 'cancelled'::text]))),
     CONSTRAINT operations_texts_are_short CHECK (((length(reason) <= 1000) AND (length(person) <= 255)))
 );
+
+COMMENT ON TABLE pgbus.operations IS 'Changes that people made: who, when, why and how far they are';
+
+COMMENT ON COLUMN pgbus.operations.id IS 'Id, for pgbus operations show';
+
+COMMENT ON COLUMN pgbus.operations.verb IS 'retry, discard, pause, remove and others: see the documentation';
+
+COMMENT ON COLUMN pgbus.operations.filter IS 'What it applies to, a JSON object';
+
+COMMENT ON COLUMN pgbus.operations.reason IS 'Why, as the person wrote it; NULL: not given';
+
+COMMENT ON COLUMN pgbus.operations.person IS 'Who, as the client says; NULL: not given';
+
+COMMENT ON COLUMN pgbus.operations.requested_by IS 'Database user';
+
+COMMENT ON COLUMN pgbus.operations.requested_at IS 'When it was begun';
+
+COMMENT ON COLUMN pgbus.operations.state IS 'running, done or cancelled';
+
+COMMENT ON COLUMN pgbus.operations.matched IS 'Events, listeners or schedules that the preview found';
+
+COMMENT ON COLUMN pgbus.operations.touched IS 'Events, listeners or schedules that it has changed';
+
+COMMENT ON COLUMN pgbus.operations.progress IS 'Id or position up to which it is done';
+
+COMMENT ON COLUMN pgbus.operations.last IS 'Id or position at which it ends';
+
+COMMENT ON COLUMN pgbus.operations.result IS 'State before the change that no item has, a JSON object';
+
+COMMENT ON COLUMN pgbus.operations.finished_at IS 'When it ended; NULL: it runs';
+
+COMMENT ON COLUMN pgbus.operations.ended_by IS 'Database user that finished or cancelled it; NULL: it runs';
 
 CREATE FUNCTION pgbus.continue_operation(number bigint, batch bigint DEFAULT 500) RETURNS pgbus.operations
     LANGUAGE plpgsql SECURITY DEFINER
@@ -196,11 +236,15 @@ BEGIN
 END
 $$;
 
+COMMENT ON FUNCTION pgbus.continue_operation(number bigint, batch bigint) IS 'Carries out the next batch of an operation and returns its row; call it until its state is not running';
+
 CREATE FUNCTION pgbus.correlation_of(id uuid, headers jsonb) RETURNS text
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     AS $$
     SELECT COALESCE(NULLIF(left(headers ->> 'correlation_id', 255), ''), CAST(id AS text))
 $$;
+
+COMMENT ON FUNCTION pgbus.correlation_of(id uuid, headers jsonb) IS 'The tree of an event, call or run, by its id and headers';
 
 CREATE FUNCTION pgbus.correlation_tree(correlation_id text) RETURNS TABLE(depth integer, kind text, id uuid, causation_id uuid, name text, actor text, at timestamp with time zone, state text, "position" bigint)
     LANGUAGE sql STABLE ROWS 20
@@ -299,6 +343,8 @@ BEGIN
 END
 $_$;
 
+COMMENT ON FUNCTION pgbus.drop_partition(partition_number integer) IS 'Drops a partition of events, history and causes; fails while one of its events is owed to a listener';
+
 CREATE FUNCTION pgbus.error_kind(error text) RETURNS text
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     AS $_$
@@ -310,11 +356,15 @@ CREATE FUNCTION pgbus.error_kind(error text) RETURNS text
         300)
 $_$;
 
+COMMENT ON FUNCTION pgbus.error_kind(error text) IS 'First line of an error without ids, numbers and quoted strings';
+
 CREATE FUNCTION pgbus.event_blocks("position" bigint) RETURNS bigint[]
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     AS $$
     SELECT ARRAY["position" << 2, (("position" >> 3) << 5) | 1, (("position" >> 6) << 8) | 2]
 $$;
+
+COMMENT ON FUNCTION pgbus.event_blocks("position" bigint) IS 'Numbers of the three blocks in which a run with this position can be';
 
 CREATE FUNCTION pgbus.event_tree(event_id uuid) RETURNS TABLE(depth integer, kind text, id uuid, causation_id uuid, name text, actor text, at timestamp with time zone, state text, "position" bigint)
     LANGUAGE sql STABLE ROWS 20
@@ -349,6 +399,8 @@ BEGIN
 END
 $$;
 
+COMMENT ON FUNCTION pgbus.fail_lost_calls(call_ids uuid[]) IS 'Fails those of these calls that a dead worker had claimed';
+
 CREATE FUNCTION pgbus.filter_accepts(filter jsonb, listener_name text, topic text, ancestors text[], key text, payload jsonb, error text, fingerprint text, at timestamp with time zone) RETURNS boolean
     LANGUAGE sql STABLE
     AS $$
@@ -366,6 +418,8 @@ CREATE FUNCTION pgbus.filter_accepts(filter jsonb, listener_name text, topic tex
        AND (filter ->> 'condition' IS NULL
             OR jsonb_path_exists(payload, CAST(filter ->> 'condition' AS jsonpath), '{}', true))
 $$;
+
+COMMENT ON FUNCTION pgbus.filter_accepts(filter jsonb, listener_name text, topic text, ancestors text[], key text, payload jsonb, error text, fingerprint text, at timestamp with time zone) IS 'Whether a filter accepts an event and its failure';
 
 CREATE FUNCTION pgbus.find_failures(verb text, filter jsonb, low bigint, high bigint) RETURNS TABLE(id bigint, listener_id integer, listener_name text, "position" bigint, event_id uuid, topic text, key text, attempts integer, error text, fingerprint text, at timestamp with time zone)
     LANGUAGE plpgsql STABLE
@@ -401,6 +455,8 @@ BEGIN
 END
 $$;
 
+COMMENT ON FUNCTION pgbus.find_failures(verb text, filter jsonb, low bigint, high bigint) IS 'Dead letters, or deliveries that wait for another attempt, that a verb applies to';
+
 CREATE FUNCTION pgbus.find_heard(filter jsonb, low bigint, high bigint, batch bigint) RETURNS TABLE("position" bigint, event_id uuid, topic text, key text, at timestamp with time zone)
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -420,6 +476,8 @@ CREATE FUNCTION pgbus.find_heard(filter jsonb, low bigint, high bigint, batch bi
     LIMIT batch
 $$;
 
+COMMENT ON FUNCTION pgbus.find_heard(filter jsonb, low bigint, high bigint, batch bigint) IS 'Events of a part of the log that a listener hears and a filter accepts';
+
 CREATE FUNCTION pgbus.find_installation(OUT system_identifier bigint, OUT database bigint) RETURNS record
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -433,6 +491,8 @@ EXCEPTION WHEN insufficient_privilege THEN
     NULL;
 END
 $$;
+
+COMMENT ON FUNCTION pgbus.find_installation(OUT system_identifier bigint, OUT database bigint) IS 'The server and database that this is; NULL where the owner may not read the identifier';
 
 CREATE FUNCTION pgbus.find_paused_as_copy(OUT listeners text[], OUT schedules text[]) RETURNS record
     LANGUAGE sql STABLE SECURITY DEFINER
@@ -454,11 +514,15 @@ CREATE FUNCTION pgbus.find_paused_as_copy(OUT listeners text[], OUT schedules te
                  ORDER BY s.schedule_name)
 $$;
 
+COMMENT ON FUNCTION pgbus.find_paused_as_copy(OUT listeners text[], OUT schedules text[]) IS 'Listeners and schedules that are paused because this database is a copy';
+
 CREATE FUNCTION pgbus.has_error(error text, wanted text) RETURNS boolean
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     AS $$
     SELECT strpos(lower(error), lower(wanted)) > 0 OR pgbus.error_kind(error) = wanted
 $$;
+
+COMMENT ON FUNCTION pgbus.has_error(error text, wanted text) IS 'Whether an error contains a string, in upper or lower case, or is of a kind';
 
 CREATE FUNCTION pgbus.note_listener_change() RETURNS trigger
     LANGUAGE plpgsql
@@ -468,6 +532,8 @@ BEGIN
     RETURN NULL;
 END
 $$;
+
+COMMENT ON FUNCTION pgbus.note_listener_change() IS 'Trigger of listeners: has the leader read them again';
 
 CREATE FUNCTION pgbus.note_listener_removal() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER
@@ -480,6 +546,8 @@ BEGIN
 END
 $$;
 
+COMMENT ON FUNCTION pgbus.note_listener_removal() IS 'Trigger of listeners: keeps the name of a removed listener';
+
 CREATE FUNCTION pgbus.note_subscription_change() RETURNS trigger
     LANGUAGE plpgsql
     AS $$
@@ -489,9 +557,13 @@ BEGIN
 END
 $$;
 
+COMMENT ON FUNCTION pgbus.note_subscription_change() IS 'Trigger of subscriptions: has the leader read them again';
+
 CREATE FUNCTION pgbus.oldest_code() RETURNS text
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     AS $$ SELECT '0004' $$;
+
+COMMENT ON FUNCTION pgbus.oldest_code() IS 'The oldest schema revision whose code still works with this schema';
 
 CREATE FUNCTION pgbus.open_partition(partition_number integer) RETURNS boolean
     LANGUAGE plpgsql SECURITY DEFINER
@@ -521,6 +593,8 @@ BEGIN
 END
 $$;
 
+COMMENT ON FUNCTION pgbus.open_partition(partition_number integer) IS 'Opens a partition of events, history and causes; false if it is open already';
+
 CREATE PROCEDURE pgbus.operate(IN verb text, IN filter jsonb DEFAULT '{}'::jsonb, IN reason text DEFAULT NULL::text, IN person text DEFAULT NULL::text, INOUT operation_id bigint DEFAULT NULL::bigint, INOUT touched bigint DEFAULT NULL::bigint)
     LANGUAGE plpgsql
     AS $$
@@ -536,6 +610,8 @@ BEGIN
     touched := o.touched;
 END
 $$;
+
+COMMENT ON PROCEDURE pgbus.operate(IN verb text, IN filter jsonb, IN reason text, IN person text, INOUT operation_id bigint, INOUT touched bigint) IS 'Begins and carries out an operation, and commits each batch; for psql';
 
 CREATE FUNCTION pgbus.operate_adopt() RETURNS jsonb
     LANGUAGE plpgsql
@@ -560,6 +636,8 @@ BEGIN
     RETURN jsonb_build_object('listeners', to_jsonb(paused.listeners), 'schedules', to_jsonb(paused.schedules));
 END
 $$;
+
+COMMENT ON FUNCTION pgbus.operate_adopt() IS 'Makes this database the home of the bus, and resumes what was paused because it is a copy';
 
 CREATE FUNCTION pgbus.operate_on_failures(o pgbus.operations, batch bigint, OUT touched bigint, OUT progress bigint) RETURNS record
     LANGUAGE plpgsql
@@ -627,6 +705,8 @@ BEGIN
 END
 $$;
 
+COMMENT ON FUNCTION pgbus.operate_on_failures(o pgbus.operations, batch bigint, OUT touched bigint, OUT progress bigint) IS 'One batch of retry, discard, retry_now or give_up';
+
 CREATE FUNCTION pgbus.operate_on_listener(o pgbus.operations) RETURNS jsonb
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -683,6 +763,8 @@ BEGIN
 END
 $$;
 
+COMMENT ON FUNCTION pgbus.operate_on_listener(o pgbus.operations) IS 'Pauses, resumes, resets or removes a listener';
+
 CREATE FUNCTION pgbus.operate_on_schedule(o pgbus.operations) RETURNS jsonb
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -729,6 +811,8 @@ BEGIN
 END
 $$;
 
+COMMENT ON FUNCTION pgbus.operate_on_schedule(o pgbus.operations) IS 'Pauses, resumes, runs or removes a schedule';
+
 CREATE FUNCTION pgbus.operate_replay(o pgbus.operations, batch bigint, OUT touched bigint, OUT progress bigint) RETURNS record
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -758,6 +842,8 @@ BEGIN
 END
 $$;
 
+COMMENT ON FUNCTION pgbus.operate_replay(o pgbus.operations, batch bigint, OUT touched bigint, OUT progress bigint) IS 'One batch of a replay';
+
 CREATE FUNCTION pgbus.operate_republish(o pgbus.operations) RETURNS jsonb
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -777,6 +863,8 @@ BEGIN
     RETURN jsonb_build_object('event_id', published);
 END
 $$;
+
+COMMENT ON FUNCTION pgbus.operate_republish(o pgbus.operations) IS 'Publishes an event again with another payload, with the old one as its cause';
 
 CREATE FUNCTION pgbus.operation_range(verb text, filter jsonb, OUT low bigint, OUT high bigint) RETURNS record
     LANGUAGE plpgsql STABLE
@@ -800,6 +888,8 @@ BEGIN
 END
 $$;
 
+COMMENT ON FUNCTION pgbus.operation_range(verb text, filter jsonb, OUT low bigint, OUT high bigint) IS 'From where (exclusive) to where an operation goes';
+
 CREATE FUNCTION pgbus.outbox_before_insert() RETURNS trigger
     LANGUAGE plpgsql
     AS $$
@@ -821,6 +911,8 @@ BEGIN
 END
 $$;
 
+COMMENT ON FUNCTION pgbus.outbox_before_insert() IS 'Trigger of outbox: takes the transaction id, and wakes the leader if it sleeps';
+
 CREATE FUNCTION pgbus.pattern_regex(pattern text) RETURNS text
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     AS $_$
@@ -829,6 +921,8 @@ CREATE FUNCTION pgbus.pattern_regex(pattern text) RETURNS text
                                        ELSE w.word || '\.' END, '' ORDER BY w.place) || '$' END
     FROM string_to_table(pattern, '.') WITH ORDINALITY AS w (word, place)
 $_$;
+
+COMMENT ON FUNCTION pgbus.pattern_regex(pattern text) IS 'The regular expression of a pattern, for a topic with a dot at its end; NULL if it is not a pattern';
 
 CREATE FUNCTION pgbus.pause_copy() RETURNS bigint
     LANGUAGE plpgsql SECURITY DEFINER
@@ -885,6 +979,8 @@ BEGIN
 END
 $$;
 
+COMMENT ON FUNCTION pgbus.pause_copy() IS 'In a copy of the database, pauses all listeners and schedules once; returns the operation or NULL';
+
 CREATE FUNCTION pgbus.place_in_log(place text) RETURNS bigint
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -915,6 +1011,8 @@ BEGIN
 END
 $_$;
 
+COMMENT ON FUNCTION pgbus.place_in_log(place text) IS 'Position that a filter names: beginning, now, a position or an instant';
+
 CREATE FUNCTION pgbus.preview_operation(verb text, filter jsonb DEFAULT '{}'::jsonb, samples integer DEFAULT 5, OUT matched bigint, OUT sample jsonb) RETURNS record
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -941,6 +1039,8 @@ BEGIN
 END
 $$;
 
+COMMENT ON FUNCTION pgbus.preview_operation(verb text, filter jsonb, samples integer, OUT matched bigint, OUT sample jsonb) IS 'What an operation would change, without changing it';
+
 CREATE TABLE pgbus.rpc_responses (
     call_id uuid NOT NULL,
     outcome text NOT NULL,
@@ -954,6 +1054,26 @@ CREATE TABLE pgbus.rpc_responses (
 )
 WITH (autovacuum_vacuum_scale_factor='0', autovacuum_vacuum_threshold='5000', autovacuum_vacuum_insert_scale_factor='0', autovacuum_vacuum_insert_threshold='100000', autovacuum_analyze_scale_factor='0', autovacuum_analyze_threshold='100000', autovacuum_vacuum_cost_delay='0');
 
+COMMENT ON TABLE pgbus.rpc_responses IS 'Responses of calls; the first one counts';
+
+COMMENT ON COLUMN pgbus.rpc_responses.call_id IS 'The call, in rpc_requests';
+
+COMMENT ON COLUMN pgbus.rpc_responses.outcome IS 'answered, failed, refused, invalid, cancelled, expired, unserved or lost';
+
+COMMENT ON COLUMN pgbus.rpc_responses.result IS 'Result, as JSON; NULL: none';
+
+COMMENT ON COLUMN pgbus.rpc_responses.error_type IS 'Type of the exception';
+
+COMMENT ON COLUMN pgbus.rpc_responses.error IS 'Message of the exception';
+
+COMMENT ON COLUMN pgbus.rpc_responses.error_arguments IS 'Arguments of the exception, as JSON';
+
+COMMENT ON COLUMN pgbus.rpc_responses.traceback IS 'Traceback, where the caller may see it';
+
+COMMENT ON COLUMN pgbus.rpc_responses.worker IS 'Name of the worker';
+
+COMMENT ON COLUMN pgbus.rpc_responses.responded_at IS 'When it was written';
+
 CREATE FUNCTION pgbus.read_responses(call_ids uuid[]) RETURNS SETOF pgbus.rpc_responses
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -963,11 +1083,15 @@ BEGIN
 END
 $$;
 
+COMMENT ON FUNCTION pgbus.read_responses(call_ids uuid[]) IS 'The responses that these calls have';
+
 CREATE FUNCTION pgbus.readable(instant timestamp with time zone) RETURNS timestamp with time zone
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     AS $$
     SELECT CASE WHEN instant >= to_timestamp(-62135596800) AND instant < to_timestamp(253402300800) THEN instant END
 $$;
+
+COMMENT ON FUNCTION pgbus.readable(instant timestamp with time zone) IS 'The instant, or NULL outside of the years 1 to 9999, which Python cannot represent';
 
 CREATE FUNCTION pgbus.republish_schemas(ids integer[], abouts text[]) RETURNS SETOF integer
     LANGUAGE plpgsql SECURITY DEFINER
@@ -984,6 +1108,8 @@ BEGIN
 END
 $$;
 
+COMMENT ON FUNCTION pgbus.republish_schemas(ids integer[], abouts text[]) IS 'Records that a process starts with these versions now, and what it says about each';
+
 CREATE FUNCTION pgbus.run_block(first bigint, span smallint) RETURNS bigint
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     AS $$
@@ -992,12 +1118,16 @@ CREATE FUNCTION pgbus.run_block(first bigint, span smallint) RETURNS bigint
                 ELSE ((first >> 6) << 8) | 2 END
 $$;
 
+COMMENT ON FUNCTION pgbus.run_block(first bigint, span smallint) IS 'Number of the smallest aligned block of 1, 8 or 64 positions that holds a run of history';
+
 CREATE FUNCTION pgbus.run_offsets(span smallint) RETURNS smallint[]
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     AS $$
     SELECT (CAST('{0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23,24,25,26,27,28,29,30,31,32,33,34,35,36,37,38,'
                  '39,40,41,42,43,44,45,46,47,48,49,50,51,52,53,54,55,56,57,58,59,60,61,62,63}' AS smallint[]))[1:span + 1]
 $$;
+
+COMMENT ON FUNCTION pgbus.run_offsets(span smallint) IS 'Offsets of a run without gaps: 0 to span';
 
 CREATE FUNCTION pgbus.searchable(document json) RETURNS jsonb
     LANGUAGE plpgsql STABLE
@@ -1008,6 +1138,8 @@ EXCEPTION WHEN data_exception OR program_limit_exceeded THEN
     RETURN NULL;
 END
 $$;
+
+COMMENT ON FUNCTION pgbus.searchable(document json) IS 'JSON as jsonb; NULL for JSON that jsonb cannot hold';
 
 CREATE FUNCTION pgbus.take_dedup_keys(dedup_keys text[], event_ids uuid[], ttl double precision, OUT dedup_key text, OUT event_id uuid, OUT was_taken boolean) RETURNS SETOF record
     LANGUAGE sql SECURITY DEFINER
@@ -1037,6 +1169,8 @@ CREATE FUNCTION pgbus.take_dedup_keys(dedup_keys text[], event_ids uuid[], ttl d
     JOIN wanted AS w ON w.dedup_key = h.dedup_key
 $$;
 
+COMMENT ON FUNCTION pgbus.take_dedup_keys(dedup_keys text[], event_ids uuid[], ttl double precision, OUT dedup_key text, OUT event_id uuid, OUT was_taken boolean) IS 'Takes each key that is free for the event at the same place of the array, for ttl seconds; returns the holders';
+
 CREATE FUNCTION pgbus.unblock_deliveries(listener_ids integer[]) RETURNS void
     LANGUAGE sql
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -1048,6 +1182,8 @@ CREATE FUNCTION pgbus.unblock_deliveries(listener_ids integer[]) RETURNS void
       AND NOT EXISTS (SELECT FROM pgbus.dead_letters AS x
                       WHERE x.listener_id = d.listener_id AND x.blocked_key = d.blocked_key)
 $$;
+
+COMMENT ON FUNCTION pgbus.unblock_deliveries(listener_ids integer[]) IS 'Frees deliveries whose key no dead letter blocks any longer';
 
 CREATE FUNCTION pgbus.uuid7() RETURNS uuid
     LANGUAGE sql PARALLEL SAFE
@@ -1063,11 +1199,15 @@ CREATE FUNCTION pgbus.uuid7() RETURNS uuid
         'hex')::uuid
 $$;
 
+COMMENT ON FUNCTION pgbus.uuid7() IS 'A new UUIDv7, from the clock of the server';
+
 CREATE FUNCTION pgbus.uuid_or_null(value text) RETURNS uuid
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     AS $_$
     SELECT CASE WHEN value ~ '^[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}$' THEN CAST(value AS uuid) END
 $_$;
+
+COMMENT ON FUNCTION pgbus.uuid_or_null(value text) IS 'The value as a UUID; NULL if it is not one';
 
 CREATE FUNCTION pgbus.withdraw_calls(call_ids uuid[], ending text, reason text) RETURNS SETOF uuid
     LANGUAGE plpgsql SECURITY DEFINER
@@ -1087,6 +1227,8 @@ BEGIN
     RETURNING a.call_id;
 END
 $$;
+
+COMMENT ON FUNCTION pgbus.withdraw_calls(call_ids uuid[], ending text, reason text) IS 'Takes these calls off the queue, except those that a worker has claimed; returns them';
 
 CREATE TABLE pgbus.alembic_version (
     version_num character varying(32) NOT NULL
@@ -1109,6 +1251,30 @@ PARTITION BY RANGE (first);
 ALTER TABLE ONLY pgbus.history ALTER COLUMN offsets SET STORAGE PLAIN;
 ALTER TABLE ONLY pgbus.history ALTER COLUMN durations SET STORAGE PLAIN;
 
+COMMENT ON TABLE pgbus.history IS 'Attempts, a row for each run of neighbouring events with the same outcome; the view attempts shows one row for each';
+
+COMMENT ON COLUMN pgbus.history.first IS 'Position of the first event of the run';
+
+COMMENT ON COLUMN pgbus.history.started_at IS 'When the handler was called for the first of them';
+
+COMMENT ON COLUMN pgbus.history.listener_id IS 'Listener, in listeners or removed_listeners';
+
+COMMENT ON COLUMN pgbus.history.attempt IS 'Number of the attempt, from 1';
+
+COMMENT ON COLUMN pgbus.history.duration IS 'Seconds that the handler took; NULL: it was not called';
+
+COMMENT ON COLUMN pgbus.history.span IS 'Last position minus first position, 0 to 63';
+
+COMMENT ON COLUMN pgbus.history.outcome IS 'done, retry, dead, discarded or skipped';
+
+COMMENT ON COLUMN pgbus.history.worker IS 'Name of the worker';
+
+COMMENT ON COLUMN pgbus.history.error IS 'Error of an attempt that failed';
+
+COMMENT ON COLUMN pgbus.history.offsets IS 'Distances of the events from first, if the run has gaps';
+
+COMMENT ON COLUMN pgbus.history.durations IS 'Seconds for each event, if they differ';
+
 CREATE TABLE pgbus.listeners (
     id integer NOT NULL,
     listener_name text NOT NULL,
@@ -1125,7 +1291,25 @@ CREATE TABLE pgbus.listeners (
     CONSTRAINT listeners_state_is_known CHECK ((state = ANY (ARRAY['active'::text, 'paused'::text])))
 );
 
+COMMENT ON TABLE pgbus.listeners IS 'Every registered listener';
+
+COMMENT ON COLUMN pgbus.listeners.id IS 'Id in other tables';
+
+COMMENT ON COLUMN pgbus.listeners.listener_name IS 'Name of the listener, its identity';
+
+COMMENT ON COLUMN pgbus.listeners.state IS 'active or paused';
+
 COMMENT ON COLUMN pgbus.listeners.lanes IS 'NULL for a listener without order; else its number of lanes';
+
+COMMENT ON COLUMN pgbus.listeners.options IS 'Options that its code declares: a JSON object, durations in seconds';
+
+COMMENT ON COLUMN pgbus.listeners.service IS 'Service that declared it last';
+
+COMMENT ON COLUMN pgbus.listeners.cursor IS 'Position from which the leader still has to write deliveries, after a registration from the beginning or a reset; NULL: live';
+
+COMMENT ON COLUMN pgbus.listeners.registered_at IS 'When it was first registered';
+
+COMMENT ON COLUMN pgbus.listeners.last_seen_at IS 'When a worker that runs it reported last';
 
 CREATE TABLE pgbus.removed_listeners (
     id integer NOT NULL,
@@ -1134,6 +1318,18 @@ CREATE TABLE pgbus.removed_listeners (
     registered_at timestamp with time zone NOT NULL,
     removed_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL
 );
+
+COMMENT ON TABLE pgbus.removed_listeners IS 'Listeners that were removed: the history keeps their names';
+
+COMMENT ON COLUMN pgbus.removed_listeners.id IS 'Id in history';
+
+COMMENT ON COLUMN pgbus.removed_listeners.listener_name IS 'Name of the listener';
+
+COMMENT ON COLUMN pgbus.removed_listeners.service IS 'Service that had declared it last';
+
+COMMENT ON COLUMN pgbus.removed_listeners.registered_at IS 'When it was first registered';
+
+COMMENT ON COLUMN pgbus.removed_listeners.removed_at IS 'When it was removed';
 
 CREATE VIEW pgbus.attempts AS
  SELECT (h.first + u.step) AS "position",
@@ -1152,6 +1348,22 @@ CREATE VIEW pgbus.attempts AS
 
 COMMENT ON VIEW pgbus.attempts IS 'One row per attempt, without its event';
 
+COMMENT ON COLUMN pgbus.attempts."position" IS 'Position of the event in the log';
+
+COMMENT ON COLUMN pgbus.attempts.listener_name IS 'Name of the listener';
+
+COMMENT ON COLUMN pgbus.attempts.attempt IS 'Number of the attempt, from 1';
+
+COMMENT ON COLUMN pgbus.attempts.outcome IS 'done, retry, dead, discarded (by an operator) or skipped (the event or its next attempt was gone)';
+
+COMMENT ON COLUMN pgbus.attempts.started_at IS 'When the handler was called';
+
+COMMENT ON COLUMN pgbus.attempts.duration IS 'Seconds that the handler took; NULL: it was not called';
+
+COMMENT ON COLUMN pgbus.attempts.worker IS 'Name of the worker';
+
+COMMENT ON COLUMN pgbus.attempts.error IS 'Error of an attempt that failed, else NULL';
+
 CREATE TABLE pgbus.causes (
     "position" bigint NOT NULL,
     kind text DEFAULT 'event'::text NOT NULL,
@@ -1164,6 +1376,26 @@ CREATE TABLE pgbus.causes (
     state text
 )
 PARTITION BY RANGE ("position");
+
+COMMENT ON TABLE pgbus.causes IS 'Why an event, call or run exists: a row for each one that another one has caused';
+
+COMMENT ON COLUMN pgbus.causes."position" IS 'Position of the event; for a call or run the end of the log when it was pruned';
+
+COMMENT ON COLUMN pgbus.causes.kind IS 'event, call or run';
+
+COMMENT ON COLUMN pgbus.causes.id IS 'Event id, call id or run id';
+
+COMMENT ON COLUMN pgbus.causes.correlation_id IS 'The tree that it belongs to';
+
+COMMENT ON COLUMN pgbus.causes.causation_id IS 'Id of its direct cause; NULL: unknown';
+
+COMMENT ON COLUMN pgbus.causes.name IS 'Procedure or schedule of a call or run; NULL for an event';
+
+COMMENT ON COLUMN pgbus.causes.actor IS 'Process that called, or worker that ran; NULL for an event';
+
+COMMENT ON COLUMN pgbus.causes.at IS 'When it was called or began; NULL for an event';
+
+COMMENT ON COLUMN pgbus.causes.state IS 'Outcome of a call or run; NULL for an event';
 
 CREATE TABLE pgbus.causes_p0 (
     "position" bigint CONSTRAINT causes_position_not_null NOT NULL,
@@ -1191,6 +1423,30 @@ CREATE TABLE pgbus.dead_letters (
     dead_at timestamp with time zone DEFAULT now() NOT NULL
 );
 
+COMMENT ON TABLE pgbus.dead_letters IS 'Events that one listener gave up on. The view dead has the events as well';
+
+COMMENT ON COLUMN pgbus.dead_letters.id IS 'Id, for pgbus dead show';
+
+COMMENT ON COLUMN pgbus.dead_letters.listener_id IS 'Listener, in listeners';
+
+COMMENT ON COLUMN pgbus.dead_letters."position" IS 'Position of the event';
+
+COMMENT ON COLUMN pgbus.dead_letters.lane IS 'Lane of an ordered listener';
+
+COMMENT ON COLUMN pgbus.dead_letters.attempts IS 'Number of attempts';
+
+COMMENT ON COLUMN pgbus.dead_letters.error IS 'Error of the last attempt';
+
+COMMENT ON COLUMN pgbus.dead_letters.fingerprint IS 'Type of the exception and the function that raised it; NULL: unknown';
+
+COMMENT ON COLUMN pgbus.dead_letters.traceback IS 'Traceback of the last attempt; NULL: none';
+
+COMMENT ON COLUMN pgbus.dead_letters.worker IS 'Worker of the last attempt';
+
+COMMENT ON COLUMN pgbus.dead_letters.blocked_key IS 'Key whose later events wait for this one; NULL: none';
+
+COMMENT ON COLUMN pgbus.dead_letters.dead_at IS 'When the listener gave up';
+
 CREATE TABLE pgbus.events (
     "position" bigint NOT NULL,
     event_id uuid NOT NULL,
@@ -1205,6 +1461,30 @@ CREATE TABLE pgbus.events (
     published_by text DEFAULT CURRENT_USER NOT NULL
 )
 PARTITION BY RANGE ("position");
+
+COMMENT ON TABLE pgbus.events IS 'The log: every event, in the order in which the leader found them; a partition for each 1,000,000,000 positions';
+
+COMMENT ON COLUMN pgbus.events."position" IS 'Place of the event in the log, from 1; gaps are possible';
+
+COMMENT ON COLUMN pgbus.events.event_id IS 'Id of the event, a UUIDv7; unique in practice, and the same at every attempt';
+
+COMMENT ON COLUMN pgbus.events.topic IS 'Dotted name under which it was published';
+
+COMMENT ON COLUMN pgbus.events.ancestors IS 'Topics of the parent classes of the event class; NULL: none';
+
+COMMENT ON COLUMN pgbus.events.key IS 'Groups events: an ordered listener handles those with one key in order; NULL: no key';
+
+COMMENT ON COLUMN pgbus.events.payload IS 'The data of the event, a JSON object';
+
+COMMENT ON COLUMN pgbus.events.headers IS 'Strings that are stored in addition to the payload, a JSON object; NULL: none';
+
+COMMENT ON COLUMN pgbus.events.published_at IS 'When the publisher called publish, by the database clock';
+
+COMMENT ON COLUMN pgbus.events.deliver_at IS 'When it was to be delivered; NULL: at once';
+
+COMMENT ON COLUMN pgbus.events.logged_at IS 'When the leader wrote it into the log';
+
+COMMENT ON COLUMN pgbus.events.published_by IS 'Service that published it; the database user where no service is set';
 
 CREATE VIEW pgbus.dead AS
  SELECT x.id,
@@ -1229,6 +1509,38 @@ CREATE VIEW pgbus.dead AS
 
 COMMENT ON VIEW pgbus.dead IS 'Dead letters, joined with their events';
 
+COMMENT ON COLUMN pgbus.dead.id IS 'Id, for pgbus dead show';
+
+COMMENT ON COLUMN pgbus.dead.listener_name IS 'Name of the listener';
+
+COMMENT ON COLUMN pgbus.dead."position" IS 'Position of the event in the log';
+
+COMMENT ON COLUMN pgbus.dead.event_id IS 'Id of the event, a UUIDv7; unique in practice, and the same at every attempt';
+
+COMMENT ON COLUMN pgbus.dead.topic IS 'Dotted name under which it was published';
+
+COMMENT ON COLUMN pgbus.dead.key IS 'Groups events: an ordered listener handles those with one key in order; NULL: no key';
+
+COMMENT ON COLUMN pgbus.dead.payload IS 'The data of the event, a JSON object';
+
+COMMENT ON COLUMN pgbus.dead.headers IS 'Strings that are stored in addition to the payload, a JSON object; NULL: none';
+
+COMMENT ON COLUMN pgbus.dead.published_at IS 'When the publisher called publish, by the database clock';
+
+COMMENT ON COLUMN pgbus.dead.published_by IS 'Service that published it; the database user where no service is set';
+
+COMMENT ON COLUMN pgbus.dead.attempts IS 'Number of attempts';
+
+COMMENT ON COLUMN pgbus.dead.error IS 'Error of the last attempt';
+
+COMMENT ON COLUMN pgbus.dead.fingerprint IS 'Type of the exception and the function that raised it: what fails alike has the same; NULL: unknown';
+
+COMMENT ON COLUMN pgbus.dead.traceback IS 'Traceback of the last attempt; NULL: none';
+
+COMMENT ON COLUMN pgbus.dead.worker IS 'Worker of the last attempt';
+
+COMMENT ON COLUMN pgbus.dead.dead_at IS 'When the listener gave up';
+
 ALTER TABLE pgbus.dead_letters ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
     SEQUENCE NAME pgbus.dead_letters_id_seq
     START WITH 1
@@ -1251,12 +1563,36 @@ CREATE TABLE pgbus.declarations (
 
 ALTER TABLE ONLY pgbus.declarations REPLICA IDENTITY FULL;
 
+COMMENT ON TABLE pgbus.declarations IS 'Subscriptions and options of a listener, by the version of the code that declares them';
+
+COMMENT ON COLUMN pgbus.declarations.listener_id IS 'Listener, in listeners';
+
+COMMENT ON COLUMN pgbus.declarations.service IS 'Service whose code declares it';
+
+COMMENT ON COLUMN pgbus.declarations.patterns IS 'Topics and patterns';
+
+COMMENT ON COLUMN pgbus.declarations.options IS 'Options: a JSON object, durations in seconds';
+
+COMMENT ON COLUMN pgbus.declarations.worker_ids IS 'Workers that run this version, or did';
+
+COMMENT ON COLUMN pgbus.declarations.first_seen_at IS 'When a worker first declared it';
+
+COMMENT ON COLUMN pgbus.declarations.last_seen_at IS 'When a worker that declares it reported last';
+
 CREATE TABLE pgbus.dedup_keys (
     dedup_key text NOT NULL,
     event_id uuid NOT NULL,
     expires_at pgbus.instant NOT NULL,
     CONSTRAINT dedup_keys_key_is_short CHECK (((length(dedup_key) >= 1) AND (length(dedup_key) <= 255)))
 );
+
+COMMENT ON TABLE pgbus.dedup_keys IS 'Idempotency keys of publishers: while a row is here, a second event under its key is not published';
+
+COMMENT ON COLUMN pgbus.dedup_keys.dedup_key IS 'Key that the publisher gave, of 1 to 255 characters';
+
+COMMENT ON COLUMN pgbus.dedup_keys.event_id IS 'Event that holds the key';
+
+COMMENT ON COLUMN pgbus.dedup_keys.expires_at IS 'From then on the key is free';
 
 CREATE TABLE pgbus.deliveries (
     id bigint NOT NULL,
@@ -1277,6 +1613,40 @@ CREATE TABLE pgbus.deliveries (
     left_topic text
 )
 WITH (autovacuum_vacuum_scale_factor='0', autovacuum_vacuum_threshold='1000', autovacuum_analyze_scale_factor='0', autovacuum_analyze_threshold='100000', autovacuum_vacuum_cost_delay='0');
+
+COMMENT ON TABLE pgbus.deliveries IS 'Runs of events that are owed to a listener; a row is gone when its events are settled. The view pending explains it';
+
+COMMENT ON COLUMN pgbus.deliveries.id IS 'Id of the delivery';
+
+COMMENT ON COLUMN pgbus.deliveries.listener_id IS 'Listener, in listeners';
+
+COMMENT ON COLUMN pgbus.deliveries.lane IS 'Lane of an ordered listener; NULL: no order';
+
+COMMENT ON COLUMN pgbus.deliveries.first IS 'Position of the first event';
+
+COMMENT ON COLUMN pgbus.deliveries.last IS 'Position of the last event';
+
+COMMENT ON COLUMN pgbus.deliveries.events IS 'Number of events';
+
+COMMENT ON COLUMN pgbus.deliveries.positions IS 'Positions of the events, if the run has gaps';
+
+COMMENT ON COLUMN pgbus.deliveries.available_at IS 'It waits until then; NULL: ready since it was logged';
+
+COMMENT ON COLUMN pgbus.deliveries.attempt IS 'Number of the next or current attempt, from 1';
+
+COMMENT ON COLUMN pgbus.deliveries.crashes IS 'Workers that died while they held it alone';
+
+COMMENT ON COLUMN pgbus.deliveries.claim_token IS 'Id of the claim; NULL: waiting';
+
+COMMENT ON COLUMN pgbus.deliveries.worker_id IS 'Worker that holds the claim';
+
+COMMENT ON COLUMN pgbus.deliveries.lease_expires_at IS 'When the claim ends, unless it is extended';
+
+COMMENT ON COLUMN pgbus.deliveries.blocked_key IS 'Key of the dead letter for which it waits; NULL: none';
+
+COMMENT ON COLUMN pgbus.deliveries.last_error IS 'Error of the last attempt';
+
+COMMENT ON COLUMN pgbus.deliveries.left_topic IS 'Topic that a worker could not handle, and left to workers of another version';
 
 ALTER TABLE pgbus.deliveries ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
     SEQUENCE NAME pgbus.deliveries_id_seq
@@ -1312,6 +1682,38 @@ CREATE VIEW pgbus.event_history AS
      LEFT JOIN pgbus.removed_listeners r ON ((r.id = h.listener_id)));
 
 COMMENT ON VIEW pgbus.event_history IS 'One row per attempt at an event, or one row with NULLs for an event without attempts';
+
+COMMENT ON COLUMN pgbus.event_history."position" IS 'Place of the event in the log, from 1; gaps are possible';
+
+COMMENT ON COLUMN pgbus.event_history.event_id IS 'Id of the event, a UUIDv7; unique in practice, and the same at every attempt';
+
+COMMENT ON COLUMN pgbus.event_history.topic IS 'Dotted name under which it was published';
+
+COMMENT ON COLUMN pgbus.event_history.key IS 'Groups events: an ordered listener handles those with one key in order; NULL: no key';
+
+COMMENT ON COLUMN pgbus.event_history.payload IS 'The data of the event, a JSON object';
+
+COMMENT ON COLUMN pgbus.event_history.headers IS 'Strings that are stored in addition to the payload, a JSON object; NULL: none';
+
+COMMENT ON COLUMN pgbus.event_history.published_at IS 'When the publisher called publish, by the database clock';
+
+COMMENT ON COLUMN pgbus.event_history.published_by IS 'Service that published it; the database user where no service is set';
+
+COMMENT ON COLUMN pgbus.event_history.logged_at IS 'When the leader wrote it into the log';
+
+COMMENT ON COLUMN pgbus.event_history.listener_name IS 'Name of the listener; NULL: no attempt yet';
+
+COMMENT ON COLUMN pgbus.event_history.attempt IS 'Number of the attempt, from 1';
+
+COMMENT ON COLUMN pgbus.event_history.outcome IS 'done, retry, dead, discarded (by an operator) or skipped (the event or its next attempt was gone)';
+
+COMMENT ON COLUMN pgbus.event_history.started_at IS 'When the handler was called';
+
+COMMENT ON COLUMN pgbus.event_history.duration IS 'Seconds that the handler took; NULL: it was not called';
+
+COMMENT ON COLUMN pgbus.event_history.worker IS 'Name of the worker';
+
+COMMENT ON COLUMN pgbus.event_history.error IS 'Error of an attempt that failed, else NULL';
 
 CREATE TABLE pgbus.events_p0 (
     "position" bigint CONSTRAINT events_position_not_null NOT NULL,
@@ -1351,6 +1753,10 @@ CREATE TABLE pgbus.identity (
 
 COMMENT ON TABLE pgbus.identity IS 'The identity of this bus in the origins of events that relays carry';
 
+COMMENT ON COLUMN pgbus.identity.bus_id IS 'Id of this bus';
+
+COMMENT ON COLUMN pgbus.identity.only_row IS 'Always true';
+
 CREATE TABLE pgbus.installation (
     is_one boolean DEFAULT true NOT NULL,
     system_identifier bigint NOT NULL,
@@ -1358,6 +1764,16 @@ CREATE TABLE pgbus.installation (
     since timestamp with time zone DEFAULT now() NOT NULL,
     CONSTRAINT installation_is_one CHECK (is_one)
 );
+
+COMMENT ON TABLE pgbus.installation IS 'One row: the server and database in which the bus was first used, so that a copy is noticed';
+
+COMMENT ON COLUMN pgbus.installation.is_one IS 'Always true';
+
+COMMENT ON COLUMN pgbus.installation.system_identifier IS 'Identifier of the PostgreSQL cluster';
+
+COMMENT ON COLUMN pgbus.installation.database IS 'OID of the database';
+
+COMMENT ON COLUMN pgbus.installation.since IS 'When the row was written';
 
 CREATE VIEW pgbus.listener_lag AS
  SELECT l.listener_name,
@@ -1394,6 +1810,26 @@ CREATE VIEW pgbus.listener_lag AS
 
 COMMENT ON VIEW pgbus.listener_lag IS 'Per listener: events owed to it, and the age in seconds of the oldest of them';
 
+COMMENT ON COLUMN pgbus.listener_lag.listener_name IS 'Name of the listener';
+
+COMMENT ON COLUMN pgbus.listener_lag.state IS 'active or paused';
+
+COMMENT ON COLUMN pgbus.listener_lag.service IS 'Service that declared it last';
+
+COMMENT ON COLUMN pgbus.listener_lag.last_seen_at IS 'When a worker that runs it reported last';
+
+COMMENT ON COLUMN pgbus.listener_lag.lag_events IS 'Events owed to it, in all states; dead letters do not count';
+
+COMMENT ON COLUMN pgbus.listener_lag.lag_seconds IS 'Seconds since the oldest of them was logged; 0: none';
+
+COMMENT ON COLUMN pgbus.listener_lag.in_flight IS 'Events that workers have claimed';
+
+COMMENT ON COLUMN pgbus.listener_lag.retrying IS 'Events that wait for another attempt';
+
+COMMENT ON COLUMN pgbus.listener_lag.blocked IS 'Events that wait for a dead letter with the same key';
+
+COMMENT ON COLUMN pgbus.listener_lag.dead IS 'Its dead letters';
+
 ALTER TABLE pgbus.listeners ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
     SEQUENCE NAME pgbus.listeners_id_seq
     START WITH 1
@@ -1419,6 +1855,34 @@ CREATE TABLE pgbus.workers (
     leading_since timestamp with time zone
 );
 
+COMMENT ON TABLE pgbus.workers IS 'Worker processes, those that died recently included; the view live_workers shows those that are alive';
+
+COMMENT ON COLUMN pgbus.workers.id IS 'Id in other tables, and key of the lock that shows that it is alive';
+
+COMMENT ON COLUMN pgbus.workers.name IS 'Name of the worker, as log lines show it';
+
+COMMENT ON COLUMN pgbus.workers.service IS 'Service that it runs';
+
+COMMENT ON COLUMN pgbus.workers.host IS 'Host name';
+
+COMMENT ON COLUMN pgbus.workers.pid IS 'Process id on its host';
+
+COMMENT ON COLUMN pgbus.workers.version IS 'Version of pgbus';
+
+COMMENT ON COLUMN pgbus.workers.listeners IS 'Names of the listeners that it runs';
+
+COMMENT ON COLUMN pgbus.workers.failures IS 'Parts that failed by a fault of code and wait for a restart, with their errors';
+
+COMMENT ON COLUMN pgbus.workers.running IS 'Calls of handlers, procedures and tasks that have run for 1 second or more; age is in seconds';
+
+COMMENT ON COLUMN pgbus.workers.home IS 'Directory from which the name of the service is derived; NULL: the name is configured';
+
+COMMENT ON COLUMN pgbus.workers.started_at IS 'When it registered';
+
+COMMENT ON COLUMN pgbus.workers.last_seen_at IS 'When it reported last, every 10 seconds';
+
+COMMENT ON COLUMN pgbus.workers.leading_since IS 'When it became the leader; NULL: it is not the leader';
+
 CREATE VIEW pgbus.live_workers AS
  SELECT w.id,
     w.name,
@@ -1438,7 +1902,27 @@ CREATE VIEW pgbus.live_workers AS
              JOIN pg_namespace n ON ((n.oid = c.relnamespace)))
           WHERE (c.oid = ('pgbus.workers'::regclass)::oid))) AND ((l.objid)::bigint = w.id) AND (l.objsubid = 2) AND l.granted)));
 
-COMMENT ON VIEW pgbus.live_workers IS 'The live workers';
+COMMENT ON VIEW pgbus.live_workers IS 'The live workers: those that hold the lock of their id';
+
+COMMENT ON COLUMN pgbus.live_workers.id IS 'Id in other tables';
+
+COMMENT ON COLUMN pgbus.live_workers.name IS 'Name of the worker, as log lines show it';
+
+COMMENT ON COLUMN pgbus.live_workers.service IS 'Service that it runs';
+
+COMMENT ON COLUMN pgbus.live_workers.host IS 'Host name';
+
+COMMENT ON COLUMN pgbus.live_workers.pid IS 'Process id on its host';
+
+COMMENT ON COLUMN pgbus.live_workers.version IS 'Version of pgbus';
+
+COMMENT ON COLUMN pgbus.live_workers.listeners IS 'Names of the listeners that it runs';
+
+COMMENT ON COLUMN pgbus.live_workers.started_at IS 'When it registered';
+
+COMMENT ON COLUMN pgbus.live_workers.last_seen_at IS 'When it reported last, every 10 seconds';
+
+COMMENT ON COLUMN pgbus.live_workers.leading_since IS 'When it became the leader; NULL: it is not the leader';
 
 CREATE TABLE pgbus.operation_items (
     operation_id bigint NOT NULL,
@@ -1455,6 +1939,34 @@ CREATE TABLE pgbus.operation_items (
     worker text,
     dead_at timestamp with time zone
 );
+
+COMMENT ON TABLE pgbus.operation_items IS 'What operations have changed: an event at one listener';
+
+COMMENT ON COLUMN pgbus.operation_items.operation_id IS 'The operation, in operations';
+
+COMMENT ON COLUMN pgbus.operation_items.at IS 'When it was changed';
+
+COMMENT ON COLUMN pgbus.operation_items.letter_id IS 'Id that the dead letter had; NULL: it was not a dead letter';
+
+COMMENT ON COLUMN pgbus.operation_items.listener_name IS 'Name of the listener';
+
+COMMENT ON COLUMN pgbus.operation_items."position" IS 'Position of the event';
+
+COMMENT ON COLUMN pgbus.operation_items.event_id IS 'Id of the event; NULL: unknown';
+
+COMMENT ON COLUMN pgbus.operation_items.topic IS 'Topic of the event; NULL: unknown';
+
+COMMENT ON COLUMN pgbus.operation_items.attempts IS 'Number of attempts until then';
+
+COMMENT ON COLUMN pgbus.operation_items.error IS 'Error of the last attempt';
+
+COMMENT ON COLUMN pgbus.operation_items.fingerprint IS 'Type of the exception and the function that raised it';
+
+COMMENT ON COLUMN pgbus.operation_items.traceback IS 'Traceback of the last attempt';
+
+COMMENT ON COLUMN pgbus.operation_items.worker IS 'Worker of the last attempt';
+
+COMMENT ON COLUMN pgbus.operation_items.dead_at IS 'When the listener had given up';
 
 ALTER TABLE pgbus.operations ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
     SEQUENCE NAME pgbus.operations_id_seq
@@ -1479,6 +1991,28 @@ CREATE TABLE pgbus.outbox (
 )
 WITH (autovacuum_vacuum_scale_factor='0', autovacuum_vacuum_threshold='2000', autovacuum_vacuum_insert_scale_factor='0', autovacuum_vacuum_insert_threshold='100000', autovacuum_analyze_scale_factor='0', autovacuum_analyze_threshold='100000', autovacuum_vacuum_cost_delay='0');
 
+COMMENT ON TABLE pgbus.outbox IS 'Events that are not in the log yet. INSERT here publishes; rows stay for milliseconds, or until deliver_at';
+
+COMMENT ON COLUMN pgbus.outbox.id IS 'Order of the inserts';
+
+COMMENT ON COLUMN pgbus.outbox.event_id IS 'Id of the event, a UUIDv7; unique in practice, and the same at every attempt';
+
+COMMENT ON COLUMN pgbus.outbox.topic IS 'Dotted name under which it was published';
+
+COMMENT ON COLUMN pgbus.outbox.ancestors IS 'Topics of the parent classes of the event class; listeners on them hear the event too; NULL: none';
+
+COMMENT ON COLUMN pgbus.outbox.key IS 'Groups events: an ordered listener handles those with one key in order; NULL: no key';
+
+COMMENT ON COLUMN pgbus.outbox.payload IS 'The data of the event, a JSON object';
+
+COMMENT ON COLUMN pgbus.outbox.headers IS 'Strings that are stored in addition to the payload, a JSON object; NULL: none';
+
+COMMENT ON COLUMN pgbus.outbox.published_at IS 'When the publisher called publish, by the database clock';
+
+COMMENT ON COLUMN pgbus.outbox.deliver_at IS 'The event enters the log no sooner than this; NULL: at once';
+
+COMMENT ON COLUMN pgbus.outbox.published_by IS 'Service that published it; the database user where no service is set';
+
 ALTER TABLE pgbus.outbox ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
     SEQUENCE NAME pgbus.outbox_id_seq
     START WITH 1
@@ -1493,6 +2027,12 @@ CREATE TABLE pgbus.partitions (
     opened_at timestamp with time zone DEFAULT now() NOT NULL,
     CONSTRAINT partitions_number_is_not_negative CHECK ((number >= 0))
 );
+
+COMMENT ON TABLE pgbus.partitions IS 'Partitions of events, history and causes';
+
+COMMENT ON COLUMN pgbus.partitions.number IS 'Its positions start at number * 1,000,000,000';
+
+COMMENT ON COLUMN pgbus.partitions.opened_at IS 'When the leader opened it';
 
 CREATE VIEW pgbus.pending AS
  SELECT l.listener_name,
@@ -1519,6 +2059,30 @@ CREATE VIEW pgbus.pending AS
 
 COMMENT ON VIEW pgbus.pending IS 'Every run of events that is owed to a listener, and its state';
 
+COMMENT ON COLUMN pgbus.pending.listener_name IS 'Name of the listener';
+
+COMMENT ON COLUMN pgbus.pending.delivery_id IS 'Id of the delivery';
+
+COMMENT ON COLUMN pgbus.pending.first_position IS 'Position of the first event';
+
+COMMENT ON COLUMN pgbus.pending.last_position IS 'Position of the last event';
+
+COMMENT ON COLUMN pgbus.pending.events IS 'Number of events';
+
+COMMENT ON COLUMN pgbus.pending.attempt IS 'Number of the next or current attempt, from 1';
+
+COMMENT ON COLUMN pgbus.pending.available_at IS 'It waits until then; NULL: ready since it was logged';
+
+COMMENT ON COLUMN pgbus.pending.worker IS 'Worker that handles it; NULL: none';
+
+COMMENT ON COLUMN pgbus.pending.lease_expires_at IS 'When the claim of that worker ends, unless it is extended';
+
+COMMENT ON COLUMN pgbus.pending.blocked_key IS 'Key of the dead letter for which it waits; NULL: none';
+
+COMMENT ON COLUMN pgbus.pending.last_error IS 'Error of the last attempt; NULL: none';
+
+COMMENT ON COLUMN pgbus.pending.state IS 'waiting, in flight, retrying, blocked (by a dead letter) or parked (left to workers of another version)';
+
 CREATE TABLE pgbus.received (
     source text NOT NULL,
     message_id text NOT NULL,
@@ -1532,12 +2096,30 @@ CREATE TABLE pgbus.received (
 
 COMMENT ON TABLE pgbus.received IS 'One row per message that a relay has received: the event that it became, or why it was refused';
 
+COMMENT ON COLUMN pgbus.received.source IS 'Source of a CloudEvent, or the relay and the place it reads';
+
+COMMENT ON COLUMN pgbus.received.message_id IS 'Id of the message at its source';
+
+COMMENT ON COLUMN pgbus.received.relay IS 'Name of the relay';
+
+COMMENT ON COLUMN pgbus.received.received_at IS 'When the relay received it';
+
+COMMENT ON COLUMN pgbus.received.event_id IS 'Event that it became; NULL: refused';
+
+COMMENT ON COLUMN pgbus.received.refused IS 'Why it is not an event; NULL: it is one';
+
+COMMENT ON COLUMN pgbus.received.body IS 'The message, if it was refused';
+
 CREATE TABLE pgbus.route_changes (
     listener_id integer NOT NULL
 )
 WITH (autovacuum_vacuum_scale_factor='0', autovacuum_vacuum_threshold='100');
 
 ALTER TABLE ONLY pgbus.route_changes REPLICA IDENTITY FULL;
+
+COMMENT ON TABLE pgbus.route_changes IS 'Changes of listeners and subscriptions that the leader has yet to read';
+
+COMMENT ON COLUMN pgbus.route_changes.listener_id IS 'Listener that changed';
 
 CREATE TABLE pgbus.rpc_requests (
     call_id uuid NOT NULL,
@@ -1552,6 +2134,28 @@ CREATE TABLE pgbus.rpc_requests (
     headers pgbus.headers
 )
 WITH (autovacuum_vacuum_scale_factor='0', autovacuum_vacuum_threshold='5000', autovacuum_vacuum_insert_scale_factor='0', autovacuum_vacuum_insert_threshold='100000', autovacuum_analyze_scale_factor='0', autovacuum_analyze_threshold='100000', autovacuum_vacuum_cost_delay='0');
+
+COMMENT ON TABLE pgbus.rpc_requests IS 'Calls; a worker takes each at most once. The view rpc_calls shows their state';
+
+COMMENT ON COLUMN pgbus.rpc_requests.call_id IS 'Id of the call, a UUIDv7';
+
+COMMENT ON COLUMN pgbus.rpc_requests.procedure IS 'Full name of the procedure';
+
+COMMENT ON COLUMN pgbus.rpc_requests.arguments IS 'Arguments, a JSON object';
+
+COMMENT ON COLUMN pgbus.rpc_requests.caller IS 'Ends the name of the channel on which the caller hears of its answer';
+
+COMMENT ON COLUMN pgbus.rpc_requests.caller_name IS 'Process that calls, for people';
+
+COMMENT ON COLUMN pgbus.rpc_requests.requested_at IS 'When it was called';
+
+COMMENT ON COLUMN pgbus.rpc_requests.deadline IS 'When the caller stops waiting';
+
+COMMENT ON COLUMN pgbus.rpc_requests.taken_at IS 'When a worker took it, or when it was withdrawn; NULL: waiting';
+
+COMMENT ON COLUMN pgbus.rpc_requests.worker_id IS 'Worker that took it; NULL: none';
+
+COMMENT ON COLUMN pgbus.rpc_requests.headers IS 'Correlation and trace headers, a JSON object of strings; NULL: none';
 
 CREATE VIEW pgbus.rpc_calls AS
  SELECT r.call_id,
@@ -1588,6 +2192,38 @@ CREATE VIEW pgbus.rpc_calls AS
 
 COMMENT ON VIEW pgbus.rpc_calls IS 'Every call that is not pruned yet, with its response; duration is in seconds, from claim to response';
 
+COMMENT ON COLUMN pgbus.rpc_calls.call_id IS 'Id of the call, a UUIDv7';
+
+COMMENT ON COLUMN pgbus.rpc_calls.procedure IS 'Full name of the procedure';
+
+COMMENT ON COLUMN pgbus.rpc_calls.arguments IS 'Arguments, a JSON object';
+
+COMMENT ON COLUMN pgbus.rpc_calls.headers IS 'Correlation and trace headers, a JSON object of strings; NULL: none';
+
+COMMENT ON COLUMN pgbus.rpc_calls.caller IS 'Process that called';
+
+COMMENT ON COLUMN pgbus.rpc_calls.requested_at IS 'When it was called';
+
+COMMENT ON COLUMN pgbus.rpc_calls.deadline IS 'When the caller stops waiting';
+
+COMMENT ON COLUMN pgbus.rpc_calls.started_at IS 'When a worker took it; NULL: none did';
+
+COMMENT ON COLUMN pgbus.rpc_calls.worker IS 'Name of the worker; NULL: none';
+
+COMMENT ON COLUMN pgbus.rpc_calls.state IS 'waiting, running, answered, failed, refused, invalid, cancelled, expired, unserved or lost';
+
+COMMENT ON COLUMN pgbus.rpc_calls.result IS 'Result, as JSON; NULL: none';
+
+COMMENT ON COLUMN pgbus.rpc_calls.error_type IS 'Type of the exception; NULL: none';
+
+COMMENT ON COLUMN pgbus.rpc_calls.error IS 'Message of the exception, or reason; NULL: none';
+
+COMMENT ON COLUMN pgbus.rpc_calls.traceback IS 'Traceback; NULL: none';
+
+COMMENT ON COLUMN pgbus.rpc_calls.responded_at IS 'When the response was written; NULL: not yet';
+
+COMMENT ON COLUMN pgbus.rpc_calls.duration IS 'Seconds from claim to response; NULL: not both';
+
 CREATE TABLE pgbus.rpc_servers (
     worker_id integer NOT NULL,
     procedure text NOT NULL,
@@ -1596,6 +2232,14 @@ CREATE TABLE pgbus.rpc_servers (
     CONSTRAINT rpc_servers_numbers_are_positive CHECK (((concurrency > 0) AND (timeout > (0)::double precision))),
     CONSTRAINT rpc_servers_procedure_is_short CHECK (((length(procedure) >= 1) AND (length(procedure) <= 255)))
 );
+
+COMMENT ON TABLE pgbus.rpc_servers IS 'Procedures that workers serve; a row counts while its worker is alive';
+
+COMMENT ON COLUMN pgbus.rpc_servers.worker_id IS 'Worker, in workers';
+
+COMMENT ON COLUMN pgbus.rpc_servers.procedure IS 'Full name of the procedure';
+
+COMMENT ON COLUMN pgbus.rpc_servers.concurrency IS 'Calls that the worker runs at once';
 
 COMMENT ON COLUMN pgbus.rpc_servers.timeout IS 'Seconds that a call without a timeout waits; NULL: the caller''s setting';
 
@@ -1617,6 +2261,28 @@ CREATE VIEW pgbus.running AS
 
 COMMENT ON VIEW pgbus.running IS 'Calls of handlers, procedures and tasks that have run for a second or more, as the live workers reported last';
 
+COMMENT ON COLUMN pgbus.running.kind IS 'listener, procedure or schedule';
+
+COMMENT ON COLUMN pgbus.running.name IS 'Name of the listener, procedure or schedule';
+
+COMMENT ON COLUMN pgbus.running.worker IS 'Name of the worker';
+
+COMMENT ON COLUMN pgbus.running.id IS 'Event id, call id or run id';
+
+COMMENT ON COLUMN pgbus.running."position" IS 'Position of the event; NULL: not an event';
+
+COMMENT ON COLUMN pgbus.running.topic IS 'Topic of the event; NULL: not an event';
+
+COMMENT ON COLUMN pgbus.running.key IS 'Key of the event; NULL: none';
+
+COMMENT ON COLUMN pgbus.running.events IS 'Number of events in the call of the handler; 1 for all other calls';
+
+COMMENT ON COLUMN pgbus.running.attempt IS 'Number of the attempt, from 1';
+
+COMMENT ON COLUMN pgbus.running.started_at IS 'When it was called';
+
+COMMENT ON COLUMN pgbus.running.reported_at IS 'When the worker reported it; it may have ended since';
+
 CREATE TABLE pgbus.schedule_runs (
     run_id uuid NOT NULL,
     schedule_name text NOT NULL,
@@ -1631,6 +2297,26 @@ CREATE TABLE pgbus.schedule_runs (
     CONSTRAINT schedule_runs_failure_says_why CHECK (((outcome <> 'failed'::text) OR (error IS NOT NULL))),
     CONSTRAINT schedule_runs_outcome_is_known CHECK ((outcome = ANY (ARRAY['done'::text, 'failed'::text, 'skipped'::text, 'lost'::text, 'cancelled'::text])))
 );
+
+COMMENT ON TABLE pgbus.schedule_runs IS 'Runs of schedules that are not pruned yet';
+
+COMMENT ON COLUMN pgbus.schedule_runs.run_id IS 'Id of the run';
+
+COMMENT ON COLUMN pgbus.schedule_runs.schedule_name IS 'Name of the schedule';
+
+COMMENT ON COLUMN pgbus.schedule_runs.due_at IS 'When the run was due';
+
+COMMENT ON COLUMN pgbus.schedule_runs.attempt IS 'How often the due run had been started, from 1';
+
+COMMENT ON COLUMN pgbus.schedule_runs.worker IS 'Name of the worker';
+
+COMMENT ON COLUMN pgbus.schedule_runs.started_at IS 'When it began';
+
+COMMENT ON COLUMN pgbus.schedule_runs.finished_at IS 'When it ended; NULL: it runs';
+
+COMMENT ON COLUMN pgbus.schedule_runs.outcome IS 'done, failed, skipped, lost or cancelled; NULL: it runs';
+
+COMMENT ON COLUMN pgbus.schedule_runs.error IS 'Error of a run that failed';
 
 CREATE VIEW pgbus.schedule_history AS
  SELECT run_id,
@@ -1647,6 +2333,26 @@ CREATE VIEW pgbus.schedule_history AS
 
 COMMENT ON VIEW pgbus.schedule_history IS 'Every run of every schedule that is not pruned yet; duration is in seconds';
 
+COMMENT ON COLUMN pgbus.schedule_history.run_id IS 'Id of the run';
+
+COMMENT ON COLUMN pgbus.schedule_history.schedule_name IS 'Name of the schedule';
+
+COMMENT ON COLUMN pgbus.schedule_history.due_at IS 'When the run was due';
+
+COMMENT ON COLUMN pgbus.schedule_history.attempt IS 'How often the due run had been started, from 1';
+
+COMMENT ON COLUMN pgbus.schedule_history.worker IS 'Name of the worker';
+
+COMMENT ON COLUMN pgbus.schedule_history.started_at IS 'When it began';
+
+COMMENT ON COLUMN pgbus.schedule_history.finished_at IS 'When it ended; NULL: it runs';
+
+COMMENT ON COLUMN pgbus.schedule_history.duration IS 'Seconds; NULL: it runs';
+
+COMMENT ON COLUMN pgbus.schedule_history.outcome IS 'running, done, failed, skipped, lost or cancelled';
+
+COMMENT ON COLUMN pgbus.schedule_history.error IS 'Error of a run that failed, else NULL';
+
 CREATE VIEW pgbus.scheduled AS
  SELECT event_id,
     topic,
@@ -1660,6 +2366,22 @@ CREATE VIEW pgbus.scheduled AS
   WHERE (deliver_at IS NOT NULL);
 
 COMMENT ON VIEW pgbus.scheduled IS 'Events that wait for their deliver_at';
+
+COMMENT ON COLUMN pgbus.scheduled.event_id IS 'Id of the event, a UUIDv7; unique in practice, and the same at every attempt';
+
+COMMENT ON COLUMN pgbus.scheduled.topic IS 'Dotted name under which it was published';
+
+COMMENT ON COLUMN pgbus.scheduled.key IS 'Groups events: an ordered listener handles those with one key in order; NULL: no key';
+
+COMMENT ON COLUMN pgbus.scheduled.payload IS 'The data of the event, a JSON object';
+
+COMMENT ON COLUMN pgbus.scheduled.headers IS 'Strings that are stored in addition to the payload, a JSON object; NULL: none';
+
+COMMENT ON COLUMN pgbus.scheduled.published_at IS 'When the publisher called publish, by the database clock';
+
+COMMENT ON COLUMN pgbus.scheduled.published_by IS 'Service that published it; the database user where no service is set';
+
+COMMENT ON COLUMN pgbus.scheduled.deliver_at IS 'The event enters the log no sooner than this';
 
 CREATE TABLE pgbus.schedules (
     id integer NOT NULL,
@@ -1682,6 +2404,34 @@ CREATE TABLE pgbus.schedules (
     CONSTRAINT schedules_name_is_short CHECK (((length(schedule_name) >= 1) AND (length(schedule_name) <= 255))),
     CONSTRAINT schedules_state_is_known CHECK ((state = ANY (ARRAY['active'::text, 'paused'::text])))
 );
+
+COMMENT ON TABLE pgbus.schedules IS 'Schedules. One row is one schedule with one claim, so its runs never overlap';
+
+COMMENT ON COLUMN pgbus.schedules.id IS 'Id of the schedule';
+
+COMMENT ON COLUMN pgbus.schedules.schedule_name IS 'Name of the schedule, its identity';
+
+COMMENT ON COLUMN pgbus.schedules.rule IS 'Rule, such as: every 60 s, every 1 to 3 s, 0 3 * * * in Europe/Berlin';
+
+COMMENT ON COLUMN pgbus.schedules.missed IS 'What becomes of missed runs: once (one run for all), skip or all';
+
+COMMENT ON COLUMN pgbus.schedules.state IS 'active or paused';
+
+COMMENT ON COLUMN pgbus.schedules.service IS 'Service that declared it last';
+
+COMMENT ON COLUMN pgbus.schedules.next_run_at IS 'When the next run is due, or the current one was; NULL: a worker has yet to calculate it';
+
+COMMENT ON COLUMN pgbus.schedules.attempt IS 'How often the due run was started';
+
+COMMENT ON COLUMN pgbus.schedules.claim_token IS 'Id of the current run; NULL: none';
+
+COMMENT ON COLUMN pgbus.schedules.worker_id IS 'Worker of the current run';
+
+COMMENT ON COLUMN pgbus.schedules.lease_expires_at IS 'When the claim ends, unless it is extended';
+
+COMMENT ON COLUMN pgbus.schedules.registered_at IS 'When it was first registered';
+
+COMMENT ON COLUMN pgbus.schedules.last_seen_at IS 'When a worker that declares it reported last';
 
 ALTER TABLE pgbus.schedules ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
     SEQUENCE NAME pgbus.schedules_id_seq
@@ -1717,12 +2467,40 @@ END IS TRUE)),
     CONSTRAINT schemas_version_is_positive CHECK ((version > 0))
 );
 
+COMMENT ON TABLE pgbus.schemas IS 'Every version of every schema of a service';
+
+COMMENT ON COLUMN pgbus.schemas.id IS 'Id in worker_schemas';
+
+COMMENT ON COLUMN pgbus.schemas.kind IS 'event, procedure or listener';
+
+COMMENT ON COLUMN pgbus.schemas.name IS 'A topic, the full name of a procedure, or the name of a listener';
+
+COMMENT ON COLUMN pgbus.schemas.service IS 'Service that declares it';
+
+COMMENT ON COLUMN pgbus.schemas.version IS 'Counts the changes of the declaration by its service, from 1; a declaration that returns keeps its number';
+
+COMMENT ON COLUMN pgbus.schemas.schema IS 'JSON Schema (2020-12) of the parameters, the response, or the events that a handler takes';
+
 COMMENT ON COLUMN pgbus.schemas.hash IS 'SHA-256 of the schema, as hexadecimal digits';
+
+COMMENT ON COLUMN pgbus.schemas.about IS 'owner, description and links, as the service declared them last; a JSON object';
+
+COMMENT ON COLUMN pgbus.schemas.first_seen_at IS 'When a process first published it';
+
+COMMENT ON COLUMN pgbus.schemas.published_at IS 'When a process last started with it: the newest of a name is current';
+
+COMMENT ON COLUMN pgbus.schemas.last_seen_at IS 'When a live worker used it last';
 
 CREATE TABLE pgbus.worker_schemas (
     worker_id integer NOT NULL,
     schema_id integer NOT NULL
 );
+
+COMMENT ON TABLE pgbus.worker_schemas IS 'Versions of schemas that each worker uses';
+
+COMMENT ON COLUMN pgbus.worker_schemas.worker_id IS 'Worker, in workers';
+
+COMMENT ON COLUMN pgbus.worker_schemas.schema_id IS 'Version, in schemas';
 
 CREATE VIEW pgbus.schema_versions AS
  SELECT s.id,
@@ -1753,6 +2531,38 @@ CREATE VIEW pgbus.schema_versions AS
 
 COMMENT ON VIEW pgbus.schema_versions IS 'Every version of every schema, and the live workers that use it';
 
+COMMENT ON COLUMN pgbus.schema_versions.id IS 'Id of the version';
+
+COMMENT ON COLUMN pgbus.schema_versions.kind IS 'event, procedure or listener';
+
+COMMENT ON COLUMN pgbus.schema_versions.name IS 'A topic, the full name of a procedure, or the name of a listener';
+
+COMMENT ON COLUMN pgbus.schema_versions.api IS 'Name without its last word; NULL for a listener';
+
+COMMENT ON COLUMN pgbus.schema_versions.service IS 'Service that declares it';
+
+COMMENT ON COLUMN pgbus.schema_versions.version IS 'Counts the changes of the declaration by its service, from 1; a declaration that returns keeps its number';
+
+COMMENT ON COLUMN pgbus.schema_versions.schema IS 'JSON Schema (2020-12) of the parameters, the response, or the events that a handler takes';
+
+COMMENT ON COLUMN pgbus.schema_versions.hash IS 'SHA-256 of the schema, as hexadecimal digits';
+
+COMMENT ON COLUMN pgbus.schema_versions.owner IS 'Owner, as the service declares it; empty: none';
+
+COMMENT ON COLUMN pgbus.schema_versions.description IS 'Description, as the service declares it; empty: none';
+
+COMMENT ON COLUMN pgbus.schema_versions.links IS 'Titles and URLs, a JSON object';
+
+COMMENT ON COLUMN pgbus.schema_versions.first_seen_at IS 'When a process first published it';
+
+COMMENT ON COLUMN pgbus.schema_versions.published_at IS 'When a process last started with it: the newest of a name is current';
+
+COMMENT ON COLUMN pgbus.schema_versions.last_seen_at IS 'When a live worker used it last';
+
+COMMENT ON COLUMN pgbus.schema_versions.is_live IS 'Whether a live worker uses it';
+
+COMMENT ON COLUMN pgbus.schema_versions.workers IS 'Names of the live workers that use it';
+
 ALTER TABLE pgbus.schemas ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
     SEQUENCE NAME pgbus.schemas_id_seq
     START WITH 1
@@ -1767,6 +2577,14 @@ CREATE TABLE pgbus.subscriptions (
     pattern text NOT NULL,
     regex text
 );
+
+COMMENT ON TABLE pgbus.subscriptions IS 'Topics and patterns that each listener hears';
+
+COMMENT ON COLUMN pgbus.subscriptions.listener_id IS 'Listener, in listeners';
+
+COMMENT ON COLUMN pgbus.subscriptions.pattern IS 'Topic, or pattern with * for one word and ** for any number';
+
+COMMENT ON COLUMN pgbus.subscriptions.regex IS 'The pattern as a regular expression; NULL for a topic';
 
 CREATE VIEW pgbus.timetable AS
  SELECT s.schedule_name,
@@ -1801,6 +2619,34 @@ CREATE VIEW pgbus.timetable AS
          LIMIT 1) newest ON (true));
 
 COMMENT ON VIEW pgbus.timetable IS 'Every schedule: when it is due next, and the outcome of its newest run';
+
+COMMENT ON COLUMN pgbus.timetable.schedule_name IS 'Name of the schedule';
+
+COMMENT ON COLUMN pgbus.timetable.rule IS 'Rule, such as: every 60 s, every 1 to 3 s, 0 3 * * * in Europe/Berlin';
+
+COMMENT ON COLUMN pgbus.timetable.missed IS 'What becomes of missed runs: once (one run for all), skip or all';
+
+COMMENT ON COLUMN pgbus.timetable.state IS 'active or paused';
+
+COMMENT ON COLUMN pgbus.timetable.service IS 'Service that declared it last';
+
+COMMENT ON COLUMN pgbus.timetable.next_run_at IS 'When the next run is due; NULL: it runs now, or a worker has yet to calculate it';
+
+COMMENT ON COLUMN pgbus.timetable.running IS 'Whether a worker runs it now';
+
+COMMENT ON COLUMN pgbus.timetable.running_on IS 'Name of that worker; NULL: none';
+
+COMMENT ON COLUMN pgbus.timetable.last_started_at IS 'When the newest run began; NULL: it never ran';
+
+COMMENT ON COLUMN pgbus.timetable.last_outcome IS 'running, done, failed, skipped, lost or cancelled';
+
+COMMENT ON COLUMN pgbus.timetable.last_duration IS 'Seconds that the newest run took; NULL: it runs, or it never ran';
+
+COMMENT ON COLUMN pgbus.timetable.last_error IS 'Error of the newest run; NULL: none';
+
+COMMENT ON COLUMN pgbus.timetable.registered_at IS 'When it was first registered';
+
+COMMENT ON COLUMN pgbus.timetable.last_seen_at IS 'When a worker that declares it reported last';
 
 CREATE SEQUENCE pgbus.wake_slots
     AS integer

@@ -8,6 +8,7 @@ import pytest
 from pgbus.database import sql
 from pgbus.database.sql import Statement
 from pgbus.database.sql.rights import missing_right
+from tests.support import ROOT
 
 TEXT = """
 -- A comment of the file.
@@ -91,3 +92,23 @@ def test_every_statement_says_what_it_does() -> None:
         if path.name.endswith(".sql"):
             for body in re.split(r"^-- name: ", path.read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]:
                 assert re.match(r"\w+\n-- [A-Z`]", body), f"{path.name}: {body.splitlines()[0]} has no purpose"
+
+
+MIGRATIONS = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "migrations" / "sql").glob("*_upgrade.sql"))
+
+
+def columns_of_tables() -> set[str]:
+    """The columns of the tables that the migrations create, as `table.column`."""
+    found = set()
+    for table, body in re.findall(r"^CREATE TABLE pgbus\.(\w+) \((.*?)^\)", MIGRATIONS, re.MULTILINE | re.DOTALL):
+        found |= {f"{table}.{column}" for column in re.findall(r"^    ([a-z_]+) +[a-z]", body, re.MULTILINE)}
+    return found
+
+
+def test_migrations_comment_on_what_they_create() -> None:
+    """tests/migrations/test_comments.py asks the database, for the columns of views as well."""
+    commented = set(re.findall(r"^COMMENT ON (?:\w+) pgbus\.([\w.]+)", MIGRATIONS, re.MULTILINE))
+    created = re.findall(r"^CREATE (?:TABLE|VIEW|FUNCTION|PROCEDURE) pgbus\.(\w+)", MIGRATIONS, re.MULTILINE)
+    assert len(created) > 80
+    assert len(columns_of_tables()) > 180
+    assert sorted({*created, *columns_of_tables()} - commented) == []
