@@ -32,6 +32,12 @@ def blocks(page: Path, language: str) -> list[Block]:
     return [block for block in found if block.language == language]
 
 
+def languages(page: Path) -> set[str]:
+    """The languages of the page's blocks, also of those that are indented; an empty one if a block names none."""
+    fences = re.findall(r"^ *```(\w*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return set(fences[::2])
+
+
 def write_files(page: Path, directory: Path) -> None:
     """Write the page's blocks that name a file."""
     for language in ("python", "sql", "ini"):

@@ -1,17 +1,21 @@
 """What the documents say must be so: their code runs, their SQL fits the views, their commands and links exist."""
 
+import configparser
+import importlib.util
 import re
 import sys
+import tomllib
 import types
 from pathlib import Path
 
 import asyncpg
 import pytest
+import yaml
 from click.testing import CliRunner
 
 from pgbus.cli.program import pgbus
 from tests.conftest import Connect
-from tests.examples.documents import PAGES, blocks, commands, name
+from tests.examples.documents import PAGES, blocks, commands, languages, name
 from tests.support import ROOT
 
 pages = pytest.mark.parametrize("page", PAGES, ids=name)
@@ -40,6 +44,85 @@ def test_the_python_of_a_how_to_page_defines_what_it_says(page: Path, monkeypatc
     monkeypatch.setitem(sys.modules, module.__name__, module)
     for block in blocks(page, "python"):
         exec(compile(block.text, name(page), "exec"), module.__dict__)
+
+
+EXPLAINED = [page for page in PAGES if page.parent.name in ("explanation", "reference")]
+
+
+@pytest.mark.parametrize("page", EXPLAINED, ids=name)
+def test_the_python_of_an_explanation_defines_what_it_says(page: Path) -> None:
+    module = {"__name__": f"page_{page.stem}"}
+    for block in blocks(page, "python"):
+        exec(compile(block.text, name(page), "exec"), module)
+
+
+# What becomes of each language of a block; a block of another one would be shown without a test.
+TESTED = {
+    "ini": "test_files_are_well_formed",
+    "mermaid": "tests/examples/test_site.py draws it",
+    "python": "test_python_compiles, and what runs it",
+    "sql": "test_sql_runs",
+    "toml": "test_files_are_well_formed",
+    "yaml": "test_files_are_well_formed",
+}
+
+
+def test_every_block_has_a_language_with_a_test() -> None:
+    found = {(name(page), language) for page in PAGES for language in languages(page)}
+    assert sorted((page, language) for page, language in found if language not in TESTED) == []
+
+
+@pages
+def test_files_are_well_formed(page: Path) -> None:
+    for block in blocks(page, "yaml"):
+        assert list(yaml.safe_load_all(block.text))
+    for block in blocks(page, "toml"):
+        assert tomllib.loads(block.text)
+    for block in blocks(page, "ini"):
+        parser = configparser.ConfigParser(strict=False, interpolation=None)
+        parser.read_string(block.text)
+        assert parser.sections()
+
+
+def commands_in_files(page: Path) -> list[list[str]]:
+    """The commands of pgbus in containers and units of the page."""
+
+    def lists(value: object) -> list[list[str]]:
+        if isinstance(value, dict):
+            return [found for part in value.values() for found in lists(part)]
+        if isinstance(value, list):
+            if value[:1] == ["pgbus"]:
+                return [[str(word) for word in value[1:]]]
+            return [found for part in value for found in lists(part)]
+        return []
+
+    documents = [document for block in blocks(page, "yaml") for document in yaml.safe_load_all(block.text)]
+    units = "".join(block.text for block in blocks(page, "ini"))
+    return [
+        *lists(documents),
+        *(line.split() for line in re.findall(r"^ExecStart.*?/pgbus (.*)$", units, re.MULTILINE)),
+    ]
+
+
+def test_containers_and_units_call_commands_that_exist() -> None:
+    found = [arguments for page in PAGES for arguments in commands_in_files(page)]
+    assert len(found) > 5
+    for arguments in found:
+        answer = CliRunner().invoke(pgbus, [*arguments, "--help"])
+        assert answer.exit_code == 0, (arguments, answer.output)
+
+
+@pages
+def test_what_a_command_installs_makes_or_runs_exists(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    for wanted in re.findall(r"pgbus\[([\w,-]+)\]", text):
+        assert set(wanted.split(",")) <= set(extras), wanted
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    for target in re.findall(r"^    make ([a-z-]+)", text, re.MULTILINE):
+        assert target in targets, target
+    for module in re.findall(r"python -m ((?:tests|benchmarks|examples|pgbus)[\w.]*)", text):
+        assert importlib.util.find_spec(module), module
 
 
 @pages

@@ -10,6 +10,7 @@ from prometheus_client.core import Metric
 import pgbus
 from pgbus.contrib.prometheus.database import DatabaseMetrics
 from pgbus.contrib.prometheus.process import ProcessMetrics
+from pgbus.grafana.alerts import ALERTS
 from tests.support import ROOT
 
 PAGE = (ROOT / "docs" / "reference" / "metrics.md").read_text(encoding="utf-8")
@@ -51,3 +52,9 @@ def test_a_name_says_its_unit() -> None:
     for name, (kind, _) in ROWS.items():
         assert name.endswith("_total") == (kind == "counter"), name
         assert name.endswith("_seconds") or kind != "histogram", name
+
+
+def test_the_page_has_every_alert() -> None:
+    for alert in ALERTS:
+        row = f"| `{alert.name}` | {alert.severity}, after {alert.duration} | `{alert.expression}` | {alert.remedy} |"
+        assert row in PAGE, row

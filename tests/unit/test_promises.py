@@ -9,7 +9,8 @@ import pytest
 from tests.support import ROOT
 
 PAGE = (ROOT / "docs" / "reference" / "promises.md").read_text(encoding="utf-8")
-CHECKS = sorted(set(re.findall(r"`((?:tests|benchmarks)/[\w/]+\.py)::(\w+)`", PAGE)))
+SEARCHED = (ROOT / "docs" / "explanation" / "searched-and-not-found.md").read_text(encoding="utf-8")
+CHECKS = sorted(set(re.findall(r"`((?:tests|benchmarks)/[\w/]+\.py)::(\w+)`", PAGE + SEARCHED)))
 ROWS = [line for line in PAGE.splitlines() if line.startswith("| ") and not line.endswith(" checked by |")]
 
 
@@ -31,3 +32,15 @@ def test_every_guarantee_of_the_readme_is_there() -> None:
     guarantees = re.findall(r"^\| \*\*([\w ]+)\*\* \|", readme, re.MULTILINE)
     assert len(guarantees) == 7
     assert [name for name in guarantees if f"**{name}**" not in PAGE] == []
+
+
+def test_every_figure_of_the_readme_names_its_benchmark() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    table = readme.split("| what | measured | by |\n|---|---|---|\n")[1].split("\n\n")[0]
+    for row in table.splitlines():
+        [benchmark] = re.findall(r"\| `(benchmarks/\w+\.py)` \|$", row)
+        assert (ROOT / benchmark).exists()
+
+
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 200
