@@ -59,7 +59,7 @@ def test_the_python_of_an_explanation_defines_what_it_says(page: Path) -> None:
 # What becomes of each language of a block; a block of another one would be shown without a test.
 TESTED = {
     "ini": "test_files_are_well_formed",
-    "mermaid": "tests/examples/test_site.py draws it",
+    "mermaid": "tests/unit/test_states_page.py",
     "python": "test_python_compiles, and what runs it",
     "sql": "test_sql_runs",
     "toml": "test_files_are_well_formed",
@@ -140,6 +140,20 @@ def test_commands_are_accepted_by_the_command_line(page: Path) -> None:
     for arguments in commands(page):
         answer = CliRunner().invoke(pgbus, [*arguments, "--help"])
         assert answer.exit_code == 0, (arguments, answer.output)
+
+
+GENERATED = "docs/reference/api"
+GUIDES = [page for page in PAGES if page.parent.name != "decisions"]  # those begin with the decision
+
+
+@pytest.mark.parametrize("page", GUIDES, ids=name)
+def test_a_page_says_first_what_it_is_for(page: Path) -> None:
+    """After its title, before any list, table or code; `## What it is for` may stand between."""
+    title, first, *rest = page.read_text(encoding="utf-8").split("\n\n")
+    said = rest[0] if first == "## What it is for" else first
+    assert title.startswith("# ")
+    assert re.match(r"[A-Za-z*`\[(]", said), said
+    assert GENERATED in name(page) or len(said.split()) >= 8, said
 
 
 @pages
