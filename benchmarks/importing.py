@@ -20,6 +20,7 @@ PROGRAMS = {
     "import asyncpg": "import asyncpg",
     "import pgbus": "import pgbus",
     "pgbus.create (all of the bus)": "import pgbus; pgbus.create",
+    "a bus, made": "import pgbus; pgbus.create('postgresql://localhost/x')",
     "pgbus --version": "import sys; sys.argv = ['pgbus', '--version']; from pgbus.cli import main; main()",
     "pgbus --help": "import sys; sys.argv = ['pgbus', '--help']; from pgbus.cli import main; main()",
 }

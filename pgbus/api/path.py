@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -164,6 +163,8 @@ class BusPath:
 
     def _remedy(self, word: str) -> str:
         names = [name for name in self._client.api_registry.taken_names if not name.startswith("_")]
+        import difflib  # only a misspelled name asks for it
+
         if close := difflib.get_close_matches(word, names, n=1):
             return f"did you mean `bus.{close[0]}`?"
         return "a procedure is called as `bus.api.procedure`"

@@ -18,12 +18,22 @@ from pgbus.cli.loading import load_bus
 from pgbus.cli.options import json_option, with_admin
 from pgbus.cli.output import console, print_json
 from pgbus.cli.printable import printable
-from pgbus.schema import Break, Change, Declaration, Stored, find_broken, find_changes, make_stubs
+from pgbus.schema import Declaration, Stored
 from pgbus.schema.asyncapi import to_asyncapi
-from pgbus.schema.compatibility import ANY_LISTENER, find_unreadable, in_use, latest
+from pgbus.schema.compatibility import (
+    ANY_LISTENER,
+    Break,
+    Change,
+    find_broken,
+    find_changes,
+    find_unreadable,
+    in_use,
+    latest,
+)
 from pgbus.schema.contract import contract_of
 from pgbus.schema.documents import read_documents, readable_json, to_documents, write_documents
 from pgbus.schema.eventcatalog import to_eventcatalog, write_eventcatalog
+from pgbus.schema.stubs import make_stubs
 
 _STYLES = {"added": ("+", "green"), "removed": ("-", "red"), "changed": ("~", "yellow")}
 

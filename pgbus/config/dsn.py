@@ -7,7 +7,6 @@ does not know. No error quotes a value: it may be a password, or a piece of one.
 from __future__ import annotations
 
 import configparser
-import difflib
 import os
 import re
 from collections.abc import Mapping
@@ -208,6 +207,8 @@ def _check(name: str, value: str) -> None:
         raise ValueError(f"has the parameter {name!r}: {_ELSEWHERE[name]}")
     if not re.fullmatch(r"\w+", name):
         raise ValueError(f"has a parameter without a valid name; {_ENCODE}")
+    import difflib  # only an unknown name asks for it
+
     close = difflib.get_close_matches(name, [*_SHARED, *_LIBPQ, *_SETTINGS], n=1)
     hint = f"did you mean {close[0]!r}?" if close else f"a setting of the server is written options=-c%20{name}%3DVALUE"
     raise ValueError(f"has the parameter {name!r}, which is not known; {hint}")

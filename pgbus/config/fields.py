@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import math
 from collections.abc import Iterable, Mapping
@@ -105,6 +104,8 @@ def check_name(name: str, names: Iterable[str], *, where: str) -> None:
     known = list(names)
     if name in known:
         return
+    import difflib  # only an unknown name asks for it
+
     close = difflib.get_close_matches(name, known, n=1)
     hint = lightbus.SETTINGS.get(name) or (
         f"did you mean {close[0]!r}?" if close else "`pgbus config` lists what there is"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -135,11 +134,17 @@ def _filled_text(text: str, environ: Mapping[str, str], place: str) -> str:
 def _reader(path: Path, source: str) -> Callable[[str], object]:
     match path.suffix.lower():
         case ".toml":
-            return tomllib.loads
+            return _load_toml
         case ".yaml" | ".yml" | ".json":  # JSON is YAML
             return _load_yaml
         case _:
             raise ConfigurationError(f"{source}: a configuration file is named *.toml, *.yaml, *.yml or *.json")
+
+
+def _load_toml(text: str) -> object:
+    import tomllib  # a bus may be configured by variables and arguments alone
+
+    return tomllib.loads(text)
 
 
 def _load_yaml(text: str) -> object:

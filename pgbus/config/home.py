@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -52,8 +51,14 @@ def find_home(folder: Path) -> Home:
 
 def _project(folder: Path) -> str:
     try:
-        content = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        text = (folder / "pyproject.toml").read_text(encoding="utf-8")
+    except OSError:
+        return ""
+    import tomllib  # most deployed code has no project's file
+
+    try:
+        content = tomllib.loads(text)
+    except ValueError:
         return ""
     tables = (content.get("project"), (content.get("tool") or {}).get("poetry"))
     return next((str(table["name"]) for table in tables if isinstance(table, dict) and table.get("name")), "")

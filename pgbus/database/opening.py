@@ -9,7 +9,6 @@ from typing import cast
 from pgbus.config import Config
 from pgbus.database.connections import Connection, Pool, borrow, create_pool, unreachable
 from pgbus.database.faults import ServerError, is_link_error
-from pgbus.database.migrate import check_async
 from pgbus.database.session import Session
 
 
@@ -18,7 +17,7 @@ async def open_pool(config: Config, *, size: int) -> Pool:
     pool = await create_pool(config, size=size)
     try:
         async with _told(config), borrow(pool) as connection:  # the pool connects when a connection is borrowed
-            await check_async(cast("Connection", connection), namespace=config.namespace)
+            await _check(cast("Connection", connection), config)
     except BaseException:
         pool.terminate()
         raise
@@ -30,7 +29,7 @@ async def open_session(config: Config, *, channels: Mapping[str, Callable[[str],
     session = await reopen_session(config, channels=channels)
     try:
         async with _told(config):
-            await check_async(session.connection, namespace=config.namespace)
+            await _check(session.connection, config)
     except BaseException:
         session.terminate()
         raise
@@ -43,6 +42,12 @@ async def reopen_session(config: Config, *, channels: Mapping[str, Callable[[str
         return await Session.open(config, channels=channels)
     except ServerError as error:  # the server refuses a new session, for any reason
         raise unreachable(config, error) from error
+
+
+async def _check(connection: Connection, config: Config) -> None:
+    from pgbus.database.migrate import check_async  # the versions of the schema, which only a first connection needs
+
+    await check_async(connection, namespace=config.namespace)
 
 
 @asynccontextmanager

@@ -27,17 +27,17 @@ class Store:
 
     def __init__(self, runner: Runner, *, namespace: str) -> None:
         self._runner = runner
-        self._statements = load(namespace)
         self.namespace = namespace
         self.work_channel = channels.work(namespace)
 
     def statement(self, name: str) -> Statement:
         """A statement by its name."""
-        return self._statements[name]
+        # Here and not when a bus is made: to read and compile them all takes 25 ms, once in a process.
+        return load(self.namespace)[name]
 
     async def fetch(self, name: str, /, **values: object) -> list[Any]:
         """Run a named statement; raises PrivilegeError for one that this user may not run."""
-        statement = self._statements[name]
+        statement = self.statement(name)
         try:
             return await self._runner.fetch(statement.asyncpg, *statement.arguments(values))
         except asyncpg.InsufficientPrivilegeError as error:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import functools
 import random
-import sysconfig
 import traceback as traceback_module
 from dataclasses import dataclass
 from types import TracebackType
@@ -15,8 +15,6 @@ from pgbus.config.options import check_options, number, whole_number
 MAX_ERROR_LENGTH = 4_000
 MAX_TRACEBACK_LENGTH = 20_000
 MAX_FINGERPRINT_LENGTH = 255
-# Where the standard library and packages are; an application may itself be installed there.
-_INSTALLED = ("<frozen ", *{sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
 # A hundred years, in seconds: PostgreSQL could not add much more to its clock.
 MAX_DELAY = 36_525 * 86_400.0
 
@@ -113,11 +111,19 @@ def fingerprint_of(error: BaseException) -> str:
     own = [
         frame
         for frame in frames
-        if not frame.f_code.co_filename.startswith(_INSTALLED)
+        if not frame.f_code.co_filename.startswith(_installed())
         and not frame.f_globals.get("__name__", "").startswith("pgbus.")
     ]
     places = [f"{frame.f_globals.get('__name__', '?')}:{frame.f_code.co_qualname}" for frame in own[-1:] or frames[:1]]
     return clip(" at ".join([type(error).__name__, *places]), MAX_FINGERPRINT_LENGTH)
+
+
+@functools.cache
+def _installed() -> tuple[str, ...]:
+    """The prefixes of the files of the standard library and of installed packages."""
+    import sysconfig  # reads a table of how Python was built: 5 ms, and only a failure asks for it
+
+    return ("<frozen ", *{sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
 
 
 def describe(error: BaseException) -> str:

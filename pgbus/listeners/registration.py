@@ -10,7 +10,7 @@ import msgspec
 
 from pgbus.config import Config
 from pgbus.database.connections import Pool, own_transaction
-from pgbus.database.statements import listeners, sequencer
+from pgbus.database.statements import listeners, notifications
 from pgbus.database.statements.inspection import find_position_at
 from pgbus.database.statements.listeners import Registered, Registration, SubscriptionChanges
 from pgbus.database.store import Store
@@ -60,7 +60,7 @@ async def register_listeners(
         )
         if any(entry.registered.is_new or changes[entry.id].added for entry in entries):
             # For the leader only: after `reload`, every listener of every worker would look for work.
-            await sequencer.notify_workers(store, "subscribed")
+            await notifications.notify_workers(store, "subscribed")
     for entry in entries:
         _log(entry.listener, entry.registered, changes[entry.id], outdated=entry.is_outdated)
         if sharing := find_sharing(entry.ours, entry.known):

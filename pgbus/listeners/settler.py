@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Sequence
 
 from pgbus.database.faults import Fault, classify, is_link_error, is_passing
-from pgbus.database.statements import deliveries, sequencer
+from pgbus.database.statements import deliveries, notifications
 from pgbus.database.tries import LINK_PAUSE, LINK_PAUSE_LIMIT, Tries
 from pgbus.listeners.claims import ClaimsInFlight
 from pgbus.listeners.running import RunningListener
@@ -83,7 +83,7 @@ class Settler:
     async def _tell_others(self) -> None:
         """Wake those to whom an event was left. They would find it by their poll, so this need not be tried again."""
         try:
-            await sequencer.notify_workers(self._running.store, str(self._running.id))
+            await notifications.notify_workers(self._running.store, str(self._running.id))
         except Exception as error:
             if not is_passing(error):
                 raise

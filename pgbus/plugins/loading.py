@@ -6,14 +6,17 @@ A plugin is a class that a distribution names under the entry point group `pgbus
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
 from pgbus.config import Config
 from pgbus.config.fields import refusal
 from pgbus.errors import ConfigurationError
 from pgbus.plugins.base import Plugin
 from pgbus.plugins.options import is_enabled, options_of, options_schema, read_options
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 GROUP = "pgbus_plugins"
 
@@ -58,6 +61,9 @@ def plugin_schemas() -> dict[str, Mapping[str, object]]:
 
 
 def _installed() -> dict[str, EntryPoint]:
+    # Its parsers of e-mail and of archives are a tenth of what a bus costs to import, and few programs have plugins.
+    from importlib.metadata import EntryPoint, entry_points
+
     usable = {name for name, module in _EXTRAS.items() if _exists(module)}
     own = [EntryPoint(name, value, GROUP) for name, value in _OWN.items() if name not in _EXTRAS or name in usable]
     points = {point.name: point for point in (*entry_points(group=GROUP), *own)}

@@ -63,7 +63,6 @@ class Sender:
         self._limits = Limits(
             max_payload=config.max_payload, is_checked=lambda api_name: config.api(api_name).validate_outgoing
         )
-        self._statements = load(config.namespace)
         self._publishers = LoopBound(lambda: Publisher(self.config, on_open=on_open))
         self._double: OutboxDouble | None = None
         self._joined: AsyncExecutor | None = None
@@ -135,7 +134,7 @@ class Sender:
 
     async def cancel(self, event_id: UUID | str, *, using: AsyncUsing | None = None) -> bool:
         """Cancel a scheduled event; see `Bus.cancel`."""
-        statement, values = outbox.cancel(event_id, self._statements)
+        statement, values = outbox.cancel(event_id, load(self.config.namespace))
         if self._double:
             return self._double.cancel(event_id)
         if executor := self._executor(using, None):
@@ -144,7 +143,7 @@ class Sender:
 
     def cancel_sync(self, event_id: UUID | str, *, using: SyncUsing | None = None) -> bool:
         """Cancel a scheduled event from blocking code; see `Bus.cancel_sync`."""
-        statement, values = outbox.cancel(event_id, self._statements)
+        statement, values = outbox.cancel(event_id, load(self.config.namespace))
         if self._double:
             return self._double.cancel(event_id)
         if using is None:
@@ -211,7 +210,7 @@ class Sender:
 
     def _bound(self, part: Part) -> Bound:
         config = self.config
-        return part.insert(self._statements, service=config.service_name, dedup_ttl=config.dedup_ttl)
+        return part.insert(load(config.namespace), service=config.service_name, dedup_ttl=config.dedup_ttl)
 
     async def _insert_within(self, timeout: float | None, parts: Sequence[Part]) -> list[UUID]:
         scope = asyncio.timeout(timeout)

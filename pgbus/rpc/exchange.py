@@ -18,7 +18,7 @@ from uuid import UUID
 from pgbus.aio.tasks import end_tasks
 from pgbus.database import channels
 from pgbus.database.faults import Fault, classify, is_passing
-from pgbus.database.statements import rpc, sequencer
+from pgbus.database.statements import notifications, rpc
 from pgbus.database.statements.rpc import Request, Response
 from pgbus.database.store import Store
 from pgbus.database.tries import Tries
@@ -207,7 +207,7 @@ class Exchange:
         del self._cancelled[: len(call_ids)]  # more may have come meanwhile
         # Any role may listen there, and by its id a caller reads a call's response.
         for payload in join_ids(seal(call_id) for call_id in call_ids if call_id not in withdrawn):
-            await sequencer.notify(self._store, channel=self._calls_channel, payload=f"cancel {payload}")
+            await notifications.notify(self._store, channel=self._calls_channel, payload=f"cancel {payload}")
 
     # --------------------------------------------------------------------------------------------------- the reader
 

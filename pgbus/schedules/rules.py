@@ -6,14 +6,12 @@ import functools
 import math
 import random
 import re
-import zoneinfo
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Literal, TypeAlias, get_args
 
 import msgspec
-from cronsim import CronSim, CronSimError
 
 from pgbus.errors import InvalidSchedule
 
@@ -106,7 +104,7 @@ class Cron:
 
     def after(self, instant: datetime) -> datetime:
         """When it is due next after an instant."""
-        dates = CronSim(self.expression, instant.astimezone(zone(self.timezone)))
+        dates = _dates(self.expression, instant.astimezone(zone(self.timezone)))
         # In the hour that comes twice, the library may name the first one when we are in the second.
         return next(utc for date in dates if (utc := date.astimezone(UTC)) > instant)
 
@@ -116,7 +114,7 @@ class Cron:
 
     def within_reach(self, due_at: datetime, now: datetime) -> datetime:
         """The first of the runs due since `due_at` that is one of the last MAX_MISSED."""
-        back = CronSim(self.expression, now.astimezone(zone(self.timezone)) + timedelta(seconds=1), reverse=True)
+        back = _dates(self.expression, now.astimezone(zone(self.timezone)) + timedelta(seconds=1), reverse=True)
         earliest = due_at
         for _, date in zip(range(MAX_MISSED), back, strict=False):
             earliest = date.astimezone(UTC)
@@ -205,6 +203,8 @@ def zone(name: str) -> tzinfo:
     """A time zone by its name in the tz database; raises InvalidSchedule."""
     if name == "UTC":
         return UTC  # is there without the database, too
+    import zoneinfo  # reads how Python was built, for the folders that have time zones
+
     try:
         return zoneinfo.ZoneInfo(name)
     except (ValueError, OSError, zoneinfo.ZoneInfoNotFoundError):
@@ -232,9 +232,17 @@ def _checked_expression(given: str) -> str:
     return expression
 
 
+def _dates(expression: str, start: datetime, *, reverse: bool = False) -> Iterator[datetime]:
+    from cronsim import CronSim  # and its calendar: a bus without cron expressions does not wait for them
+
+    return CronSim(expression, start, reverse=reverse)
+
+
 def _check(expression: str, complaint: str) -> None:
+    from cronsim import CronSimError
+
     try:
-        CronSim(expression, datetime(2000, 1, 1, tzinfo=UTC))
+        _dates(expression, datetime(2000, 1, 1, tzinfo=UTC))
     except (CronSimError, AssertionError, TypeError, ValueError, IndexError):
         raise InvalidSchedule(complaint) from None
 

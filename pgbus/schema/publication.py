@@ -15,7 +15,6 @@ from pgbus.database.statements.schemas import HashedSchema, SchemaVersion
 from pgbus.database.store import Store
 from pgbus.errors import PrivilegeError
 from pgbus.handlers.about import About
-from pgbus.schema.compatibility import find_broken
 from pgbus.schema.declared import Code
 from pgbus.schema.documents import Declaration, Stored, read_schema
 
@@ -81,6 +80,8 @@ class Publication:
         new = await schemas.find_new_schemas(store, wanted, service=self._service)
         if not new:
             return
+        from pgbus.schema.compatibility import find_broken  # only a worker with a new schema compares
+
         changed = [one for one in declared if (one.kind, one.name) in new]
         stored = read_versions(await schemas.list_schemas(store))
         for found in find_broken(changed, stored, with_missing=False):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Sequence
 
 from pgbus.database.statements.schemas import Kind
@@ -38,4 +37,6 @@ def _first(names: Sequence[str]) -> str:
 
 
 def _close(name: str, names: Iterable[str]) -> str:
+    import difflib  # only a name that nobody serves asks for it
+
     return " or ".join(map(repr, difflib.get_close_matches(name, sorted(names), n=3, cutoff=0.8)))

@@ -12,7 +12,7 @@ from typing import Any
 from pgbus.aio.returned import finish, is_awaitable
 from pgbus.bus import Bus, make_worker
 from pgbus.database.connections import connect
-from pgbus.database.statements import sequencer, testing
+from pgbus.database.statements import notifications, sequencer, testing
 from pgbus.database.store import Store
 from pgbus.errors import Retry
 from pgbus.listeners.listener import Listener
@@ -199,7 +199,7 @@ async def _wait_until_idle(
         await testing.stop_leading(store)
     while (await testing.count_unsettled(store, listener_names=names())).unsettled:
         if holds_back:  # each time: a worker may have been about to wait for this
-            await sequencer.notify_workers(store, "leaderless")
+            await notifications.notify_workers(store, "leaderless")
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LOOK_INTERVAL):
                 await happened.wait()

@@ -15,7 +15,7 @@ from pgbus.config import Config
 from pgbus.database.faults import DATABASE_ERRORS
 from pgbus.database.session import Session
 from pgbus.database.statements import listeners as statements
-from pgbus.database.statements import schemas, sequencer
+from pgbus.database.statements import notifications, schemas
 from pgbus.database.store import Store
 from pgbus.schema import SEEN_INTERVAL
 from pgbus.telemetry import Telemetry, WorkersCounted
@@ -111,7 +111,7 @@ class Membership:
             async with asyncio.timeout(LEAVE_TIMEOUT):
                 await schemas.touch_schemas(store, worker_id=self.worker_id, age=0.0)
                 await statements.remove_worker(store, worker_id=self.worker_id)
-                await sequencer.notify_workers(store, "leaderless")
+                await notifications.notify_workers(store, "leaderless")
 
     async def _insert_row(self, session: Session, names: Sequence[str]) -> int:
         return await statements.register_worker(

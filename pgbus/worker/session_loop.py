@@ -16,7 +16,7 @@ from pgbus.database import channels, migrate
 from pgbus.database.connections import session_closed
 from pgbus.database.faults import is_fatal, is_passing
 from pgbus.database.session import Session
-from pgbus.database.statements import listeners, sequencer
+from pgbus.database.statements import listeners, notifications, sequencer
 from pgbus.schema import Catalog
 from pgbus.telemetry import SessionLost, SessionOpened, Telemetry
 from pgbus.worker.membership import Membership
@@ -100,7 +100,7 @@ class SessionLoop:
             self._parts.leases.lapse()
         await self._parts.leases.extend(session.store)  # while we were away, the leader may have taken some back
         # A leader who believed to be alone notifies from now on. After our lock, by which it counts its company.
-        await sequencer.notify_workers(session.store, "arrived")
+        await notifications.notify_workers(session.store, "arrived")
         # Before anything is claimed again: a crash of the server may have brought back rows that were gone.
         self._parts.runners.look_at_everything()
         self._membership.enter(session)

@@ -12,7 +12,8 @@ import msgspec
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from pgbus.schema import find_breaks, type_schema
+from pgbus.schema import type_schema
+from pgbus.schema.compare import find_breaks
 
 # A type, and the JSON values that a value of it becomes.
 Shape = tuple[Any, st.SearchStrategy[Any]]

@@ -82,6 +82,7 @@ async def many_events(event: Placed | Paid, context: pgbus.Context) -> None:
     assert_type(context.attempt, int)
     assert_type(context.listener_name, str)
     assert_type(await context.publish(Paid(event.order_id), key="7"), pgbus.EventMessage)
+    await context.publish(Paid(event.order_id), kee="7")  # type: ignore[call-arg] # there is no such option
 
 
 @bus.listener(Placed, name="in order", ordered=True, on_poison="block", start=datetime(2026, 1, 1, tzinfo=UTC))
@@ -235,6 +236,7 @@ async def typed_results() -> None:
     assert_type(bus.call_sync("numbers.add", returns=list[int]), list[int])
     assert_type(await bus.call("numbers.add"), Any)
     await bus.publish(Placed(1), kee="7")  # type: ignore[call-arg] # there is no such option
+    bus.publish_sync(Placed(1), delay="1")  # type: ignore[arg-type] # seconds
 
 
 def publish_sync(psycopg_connection: psycopg.Connection, session: Session, connection: SyncConnection) -> None:
@@ -257,6 +259,8 @@ async def bind(session: AsyncSession, blocking: Session) -> None:
     assert_type(bus.bind(blocking).publish_sync(Placed(1)), pgbus.EventMessage)
     assert_type(bus.bind(blocking).fire_sync("auth.user_created"), pgbus.EventMessage)
     await bound.publish(Placed(1), using=session)  # type: ignore[call-arg] # it has one
+    await bound.publish(Placed(1), kee="7")  # type: ignore[call-arg] # there is no such option
+    await bound.fire("auth.user_created", dealy=1.0)  # type: ignore[call-arg] # there is no such option
 
 
 def scoped(session: scoped_session[Session], awaited: async_scoped_session[AsyncSession]) -> None:

@@ -34,8 +34,32 @@ def test_importing_pgbus_loads_no_driver_and_no_part_of_pgbus() -> None:
     assert {name for name in loaded if name.startswith("pgbus.")} == set()
 
 
-def test_making_a_bus_loads_nothing_that_only_some_programs_need() -> None:
-    assert not loaded_by("import pgbus\npgbus.create") & {*HEAVY, "click", "rich_click"}
+# What costs much to load, and what only some programs, or only a failure, need.
+RARE = {"importlib.metadata", "importlib.resources", "email.message", "zipfile", "tempfile", "shutil", "sysconfig"}
+RARE |= {"difflib", "tomllib", "zoneinfo", "cronsim", "click", "rich_click"}
+# Of pgbus: what workers, migrations and comparisons of schemas need.
+ENGINE = {"pgbus.worker", "pgbus.leader", "pgbus.admin", "pgbus.database.migrate", "pgbus.schema.compare"}
+ENGINE |= {"pgbus.database.statements.sequencer", "pgbus.database.statements.deliveries", "pgbus.schema.stubs"}
+# Without a configuration file in the working directory.
+MAKE_A_BUS = "import os\nos.chdir('/')\nimport pgbus\nbus = pgbus.create('postgresql://localhost/x')"
+# The modules of pgbus, and of others, that are loaded beyond those of asyncpg.
+MOST_OF_PGBUS, MOST_OF_OTHERS = 130, 44
+
+
+@pytest.fixture(scope="module")
+def loaded_by_a_bus() -> set[str]:
+    return loaded_by(f"{MAKE_A_BUS}\nfrom pgbus.database.sql import load\nassert load.cache_info().currsize == 0")
+
+
+def test_making_a_bus_loads_nothing_that_only_some_programs_need(loaded_by_a_bus: set[str]) -> None:
+    assert not loaded_by_a_bus & {*HEAVY, *RARE, *ENGINE}
+
+
+def test_making_a_bus_loads_few_modules_besides_those_of_its_driver(loaded_by_a_bus: set[str]) -> None:
+    more = loaded_by_a_bus - loaded_by("import asyncpg")
+    ours = {name for name in more if name.startswith("pgbus")}
+    assert len(ours) <= MOST_OF_PGBUS, sorted(ours)
+    assert len(more - ours) <= MOST_OF_OTHERS, sorted(more - ours)
 
 
 @pytest.mark.parametrize("option", ["--version", "--help"])

@@ -15,7 +15,8 @@ from uuid import UUID
 import msgspec
 import pytest
 
-from pgbus.schema import find_breaks, type_schema
+from pgbus.schema import type_schema
+from pgbus.schema.compare import find_breaks
 from tests.support import ROOT
 
 PAGE = ROOT / "docs" / "reference" / "schema-changes.md"

@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal
 import pydantic
 import pytest
 
-from pgbus.schema import Field, Fields, find_breaks, parameters_schema, type_schema
+from pgbus.schema import Field, Fields, parameters_schema, type_schema
+from pgbus.schema.compare import find_breaks
 
 
 class Colour(enum.Enum):

@@ -6,17 +6,8 @@ from typing import Any
 
 import pytest
 
-from pgbus.schema import (
-    Declaration,
-    Field,
-    Fields,
-    Stored,
-    find_broken,
-    find_changes,
-    parameters_schema,
-    type_schema,
-)
-from pgbus.schema.compatibility import ANY_LISTENER
+from pgbus.schema import Declaration, Field, Fields, Stored, parameters_schema, type_schema
+from pgbus.schema.compatibility import ANY_LISTENER, find_broken, find_changes
 from pgbus.schema.publication import hashed
 
 LONG_AGO = datetime(2026, 1, 1, tzinfo=UTC)

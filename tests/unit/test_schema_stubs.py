@@ -6,7 +6,8 @@ from uuid import UUID
 
 import pytest
 
-from pgbus.schema import Declaration, Field, Fields, make_stubs, parameters_schema, type_schema
+from pgbus.schema import Declaration, Field, Fields, parameters_schema, type_schema
+from pgbus.schema.stubs import make_stubs
 
 
 class Colour(Enum):

@@ -12,8 +12,8 @@ import msgspec
 from pgbus.admin import ScheduleStatus
 from pgbus.errors import InvalidSchedule
 from pgbus.schedules.rules import parse_rule
-from pgbus.schema import Declaration, Stored, find_broken, find_changes
-from pgbus.schema.compatibility import in_use, latest
+from pgbus.schema import Declaration, Stored
+from pgbus.schema.compatibility import find_broken, find_changes, in_use, latest
 from pgbus.topics import matches
 
 RUNS = 5

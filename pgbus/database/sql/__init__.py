@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import lru_cache
-from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 DEFAULT_NAMESPACE = "pgbus"
@@ -100,9 +100,7 @@ def _without_comments(body: str) -> str:
 def load(namespace: str = DEFAULT_NAMESPACE) -> Mapping[str, Statement]:
     """Every named statement, with its tables in `namespace`."""
     statements: dict[str, Statement] = {}
-    for path in sorted(files(__name__).iterdir(), key=lambda path: path.name):
-        if not path.name.endswith(".sql"):
-            continue
+    for path in sorted(Path(__file__).parent.glob("*.sql")):
         for name, text in parse(path.read_text(encoding="utf-8")).items():
             if name in statements:
                 raise ValueError(f"two SQL statements are named {name}")

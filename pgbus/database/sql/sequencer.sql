@@ -351,7 +351,3 @@ WHERE EXISTS (
    OR EXISTS (
     SELECT 1 FROM pgbus.deliveries AS d
     WHERE d.listener_id = l.id AND d.lane IS NOT NULL AND d.blocked_key IS NULL)
-
--- name: notify
--- Send one notification.
-SELECT pg_notify(CAST(:channel AS text), CAST(:payload AS text))

@@ -297,13 +297,3 @@ async def note_leader(store: Store, *, worker_id: int) -> None:
 async def find_ready_listeners(store: Store, listener_ids: Iterable[int]) -> list[int]:
     """Those of these listeners that have something to claim."""
     return [row["id"] for row in await store.fetch("find_ready_listeners", listener_ids=list(listener_ids))]
-
-
-async def notify(store: Store, *, channel: str, payload: str) -> None:
-    """Send a notification when the transaction commits."""
-    await store.fetch("notify", channel=channel, payload=payload)
-
-
-async def notify_workers(store: Store, payload: str) -> None:
-    """Wake every worker: the payload is ids of listeners, joined by commas, or one word."""
-    await notify(store, channel=store.work_channel, payload=payload)
