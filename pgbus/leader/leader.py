@@ -99,11 +99,16 @@ class Leader:
         """
         session = await Session.open(self._config, channels={channels.wake(self._config.namespace): self._heard_wake})
         try:
+            # Before the lock: once we lead, silence has to end this session, or nobody could take over from a frozen
+            # leader.
             await session.connection.execute(settings_sql(LEADER_SETTINGS))
             if await statements.try_lead(session.store):
+                # The lock decides who leads; the note only says so to people.
                 await statements.note_leader(session.store, worker_id=worker_id)
                 await self._do_duties(session, worker_id)
         finally:
+            # Here the duties have ended. The lock goes with the session, so nothing of ours is written when another
+            # leads.
             await session.close()
 
     async def _do_duties(self, session: Session, worker_id: int) -> None:

@@ -68,10 +68,14 @@ class Maintenance:
         self._wake_listeners = wake_listeners
         self._partition = partition
         self._begin_period = begin_period
+        # Partitions whose refusal was logged: once each, and not every minute.
         self._refused: set[int] = set()
         self._returned_at = returned_at
+        # Workers that the last look found without a session, for claims of events and for runs of schedules. The next
+        # look counts as dead only those that it finds so again.
         self._absent: frozenset[int] = frozenset()
         self._absent_from_schedules: frozenset[int] = frozenset()
+        # Claims whose lease ended before this were looked at; the scan begins here, above their dead rows.
         self._lease_floor = -math.inf
         self._bottom_at = 0.0
 
@@ -85,6 +89,7 @@ class Maintenance:
                 if await _unless_blocked(self._free_claims()):
                     await _unless_blocked(self._free_schedules())
                 else:
+                    # Not looked at this time: absent at two looks in a row means just that.
                     self._absent_from_schedules = frozenset()
             if clock() >= calls_at:
                 calls_at = clock() + (0.0 if await _unless_blocked(self._end_calls()) else CALLS_INTERVAL)
@@ -127,6 +132,7 @@ class Maintenance:
             self._bottom_at = began + max(BOTTOM_INTERVAL, BOTTOM_SHARE * (time.monotonic() - began))
         self._absent = look.absent
         self._lease_floor = look.looked_at
+        # There may be more of them below the floor, which has moved on.
         if look.freed >= FREE_BATCH:
             self._bottom_at = 0.0
         if look.freed:

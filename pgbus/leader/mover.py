@@ -104,11 +104,19 @@ class Mover:
         """The position of the next event."""
         self.frontier = Frontier()
         """How far the outbox is read."""
+        # The last id that was handed out when a read was slow. Ids up to it that were not seen become holes: the next
+        # read begins above them.
         self._reach = 0
         self._reach_again_at = -math.inf
         self._routes = Routes()
+        # The rows of the write that is on its way; when a lock stops it, `find_locked` looks among these for the locked
+        # ones.
         self._attempted: list[int] = []
+        # Rows that someone holds locked. They stay pending in the frontier, so each look reads them again, and writes
+        # the others.
         self._locked: set[int] = set()
+        # When to look for scheduled events; minus infinity: now. Below the floor there are none that wait, so the scan
+        # begins there, above the dead rows of those that were moved.
         self._due_at = -math.inf
         self._due_floor = -math.inf
 
@@ -153,6 +161,7 @@ class Mover:
             try:
                 look = await self._move(reading.rows, snapshot)
             except _RoutesChangedError:
+                # And read again: with the first ordered listener, the rows need the hashes of their keys.
                 await self._load_routes()
             else:
                 self.rows = min(BATCH, self.rows * 2)
@@ -289,6 +298,8 @@ class Mover:
                 raise _RoutesChangedError
             handed = logged.handed
         finally:
+            # Also when the write failed: the token counts as under way until then. If it has committed and only the
+            # answer was lost, the worker finds a claim of its own that it does not know, and returns it.
             self._neighbours.hand_over(handed, sent_at=sent_at)
         return logged
 

@@ -54,11 +54,17 @@ class Sequencer:
         self._neighbours = neighbours
         self._has_others = has_others
         self._woken = asyncio.Event()
+        # The wake slot that we hold exclusively, so that publishers notify us; None: they share it, and do not.
         self._slot: int | None = None
+        # Tries in a row to get the slot that a publisher kept from us.
         self._contended = 0
+        # Slots that we left to transactions which still share them: what these commit notifies nobody, so we look by
+        # ourselves.
         self._held: set[int] = set()
         self._held_pause = HELD_PAUSE
+        # When to look for listeners with a cursor; infinity: at the last look there was none.
         self._backfill_at = 0.0
+        # Asked for by maintenance and done by the next look, so that the partition changes between two writes only.
         self._roll_over = False
 
     def wake(self) -> None:
@@ -125,6 +131,8 @@ class Sequencer:
 
     async def _look(self) -> Look:
         if self._roll_over:
+            # The partition before the position that needs it: a leader that dies in between leaves an empty partition,
+            # which the next one finds open.
             await maintenance.open_partition(self._store, number=self.partition + 1)
             self._mover.base = (self.partition + 1) * PARTITION_SIZE
             self._roll_over = False
@@ -149,6 +157,7 @@ class Sequencer:
         if wake_slot.armed:
             self._slot = wake_slot.slot
             self._contended = 0
+            # What woke us before we had the slot, the look that follows will read.
             self._woken.clear()
             return
         self._contended += 1

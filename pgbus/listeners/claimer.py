@@ -166,6 +166,7 @@ class Claimer:
             claims = await self._send_claim(wanted, token=token, rows=rows, suspects=suspects)
             claims = await self._skip_missing(claims)
         finally:
+            # What was claimed is in flight before the next `await`: nothing can find it unknown in between.
             self._claiming = None
             if suspects and not any(claim.suspect for claim in claims):
                 self._look_for_suspects = False

@@ -37,7 +37,9 @@ class ClaimsInFlight:
         # By the ids of their deliveries. A claim stays in here, and its lease is extended, until it is settled or lost.
         self._held_claims: dict[int, HeldClaim] = {}
         # Those of them that the settler has not taken yet.
+        # Handed from the slots to the settler. What a failed statement could not settle comes back to its front.
         self._ended: list[HeldClaim] = []
+        # Of these only this process knows the outcome. They stay in `_held_claims`, so that their leases are extended.
         self._refused: set[int] = set()
         self.some_ended = asyncio.Event()
         """Set when all events of a claim have ended."""
@@ -68,6 +70,8 @@ class ClaimsInFlight:
 
     def end_event(self, held: HeldClaim, index: int, ending: Ending, *, started: float, duration: float) -> None:
         """Note what came of an event, unless it has ended otherwise by now. Times are those of the engine's clock."""
+        # The first ending counts. A handler that was left ends late, when a stop has given its event back; and what is
+        # settled by then must not change.
         if held.endings[index] is None and held.end(index, ending, started=started, duration=duration):
             self.mark_ended(held)
 

@@ -54,6 +54,8 @@ async def register_listeners(
         entries = [
             _judge(one, registrations[one.name], registered[one.name], known=known, config=config) for one in declared
         ]
+        # After the judgement of all: a conflict rolls back the whole transaction, so that no listener of ours is half
+        # changed.
         await _declare(store, entries, service=config.service_name, worker_id=worker_id)
         changes = await listeners.replace_subscriptions(
             store, {entry.id: subscribed_patterns(entry.ours, entry.known) for entry in entries}

@@ -76,6 +76,8 @@ class Runner:
         self._settler = Settler(running, in_flight=in_flight, was_settled=self._was_settled)
         self._retries = Retries(when_due=self._claimer.wake_for_due)
         self._started_at = 0.0
+        # Apart, as a stop ends them one after the other: no claim comes in when the slots are drained, and the settler
+        # goes on until what the slots have ended is written.
         self._claiming: list[asyncio.Task[None]] = []
         self._handling: list[asyncio.Task[None]] = []
         self._settling: list[asyncio.Task[None]] = []
@@ -112,6 +114,8 @@ class Runner:
         for task in self._tasks:
             task.cancel()
         await asyncio.wait(self._tasks, timeout=LAST_HOOKS)
+        # In the database they are claimed by us still. Nobody here knows them now, so the worker forfeits them as
+        # forgotten ones, which counts against their events: they may be what made a loop fail.
         for held in self.held_claims:
             self._in_flight.remove(held)
         self._afterwards.abandon()
@@ -127,6 +131,8 @@ class Runner:
         self._slots.drain()
         await self._slots.wait_until_idle(grace)
         await self._end_handlers()
+        # A handler that did not end may still run: its event is then handled twice, and its own late ending is not
+        # noted.
         for held in self.held_claims:
             if held.left:
                 held.release_running()

@@ -58,6 +58,8 @@ class Settler:
         """Wait until everything in flight is settled, for a limited time."""
         try:
             async with asyncio.timeout(LINK_PAUSE_LIMIT):
+                # Not those that the database refuses: they would hold up each stop. Their claims are freed when we are
+                # gone.
                 while len(self._in_flight) > self._in_flight.refused:
                     self._in_flight.changed.clear()
                     await self._in_flight.changed.wait()

@@ -94,6 +94,7 @@ class Slots:
             self._give_back(queue.popleft())
             return
         index = held.next
+        # Before the attempt: what a drain gives back meanwhile is only the rest.
         held.next += 1
         if held.next == len(held.claim.events):
             queue.popleft()
@@ -110,6 +111,7 @@ class Slots:
             if not self._may_begin(held):
                 self._give_back(held)
                 break
+            # Before the attempt, as in `_handle_next`.
             held.next = index + 1
             self._backlog.waiting -= 1
             if event.key in barred or (claim.blocked and claim.blocked[index]):

@@ -78,6 +78,8 @@ class HandlerTransactions:
             # Rolled back, or nobody knows; then the token decides.
             ends.is_given_up = True
             raise
+        # It has committed, and the deliveries are gone. A process that dies before these lines has nothing to make up
+        # for.
         for held in ends.settled:
             self._in_flight.note_work(held)
             self._in_flight.remove(held)

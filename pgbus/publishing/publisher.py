@@ -21,6 +21,8 @@ from pgbus.database.store import Store
 from pgbus.errors import DatabaseUnreachableError, OutcomeUnknownError
 from pgbus.publishing.rows import OutboxRow, Part, in_parts
 
+# One for the flusher, which has one INSERT on its way at a time, and one for what does not wait for it: publish_many,
+# cancel, and the catalogue.
 POOL_SIZE = 2
 # serialization_failure, deadlock_detected: the server has rolled everything back, for no fault of the rows.
 _ROLLED_BACK = frozenset({"40001", "40P01"})
@@ -42,6 +44,8 @@ class Publisher:
         self._statements = load(config.namespace)
         self._pool: Pool | None = None
         self._opening = asyncio.Lock()
+        # Added to by publishes and taken whole by the flusher, all on one loop. A process that dies loses what is in
+        # here, and no publish of it had returned.
         self._pending: list[tuple[OutboxRow, asyncio.Future[UUID]]] = []
         self._flusher: asyncio.Task[None] | None = None
 
@@ -73,6 +77,7 @@ class Publisher:
         async with self._connection() as connection:
             if len(parts) == 1:  # a statement is a transaction of its own
                 return await self._insert(connection, parts[0])
+            # All of the parts or none: it is one call of publish_many.
             async with connection.transaction():
                 return [event_id for part in parts for event_id in await self._insert(connection, part)]
 
@@ -92,6 +97,7 @@ class Publisher:
 
     async def close(self) -> None:
         """Publish what is pending, and close the pool."""
+        # Waited for and not cancelled: callers wait for what it holds.
         if self._flusher:
             await asyncio.wait([self._flusher])
         if self._pool:
@@ -161,6 +167,8 @@ class Publisher:
         for row, future in waiting:
             if future.done():
                 continue
+            # With an error of the server nothing was committed. After a connection that broke, only a row with a dedup
+            # key may be sent again: another one might be published twice.
             if len(waiting) == 1 or not (isinstance(error, ServerError) or may_repeat(error, [row])):
                 future.set_exception(error)
                 continue

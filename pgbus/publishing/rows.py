@@ -58,6 +58,7 @@ class OutboxRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
         `service` publishes it; the database's user does where it has no name. `dedup_ttl` is in seconds.
         """
+        # The statement of a single event, which most programs run, takes none of these.
         if not (self.dedup_key is None and self.deliver_at is None and self.delay is None):
             return Rows((self,)).insert(statements, service=service, dedup_ttl=dedup_ttl)
         return outbox.insert_event(

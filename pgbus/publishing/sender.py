@@ -63,8 +63,10 @@ class Sender:
         self._limits = Limits(
             max_payload=config.max_payload, is_checked=lambda api_name: config.api(api_name).validate_outgoing
         )
+        # One for each event loop: a connection works on the loop that opened it, and on no other.
         self._publishers = LoopBound(lambda: Publisher(self.config, on_open=on_open))
         self._double: OutboxDouble | None = None
+        # Set while a test has `joining`: what is published without `using` then goes into its transaction.
         self._joined: AsyncExecutor | None = None
 
     # ------------------------------------------------------------------------------------------------ publishing
@@ -80,6 +82,7 @@ class Sender:
     ) -> EventMessage:
         """Publish an event; see `Bus.publish`."""
         row = outbox.prepare(event, topic=topic, limits=self._limits, **options)
+        # Judged before any hook runs: a hook must not act on an event that then cannot be sent.
         executor = self._executor(using, require_transaction)
         if self._hooks.on_sending:
             return (await self._send([row], executor, in_bulk=False))[0]

@@ -80,6 +80,8 @@ class Exchange:
         try:
             return await call.response
         finally:
+            # A response that comes after this finds no call, and is passed over; its row stays until the retention
+            # ends.
             del self._calls[request.call_id]
             if call.response.cancelled():
                 self._take_back(call, expired=scope.expired())
@@ -146,6 +148,8 @@ class Exchange:
         while self._unposted or self._cancelled:
             if self._unposted:
                 batch = [request for request in take_batch(self._unposted) if self._is_wanted(request)]
+                # Before the statement: if it fails the rows may be there, and a call that is cancelled then has to be
+                # withdrawn.
                 for request in batch:
                     self._calls[request.call_id].posted = True
                 try:

@@ -265,6 +265,7 @@ class Server:
             self._start(request, self._desks[request.procedure])
 
     def _start(self, request: ClaimedRequest, desk: Desk) -> None:
+        # First of all: a call that is claimed and not owed counts as forgotten, and `_fail_unknown_claims` fails it.
         self._answerer.owe(request.call_id, caller=request.caller)
         if self._cancellations and seal(request.call_id) in self._cancellations:
             self._answer(Response(request.call_id, "cancelled", error=ENDINGS["cancelled"]))

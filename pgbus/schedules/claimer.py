@@ -137,6 +137,7 @@ class Claimer:
 
     async def _claim(self, worker_id: int) -> float:
         """Claim the runs that are due; returns the seconds until the next one is."""
+        # Not one whose run is under way here, even if its lease has ended: two runs of a schedule must not overlap.
         names = [name for name in self._schedules if name not in self._runs]
         if not names:
             return self._config.poll_interval
@@ -180,6 +181,7 @@ class Claimer:
 
     async def _set_next_run(self, found: FoundSchedule) -> float:
         next_run_at = self._rule(found).after(found.now)
+        # No effect where the rule was replaced meanwhile: then the instant would be that of the old one.
         await statements.set_next_run(self._store, schedule_name=found.name, rule=found.rule, next_run_at=next_run_at)
         return (next_run_at - found.now).total_seconds()
 
@@ -195,6 +197,7 @@ class Claimer:
             return declared
 
     async def _extend_leases(self) -> None:
+        # From before the statement, as in `_claim`.
         kept_until = now() + self._config.lease
         runs = self._runs.under_way
         kept = await statements.extend_schedule_leases(

@@ -145,6 +145,8 @@ class Runs:
         self._telemetry.emit(TaskStarted(name, run.token))
         try:
             outcome, error = await self._outcome(run)
+            # Until this is written the row has the run as claimed, and still due: if we die here, the leader frees it,
+            # and it runs again.
             if outcome != "lost":
                 outcome = await self._finish(run, outcome, error)
             if outcome == "lost":

@@ -66,6 +66,8 @@ class Membership:
 
         False when it is another id; then they are not. `names` are those of our listeners.
         """
+        # The lock of the old session may still be held: the server has not noticed yet that the session is gone. Then
+        # we are a new worker, and the old one's claims are freed as those of a dead one.
         if self.worker_id and await self._lock(session, self.worker_id):
             return True
         self.worker_id = 0
