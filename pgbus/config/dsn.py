@@ -215,7 +215,7 @@ def _check(name: str, value: str) -> None:
 
 
 def _has_service(name: str) -> bool:
-    """Whether asyncpg finds it; without this it would connect to the local server instead, without a word."""
+    """Whether asyncpg finds it; without this it would connect to the local server instead, without an error."""
     services = configparser.ConfigParser(interpolation=None)
     try:
         services.read(os.environ.get("PGSERVICEFILE") or Path.home() / ".pg_service.conf")

@@ -248,7 +248,7 @@ class Kept:
         async with self._busy:
             now = asyncio.get_running_loop().time()
             if self._connection is not None and now - self._used_at > KEPT_UNUSED:
-                await self._drop()  # a firewall may have forgotten it without a word
+                await self._drop()  # a firewall may have forgotten it, and sends no error
             if self._connection is None:
                 self._connection = await self._pool.acquire()
             self._used_at = now

@@ -82,7 +82,7 @@ class Session:
             self._connection.terminate()
 
     def terminate(self) -> None:
-        """Drop the connection without a word."""
+        """Drop the connection without telling the server."""
         self._connection.terminate()
 
 

@@ -13,6 +13,7 @@ from pgbus.config import Config
 from pgbus.demo.listeners import bus
 from pgbus.demo.orders import TILLS, Ledger, place_orders
 from pgbus.demo.programs import start_program
+from pgbus.demo.screen import make_console, say
 from pgbus.demo.tables import create_tables
 from pgbus.embedded import EmbeddedPostgres
 
@@ -26,6 +27,7 @@ def keep_open(*, port: int) -> int:
     try:
         with EmbeddedPostgres() as server, tempfile.TemporaryFile() as log:
             config = replace(bus.config, dsn=server.dsn(), direct_dsn=None)
+            say(make_console(), "PostgreSQL runs. Starting three services and their dashboard; Ctrl-C stops all")
             migrate.upgrade(config.session_dsn)
             return asyncio.run(_keep_open(config, port, log.fileno()))
     except KeyboardInterrupt:

@@ -174,7 +174,7 @@ async def _run_until(
         for worker in workers:
             worker.request_stop()
             if not done:
-                worker.request_stop()  # in a hurry: a handler hangs, or the test was cancelled
+                worker.request_stop()  # an immediate stop: a handler hangs, or the test was cancelled
         await asyncio.wait([*running, waiting])
     for worker_task in running:
         await worker_task

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import asyncpg
 import pytest
+from click.testing import CliRunner
 
+from pgbus.cli.program import load
 from pgbus.demo.audit import Books, find_problems, read_books
 from pgbus.demo.listeners import bus
 from pgbus.demo.orders import Ledger, place_orders
@@ -71,6 +73,13 @@ def _alive(pid: int) -> bool:
     except ProcessLookupError:
         return False
     return True
+
+
+def test_the_shop_with_a_dashboard_has_a_database_and_workers_of_its_own() -> None:
+    for option in ("--existing-database", "--no-worker"):
+        answer = CliRunner().invoke(load("demo"), ["--dashboard", option])
+        assert answer.exit_code == 2
+        assert "--dashboard has a database and workers of its own" in answer.output
 
 
 # ------------------------------------------------------------------------------------------- the check, on a true run

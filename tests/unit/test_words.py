@@ -35,6 +35,9 @@ INSTEAD = {
     r"tells? of|told (of|at)|(is|are|was|were|as) told": "reports, shows, see",
     r"a text|texts": "a string, strings",
     r"(?<!there )(is|are|was|were|be) no (?!longer|more than)": "is not a",
+    r"without a word": "without an error, and nothing says so",
+    r"in a hurry": "immediate, at once",
+    r"(does|do) harm": "misbehaves",
     r"whence|thereof|thereby|lest|hither": "from which, of it, so that",
 }
 FORBIDDEN = re.compile("|".join(rf"\b(?:{form})\b" if form[-1] != ")" else rf"\b(?:{form})" for form in INSTEAD), re.I)

@@ -1,4 +1,6 @@
-"""Whose a type is: msgspec's alone, or ours, as msgspec refuses it or does not read what `forms` writes of it."""
+"""Decides which types msgspec handles alone, and which ones pgbus does: those that it refuses, or reads in another form
+than `forms` writes.
+"""
 
 from __future__ import annotations
 
