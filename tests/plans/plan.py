@@ -12,7 +12,7 @@ import asyncpg
 
 from pgbus.database.sql import load
 
-BIG_TABLES = re.compile(r"(outbox|deliveries|schedule_runs|(events|history)(_p\d+)?)$")
+BIG_TABLES = re.compile(r"(outbox|deliveries|schedule_runs|received|inbox|(events|history)(_p\d+)?)$")
 
 
 @dataclass(frozen=True, slots=True)

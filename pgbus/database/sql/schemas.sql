@@ -82,15 +82,23 @@ WITH own AS MATERIALIZED (
     FROM pgbus.worker_schemas AS x
     JOIN pgbus.schemas AS s ON s.id = x.schema_id
     WHERE x.worker_id = CAST(:worker_id AS integer) AND s.kind = 'listener' AND s.name = CAST(:listener_name AS text)
+), others AS MATERIALIZED (
+    SELECT x.worker_id
+    FROM own
+    JOIN pgbus.schemas AS s
+        ON s.kind = 'listener' AND s.name = CAST(:listener_name AS text) AND s.id <> own.id
+    JOIN pgbus.worker_schemas AS x ON x.schema_id = s.id
+), live AS MATERIALIZED (
+    -- Apart: the planner expects few locks, and would read what it is joined with again for each of them.
+    SELECT w.id, w.name, w.started_at
+    FROM pgbus.live_workers AS w
 )
 SELECT clock_timestamp() AS now, other.worker, other.worker_since, newer.topic, newer.version, newer.version_since
 FROM own
 LEFT JOIN LATERAL (
     SELECT w.name AS worker, w.started_at AS worker_since
-    FROM pgbus.schemas AS s
-    JOIN pgbus.worker_schemas AS x ON x.schema_id = s.id
-    JOIN pgbus.live_workers AS w ON w.id = x.worker_id
-    WHERE s.kind = 'listener' AND s.name = CAST(:listener_name AS text) AND s.id <> own.id
+    FROM live AS w
+    WHERE w.id = ANY (ARRAY(SELECT o.worker_id FROM others AS o))
     ORDER BY w.started_at DESC
     LIMIT 1
 ) AS other ON TRUE
