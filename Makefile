@@ -12,7 +12,7 @@ PYTEST := $(BIN)/python -m pytest -n 3 --dist worksteal
 SERVER = $(VENV)/postgresql-$(V)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo dashboard docs check test test-postgres test-oldest chaos bench race
+.PHONY: help install demo dashboard docs check test test-postgres test-oldest chaos chaos-relays bench race
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
@@ -82,6 +82,9 @@ test-oldest: ## Run the tests that depend on the server's version on the oldest 
 
 chaos: $(STAMP) ## Break everything under load (SEED=, MINUTES=; the report goes to .chaos)
 	$(BIN)/python -m tests.chaos --report .chaos $(if $(SEED),--seed $(SEED)) $(if $(MINUTES),--minutes $(MINUTES))
+
+chaos-relays: $(STAMP) ## Kill relays, brokers and databases under 10,000 events each (BROKERS=nats,postgres EVENTS=2000)
+	$(BIN)/python -m tests.relay.chaos $(if $(BROKERS),--brokers $(BROKERS)) $(if $(EVENTS),--events $(EVENTS))
 
 bench: $(STAMP) ## Run the benchmarks, and print their figures with goals and baselines in one table
 	$(BIN)/python -m benchmarks

@@ -117,6 +117,10 @@ class Broker(ABC):
     async def read(self, name: str, count: int) -> list[Message]:
         """Everything from the beginning on, at least this many."""
 
+    async def read_again(self, name: str, count: int) -> list[Message]:
+        """The same, when a relay has taken everything from there."""
+        return await self.read(name, count)
+
 
 class Nats(Broker):
     """nats-server, with JetStream in files."""
@@ -306,8 +310,9 @@ class Rabbit(Broker):
         connection = await self._connect()
         channel = await connection.channel()
         exchange = await channel.declare_exchange(name, aio_pika.ExchangeType.TOPIC, durable=True)
-        queue = await channel.declare_queue(name, durable=True)
-        await queue.bind(exchange, "#")
+        for queue_name in (name, _copy(name)):
+            queue = await channel.declare_queue(queue_name, durable=True)
+            await queue.bind(exchange, "#")
         await connection.close()
 
     async def write(self, name: str, messages: Sequence[Message]) -> None:
@@ -341,6 +346,14 @@ class Rabbit(Broker):
             found.append(Message(message.body, headers, headers.get("ce-partitionkey"), message.message_id))
         await connection.close()  # what was not acknowledged is in the queue again
         return found
+
+    async def read_again(self, name: str, count: int) -> list[Message]:
+        return await self.read(_copy(name), count)
+
+
+def _copy(queue: str) -> str:
+    """A queue that gets the same, and that no relay empties."""
+    return f"{queue}-copy"
 
 
 class Kafka(Broker):

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from pgbus.embedded import EmbeddedPostgres
-from tests.relay.brokers import Nats
-from tests.relay.chaos import FAULTS, run
+from tests.relay.chaos import FAULTS, open_way, run
 
 
+@pytest.mark.parametrize("name", ["nats", "postgres"])
 async def test_nothing_is_lost_doubled_or_disordered_when_relays_broker_and_database_are_killed(
-    own_server: EmbeddedPostgres, tmp_path: Path
+    name: str, own_server: EmbeddedPostgres, tmp_path: Path
 ) -> None:
-    broker = Nats(tmp_path)
-    broker.start()
-    try:
-        verdict = await run(broker, own_server, events=300, faults=FAULTS, directory=tmp_path)
-    finally:
-        broker.stop()
+    with open_way(name, tmp_path) as way:
+        verdict = await run(way, own_server, events=300, faults=FAULTS, directory=tmp_path)
     assert verdict.holds, verdict
