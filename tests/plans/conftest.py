@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
 import asyncpg
 import psycopg
@@ -77,8 +78,26 @@ def full_database(server: DatabaseServer, upgraded_template: str) -> Iterator[st
 
 @pytest.fixture
 async def plans(full_database: str) -> AsyncIterator[Plans]:
+    """Plans of the named statements as the engine runs them, in that database."""
+    async with plans_in(full_database) as made:
+        yield made
+
+
+@contextmanager
+def filled(server: DatabaseServer, template: str, fill: str, *tables: str) -> Iterator[str]:
+    """DSN of a database for the tests of a module: filled, with the statistics of these tables as they then are."""
+    with server.temporary_database(template=template) as dsn, psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute(fill.encode())
+        for table in tables:
+            connection.execute(f"ALTER TABLE pgbus.{table} SET (autovacuum_enabled = false)".encode())
+            connection.execute(f"ANALYZE pgbus.{table}".encode())
+        yield dsn
+
+
+@asynccontextmanager
+async def plans_in(dsn: str) -> AsyncIterator[Plans]:
     """Plans of the named statements as the engine runs them; whatever they write is rolled back."""
-    connection = await asyncpg.connect(full_database)
+    connection = await asyncpg.connect(dsn)
     await connection.execute(settings_sql(ENGINE_SETTINGS))
     transaction = connection.transaction()
     await transaction.start()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from uuid import UUID, uuid4
 
 import pytest
 
+from tests.plans.conftest import filled, plans_in
 from tests.plans.plan import Plans
+from tests.support import DatabaseServer
 
 # Calls that are over, calls that wait for another procedure, and some that wait for ours.
 FILL = """
@@ -24,12 +26,16 @@ FROM generate_series(1, 5000) AS n;
 CLAIM = {"procedures": ["sums.add"], "rooms": [10], "worker_id": 1}
 
 
+@pytest.fixture(scope="module")
+def called_database(server: DatabaseServer, upgraded_template: str) -> Iterator[str]:
+    with filled(server, upgraded_template, FILL, "rpc_requests", "rpc_responses") as dsn:
+        yield dsn
+
+
 @pytest.fixture
-async def calls(plans: Plans) -> Plans:
-    await plans.connection.execute(FILL)
-    await plans.connection.execute("ANALYZE pgbus.rpc_requests")
-    await plans.connection.execute("ANALYZE pgbus.rpc_responses")
-    return plans
+async def calls(called_database: str) -> AsyncIterator[Plans]:
+    async with plans_in(called_database) as plans:
+        yield plans
 
 
 def answers(call_ids: Sequence[UUID]) -> dict[str, object]:

@@ -5,7 +5,6 @@ import json
 import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 import pytest
 
@@ -17,8 +16,8 @@ from pgbus.errors import InUseError, NotRegisteredError
 from pgbus.leader.maintenance import Maintenance
 from pgbus.telemetry import TaskEnded, TaskStarted, Telemetry
 from tests.conftest import Connect
+from tests.integration.conftest import Invoke
 from tests.support import eventually
-from tests.support.programs import run_program
 from tests.support.workers import Inbox, Watch, open_bus, running
 
 
@@ -176,11 +175,10 @@ async def test_runs_are_forgotten_after_their_retention(bus: pgbus.Bus, database
 # ------------------------------------------------------------------------------------------------------------- programs
 
 
-async def test_the_program_lists_pauses_resumes_runs_and_removes(database: str, bus: pgbus.Bus, tmp_path: Path) -> None:
+async def test_the_command_lists_pauses_resumes_runs_and_removes(bus: pgbus.Bus, invoke: Invoke) -> None:
     async def pgbus_schedules(*arguments: str) -> str:
-        environ = {"PGBUS_DSN": database, "COLUMNS": "200"}
-        done = await asyncio.to_thread(run_program, "schedules", *arguments, cwd=tmp_path, environ=environ)
-        assert done.returncode == 0, done.stderr
+        done = await invoke("schedules", *arguments, columns=200)
+        assert done.exit_code == 0, done.stderr
         return done.stdout
 
     assert "no schedules" in await pgbus_schedules("list")
@@ -196,13 +194,10 @@ async def test_the_program_lists_pauses_resumes_runs_and_removes(database: str, 
     assert "done" in listed
     assert "done" in await pgbus_schedules("history", "task")
     assert json.loads(await pgbus_schedules("history", "task", "--json"))["outcome"] == "done"
-    status = await asyncio.to_thread(run_program, "status", cwd=tmp_path, environ={"PGBUS_DSN": database})
-    assert "every 3600 s" in status.stdout
+    assert "every 3600 s" in (await invoke("status")).stdout
     assert await pgbus_schedules("remove", "task", "--force", "--yes") == "removed task\n"
-    done = await asyncio.to_thread(
-        run_program, "schedules", "pause", "task", cwd=tmp_path, environ={"PGBUS_DSN": database}
-    )
-    assert done.returncode == 1
+    done = await invoke("schedules", "pause", "task")
+    assert done.exit_code == 1
     assert "there is no schedule 'task'" in done.stderr
 
 

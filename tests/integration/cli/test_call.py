@@ -56,27 +56,24 @@ async def test_call_prints_the_result_as_json(invoke: Invoke, bus: pgbus.Bus) ->
         assert (result.exit_code, result.stdout, result.stderr) == (0, f"{answer}\n", "")
 
 
-@pytest.mark.parametrize(
-    ("text", "value"),
-    [
-        ("7", 7),
-        ("1.50", 1.5),
-        ("true", True),
-        ("null", None),
-        ('["a", 1]', ["a", 1]),
-        ('"7"', "7"),
-        ("7a", "7a"),
-        ("", ""),
-        ("x=y", "x=y"),
-        ("grün", "grün"),
-        ("NaN", "NaN"),
-    ],
-)
-async def test_the_value_of_an_argument_is_json_or_else_a_text(
-    invoke: Invoke, bus: pgbus.Bus, text: str, value: object
-) -> None:
-    result = await invoke("call", "auth.echo", "--arg", f"it={text}")
-    assert json.loads(result.stdout) == {"it": value}
+async def test_the_value_of_an_argument_is_json_or_else_a_text(invoke: Invoke, bus: pgbus.Bus) -> None:
+    meant = {
+        "7": 7,
+        "1.50": 1.5,
+        "true": True,
+        "null": None,
+        '["a", 1]': ["a", 1],
+        '"7"': "7",
+        "7a": "7a",
+        "": "",
+        "x=y": "x=y",
+        "grün": "grün",
+        "NaN": "NaN",
+    }
+    given = {f"n{number}": text for number, text in enumerate(meant)}
+    options = [option for name, text in given.items() for option in ("--arg", f"{name}={text}")]
+    result = await invoke("call", "auth.echo", *options)
+    assert json.loads(result.stdout) == {name: meant[text] for name, text in given.items()}
 
 
 async def test_arguments_may_come_as_one_object_also_from_stdin(invoke: Invoke, bus: pgbus.Bus) -> None:
@@ -92,39 +89,37 @@ async def test_a_large_result_arrives_whole(invoke: Invoke, bus: pgbus.Bus) -> N
     assert json.loads(result.stdout) == {"it": text}
 
 
-@pytest.mark.parametrize(
-    ("arguments", "code", "message"),
-    [
-        (("auth.check_password",), exits.USAGE, "pgbus: the arguments .*auth.check_password.*username"),
-        (("auth.check_password", "--arg", "username=1", "--arg", "password=a"), exits.USAGE, "pgbus: the arguments "),
-        (
-            ("auth.nothing",),
-            exits.UNSERVED,
-            "pgbus: auth.nothing: no live worker serves it, and no service .*API 'auth' has",
-        ),
-        (("auth.ecko",), exits.UNSERVED, ".*procedure of that name: did you mean 'auth.echo'"),
-        (
-            ("auth.nothing", "--wait", "--timeout", "0.2"),
-            exits.TIMEOUT,
-            "pgbus: auth.nothing: no response within 0.2 s",
-        ),
-        (("auth.hang", "--timeout", "0.2"), exits.TIMEOUT, "pgbus: auth.hang: no response within 0.2 seconds"),
-        (("auth.fail",), exits.REMOTE, "pgbus: auth.fail raised builtins.ValueError: no such user"),
-        (("auth.lie",), exits.FAILED, "pgbus: .*auth.lie"),
-        (("nothing",), exits.USAGE, "pgbus: procedure 'nothing': name it by its API and itself"),
-        (("auth.echo", "--arguments", "[1]"), exits.USAGE, ".*--arguments takes one object"),
-        (("auth.echo", "--arguments", "{"), exits.USAGE, ".*not JSON"),
-        (("auth.echo", "--arg", "a"), exits.USAGE, ".*'a' is not NAME=VALUE"),
-        (("auth.echo", "--arg", "a=1", "--arg", "a=2"), exits.USAGE, ".*'a' is given twice"),
-        (("auth.echo", "--timeout", "0"), exits.USAGE, ".*timeout"),
-    ],
-)
-async def test_a_call_without_a_result_has_an_exit_code_for_each_reason(
-    invoke: Invoke, bus: pgbus.Bus, arguments: tuple[str, ...], code: int, message: str
-) -> None:
-    result = await invoke("call", *arguments)
-    assert (result.exit_code, result.stdout) == (code, ""), result.output
-    assert re.search(message, result.stderr, re.DOTALL), result.stderr
+REASONS: list[tuple[tuple[str, ...], int, str]] = [
+    (("auth.check_password",), exits.USAGE, "pgbus: the arguments .*auth.check_password.*username"),
+    (("auth.check_password", "--arg", "username=1", "--arg", "password=a"), exits.USAGE, "pgbus: the arguments "),
+    (
+        ("auth.nothing",),
+        exits.UNSERVED,
+        "pgbus: auth.nothing: no live worker serves it, and no service .*API 'auth' has",
+    ),
+    (("auth.ecko",), exits.UNSERVED, ".*procedure of that name: did you mean 'auth.echo'"),
+    (
+        ("auth.nothing", "--wait", "--timeout", "0.2"),
+        exits.TIMEOUT,
+        "pgbus: auth.nothing: no response within 0.2 s",
+    ),
+    (("auth.hang", "--timeout", "0.2"), exits.TIMEOUT, "pgbus: auth.hang: no response within 0.2 seconds"),
+    (("auth.fail",), exits.REMOTE, "pgbus: auth.fail raised builtins.ValueError: no such user"),
+    (("auth.lie",), exits.FAILED, "pgbus: .*auth.lie"),
+    (("nothing",), exits.USAGE, "pgbus: procedure 'nothing': name it by its API and itself"),
+    (("auth.echo", "--arguments", "[1]"), exits.USAGE, ".*--arguments takes one object"),
+    (("auth.echo", "--arguments", "{"), exits.USAGE, ".*not JSON"),
+    (("auth.echo", "--arg", "a"), exits.USAGE, ".*'a' is not NAME=VALUE"),
+    (("auth.echo", "--arg", "a=1", "--arg", "a=2"), exits.USAGE, ".*'a' is given twice"),
+    (("auth.echo", "--timeout", "0"), exits.USAGE, ".*timeout"),
+]
+
+
+async def test_a_call_without_a_result_has_an_exit_code_for_each_reason(invoke: Invoke, bus: pgbus.Bus) -> None:
+    for arguments, code, message in REASONS:
+        result = await invoke("call", *arguments)
+        assert (result.exit_code, result.stdout) == (code, ""), (arguments, result.output)
+        assert re.search(message, result.stderr, re.DOTALL), (arguments, result.stderr)
 
 
 async def test_a_remote_error_shows_where_the_procedure_failed(invoke: Invoke, bus: pgbus.Bus) -> None:

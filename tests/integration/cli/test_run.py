@@ -14,6 +14,7 @@ from pgbus import migrate
 from pgbus.cli.banner import announce
 from pgbus.config import Config, LogFormat
 from tests.conftest import Connect
+from tests.integration.conftest import Invoke
 from tests.support import eventually
 from tests.support.programs import Talking, run_program, talking
 from tests.support.rows import Rows
@@ -108,14 +109,11 @@ async def test_run_handles_what_is_published_and_ends_with_sigterm(
 
 
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
-async def test_run_works_and_ends_in_the_loop_that_is_asked_for(
-    run: Run, rows: Rows, tmp_path: Path, database: str, loop: str
-) -> None:
+async def test_run_works_and_ends_in_the_loop_that_is_asked_for(run: Run, rows: Rows, loop: str) -> None:
     source = SHOP.replace('say(f"mailer', 'say(f"{type(asyncio.get_running_loop()).__module__} mailer')
     async with run("--loop", loop, source=source) as worker:
         await worker.says("leading")
-        done = run_program("publish", "orders.placed", '{"n": 1}', cwd=tmp_path, environ={"PGBUS_DSN": database})
-        assert done.returncode == 0
+        await publish(rows, "orders.placed")
         await worker.says(rf"^{loop}\S* mailer 1")
         await worker.says("stock 1")
         worker.child.terminate()
@@ -214,53 +212,46 @@ async def test_run_upgrades_first_if_told_and_says_nothing_of_it(
 # ------------------------------------------------------------------------------------------------------------ operating
 
 
-async def test_operators_pause_and_resume_a_running_listener(
-    run: Run, rows: Rows, tmp_path: Path, database: str
-) -> None:
-    def pgbus(*arguments: str) -> str:
-        done = run_program(*arguments, cwd=tmp_path, environ={"PGBUS_DSN": database})
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+async def test_operators_pause_and_resume_a_running_listener(run: Run, rows: Rows, invoke: Invoke) -> None:
+    async def pgbus(*arguments: str) -> str:
+        result = await invoke(*arguments)
+        assert result.exit_code == 0, result.stderr
+        return result.stdout
 
     async with run() as worker:
         await worker.says("leading")
-        pgbus("listeners", "pause", "stock")
+        await pgbus("listeners", "pause", "stock")
         await publish(rows, "orders.placed")
         await worker.says("mailer 1")
-        status = json.loads(pgbus("status", "--json"))
+        status = json.loads(await pgbus("status", "--json"))
         shown = {one["listener_name"]: (one["state"], one["lag_events"]) for one in status["listeners"]}
         assert (shown["stock"], shown["mailer"][0]) == (("paused", 1), "active")
         assert status["workers"][0]["pid"] == worker.child.pid
         assert status["leader"] == status["workers"][0]["name"]
         assert not [line for line in worker.out if line.startswith("stock")]
-        pgbus("listeners", "resume", "stock")
+        await pgbus("listeners", "resume", "stock")
         await worker.says("stock 1")
 
 
 async def test_operators_retry_a_dead_letter_of_a_running_listener(
-    run: Run, rows: Rows, tmp_path: Path, database: str
+    run: Run, rows: Rows, tmp_path: Path, invoke: Invoke
 ) -> None:
-    environ = {"PGBUS_DSN": database}
     async with run() as worker:
         await worker.says("leading")
         await publish(rows, "fragile.thing")
         await worker.says("fragile gave up on event")
-        await eventually(lambda: rows.connection.fetchval("SELECT count(*) FROM pgbus.dead"))
-        shown = run_program("dead", "show", "1", cwd=tmp_path, environ=environ).stdout
-        assert "ValueError: not yet" in shown
+        await eventually(lambda: rows.connection.fetchval("SELECT count(*) FROM pgbus.dead"), 60)
+        assert "ValueError: not yet" in (await invoke("dead", "show", "1")).stdout
         (tmp_path / "go").touch()
-        assert run_program("dead", "retry", "1", cwd=tmp_path, environ=environ).stdout == (
-            "retried 1 dead letter (operation 1)\n"
-        )
+        assert (await invoke("dead", "retry", "1")).stdout == "retried 1 dead letter (operation 1)\n"
         await worker.says("fragile done")
 
 
 async def test_a_listener_that_was_reset_to_now_on_an_empty_log_hears_the_first_event(
-    run: Run, rows: Rows, tmp_path: Path, database: str
+    run: Run, rows: Rows, invoke: Invoke
 ) -> None:
     await rows.listener("stock", "orders.placed")
-    reset = ("listeners", "reset", "stock", "--to", "now", "--yes")
-    assert run_program(*reset, cwd=tmp_path, environ={"PGBUS_DSN": database}).returncode == 0
+    assert (await invoke("listeners", "reset", "stock", "--to", "now", "--yes")).exit_code == 0
     async with run() as worker:
         await worker.says("leading")
         await publish(rows, "orders.placed")
@@ -296,7 +287,7 @@ async def test_a_second_signal_ends_at_once_and_the_event_is_still_owed(run: Run
         await worker.says("begins")
         worker.child.terminate()
         worker.child.send_signal(signal.SIGINT)
-        assert await worker.ends(within=10) == 0
+        assert await worker.ends() == 0
     assert await outcomes(rows) == []
     [owed] = await rows.connection.fetch("SELECT state, attempt FROM pgbus.pending")
     assert tuple(owed) == ("waiting", 1)
@@ -320,14 +311,14 @@ async def test_processes_share_the_work_and_one_that_was_killed_is_replaced(
             seen = {int(line.split()[-1]) for line in workers.out if line.startswith("slow begins")}
             return seen >= {first, second}
 
-        await eventually(both_work, 30)
+        await eventually(both_work, 60)
         (tmp_path / "go").touch()
         os.kill(second, signal.SIGKILL)
         await workers.says("a worker was ended by SIGKILL; starting another")
         await workers.says("runs the same, as process", times=2)
         workers.child.terminate()
         assert await workers.ends() == 0
-    await eventually(lambda: not _lives(first), 30)
+    await eventually(lambda: not _lives(first), 60)
 
 
 async def test_reload_starts_the_worker_again_with_the_new_code(run: Run, rows: Rows, tmp_path: Path) -> None:
@@ -389,17 +380,13 @@ async def test_run_on_a_database_of_another_version_is_exit_code_3(
     ("source", "arguments", "message"),
     [
         (None, (), r"there is no module 'bus' in .*; name another one: MODULE:BUS, or PGBUS_MODULE"),
-        (None, ("shop.bus",), r"there is no module 'shop\.bus' in .*"),
         (EMPTY, ("bus.other",), r"there is no module 'bus\.other' in .*"),
-        (EMPTY, ("bus.py",), r"'bus\.py' is not the name of a module, such as `bus` or `shop\.bus`"),
-        (EMPTY, ("./bus",), r"'\./bus' is not the name of a module.*"),
+        (EMPTY, ("./bus",), r"'\./bus' is not the name of a module, such as `bus` or `shop\.bus`"),
         (
             "",
             (),
             r"module 'bus' has no 'bus'; name the bus, as in `bus:BUS`, or assign `bus = pgbus\.create\(\)` in it",
         ),
-        ("bus = 1", ("bus:other",), r"module 'bus' has no 'other'.*"),
-        ("bus = 1", (), r"'bus' in module 'bus' is of type int, not a bus made by `pgbus\.create\(\)`"),
     ],
 )
 def test_run_without_a_bus_is_one_line_and_exit_code_1(

@@ -54,9 +54,7 @@ def run_shell(script: str, *, cwd: Path, environ: dict[str, str]) -> subprocess.
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-@pytest.mark.parametrize(
-    ("command", "unbuffered"), [("--help", ""), ("config", "1"), ("config --json", ""), ("status", ""), ("status", "1")]
-)
+@pytest.mark.parametrize(("command", "unbuffered"), [("--help", ""), ("config", "1"), ("status", ""), ("status", "1")])
 def test_a_full_stdout_is_one_line_and_exit_code_1(
     tmp_path: Path, database: str, command: str, unbuffered: str
 ) -> None:
@@ -66,9 +64,7 @@ def test_a_full_stdout_is_one_line_and_exit_code_1(
     assert done.returncode == 1
 
 
-@pytest.mark.parametrize(
-    ("command", "unbuffered"), [("--help", ""), ("config", "1"), ("config --json", ""), ("db sql", ""), ("status", "")]
-)
+@pytest.mark.parametrize(("command", "unbuffered"), [("--help", ""), ("config", "1"), ("db sql", ""), ("status", "")])
 def test_a_reader_that_has_seen_enough_is_told_nothing(
     tmp_path: Path, database: str, command: str, unbuffered: str
 ) -> None:
@@ -80,23 +76,22 @@ def test_a_reader_that_has_seen_enough_is_told_nothing(
 @pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
 def test_closed_streams_do_no_harm(tmp_path: Path, database: str, closed: str) -> None:
     environ = {"PGBUS_DSN": database}
-    for command in ("status", "publish a.b {}"):
-        assert run_shell(f'"$PGBUS" {command} {closed}', cwd=tmp_path, environ=environ).returncode == 0
+    assert run_shell(f'"$PGBUS" publish a.b {{}} {closed}', cwd=tmp_path, environ=environ).returncode == 0
 
 
 @pytest.mark.parametrize("lost", [">&- 2>&-", "2>&1 | head -1", "> /dev/full 2> /dev/full"])
-def test_a_worker_whose_output_is_lost_works_and_stops_as_told(tmp_path: Path, database: str, lost: str) -> None:
+async def test_a_worker_whose_output_is_lost_works_and_stops_as_told(
+    tmp_path: Path, database: str, rows: Rows, lost: str
+) -> None:
     (tmp_path / "bus.py").write_text(SLOW)
     (tmp_path / "go").touch()
+    await rows.listener("slow", "slow")  # so that it is owed what was published before the worker came
+    await rows.connection.execute("INSERT INTO pgbus.outbox (topic, payload) VALUES ('slow', '{}')")
     done = run_shell(
         f"""
         set -o pipefail
         ("$PGBUS" run & echo $! > pid; wait $!) {lost} &
-        for wait in $(seq 200); do
-            "$PGBUS" status --json | grep -q '"listener_name":"slow"' && break
-        done
-        "$PGBUS" publish slow '{{}}'
-        for wait in $(seq 1000); do test -e ended && break; sleep 0.02; done
+        for wait in $(seq 1000); do test -e ended && break; sleep 0.05; done
         kill $(cat pid); wait $!
         """,
         cwd=tmp_path,
@@ -143,12 +138,12 @@ async def test_a_worker_whose_terminal_is_gone_lets_its_handlers_finish(
     async with terminal(PROGRAM, "run", *arguments, cwd=tmp_path, environ={"PGBUS_DSN": database}) as worker:
         await worker.shows("leading")
         await rows.connection.execute("INSERT INTO pgbus.outbox (topic, payload) VALUES ('slow', '{}')")
-        await eventually((tmp_path / "begun").exists, 30)
+        await eventually((tmp_path / "begun").exists, 60)
         worker.hang_up()
         worker.child.send_signal(signal.SIGHUP)  # as a shell does, too
         (tmp_path / "go").touch()
         assert await worker.ends() == 0
-    await eventually((tmp_path / "ended").exists, 30)
+    await eventually((tmp_path / "ended").exists, 60)
     assert await rows.connection.fetchval("SELECT outcome FROM pgbus.event_history") == "done"
 
 
@@ -157,7 +152,7 @@ async def test_a_hangup_does_not_hurry_a_stop_that_has_begun(tmp_path: Path, dat
     async with talking("run", cwd=tmp_path, environ={"PGBUS_DSN": database}) as worker:
         await worker.says("leading")
         await rows.connection.execute("INSERT INTO pgbus.outbox (topic, payload) VALUES ('slow', '{}')")
-        await eventually((tmp_path / "begun").exists, 30)
+        await eventually((tmp_path / "begun").exists, 60)
         worker.child.terminate()
         worker.child.send_signal(signal.SIGHUP)
         (tmp_path / "go").touch()
@@ -177,7 +172,7 @@ async def test_a_worker_under_nohup_outlives_its_terminal(tmp_path: Path, databa
         pass
     child.send_signal(signal.SIGHUP)
     await rows.connection.execute("INSERT INTO pgbus.outbox (topic, payload) VALUES ('slow', '{}')")
-    await eventually((tmp_path / "ended").exists, 30)
+    await eventually((tmp_path / "ended").exists, 60)
     child.terminate()
     await child.communicate()
     assert child.returncode == 0
@@ -192,7 +187,7 @@ async def test_a_worker_ends_whose_database_is_stopped_at_the_same_moment(tmp_pa
             await worker.says("leading")
             worker.child.terminate()
             server.terminate()
-            assert await worker.ends(within=20) == 0
+            assert await worker.ends() == 0
 
 
 async def test_dev_stops_its_server_when_the_terminal_is_gone(tmp_path: Path) -> None:
@@ -202,7 +197,7 @@ async def test_dev_stops_its_server_when_the_terminal_is_gone(tmp_path: Path) ->
         await child.stdout.readline()
         assert (data / "postmaster.pid").exists()
         child.send_signal(signal.SIGHUP)
-        assert await asyncio.wait_for(child.wait(), 30) == 0
+        assert await asyncio.wait_for(child.wait(), 60) == 0
     assert not (data / "postmaster.pid").exists()
 
 
