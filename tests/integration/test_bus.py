@@ -17,7 +17,7 @@ from pgbus.publishing.publisher import Publisher
 from tests.conftest import Connect
 from tests.support import eventually
 from tests.support.programs import program_environ
-from tests.support.workers import PATIENCE
+from tests.support.waiting import PATIENCE
 
 
 async def test_concurrent_publishes_share_inserts(database: str, connect: Connect) -> None:

@@ -14,7 +14,8 @@ from tests.conftest import Connect
 from tests.support import eventually
 from tests.support.orders import collect, publish
 from tests.support.rows import Rows
-from tests.support.workers import PATIENCE, Inbox, Watch, open_bus, running, until_idle
+from tests.support.waiting import PATIENCE
+from tests.support.workers import Inbox, Watch, open_bus, running, until_idle
 
 
 async def test_stopping_finishes_the_running_handler_and_releases_the_rest(database: str, connect: Connect) -> None:

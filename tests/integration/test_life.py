@@ -11,7 +11,8 @@ import pgbus
 from pgbus import migrate
 from tests.support.programs import program_of
 from tests.support.services import Services
-from tests.support.workers import PATIENCE, Inbox, open_bus
+from tests.support.waiting import PATIENCE
+from tests.support.workers import Inbox, open_bus
 
 
 async def test_a_program_starts_and_stops_a_worker_and_may_do_it_again(bus: pgbus.Bus) -> None:

@@ -18,6 +18,7 @@ from pgbus.telemetry import LeaderChanged, LeaderSlept, Sequenced, Telemetry
 from tests.conftest import Connect
 from tests.support import eventually
 from tests.support.rows import Rows
+from tests.support.waiting import PATIENCE
 from tests.support.workers import Inbox, Watch, open_bus, running, until_idle
 
 
@@ -94,7 +95,7 @@ async def test_the_leader_goes_on_while_rows_that_its_chores_touch_are_locked(
     async with holder.transaction():
         for table in ("deliveries", "workers", "dedup_keys", "schedule_runs", "listeners"):
             await holder.execute(f"SELECT FROM pgbus.{table} FOR UPDATE")
-        async with asyncio.timeout(4):
+        async with asyncio.timeout(PATIENCE):
             await chores.do_chores()
         async with open_bus(database) as bus:
             inbox = collect(bus)

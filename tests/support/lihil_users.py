@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
 import pgbus
 from pgbus.contrib.lihil import BusTerminal, Event, MessageRegistry
-from tests.support.workers import PATIENCE
+from tests.support.waiting import PATIENCE
 
 Sessions = async_sessionmaker[AsyncSession]
 

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-from tests.support.workers import PATIENCE
+from tests.support.waiting import PATIENCE
 
 
 async def in_thread(function: Callable[[], Any]) -> Any:

@@ -9,16 +9,20 @@ T = TypeVar("T")
 
 PROCESS_PATIENCE = 60.0
 """Seconds to wait for what a new process does: only a test that fails waits as long, and a busy machine is slow."""
+PATIENCE = 40.0
+"""Seconds to wait within this process: less than a test may take, so that the failure says what is missing."""
 _INTERVAL = 0.01
 
 
 @overload
 async def eventually(
-    predicate: Callable[[], Awaitable[T]], timeout: float = 10.0, *, message: str | None = None
+    predicate: Callable[[], Awaitable[T]], timeout: float = PATIENCE, *, message: str | None = None
 ) -> T: ...
 @overload
-async def eventually(predicate: Callable[[], T], timeout: float = 10.0, *, message: str | None = None) -> T: ...
-async def eventually(predicate: Callable[[], object], timeout: float = 10.0, *, message: str | None = None) -> object:
+async def eventually(predicate: Callable[[], T], timeout: float = PATIENCE, *, message: str | None = None) -> T: ...
+async def eventually(
+    predicate: Callable[[], object], timeout: float = PATIENCE, *, message: str | None = None
+) -> object:
     """Ask `predicate` (a plain or async function) until its answer is true, and return that answer.
 
     Fails the test after `timeout` seconds with `message`, or else with the predicate's name, and its last answer.

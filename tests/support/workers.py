@@ -13,12 +13,10 @@ import pgbus
 from pgbus.bus import make_worker
 from pgbus.telemetry import Happening
 from pgbus.worker.worker import Worker
-from tests.support.waiting import eventually
+from tests.support.waiting import PATIENCE, eventually
 
 T = TypeVar("T")
 H = TypeVar("H", bound=Happening)
-
-PATIENCE = 15.0
 
 # So rare a poll is none: what arrives has been notified.
 NO_POLL = 600.0

@@ -16,7 +16,8 @@ import pgbus
 from pgbus.config import for_libpq
 from tests.conftest import Connect
 from tests.support import eventually
-from tests.support.workers import PATIENCE, Inbox, open_bus, running, until_idle
+from tests.support.waiting import PATIENCE
+from tests.support.workers import Inbox, open_bus, running, until_idle
 
 pytest.importorskip("fastapi", reason="FastAPI is not installed")
 httpx = pytest.importorskip("httpx2", reason="httpx2 is not installed")

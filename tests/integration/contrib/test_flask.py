@@ -13,7 +13,8 @@ from sqlalchemy.orm import Session, scoped_session, sessionmaker
 import pgbus
 from pgbus.config import for_libpq
 from tests.conftest import Connect
-from tests.support.workers import PATIENCE, running
+from tests.support.waiting import PATIENCE
+from tests.support.workers import running
 
 pytest.importorskip("flask", reason="Flask is not installed")
 

@@ -11,7 +11,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 import pgbus
 from pgbus.events import topic_of
-from tests.support.workers import PATIENCE, Inbox, running, until_idle
+from tests.support.waiting import PATIENCE
+from tests.support.workers import Inbox, running, until_idle
 
 pytest.importorskip("lihil", reason="Lihil is not installed")
 httpx = pytest.importorskip("httpx2", reason="httpx2 is not installed")

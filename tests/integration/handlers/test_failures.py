@@ -301,4 +301,4 @@ async def test_history_tells_how_long_a_handler_took(database: str, connect: Con
         async with running(bus):
             await bus.publish({}, topic="a.b")
             await until_idle(connection)
-    assert 0.05 <= await connection.fetchval("SELECT duration FROM pgbus.attempts") < 5
+    assert 0.05 <= await connection.fetchval("SELECT duration FROM pgbus.attempts") < 30

@@ -14,7 +14,8 @@ from sqlalchemy.orm import Session
 import pgbus
 from pgbus.listeners import hooks as listener_hooks
 from pgbus.telemetry import Claimed, Settled
-from tests.support.workers import PATIENCE, QUICK_RETRY, Inbox, Watch, running
+from tests.support.waiting import PATIENCE
+from tests.support.workers import QUICK_RETRY, Inbox, Watch, running
 
 
 async def outcomes(connection: asyncpg.Connection) -> list[tuple[int, str]]:

@@ -16,7 +16,8 @@ import pytest
 import pgbus
 from pgbus.testing import BusMocker, deliver_now
 from tests.support.threads import in_thread
-from tests.support.workers import PATIENCE, Inbox, running
+from tests.support.waiting import PATIENCE
+from tests.support.workers import Inbox, running
 
 
 async def sent(connection: asyncpg.Connection) -> list[dict[str, Any]]:

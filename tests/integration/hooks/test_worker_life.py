@@ -9,7 +9,8 @@ import pytest
 import pgbus
 from pgbus.bus import make_worker
 from tests.support import eventually
-from tests.support.workers import PATIENCE, open_bus, running
+from tests.support.waiting import PATIENCE
+from tests.support.workers import open_bus, running
 
 
 async def test_stop_hooks_run_after_the_drain_whatever_one_of_them_raises(

@@ -58,7 +58,7 @@ async def test_a_call_whose_server_is_killed_is_lost_within_seconds(
     server.kill()
     with pytest.raises(pgbus.WorkerLost, match="died before it answered"):
         await call
-    assert loop.time() - killed_at < 2
+    assert loop.time() - killed_at < 20  # and not after the 60 s of its timeout
     assert await connection.fetchval("SELECT array_agg(state) FROM pgbus.rpc_calls") == ["lost"]
     with pytest.raises(pgbus.NoWorkerAvailable):
         await bus.call(procedure, timeout=60)

@@ -16,7 +16,8 @@ from pgbus.telemetry import SessionOpened, TaskEnded, TaskStarted
 from tests.support import eventually
 from tests.support.faultproxy import FaultProxy
 from tests.support.tasks import declare, runs
-from tests.support.workers import PATIENCE, Inbox, Watch, open_bus, running
+from tests.support.waiting import PATIENCE
+from tests.support.workers import Inbox, Watch, open_bus, running
 
 
 async def test_stopping_lets_a_run_finish(bus: pgbus.Bus, connection: asyncpg.Connection) -> None:

@@ -7,7 +7,7 @@ import asyncio
 from pgbus.database.statements import sequencer
 from pgbus.database.statements.sequencer import Backfilling
 from tests.support.bench import Bench
-from tests.support.workers import PATIENCE
+from tests.support.waiting import PATIENCE
 
 
 async def test_a_listener_that_is_behind_gets_the_log_in_stretches_and_then_is_live(bench: Bench) -> None:

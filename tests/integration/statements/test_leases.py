@@ -12,7 +12,7 @@ from pgbus.leader.maintenance import MAX_CRASHES
 from pgbus.listeners.listener import LANES
 from tests.support import eventually
 from tests.support.bench import LEASE, Bench, claimed, crash, free
-from tests.support.workers import PATIENCE
+from tests.support.waiting import PATIENCE
 
 
 async def test_extending_a_lease_names_its_token_and_steps_over_a_locked_row(bench: Bench, other: Bench) -> None:

@@ -11,7 +11,7 @@ from pgbus.database.statements.inspection import find_position_at
 from pgbus.database.statements.listeners import Registered, Registration, SubscriptionChanges
 from tests.conftest import Connect
 from tests.support.bench import Bench
-from tests.support.workers import PATIENCE
+from tests.support.waiting import PATIENCE
 
 
 async def register(bench: Bench, *, listener_name: str = "mail", service: str = "shop", **values: Any) -> Registered:

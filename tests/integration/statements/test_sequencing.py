@@ -12,7 +12,7 @@ from pgbus.database.statements import maintenance, sequencer
 from pgbus.handlers.outcomes import DONE
 from tests.support import eventually
 from tests.support.bench import Bench
-from tests.support.workers import PATIENCE
+from tests.support.waiting import PATIENCE
 
 
 async def test_sequencing_numbers_rows_by_id_and_empties_the_outbox(bench: Bench) -> None:

@@ -18,8 +18,8 @@ from pgbus.grafana import alert_rules, prometheus_dashboard, sql_dashboard
 from pgbus.grafana.alerts import ALERTS
 from pgbus.grafana.panels import PROMETHEUS
 from tests.support.grafana import expanded
-from tests.support.waiting import eventually
-from tests.support.workers import PATIENCE, open_bus, running, until_idle
+from tests.support.waiting import PATIENCE, eventually
+from tests.support.workers import open_bus, running, until_idle
 from tests.unit.test_metrics_page import ROWS
 
 EXPRESSIONS = [query.text for panel in PROMETHEUS for query in panel.queries] + [one.expression for one in ALERTS]

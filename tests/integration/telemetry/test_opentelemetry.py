@@ -24,8 +24,8 @@ from opentelemetry.trace import SpanKind, StatusCode
 import pgbus
 from pgbus.admin import Admin
 from pgbus.contrib.opentelemetry import OpenTelemetry, names
-from tests.support.waiting import eventually
-from tests.support.workers import PATIENCE, QUICK_RETRY, Inbox, Watch, open_bus, running, until_idle
+from tests.support.waiting import PATIENCE, eventually
+from tests.support.workers import QUICK_RETRY, Inbox, Watch, open_bus, running, until_idle
 
 
 class Exported:

@@ -21,8 +21,8 @@ from pgbus.contrib.starlette import App
 from pgbus.errors import ConfigurationError
 from pgbus.telemetry import LeaderChanged, SessionLost, Settled
 from tests.support.programs import Talking, talking
-from tests.support.waiting import eventually
-from tests.support.workers import PATIENCE, Watch, open_bus, running
+from tests.support.waiting import PATIENCE, eventually
+from tests.support.workers import Watch, open_bus, running
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 

@@ -15,8 +15,8 @@ from sentry_sdk.transport import Transport
 import pgbus
 from pgbus.contrib.sentry import PgbusIntegration, monitor_config, slug_of
 from pgbus.telemetry import Instruments, Settled, TaskEnded
-from tests.support.waiting import eventually
-from tests.support.workers import PATIENCE, QUICK_RETRY, Watch, open_bus, running
+from tests.support.waiting import PATIENCE, eventually
+from tests.support.workers import QUICK_RETRY, Watch, open_bus, running
 
 
 class Kept(Transport):
