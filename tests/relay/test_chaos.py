@@ -10,10 +10,10 @@ from pgbus.embedded import EmbeddedPostgres
 from tests.relay.chaos import FAULTS, open_way, run
 
 
-@pytest.mark.parametrize("name", ["nats", "postgres"])
+@pytest.mark.timeout(600)  # processes start, die and start again, on a machine that may be busy
 async def test_nothing_is_lost_doubled_or_disordered_when_relays_broker_and_database_are_killed(
-    name: str, own_server: EmbeddedPostgres, tmp_path: Path
+    own_server: EmbeddedPostgres, tmp_path: Path
 ) -> None:
-    with open_way(name, tmp_path) as way:
+    with open_way("nats", tmp_path) as way:
         verdict = await run(way, own_server, events=300, faults=FAULTS, directory=tmp_path)
     assert verdict.holds, verdict
