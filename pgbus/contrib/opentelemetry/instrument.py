@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 from msgspec.structs import replace
 from opentelemetry import metrics, propagate, trace
-from opentelemetry.context import Context
+from opentelemetry.context import Context, attach, detach, get_current
 from opentelemetry.metrics import Histogram, MeterProvider
 from opentelemetry.trace import INVALID_SPAN, Link, Span, SpanKind, Status, StatusCode, TracerProvider
 from opentelemetry.util.types import AttributeValue
@@ -81,7 +81,7 @@ class OpenTelemetry:
     def _publish(self, message: EventMessage) -> Iterator[None]:
         attributes = self._messaging("publish", "send", message.topic)
         # Where no span is current, the trace in the headers goes on: that of a request, or of what has caused this.
-        parent = None if trace.get_current_span().get_span_context().is_valid else propagate.extract(message.headers)
+        parent = None if trace.get_current_span().get_span_context().is_valid else _extract(message.headers)
         with self._span(
             f"publish {message.topic}",
             SpanKind.PRODUCER,
@@ -173,7 +173,7 @@ class OpenTelemetry:
                 self._rpc(operation.procedure),
                 {},
                 histogram=self._metrics.serving,
-                parent=propagate.extract(operation.headers),
+                parent=_extract(operation.headers),
                 causing=operation,
             ) as ending,
             _with_status(ending),
@@ -205,15 +205,17 @@ class OpenTelemetry:
         """
         ending = _Ending()
         started = time.perf_counter()
-        with self._tracer.start_as_current_span(
-            name,
-            context=parent,
-            kind=kind,
-            attributes={**attributes, **own},
-            links=links,
-            record_exception=False,
-            set_status_on_exception=False,
-        ) as span:
+        with (
+            _within(parent) if parent is not None else _NOTHING,
+            self._tracer.start_as_current_span(
+                name,
+                kind=kind,
+                attributes={**attributes, **own},
+                links=links,
+                record_exception=False,
+                set_status_on_exception=False,
+            ) as span,
+        ):
             try:
                 with _in_trace(span, causing) if causing else _NOTHING:
                     yield ending
@@ -238,6 +240,21 @@ class OpenTelemetry:
 
     def _rpc(self, procedure: str) -> Attributes:
         return {names.RPC_SYSTEM: names.SYSTEM, names.RPC_METHOD: procedure, **self._server}
+
+
+def _extract(headers: Mapping[str, str]) -> Context:
+    """The current context with the trace and the baggage in these headers."""
+    return propagate.extract(headers, get_current())
+
+
+@contextmanager
+def _within(context: Context) -> Iterator[None]:
+    """Make this context the current one: a tracer would take the parent from it, and leave its baggage behind."""
+    token = attach(context)
+    try:
+        yield
+    finally:
+        detach(token)
 
 
 @contextmanager
@@ -295,18 +312,20 @@ def _origin(operation: Process) -> tuple[Context | None, list[Link]]:
     That is the parent of the first attempt at a single event that was not delayed. Any other attempt begins a trace of
     its own, unless a span is current.
     """
-    contexts = [propagate.extract(message.headers) for message in operation.messages]
-    spans = [trace.get_current_span(context).get_span_context() for context in contexts]
+    spans = [
+        trace.get_current_span(propagate.extract(message.headers)).get_span_context() for message in operation.messages
+    ]
+    context = _extract(operation.messages[0].headers)
     is_inside = trace.get_current_span().get_span_context().is_valid
     if not (is_inside or operation.in_batch) and operation.attempt == 1 and _is_fresh(operation.messages[0]):
-        return contexts[0], []
+        return context, []
     links = [
         Link(span, {names.DESTINATION_NAME: message.topic, **_identity(message)} if operation.in_batch else None)
         for message, span in zip(operation.messages, spans, strict=True)
         if span.is_valid
     ]
-    # The baggage stays.
-    return None if is_inside else trace.set_span_in_context(INVALID_SPAN, contexts[0]), links
+    # The baggage stays, that of a batch's first event.
+    return None if is_inside else trace.set_span_in_context(INVALID_SPAN, context), links
 
 
 def _is_fresh(message: EventMessage) -> bool:

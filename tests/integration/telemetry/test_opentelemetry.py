@@ -9,7 +9,8 @@ from types import ModuleType
 
 import asyncpg
 import pytest
-from opentelemetry import trace
+from opentelemetry import baggage, trace
+from opentelemetry.context import attach, detach
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import Histogram, InMemoryMetricReader, Metric, Sum
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
@@ -420,6 +421,37 @@ async def test_an_event_in_the_trace_of_a_request_that_has_no_span_goes_on_with_
     [span] = exported.named("publish a.b")
     assert parent(span) == (int("a" * 32, 16), int("b" * 16, 16))
     assert attributes(span)["messaging.message.conversation_id"] == "r-1"
+
+
+async def test_baggage_goes_from_a_request_through_handlers_and_calls(database: str, exported: Exported) -> None:
+    heard: Inbox[object] = Inbox()
+    async with open_bus(database) as bus:
+        exported.instrument(bus)
+
+        @bus.procedure("tenants.name")
+        async def name(n: int) -> object:
+            return baggage.get_baggage("tenant")
+
+        @bus.listener("a.first", name="first", retry=QUICK_RETRY)
+        async def first(event: int, context: pgbus.Context) -> None:
+            if context.attempt == 1:
+                raise ValueError("the second attempt has a trace of its own")
+            heard.put(await bus.call("tenants.name", {"n": 1}))
+            await context.publish(2, topic="a.second")
+
+        @bus.listener("a.second", name="second")
+        def second(event: int) -> None:
+            heard.put(baggage.get_baggage("tenant"))
+
+        async with running(bus):
+            token = attach(baggage.set_baggage("tenant", "blue"))
+            try:
+                message = await bus.publish(1, topic="a.first")
+            finally:
+                detach(token)
+            assert await heard.take(2) == ["blue", "blue"]
+        assert message.headers["baggage"] == "tenant=blue"
+        assert "baggage" not in (await bus.publish(3, topic="a.third")).headers
 
 
 async def test_a_failed_publish_has_a_span_with_its_error(database: str, exported: Exported) -> None:
