@@ -92,3 +92,22 @@ async def test_reading_responses_reads_those_and_no_others(calls: Plans) -> None
     await calls.explain("answer_requests", **answers(call_ids))
     plan = await calls.explain("fetch_responses", call_ids=call_ids)
     assert plan.pages < 500  # within a function, whose plan cannot be seen
+
+
+async def test_the_newest_calls_and_one_call_are_found_by_their_ids(calls: Plans) -> None:
+    any_call = {"call_id": None, "name_regex": None, "since": None, "until": None, "condition": None, "error": None}
+    [one] = await waiting(calls, 1)
+    await calls.connection.execute("RESET ALL")  # with the server's settings, as a page has them
+    for wanted, most in (({}, 2_000), ({"call_id": one}, 100)):
+        plan = await calls.carry_out("find_calls", {**any_call, **wanted, "limit": 50})
+        assert {node.relation for node in plan.nodes if node.kind == "Seq Scan"} <= {"workers"}
+        assert plan.pages < most, plan.pages
+
+
+async def test_the_tree_of_a_call_reads_its_own_calls_and_no_others(calls: Plans) -> None:
+    [one] = await waiting(calls, 1)
+    await calls.connection.execute("RESET ALL")
+    await calls.carry_out("read_tree", {"member_id": one, "limit": 200})
+    plan = await calls.carry_out("read_tree", {"member_id": one, "limit": 200})
+    assert not {node.relation for node in plan.nodes if node.kind == "Seq Scan"} & {"rpc_requests", "rpc_responses"}
+    assert plan.pages < 500, plan.pages

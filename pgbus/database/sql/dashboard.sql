@@ -95,7 +95,11 @@ SELECT t.depth, t.kind, t.id, t.causation_id, t.name, t.at, t.state,
            LEFT JOIN pgbus.listeners AS l ON l.listener_name = h.listener_name
            WHERE h.position = t.position AND h.attempt IS NOT NULL), '[]') AS attempts
 FROM tree AS t
-LEFT JOIN pgbus.rpc_calls AS c ON t.kind = 'call' AND c.call_id = t.id
+LEFT JOIN LATERAL (
+    -- One by one, as a join would read all calls.
+    SELECT x.worker, x.started_at, x.responded_at FROM pgbus.rpc_calls AS x
+    WHERE t.kind = 'call' AND x.call_id = t.id LIMIT 1
+) AS c ON true
 ORDER BY t.number
 
 -- name: find_window
