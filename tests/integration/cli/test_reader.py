@@ -43,7 +43,7 @@ READING = {
 }
 CHANGING = {
     "call", "db adopt", "db downgrade", "db roles", "db upgrade", "dead discard", "dead give-up", "dead retry",
-    "dead retry-now", "dev", "listeners pause",
+    "dead retry-now", "demo", "dev", "listeners pause",
     "listeners remove", "listeners replay", "listeners reset", "listeners resume", "operations cancel",
     "operations continue", "publish", "relay", "run", "schedules pause", "schedules remove", "schedules resume",
     "schedules run", "shell",
