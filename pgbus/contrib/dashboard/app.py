@@ -60,6 +60,8 @@ _PAGES: Mapping[str, Page] = {
     "/operations.csv": operating.export_csv,
     "/operations.json": operating.export_json,
     "/operations/{operation_id:int}": operating.operation,
+    "/operations/{operation_id:int}/items.csv": operating.export_items_csv,
+    "/operations/{operation_id:int}/items.json": operating.export_items_json,
 }
 _DEEDS: Mapping[str, Page] = {
     "/events/{event_id}/again": again.republish,

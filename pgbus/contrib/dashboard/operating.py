@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 from urllib.parse import urlencode
 
@@ -120,19 +120,26 @@ async def operations(visit: Visit) -> Shown:
 
 async def export_json(visit: Visit) -> Shown:
     """The audit trail as JSON: all operations that the filter accepts."""
-    rows = [_exported(one, visit) for one in await _asked(visit)]
-    return _file(msgspec.json.format(msgspec.json.encode(rows), indent=2), "application/json", "operations.json")
+    return _json([_exported(one, visit) for one in await _asked(visit)], "operations")
 
 
 async def export_csv(visit: Visit) -> Shown:
     """The audit trail as CSV."""
-    text = io.StringIO()
-    rows = [_exported(one, visit) for one in await _asked(visit)]
-    writer = csv.DictWriter(text, fieldnames=list(Operation.__dataclass_fields__), lineterminator="\r\n")
-    writer.writeheader()
-    for row in rows:
-        writer.writerow({name: _cell(value) for name, value in row.items()})
-    return _file(text.getvalue().encode(), "text/csv; charset=utf-8", "operations.csv")
+    return _csv([_exported(one, visit) for one in await _asked(visit)], Operation, "operations")
+
+
+async def export_items_json(visit: Visit) -> Shown:
+    """All that one operation has touched, as JSON."""
+    found = await _operation(visit)
+    items = await visit.admin.operations.items(found.id)
+    return _json([_fields(one) for one in items], f"operation-{found.id}")
+
+
+async def export_items_csv(visit: Visit) -> Shown:
+    """All that one operation has touched, as CSV."""
+    found = await _operation(visit)
+    items = await visit.admin.operations.items(found.id)
+    return _csv([_fields(one) for one in items], OperationItem, f"operation-{found.id}")
 
 
 # ------------------------------------------------------------------------------------------------------------- reading
@@ -215,8 +222,27 @@ def see(visit: Visit, operation_id: int) -> Response:
 
 
 def _exported(one: Operation, visit: Visit) -> dict[str, object]:
-    row = {name: getattr(one, name) for name in Operation.__dataclass_fields__}
-    return {**row, "filter": msgspec.json.decode(masked(msgspec.json.encode(one.filter).decode(), visit.hidden))}
+    return {
+        **_fields(one),
+        "filter": msgspec.json.decode(masked(msgspec.json.encode(one.filter).decode(), visit.hidden)),
+    }
+
+
+def _fields(one: Operation | OperationItem) -> dict[str, object]:
+    return {name: getattr(one, name) for name in one.__dataclass_fields__}
+
+
+def _json(rows: Sequence[Mapping[str, object]], name: str) -> Response:
+    return _file(msgspec.json.format(msgspec.json.encode(rows), indent=2), "application/json", f"{name}.json")
+
+
+def _csv(rows: Sequence[Mapping[str, object]], kind: type[Operation | OperationItem], name: str) -> Response:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(kind.__dataclass_fields__), lineterminator="\r\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({field: _cell(value) for field, value in row.items()})
+    return _file(text.getvalue().encode(), "text/csv; charset=utf-8", f"{name}.csv")
 
 
 def _cell(value: object) -> str:

@@ -236,7 +236,7 @@ ORDER BY x.id DESC
 
 -- name: summarize_dead_letters
 -- Dead letters by their listener and fingerprint, or the kind of their error where they have none, the largest group
--- first; `sample` is the newest of each.
+-- first; `sample` is the newest of each, `trend` how many died in each of the last 24 hours, the oldest first.
 WITH letters AS (
     SELECT x.*, l.listener_name, COALESCE(x.fingerprint, pgbus.error_kind(x.error)) AS kind,
            EXISTS (SELECT FROM pgbus.operation_items AS i
@@ -245,11 +245,22 @@ WITH letters AS (
     FROM pgbus.dead_letters AS x
     JOIN pgbus.listeners AS l ON l.id = x.listener_id
     WHERE x.id = ANY (CAST(:ids AS bigint[]))
+), hourly AS (
+    SELECT x.listener_name, x.kind, CAST(floor(extract(epoch FROM now() - x.dead_at) / 3600) AS integer) AS hours_ago,
+           count(*) AS letters
+    FROM letters AS x
+    WHERE x.dead_at > now() - INTERVAL '24 hours'
+    GROUP BY 1, 2, 3
 )
 SELECT x.listener_name, x.kind AS error, count(*) AS letters,
        min(x.dead_at) AS first_at, max(x.dead_at) AS last_at, max(x.id) AS sample,
        (array_agg(pgbus.error_kind(x.error) ORDER BY x.id DESC))[1] AS example,
-       count(*) FILTER (WHERE x.dead_at > now() - INTERVAL '1 hour') AS last_hour,
+       ARRAY(SELECT COALESCE(sum(h.letters), 0)
+             FROM generate_series(23, 0, -1) AS a (hours_ago)
+             LEFT JOIN hourly AS h
+                 ON h.listener_name = x.listener_name AND h.kind = x.kind AND GREATEST(h.hours_ago, 0) = a.hours_ago
+             GROUP BY a.hours_ago
+             ORDER BY a.hours_ago DESC) AS trend,
        count(*) FILTER (WHERE x.retried) AS retried,
        count(DISTINCT x.blocked_key) AS blocked_keys
 FROM letters AS x

@@ -199,8 +199,8 @@ class DeadGroup(msgspec.Struct, frozen=True):
 
     `error` is their fingerprint, or the kind of their error where they have none: without ids, numbers and quoted
     strings; a DeadFilter takes it. `example` is that kind in any case, of the newest, whose id is `sample`. `letters`
-    is how many, `last_hour` those of the last hour, `retried` those that people have had retried before;
-    `blocked_keys` is how many keys they block.
+    is how many, `trend` how many died in each of the last 24 hours, the oldest first, `retried` those that people have
+    had retried before; `blocked_keys` is how many keys they block.
     """
 
     listener_name: str
@@ -210,7 +210,7 @@ class DeadGroup(msgspec.Struct, frozen=True):
     last_at: datetime
     sample: int
     example: str
-    last_hour: int
+    trend: list[int]
     retried: int
     blocked_keys: int
 

@@ -44,7 +44,7 @@ async def test_dead_letters_are_grouped_by_listener_and_kind_of_error(invoke: In
     ]
     assert found[0]["first_at"] <= found[0]["last_at"]
     text = words((await invoke("dead", "summary", "--listener", "stock")).stdout)
-    assert re.search(r"2 stock KeyError: '\*' \S+ \w+ ago \S+ \w+ ago 0 pgbus dead show 5$", text)
+    assert re.search(r"2 stock KeyError: '\*' \d \S+ \w+ ago \S+ \w+ ago 0 pgbus dead show 5$", text)
     assert (await invoke("dead", "summary", "--key", "nobody")).stdout == "no dead letters\n"
 
 

@@ -14,6 +14,7 @@ import httpx2 as httpx
 import pytest
 
 from pgbus import migrate
+from pgbus.admin import Admin
 from pgbus.config import Config
 from pgbus.contrib.dashboard import Dashboard, Person
 from pgbus.contrib.dashboard.access import Role
@@ -389,6 +390,23 @@ async def test_operations_are_exported_as_csv_that_no_spreadsheet_runs_and_witho
         assert (await client.get("/operations.json?since=now")).status_code == 400
 
 
+async def test_all_that_an_operation_has_touched_is_exported(
+    database: str, client: httpx.AsyncClient, rows: Rows, letters: list[int]
+) -> None:
+    await rows.connection.execute("UPDATE pgbus.dead_letters SET error = '=cmd()' WHERE id = $1", letters[0])
+    await rows.connection.execute("CALL pgbus.operate('discard', jsonb_build_object('listener', 'mail'))")
+    [number] = [row[0] for row in await rows.connection.fetch("SELECT id FROM pgbus.operations")]
+    found = (await client.get(f"/operations/{number}/items.json")).json()
+    assert [one["letter_id"] for one in found] == letters
+    answer = await client.get(f"/operations/{number}/items.csv")
+    assert answer.headers["content-disposition"] == f'attachment; filename="operation-{number}.csv"'
+    assert next(row["error"] for row in csv.DictReader(io.StringIO(answer.text))) == "'=cmd()"
+    assert f'href="/operations/{number}/items.csv"' in (await client.get(f"/operations/{number}")).text
+    assert (await client.get("/operations/99/items.csv")).status_code == 404
+    async with browser(Dashboard(Config(dsn=database))) as stranger:
+        assert (await stranger.get(f"/operations/{number}/items.csv")).status_code == 401
+
+
 async def test_the_person_of_the_applications_own_check_is_the_person_of_the_operation(
     database: str, rows: Rows, letters: list[int]
 ) -> None:
@@ -430,7 +448,20 @@ async def test_a_dead_letter_shows_how_often_it_was_retried_before(
     await rows.dead_letter(listener_id, 1, error="KeyError: 'a'")
     page = (await client.get("/dead")).text
     assert "retried 1 time<" in page
-    assert '<td class="n bad">2</td><td class="n">2</td><td class="n some">1</td>' in page
+    assert '</svg></td><td class="n">2</td><td class="n some">1</td>' in page
+
+
+async def test_a_group_shows_how_many_died_in_each_of_the_last_24_hours(
+    database: str, client: httpx.AsyncClient, rows: Rows, letters: list[int]
+) -> None:
+    ages = "UPDATE pgbus.dead_letters SET dead_at = now() - $2 * interval '1 minute', fingerprint = 'a' WHERE id = $1"
+    for letter, minutes in zip(letters, (0, 90, 25 * 60), strict=True):
+        await rows.connection.execute(ages, letter, minutes)
+    async with Admin.connect(Config(dsn=database)) as admin:
+        [group] = await admin.dead_letters.summarize()
+    assert (group.letters, group.trend) == (3, [0] * 22 + [1, 1])
+    page = (await client.get("/dead")).text
+    assert 'aria-label="2 in 24 hours, at most 1 in one of them"' in page
 
 
 async def test_twenty_thousand_failures_of_twelve_causes_are_triaged_as_twelve_groups(
