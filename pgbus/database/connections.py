@@ -91,6 +91,7 @@ async def connect(config: Config) -> Connection:
         if await _is_shared(connection, config):
             raise behind_pooler(config)
         await set_up(connection, **_KEEPALIVES)
+        _keep_alive(connection)
     except BaseException as error:
         connection.terminate()
         if is_link_error(error):
@@ -145,6 +146,29 @@ _KEEPALIVES = {
     "tcp_keepalives_count": "3",
     "tcp_user_timeout": "15000",
 }
+
+
+# The same for our end of a session, which may send nothing for long.
+_SOCKET_OPTIONS = {
+    "TCP_KEEPIDLE": 6,
+    "TCP_KEEPALIVE": 6,  # macOS's name for it
+    "TCP_KEEPINTVL": 3,
+    "TCP_KEEPCNT": 3,
+    "TCP_USER_TIMEOUT": 15_000,
+}
+
+
+def _keep_alive(connection: Any) -> None:
+    """Have our host notice within 20 seconds that the server's has vanished, also while nothing is sent."""
+    # The driver has no setting for it.
+    link = connection._transport.get_extra_info("socket")
+    if link.family not in (socket.AF_INET, socket.AF_INET6):
+        return
+    with contextlib.suppress(OSError):
+        link.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for name, value in _SOCKET_OPTIONS.items():
+            if option := getattr(socket, name, None):
+                link.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
 async def create_pool(config: Config, *, size: int, for_engine: bool = False, for_users: bool = False) -> Pool:
