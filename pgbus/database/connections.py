@@ -88,6 +88,7 @@ async def connect(config: Config) -> Connection:
         raise unreachable(config, error) from error
     # The server, too, should notice within 20 seconds that our host has vanished: then our locks are free.
     try:
+        # First: through a shared session, the settings and the locks that follow would be those of other clients.
         if await _is_shared(connection, config):
             raise behind_pooler(config)
         await set_up(connection, **_KEEPALIVES)

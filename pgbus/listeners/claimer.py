@@ -11,7 +11,7 @@ from uuid import UUID, uuid4
 from pgbus.aio.clock import now
 from pgbus.database.faults import UniqueViolation
 from pgbus.database.statements import deliveries
-from pgbus.database.statements.deliveries import Claim
+from pgbus.database.statements.deliveries import Claim, ClaimTerms
 from pgbus.database.tries import LINK_PAUSE, Tries
 from pgbus.listeners.backlog import Backlog
 from pgbus.listeners.claims import ClaimsInFlight
@@ -184,8 +184,7 @@ class Claimer:
         self._enqueue(claims, events, sent_at=sent_at)
 
     async def _send_claim(self, wanted: int, *, token: UUID, rows: int, suspects: bool) -> list[Claim]:
-        claimed = await deliveries.claim(
-            self._running.store,
+        terms = ClaimTerms(
             token=token,
             listener_id=self._running.id,
             worker_id=self._running.standing.claimant(),
@@ -199,8 +198,8 @@ class Claimer:
             suspects=suspects,
             blocking=self._listener.blocks,
             left_topics=list(self._known.left),
-            expects_cuts=self._expects_cuts,
         )
+        claimed = await deliveries.claim(self._running.store, terms, expects_cuts=self._expects_cuts)
         self._lane_floors.saw(claimed.tops)
         claims = claimed.claims
         # A run that had to be cut is one of many: the leader makes large ones under load.

@@ -14,7 +14,7 @@ from pgbus.database.statements import sequencer
 from pgbus.database.store import Store
 from pgbus.leader.leader import Leader
 from pgbus.rpc.server import Server
-from pgbus.schedules.runner import Tasks
+from pgbus.schedules.tasks import Tasks
 from pgbus.schema import Catalog
 from pgbus.worker.leases import Leases
 from pgbus.worker.membership import Membership

@@ -58,6 +58,7 @@ class Upkeep:
         await parts.end_failed(store)
         if parts.restarts.resting != self._told:
             self._touch_at = 0.0
+        # Three times within a lease: an attempt may fail, and the next one still keeps it.
         if loop.time() >= self._extend_at:
             await parts.leases.extend(store)
             self._extend_at = loop.time() + self._config.lease / 3

@@ -23,7 +23,7 @@ from pgbus.handlers.middleware import Middleware
 from pgbus.leader.frontier import Frontier
 from pgbus.leader.leader import Leader
 from pgbus.rpc.server import Server
-from pgbus.schedules.runner import Tasks
+from pgbus.schedules.tasks import Tasks
 from pgbus.schema import Catalog
 from pgbus.telemetry import Telemetry
 from pgbus.worker.membership import Membership
@@ -292,10 +292,13 @@ class Worker:
         stall_watch = StallWatch()
         try:
             await asyncio.wait([*loops, stopping], return_when=asyncio.FIRST_COMPLETED)
+            # While both loops go on: the session holds our lock, and the upkeep extends the leases, until the last
+            # claim is settled.
             await self._drain(parts, store, failed=any(loop.done() for loop in loops))
         finally:
             stall_watch.stop()
             await end_tasks(stopping, *loops)
+        # Last: both sessions are closed and their locks free, so the next leader can take the lock at once.
         await self._membership.leave(store)
         if error := failure_of(loops):
             raise error

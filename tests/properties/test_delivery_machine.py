@@ -376,23 +376,19 @@ class DeliveryMachine(RuleBasedStateMachine):
     async def _claim(
         self, store: Store, one: Subscriber, worker_id: int, limit: int, piece: int, rows: int, suspects: bool
     ) -> list[Claim]:
-        claimed = await deliveries.claim(
-            store,
+        terms = deliveries.ClaimTerms(
             token=uuid4(),
             listener_id=one.id,
             worker_id=worker_id,
             lane_floors=one.floors.positions,
-            floor=0,
-            due_floor=-math.inf,
             rows=rows,
             limit=limit,
             piece=piece,
             lease=60.0,
             suspects=suspects,
             blocking=one.blocking,
-            left_topics=[],
-            expects_cuts=False,
         )
+        claimed = await deliveries.claim(store, terms, expects_cuts=False)
         one.floors.saw(claimed.tops)  # of all workers: what one saw holds for each
         return claimed.claims
 

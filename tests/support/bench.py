@@ -87,10 +87,10 @@ class Bench:
     async def look(self, listener_id: int, **values: Any) -> deliveries.Claimed:
         """A claim, and the tops of the lanes."""
         defaults: dict[str, Any] = {
-            "token": uuid4(), "worker_id": 1, "lane_floors": [], "floor": 0, "due_floor": float("-inf"), "rows": 100,
-            "limit": 100, "piece": 100, "lease": LEASE, "suspects": True, "blocking": False,
+            "token": uuid4(), "worker_id": 1, "rows": 100, "limit": 100, "piece": 100, "lease": LEASE, "suspects": True,
         }  # fmt: skip
-        return await deliveries.claim_deliveries(self.store, listener_id=listener_id, **{**defaults, **values})
+        terms = deliveries.ClaimTerms(listener_id=listener_id, **{**defaults, **values})
+        return await deliveries.claim_deliveries(self.store, terms)
 
     async def settle(self, listener_id: int, claims: Sequence[Claim], *endings: Ending, blocking: bool = False) -> int:
         """Settle each claim with these endings of its events; how many claims were still ours."""

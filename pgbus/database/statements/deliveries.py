@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 from uuid import UUID
+
+import msgspec
 
 from pgbus.database.sql import load
 from pgbus.database.statements.bound import Bound
@@ -29,6 +32,36 @@ class Claim:
     size: int
     events: list[EventMessage]
     blocked: list[bool] | None = None
+
+
+class ClaimTerms(msgspec.Struct, frozen=True, kw_only=True):
+    """The terms of a claim: up to `limit` events from up to `rows` waiting runs, in pieces of at most `piece` events.
+
+    The claims get this token, and a lease of `lease` seconds. Scans begin at the floors: `floor` is a position, for
+    ready runs, `due_floor` an instant in epoch seconds, for those that are due, and `lane_floors` has a position for
+    each lane of an ordered listener, and is empty for others. An event whose worker died twice, a suspect, comes
+    alone, and only if `suspects` says so. `blocking`: dead letters of the listener block their keys. Events of
+    `left_topics` are left to other workers.
+    """
+
+    token: UUID
+    listener_id: int
+    worker_id: int
+    limit: int
+    rows: int
+    piece: int
+    lease: float
+    floor: int = 0
+    due_floor: float = -math.inf
+    lane_floors: Sequence[int] = ()
+    suspects: bool = False
+    blocking: bool = False
+    left_topics: Sequence[str] = ()
+
+    def values(self) -> dict[str, Any]:
+        """The values of the statements' parameters."""
+        values = {name: getattr(self, name) for name in self.__struct_fields__}
+        return {**values, "claim_token": values.pop("token")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,142 +94,38 @@ class Untried:
     looked_at: datetime
 
 
-async def claim(
-    store: Store,
-    *,
-    token: UUID,
-    listener_id: int,
-    worker_id: int,
-    lane_floors: Sequence[int],
-    floor: int,
-    due_floor: float,
-    rows: int,
-    limit: int,
-    piece: int,
-    lease: float,
-    suspects: bool,
-    blocking: bool,
-    left_topics: Sequence[str],
-    expects_cuts: bool,
-) -> Claimed:
+async def claim(store: Store, terms: ClaimTerms, *, expects_cuts: bool) -> Claimed:
     """`claim_ready` where that can be enough, which costs half; else `claim_deliveries`.
 
     `expects_cuts`: runs are likely to have too many events, so the first would be in vain.
     """
-    if not (lane_floors or suspects or expects_cuts):
-        claims = await claim_ready(
-            store,
-            token=token,
-            listener_id=listener_id,
-            worker_id=worker_id,
-            floor=floor,
-            due_floor=due_floor,
-            rows=rows,
-            limit=limit,
-            piece=piece,
-            lease=lease,
-            left_topics=left_topics,
-        )
+    if not (terms.lane_floors or terms.suspects or expects_cuts):
+        claims = await claim_ready(store, terms)
         if claims is not None:
             return Claimed(claims, {})
-    return await claim_deliveries(
-        store,
-        token=token,
-        listener_id=listener_id,
-        worker_id=worker_id,
-        lane_floors=list(lane_floors),
-        floor=floor,
-        due_floor=due_floor,
-        rows=rows,
-        limit=limit,
-        piece=piece,
-        lease=lease,
-        suspects=suspects,
-        blocking=blocking,
-        left_topics=left_topics,
-    )
+    return await claim_deliveries(store, terms)
 
 
-async def claim_deliveries(
-    store: Store,
-    *,
-    token: UUID,
-    listener_id: int,
-    worker_id: int,
-    lane_floors: Sequence[int],
-    floor: int,
-    due_floor: float,
-    rows: int,
-    limit: int,
-    piece: int,
-    lease: float,
-    suspects: bool,
-    blocking: bool,
-    left_topics: Sequence[str] = (),
-) -> Claimed:
-    """Claim up to `limit` events from up to `rows` waiting runs, in pieces of at most `piece` events.
-
-    `lane_floors`: for each lane of an ordered listener the position at which its scan begins; none for other listeners.
-    An event whose worker died twice, a suspect, comes alone, and only if `suspects` says so.
-    """
-    records = await store.fetch(
-        "claim_deliveries",
-        listener_id=listener_id,
-        worker_id=worker_id,
-        lane_floors=list(lane_floors),
-        floor=floor,
-        due_floor=due_floor,
-        rows=rows,
-        limit=limit,
-        piece=piece,
-        lease=lease,
-        suspects=suspects,
-        blocking=blocking,
-        left_topics=left_topics,
-        claim_token=token,
-    )
+async def claim_deliveries(store: Store, terms: ClaimTerms) -> Claimed:
+    """Claim waiting runs on these terms."""
+    records = await store.fetch("claim_deliveries", **terms.values())
     tops: Mapping[int, int] = {}
-    if lane_floors:
+    if terms.lane_floors:
         tops = {lane: top for record in records if record["id"] is None for lane, top in zip(*record[-2:], strict=True)}
         records = [record for record in records if record["id"] is not None]
-    return Claimed(_claims(records, token=token, blocking=blocking), tops)
+    return Claimed(_claims(records, token=terms.token, blocking=terms.blocking), tops)
 
 
-async def claim_ready(
-    store: Store,
-    *,
-    token: UUID,
-    listener_id: int,
-    worker_id: int,
-    floor: int,
-    due_floor: float,
-    rows: int,
-    limit: int,
-    piece: int,
-    lease: float,
-    left_topics: Sequence[str] = (),
-) -> list[Claim] | None:
-    """Claim up to `rows` ready runs of a listener without order, as `claim_deliveries` would.
+async def claim_ready(store: Store, terms: ClaimTerms) -> list[Claim] | None:
+    """Claim ready runs of a listener without order, as `claim_deliveries` would.
 
     None: nothing was claimed, as something is due, or a run has too many events. No suspects are looked for.
     """
-    records = await store.fetch(
-        "claim_ready",
-        listener_id=listener_id,
-        worker_id=worker_id,
-        floor=floor,
-        due_floor=due_floor,
-        rows=rows,
-        limit=limit,
-        piece=piece,
-        lease=lease,
-        left_topics=left_topics,
-        claim_token=token,
-    )
+    records = await store.fetch("claim_ready", **terms.values())
     fits, first_id, *_ = records[0]
     if not fits:
         return None
-    return [] if first_id is None else _claims([record[1:] for record in records], token=token, blocking=False)
+    return [] if first_id is None else _claims([record[1:] for record in records], token=terms.token, blocking=False)
 
 
 def _claims(records: Sequence[Any], *, token: UUID, blocking: bool) -> list[Claim]:

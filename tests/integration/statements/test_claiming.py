@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import math
 import random
 from typing import Any
 from uuid import uuid4
 
 import asyncpg
+import msgspec
 import pytest
 
 from pgbus.database.statements import deliveries
@@ -311,18 +311,17 @@ async def test_the_lean_claim_takes_what_the_full_one_would_or_nothing(bench: Be
         await prepare_anything(bench, listener_id, chance)
     if seed % 3:
         await bench.connection.execute("DELETE FROM pgbus.deliveries WHERE available_at < now()")
-    values: dict[str, Any] = {
-        "token": uuid4(),
-        "listener_id": listener_id,
-        "worker_id": 1,
-        "floor": chance.choice([0, 0, 10]),
-        "due_floor": -math.inf,
-        "rows": chance.choice([2, 100]),
-        "limit": chance.choice([3, 100]),
-        "piece": chance.choice([2, 100]),
-        "lease": 60.0,
-        "left_topics": chance.choice([[], ["orders.placed"]]),
-    }
+    terms = deliveries.ClaimTerms(
+        token=uuid4(),
+        listener_id=listener_id,
+        worker_id=1,
+        floor=chance.choice([0, 0, 10]),
+        rows=chance.choice([2, 100]),
+        limit=chance.choice([3, 100]),
+        piece=chance.choice([2, 100]),
+        lease=60.0,
+        left_topics=chance.choice([[], ["orders.placed"]]),
+    )
     left = "first, last, events, positions, claim_token, available_at"
 
     async def carry_out(claiming: Any) -> tuple[Any, Any]:
@@ -334,17 +333,15 @@ async def test_the_lean_claim_takes_what_the_full_one_would_or_nothing(bench: Be
         return claims, rows
 
     before = await bench.deliveries(left)
-    lean, after_lean = await carry_out(deliveries.claim_ready(bench.store, **values))
-    looked, after_full = await carry_out(
-        deliveries.claim_deliveries(bench.store, **values, lane_floors=[], suspects=False, blocking=False)
-    )
+    lean, after_lean = await carry_out(deliveries.claim_ready(bench.store, terms))
+    looked, after_full = await carry_out(deliveries.claim_deliveries(bench.store, terms))
     full = looked.claims
     if lean is None:
         assert after_lean == before
         assert (
             any(not one.fresh for one in full)
             or len(after_full) > len(before)
-            or sum(one.size for one in full) == values["limit"]
+            or sum(one.size for one in full) == terms.limit
             or not full
         )
     else:
@@ -359,19 +356,19 @@ async def test_the_lean_claim_takes_what_the_full_one_would_or_nothing(bench: Be
 async def test_the_lean_claim_takes_nothing_when_something_is_due_or_too_long(bench: Bench) -> None:
     listener_id = await bench.rows.listener("mail", "**")
     await bench.log(*range(1, 9))
-    values: dict[str, Any] = {
-        "token": uuid4(), "listener_id": listener_id, "worker_id": 1, "floor": 0, "due_floor": -math.inf, "rows": 10,
-        "limit": 5, "piece": 3, "lease": 60.0,
-    }  # fmt: skip
-    assert await deliveries.claim_ready(bench.store, **values) == []
+    terms = deliveries.ClaimTerms(
+        token=uuid4(), listener_id=listener_id, worker_id=1, rows=10, limit=5, piece=3, lease=60.0
+    )
+    six = msgspec.structs.replace(terms, limit=6)
+    assert await deliveries.claim_ready(bench.store, terms) == []
     await bench.rows.delivery(listener_id, 1, 3)
     await bench.rows.delivery(listener_id, 4, 6)
-    assert await deliveries.claim_ready(bench.store, **values) is None, "six are more than five"
-    assert await deliveries.claim_ready(bench.store, **values | {"limit": 6, "piece": 2}) is None, "a run is cut"
+    assert await deliveries.claim_ready(bench.store, terms) is None, "six are more than five"
+    assert await deliveries.claim_ready(bench.store, msgspec.structs.replace(six, piece=2)) is None, "a run is cut"
     due = await bench.rows.delivery(listener_id, 7)
     await bench.connection.execute("UPDATE pgbus.deliveries SET available_at = now() WHERE id = $1", due)
-    assert await deliveries.claim_ready(bench.store, **values | {"limit": 6}) is None, "something is due"
+    assert await deliveries.claim_ready(bench.store, six) is None, "something is due"
     await bench.connection.execute("DELETE FROM pgbus.deliveries WHERE id = $1", due)
-    claims = await deliveries.claim_ready(bench.store, **values | {"limit": 6})
+    claims = await deliveries.claim_ready(bench.store, six)
     assert claims
     assert positions(claims) == [[1, 2, 3], [4, 5, 6]]

@@ -89,6 +89,7 @@ class Tasks:
         self._claimer.stop()
         self._runs.stop()
         self._background.cancel()
+        # The loop goes on meanwhile, as it extends the leases of what still runs.
         await self._runs.wait(grace)
         self._runs.abandon()
         await self._runs.wait(LINK_PAUSE_LIMIT)
