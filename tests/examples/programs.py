@@ -41,7 +41,7 @@ class Program:
         except TimeoutError:
             raise AssertionError(f"no {text!r} in:\n{self.output}") from None
 
-    async def wait(self, *, timeout: float = 60.0) -> int:
+    async def wait(self, *, timeout: float = 2 * PROCESS_PATIENCE) -> int:
         """Wait for the end; returns the exit code."""
         async with asyncio.timeout(timeout):
             await self._reader

@@ -312,7 +312,7 @@ async def test_an_ordinary_settlement_counts_each_event_once(database: str, conn
 async def test_run_ends_with_an_error_where_the_schema_is_missing(empty_database: str) -> None:
     async with open_bus(empty_database) as bus:
         with pytest.raises(pgbus.SchemaVersionError, match="upgrade"):
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(30):
                 await make_worker(bus).run()
 
 

@@ -150,7 +150,7 @@ class Services:
             env=program_environ(self.environ),
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=120,
             check=False,
         )
 

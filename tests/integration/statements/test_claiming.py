@@ -218,7 +218,7 @@ async def test_two_sessions_that_claim_at_once_share_the_events(bench: Bench, ot
                 position for claim in positions(await session.claim(listener_id, limit=7)) for position in claim
             )
 
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         await asyncio.gather(drain(bench), drain(other))
     assert sorted(position or 0 for position in found) == list(range(1, 101))
 
