@@ -31,6 +31,8 @@ REMEMBER = 7 * 86_400.0
 STANDBY_INTERVAL = 1.0
 FORGET_INTERVAL = 10.0
 CLOSE_TIMEOUT = 2.0
+# For the broker to answer: one that is just starting may accept a connection and then say nothing on it.
+ANSWER_TIMEOUT = 30.0
 # Deleted in one statement at most, each FORGET_INTERVAL or at once while there are more.
 FORGET_ROWS = 5_000
 _FATAL = (ConfigurationError, PrivilegeError, SchemaVersionError)
@@ -94,13 +96,13 @@ class Receiver:
         async with self._locked_session() as session:
             store = session.store
             bus_id = str(await read_bus_id(store))
-            source = await self._open_source()
+            source = await asyncio.wait_for(self._open_source(), ANSWER_TIMEOUT)
             try:
                 self.reading.set()
                 while True:
-                    incoming = await source.fetch()
+                    incoming = await asyncio.wait_for(source.fetch(), ANSWER_TIMEOUT)
                     await self._publish(store, incoming, bus_id)
-                    await source.acknowledge()
+                    await asyncio.wait_for(source.acknowledge(), ANSWER_TIMEOUT)
                     if backoff.tries:
                         logger.info("relay %s receives again", self._name)
                         backoff.reset()

@@ -73,9 +73,10 @@ class RabbitSink:
 class RabbitSource:
     """Reads a queue that is there already."""
 
-    def __init__(self, address: Address, connection: Any, queue: Any) -> None:
+    def __init__(self, address: Address, connection: Any, channel: Any, queue: Any) -> None:
         self._address = address
         self._connection = connection
+        self._channel = channel
         self._queue = queue
         self._messages: asyncio.Queue[Any] = asyncio.Queue()
         self._last: Any = None
@@ -88,7 +89,7 @@ class RabbitSource:
         try:
             channel = await connection.channel()
             await channel.set_qos(prefetch_count=2 * _BATCH)
-            source = cls(address, connection, await channel.get_queue(wanted, ensure=True))
+            source = cls(address, connection, channel, await channel.get_queue(wanted, ensure=True))
             await source._queue.consume(source._messages.put)
         except ChannelNotFoundEntity as error:
             await connection.close()
@@ -105,7 +106,8 @@ class RabbitSource:
             messages.append(await asyncio.wait_for(self._messages.get(), _WAIT))
         while len(messages) < _BATCH and not self._messages.empty():
             messages.append(self._messages.get_nowait())
-        if not messages and self._connection.is_closed:
+        # The connection counts as closed only when we close it; its channel also when the server is gone.
+        if not messages and self._channel.is_closed:
             raise ConnectionError("the connection to RabbitMQ is closed")
         self._last = messages[-1] if messages else None
         return [self._incoming(message) for message in messages]
