@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import asyncpg
+import pytest
 
 import pgbus
 from pgbus.aio.tasks import end_tasks
@@ -122,6 +123,22 @@ async def test_what_was_not_acknowledged_comes_again_and_is_no_new_event(
         found = await published(connection, 31)
         assert second.counts["read"] > second.counts["new"] == 1
     assert [json.loads(row["payload"])["n"] for row in found] == list(range(31))
+
+
+async def test_a_receiver_that_was_idle_when_its_broker_died_goes_on(
+    broker: Broker, place: str, database: str, connection: asyncpg.Connection
+) -> None:
+    if not broker.survives_kill:
+        pytest.skip(f"{broker.name} forgets everything when it is killed")
+    await broker.prepare(place)
+    async with receiving(database, broker.source(place)):
+        await broker.write(place, [Message(b'{"n": 0}', key="k", id="0")])
+        await published(connection, 1)
+        await asyncio.to_thread(broker.kill)
+        await asyncio.to_thread(broker.start)
+        await broker.write(place, [Message(b'{"n": 1}', key="k", id="1")])
+        found = await published(connection, 2)
+    assert [json.loads(row["payload"])["n"] for row in found] == [0, 1]
 
 
 def acknowledge_nothing(receiver: Receiver) -> None:
