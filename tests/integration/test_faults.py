@@ -268,8 +268,8 @@ async def test_a_bug_in_one_listener_ends_no_other_and_is_a_crash_for_its_claims
     claim = deliveries.claim_deliveries
     faults = [TypeError("a fault of code")]
 
-    async def claim_and_fail(store: Store, **values: Any) -> Claimed:
-        claimed = await claim(store, **values)
+    async def claim_and_fail(store: Store, *values: Any, **named: Any) -> Claimed:
+        claimed = await claim(store, *values, **named)
         if faults and claimed.claims and claimed.claims[0].events[0].topic == "a.faulty":
             raise faults.pop()
         return claimed

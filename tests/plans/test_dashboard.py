@@ -67,35 +67,6 @@ async def test_a_tree_costs_what_is_in_it(plans: Plans) -> None:
     assert pages < 300, pages
 
 
-CHANGES = """
-INSERT INTO pgbus.dead_letters (listener_id, position, attempts, error, fingerprint, worker)
-SELECT 1 + n % 3, n, 5, 'ValueError: no', 'cause ' || n % 12, 'w' FROM generate_series(1, 20000) AS n;
-INSERT INTO pgbus.operations (verb, filter, requested_by, state, matched, progress, last, finished_at)
-SELECT 'retry', '{}', 'ann', 'done', 0, 0, 0, now() FROM generate_series(1, 5000);
-INSERT INTO pgbus.operation_items (operation_id, listener_name, position, attempts)
-SELECT n, 'one', n, 5 FROM pgbus.operations AS o, generate_series(o.id, o.id + 9) AS n WHERE o.id % 10 = 0
-  AND EXISTS (SELECT FROM pgbus.operations AS x WHERE x.id = n);
-ANALYZE pgbus.dead_letters, pgbus.operations, pgbus.operation_items
-"""
-
-
-async def test_letters_and_operations_are_found_by_their_ids_and_their_events_by_positions(plans: Plans) -> None:
-    await plans.connection.execute(CHANGES)
-    ids = [row["id"] for row in await plans.connection.fetch("SELECT id FROM pgbus.dead_letters ORDER BY id DESC")]
-    last = await plans.connection.fetchval("SELECT max(id) FROM pgbus.operations")
-    anything = dict.fromkeys(("operation_id", "before", "verb", "who", "subject", "state", "since", "until"))
-    assert (await ask(plans, "list_operations", **anything, limit=50)).steps < 500
-    plan = await ask(plans, "list_operations", **{**anything, "operation_id": last}, limit=1)
-    assert plan.steps < 100
-    plan = await ask(plans, "list_operation_items", operation_id=last, limit=200)
-    assert plan.indexes == {"operation_items_operation"}
-    assert plan.pages < 100
-    assert (await ask(plans, "read_dead_letters", ids=ids[:50])).pages < 3_000
-    plan = await ask(plans, "summarize_dead_letters", ids=ids)
-    assert plan.scanned_whole == set()
-    assert plan.pages < 150_000, plan.pages
-
-
 @pytest.mark.parametrize(
     ("wanted", "most"),
     [
