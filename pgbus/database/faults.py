@@ -37,10 +37,9 @@ DataError = asyncpg.DataError
 OperatorIntervention = asyncpg.OperatorInterventionError
 SyntaxOrAccess = asyncpg.SyntaxOrAccessError
 InternalError = asyncpg.InternalServerError
-# Whatever a statement on an asyncpg connection may fail with, other than the faults of our own code.
-DATABASE_ERRORS = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError)
-# Raised instead when a connection was cut while it was idle, and the driver has not noticed yet.
-DRIVER_CONFUSED = (asyncpg.InternalClientError,)
+# Whatever a statement on an asyncpg connection may fail with, other than the faults of our own code. The last is raised
+# when a connection was cut while it was idle, and the driver has not noticed yet.
+DATABASE_ERRORS = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 
 
 def hint_of(error: BaseException) -> str | None:

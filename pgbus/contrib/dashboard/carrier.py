@@ -7,7 +7,7 @@ import logging
 
 from pgbus.admin import Admin
 from pgbus.config import Config
-from pgbus.database.faults import DATABASE_ERRORS, DRIVER_CONFUSED
+from pgbus.database.faults import DATABASE_ERRORS
 from pgbus.errors import PgbusError
 
 logger = logging.getLogger("pgbus")
@@ -53,5 +53,5 @@ class Carrier:
         try:
             async with self._turns, Admin.connect(self._config) as admin:
                 await admin.operations.resume(operation_id)
-        except (*DATABASE_ERRORS, *DRIVER_CONFUSED, PgbusError) as error:
+        except (*DATABASE_ERRORS, PgbusError) as error:
             logger.warning("operation %s was broken off and can be continued: %s", operation_id, error)

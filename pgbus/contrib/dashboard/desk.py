@@ -11,7 +11,7 @@ from pgbus.config import Config
 from pgbus.contrib.dashboard.checkup import Checkup
 from pgbus.contrib.dashboard.chronicle import Chronicler
 from pgbus.contrib.dashboard.live import Feed
-from pgbus.database.faults import DATABASE_ERRORS, DRIVER_CONFUSED
+from pgbus.database.faults import DATABASE_ERRORS
 from pgbus.database.statements.doctor import read_clock
 
 SEATS = 4
@@ -53,7 +53,7 @@ class Desk:
         """A kept Admin whose connection answers: the server may have ended it since it was used last."""
         while self._free:
             admin, opened = self._free.pop()
-            with suppress(*DATABASE_ERRORS, *DRIVER_CONFUSED, TimeoutError):
+            with suppress(*DATABASE_ERRORS):
                 async with asyncio.timeout(ANSWER):
                     await read_clock(admin.store)
                 return admin, opened
@@ -66,5 +66,5 @@ class Desk:
 
 
 async def _close(opened: AsyncExitStack) -> None:
-    with suppress(*DATABASE_ERRORS, *DRIVER_CONFUSED):
+    with suppress(*DATABASE_ERRORS):
         await opened.aclose()

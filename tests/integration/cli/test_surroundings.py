@@ -142,7 +142,7 @@ async def test_a_worker_whose_terminal_is_gone_lets_its_handlers_finish(
         worker.hang_up()
         worker.child.send_signal(signal.SIGHUP)  # as a shell does, too
         (tmp_path / "go").touch()
-        assert await worker.ends() == 0
+        assert await worker.ends() == 0, worker
     await eventually((tmp_path / "ended").exists, 60)
     assert await rows.connection.fetchval("SELECT outcome FROM pgbus.event_history") == "done"
 
@@ -156,7 +156,7 @@ async def test_a_hangup_does_not_hurry_a_stop_that_has_begun(tmp_path: Path, dat
         worker.child.terminate()
         worker.child.send_signal(signal.SIGHUP)
         (tmp_path / "go").touch()
-        assert await worker.ends() == 0
+        assert await worker.ends() == 0, worker
     assert (tmp_path / "ended").exists()
 
 
@@ -187,7 +187,7 @@ async def test_a_worker_ends_whose_database_is_stopped_at_the_same_moment(tmp_pa
             await worker.says("leading")
             worker.child.terminate()
             server.terminate()
-            assert await worker.ends() == 0
+            assert await worker.ends() == 0, worker
 
 
 async def test_dev_stops_its_server_when_the_terminal_is_gone(tmp_path: Path) -> None:
