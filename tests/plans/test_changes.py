@@ -6,9 +6,8 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from tests.plans.conftest import filled, plans_in
+from tests.plans.conftest import ask, filled, plans_in
 from tests.plans.plan import Plans
-from tests.plans.test_dashboard import ask
 from tests.support import DatabaseServer
 
 CHANGES = """

@@ -10,21 +10,8 @@ from pgbus.admin import Condition, EventFilter
 from pgbus.contrib.dashboard.searching import WINDOW
 from pgbus.contrib.dashboard.visits import LIMIT
 from pgbus.database.statements.inspection import parameters
-from tests.plans.conftest import EVENTS
+from tests.plans.conftest import EVENTS, ask
 from tests.plans.plan import Plan, Plans
-
-# Of the log this is a partition that has just begun; the others have what waits, not what was.
-SMALL = {"events_p1", "outbox", "deliveries"}
-
-
-async def ask(plans: Plans, name: str, /, **values: Any) -> Plan:
-    """Twice, with the server's settings, as a page has them: a session's first query also reads the catalog."""
-    await plans.connection.execute("RESET ALL")
-    await plans.carry_out(name, values)
-    plan = await plans.carry_out(name, values)
-    assert plan.scanned_whole <= SMALL
-    assert not plan.is_compiled
-    return plan
 
 
 async def find(plans: Plans, **wanted: Any) -> Plan:

@@ -20,7 +20,6 @@ from pgbus.testing.databases import DatabaseServer
 from tests.conftest import Connect
 from tests.integration.doctor.ward import Ward
 from tests.support import eventually
-from tests.support.waiting import PATIENCE
 from tests.support.workers import open_bus, running
 
 Provocation = Callable[[Ward], Awaitable[object]]
@@ -117,8 +116,12 @@ async def test_a_healthy_bus_has_no_fault_and_no_warning(ward_server: DatabaseSe
             async with running(bus):
                 await bus.publish({"n": 1}, topic="orders.placed")
                 await handled.wait()
-                async with asyncio.timeout(PATIENCE):
+                took: list[float] = []
+                while len(took) < 5 and min(took, default=2) >= 2:  # other tests may have had the machine meanwhile
+                    started = asyncio.get_running_loop().time()
                     found = await examine(Config(dsn=dsn))
+                    took.append(asyncio.get_running_loop().time() - started)
+    assert min(took) < 2
     assert [one for one in found.findings if one.verdict in ("warning", "fault")] == []
 
 
