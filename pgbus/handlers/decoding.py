@@ -18,7 +18,7 @@ from pgbus.codec.payloads import decoder
 from pgbus.errors import ConfigurationError, UnhandledEventError
 from pgbus.events import topic_of
 from pgbus.messages import EventMessage
-from pgbus.topics import matches
+from pgbus.topics import REMEMBERED_TOPICS, matches
 
 Decode: TypeAlias = Callable[[EventMessage], Any]
 
@@ -53,6 +53,8 @@ class EventDecoder:
         key = (event.topic, tuple(event.ancestors or ()))
         decode = self._by_topic.get(key)
         if decode is None:
+            if len(self._by_topic) >= REMEMBERED_TOPICS:
+                self._by_topic.clear()
             decode = self._by_topic[key] = self._resolve(event)
         return event if decode is _as_it_is else decode(event.raw)
 

@@ -6,10 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from pgbus.database.statements.sequencer import Subscription
-from pgbus.topics import is_wildcard, matches
-
-# Topics whose listeners are remembered: a service may make up a topic for each of its events.
-REMEMBERED = 10_000
+from pgbus.topics import REMEMBERED_TOPICS, is_wildcard, matches
 
 
 class Route(NamedTuple):
@@ -51,7 +48,7 @@ class Routes:
         topics = all_topics(topic, ancestors)
         routes = self._remembered.get(topics)
         if routes is None:
-            if len(self._remembered) >= REMEMBERED:
+            if len(self._remembered) >= REMEMBERED_TOPICS:
                 self._remembered.clear()
             routes = self._remembered[topics] = self._match(topics)
         return routes

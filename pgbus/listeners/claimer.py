@@ -163,11 +163,13 @@ class Claimer:
         try:
             # From before the statement: the lease in the database then ends no earlier than we believe.
             sent_at = now()
-            claims = await self._send_claim(wanted, token=token, rows=rows, suspects=suspects)
-            claims = await self._skip_missing(claims)
+            claims = await self._skip_missing(await self._send_claim(wanted, token=token, rows=rows, suspects=suspects))
         finally:
-            # What was claimed is in flight before the next `await`: nothing can find it unknown in between.
+            # What was claimed is in flight before the next `await`: nothing can find it unknown in between. After an
+            # error it stays unknown, and is returned with other forgotten claims.
             self._claiming = None
+            # Left here unless a suspect is ours now: then `ClaimsInFlight.remove` leaves it. That of a claim that failed
+            # is not ours: were it counted, no listener of this process would ever try one again.
             if suspects and not any(claim.suspect for claim in claims):
                 self._look_for_suspects = False
                 self._quarantine.leave()

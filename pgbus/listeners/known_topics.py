@@ -13,6 +13,7 @@ from pgbus.listeners.listener import hears
 from pgbus.listeners.other_versions import VersionCheck
 from pgbus.listeners.running import RunningListener
 from pgbus.messages import EventMessage
+from pgbus.topics import REMEMBERED_TOPICS
 
 
 class KnownTopics:
@@ -25,6 +26,7 @@ class KnownTopics:
         self._running = running
         self._versions = VersionCheck(running)
         self._known: set[tuple[str, tuple[str, ...]]] = set()
+        # Added to here, and cleared by the claimer with each scan from the bottom: by then they may be nobody's.
         self.left: set[str] = set()
 
     def is_ours(self, event: EventMessage) -> bool:
@@ -40,6 +42,8 @@ class KnownTopics:
         What nobody declares any more is handled here: its subscription is gone, and only what was owed before is left.
         """
         if self._running.listener.hears(event):
+            if len(self._known) >= REMEMBERED_TOPICS:
+                self._known.clear()
             self._known.add((event.topic, tuple(event.ancestors or ())))
             return None
         if not hears(await self._subscribed(event), event):

@@ -16,6 +16,7 @@ from pgbus.database.statements import schemas
 from pgbus.database.statements.schemas import OtherVersions
 from pgbus.listeners.running import RunningListener
 from pgbus.messages import EventMessage
+from pgbus.topics import REMEMBERED_TOPICS
 
 # Seconds for which an answer holds: a deploy may bring a thousand such events per second.
 _ANSWER_HOLDS = 1.0
@@ -57,6 +58,8 @@ class VersionCheck:
                 listener_name=self._running.name,
                 topics=key,
             )
+            if len(self._answers) >= REMEMBERED_TOPICS:
+                self._answers.clear()
             answer = self._answers[key] = _Answer(found, at + _ANSWER_HOLDS)
         return answer.found
 

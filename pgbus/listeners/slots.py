@@ -14,7 +14,7 @@ from pgbus.listeners.claims import ClaimsInFlight
 from pgbus.listeners.hooks import Afterwards
 from pgbus.listeners.pace import Pace
 from pgbus.listeners.running import RunningListener
-from pgbus.listeners.settlement import BLOCKED, HeldClaim, Left
+from pgbus.listeners.settlement import BLOCKED, HeldClaim, Left, Released
 
 logger = logging.getLogger("pgbus")
 
@@ -120,7 +120,10 @@ class Slots:
             ending = await self._attempts.attempt(held, index)
             if isinstance(ending, Dead) and self._listener.blocks and event.key is not None:
                 barred.add(event.key)
-            if isinstance(ending, Retry | Left) or self._is_draining:
+            # What comes back comes first again, so nothing of the lane may pass it: a retry, an event left to another
+            # worker, and one that is released because the bus could not be reached from its handler. A dead letter does
+            # not come back by itself.
+            if isinstance(ending, Retry | Left | Released) or self._is_draining:
                 self._give_back(held)
                 break
 

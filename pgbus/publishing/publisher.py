@@ -152,8 +152,7 @@ class Publisher:
                 await self._fail(waiting, error)
             else:
                 for (_, future), event_id in zip(waiting, ids, strict=True):
-                    if not future.done():
-                        future.set_result(event_id)
+                    _tell(future, event_id)
 
     async def _insert(self, connection: Borrowed, part: Part) -> list[UUID]:
         config = self._config
@@ -170,12 +169,26 @@ class Publisher:
             # With an error of the server nothing was committed. After a connection that broke, only a row with a dedup
             # key may be sent again: another one might be published twice.
             if len(waiting) == 1 or not (isinstance(error, ServerError) or may_repeat(error, [row])):
-                future.set_exception(error)
+                _tell(future, error)
                 continue
             try:
-                future.set_result((await self.publish_all([row]))[0])
+                [event_id] = await self.publish_all([row])
             except Exception as own:
-                future.set_exception(own)
+                _tell(future, own)
+            else:
+                _tell(future, event_id)
+
+
+def _tell(future: asyncio.Future[UUID], answer: UUID | Exception) -> None:
+    """Answer a publish, unless it was cancelled meanwhile."""
+    # Looked at only now: a publish may be cancelled at every `await`, also of its own INSERT. To answer it then raises,
+    # which would end the flusher, and nobody would ever answer the publishes behind it.
+    if future.done():
+        return
+    if isinstance(answer, Exception):
+        future.set_exception(answer)
+    else:
+        future.set_result(answer)
 
 
 def may_repeat(error: Exception, parts: Sequence[Part]) -> bool:

@@ -64,6 +64,39 @@ async def test_a_cancelled_publish_takes_no_other_with_it(database: str, connect
     assert await observer.fetchval("SELECT event_id FROM pgbus.outbox WHERE topic = 'numbers.kept'") == event.event_id
 
 
+async def test_a_publish_that_is_cancelled_while_it_is_tried_alone_leaves_no_other_waiting(
+    database: str, connect: Connect
+) -> None:
+    owner = await connect(database)
+    await owner.execute("""
+        CREATE FUNCTION slow_down() RETURNS trigger LANGUAGE plpgsql AS $$
+        BEGIN
+            IF NEW.payload = '"refused"' THEN RAISE check_violation; END IF;
+            IF NEW.payload = '"slow"' THEN PERFORM pg_advisory_xact_lock(1); END IF;
+            RETURN NEW;
+        END $$;
+        CREATE TRIGGER slow_down BEFORE INSERT ON pgbus.outbox FOR EACH ROW EXECUTE FUNCTION slow_down();
+        SELECT pg_advisory_lock(1)
+    """)
+
+    async with pgbus.create(database) as bus:
+        publishes = [
+            asyncio.create_task(bus.publish(one, topic="numbers.next")) for one in ("refused", "slow", "third")
+        ]
+        await eventually(
+            lambda: owner.fetchval("SELECT true FROM pg_locks WHERE locktype = 'advisory' AND NOT granted")
+        )
+        publishes[1].cancel()
+        await asyncio.wait([publishes[1]])
+        await owner.execute("SELECT pg_advisory_unlock(1)")
+        async with asyncio.timeout(PATIENCE):
+            refused, cancelled, third = await asyncio.gather(*publishes, return_exceptions=True)
+
+    assert isinstance(refused, asyncpg.CheckViolationError)
+    assert isinstance(cancelled, asyncio.CancelledError)
+    assert isinstance(third, pgbus.EventMessage)
+
+
 async def test_a_first_publish_that_is_cancelled_while_it_connects_leaves_no_session(
     database: str, connect: Connect
 ) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import asyncpg
 import pytest
 
 import pgbus
+from pgbus.database.statements import deliveries
 from pgbus.telemetry import ClaimsFreed, LeaderChanged, LeaderSlept, SessionLost, SessionOpened
 from tests.conftest import Connect
 from tests.support import eventually
@@ -136,6 +138,41 @@ async def test_suspects_are_tried_one_at_a_time_in_a_process_while_others_go_on(
             assert sorted(await seen.take(8)) == list(range(1, 9))
             await until_idle(connection)
     assert most == 1
+
+
+async def test_a_suspect_whose_claim_failed_does_not_keep_the_others_from_being_tried(
+    database: str, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connection = await connect(database)
+    rows = Rows(connection)
+    skip = deliveries.skip_missing_events
+    failures = [ConnectionError("the link broke after the claim")]
+
+    async def skip_or_fail(*values: Any, **named: Any) -> list[int]:
+        if failures:
+            raise failures.pop()
+        return await skip(*values, **named)
+
+    monkeypatch.setattr(deliveries, "skip_missing_events", skip_or_fail)
+    async with open_bus(database, lease=3) as bus:
+        seen: Inbox[int] = Inbox()
+
+        @bus.listener("orders.placed", name="mail")
+        async def handle(event: dict[str, int]) -> None:
+            seen.put(event["n"])
+
+        async with running(bus):
+            pass
+        listener_id = await connection.fetchval("SELECT id FROM pgbus.listeners")
+        for position in (1, 2):
+            await rows.event(position, "orders.placed", {"n": position})
+            await rows.delivery(listener_id, position)
+        await connection.execute("DELETE FROM pgbus.events WHERE position = 1")
+        await connection.execute("UPDATE pgbus.deliveries SET crashes = 2, available_at = to_timestamp(first)")
+        async with running(bus):
+            assert await seen.take(1) == [2]
+            await until_idle(connection)
+    assert not failures
 
 
 async def test_an_event_held_by_five_dead_workers_is_dead_and_its_run_is_handled(

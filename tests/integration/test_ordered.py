@@ -15,7 +15,7 @@ import pgbus
 from pgbus.admin import Admin, DeadFilter
 from pgbus.listeners.attempts import LOOP_SHARE
 from pgbus.listeners.listener import LANES
-from pgbus.telemetry import ClaimsLost, ListenerDraining
+from pgbus.telemetry import ClaimsLost, ListenerDraining, SessionLost, SessionOpened
 from tests.conftest import Connect
 from tests.support import eventually
 from tests.support.workers import QUICK_RETRY, Inbox, Watch, open_bus, running, until_idle
@@ -338,6 +338,35 @@ async def test_stopping_gives_back_the_rest_of_a_lane_and_it_goes_on_in_order(da
         async with running(bus):
             await until_idle(connection)
     assert seen.items == [("k", number) for number in range(10)]
+
+
+async def test_an_event_whose_handler_was_cut_off_from_the_bus_keeps_its_place(database: str, connect: Connect) -> None:
+    connection, killer = await connect(database), await connect(database)
+    async with open_bus(database) as bus:
+        watch, seen = Watch(bus), Inbox[Step]()
+
+        @bus.listener("a.b", name="steps", ordered=True, retry=1, batch_size=50)
+        async def handle(event: dict[str, Any]) -> None:
+            if event["n"] == 0 and not watch.of(SessionLost):
+                sessions = len(watch.of(SessionOpened))
+                await killer.execute(
+                    "SELECT pg_terminate_backend(pid) FROM pg_locks "
+                    "WHERE locktype = 'advisory' AND mode = 'ExclusiveLock' AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+                )
+                await watch.first(SessionOpened, after=sessions)
+                raise pgbus.DatabaseUnreachableError("the bus", "the server closed the connection")
+            seen.put((event["key"], event["n"]))
+
+        async with running(bus):
+            pass
+        async with connection.transaction():
+            for number in range(5):
+                await bus.publish({"key": "k", "n": number}, topic="a.b", key="k", using=connection)
+        async with running(bus):
+            await until_idle(connection)
+        outcomes = await connection.fetch("SELECT outcome FROM pgbus.attempts")
+    assert seen.items == [("k", number) for number in range(5)]
+    assert [outcome for (outcome,) in outcomes] == ["done"] * 5
 
 
 async def test_a_lane_settles_each_run_once(database: str, connect: Connect) -> None:

@@ -24,6 +24,7 @@ from pgbus.errors import UnhandledEventError
 from pgbus.handlers.decoding import EventDecoder
 from pgbus.handlers.signatures import Wanted, default_name, describe, inspect_handler
 from pgbus.messages import EventMessage
+from pgbus.topics import REMEMBERED_TOPICS
 
 
 @pgbus.event("zoo.animal")
@@ -213,6 +214,13 @@ def test_a_payload_is_decoded_into_the_annotated_class(kind: Any) -> None:
 def test_without_an_annotation_the_listeners_class_says_what_to_decode() -> None:
     assert EventDecoder(None, classes=[Animal])(stored("zoo.animal", {"name": "x"})) == Animal("x")
     assert EventDecoder(None)(stored("zoo.animal", {"name": "x"})) == {"name": "x"}
+
+
+def test_a_decoder_does_not_keep_a_topic_for_each_event() -> None:
+    decode = EventDecoder(None)
+    for number in range(REMEMBERED_TOPICS + 1):
+        assert decode(stored(f"user.u{number}.moved", 1)) == 1
+    assert len(decode._by_topic) == 1
 
 
 def test_any_and_object_get_plain_values() -> None:
