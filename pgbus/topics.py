@@ -13,8 +13,8 @@ from functools import lru_cache
 from pgbus.errors import InvalidEventError
 
 MAX_TOPIC_LENGTH = 255
-# What is worked out once for a topic is kept for this many of them. A publisher may make up a topic for each event, as in
-# `user.<id>.moved`, and what remembered all of them would grow for as long as its process lives.
+# What is worked out once for a topic is kept for this many of them. A publisher may make up a topic for each event, as
+# in `user.<id>.moved`, and what remembered all of them would grow for as long as its process lives.
 REMEMBERED_TOPICS = 10_000
 
 _WORD = "[A-Za-z0-9_-]+"

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from pgbus.aio.portal import Portal
+from pgbus.aio.portal import Portal, PortalClosed
 from pgbus.aio.threads import is_loop_running
 from pgbus.errors import CannotBlockHere
 
@@ -32,23 +32,33 @@ class BlockingCalls:
 
     def run(self, work: Callable[[], Awaitable[T]]) -> T:
         """Run `work`, and return its result; raises what it raises."""
-        with self._lock:
-            if self._portal is None or not self._portal.is_ours:  # a fork has the object, but not the thread
-                self._portal = Portal(self._end)
-            portal = self._portal
-        return portal.call(work)
+        while True:
+            with self._lock:  # threads that call at the same time share one portal
+                if self._portal is None or not self._portal.is_ours:  # a fork has the object, but not the thread
+                    self._portal = Portal(self._end)
+                portal = self._portal
+            try:
+                return portal.call(work)
+            except PortalClosed:
+                # Someone closes the bus since we looked: this is the next call, which starts another one.
+                with self._lock:
+                    if self._portal is portal:
+                        self._portal = None
 
     async def close_async(self) -> None:
         """Close the loop and its connections, as `close` does, from async code."""
-        portal, self._portal = self._portal, None
-        if portal:
+        if portal := self._take_portal():
             await asyncio.to_thread(portal.close)
 
     def close(self) -> None:
         """End the loop and its thread; the next call starts new ones."""
-        portal, self._portal = self._portal, None
-        if portal:
+        if portal := self._take_portal():
             portal.close()
+
+    def _take_portal(self) -> Portal | None:
+        with self._lock:  # a portal that a thread starts at this moment is taken, too, or stays for the next call
+            portal, self._portal = self._portal, None
+        return portal
 
     async def _end(self) -> None:
         await self._on_close()

@@ -350,8 +350,8 @@ async def test_an_event_whose_handler_was_cut_off_from_the_bus_keeps_its_place(d
             if event["n"] == 0 and not watch.of(SessionLost):
                 sessions = len(watch.of(SessionOpened))
                 await killer.execute(
-                    "SELECT pg_terminate_backend(pid) FROM pg_locks "
-                    "WHERE locktype = 'advisory' AND mode = 'ExclusiveLock' AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+                    "SELECT pg_terminate_backend(l.pid) FROM pg_locks AS l JOIN pg_stat_activity AS a ON a.pid = l.pid "
+                    "WHERE l.locktype = 'advisory' AND a.datname = current_database()"
                 )
                 await watch.first(SessionOpened, after=sessions)
                 raise pgbus.DatabaseUnreachableError("the bus", "the server closed the connection")
