@@ -155,12 +155,15 @@ class Claimer:
         # One that someone removed while it is declared here.
         self._unregistered |= set(names) - {one.name for one in found}
         delays = [self._config.poll_interval] + [0.0] * len(self._unregistered)
+        # All of these before the next `await`: a run that is claimed and not under way here counts as forgotten, and
+        # the next claim begins it again, as an attempt more.
+        for one in found:
+            if one.claim and one.next_run_at and now() < kept_until:
+                self._begin(one, one.claim, due_at=one.next_run_at, kept_until=kept_until)
         for one in found:
             if one.next_run_at is None:
                 delays.append(await self._set_next_run(one))
-            elif one.claim and now() < kept_until:
-                self._begin(one, one.claim, due_at=one.next_run_at, kept_until=kept_until)
-            elif one.is_active and not one.was_claimed:
+            elif one.is_active and not one.was_claimed and one.name not in self._runs:
                 # Due and not claimed: someone is claiming it at this moment, or holds its row for longer.
                 wait = (one.next_run_at - one.now).total_seconds()
                 delays.append(wait if wait > 0 else LOCKED_PAUSE)

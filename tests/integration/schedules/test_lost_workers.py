@@ -2,9 +2,11 @@
 
 import asyncio
 import threading
+from typing import Any
 from uuid import uuid4
 
 import asyncpg
+import pytest
 
 import pgbus
 from pgbus.admin import Admin
@@ -293,6 +295,33 @@ async def test_a_claim_whose_answer_was_lost_is_claimed_again_by_the_same_worker
             await admin.schedules.resume("task")  # has the worker look
             await watch.first(TaskEnded)
     assert inbox.items == [2]
+
+
+async def test_a_run_is_begun_once_though_another_schedules_next_run_cannot_be_set(
+    database: str, connection: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_next_run = statements.set_next_run
+    failures = [ConnectionError("the link broke after the claim")]
+
+    async def set_or_fail(*values: Any, **named: Any) -> None:
+        if failures:
+            raise failures.pop()
+        await set_next_run(*values, **named)
+
+    monkeypatch.setattr(statements, "set_next_run", set_or_fail)
+    async with open_bus(database) as bus:
+
+        @bus.client.every(hours=1, name="first")
+        async def first() -> None: ...
+
+        @bus.client.every(hours=1, name="task", also_run_immediately=True)
+        async def task() -> None: ...
+
+        watch = Watch(bus)
+        async with running(bus):
+            await watch.first(TaskEnded)
+            await eventually(lambda: not failures)
+    assert [(row["outcome"], row["attempt"]) for row in await runs(connection)] == [("done", 1)]
 
 
 async def test_a_worker_without_the_feature_runs_no_task(database: str, connection: asyncpg.Connection) -> None:
