@@ -168,8 +168,8 @@ class Claimer:
             # What was claimed is in flight before the next `await`: nothing can find it unknown in between. After an
             # error it stays unknown, and is returned with other forgotten claims.
             self._claiming = None
-            # Left here unless a suspect is ours now: then `ClaimsInFlight.remove` leaves it. That of a claim that
-            # failed is not ours: were it counted, no listener of this process would ever try one again.
+            # Left here unless a suspect is ours now: then `ClaimsInFlight.remove` leaves it. A claim that failed has
+            # none that is ours; if it kept the place, no listener of this process would ever try a suspect again.
             if suspects and not any(claim.suspect for claim in claims):
                 self._look_for_suspects = False
                 self._quarantine.leave()
