@@ -115,11 +115,17 @@ class Histories:
 
     async def settle(self, listener_id: int, attempt: int, tried_claims: Sequence[Sequence[Tried]]) -> None:
         held_claims = [await self._claim(listener_id, attempt, tried) for tried in tried_claims]
+        attempts: list[tuple[object, ...]] = []
         for held, tried in zip(held_claims, tried_claims, strict=True):
             for index, one in enumerate(tried):
                 self._began += one.gap
                 held.end(index, one.ending, started=self._began, duration=one.duration)
-                await self._note(listener_id, attempt, one)
+                if ended := _as_attempt(one.ending):
+                    outcome, error = ended
+                    attempts.append((one.position, listener_id, attempt, outcome, self._began, one.duration, error))
+        await self.connection.executemany(
+            "INSERT INTO oracle VALUES ($1, $2, $3, $4, to_timestamp($5), $6, 'w', $7)", attempts
+        )
         values, _, _ = settlement(held_claims, listener_id=listener_id, worker="w", blocking=False)
         assert len(await deliveries.settle_deliveries(self.store, values)) == len(held_claims)
 
@@ -137,21 +143,6 @@ class Histories:
         events = [EventMessage(topic="shop.sold", raw="{}", event_id=uuid4(), position=one) for one in positions]
         size = len(events)
         return HeldClaim(Claim(id_, token, attempt, None, False, True, positions[-1], 0.0, size, events), now=0.0)
-
-    async def _note(self, listener_id: int, attempt: int, one: Tried) -> None:
-        match one.ending:
-            case Retry(error=error):
-                outcome = "retry"
-            case Dead(error=error):
-                outcome = "dead"
-            case Done():
-                outcome, error = "done", ""
-            case _:
-                return
-        await self.connection.execute(
-            "INSERT INTO oracle VALUES ($1, $2, $3, $4, to_timestamp($5), $6, 'w', $7)",
-            one.position, listener_id, attempt, outcome, self._began, one.duration, error or None,
-        )  # fmt: skip
 
     async def compare(self, condition: str = "true", *values: Any) -> None:
         """Both sources have the same attempts, begun at the same instants as far as history keeps them."""
@@ -171,6 +162,18 @@ class Histories:
             for near in (PRECISION, -PRECISION)
         ]
         assert counts[0] <= len(found) <= counts[1]
+
+
+def _as_attempt(ending: Ending) -> tuple[str, str | None] | None:
+    """The outcome and the error of an attempt that ended so; None if it does not count as one."""
+    match ending:
+        case Retry(error=error):
+            return "retry", error
+        case Dead(error=error):
+            return "dead", error
+        case Done():
+            return "done", None
+    return None
 
 
 def _without_times(rows: Sequence[asyncpg.Record]) -> list[tuple[str, ...]]:
