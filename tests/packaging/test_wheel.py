@@ -1,5 +1,6 @@
 """The wheel, as a user gets it: in an environment of its own, far from this tree."""
 
+import re
 import subprocess
 import sys
 import venv
@@ -43,13 +44,29 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_wheel_holds_the_package_its_types_its_sql_and_its_migrations(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
-    sources = {f"pgbus/{path.relative_to(ROOT / 'pgbus')}" for path in (ROOT / "pgbus").rglob("*.py")}
-    assert sources - names == set()
+    files = (path for path in (ROOT / "pgbus").rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+    assert {f"pgbus/{path.relative_to(ROOT / 'pgbus')}" for path in files} - names == set()
     assert {"pgbus/py.typed", "pgbus/database/sql/deliveries.sql", "pgbus/migrations/versions/0001_spine.py"} <= names
     assert "pgbus/migrations/sql/0001_spine_upgrade.sql" in names
     (metadata,) = (name for name in names if name.endswith(".dist-info/METADATA"))
-    assert "# pgbus" in zipfile.ZipFile(wheel).read(metadata).decode()
     assert {name.split("/")[0] for name in names} == {"pgbus", "pytest_pgbus.py", metadata.split("/")[0]}
+
+
+def test_the_page_of_pypi_has_no_link_or_picture_that_needs_the_files_beside_the_readme(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        (metadata,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+        shown = archive.read(metadata).decode()
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert "# pgbus" in shown
+    urls = dict(re.findall(r"^Project-URL: (\w+), (\S+)$", shown, re.MULTILINE))
+    [version] = re.findall(r"^Version: (\S+)$", shown, re.MULTILINE)
+    files = f"{urls['Source']}/blob/v{version}"
+    raw = f"{urls['Source']}/v{version}".replace("github", "raw.githubusercontent")
+    targets = re.findall(r"(?:\]\(|src=\"|srcset=\")([^)\"]+)", shown)
+    assert len(targets) == len(re.findall(r"(?:\]\(|src=\"|srcset=\")([^)\"]+)", readme)) > 30
+    for target in targets:
+        assert target.startswith(f"{raw}/docs/images/" if target.endswith((".svg", ".png")) else f"{files}/"), target
+        assert (ROOT / target.removeprefix(files).removeprefix(raw).lstrip("/").partition("#")[0]).exists(), target
 
 
 async def test_an_installed_pgbus_upgrades_a_database_and_runs_the_readmes_example(

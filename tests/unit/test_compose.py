@@ -60,4 +60,5 @@ def test_the_image_copies_all_that_the_wheel_is_made_of(services: dict[str, Serv
     copied = {name for line in lines if line.startswith("COPY") for name in line.split()[1:-1]}
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     wheel = project["tool"]["hatch"]["build"]["targets"]["wheel"]["only-include"]
-    assert {*wheel, "pyproject.toml", project["project"]["readme"], *project["project"]["license-files"]} <= copied
+    [readme] = project["tool"]["hatch"]["metadata"]["hooks"]["fancy-pypi-readme"]["fragments"]
+    assert {*wheel, "pyproject.toml", readme["path"], *project["project"]["license-files"]} <= copied
