@@ -22,6 +22,7 @@ from pgbus.errors import ConfigurationError, DatabaseUnreachableError
 
 # Seconds. A statement of ours takes milliseconds; one that takes this long waits on a link that is dead.
 COMMAND_TIMEOUT = 60.0
+# Unless the DSN has a `connect_timeout`. The kernel alone takes two minutes to give up a host that has vanished.
 CONNECT_TIMEOUT = 10.0
 # Seconds after which a kept connection that nobody used is given up; a pool gives its own up after as long.
 KEPT_UNUSED = 300.0
@@ -54,6 +55,7 @@ ENGINE_SETTINGS = {
     "bytea_output": "hex",
     "extra_float_digits": "1",
 }
+# An older server refuses a setting that it does not know.
 _SINCE_17 = {"transaction_timeout": "0"}
 
 Connection: TypeAlias = "asyncpg.Connection[Any]"
@@ -115,6 +117,8 @@ async def _is_shared(connection: Connection, config: Config) -> bool:
         for_asyncpg(config.session_dsn), timeout=CONNECT_TIMEOUT, statement_cache_size=0
     )
     try:
+        # Held open until the end of the test, so that `other` keeps the server's session that it has got. If that is
+        # the one with our mark, it was free for anyone between two statements of ours.
         await other.execute("BEGIN")
         if not await _holds(other, f"current_setting('pgbus.session', true) IS DISTINCT FROM '{mark}'"):
             return True
@@ -231,6 +235,7 @@ async def borrow(pool: Pool) -> AsyncIterator[Borrowed]:
 
 def cut_pool(pool: Any) -> None:
     """Have the server see the end of a pool's connections, whose event loop is closed, so that nothing can be sent."""
+    # The pool has no call that does without its loop; nor has it a list of its connections for others.
     for holder in pool._holders:
         if holder._con is not None:
             cut(holder._con)
@@ -264,6 +269,7 @@ class Kept:
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
         self._connection: Borrowed | None = None
+        # When the last statement began, by the loop's clock.
         self._used_at = 0.0
         # Held over a statement, and while the connection is given back: nobody uses one that the pool has again.
         self._busy = asyncio.Lock()

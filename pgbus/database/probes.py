@@ -16,6 +16,7 @@ from pgbus.errors import ConfigurationError
 async def time_notification(config: Config, *, limit: float) -> float | None:
     """The seconds from a NOTIFY to its arrival in another session, None if it takes longer than `limit`."""
     arrived = asyncio.Event()
+    # A channel of this probe alone: of two doctors at once, each hears its own notification.
     channel = f"{config.namespace}_probe_{uuid4().hex[:8]}"
 
     def note(*_: object) -> None:

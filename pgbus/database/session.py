@@ -26,6 +26,8 @@ class Session:
 
     def __init__(self, connection: Connection, *, namespace: str) -> None:
         self._connection = connection
+        # Held over each statement, and over the whole of a `transaction`: what another task ran in between would be
+        # part of that transaction, and be rolled back with it.
         self._busy = asyncio.Lock()
         # Set by the driver when it sees the connection end, and by a user whose statement has found it dead; then for
         # good: a session does not come back, its owner opens another one.
@@ -73,12 +75,14 @@ class Session:
                 yield Store(self._connection, namespace=self.store.namespace)
 
     async def close(self) -> None:
-        """End the session; its locks are free when this returns."""
+        """End the session; its locks are free when this returns, if the server answers within 2 seconds."""
         if self._connection.is_closed():
             return
         try:
+            # Seconds. It waits until the server has dropped the connection, and the server releases our locks before.
             await self._connection.close(timeout=2)
         except DATABASE_ERRORS:
+            # Then the locks are free when the server notices, by its keepalives at the latest.
             self._connection.terminate()
 
     def terminate(self) -> None:

@@ -38,6 +38,7 @@ class Store:
     async def fetch(self, name: str, /, **values: object) -> list[Any]:
         """Run a named statement; raises PrivilegeError for one that this user may not run."""
         statement = self.statement(name)
+        # No try again here: whether a statement may be sent twice is known to who asked for it.
         try:
             return await self._runner.fetch(statement.asyncpg, *statement.arguments(values))
         except asyncpg.InsufficientPrivilegeError as error:

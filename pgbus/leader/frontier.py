@@ -107,6 +107,7 @@ class Frontier:
             holes.append(Holes(_ranges(kept), NOBODY, is_pending=True))
         last = seen.stop if seen.stop is not None else max([reach, *seen.ids[-1:]])
         high = max(self.high, last)
+        # Stepped over by this look: their owners are found among the transactions below the fence that is taken next.
         new = _without([range(self.high + 1, high + 1)], _from(seen.ids, self.high + 1))
         if new:
             holes.append(Holes(tuple(new), None))
@@ -119,10 +120,13 @@ class Frontier:
         else:
             suspects = group.suspects & snapshot.running
         if group.is_quiet and suspects == group.suspects:
+            # Nothing was asked about it (see `questions`), and nobody has ended who could have filled it.
             yield group
             return
         # Rows above the stop were left, some of them perhaps in these holes.
         ids, pending = _split(_without(group.ids, seen.ids), seen.stop)
+        # Without suspects it is dropped: its owner had ended in this snapshot, in which the read asked for its rows, so
+        # that what it has committed was found, and what it has not never comes.
         if ids and suspects:
             is_quiet = suspects == group.suspects and not group.is_pending
             yield Holes(tuple(ids), suspects, is_quiet=is_quiet)

@@ -42,7 +42,8 @@ def make_deliveries(events: Sequence[Waiting], routes: Routes, *, base: int, run
 def _lane_runs(owed: Sequence[int], events: Sequence[Waiting], lanes: int, base: int, run: int) -> list[_Run]:
     by_lane: dict[int, list[int]] = {}
     for position in owed:
-        # PostgreSQL's hash is signed; `backfill_listener` finds the same lanes.
+        # There is a hash: the read asks for it while any route has lanes. PostgreSQL's is signed; `backfill_listener`
+        # and replays find the same lanes, or else two lanes would handle one key at once.
         lane = ((events[position - base].hash or 0) & 0x7FFFFFFF) % lanes
         by_lane.setdefault(lane, []).append(position)
     return [one for lane, its in by_lane.items() for one in _runs(lane, its, run)]

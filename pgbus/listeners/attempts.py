@@ -32,7 +32,8 @@ from pgbus.listeners.settlement import ALONE, RELEASED, Ending, HeldClaim, Left
 from pgbus.listeners.transactions import HandlerTransactions
 from pgbus.messages import EventMessage, refuse_unreadable
 
-# Seconds that a handler which never waits may keep the event loop to itself.
+# Seconds that a handler which never waits may keep the event loop to itself. Without a turn for others, neither the
+# settler nor the leases nor a leader's beat would run until all that was claimed is handled.
 LOOP_SHARE = 0.01
 
 
@@ -222,6 +223,7 @@ class Attempts:
         if await self._call_batch(decoded):
             return
         for one in decoded:
+            # Asked for each: the calls before it took their time, and the claim may have ended meanwhile.
             if not one.held.may_begin(now()):
                 self._in_flight.end_event(one.held, one.index, RELEASED, started=now(), duration=0.0)
             elif self._listener.transactional and len(one.held.claim.events) > 1:

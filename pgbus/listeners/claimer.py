@@ -54,8 +54,10 @@ class Claimer:
         self._known = known
         self._pace = pace
         self._quarantine = quarantine
-        # Cleared before each claim and set by each wake-up, so that a wake during the statement is not lost.
+        # Cleared before each claim and set by each wake-up, so that a wake during the statement is not lost. It stays
+        # set while there is no room, so that the next free slot has it claim.
         self._may_have_work = True
+        # Set by `stop`, for good: what is handed over then stays unknown, and is returned.
         self._is_stopped = False
         # Below these nothing is left for us to claim: a position for fresh runs, an instant for retries and the like.
         self.floor = 0
@@ -143,6 +145,8 @@ class Claimer:
 
     def _wanted(self) -> int:
         """How many events to claim now."""
+        # Whatever makes this 0 wakes the claimer when it ends: a session, a slot that is free, an outcome that is
+        # settled.
         if not self._running.standing.claimant() or self._in_flight.refused >= REFUSED_LIMIT:
             return 0
         backlog = self._backlog
@@ -181,6 +185,7 @@ class Claimer:
         more = events >= wanted or len(claims) >= rows or any(claim.suspect for claim in claims)
         self._may_have_work = self._may_have_work or more
         self._pace.saw_claim(events=events, rows=len(claims))
+        # Only now: a claim whose answer was lost took rows that nobody here handles, and they must be found again.
         self._raise_floor(claims)
         self._running.telemetry.emit(Claimed(self._listener.name, events))
         self._enqueue(claims, events, sent_at=sent_at)
@@ -211,7 +216,7 @@ class Claimer:
     async def _look_again_if_locked(self) -> None:
         """A run that many workers were woken for is locked by the first of them, which leaves the rest of it to us."""
         if self._listener.ordered:
-            return
+            return  # a lane's rest waits for its claimed row, whose settlement wakes us, or another worker does
         if await deliveries.is_work_left(
             self._running.store, listener_id=self._running.id, floor=self.floor, due_floor=self._due_floor
         ):

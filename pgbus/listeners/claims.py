@@ -36,10 +36,11 @@ class ClaimsInFlight:
         self._wake = wake
         # By the ids of their deliveries. A claim stays in here, and its lease is extended, until it is settled or lost.
         self._held_claims: dict[int, HeldClaim] = {}
-        # Those of them that the settler has not taken yet.
-        # Handed from the slots to the settler. What a failed statement could not settle comes back to its front.
+        # Of these, handed from the slots to the settler. What a failed statement could not settle comes back to its
+        # front.
         self._ended: list[HeldClaim] = []
-        # Of these only this process knows the outcome. They stay in `_held_claims`, so that their leases are extended.
+        # Claims that the database refuses to settle, by delivery. Only this process knows their outcomes, so they stay
+        # in `_held_claims`, and their leases are extended.
         self._refused: set[int] = set()
         self.some_ended = asyncio.Event()
         """Set when all events of a claim have ended."""
@@ -104,6 +105,8 @@ class ClaimsInFlight:
     def remove(self, held: HeldClaim) -> None:
         """Remove a claim that is settled or lost."""
         known = self._held_claims.pop(held.claim.id, None)
+        # `known`: it is removed twice when a transaction commits after `break_off` has let go of all claims. By then
+        # the place in the quarantine may be another listener's, and must not be given away.
         if known and held.claim.suspect:
             self._quarantine.leave()
             self._wake()  # the next suspect

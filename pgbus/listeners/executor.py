@@ -71,7 +71,10 @@ class _Call:
     As a context manager, it tells what a transaction that failed means for the attempt.
     """
 
+    # Set just before the handler is called, in the thread of one that blocks; read on the loop when the attempt has
+    # ended. From then on a lost connection may be the handler's doing, and is counted.
     has_begun = False
+    # Set when the thread is started. It goes on after a timeout, with the transaction and the row lock.
     thread: asyncio.Future[Any] | None = None
 
     def __enter__(self) -> None:
@@ -174,6 +177,8 @@ class Executor:
         self, body: Any, context: Context, wanted: Wanted, settling: Settling, call: _Call
     ) -> None:
         """The transaction is a thread's, so that only plain middleware is within it; what is async is around it."""
+        # Set on the loop once the thread's transaction has committed: no failure of the middleware around it can take
+        # that back, so it must not make the event fail.
         has_committed = False
 
         def transact(handle: Callable[[], object]) -> object:

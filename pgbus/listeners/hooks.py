@@ -34,6 +34,7 @@ class Afterwards:
 
     def __init__(self, after: Moment) -> None:
         self._after = after
+        # Kept here until they end, as the event loop holds its tasks by weak references only.
         self._tasks: set[asyncio.Task[None]] = set()
         self.is_full = False
         """Whether the listener should wait, as its hooks are slower than it is."""

@@ -25,7 +25,7 @@ _ANSWER_HOLDS = 1.0
 @dataclass(frozen=True, slots=True)
 class _Answer:
     found: OtherVersions | None
-    holds_until: float
+    holds_until: float  # an instant of the engine's clock
 
 
 class VersionCheck:

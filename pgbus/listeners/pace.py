@@ -5,11 +5,13 @@ Pure arithmetic on what was measured.
 
 from __future__ import annotations
 
+# Events of one claim: all of their payloads are in memory until they are handled.
 MAX_CLAIM = 2_000
 # Seconds of work in one claimed piece: its events are settled together, so a slow event keeps only few others waiting.
 PIECE_SECONDS = 0.1
 # The part of its target that a worker claims when other workers could handle the rest at once.
 SHARED_PART = 0.2
+# The part of the newest measurement in a moving mean.
 _WEIGHT = 0.3
 # Seconds an event is taken for when the first one was seen to be quicker: careful at first, quick to learn.
 _FIRST_GUESS = 0.05
@@ -26,6 +28,7 @@ class Pace:
         self._seen = False
         self.shared = False
         """Whether other workers live, which may be idle."""
+        # Events per waiting row, a moving mean: how many rows a claim has to read for the events that it wants.
         self._row_events = 1.0
 
     @property

@@ -15,6 +15,7 @@ class Retries:
         # A heap, by the loop's clock. Only a hint: what is due the claim asks of the database's.
         self._due: list[float] = []
         self._timer: asyncio.TimerHandle | None = None
+        # Set by `stop`, for good: what is settled while the runner drains must not start the timer again.
         self._is_stopped = False
 
     def add(self, delays: Iterable[float]) -> None:

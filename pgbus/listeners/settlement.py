@@ -59,7 +59,9 @@ class HeldClaim:
         self.kept_until = kept_until
         # The events as their handlers get them: those of the claim, unless hooks change them.
         self.messages = claim.events
+        # The index of the event that is begun next: only what lies from there on may be released.
         self.next = 0
+        # Events without an ending; at 0 the claim goes to the settler, once.
         self.left = size
         self.endings: list[Ending | None] = [None] * size
         self.started: list[float] = [0.0] * size

@@ -51,6 +51,7 @@ class Settler:
                 if not is_link_error(error):
                     await self._settle_one_by_one(held_claims)
                     continue
+                # Before the pause, in which the task may be cancelled: the claims are then still known as ended.
                 self._in_flight.put_back(held_claims)
                 await asyncio.sleep(tries.pause_after(error))
 
@@ -73,6 +74,7 @@ class Settler:
         # Conditional on the tokens: a claim that is no longer ours is left alone, and missing in the answer. So a
         # statement whose answer was lost may be sent again.
         ours = await deliveries.settle_deliveries(self._running.store, values)
+        # First of all: what follows is for observers, and its failure must not have the claims settled again.
         for held in held_claims:
             self._in_flight.remove(held)
         if lost := len(held_claims) - len(ours):
@@ -120,6 +122,8 @@ class Settler:
         """
         for held in held_claims:
             self._in_flight.refuse(held)
+        # By those that are refused for the first time: they may be fine at the next try, and do not wait with the
+        # others.
         tries = min(held.refusals for held in held_claims)
         pause = min(REFUSED_PAUSE_LIMIT, LINK_PAUSE * 2.0 ** min(tries, 10))
         logger.error(

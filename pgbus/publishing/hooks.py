@@ -27,6 +27,8 @@ async def send(
     for message in messages:
         await hooks.before_event_sent.run(event_message=message)
     with hooks.instruments.around(Publish(messages, in_bulk)):
+        # Revised within the instruments, which may add headers, and all before the INSERT: what a hook has spoilt is
+        # refused before anything is sent.
         ids = await insert(_revised(rows, messages, limits))
         _note_ids(messages, ids)
     for message in messages:

@@ -66,6 +66,8 @@ class Publisher:
         """
         if not parts:
             return []
+        # Twice, and no more: the pool may have lent a connection that died while it was idle, and then the next one is
+        # new. How long to go on trying is for the caller to say, who may have a request to answer.
         try:
             return await self._insert_all(parts)
         except Exception as error:
@@ -102,6 +104,7 @@ class Publisher:
             await asyncio.wait([self._flusher])
         if self._pool:
             await self._pool.close()
+            # A bus that is closed may be used again: the next publish on this loop opens another pool.
             self._pool = None
 
     def abandon(self) -> None:
@@ -143,6 +146,7 @@ class Publisher:
 
     async def _flush(self) -> None:
         while self._pending:
+            # Taken whole: what comes while this batch is on its way is the next one, which this loop sends, too.
             batch, self._pending = self._pending, []
             # A publish that was cancelled before this is not sent; one that is cancelled later may be published.
             waiting = [(row, future) for row, future in batch if not future.done()]

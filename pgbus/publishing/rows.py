@@ -17,7 +17,8 @@ from pgbus.database.statements.bound import Bound
 from pgbus.database.statements.outbox import EventColumns, Statements
 from pgbus.messages import EventMessage
 
-# A longer INSERT costs hardly less a row, and a driver holds all that it sends in memory once more.
+# Rows, and characters of their payloads, at which an INSERT is full. A longer one costs hardly less a row, and a driver
+# holds all that it sends in memory once more.
 CHUNK_ROWS = 2_000
 CHUNK_SIZE = 8_388_608
 
@@ -203,5 +204,7 @@ def _sparse(column: list[Any]) -> list[Any]:
 
 def _ids(rows: Sequence[OutboxRow], returned: Iterable[Sequence[Any]]) -> list[UUID]:
     """For each row its own id, or that of an earlier event with the same dedup key."""
+    # The statement returns a row for each dedup key, and none for rows without one. The ids are strings, as the
+    # connection may be a user's, whose codecs are unknown.
     holders: dict[str | None, UUID] = {found[0]: UUID(found[1]) for found in returned}
     return [holders.get(row.dedup_key, row.event_id) for row in rows]

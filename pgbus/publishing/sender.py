@@ -65,6 +65,7 @@ class Sender:
         )
         # One for each event loop: a connection works on the loop that opened it, and on no other.
         self._publishers = LoopBound(lambda: Publisher(self.config, on_open=on_open))
+        # Set by `doubled_by` alone, in a test; threads that publish read it.
         self._double: OutboxDouble | None = None
         # Set while a test has `joining`: what is published without `using` then goes into its transaction.
         self._joined: AsyncExecutor | None = None
@@ -192,6 +193,8 @@ class Sender:
                     return [await publisher.publish(row)]
                 case _:
                     return await publisher.publish_all(parts)
+        # Not tried again, and not in a savepoint: the transaction is the caller's, who decides what an error means for
+        # it.
         ids: list[UUID] = []
         for part in parts:
             statement, values = self._bound(part)

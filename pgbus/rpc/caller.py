@@ -26,6 +26,7 @@ from pgbus.rpc.procedures import Procedures, check_procedure_name
 from pgbus.rpc.wire import encode_arguments, result_receiver, to_error
 from pgbus.topics import split_name
 
+# Seconds: a day. The database's own limit, the domain `pgbus.deadline`, is two.
 MAX_TIMEOUT = 86_400.0
 
 _OPTIONS = {"timeout": seconds(MAX_TIMEOUT).or_none(), "wait": FLAG}
@@ -125,6 +126,7 @@ class Caller:
                     raise await self._unserved(procedure)
                 if timeout is None:
                     timeout = service.timeout or self._default_timeout(procedure)
+                    # From the call's beginning: the caller does not care which part of it took the time.
                     scope.reschedule(started + timeout)
                 response = await self._exchange.send(
                     msgspec.structs.replace(request, timeout=timeout), wait=wait, scope=scope

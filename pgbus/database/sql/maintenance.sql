@@ -98,14 +98,32 @@ WHERE w.id = ANY (ARRAY(SELECT g.id FROM gone AS g))
 -- name: expire_declarations
 -- Delete declarations that no worker has made for `ttl` seconds, and subscriptions that only they had; a listener that
 -- no worker runs keeps both.
-WITH kept AS MATERIALIZED (
+--
+-- A worker that registers at this moment may declare such a pattern again. It finds it subscribed, inserts nothing, and
+-- this snapshot does not show its declaration: it would never hear what it declares. Registering locks and changes the
+-- listener's row, until its commit. So what is being registered is skipped here by that lock; and what has been since this
+-- snapshot by `last_seen_at`, which PostgreSQL compares again when it has locked the row. From then on, registering waits
+-- for us, and inserts what we have deleted.
+WITH seen AS MATERIALIZED (
+    SELECT l.id, l.last_seen_at
+    FROM pgbus.listeners AS l
+    WHERE EXISTS (
+        SELECT 1 FROM pgbus.declarations AS d
+        WHERE d.listener_id = l.id
+          AND d.last_seen_at <= now() - CAST(:ttl AS double precision) * INTERVAL '1 second')
+), free AS MATERIALIZED (
+    SELECT l.id
+    FROM pgbus.listeners AS l
+    JOIN seen AS s ON s.id = l.id AND s.last_seen_at = l.last_seen_at
+    FOR NO KEY UPDATE OF l SKIP LOCKED
+), kept AS MATERIALIZED (
     SELECT d.listener_id, d.patterns
     FROM pgbus.declarations AS d
     WHERE d.last_seen_at > now() - CAST(:ttl AS double precision) * INTERVAL '1 second'
 ), expired AS (
     DELETE FROM pgbus.declarations AS d
-    USING (SELECT DISTINCT k.listener_id FROM kept AS k) AS l
-    WHERE d.listener_id = l.listener_id
+    USING (SELECT f.id FROM free AS f WHERE EXISTS (SELECT 1 FROM kept AS k WHERE k.listener_id = f.id)) AS l
+    WHERE d.listener_id = l.id
       AND d.last_seen_at <= now() - CAST(:ttl AS double precision) * INTERVAL '1 second'
     RETURNING d.listener_id, d.patterns
 )

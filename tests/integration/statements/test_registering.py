@@ -6,7 +6,7 @@ import asyncio
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from pgbus.database.statements import listeners
+from pgbus.database.statements import listeners, maintenance
 from pgbus.database.statements.inspection import find_position_at
 from pgbus.database.statements.listeners import Registered, Registration, SubscriptionChanges
 from tests.conftest import Connect
@@ -149,3 +149,24 @@ async def test_touching_a_worker_waits_for_nobody_who_touches_the_same_listeners
     old = "last_seen_at < now() - interval '1 minute'"
     assert await bench.fetch(f"SELECT id FROM pgbus.listeners WHERE {old}") == [(ids[0],)]
     assert await bench.fetch(f"SELECT listener_id FROM pgbus.declarations WHERE {old}") == [(ids[1],)]
+
+
+async def test_what_is_declared_again_at_this_moment_stays_subscribed_when_its_old_declaration_expires(
+    bench: Bench, other: Bench
+) -> None:
+    mail = await register(bench)
+    await listeners.note_declarations(bench.store, {mail.id: (["a.b", "a.c"], "{}")}, service="shop", worker_id=1)
+    await bench.connection.execute("UPDATE pgbus.declarations SET last_seen_at = 'epoch'")
+    await listeners.note_declarations(bench.store, {mail.id: (["a.b"], "{}")}, service="shop", worker_id=2)
+    await listeners.replace_subscriptions(bench.store, {mail.id: ["a.b", "a.c"]})
+    subscribed = "SELECT pattern FROM pgbus.subscriptions ORDER BY pattern"
+    async with other.connection.transaction():
+        await register(other)
+        again = {mail.id: (["a.c"], '{"concurrency": 2}')}
+        await listeners.note_declarations(other.store, again, service="shop", worker_id=3)
+        await listeners.replace_subscriptions(other.store, {mail.id: ["a.b", "a.c"]})
+        await maintenance.expire_declarations(bench.store, ttl=3600.0)
+    assert await bench.fetch(subscribed) == [("a.b",), ("a.c",)]
+    await maintenance.expire_declarations(bench.store, ttl=3600.0)
+    assert await bench.fetch(subscribed) == [("a.b",), ("a.c",)]
+    assert await bench.fetch("SELECT count(*) FROM pgbus.declarations") == [(2,)]
