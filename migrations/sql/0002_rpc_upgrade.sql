@@ -86,7 +86,8 @@ BEGIN
 END
 $$;
 
--- Takes these calls off the queue, except those that a server has claimed; returns them.
+-- Takes these calls off the queue, except those that a server has claimed; returns them. For a row that a server claims at
+-- this moment, the UPDATE waits, and then sees `taken_at`: one of the two has the call, and never both.
 CREATE FUNCTION pgbus.withdraw_calls(call_ids uuid[], ending text, reason text) RETURNS SETOF uuid
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$

@@ -58,6 +58,7 @@ SELECT r.run_id, r.schedule_name, r.due_at, r.attempt, r.worker, r.started_at, r
        COALESCE(r.outcome, 'running') AS outcome, r.error
 FROM pgbus.schedule_runs AS r;
 
+-- While a run is claimed, `next_run_at` of the table is when that was due; here it is only what is to come.
 CREATE VIEW pgbus.timetable AS
 SELECT s.schedule_name, s.rule, s.missed, s.state, s.service,
        CASE WHEN s.claim_token IS NULL THEN s.next_run_at END AS next_run_at,

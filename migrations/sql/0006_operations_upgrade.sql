@@ -286,7 +286,8 @@ BEGIN
 END
 $$;
 
--- Record an operation, so that it can be continued; returns its id. Nothing is changed yet.
+-- Record an operation, so that it can be continued; returns its id. Nothing is changed yet. Its end is fixed here: what
+-- fails while it runs is not its own, or else it might never end.
 CREATE FUNCTION pgbus.begin_operation(verb text, filter jsonb DEFAULT '{}', reason text DEFAULT NULL, person text DEFAULT NULL)
     RETURNS bigint
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
@@ -304,7 +305,8 @@ BEGIN
 END
 $$;
 
--- Keep all that a dead letter tells, and take it away.
+-- Keep all that a dead letter tells, and take it away. The caller has locked the letters, in the order of their ids, so
+-- that two operations with letters in common do not deadlock, and one of them finds nothing left.
 CREATE FUNCTION pgbus.archive_dead_letters(number bigint, ids bigint[]) RETURNS void
     LANGUAGE sql SET search_path = pg_catalog, pg_temp
 AS $$
@@ -321,7 +323,9 @@ AS $$
     LEFT JOIN pgbus.events AS e ON e.position = t.position
 $$;
 
--- Events whose key no dead letter blocks any longer: they come after it in the log.
+-- Events whose key no dead letter blocks any longer: they come after it in the log. In a statement of its own, after the
+-- letters are gone: a worker that blocks an event behind one of them locks that letter (`settle_deliveries`), so it has
+-- either committed, and is seen here, or finds the letter gone, and does not block.
 CREATE FUNCTION pgbus.unblock_deliveries(listener_ids integer[]) RETURNS void
     LANGUAGE sql SET search_path = pg_catalog, pg_temp
 AS $$

@@ -1,10 +1,10 @@
 -- Registered listeners, and live workers.
 
 -- name: register_listeners
--- Insert listeners, or lock their rows; returns which are new, and the current options of the others. It does not change
--- them, because our code may be an older version: `set_listener_options` does. `start_positions` are where new listeners
--- begin; NULL: with the events logged from now on. In the order of their names: workers that register the same ones at
--- once must not deadlock.
+-- Insert listeners, or lock their rows; returns which are new, and the current options of the others. It does not
+-- change them, because our code may be an older version: `set_listener_options` does. `start_positions` are where new
+-- listeners begin; NULL: with the events logged from now on. In the order of their names: workers that register the
+-- same ones at once must not deadlock.
 WITH wanted AS MATERIALIZED (
     SELECT w.listener_name, w.lanes, w.options, w.start_position
     FROM unnest(
@@ -39,7 +39,8 @@ FROM (SELECT * FROM changed UNION ALL SELECT * FROM begun) AS r
 LEFT JOIN known AS k ON k.id = r.id
 
 -- name: set_listener_options
--- Set the options of listeners, and the service that runs them.
+-- Set the options of listeners, and the service that runs them. The transaction has locked their rows by registering
+-- them.
 UPDATE pgbus.listeners AS l
 SET lanes = w.lanes,
     options = CAST(w.options AS jsonb),
@@ -50,7 +51,9 @@ WHERE l.id = w.id
 
 -- name: replace_subscriptions
 -- Replace the subscriptions of listeners by these patterns, each in a row with its listener; returns the patterns that
--- were added and those that were removed.
+-- were added and those that were removed. The transaction has locked the listeners' rows, as `expire_declarations`
+-- does: nobody removes a pattern that is found here already. The rows' trigger has the leader read the routes again,
+-- and until it has, it logs no event.
 WITH wanted AS MATERIALIZED (
     SELECT w.listener_id, w.pattern, w.regex
     FROM unnest(CAST(:pattern_listener_ids AS integer[]), CAST(:patterns AS text[]), CAST(:regexes AS text[]))
@@ -114,7 +117,8 @@ WHERE n.listener_id NOT IN (SELECT x.listener_id FROM noted AS x)
 SELECT s.pattern FROM pgbus.subscriptions AS s WHERE s.listener_id = CAST(:listener_id AS integer)
 
 -- name: pause_copy
--- In a copy of the bus's database, pause all that could send something; the operation's id, NULL where nothing was paused.
+-- In a copy of the bus's database, pause all that could send something; the operation's id, NULL where nothing was
+-- paused. Each worker runs it before it claims anything, and waits here for the one that pauses.
 SELECT pgbus.pause_copy() AS operation_id
 
 -- name: register_worker
@@ -127,7 +131,8 @@ VALUES (
 RETURNING w.id
 
 -- name: lock_worker
--- Take the advisory lock that shows that a worker is alive; it is held until this session ends.
+-- Take the advisory lock that shows that a worker is alive; it is held until this session ends. It does not wait: who
+-- holds it may be the same worker's last session, of which the server has not noticed yet that it is gone.
 SELECT pg_try_advisory_lock(hashtext(CAST(:namespace AS text) || '.worker'), CAST(:worker_id AS integer)) AS locked
 
 -- name: touch_worker
@@ -166,5 +171,6 @@ FROM pgbus.live_workers AS w
 WHERE w.id <> CAST(:worker_id AS integer)
 
 -- name: remove_worker
--- Delete the row of a worker that stopped.
+-- Delete the row of a worker that stopped. It has settled or released its claims before; what it left is freed as a
+-- dead worker's, by its lock, which is gone.
 DELETE FROM pgbus.workers AS w WHERE w.id = CAST(:worker_id AS integer)

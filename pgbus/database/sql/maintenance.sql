@@ -1,7 +1,8 @@
 -- The leader's maintenance: partitions of the log, and rows that are no longer needed.
 
 -- name: open_partition
--- Open a partition of the log and of history, if it is not open yet.
+-- Open a partition of the log and of history, if it is not open yet. It waits 0.1 s for its locks, then fails, and is
+-- tried again: what others read or back up just now must not stop the sequencer, which shares this session.
 SELECT pgbus.open_partition(CAST(:number AS integer)) AS opened
 
 -- name: find_partition_age
@@ -84,7 +85,9 @@ DELETE FROM pgbus.dedup_keys AS k
 WHERE k.dedup_key = ANY (ARRAY(SELECT e.dedup_key FROM expired AS e))
 
 -- name: prune_workers
--- Delete the rows of workers that were not seen for `worker_ttl` seconds.
+-- Delete the rows of workers that were not seen for `worker_ttl` seconds. Not by their locks: the name of a worker that
+-- died explains its claims and its history, for people, for some time. One that reports at this moment is skipped, or
+-- compared again.
 WITH gone AS MATERIALIZED (
     SELECT w.id
     FROM pgbus.workers AS w
@@ -101,9 +104,9 @@ WHERE w.id = ANY (ARRAY(SELECT g.id FROM gone AS g))
 --
 -- A worker that registers at this moment may declare such a pattern again. It finds it subscribed, inserts nothing, and
 -- this snapshot does not show its declaration: it would never hear what it declares. Registering locks and changes the
--- listener's row, until its commit. So what is being registered is skipped here by that lock; and what has been since this
--- snapshot by `last_seen_at`, which PostgreSQL compares again when it has locked the row. From then on, registering waits
--- for us, and inserts what we have deleted.
+-- listener's row, until its commit. So what is being registered is skipped here by that lock; and what has been since
+-- this snapshot by `last_seen_at`, which PostgreSQL compares again when it has locked the row. From then on,
+-- registering waits for us, and inserts what we have deleted.
 WITH seen AS MATERIALIZED (
     SELECT l.id, l.last_seen_at
     FROM pgbus.listeners AS l
@@ -158,7 +161,8 @@ WITH old AS (
 SELECT count(*) AS runs FROM old
 
 -- name: expire_requests
--- Take requests off the queue whose deadline has passed.
+-- Take requests off the queue whose deadline has passed. One that a server has just claimed, at its last moment, is
+-- locked and skipped, or no longer waiting when it is locked here.
 WITH late AS MATERIALIZED (
     SELECT r.call_id
     FROM pgbus.rpc_requests AS r

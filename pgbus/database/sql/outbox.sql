@@ -6,6 +6,9 @@
 
 -- name: insert_event
 -- One event that is due at once.
+--
+-- None of the INSERTs locks anything that another publisher waits for, except `insert_events_once`. What the table's
+-- trigger does to wake the leader is written there.
 INSERT INTO pgbus.outbox (event_id, topic, ancestors, key, payload, headers, published_by)
 VALUES (
     CAST(:event_id AS uuid),
@@ -18,8 +21,9 @@ VALUES (
 )
 
 -- name: insert_lines
--- Events of one topic and with the same headers that are due at once, each payload on a line of its own: a driver sends one long text in a quarter
--- of the time of an array, and the server takes it apart as quickly. JSON holds no line feed but between its values.
+-- Events of one topic and with the same headers that are due at once, each payload on a line of its own: a driver sends
+-- one long text in a quarter of the time of an array, and the server takes it apart as quickly. JSON holds no line feed
+-- but between its values.
 INSERT INTO pgbus.outbox (event_id, topic, ancestors, payload, headers, published_by)
 SELECT CAST(given.event_id AS uuid),
        CAST(:topic AS text),
@@ -56,6 +60,8 @@ FROM unnest(
 
 -- name: insert_events_once
 -- Events as in `insert_events`, but only the first one under a dedup key; returns, for each key, the id of its event.
+-- For a key that another open transaction has taken, it waits for the end of that one: until then nobody knows whether
+-- the key's event exists.
 WITH given AS MATERIALIZED (
     SELECT g.*
     FROM unnest(
@@ -100,6 +106,8 @@ FROM holders AS h
 
 -- name: cancel_event
 -- Take a scheduled event out of the outbox before it is due, and free its dedup key; returns its id if it was there.
+-- The row stays locked until the caller's transaction ends; the leader steps over it. If the leader is the first, this
+-- waits for its move, and then finds nothing: the event was not cancelled, and is delivered.
 WITH cancelled AS (
     DELETE FROM pgbus.outbox AS o
     WHERE o.event_id = CAST(:event_id AS uuid)

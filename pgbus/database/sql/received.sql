@@ -2,8 +2,8 @@
 
 -- name: receive_messages
 -- Publish messages as events in the order of the arrays, except those that were received before; returns the number of
--- new ones. One statement is one transaction: there is a row in `received` if and only if the event is published. If another
--- transaction receives the same message, this waits for its end.
+-- new ones. One statement is one transaction: there is a row in `received` if and only if the event is published. If
+-- another transaction receives the same message, this waits for its end.
 WITH given AS MATERIALIZED (
     SELECT g.*
     FROM unnest(
@@ -44,9 +44,9 @@ SELECT count(*) AS new
 FROM new AS n
 
 -- name: forget_received
--- Delete the oldest of the messages that were received more than this many seconds ago; returns their number. By the places
--- of the rows, which are never updated, and in an array: for a join, the planner reads the whole table. No index serves a
--- comparison with clock_timestamp().
+-- Delete the oldest of the messages that were received more than this many seconds ago; returns their number. By the
+-- places of the rows, which are never updated, and in an array: for a join, the planner reads the whole table. No index
+-- serves a comparison with clock_timestamp().
 WITH forgotten AS (
     DELETE FROM pgbus.received AS r
     WHERE r.ctid = ANY (ARRAY(
@@ -68,5 +68,7 @@ SELECT i.bus_id
 FROM pgbus.identity AS i
 
 -- name: lock_relay
--- Take the right to receive under this name until the session ends; false while another session has it.
+-- Take the right to receive under this name until the session ends; false while another session has it. The lock's
+-- second number is a hash of the name: of two names with one hash, which is 1 in 4 billion, the second relay would
+-- stand by.
 SELECT pg_try_advisory_lock(hashtext(CAST(:namespace AS text) || '.relay'), hashtext(CAST(:relay AS text))) AS locked

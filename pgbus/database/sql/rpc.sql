@@ -1,7 +1,8 @@
 -- Calls: the caller posts requests and reads responses, servers claim and answer; every batch is one short transaction.
 
 -- name: register_procedures
--- Replace the procedures that a worker serves by these.
+-- Replace the procedures that a worker serves by these. The rows are that worker's alone, which runs one such statement
+-- after the other, so that nobody else waits for them.
 WITH gone AS (
     DELETE FROM pgbus.rpc_servers AS s
     WHERE s.worker_id = CAST(:worker_id AS integer) AND s.procedure <> ALL (CAST(:procedures AS text[]))
@@ -38,6 +39,7 @@ ORDER BY s.procedure, l.worker_id IS NOT NULL DESC, s.worker_id DESC
 
 -- name: post_requests
 -- Insert requests, and wake the servers. A request that is posted again after the connection broke is not duplicated.
+-- If the first INSERT is still under way in the server, in the session that was lost, this waits for its end.
 WITH posted AS (
     INSERT INTO pgbus.rpc_requests (call_id, procedure, arguments, headers, caller, caller_name, deadline)
     SELECT x.call_id, x.procedure, CAST(x.arguments AS json), CAST(x.headers AS jsonb), CAST(:caller AS text),
@@ -53,7 +55,8 @@ SELECT pg_notify(CAST(:channel AS text), CAST(:payload AS text))
 
 -- name: claim_requests
 -- Claim the oldest waiting requests of each procedure, up to the number of its free slots, unless their deadline has
--- passed.
+-- passed. A request that another server claims, or its caller withdraws, at this moment is locked, and skipped: so each
+-- is taken once, and servers do not wait for each other.
 WITH due AS MATERIALIZED (
     SELECT oldest.call_id
     FROM unnest(CAST(:procedures AS text[]), CAST(:rooms AS integer[])) AS p (procedure, room)
@@ -76,8 +79,10 @@ RETURNING r.call_id, r.procedure, CAST(r.arguments AS text) AS arguments, CAST(r
                AS double precision) AS seconds_left
 
 -- name: answer_requests
--- Write responses and tell the callers: the payload has results, unless one of the calls has another response already. Then
--- the hint says which calls to look at, for the first response counts.
+-- Write responses and tell the callers: the payload has results, unless one of the calls has another response already.
+-- Then the hint says which calls to look at, for the first response counts. The primary key decides between the server,
+-- a caller that saw the server's lock free, and the leader after the deadline: the later one waits for the earlier
+-- one's commit, and inserts nothing.
 WITH answered AS (
     INSERT INTO pgbus.rpc_responses
         (call_id, outcome, result, error_type, error, error_arguments, traceback, worker)
@@ -146,12 +151,13 @@ SELECT a.call_id, a.outcome, CAST(a.result AS text) AS result, a.error_type, a.e
 FROM pgbus.read_responses(CAST(:call_ids AS uuid[])) AS a
 
 -- name: fail_lost_calls
--- Fail those of these calls that a dead worker had claimed.
+-- Fail those of these calls that a dead worker had claimed. Who has answered before it died is not overruled.
 SELECT pgbus.fail_lost_calls(CAST(:call_ids AS uuid[]))
 
 -- name: fail_unknown_claims
 -- Fail requests that the table says that a worker claimed, but the worker does not know: the result of its claim was
--- lost.
+-- lost. They are not put back into the queue: a call runs at most once, and nobody can tell that this one did not.
+-- `known` are the calls that it owes an answer, as they were when it sent this statement; it sends no claim meanwhile.
 INSERT INTO pgbus.rpc_responses (call_id, outcome, error, worker)
 SELECT r.call_id, 'lost', 'the worker lost the database when it took the call', CAST(:worker AS text)
 FROM pgbus.rpc_requests AS r
@@ -161,6 +167,7 @@ WHERE r.deadline > clock_timestamp()
 ON CONFLICT (call_id) DO NOTHING
 
 -- name: withdraw_requests
--- Take requests off the queue that no server has claimed yet; returns their ids.
+-- Take requests off the queue that no server has claimed yet; returns their ids. For one that a server claims at this
+-- moment it waits, and then leaves it alone: a call that runs is not withdrawn, but cancelled by a notification.
 SELECT w.call_id
 FROM pgbus.withdraw_calls(CAST(:call_ids AS uuid[]), CAST(:outcome AS text), CAST(:error AS text)) AS w (call_id)

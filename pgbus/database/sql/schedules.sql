@@ -2,7 +2,8 @@
 
 -- name: register_schedule
 -- Insert a schedule, or update its row; returns whether it is new, and its previous rule. Under another rule its next
--- run is calculated again, unless a run is already due or running.
+-- run is calculated again, unless a run is already due or running. Two workers that register a new one at once both
+-- find no row to lock; the second then waits in its INSERT for the first, and updates the row of that one.
 WITH known AS MATERIALIZED (
     -- Locked, so that a row that is being deleted at the same time is not found.
     SELECT s.id, s.rule FROM pgbus.schedules AS s WHERE s.schedule_name = CAST(:schedule_name AS text) FOR NO KEY UPDATE
@@ -46,7 +47,8 @@ ORDER BY w.id
 LIMIT 1
 
 -- name: set_next_run
--- Set the next run of a schedule that has none. No effect if its rule has changed.
+-- Set the next run of a schedule that has none. No effect if its rule has changed, or if another worker was quicker:
+-- each of them calculates it by its own reading of the row, and a second one, of a random rule, would move the run.
 UPDATE pgbus.schedules AS s
 SET next_run_at = CAST(:next_run_at AS timestamptz)
 WHERE s.schedule_name = CAST(:schedule_name AS text)
@@ -57,7 +59,11 @@ WHERE s.schedule_name = CAST(:schedule_name AS text)
 -- name: claim_schedules
 -- Claim those of these schedules that are due, each with its token, and return when each was due. A run that is claimed
 -- is the leader's to free; but if it is our own and we do not know it, because the result of the claim was lost, it is
--- started again: we claim one after the other, so it cannot be running.
+-- started again: we claim one after the other, so it cannot be running. `running` are the tokens of the runs that we
+-- know.
+--
+-- A schedule that another worker claims at this moment, or an operator changes, is locked and skipped. One whose claim
+-- has committed since this snapshot is compared again when it is locked, and is then no longer free.
 WITH due AS MATERIALIZED (
     SELECT s.id, s.claim_token
     FROM pgbus.schedules AS s
@@ -92,9 +98,10 @@ LEFT JOIN claimed AS c ON c.id = s.id
 WHERE s.schedule_name = ANY (CAST(:schedule_names AS text[]))
 
 -- name: free_schedules
--- Free the claims of runs whose lease has expired, and of those whose workers have been without a session since the last
--- look, which found them `absent`, as `free_claims` does. The runs are due again, for any worker that declares the
--- schedule. Returns who is absent now.
+-- Free the claims of runs whose lease has expired, and of those whose workers have been without a session since the
+-- last look, which found them `absent`, as `free_claims` does. The runs are due again, for any worker that declares the
+-- schedule. Returns who is absent now. A row that its worker extends or finishes at this moment is skipped, and one
+-- that it has extended since this snapshot is compared again when it is locked.
 WITH live AS MATERIALIZED (
     SELECT w.id AS worker_id FROM pgbus.live_workers AS w
 ), absent AS MATERIALIZED (
@@ -125,8 +132,10 @@ SELECT (SELECT array_agg(f.schedule_name ORDER BY f.schedule_name) FROM freed AS
        CASE WHEN EXISTS (SELECT FROM freed) THEN pg_notify(CAST(:work_channel AS text), 'reload') END AS told
 
 -- name: finish_schedule_run
--- Write the outcome of a run, and when the next one is due, if the claim is still ours. If the rule has changed, the
--- next run is calculated again. An interrupted run (`cancelled`) stays due.
+-- Write the outcome of a run, and when the next one is due, if the claim is still ours: the token decides, whatever the
+-- worker believes, so that a run that was taken over is not ended by the worker that lost it. If the rule has changed,
+-- the next run is calculated again. An interrupted run (`cancelled`) stays due. Sent again after its answer was lost,
+-- it finds no token, and does nothing.
 WITH finished AS (
     UPDATE pgbus.schedules AS s
     SET claim_token = NULL,
