@@ -21,6 +21,7 @@ from pgbus.database.statements.operations import (
 from pgbus.database.store import Store
 from pgbus.errors import InUseError, OperationNotFound
 
+# Failures or events of one batch. It is one transaction, and workers wait for the rows that it has locked.
 BATCH = 500
 # These change one listener or schedule at once. The others go through what they match, batch by batch.
 AT_ONCE = frozenset(
@@ -92,7 +93,9 @@ class OperationVerbs:
 
         Raises OperationNotFound.
         """
-        await self.show(operation_id)
+        await self.show(operation_id)  # raises for one that is not there
+        # A batch at a time, each in a transaction of its own. The row of the operation is locked meanwhile: of two
+        # programs that continue it, each does other batches, and a crash loses none that is recorded.
         while True:
             now = await operations.continue_operation(self._store, operation_id, batch=batch)
             progress(now)

@@ -18,7 +18,7 @@ class Backoff:
     def __init__(self, first: float, limit: float) -> None:
         self._first = first
         self._limit = limit
-        self._longest = first
+        self._longest = first  # the next pause, before the part that is taken off
         self.tries = 0
         """How often in a row it failed."""
 

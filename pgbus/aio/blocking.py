@@ -22,6 +22,7 @@ class BlockingCalls:
 
     def __init__(self, on_close: Callable[[], Awaitable[None]]) -> None:
         self._on_close = on_close
+        # Guarded by the lock, which is never held while a call runs.
         self._portal: Portal | None = None
         self._lock = threading.Lock()
 

@@ -31,6 +31,8 @@ class LoopBound(Generic[B]):
 
     def __init__(self, make: Callable[[], B]) -> None:
         self._make = make
+        # Several threads may be here, each with a loop of its own. A loop adds and removes its own entry; one that was
+        # closed without that has no thread any more, and `pop` lets only one of the others have it.
         self._held: dict[asyncio.AbstractEventLoop, tuple[B, AsyncGenerator[None, None]]] = {}
 
     def here(self) -> B:
@@ -55,6 +57,7 @@ class LoopBound(Generic[B]):
         try:
             yield
         finally:
+            # Out first: what asks for it during the close gets another one, and not one that is half closed.
             self._held.pop(loop, None)
             await made.close()
 

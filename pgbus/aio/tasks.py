@@ -50,6 +50,8 @@ async def run_until(work: Coroutine[Any, Any, None], ended: asyncio.Event, *, na
     """Do the work until it is done, or the event is set, which cancels it; its task, which has come to its end."""
     task = asyncio.create_task(work, name=name)
     end = asyncio.create_task(ended.wait())
+    # Both end here in any case, also when we are cancelled: work that went on would, say, lead without anyone who
+    # knows.
     try:
         await asyncio.wait([task, end], return_when=asyncio.FIRST_COMPLETED)
     finally:

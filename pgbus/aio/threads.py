@@ -51,6 +51,8 @@ class Visit:
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
+        # Set by the thread, and read by the loop's `leave`. `_is_left` the other way round. Each side sets its own and
+        # then looks at the other's, so that one of the two cancels, and no lock is needed.
         self._awaited: Future[Any] | None = None
         self._is_left = False
 
@@ -65,7 +67,7 @@ class Visit:
         if not is_awaitable(value):
             return check(value, what)
         self._awaited = asyncio.run_coroutine_threadsafe(finish(value, what), self._loop)
-        if self._is_left:  # asked after `_awaited` is set, as `leave` looks at them the other way round
+        if self._is_left:
             self._awaited.cancel()
         return self._awaited.result()
 

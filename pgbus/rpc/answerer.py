@@ -50,6 +50,7 @@ class Answerer:
 
         What could not be written is written with the next batch.
         """
+        # Taken out before the statement: what is answered meanwhile is the next batch, and is not sent twice.
         batch = take_batch(self._responses)
         try:
             return await self._answer(batch, rooms=rooms, worker_id=worker_id)

@@ -37,6 +37,7 @@ class CallerConnection:
         self._config = config
         self._channels = channels
         self._reopened = reopened
+        # Replaced by `open` alone, under `_opening`; the old one stays here while it is lost, until there is another.
         self._session: Session | None = None
         self._opening = asyncio.Lock()
         self._keeper: asyncio.Task[None] | None = None

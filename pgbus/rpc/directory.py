@@ -31,6 +31,7 @@ class Directory:
     def __init__(self, config: Config, *, connection: CallerConnection) -> None:
         self._config = config
         self._connection = connection
+        # Held over a look: what waits for it finds the answer in `_services`.
         self._looking = asyncio.Lock()
         self._services: dict[str, Service] = {}
 
@@ -41,6 +42,7 @@ class Directory:
         async with self._looking:  # calls at the same time share one look
             if service := self._lately(procedure, since=since):
                 return service
+            # From before the look: a call that begins during it may not believe that nobody serves the procedure.
             seen_at = asyncio.get_running_loop().time()
             found = await self._look_up(procedure)
             service = Service(seen_at, found.is_served, found.timeout)

@@ -100,6 +100,7 @@ class Exchange:
 
     async def close(self) -> None:
         """End; calls that are under way raise CallCancelled."""
+        # First: a call that ends by this is not cancelled, and so it is not withdrawn. Its request runs, or expires.
         for call in self._calls.values():
             if not call.response.done():
                 call.response.set_exception(CallCancelled("the bus was closed", procedure=call.request.procedure))
@@ -204,6 +205,7 @@ class Exchange:
             self._unposted.remove(call.request)
 
     async def _withdraw_cancelled(self) -> None:
+        # A copy: they stay in the list until the statement is done, so that a failure has them withdrawn again.
         call_ids = self._cancelled[:]
         withdrawn = await rpc.withdraw_requests(
             self._store, call_ids, outcome="cancelled", error="the caller took it back"
@@ -221,6 +223,7 @@ class Exchange:
 
     async def _read(self) -> None:
         while self._answered:
+            # Cleared before the read: what is notified during it may be missing in its snapshot, and is read next.
             call_ids = [call_id for call_id in self._answered if call_id in self._calls]
             self._answered.clear()
             if call_ids:
@@ -253,6 +256,8 @@ class Exchange:
 
     async def _look_after(self, calls: list[Call]) -> None:
         call_ids = [call.request.call_id for call in calls]
+        # The caller writes the response that its dead server owes. If that has answered after all, its response is
+        # there first, and is what the read below finds.
         await rpc.fail_lost_calls(self._store, call_ids)
         await self._withdraw_unserved([call.request for call in calls if not call.wait])
         # Last, and with what the two have written. A notification is a hint: whatever became of it, this finds it.

@@ -70,6 +70,8 @@ class Execution:
         """Run one call to its response; whatever the procedure raises, including SystemExit, ends here."""
         call_id = running.request.call_id
         begin(Origin(call_id, running.request.headers))
+        # By seconds that the database has counted at the claim: the clocks of hosts differ. The time that the answer
+        # took to come here is added to the deadline; the caller's own timeout does not wait for it.
         deadline = asyncio.get_running_loop().call_later(running.request.seconds_left, running.end, "expired")
         try:
             response = answer(call_id, await self._result(running))
@@ -156,6 +158,8 @@ class Execution:
 
         running.thread = threads.start(running.pool, self._middleware.around_plain(context, call))
         try:
+            # Shielded: a cancellation ends our wait, and not the future, which tells when the thread gives its room
+            # back.
             return (await asyncio.shield(running.thread)).result()
         except asyncio.CancelledError:
             visit.leave()

@@ -84,12 +84,16 @@ class Server:
         self._telemetry = telemetry
         self._desks: dict[str, Desk] = {}
         self._checked: set[str] = set()
+        # Added by `_start`, and taken out by the call's own task before it answers.
         self._running: dict[UUID, Running] = {}
         # Of calls that do not run here: all servers hear a cancellation, and one may overtake the rows of our claim.
         self._cancellations: deque[UUID] = deque(maxlen=REMEMBERED_CANCELLATIONS)
         self._worker_id = worker_id
+        # Set when there is something to claim or to write; the loop clears it when it finds nothing.
         self._work = asyncio.Event()
+        # Set after each statement; `stop`, which waits for it, clears it before each look.
         self._idle = asyncio.Event()
+        # It outlives the loop: after `break_off`, the next loop writes what the calls that went on have answered.
         self._answerer = Answerer(store, worker=config.process_name)
         self._task: asyncio.Task[None] | None = None
         # Set by `stop`: the loop claims no more, and only writes what is owed.
@@ -249,6 +253,7 @@ class Server:
             self._idle.set()
 
     async def _exchange(self, desks: list[Desk], worker_id: int) -> None:
+        # Read before the flags are cleared, as a desk that is not woken has no room.
         rooms = {desk.procedure.name: desk.room for desk in desks}
         for desk in desks:
             desk.may_have_work = False

@@ -23,6 +23,7 @@ class BackgroundTasks:
 
     def start(self, background: Iterable[Background]) -> None:
         """Run these, too, each once."""
+        # Called again with each new session. What has ended stays in here, so that it is not started a second time.
         for one in background:
             if one not in self._tasks:
                 self._tasks[one] = asyncio.create_task(_run(one), name=f"pgbus {one.name}")

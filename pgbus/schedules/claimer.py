@@ -25,8 +25,10 @@ from pgbus.schedules.schedule import Schedule
 
 logger = logging.getLogger("pgbus")
 
-# Seconds.
+# Seconds between the times that the schedules are marked as declared. An operator may remove one that was not marked
+# for a minute (`operate_on_schedule`), so one mark may fail.
 TOUCH_INTERVAL = 30.0
+# Seconds until the next look at a schedule that is due, and whose row someone else holds.
 LOCKED_PAUSE = 0.1
 
 
@@ -42,10 +44,13 @@ class Claimer:
         self._worker_id = worker_id
         self._runs = runs
         self._schedules: dict[str, Schedule] = {}
+        # Their names, of those without a row: added here, or removed by someone. The next look registers them.
         self._unregistered: set[str] = set()
         # Set once: then no run is claimed any more, but the leases of those under way are still kept.
         self._is_stopping = False
         self._wake = asyncio.Event()
+        # When to do these again, by the engine's clock. Leases are extended three times within their length: one try
+        # may fail.
         self._extend_at = self._touch_at = 0.0
 
     @property
@@ -83,6 +88,7 @@ class Claimer:
                 tries.worked()
             except Exception as error:
                 delay = tries.pause_after(error)
+                # Only here: while looks succeed, they extend the leases, or learn from the answer that a run is lost.
                 self._runs.give_up_expired()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(delay):
@@ -213,4 +219,5 @@ class Claimer:
             if run.token in kept:
                 run.kept_until = kept_until
             else:
+                # Someone else's by now, or finished a moment ago: then `break_off` finds no call, and does nothing.
                 run.break_off("lost")

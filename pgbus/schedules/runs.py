@@ -77,8 +77,11 @@ class Runs:
         self._instruments = instruments
         self._telemetry = telemetry
         self._ended = ended
+        # By schedule. A run stays in here until its outcome is written, so that its lease is extended, and no other run
+        # of its schedule is claimed here.
         self._runs: dict[str, Run] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        # Set when a run has ended; `wait` clears it before each look.
         self._changed = asyncio.Event()
         # Set by `stop`: a claim may be under way at that moment, whose run must not begin.
         self._is_stopping = False
@@ -172,6 +175,8 @@ class Runs:
         context = TaskContext(name, due_at, run.attempt, run.token)
         with caused_by(context):  # the task inherits it
             run.call = asyncio.create_task(self._attempt(run, context), name=f"pgbus {name}")
+        # Not `await run.call`: a cancellation of the call, which is a run that was broken off, would look like one of
+        # this task.
         await asyncio.wait([run.call])
         if run.ending:
             return run.ending, None

@@ -85,6 +85,7 @@ class Tasks:
 
     async def stop(self, *, grace: float) -> None:
         """Begin no more runs, cancel the background, let runs finish for `grace` seconds; the rest is broken off."""
+        # All three before the first `await`: a claim under way may still bring a run, which `Runs` then gives back.
         self._is_stopping = True
         self._claimer.stop()
         self._runs.stop()

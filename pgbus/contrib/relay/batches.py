@@ -20,6 +20,7 @@ class Batches(Generic[T]):
     def __init__(self, write: Callable[[Sequence[T]], Awaitable[Sequence[Exception | None]]], *, limit: int) -> None:
         self._write = write
         self._limit = limit
+        # Added to by `put`, and taken from the front by the one task that writes: so two batches never overlap.
         self._waiting: list[tuple[T, asyncio.Future[None]]] = []
         self._wake = asyncio.Event()
         self._task = asyncio.create_task(self._run(), name="pgbus relay batches")

@@ -101,6 +101,7 @@ class Receiver:
                 self.reading.set()
                 while True:
                     incoming = await asyncio.wait_for(source.fetch(), ANSWER_TIMEOUT)
+                    # The commit first, then the acknowledgement: what is lost in between comes again, and is a double.
                     await self._publish(store, incoming, bus_id)
                     await asyncio.wait_for(source.acknowledge(), ANSWER_TIMEOUT)
                     if backoff.tries:
@@ -113,6 +114,7 @@ class Receiver:
 
     @asynccontextmanager
     async def _locked_session(self) -> AsyncIterator[Session]:
+        # The statements that publish run on the session that holds the lock: when it is lost, so is the right to write.
         session = await open_session(self._config, channels={})
         try:
             # The engine does without: here, what was acknowledged to the broker must not be lost in a crash.

@@ -60,8 +60,10 @@ class Outlet:
 
     def __init__(self, open_sink: OpenSink) -> None:
         self._open_sink = open_sink
+        # Held while the sink is opened: the handlers that need one at the same time share it.
         self._opening = asyncio.Lock()
         self._sink: Sink | None = None
+        # Whether the log says that the broker is away: once for all handlers that find it so, and once that it is back.
         self._is_away = False
 
     async def opened(self) -> Sink:
@@ -99,6 +101,7 @@ class Outlet:
         """Give up a sink that has failed: many tasks may find that at once."""
         if self._sink is not sink:
             return
+        # Before the `await`, so that the next handler opens another one, and does not get this one.
         self._sink = None
         with contextlib.suppress(Exception):
             await asyncio.wait_for(sink.close(), CLOSE_TIMEOUT)

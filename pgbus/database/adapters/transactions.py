@@ -99,6 +99,8 @@ class Transactions:
     @asynccontextmanager
     async def _begin_asyncpg(self, block: _Block) -> AsyncIterator[tuple[Any, AsyncExecutor]]:
         async with self._pool.acquire() as connection:
+            # The order of the two blocks decides: `_Block` sees what the handler raised, and `try` what the rollback or
+            # the commit made of it.
             try:
                 async with connection.transaction():
                     with block:
@@ -276,6 +278,8 @@ class _Block:
         # A cancellation is someone's order, and so is what the handler decided about its event.
         if isinstance(self.error, asyncio.CancelledError | TransactionLost | Dead | Retry):
             return self.error
+        # The block's own error says nothing about this connection: a link error may be of another one that the handler
+        # uses. An error that is not the block's came from the begin, the rollback or the commit, on this one.
         is_lost = self._was_broken if error is self.error else is_link_error(error)
         return TransactionLost(error) if is_lost else error
 
