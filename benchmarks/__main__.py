@@ -28,6 +28,7 @@ from benchmarks import (
     rpc,
     settling,
     transactions,
+    viewers,
 )
 from benchmarks.figures import Figure, table
 from benchmarks.scale.command import main as scale
@@ -51,6 +52,7 @@ BENCHMARKS: dict[str, Callable[[str], Coroutine[None, None, list[Figure]]]] = {
     "memory": memory.main,
     "importing": importing.main,
     "relay": relay.main,
+    "viewers": viewers.main,
 }
 
 

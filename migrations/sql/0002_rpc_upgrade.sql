@@ -74,6 +74,9 @@ CREATE TABLE pgbus.rpc_responses (
     autovacuum_vacuum_cost_delay = 0
 );
 
+-- The errors among the responses, for who asks for calls by their error.
+CREATE INDEX rpc_responses_errors ON pgbus.rpc_responses (call_id) WHERE error IS NOT NULL;
+
 -- The operations of callers, besides posting calls. The functions run as the owner, and only on calls whose ids are
 -- given, so a caller has no access to the calls of others.
 

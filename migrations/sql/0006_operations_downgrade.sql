@@ -6,8 +6,9 @@ DROP FUNCTION pgbus.cancel_operation(bigint), pgbus.continue_operation(bigint, b
               pgbus.operate_replay(pgbus.operations, bigint), pgbus.operate_on_failures(pgbus.operations, bigint),
               pgbus.unblock_deliveries(integer[]), pgbus.archive_dead_letters(bigint, bigint[]),
               pgbus.begin_operation(text, jsonb, text, text), pgbus.preview_operation(text, jsonb, integer),
-              pgbus.find_heard(jsonb, bigint, bigint, bigint), pgbus.operation_range(text, jsonb),
+              pgbus.count_heard(jsonb, bigint, bigint), pgbus.find_heard(jsonb, bigint, bigint, bigint),
+              pgbus.patterns_of(text), pgbus.operation_range(text, jsonb),
               pgbus.check_filter(text, jsonb), pgbus.place_in_log(text), pgbus.find_failures(text, jsonb, bigint, bigint),
               pgbus.filter_accepts(jsonb, text, text, text[], text, jsonb, text, text, timestamptz),
-              pgbus.pattern_regex(text);
+              pgbus.is_heard(text[], text, text, text[]), pgbus.topic_lines(text, text[]), pgbus.pattern_regex(text);
 DROP TABLE pgbus.installation, pgbus.operation_items, pgbus.operations;

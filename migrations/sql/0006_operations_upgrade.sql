@@ -72,6 +72,22 @@ AS $$
     FROM string_to_table(pattern, '.') WITH ORDINALITY AS w (word, place)
 $$;
 
+-- A topic and its ancestors, each with a dot at its end on a line of its own: one newline-sensitive match asks for all.
+-- This and the two functions after it have no subquery, so that they become part of the statements that use them: a
+-- call for each event would take longer than everything else.
+CREATE FUNCTION pgbus.topic_lines(topic text, ancestors text[]) RETURNS text
+    LANGUAGE sql STABLE
+AS $$
+    SELECT concat(topic, '.', E'\n' || array_to_string(ancestors, E'.\n') || '.')
+$$;
+
+-- Whether a listener with these patterns hears a topic: those without wildcards, and the regular expression of the others.
+CREATE FUNCTION pgbus.is_heard(topics text[], regex text, topic text, ancestors text[]) RETURNS boolean
+    LANGUAGE sql STABLE
+AS $$
+    SELECT topic = ANY (topics) OR ancestors && topics OR pgbus.topic_lines(topic, ancestors) ~ regex
+$$;
+
 -- Whether an event and its failure are what a filter asks for; a key that is missing does not restrict.
 --   ids: [..] of dead letters   listener   topic: a pattern   key   error: a fingerprint, an exception's type, a kind or a part of an error
 --   since, until: instants      where: JSON that the payload contains     condition: an SQL/JSON path that finds something
@@ -83,8 +99,7 @@ CREATE FUNCTION pgbus.filter_accepts(
 AS $$
     SELECT (filter ->> 'listener' IS NULL OR listener_name = filter ->> 'listener')
        AND (filter ->> 'topic' IS NULL
-            OR topic || '.' ~ pgbus.pattern_regex(filter ->> 'topic')
-            OR EXISTS (SELECT FROM unnest(ancestors) AS a (name) WHERE a.name || '.' ~ pgbus.pattern_regex(filter ->> 'topic')))
+            OR pgbus.topic_lines(topic, ancestors) ~ ('(?n)' || pgbus.pattern_regex(filter ->> 'topic')))
        AND (filter ->> 'key' IS NULL OR COALESCE(key, '') = filter ->> 'key')
        AND (filter ->> 'error' IS NULL OR fingerprint = filter ->> 'error'
             OR split_part(fingerprint, ' at ', 1) = filter ->> 'error'
@@ -239,24 +254,55 @@ BEGIN
 END
 $$;
 
--- Events of a stretch of the log that a listener hears and a filter accepts.
-CREATE FUNCTION pgbus.find_heard(filter jsonb, low bigint, high bigint, batch bigint)
-    RETURNS TABLE ("position" bigint, event_id uuid, topic text, key text, at timestamptz)
+-- The topics that a listener hears without a wildcard, and one regular expression for its other patterns.
+CREATE FUNCTION pgbus.patterns_of(listener text, OUT topics text[], OUT regex text)
     LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT e.position, e.event_id, e.topic, e.key, e.logged_at
-    FROM pgbus.events AS e
-    WHERE e.position > low AND e.position <= high
-      AND EXISTS (
-          SELECT FROM pgbus.subscriptions AS s
-          JOIN pgbus.listeners AS l ON l.id = s.listener_id
-          WHERE l.listener_name = filter ->> 'listener'
-            AND (s.pattern = e.topic OR s.pattern = ANY (e.ancestors)
-                 OR e.topic || '.' ~ s.regex
-                 OR EXISTS (SELECT FROM unnest(e.ancestors) AS a (name) WHERE a.name || '.' ~ s.regex)))
-      AND pgbus.filter_accepts(filter - 'listener', NULL, e.topic, e.ancestors, e.key, e.payload, NULL, NULL, e.logged_at)
-    ORDER BY e.position
-    LIMIT batch
+    SELECT array_agg(s.pattern) FILTER (WHERE s.regex IS NULL),
+           '(?n)' || string_agg('(?:' || s.regex || ')', '|')
+    FROM pgbus.subscriptions AS s
+    JOIN pgbus.listeners AS l ON l.id = s.listener_id
+    WHERE l.listener_name = listener
+$$;
+
+-- Events of a stretch of the log that a listener hears and a filter accepts. The statement is planned for its values, as
+-- count_heard's: what the filter does not ask for is then no part of it.
+CREATE FUNCTION pgbus.find_heard(filter jsonb, low bigint, high bigint, batch bigint)
+    RETURNS TABLE ("position" bigint, event_id uuid, topic text, key text, at timestamptz)
+    LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    heard CONSTANT record := pgbus.patterns_of(filter ->> 'listener');
+BEGIN
+    RETURN QUERY EXECUTE $heard$
+        SELECT e.position, e.event_id, CAST(e.topic AS text), CAST(e.key AS text), CAST(e.logged_at AS timestamptz)
+        FROM pgbus.events AS e
+        WHERE e.position > $1 AND e.position <= $2
+          AND pgbus.is_heard($3, $4, e.topic, e.ancestors)
+          AND pgbus.filter_accepts($5, NULL, e.topic, e.ancestors, e.key, e.payload, NULL, NULL, e.logged_at)
+        ORDER BY e.position
+        LIMIT $6
+    $heard$ USING low, high, heard.topics, heard.regex, filter - 'listener', batch;
+END
+$$;
+
+-- How many these are.
+CREATE FUNCTION pgbus.count_heard(filter jsonb, low bigint, high bigint) RETURNS bigint
+    LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    heard CONSTANT record := pgbus.patterns_of(filter ->> 'listener');
+    found bigint;
+BEGIN
+    EXECUTE $heard$
+        SELECT count(*)
+        FROM pgbus.events AS e
+        WHERE e.position > $1 AND e.position <= $2
+          AND pgbus.is_heard($3, $4, e.topic, e.ancestors)
+          AND pgbus.filter_accepts($5, NULL, e.topic, e.ancestors, e.key, e.payload, NULL, NULL, e.logged_at)
+    $heard$ INTO found USING low, high, heard.topics, heard.regex, filter - 'listener';
+    RETURN found;
+END
 $$;
 
 -- What an operation would do, without doing it: how many events, or listeners and schedules, and a few of them.
@@ -275,10 +321,10 @@ BEGIN
         FROM (SELECT x.*, row_number() OVER (ORDER BY x.id DESC) AS place
               FROM pgbus.find_failures(verb, filter, bounds.low, bounds.high) AS x) AS f;
     ELSIF verb = 'replay' THEN
-        SELECT count(*), COALESCE(jsonb_agg(to_jsonb(f) ORDER BY f.position) FILTER (WHERE f.place <= samples), '[]')
-        INTO matched, sample
-        FROM (SELECT x.*, row_number() OVER (ORDER BY x.position) AS place
-              FROM pgbus.find_heard(filter, bounds.low, bounds.high, NULL) AS x) AS f;
+        matched := pgbus.count_heard(filter, bounds.low, bounds.high);
+        SELECT COALESCE(jsonb_agg(to_jsonb(f) ORDER BY f.position), '[]')
+        INTO sample
+        FROM pgbus.find_heard(filter, bounds.low, bounds.high, samples) AS f;
     ELSE
         matched := 1;
         sample := jsonb_build_array(filter);
@@ -791,6 +837,10 @@ COMMENT ON COLUMN pgbus.installation.system_identifier IS 'Identifier of the Pos
 COMMENT ON COLUMN pgbus.installation.database IS 'OID of the database';
 COMMENT ON COLUMN pgbus.installation.since IS 'When the row was written';
 COMMENT ON FUNCTION pgbus.pattern_regex(text) IS 'The regular expression of a pattern, for a topic with a dot at its end; NULL if it is not a pattern';
+COMMENT ON FUNCTION pgbus.topic_lines(text, text[]) IS 'A topic and its ancestors, each with a dot at its end, by lines';
+COMMENT ON FUNCTION pgbus.is_heard(text[], text, text, text[]) IS 'Whether one of these topics or this regular expression accepts a topic or an ancestor';
+COMMENT ON FUNCTION pgbus.patterns_of(text) IS 'What a listener hears: topics without wildcards, and a regular expression for its other patterns';
+COMMENT ON FUNCTION pgbus.count_heard(jsonb, bigint, bigint) IS 'How many events of a part of the log a listener hears and a filter accepts';
 COMMENT ON FUNCTION pgbus.filter_accepts(jsonb, text, text, text[], text, jsonb, text, text, timestamptz) IS 'Whether a filter accepts an event and its failure';
 COMMENT ON FUNCTION pgbus.find_failures(text, jsonb, bigint, bigint) IS 'Dead letters, or deliveries that wait for another attempt, that a verb applies to';
 COMMENT ON FUNCTION pgbus.place_in_log(text) IS 'Position that a filter names: beginning, now, a position or an instant';

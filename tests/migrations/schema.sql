@@ -295,6 +295,27 @@ $$;
 
 COMMENT ON FUNCTION pgbus.correlation_tree(correlation_id text) IS 'Events, calls and runs with this correlation_id, each below its cause';
 
+CREATE FUNCTION pgbus.count_heard(filter jsonb, low bigint, high bigint) RETURNS bigint
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $_$
+DECLARE
+    heard CONSTANT record := pgbus.patterns_of(filter ->> 'listener');
+    found bigint;
+BEGIN
+    EXECUTE $heard$
+        SELECT count(*)
+        FROM pgbus.events AS e
+        WHERE e.position > $1 AND e.position <= $2
+          AND pgbus.is_heard($3, $4, e.topic, e.ancestors)
+          AND pgbus.filter_accepts($5, NULL, e.topic, e.ancestors, e.key, e.payload, NULL, NULL, e.logged_at)
+    $heard$ INTO found USING low, high, heard.topics, heard.regex, filter - 'listener';
+    RETURN found;
+END
+$_$;
+
+COMMENT ON FUNCTION pgbus.count_heard(filter jsonb, low bigint, high bigint) IS 'How many events of a part of the log a listener hears and a filter accepts';
+
 CREATE FUNCTION pgbus.drop_partition(partition_number integer) RETURNS boolean
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -406,8 +427,7 @@ CREATE FUNCTION pgbus.filter_accepts(filter jsonb, listener_name text, topic tex
     AS $$
     SELECT (filter ->> 'listener' IS NULL OR listener_name = filter ->> 'listener')
        AND (filter ->> 'topic' IS NULL
-            OR topic || '.' ~ pgbus.pattern_regex(filter ->> 'topic')
-            OR EXISTS (SELECT FROM unnest(ancestors) AS a (name) WHERE a.name || '.' ~ pgbus.pattern_regex(filter ->> 'topic')))
+            OR pgbus.topic_lines(topic, ancestors) ~ ('(?n)' || pgbus.pattern_regex(filter ->> 'topic')))
        AND (filter ->> 'key' IS NULL OR COALESCE(key, '') = filter ->> 'key')
        AND (filter ->> 'error' IS NULL OR fingerprint = filter ->> 'error'
             OR split_part(fingerprint, ' at ', 1) = filter ->> 'error'
@@ -458,23 +478,23 @@ $$;
 COMMENT ON FUNCTION pgbus.find_failures(verb text, filter jsonb, low bigint, high bigint) IS 'Dead letters, or deliveries that wait for another attempt, that a verb applies to';
 
 CREATE FUNCTION pgbus.find_heard(filter jsonb, low bigint, high bigint, batch bigint) RETURNS TABLE("position" bigint, event_id uuid, topic text, key text, at timestamp with time zone)
-    LANGUAGE sql STABLE
+    LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
-    AS $$
-    SELECT e.position, e.event_id, e.topic, e.key, e.logged_at
-    FROM pgbus.events AS e
-    WHERE e.position > low AND e.position <= high
-      AND EXISTS (
-          SELECT FROM pgbus.subscriptions AS s
-          JOIN pgbus.listeners AS l ON l.id = s.listener_id
-          WHERE l.listener_name = filter ->> 'listener'
-            AND (s.pattern = e.topic OR s.pattern = ANY (e.ancestors)
-                 OR e.topic || '.' ~ s.regex
-                 OR EXISTS (SELECT FROM unnest(e.ancestors) AS a (name) WHERE a.name || '.' ~ s.regex)))
-      AND pgbus.filter_accepts(filter - 'listener', NULL, e.topic, e.ancestors, e.key, e.payload, NULL, NULL, e.logged_at)
-    ORDER BY e.position
-    LIMIT batch
-$$;
+    AS $_$
+DECLARE
+    heard CONSTANT record := pgbus.patterns_of(filter ->> 'listener');
+BEGIN
+    RETURN QUERY EXECUTE $heard$
+        SELECT e.position, e.event_id, CAST(e.topic AS text), CAST(e.key AS text), CAST(e.logged_at AS timestamptz)
+        FROM pgbus.events AS e
+        WHERE e.position > $1 AND e.position <= $2
+          AND pgbus.is_heard($3, $4, e.topic, e.ancestors)
+          AND pgbus.filter_accepts($5, NULL, e.topic, e.ancestors, e.key, e.payload, NULL, NULL, e.logged_at)
+        ORDER BY e.position
+        LIMIT $6
+    $heard$ USING low, high, heard.topics, heard.regex, filter - 'listener', batch;
+END
+$_$;
 
 COMMENT ON FUNCTION pgbus.find_heard(filter jsonb, low bigint, high bigint, batch bigint) IS 'Events of a part of the log that a listener hears and a filter accepts';
 
@@ -523,6 +543,14 @@ CREATE FUNCTION pgbus.has_error(error text, wanted text) RETURNS boolean
 $$;
 
 COMMENT ON FUNCTION pgbus.has_error(error text, wanted text) IS 'Whether an error contains a string, in upper or lower case, or is of a kind';
+
+CREATE FUNCTION pgbus.is_heard(topics text[], regex text, topic text, ancestors text[]) RETURNS boolean
+    LANGUAGE sql STABLE
+    AS $$
+    SELECT topic = ANY (topics) OR ancestors && topics OR pgbus.topic_lines(topic, ancestors) ~ regex
+$$;
+
+COMMENT ON FUNCTION pgbus.is_heard(topics text[], regex text, topic text, ancestors text[]) IS 'Whether one of these topics or this regular expression accepts a topic or an ancestor';
 
 CREATE FUNCTION pgbus.note_listener_change() RETURNS trigger
     LANGUAGE plpgsql
@@ -924,6 +952,19 @@ $_$;
 
 COMMENT ON FUNCTION pgbus.pattern_regex(pattern text) IS 'The regular expression of a pattern, for a topic with a dot at its end; NULL if it is not a pattern';
 
+CREATE FUNCTION pgbus.patterns_of(listener text, OUT topics text[], OUT regex text) RETURNS record
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    SELECT array_agg(s.pattern) FILTER (WHERE s.regex IS NULL),
+           '(?n)' || string_agg('(?:' || s.regex || ')', '|')
+    FROM pgbus.subscriptions AS s
+    JOIN pgbus.listeners AS l ON l.id = s.listener_id
+    WHERE l.listener_name = listener
+$$;
+
+COMMENT ON FUNCTION pgbus.patterns_of(listener text, OUT topics text[], OUT regex text) IS 'What a listener hears: topics without wildcards, and a regular expression for its other patterns';
+
 CREATE FUNCTION pgbus.pause_copy() RETURNS bigint
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -1028,10 +1069,10 @@ BEGIN
         FROM (SELECT x.*, row_number() OVER (ORDER BY x.id DESC) AS place
               FROM pgbus.find_failures(verb, filter, bounds.low, bounds.high) AS x) AS f;
     ELSIF verb = 'replay' THEN
-        SELECT count(*), COALESCE(jsonb_agg(to_jsonb(f) ORDER BY f.position) FILTER (WHERE f.place <= samples), '[]')
-        INTO matched, sample
-        FROM (SELECT x.*, row_number() OVER (ORDER BY x.position) AS place
-              FROM pgbus.find_heard(filter, bounds.low, bounds.high, NULL) AS x) AS f;
+        matched := pgbus.count_heard(filter, bounds.low, bounds.high);
+        SELECT COALESCE(jsonb_agg(to_jsonb(f) ORDER BY f.position), '[]')
+        INTO sample
+        FROM pgbus.find_heard(filter, bounds.low, bounds.high, samples) AS f;
     ELSE
         matched := 1;
         sample := jsonb_build_array(filter);
@@ -1170,6 +1211,14 @@ CREATE FUNCTION pgbus.take_dedup_keys(dedup_keys text[], event_ids uuid[], ttl d
 $$;
 
 COMMENT ON FUNCTION pgbus.take_dedup_keys(dedup_keys text[], event_ids uuid[], ttl double precision, OUT dedup_key text, OUT event_id uuid, OUT was_taken boolean) IS 'Takes each key that is free for the event at the same place of the array, for ttl seconds; returns the holders';
+
+CREATE FUNCTION pgbus.topic_lines(topic text, ancestors text[]) RETURNS text
+    LANGUAGE sql STABLE
+    AS $$
+    SELECT concat(topic, '.', E'\n' || array_to_string(ancestors, E'.\n') || '.')
+$$;
+
+COMMENT ON FUNCTION pgbus.topic_lines(topic text, ancestors text[]) IS 'A topic and its ancestors, each with a dot at its end, by lines';
 
 CREATE FUNCTION pgbus.unblock_deliveries(listener_ids integer[]) RETURNS void
     LANGUAGE sql
@@ -2824,6 +2873,8 @@ CREATE INDEX rpc_requests_correlation ON pgbus.rpc_requests USING btree (pgbus.c
 CREATE INDEX rpc_requests_deadline ON pgbus.rpc_requests USING brin (deadline) WITH (pages_per_range='32');
 
 CREATE INDEX rpc_requests_waiting ON pgbus.rpc_requests USING btree (procedure, requested_at) WHERE (taken_at IS NULL);
+
+CREATE INDEX rpc_responses_errors ON pgbus.rpc_responses USING btree (call_id) WHERE (error IS NOT NULL);
 
 CREATE INDEX rpc_servers_worker ON pgbus.rpc_servers USING btree (worker_id);
 

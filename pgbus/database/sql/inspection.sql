@@ -161,23 +161,27 @@ ORDER BY CASE WHEN CAST(:newest_first AS boolean) THEN -f.position ELSE f.positi
 
 -- name: find_calls
 -- Calls by any combination of filters (NULL: no filter), newest first, in the order of their ids. The view reads the
--- clock for each row, so an ORDER BY on it cannot use the index: the ids are selected first.
+-- clock for each row, so an ORDER BY on it cannot use the index: the ids are selected first. With an error they come
+-- from the few responses that are errors, not from a look at the response of each call.
 SELECT c.call_id, c.procedure, CAST(c.arguments AS text) AS arguments, c.caller, c.worker, c.state,
        c.requested_at, c.deadline, c.started_at, c.responded_at, c.duration,
        CAST(c.result AS text) AS result, c.error_type, c.error, c.traceback
 FROM pgbus.rpc_calls AS c
 WHERE c.call_id = ANY (ARRAY(
     SELECT r.call_id
-    FROM pgbus.rpc_requests AS r
+    FROM (SELECT n.* FROM pgbus.rpc_requests AS n WHERE CAST(:error AS text) IS NULL
+          UNION ALL
+          SELECT n.*
+          FROM pgbus.rpc_responses AS a
+          JOIN pgbus.rpc_requests AS n ON n.call_id = a.call_id
+          WHERE CAST(:error AS text) IS NOT NULL AND a.error IS NOT NULL
+            AND pgbus.has_error(concat_ws(': ', a.error_type, a.error), :error)) AS r
     WHERE (CAST(:call_id AS uuid) IS NULL OR r.call_id = :call_id)
       AND (CAST(:name_regex AS text) IS NULL OR r.procedure ~ :name_regex)
       AND (CAST(:since AS timestamptz) IS NULL OR r.requested_at >= :since)
       AND (CAST(:until AS timestamptz) IS NULL OR r.requested_at < :until)
       AND (CAST(:condition AS jsonpath) IS NULL
           OR pgbus.searchable(r.arguments) @? CAST(:condition AS jsonpath))
-      AND (CAST(:error AS text) IS NULL OR EXISTS (
-          SELECT FROM pgbus.rpc_calls AS f
-          WHERE f.call_id = r.call_id AND pgbus.has_error(concat_ws(': ', f.error_type, f.error), :error)))
     ORDER BY r.call_id DESC
     LIMIT CAST(:limit AS bigint)))
 ORDER BY c.call_id DESC
