@@ -16,8 +16,11 @@ FILL = """
 INSERT INTO pgbus.rpc_requests (call_id, procedure, arguments, caller, caller_name, deadline, taken_at, worker_id)
 SELECT gen_random_uuid(), 'sums.add', '{}', 'x', 'x', now() + interval '1 hour', now(), 1
 FROM generate_series(1, 20000);
-INSERT INTO pgbus.rpc_responses (call_id, outcome, result)
-SELECT call_id, 'answered', '1' FROM pgbus.rpc_requests;
+INSERT INTO pgbus.rpc_responses (call_id, outcome, result, error_type, error)
+SELECT call_id, CASE WHEN n % 100 = 0 THEN 'failed' ELSE 'answered' END,
+       CASE WHEN n % 100 > 0 THEN CAST('1' AS json) END,
+       CASE WHEN n % 100 = 0 THEN 'ValueError' END, CASE WHEN n % 100 = 0 THEN 'no number ' || n END
+FROM (SELECT call_id, row_number() OVER () AS n FROM pgbus.rpc_requests) AS r;
 INSERT INTO pgbus.rpc_requests (call_id, procedure, arguments, caller, caller_name, deadline)
 SELECT gen_random_uuid(), CASE WHEN n <= 100 THEN 'sums.add' ELSE 'sums.other' END, '{}', 'x', 'x',
        now() + interval '1 hour'
@@ -102,6 +105,16 @@ async def test_the_newest_calls_and_one_call_are_found_by_their_ids(calls: Plans
         plan = await calls.carry_out("find_calls", {**any_call, **wanted, "limit": 50})
         assert {node.relation for node in plan.nodes if node.kind == "Seq Scan"} <= {"workers"}
         assert plan.pages < most, plan.pages
+
+
+async def test_calls_with_an_error_come_from_the_responses_that_are_errors(calls: Plans) -> None:
+    any_call = {"call_id": None, "name_regex": None, "since": None, "until": None, "condition": None, "limit": 50}
+    await calls.connection.execute("RESET ALL")  # with the server's settings, as a page has them
+    for error in ("ValueError", "no number 700", "nothing of the kind"):
+        plan = await calls.carry_out("find_calls", {**any_call, "error": error})
+        assert "rpc_responses_errors" in plan.indexes
+        assert not {node.relation for node in plan.nodes if node.kind == "Seq Scan"} & {"rpc_requests", "rpc_responses"}
+        assert plan.steps < 2_000, plan.steps  # of 20,000 responses
 
 
 async def test_the_tree_of_a_call_reads_its_own_calls_and_no_others(calls: Plans) -> None:

@@ -169,19 +169,16 @@ SELECT c.call_id, c.procedure, CAST(c.arguments AS text) AS arguments, c.caller,
 FROM pgbus.rpc_calls AS c
 WHERE c.call_id = ANY (ARRAY(
     SELECT r.call_id
-    FROM (SELECT n.* FROM pgbus.rpc_requests AS n WHERE CAST(:error AS text) IS NULL
-          UNION ALL
-          SELECT n.*
-          FROM pgbus.rpc_responses AS a
-          JOIN pgbus.rpc_requests AS n ON n.call_id = a.call_id
-          WHERE CAST(:error AS text) IS NOT NULL AND a.error IS NOT NULL
-            AND pgbus.has_error(concat_ws(': ', a.error_type, a.error), :error)) AS r
+    FROM pgbus.rpc_requests AS r
     WHERE (CAST(:call_id AS uuid) IS NULL OR r.call_id = :call_id)
       AND (CAST(:name_regex AS text) IS NULL OR r.procedure ~ :name_regex)
       AND (CAST(:since AS timestamptz) IS NULL OR r.requested_at >= :since)
       AND (CAST(:until AS timestamptz) IS NULL OR r.requested_at < :until)
       AND (CAST(:condition AS jsonpath) IS NULL
           OR pgbus.searchable(r.arguments) @? CAST(:condition AS jsonpath))
+      AND (CAST(:error AS text) IS NULL OR r.call_id = ANY (ARRAY(
+          SELECT f.call_id FROM pgbus.rpc_calls AS f
+          WHERE f.error IS NOT NULL AND pgbus.has_error(concat_ws(': ', f.error_type, f.error), :error))))
     ORDER BY r.call_id DESC
     LIMIT CAST(:limit AS bigint)))
 ORDER BY c.call_id DESC

@@ -12,6 +12,7 @@ from pgbus.admin import Admin, Operation
 from pgbus.database.statements import operations
 from pgbus.database.store import Store
 from pgbus.errors import InUseError, OperationNotFound
+from pgbus.topics import matches
 from tests.support.rows import Rows
 
 # Every verb, with what it applies to, and whether the row that it changes is there.
@@ -199,6 +200,51 @@ async def test_a_filter_leaves_what_it_accepts(admin: Admin, filter_: dict[str, 
     preview = await admin.operations.preview("retry", filter_)
     assert preview.matched == len(positions)
     assert sorted(one["position"] for one in preview.sample) == positions
+
+
+# Events as (topic, ancestors), and what listeners of them subscribe to.
+LOGGED: list[tuple[str, list[str] | None]] = [
+    ("orders.placed", None),
+    ("orders.placed", ["orders.changed", "shop.happened"]),
+    ("orders", ["shop"]),
+    ("orders.placed.twice", []),
+    ("shop.happened", None),
+    ("mail.sent", ["shop.happened"]),
+    ("mail_sent", ["orders"]),
+]
+HEARD = [("orders.placed",), ("orders.*",), ("**",), ("*.happened", "orders"), ("shop", "mail.**"), ("nothing.*",)]
+
+
+@pytest.mark.parametrize("patterns", HEARD, ids=str)
+async def test_a_replay_touches_what_its_preview_counts_and_no_more(
+    admin: Admin, rows: Rows, patterns: tuple[str, ...]
+) -> None:
+    for position, (topic, ancestors) in enumerate(LOGGED, start=1):
+        await rows.event(position, topic, ancestors=ancestors, key=f"key {position % 2}")
+    listener = await rows.listener("mailer", *patterns)
+
+    def is_of(position: int, *wanted: str) -> bool:
+        topic, ancestors = LOGGED[position - 1]
+        return any(matches(one, name) for one in wanted for name in (topic, *(ancestors or ())))
+
+    heard = [position for position in range(1, len(LOGGED) + 1) if is_of(position, *patterns)]
+    filters: list[tuple[dict[str, object], list[int]]] = [
+        ({}, heard),
+        ({"topic": "orders.**"}, [one for one in heard if is_of(one, "orders.**")]),
+        ({"topic": "shop.happened"}, [one for one in heard if is_of(one, "shop.happened")]),
+        ({"key": "key 1"}, [one for one in heard if one % 2]),
+        ({"from": "2", "to": "6", "condition": "$ ? (@.n > 2)"}, [one for one in heard if 2 < one < 6]),
+    ]
+    for filter_, positions in filters:
+        filter_ = {**filter_, "listener": "mailer"}
+        preview = await admin.operations.preview("replay", filter_)
+        done = await admin.operations.run("replay", filter_, batch=2)
+        deleted = await rows.connection.fetch(
+            "DELETE FROM pgbus.deliveries WHERE listener_id = $1 RETURNING first", listener
+        )
+        assert sorted(row["first"] for row in deleted) == positions, filter_
+        assert (preview.matched, done.matched, done.touched) == (len(positions),) * 3, filter_
+        assert [one["position"] for one in preview.sample] == positions[:5], filter_
 
 
 async def test_a_days_work_is_read_back_in_sql(admin: Admin, rows: Rows, mailer: int) -> None:
