@@ -78,7 +78,10 @@ class Parameter:
             self.check_sent(encode(value, limit=_NO_LIMIT, field=self.name), value)
 
     def check_sent(self, text: str, value: object = EMPTY) -> None:
-        """`check` for the JSON text that the value is in an event; without the value, for its type alone."""
+        """`check` for the JSON text that the value is in an event; without the value, for its type alone.
+
+        Raises InvalidEventArguments.
+        """
         if self._decode is None:
             return
         try:

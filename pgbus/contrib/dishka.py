@@ -44,7 +44,10 @@ def setup_dishka(container: AsyncContainer | Container, bus: Bus) -> None:
 
 
 def inject(handler: H) -> H:
-    """Decorator, below that of the bus: parameters annotated `FromDishka[...]` come from the attempt's container."""
+    """Decorator, below that of the bus: parameters annotated `FromDishka[...]` come from the attempt's container.
+
+    An attempt raises ConfigurationError where `setup_dishka` was not called with a container of the handler's kind.
+    """
     current: ContextVar[Any] = _async_scope if is_async(handler) else _scope
 
     def get_container(_: object, __: object) -> Any:

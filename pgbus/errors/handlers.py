@@ -26,7 +26,10 @@ class HandlerTransactionError(PgbusError):
 
 
 class Retry(Exception):
-    """Raised by a handler to have the event again, `after` seconds from now (default: as the retry policy says)."""
+    """Raised by a handler to have the event again, `after` seconds from now (default: as the retry policy says).
+
+    A negative `after` counts as 0. Raises ValueError for one that is infinite or not a number.
+    """
 
     def __init__(self, reason: str = "the handler asked for a retry", *, after: float | None = None) -> None:
         super().__init__(reason)

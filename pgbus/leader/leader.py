@@ -69,6 +69,7 @@ class Leader:
         self._telemetry = telemetry
         self._neighbours = neighbours
         self._company = company
+        # Both are set while we lead, by `_do_duties` alone.
         self._session: Session | None = None
         self._sequencer: Sequencer | None = None
 
@@ -138,6 +139,8 @@ class Leader:
             for duty in (sequencer.run(), maintenance.run(), _beat(session), _end_with(session))
         ]
         try:
+            # None of them ends by itself while all is well. With the first one that does, leading ends as a whole: a
+            # leader that sequences and does no maintenance, say, would keep the lock from one that does both.
             done, _ = await asyncio.wait(duties, return_when=asyncio.FIRST_COMPLETED)
             for duty in done:
                 duty.result()

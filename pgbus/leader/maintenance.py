@@ -30,6 +30,7 @@ CHORES_INTERVAL = 60.0
 RETURN_TIME = 5.0
 # An event is tried alone from the second death of its worker on; this many deaths make it a dead letter.
 MAX_CRASHES = 5
+# Rows of one statement: the sequencer waits for it.
 PRUNE_BATCH = 10_000
 FREE_BATCH = 1_000
 # Seconds between looks for lost claims from the bottom, at least, and how many times as long as the last one took. They
@@ -158,6 +159,8 @@ class Maintenance:
 
     async def _turn_periods(self) -> None:
         """Have the next partition ready, and begin it when the first event of the current one is a period old."""
+        # The next one is opened long before it is needed: it takes locks, for which it may have to try as long as
+        # someone reads the log.
         current = self._partition()
         for number in (current, current + 1):
             await maintenance.open_partition(self._store, number=number)

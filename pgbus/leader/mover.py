@@ -26,7 +26,8 @@ from pgbus.leader.runs import make_deliveries, wake_payloads
 
 logger = logging.getLogger("pgbus")
 
-# Rows per look, and bytes of them as they are stored; events per run.
+# Rows per look, and bytes of them as they are stored: what one statement writes, for which the leader's others wait.
+# And events per run.
 BATCH = 2_000
 BATCH_BYTES = 4_000_000
 RUN = 500
@@ -122,6 +123,7 @@ class Mover:
 
     async def start(self) -> int:
         """Find out where the log and the outbox end; returns the highest partition of the log that exists."""
+        # We hold the leader's lock, so nobody adds to the log after this.
         end = await statements.find_log_end(self._store)
         self.base = end.next_position + POSITION_GAP if end.next_position else FIRST_POSITION
         # A logical copy has the rows, but perhaps not the sequence's value: ids would be handed out a second time.
@@ -156,6 +158,7 @@ class Mover:
         moved = await self._move_due() if now() >= self._due_at else 0
         if self._locked:
             await self.find_locked()
+        # Ends: each turn has read the routes, and only a registration that commits in between makes another one needed.
         while True:
             reading, snapshot = await self._read()
             try:
@@ -181,6 +184,8 @@ class Mover:
             reading = await self._read_with(self.frontier.questions(quiet_ones=True))
             snapshot = Snapshot.parse(reading.snapshot)
         elif len(reading.rows) < self.rows and now() - began > SLOW_READ and began >= self._reach_again_at:
+            # After the read: what commits in between lies up to here, is noted as a hole, and is found by the next
+            # look.
             self._reach_again_at = now() + SLOW_READ_INTERVAL
             self._reach = await statements.find_last_id(self._store)
         return reading, snapshot
@@ -204,6 +209,7 @@ class Mover:
         rows, stop = self._cut(rows)
         waiting = [row for row in rows if row.deliver_at is None]
         events = [row for row in waiting if row.id not in self._locked]
+        # What is scheduled stays in the outbox, and what is locked stays pending; the frontier passes both.
         logged = await self._log(events) if events else None
         seen = Seen([row.id for row in rows], [row.id for row in waiting if row.id in self._locked], stop)
         await self._advance(snapshot, seen, logged)
@@ -229,6 +235,8 @@ class Mover:
     async def _advance(self, snapshot: Snapshot, seen: Seen, logged: Logged | None) -> None:
         """Remember what was seen, now that what was written has committed."""
         frontier = self.frontier.after(snapshot, seen, reach=self._reach)
+        # Not `self.frontier` before the fence is there: if the statement that takes it fails, this look is done again
+        # with the old one, and finds that its rows are gone.
         if frontier.needs_fence:
             # The write's own xid will do: it was taken after the read.
             fence = logged.xid if logged else await statements.take_xid(self._store)
@@ -259,6 +267,7 @@ class Mover:
 
     def _note_logged(self, events: Sequence[Waiting], deliveries: Sequence[Delivery], logged: Logged) -> None:
         """Now that it has committed."""
+        # Positions are used up only here. A write that failed gives its own to the next one: nobody has seen them.
         self._attempted = []
         self.base += len(events)
         self._neighbours.wake({one.listener_id for one in deliveries} - logged.handed.keys())
@@ -318,6 +327,8 @@ class Mover:
             self._due_at = math.inf if due is None else now() + due.seconds
             return 0
         try:
+            # A transaction, as the rows are to stay locked until they are moved: someone who cancels one meanwhile
+            # waits, and finds it gone.
             async with self._session.transaction() as store:
                 found = await statements.lock_due_events(
                     store, due_floor=self._due_floor, batch=self.rows, hashes=self._routes.has_lanes

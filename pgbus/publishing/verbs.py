@@ -34,7 +34,8 @@ class PublishingVerbs:
         - `options`: those of PublishOptions.
 
         Raises InvalidEventError before anything is sent, as InvalidEventArguments for a field of an event class that is
-        not of its type, unless `validate` of the API is off; TransactionAbortedError, ConnectionUnusableError.
+        not of its type, unless `validate` of the API is off; TransactionAbortedError, ConnectionUnusableError. Without
+        `using` also DatabaseUnreachableError; OutcomeUnknownError if the connection was lost while the event was sent.
         """
         return await self._sender.publish(
             event, topic=topic, using=using, require_transaction=require_transaction, **options
@@ -67,7 +68,11 @@ class PublishingVerbs:
         using: AsyncUsing | None = None,
         require_transaction: bool | None = None,
     ) -> list[UUID]:
-        """Publish events in bulk, in one transaction, a few thousand per statement; returns their ids in order."""
+        """Publish events in bulk, in one transaction, up to 2,000 per statement; returns their ids in order.
+
+        All of them are checked before the first is sent. Raises what `publish` raises; then none is published, or with
+        OutcomeUnknownError all or none. In a transaction of `using` it is for the caller to roll back.
+        """
         return await self._sender.publish_many(
             events, topic=topic, using=using, require_transaction=require_transaction
         )
@@ -84,9 +89,9 @@ class PublishingVerbs:
         return self._sender.publish_many_sync(events, topic=topic, using=using, require_transaction=require_transaction)
 
     async def cancel(self, event_id: UUID | str, *, using: AsyncUsing | None = None) -> bool:
-        """Cancel a scheduled event that is not yet due; false if there is no such event.
+        """Cancel a scheduled event that is not yet due; false if there is no such event, or it is due by now.
 
-        Raises InvalidEventError for what is not a UUID.
+        Raises InvalidEventError for what is not a UUID; and as `publish` does for `using`, or without it.
         """
         return await self._sender.cancel(event_id, using=using)
 

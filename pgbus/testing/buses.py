@@ -26,13 +26,13 @@ class BusUnderTest(Bus):
     async def deliver_now(
         self, *, using: object = None, raise_errors: bool = True, timeout: float = PATIENCE
     ) -> list[Attempt]:
-        """`pgbus.testing.deliver_now` for all the buses of the test."""
+        """`pgbus.testing.deliver_now` for all the buses of the test; `timeout` is in seconds."""
         return await deliver_now(*self.under_test, using=using, raise_errors=raise_errors, timeout=timeout)
 
     def deliver_now_sync(
         self, *, using: object = None, raise_errors: bool = True, timeout: float = PATIENCE
     ) -> list[Attempt]:
-        """`pgbus.testing.deliver_now_sync` for all the buses of the test."""
+        """`pgbus.testing.deliver_now_sync` for all the buses of the test; `timeout` is in seconds."""
         return deliver_now_sync(*self.under_test, using=using, raise_errors=raise_errors, timeout=timeout)
 
 

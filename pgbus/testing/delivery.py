@@ -67,7 +67,8 @@ def deliver_now_sync(
     """`deliver_now` for code that blocks; `using` is a connection of psycopg or Django, or SQLAlchemy's or its Session.
 
     With `using`, plain handlers run on the calling thread, where the connections that belong to it can be had; async
-    ones on the bus's own event loop. Raises CannotBlockHere on the thread of a running event loop.
+    ones on the bus's own event loop. `timeout`: seconds that a worker gets. Raises CannotBlockHere on the thread of a
+    running event loop.
     """
     refuse_to_block(blocking="deliver_now_sync", awaitable="deliver_now")
     buses = _distinct(bus, *others)

@@ -26,6 +26,7 @@ class Leases:
 
     async def extend(self, store: Store) -> None:
         """Keep our claims; of one that is no longer ours no more events begin."""
+        # Those that are claimed during the statement have a lease of their own, and are not in here.
         held_claims = {held.claim.id: held for held in self._runners.held_claims}
         if not held_claims:
             return
@@ -35,6 +36,8 @@ class Leases:
         for id_ in kept:
             held_claims.pop(id_).kept_until = kept_until
         if held_claims:  # a transactional handler has locked them, or they are lost
+            # The row lock keeps the first kind, whatever its lease; `kept_until` stays, so that no further event
+            # begins.
             ours = await deliveries.find_our_claims(store, [held.claim for held in held_claims.values()])
             for id_ in held_claims.keys() - ours:
                 held_claims[id_].lapse()

@@ -24,6 +24,7 @@ class Restarts:
     def __init__(self, *, telemetry: Telemetry, wake: Callable[[], None]) -> None:
         self._telemetry = telemetry
         self._wake = wake
+        # Set by `note_failure`, and ended by a timer of its own for each part; what begins the parts asks for it.
         self._resting: dict[str, str] = {}
         self._backoffs: dict[str, RestartBackoff] = {}
 

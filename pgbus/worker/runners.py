@@ -56,6 +56,7 @@ class Runners:
         self._membership = membership
         self._ended = ended
         self._quarantine = Quarantine()
+        # What is in here is known: its claims are extended, and not taken for forgotten ones.
         self._runners: dict[int, Runner] = {}
         self._threads: dict[int, ThreadPoolExecutor] = {}
 

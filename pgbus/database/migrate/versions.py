@@ -71,7 +71,10 @@ def check(dsn: str | None, *, namespace: str = DEFAULT_NAMESPACE) -> None:
 
 
 async def check_async(connection: Connection, *, namespace: str = DEFAULT_NAMESPACE) -> None:
-    """Check the same over an open asyncpg connection."""
+    """Check the same over an open asyncpg connection.
+
+    Raises SchemaVersionError for another version than this code's, and PrivilegeError for a user without a right to it.
+    """
     try:
         found = await read_schema(connection, namespace=namespace)
     except asyncpg.InsufficientPrivilegeError as error:
