@@ -70,6 +70,7 @@ class HookThreads:
     """
 
     def __init__(self) -> None:
+        # By process and depth. Several event loops may add to it at once; `setdefault` lets one of them win.
         self._pools: dict[tuple[int, int], ThreadPoolExecutor] = {}
 
     async def run(self, work: Callable[[], Any]) -> Any:
@@ -77,7 +78,7 @@ class HookThreads:
         depth = _depth.get()
         place = (os.getpid(), depth)  # a forked child has our pools, but not their threads
         pool = self._pools.get(place)
-        if pool is None:  # another loop's thread may be as far: then the first of the two counts
+        if pool is None:
             pool = self._pools.setdefault(place, ThreadPoolExecutor(THREADS, thread_name_prefix="pgbus-hook"))
         token = _depth.set(depth + 1)
         try:

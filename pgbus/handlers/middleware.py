@@ -22,6 +22,8 @@ class Middleware:
     """The functions that wrap the handlers of one bus."""
 
     def __init__(self) -> None:
+        # Tuples that are replaced, and not lists that grow: a call that is being wrapped keeps those that it began
+        # with.
         self._of_all: tuple[Callable[..., Awaitable[Any]], ...] = ()
         self._of_plain: tuple[Callable[..., Any], ...] = ()
 

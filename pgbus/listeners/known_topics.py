@@ -25,6 +25,8 @@ class KnownTopics:
     def __init__(self, running: RunningListener) -> None:
         self._running = running
         self._versions = VersionCheck(running)
+        # Topics, with their ancestors, that our patterns match. They do not change while the listener runs, so that an
+        # answer holds for good.
         self._known: set[tuple[str, tuple[str, ...]]] = set()
         # Added to here, and cleared by the claimer with each scan from the bottom: by then they may be nobody's.
         self.left: set[str] = set()

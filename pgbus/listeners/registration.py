@@ -41,7 +41,8 @@ async def register_listeners(
     async with own_transaction(pool) as connection:
         store = Store(connection, namespace=config.namespace)
         registrations = await _make_registrations(store, declared)
-        # It locks the rows, so that of two services that start at once the second sees the first.
+        # It locks the rows until the commit, in the order of their names: of two services that start at once the second
+        # waits here, and then sees what the first has declared. `expire_declarations` steps over them meanwhile.
         registered = {
             one.listener_name: one
             for one in await listeners.register_listeners(
@@ -63,6 +64,7 @@ async def register_listeners(
         if any(entry.registered.is_new or changes[entry.id].added for entry in entries):
             # For the leader only: after `reload`, every listener of every worker would look for work.
             await notifications.notify_workers(store, "subscribed")
+    # After the commit: what is rolled back must not be in the log as if it held.
     for entry in entries:
         _log(entry.listener, entry.registered, changes[entry.id], outdated=entry.is_outdated)
         if sharing := find_sharing(entry.ours, entry.known):

@@ -137,6 +137,8 @@ class Runner:
             if held.left:
                 held.release_running()
                 self._in_flight.mark_ended(held)
+        # Then the settler, when nothing is left for it: ended any sooner, outcomes would stay in memory, and their
+        # events be handled again.
         await self._settler.finish()
         await end_tasks(*self._settling)
         await self._afterwards.finish(max(LAST_HOOKS, deadline - now()))
@@ -213,8 +215,9 @@ class Runner:
             self._afterwards.begin(message for held in held_claims for message in held.done_messages)
         if delays:
             self._retries.add(delays)
+        # A lane has become free, or what was released is there to be claimed again: no notification says so.
         if self.listener.ordered or any(_gave_back(held) for held in held_claims):
-            self.wake()  # a lane has become free
+            self.wake()
 
 
 def _gave_back(held: HeldClaim) -> bool:

@@ -65,6 +65,7 @@ class Slots:
     def drain(self) -> None:
         """Begin no more events, and release those that wait."""
         self._is_draining = True
+        # Without an `await`: no slot can take one of these in between.
         while self._backlog.queue:
             self._give_back(self._backlog.queue.popleft())
 
@@ -131,6 +132,8 @@ class Slots:
         queue = self._backlog.queue
         held_claims: list[HeldClaim] = []
         size = 0
+        # Whole claims, as a transaction settles a claim as a whole; at least one, though it may be larger than the
+        # batch.
         while queue and (not held_claims or size + len(queue[0].claim.events) <= self._pace.batch):
             held = queue.popleft()
             if not self._may_begin(held):

@@ -65,6 +65,7 @@ class HandlerTransactions:
                         "%s: the transaction was lost, and is started again: %s", self._running.name, lost.error
                     )
                 await asyncio.sleep(backoff.next())
+                # The upkeep extends the leases meanwhile. Where it cannot, they end, and another worker has the events.
                 if not all(held.may_begin(now()) for held in held_claims):
                     raise
             else:
@@ -98,7 +99,9 @@ class _Ends:
         self._call = call
         self._running = running
         self._namespace = running.config.namespace
+        # Of the transaction that has locked the claims: set by `begin`, for `settle`.
         self._xid: int | None = None
+        # What `settle` has written, for after the commit; it means nothing unless that succeeds.
         self.settled: list[HeldClaim] = []
         self.tally = Tally()
         self.is_given_up = False

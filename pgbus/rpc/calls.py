@@ -43,6 +43,7 @@ class Calls:
         self._hooks = hooks
         self._blocking = blocking
         self._callers = LoopBound(lambda: Caller(self.config, procedures=procedures, schemas=schemas))
+        # Set by `doubled_by` alone, in a test.
         self._double: Callable[[Caller], Caller] | None = None
 
     async def call(

@@ -33,7 +33,8 @@ from pgbus.errors import (
 from pgbus.handlers.outcomes import MAX_ERROR_LENGTH, clip, error_text, format_traceback
 from pgbus.rpc.procedures import Procedure, error_name
 
-# A batch is one statement: at most this many calls, and this many characters of JSON.
+# A batch is one statement: at most this many calls, and this many characters of JSON. One call may have more: then it
+# goes alone.
 BATCH_CALLS = 500
 BATCH_SIZE = 8 * 1024 * 1024
 # PostgreSQL's notifications carry less than 8,000 bytes; a call_id takes 37 of them with its comma.

@@ -36,6 +36,7 @@ class StallWatch:
 
     def stop(self) -> None:
         """Stop the thread that watches the event loop."""
+        # The thread is not waited for: it ends with its next tick, and a daemon keeps no process alive.
         self._ended.set()
         self._timer.cancel()
 

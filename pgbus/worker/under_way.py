@@ -71,6 +71,8 @@ def _handling(listener_name: str, call: HandlerCall) -> Work:
 
 def report(work: Iterable[Work]) -> str:
     """Calls that have run for a second or more, as JSON for `workers.running`; the longest first, at most 100."""
+    # Each heartbeat writes it into the worker's row, so short calls, which would be over by the time that it is read,
+    # are left out.
     long = sorted((one for one in work if one.age >= WORTH_REPORTING), key=lambda one: -one.age)
     return msgspec.json.encode(long[:MOST_REPORTED]).decode()
 

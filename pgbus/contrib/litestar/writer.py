@@ -29,7 +29,9 @@ class Writer:
     def __init__(self, bus: Bus) -> None:
         self._bus = bus
         self._loop = asyncio.get_running_loop()
+        # What is not published yet: in memory, and nowhere else.
         self._tasks: set[asyncio.Task[None]] = set()
+        # Set once: then a database that is away is not waited for any longer.
         self._closing = asyncio.Event()
 
     def write(self, emission: Emission) -> None:

@@ -22,8 +22,9 @@ from pgbus.errors import MessageRefusedError
 from pgbus.messages import EventMessage
 
 BINDING = KAFKA
-_BATCH = 500
+_BATCH = 500  # messages
 _WAIT = 500  # milliseconds
+# What the cluster refuses of a message, and would refuse again. Every other error is taken for the connection's.
 _REFUSALS = (
     InvalidTopicError,
     MessageSizeTooLargeError,
@@ -90,6 +91,8 @@ class KafkaSource:
             *address.names("topic"),
             **_login(address),
             group_id=name,
+            # Kafka's own would commit with the next fetch, whether or not we have published what came with the last
+            # one.
             enable_auto_commit=False,
             auto_offset_reset="earliest",
         )
@@ -109,6 +112,7 @@ class KafkaSource:
 
     async def acknowledge(self) -> None:
         """Commit the offsets of all that was fetched."""
+        # The consumer's position, which is the end of the last fetch: nothing was fetched since.
         if self._has_fetched:
             await self._consumer.commit()
 

@@ -19,8 +19,8 @@ from pgbus.errors import ConfigurationError, MessageRefusedError
 from pgbus.messages import EventMessage
 
 BINDING = NATS
-_BATCH = 500
-_WAIT = 0.5
+_BATCH = 500  # messages
+_WAIT = 0.5  # seconds
 # Seconds for one answer.
 _TIMEOUT = 10.0
 # Seconds after which the stream delivers again what was fetched and not acknowledged.
@@ -69,6 +69,7 @@ class NatsSource:
         self._address = address
         self._connection = connection
         self._subscription = subscription
+        # The last message of the last fetch, whose acknowledgement is that of all before it.
         self._last: Any = None
 
     @classmethod
@@ -82,7 +83,7 @@ class NatsSource:
                 durable=name.replace(".", "_"),
                 stream=stream,
                 config=ConsumerConfig(
-                    ack_policy=AckPolicy.ALL,
+                    ack_policy=AckPolicy.ALL,  # one acknowledgement for a batch
                     ack_wait=_ACK_WAIT,
                     deliver_policy=DeliverPolicy.ALL,
                     max_ack_pending=2 * _BATCH,

@@ -17,8 +17,8 @@ from pgbus.errors import ConfigurationError, MessageRefusedError
 from pgbus.messages import EventMessage
 
 BINDING = RABBIT
-_BATCH = 500
-_WAIT = 0.5
+_BATCH = 500  # messages
+_WAIT = 0.5  # seconds
 
 
 class RabbitSink:
@@ -62,6 +62,8 @@ class RabbitSink:
             reason = "no queue is bound to this routing key, or the queue is full"
             raise MessageRefusedError(self._address.place(f"{self._exchange.name}/{cloud.type}"), reason) from error
         except ChannelNotFoundEntity as error:
+            # The server has closed the channel with this answer, so the sink is of no use: the outlet opens another
+            # one.
             await self._connection.close()
             raise MessageRefusedError(self._address.place(self._exchange.name), "there is no such exchange") from error
 
@@ -78,7 +80,9 @@ class RabbitSource:
         self._connection = connection
         self._channel = channel
         self._queue = queue
+        # Filled by the client as messages arrive, up to the prefetch count.
         self._messages: asyncio.Queue[Any] = asyncio.Queue()
+        # The last message of the last fetch, whose acknowledgement is that of all before it.
         self._last: Any = None
 
     @classmethod
@@ -88,6 +92,7 @@ class RabbitSource:
         wanted = address.names("queue")[0]
         try:
             channel = await connection.channel()
+            # One batch is published while the next one comes.
             await channel.set_qos(prefetch_count=2 * _BATCH)
             source = cls(address, connection, channel, await channel.get_queue(wanted, ensure=True))
             await source._queue.consume(source._messages.put)

@@ -17,7 +17,7 @@ from pgbus.errors import MessageRefusedError
 from pgbus.messages import EventMessage
 
 BINDING = REDIS
-_BATCH = 500
+_BATCH = 500  # entries
 _WAIT = 500  # milliseconds
 # Seconds for one answer.
 _TIMEOUT = 10.0
@@ -81,8 +81,10 @@ class RedisSource:
         self._client = client
         self._name = name
         self._streams = address.names("stream")
+        # By stream, the entries of the last fetch, until they are acknowledged.
         self._fetched: dict[bytes, list[bytes]] = {}
-        # First what was fetched before and not acknowledged.
+        # First what was fetched before and not acknowledged, until there is none: new entries must not overtake it. Who
+        # fetched it had this consumer's name, which belongs to one process at a time.
         self._repeats = True
 
     @classmethod

@@ -25,6 +25,7 @@ class AsyncpgExecutor:
 
     async def fetch(self, statement: Statement, values: Mapping[str, object]) -> Sequence[Sequence[Any]]:
         """Run one statement and return its rows."""
+        # As text, and the casts in SQL: the user may have set codecs for uuid or jsonb on this connection.
         bound = bound_as_text(statement)
         try:
             if not self._connection.is_in_transaction() and not self._connection.is_closed():

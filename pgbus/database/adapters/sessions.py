@@ -35,6 +35,8 @@ class _Published:
     task: asyncio.Task[Any] | None
 
 
+# Weak: a transaction that its user forgets is not kept by us. Threads add and remove entries of their own transactions
+# only.
 _published: WeakKeyDictionary[RootTransaction, _Published] = WeakKeyDictionary()
 
 
