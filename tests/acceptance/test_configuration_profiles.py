@@ -7,7 +7,8 @@ import signal
 
 from tests.support import eventually
 from tests.support.programs import PROGRAM
-from tests.support.services import PATIENCE, Services
+from tests.support.services import Services
+from tests.support.waiting import PATIENCE
 
 EVENT_SOURCING = """
     service_name: {service}

@@ -11,7 +11,8 @@ from pgbus.leader import maintenance
 from tests.conftest import Connect
 from tests.support import eventually
 from tests.support.programs import PROGRAM
-from tests.support.services import PATIENCE, Services
+from tests.support.services import Services
+from tests.support.waiting import PATIENCE
 from tests.support.workers import Inbox, open_bus, running
 
 STORE = """

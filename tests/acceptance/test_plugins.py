@@ -12,7 +12,8 @@ import pytest
 from tests.support import eventually
 from tests.support.distributions import install
 from tests.support.programs import PROGRAM
-from tests.support.services import PATIENCE, Services
+from tests.support.services import Services
+from tests.support.waiting import PATIENCE
 
 AUTH = """
     import pgbus

@@ -8,7 +8,8 @@ import sys
 
 from tests.support import eventually
 from tests.support.programs import PROGRAM
-from tests.support.services import PATIENCE, Services
+from tests.support.services import Services
+from tests.support.waiting import PATIENCE
 
 AUTH = """
     import pgbus

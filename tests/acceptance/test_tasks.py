@@ -14,7 +14,8 @@ import pytest
 
 from tests.support import eventually
 from tests.support.programs import PROGRAM
-from tests.support.services import PATIENCE, Services
+from tests.support.services import Services
+from tests.support.waiting import PATIENCE
 
 SECONDS = """
 import pgbus

@@ -15,6 +15,7 @@ from pgbus import Api, Event, Parameter
 from tests.conftest import Connect
 from tests.support import eventually
 from tests.support.services import Services
+from tests.support.waiting import PATIENCE
 from tests.support.workers import Inbox, open_bus, running
 
 MODEL = """
@@ -239,7 +240,7 @@ async def test_a_call_that_does_not_fit_is_a_typed_error_at_once_and_the_worker_
     """N4: arguments, results that do not fit or have no JSON form; from a caller who knows nothing of the API."""
     item = Item("pen", 3)
     async with (
-        asyncio.timeout(30),
+        asyncio.timeout(PATIENCE),
         running(shop),
         open_bus(database) as stranger,
         open_bus(database, apis={"shop": {"validate": {"outgoing": False}}}) as unchecked,

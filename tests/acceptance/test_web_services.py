@@ -10,7 +10,8 @@ import urllib.request
 from collections import Counter
 
 from tests.support import eventually
-from tests.support.services import PATIENCE, Service, Services
+from tests.support.services import Service, Services
+from tests.support.waiting import PATIENCE
 
 FLASK = (sys.executable, "-m", "flask", "--app", "web", "run", "--port", "0")
 

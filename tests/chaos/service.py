@@ -12,10 +12,15 @@ import asyncpg
 import psycopg
 
 import pgbus
+from pgbus.leader import leader
 
 DSN = os.environ["CHAOS_DSN"]
 PID = os.getpid()
 BLOCKS = os.environ.get("CHAOS_BLOCKS") == "1"
+
+if silence := os.environ.get("CHAOS_SILENCE"):
+    limits = ("idle_session_timeout", "idle_in_transaction_session_timeout", "tcp_user_timeout")
+    leader.LEADER_SETTINGS |= dict.fromkeys(limits, silence)
 
 bus = pgbus.create()
 _pool: asyncpg.Pool | None = None

@@ -16,8 +16,9 @@ from typing import Self
 import asyncpg
 
 import pgbus
+from pgbus.leader.leader import SILENCE
 from tests.support import ROOT, eventually
-from tests.support.waiting import PROCESS_PATIENCE
+from tests.support.waiting import PATIENCE
 
 SOAK = int(os.environ.get("PGBUS_SOAK", "0"))
 """How many times over the tests repeat what a CI run does once or twice."""
@@ -57,7 +58,7 @@ class WorkerProcess:
             self._process.kill()
         await self._process.wait()
 
-    async def ended(self, timeout: float = 10.0) -> int:
+    async def ended(self, timeout: float = PATIENCE) -> int:
         """The exit code."""
         async with asyncio.timeout(timeout):
             return await self._process.wait()
@@ -119,7 +120,8 @@ class Stage:
     ) -> WorkerProcess:
         """Start `pgbus run` for these listeners of a module; `settings` become PGBUS_ variables, except CHAOS_ ones.
 
-        `root` is the directory of the package.
+        `root` is the directory of the package. A leader keeps leading while a busy machine has it be silent, unless
+        CHAOS_SILENCE says for how long it may be.
         """
         log = self._logs / f"worker-{next(self._numbers)}.log"
         options = [f"--listener={name}" for name in listeners] + [f"--skip={name}" for name in skip]
@@ -127,6 +129,7 @@ class Stage:
             **os.environ,
             "PGBUS_DSN": dsn or self.dsn,
             "CHAOS_DSN": self.dsn,
+            "CHAOS_SILENCE": "1min",
             "PYTHONPATH": str(root),
             **{_variable(name): str(value) for name, value in settings.items()},
         }
@@ -139,16 +142,23 @@ class Stage:
         self.workers.append(worker)
         return worker
 
-    async def start_idle(self) -> WorkerProcess:
+    async def start_idle(self, *, silence: str = "1min") -> WorkerProcess:
         """A worker without listeners, which leads if nobody does; returns once it is registered."""
-        worker = await self.start(skip=ALL_LISTENERS)
+        worker = await self.start(skip=ALL_LISTENERS, CHAOS_SILENCE=silence)
         await self.registered(worker)
         return worker
 
     async def registered(self, worker: WorkerProcess) -> None:
-        await eventually(
-            lambda: self.value("SELECT id FROM pgbus.workers WHERE pid = $1", worker.pid), PROCESS_PATIENCE
-        )
+        await eventually(lambda: self.value("SELECT id FROM pgbus.workers WHERE pid = $1", worker.pid), PATIENCE)
+
+    async def start_follower(self, leader: WorkerProcess, listener: str) -> WorkerProcess:
+        """A worker that leads when that leader is silent, and does not lead yet; returns once it is registered."""
+        while True:
+            worker = await self.start(listener, CHAOS_SILENCE=SILENCE)
+            await self.registered(worker)
+            if await eventually(self.leader_pid) == leader.pid:
+                return worker
+            await worker.kill()  # on a busy machine, the other one had been silent for too long
 
     async def leader_pid(self) -> int | None:
         """The process that leads now: it said so last, and the leader's lock is held."""
@@ -209,7 +219,7 @@ class Stage:
         """What was told in that table, in the order of the numbers; one that was told twice is there twice."""
         return [row["n"] for row in await self.connection.fetch(f"SELECT n FROM {table} ORDER BY n")]
 
-    async def wait_for(self, table: str, count: int, *, pid: int | None = None, timeout: float = 20.0) -> None:
+    async def wait_for(self, table: str, count: int, *, pid: int | None = None, timeout: float = PATIENCE) -> None:
         """Wait until so many different numbers were told in that table."""
 
         async def told() -> bool:
@@ -217,7 +227,7 @@ class Stage:
 
         await eventually(told, timeout, message=f"{table} did not reach {count}")
 
-    async def settled(self, timeout: float = 20.0) -> None:
+    async def settled(self, timeout: float = PATIENCE) -> None:
         """Wait until nothing is owed to anyone."""
 
         async def nothing_owed() -> bool:
@@ -226,7 +236,12 @@ class Stage:
                    AND NOT EXISTS (SELECT FROM pgbus.listeners WHERE cursor IS NOT NULL)"""
             ) is True  # fmt: skip
 
-        await eventually(nothing_owed, timeout, message="something is still owed")
+        try:
+            await eventually(nothing_owed, timeout, message="something is still owed")
+        except AssertionError as error:
+            rows = await self.connection.fetch("SELECT d.*, now() FROM pgbus.deliveries AS d LIMIT 5")
+            error.add_note(f"such as {[dict(row) for row in rows]}")
+            raise
 
     async def dead_letters(self) -> list[tuple[str, int]]:
         rows = await self.connection.fetch(

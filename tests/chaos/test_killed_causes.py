@@ -8,7 +8,7 @@ import pytest
 
 import pgbus
 from tests.chaos.stage import SOAK, Stage
-from tests.support.waiting import PROCESS_PATIENCE, eventually
+from tests.support.waiting import PATIENCE, eventually
 
 # Those of tree_service, which creates a bus when it is imported.
 STEPS = ("ordered", "reserved", "charged", "packed", "sent")
@@ -54,4 +54,4 @@ async def _come_to_their_end(stage: Stage, count: int) -> None:
     async def have() -> bool:
         return int(await stage.connection.fetchval(DONE)) >= count
 
-    await eventually(have, 2 * PROCESS_PATIENCE, message=f"{count} requests did not come to their end")
+    await eventually(have, 2 * PATIENCE, message=f"{count} requests did not come to their end")

@@ -12,7 +12,8 @@ import asyncpg
 from tests.chaos.stage import SOAK
 from tests.support import eventually
 from tests.support.programs import PROGRAM
-from tests.support.services import PATIENCE, Service, Services
+from tests.support.services import Service, Services
+from tests.support.waiting import PATIENCE
 
 INTERVAL = timedelta(milliseconds=400)
 

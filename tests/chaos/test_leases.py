@@ -17,7 +17,7 @@ async def test_a_worker_with_a_blocked_loop_loses_its_lease_and_settles_nothing(
     await stage.publish("chaos.blocking", [1])
     await stage.wait_for("started", 1, pid=hung.pid)
 
-    heir = await stage.start("blocking", lease=1, process_name="heir")
+    heir = await stage.start("blocking", process_name="heir")
     await stage.wait_for("handled", 1, pid=heir.pid)
     await stage.settled()
     await heir.kill()
@@ -66,11 +66,11 @@ async def test_a_worker_frozen_past_its_lease_starts_nothing_more_of_its_claims(
     await stage.wait_for("started", 1, pid=stopped.pid)
     stopped.signal(signal.SIGSTOP)
 
-    heir = await stage.start(listener, lease=1, process_name="heir")
+    heir = await stage.start(listener, process_name="heir")
     await stage.wait_for("started", 1, pid=heir.pid)
     await stage.open_gate()
     settled = "SELECT count(*) = $1 FROM pgbus.attempts WHERE worker = 'heir' AND outcome = 'done'"
-    await eventually(lambda: stage.value(settled, 15), 60)
+    await eventually(lambda: stage.value(settled, 15))
     await heir.kill()
 
     stopped.signal(signal.SIGCONT)

@@ -84,7 +84,7 @@ async def test_a_claim_whose_answer_is_lost_does_not_wait_for_its_lease(stage: S
             raise AssertionError("no claim was caught whose answer could be held back")
         proxy.reset()
         proxy.restore()
-        await stage.wait_for("handled", number + 1, timeout=30)
+        await stage.wait_for("handled", number + 1)
 
 
 async def test_a_publish_whose_answer_is_lost_says_that_its_outcome_is_unknown(stage: Stage) -> None:

@@ -69,7 +69,7 @@ async def test_a_worker_outlives_a_crashed_server_and_delivers_all_that_was_publ
     await stage.wait_for(table, await stage.count(table) + 100)
     await load.stop()
 
-    await stage.settled(30)
+    await stage.settled()
     assert worker.lives
     told = await stage.numbers(table)
     assert load.published <= set(told)

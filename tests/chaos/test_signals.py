@@ -9,6 +9,9 @@ import pytest
 from tests.chaos.stage import SOAK, Stage, WorkerProcess
 from tests.support import eventually
 
+# Seconds that a worker gives its handlers after the first signal.
+GRACE = 60.0
+
 both_signals = pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
 
 
@@ -50,14 +53,14 @@ async def test_a_signal_lets_handlers_finish_and_nothing_is_handled_twice(stage:
 @pytest.mark.parametrize("listener", ["gated", "threaded"])
 async def test_a_second_signal_stops_at_once(stage: Stage, number: signal.Signals, listener: str) -> None:
     await stage.close_gate()
-    worker = await stage.start(listener, batch_target=10)
+    worker = await stage.start(listener, batch_target=10, grace=GRACE)
     await stage.publish(f"chaos.{listener}", range(60))
     await stage.wait_for("started", 2)
 
     worker.signal(number)
     await heeded(stage, worker, listener)
     worker.signal(number)
-    assert await worker.ended(5) == 0
+    assert await worker.ended(GRACE / 2) == 0
     assert await stage.numbers("handled") == []
 
     await stage.open_gate()

@@ -117,7 +117,7 @@ async def test_an_attempt_waits_for_another_that_is_under_way(other_database: st
 
     waiting = asyncio.create_task(second())
     blocked = "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $1 AND wait_event_type = 'Lock')"
-    await eventually(lambda: watch.fetchval(blocked, two.get_server_pid()), 20)
+    await eventually(lambda: watch.fetchval(blocked, two.get_server_pid()))
     await transaction.commit()
     assert not await waiting
 

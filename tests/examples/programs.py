@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from tests.support import ROOT
-from tests.support.waiting import PROCESS_PATIENCE
+from tests.support.waiting import PATIENCE
 
 
 class Program:
@@ -30,7 +30,7 @@ class Program:
             self._grown.set()
         self._grown.set()
 
-    async def wait_for(self, text: str, *, timeout: float = PROCESS_PATIENCE) -> None:
+    async def wait_for(self, text: str, *, timeout: float = PATIENCE) -> None:
         """Wait until `text` is in the output."""
         try:
             async with asyncio.timeout(timeout):
@@ -41,7 +41,7 @@ class Program:
         except TimeoutError:
             raise AssertionError(f"no {text!r} in:\n{self.output}") from None
 
-    async def wait(self, *, timeout: float = 2 * PROCESS_PATIENCE) -> int:
+    async def wait(self, *, timeout: float = 2 * PATIENCE) -> int:
         """Wait for the end; returns the exit code."""
         async with asyncio.timeout(timeout):
             await self._reader

@@ -15,7 +15,8 @@ import pytest
 import pgbus
 from tests.examples.documents import blocks
 from tests.support import ROOT, eventually
-from tests.support.services import PATIENCE, Services
+from tests.support.services import Services
+from tests.support.waiting import PATIENCE
 
 celery = pytest.importorskip("celery", reason="celery is not installed")
 

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from tests.support import ROOT, eventually
-from tests.support.services import PATIENCE, Services
+from tests.support.services import Services
+from tests.support.waiting import PATIENCE
 
 httpx = pytest.importorskip("httpx", reason="httpx is not installed")
 

@@ -97,7 +97,7 @@ async def finished(database: str, connect: Connect) -> tuple[asyncpg.Connection,
     ):
         await worker.wait_for("update_dashboard is new")
         await place_orders(pool, ORDERS, ledger)
-        await eventually(lambda: _settled(connection, len(ledger.committed)), timeout=30)
+        await eventually(lambda: _settled(connection, len(ledger.committed)))
     return connection, ledger, before
 
 

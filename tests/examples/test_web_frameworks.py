@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from tests.support import ROOT, eventually
-from tests.support.services import PATIENCE, Services
+from tests.support.services import Services
+from tests.support.waiting import PATIENCE
 
 httpx = pytest.importorskip("httpx2", reason="httpx2 is not installed")
 

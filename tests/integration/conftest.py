@@ -12,9 +12,20 @@ from click.testing import CliRunner, Result
 
 import pgbus
 from pgbus.cli.program import pgbus as command
+from pgbus.leader import leader
 from tests.support.workers import open_bus
 
 Invoke = Callable[..., Coroutine[Any, Any, Result]]
+
+
+@pytest.fixture(autouse=True)
+def leaders_may_be_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep leading those who lead: on a busy machine, this process may be silent for longer than a second.
+
+    What follows from silence is shown with processes, in `tests/chaos/test_frozen_leaders.py`.
+    """
+    silence = dict.fromkeys(("idle_session_timeout", "idle_in_transaction_session_timeout", "tcp_user_timeout"), "1min")
+    monkeypatch.setattr(leader, "LEADER_SETTINGS", leader.LEADER_SETTINGS | silence)
 
 
 @pytest.fixture

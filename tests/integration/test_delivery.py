@@ -23,6 +23,7 @@ from tests.conftest import Connect
 from tests.support import eventually
 from tests.support.faultproxy import FaultProxy
 from tests.support.orders import INSERT, collect, publish
+from tests.support.waiting import PATIENCE
 from tests.support.workers import QUICK_RETRY, Inbox, Watch, open_bus, running, until_idle
 
 
@@ -312,7 +313,7 @@ async def test_an_ordinary_settlement_counts_each_event_once(database: str, conn
 async def test_run_ends_with_an_error_where_the_schema_is_missing(empty_database: str) -> None:
     async with open_bus(empty_database) as bus:
         with pytest.raises(pgbus.SchemaVersionError, match="upgrade"):
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(PATIENCE):
                 await make_worker(bus).run()
 
 

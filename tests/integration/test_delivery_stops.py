@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 
 from pgbus.telemetry import (
     ClaimsFreed,
@@ -20,7 +21,7 @@ from tests.support.workers import Inbox, Watch, open_bus, running, until_idle
 
 async def test_stopping_finishes_the_running_handler_and_releases_the_rest(database: str, connect: Connect) -> None:
     connection = await connect(database)
-    async with open_bus(database, grace=10) as bus:
+    async with open_bus(database, grace=PATIENCE) as bus:
         started: Inbox[int] = Inbox()
         go_on = asyncio.Event()
 
@@ -127,7 +128,7 @@ async def test_the_claims_of_a_worker_whose_session_has_ended_are_freed_at_once(
 
 async def test_leases_are_extended_while_a_handler_runs(database: str, connect: Connect) -> None:
     connection = await connect(database)
-    async with open_bus(database, lease=1) as bus:
+    async with open_bus(database, lease=6) as bus:
         watch = Watch(bus)
         started: Inbox[int] = Inbox()
         go_on = asyncio.Event()
@@ -140,12 +141,10 @@ async def test_leases_are_extended_while_a_handler_runs(database: str, connect: 
         async with running(bus):
             await publish(bus, 1)
             await started.take(1)
-            first = await connection.fetchval("SELECT lease_expires_at FROM pgbus.deliveries")
-            await eventually(
-                lambda: connection.fetchval(
-                    "SELECT now() > $1 AND lease_expires_at > now() FROM pgbus.deliveries", first
-                )
-            )
+            for _ in range(2):
+                expires_at = await connection.fetchval("SELECT lease_expires_at FROM pgbus.deliveries")
+                extended = "SELECT lease_expires_at > $1 FROM pgbus.deliveries"
+                await eventually(functools.partial(connection.fetchval, extended, expires_at))
             go_on.set()
             await until_idle(connection)
     assert started.items == [1]

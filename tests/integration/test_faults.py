@@ -33,6 +33,7 @@ from pgbus.telemetry import ClaimsFreed, PartFailed, SessionLost
 from tests.conftest import Connect
 from tests.support import eventually
 from tests.support.programs import run_program
+from tests.support.waiting import PATIENCE
 from tests.support.workers import Inbox, Watch, open_bus, running, until_idle
 
 SETTINGS = {
@@ -310,9 +311,9 @@ async def test_a_fault_of_code_in_what_takes_calls_ends_no_worker(
 
     async with running(bus):
         with pytest.raises(pgbus.WorkerLost):  # taken, and never begun
-            await bus.call("math.double", {"n": 1}, timeout=20)
+            await bus.call("math.double", {"n": 1})
         assert watch.of(PartFailed) == [PartFailed("calls", "a fault of code")]
-        assert await bus.call("math.double", {"n": 2}, timeout=20) == 4
+        assert await bus.call("math.double", {"n": 2}) == 4
 
 
 async def test_a_fault_of_code_in_what_runs_schedules_ends_no_worker(
@@ -329,7 +330,7 @@ async def test_a_fault_of_code_in_what_runs_schedules_ends_no_worker(
 
     async with running(bus):
         await watch.first(PartFailed)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE):
             await ran.wait()
     assert watch.of(PartFailed) == [PartFailed("schedules", "a fault of code")]
 

@@ -139,7 +139,7 @@ async def test_run_forever_ends_with_exit_code_0_when_it_is_told_to(
             child.send_signal(ending)
         else:
             assert await bus.call("shop.stop", wait=True, timeout=30) == "stopping"
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE):
             assert await child.wait() == 0
 
 
@@ -151,7 +151,7 @@ async def _serves(bus: pgbus.Bus) -> None:
 
 async def test_run_forever_logs_an_error_and_ends_with_exit_code_1(database: str, tmp_path: Path) -> None:
     async with program_of(sys.executable, "-c", PROGRAM, database, "fail", cwd=tmp_path) as child:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE):
             _, said = await child.communicate()
         assert child.returncode == 1
     assert "the worker failed" in said.decode()
@@ -184,7 +184,7 @@ async def test_run_forever_leaves_the_program_its_signal_handlers_and_its_event_
     database: str, tmp_path: Path
 ) -> None:
     async with program_of(sys.executable, "-c", LEAVING_ALL_AS_IT_WAS, database, cwd=tmp_path) as child:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE):
             _, said = await child.communicate()
         assert child.returncode == 0, said.decode()
 

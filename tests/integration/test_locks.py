@@ -32,7 +32,7 @@ async def holder(database: str, connect: Connect) -> asyncpg.Connection:
 async def chores(database: str, connect: Connect) -> Maintenance:
     """The leader's housekeeping, on a session of its own that would wait."""
     connection = await connect(database)
-    await connection.execute("SET lock_timeout = '5s'")
+    await connection.execute("SET lock_timeout = '10min'")
     return Maintenance(
         Store(connection, namespace="pgbus"),
         config=pgbus.Config(retention=60.0),
@@ -139,12 +139,10 @@ async def test_retention_stops_for_a_minute_at_the_first_partition_in_use(
     for number in range(4):
         await holder.execute("SELECT pgbus.open_partition($1)", number)
         await rows.event(number * 1_000_000_000 + 1, logged_at=datetime.now(UTC) - timedelta(days=4 - number))
-    loop = asyncio.get_running_loop()
     async with holder.transaction():
         await holder.execute("SELECT count(*) FROM pgbus.events")
-        began = loop.time()
-        await chores.do_chores()
-        assert loop.time() - began < 1.0
+        async with asyncio.timeout(PATIENCE):
+            await chores.do_chores()
     assert await holder.fetchval("SELECT count(*) FROM pgbus.partitions") >= 4
     await chores.do_chores()
     assert await holder.fetchval("SELECT array_agg(number ORDER BY number) FROM pgbus.partitions") == [3, 4]
@@ -176,6 +174,7 @@ async def test_large_events_are_logged_in_batches_that_are_bounded_by_their_size
 async def test_a_look_that_takes_too_long_is_cut_off_and_the_next_one_takes_less(
     database: str, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # Without an end to its silence, which a busy machine would have it keep.
     monkeypatch.setattr("pgbus.leader.leader.LEADER_SETTINGS", {"lock_timeout": "100ms", "statement_timeout": "1s"})
     connection = await connect(database)
     # Each row of the log takes 10 ms: 200 of them take too long.
@@ -191,7 +190,7 @@ async def test_a_look_that_takes_too_long_is_cut_off_and_the_next_one_takes_less
         inbox = collect(bus)
         watch = Watch(bus)
         async with running(bus):
-            assert sorted(await inbox.take(200, timeout=60)) == list(range(1, 201))
+            assert sorted(await inbox.take(200)) == list(range(1, 201))
             assert len(watch.of(LeaderChanged)) == 1, "the session was kept"
 
 

@@ -137,7 +137,7 @@ async def test_metrics_carry_arguments_and_results_of_any_type_and_tell_of_failu
                 rows = await observer.fetch(query)
                 return rows if len(rows) == 8 else []
 
-            rows = await eventually(told, 30)
+            rows = await eventually(told)
     as_json = {"name": "ann", "since": "2025-01-02T00:00:00Z"}
     assert [json.loads(row["kwargs"]) for row in rows if row["kwargs"]] == [
         {"customer": as_json, "fails": False},
@@ -165,7 +165,7 @@ async def test_the_state_of_a_worker_names_what_start_hooks_declare(database: st
             bus.auth.user_created.listen(lambda event: None, listener_name="late")
 
         async with running(bus):
-            await eventually(lambda: told(1), 30)
+            await eventually(lambda: told(1))
     async with open_bus(database) as other, running(other):  # which takes the last of it into the log
-        states = await eventually(lambda: told(2), 30)
+        states = await eventually(lambda: told(2))
     assert states == [("worker_started", '["auth.user_created"]'), ("worker_stopped", None)]

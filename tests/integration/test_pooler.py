@@ -69,7 +69,7 @@ async def pgbouncer(target: str, ini: Path, *, mode: str = "transaction") -> Asy
         return False
 
     try:
-        await eventually(answers, 20)
+        await eventually(answers)
         yield dsn
     finally:
         process.kill()

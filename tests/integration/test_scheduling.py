@@ -15,6 +15,7 @@ from pgbus.telemetry import LeaderSlept, PeriodEnded, Sequenced
 from tests.conftest import Connect
 from tests.support import eventually
 from tests.support.rows import Rows
+from tests.support.waiting import widening
 from tests.support.workers import Inbox, Watch, open_bus, running, until_idle
 
 
@@ -35,20 +36,27 @@ async def test_an_event_with_a_delay_arrives_when_it_is_due_and_not_before(
 ) -> None:
     connection = await connect(database)
     async with running(bus):
+        before = await connection.fetchval("SELECT clock_timestamp()")
         await bus.publish({"n": 1}, topic="a.b", delay=1.5)
+        after = await connection.fetchval("SELECT clock_timestamp()")
         await bus.publish({"n": 2}, topic="a.b")
         assert sorted(await inbox.take(2)) == [1, 2]
     row = await connection.fetchrow("SELECT * FROM pgbus.events WHERE payload = '{\"n\": 1}'")
     assert row
-    assert timedelta(seconds=1.45) < row["deliver_at"] - row["published_at"] < timedelta(seconds=1.6)
-    assert timedelta(0) <= row["logged_at"] - row["deliver_at"] < timedelta(seconds=30)  # it never polls
+    assert before <= row["deliver_at"] - timedelta(seconds=1.5) <= after
+    assert row["logged_at"] >= row["deliver_at"]  # and it never polls
 
 
-async def test_scheduled_events_arrive_in_the_order_in_which_they_are_due(bus: pgbus.Bus, inbox: Inbox[int]) -> None:
+async def test_scheduled_events_arrive_in_the_order_in_which_they_are_due(
+    database: str, connect: Connect, bus: pgbus.Bus, inbox: Inbox[int]
+) -> None:
+    connection = await connect(database)
     now = datetime.now(UTC)
     async with running(bus):
-        for number, delay in ((3, 0.45), (1, 0.15), (2, 0.3)):
-            await bus.publish({"n": number}, topic="a.b", deliver_at=now + timedelta(seconds=delay))
+        async with connection.transaction():  # all before the first is due, or, on a busy machine, none
+            for number, delay in ((3, 0.45), (1, 0.15), (2, 0.3)):
+                at = now + timedelta(seconds=delay)
+                await bus.publish({"n": number}, topic="a.b", deliver_at=at, using=connection)
         assert await inbox.take(3) == [1, 2, 3]
 
 
@@ -91,15 +99,23 @@ async def test_cancelling_in_an_open_transaction_does_not_hold_up_the_log(
     database: str, connect: Connect, bus: pgbus.Bus, inbox: Inbox[int]
 ) -> None:
     connection = await connect(database)
-    async with running(bus):
-        doomed = await bus.publish({"n": 1}, topic="a.b", delay=1.5)
-        async with connection.transaction():
-            assert await bus.cancel(doomed.event_id, using=connection)
-            await bus.publish({"n": 2}, topic="a.b", delay=1.5)
+    async with connection.transaction():
+        await cancel_just_in_time(bus, connection)
+        async with running(bus):
+            await bus.publish({"n": 2}, topic="a.b", delay=1)
             await bus.publish({"n": 3}, topic="a.b")
-            assert await inbox.take(2) == [3, 2]
-        await until_idle(connection)
-    assert inbox.items == [3, 2]
+            assert sorted(await inbox.take(2)) == [2, 3]
+    await until_idle(connection)
+    assert sorted(inbox.items) == [2, 3]
+
+
+async def cancel_just_in_time(bus: pgbus.Bus, connection: asyncpg.Connection) -> None:
+    """Cancel an event on that connection, so that it is due soon; no worker may run, as it might come first."""
+    for delay in widening(0.2):
+        doomed = await bus.publish({"n": 1}, topic="a.b", delay=delay)
+        if await bus.cancel(doomed.event_id, using=connection):
+            return
+        await connection.execute("DELETE FROM pgbus.outbox WHERE event_id = $1", doomed.event_id)
 
 
 async def test_an_event_whose_cancelling_is_rolled_back_arrives(database: str, connect: Connect) -> None:
@@ -111,12 +127,11 @@ async def test_an_event_whose_cancelling_is_rolled_back_arrives(database: str, c
         async def handle(event: dict[str, int]) -> None:
             numbers.put(event["n"])
 
+        transaction = connection.transaction()
+        await transaction.start()
+        await cancel_just_in_time(bus, connection)
         async with running(bus):
-            doomed = await bus.publish({"n": 1}, topic="a.b", delay=0.1)
-            transaction = connection.transaction()
-            await transaction.start()
-            assert await bus.cancel(doomed.event_id, using=connection)
-            await bus.publish({"n": 2}, topic="a.b", delay=0.2)
+            await bus.publish({"n": 2}, topic="a.b", delay=1)
             await numbers.take(1)
             await transaction.rollback()
             assert await numbers.take(2) == [2, 1]

@@ -184,7 +184,7 @@ async def test_what_is_declared_while_a_worker_runs_is_published_too(
             async def is_live() -> bool:
                 return await rows(connection, "is_live", "name = 'late.add'") == [(True,)]
 
-            await eventually(is_live, 30)
+            await eventually(is_live)
             assert await rows(connection, "is_live", AUTH) == [(True,)] * 3
 
 
@@ -209,7 +209,7 @@ async def until_live(connection: asyncpg.Connection) -> None:
     async def is_live() -> bool:
         return await rows(connection, "is_live", AUTH) == [(True,)] * 3
 
-    await eventually(is_live, 30)
+    await eventually(is_live)
 
 
 # ------------------------------------------------------------------------------------------------------ other processes
@@ -292,7 +292,7 @@ async def test_a_process_is_told_of_a_change(database: str) -> None:
         async with open_bus(database) as server:
             server.client.register_api(Changed())
             async with running(server):
-                await eventually(lambda: "code" in bus.auth.check_password.parameter_schema["properties"], 30)
+                await eventually(lambda: "code" in bus.auth.check_password.parameter_schema["properties"])
                 with pytest.raises(ValidationError, match="code"):
                     await bus.auth.check_password.call_async(username="a", password="b")
 

@@ -161,7 +161,7 @@ async def test_a_dump_in_another_cluster_sends_nothing_until_someone_adopts_it(
             async with running(bus):
                 connection = await asyncpg.connect(copy)
                 logged = "SELECT count(*) = 2 FROM pgbus.events"
-                await eventually(lambda: connection.fetchval(logged), 30)
+                await eventually(lambda: connection.fetchval(logged))
                 assert sent.items == [1]
                 assert any("`pgbus db adopt`" in record.getMessage() for record in caplog.records)
                 await connection.execute("CALL pgbus.operate('adopt', '{}', 'the new server')")

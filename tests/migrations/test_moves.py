@@ -70,7 +70,7 @@ async def fill(dsn: str) -> Before:
     async with bus_at(dsn, handled, retries=True) as bus:
         async with running(bus):
             await bus.publish_many([{"n": number} for number in range(40)], topic="moves.made")
-            await eventually(lambda: connection.fetchval("SELECT count(*) >= 80 FROM pgbus.attempts"), 30)
+            await eventually(lambda: connection.fetchval("SELECT count(*) >= 80 FROM pgbus.attempts"))
         await bus.publish_many([{"n": number} for number in range(40, 60)], topic="moves.made")
         await bus.publish({"n": 60}, topic="moves.made", delay=3.0)
     position = await connection.fetchval("SELECT max(position) FROM pgbus.event_history")
@@ -92,7 +92,7 @@ async def check(dsn: str, before: Before) -> None:
                    AND (SELECT count(DISTINCT payload ->> 'n') FROM pgbus.event_history) = 62
             FROM pgbus.listener_lag
         """
-        await eventually(lambda: connection.fetchval(nothing_owed), 30)
+        await eventually(lambda: connection.fetchval(nothing_owed))
         rows = [(row["listener_name"], row["n"]) for row in await connection.fetch(SETTLED)]
         new = await connection.fetchval("SELECT min(position) FROM pgbus.event_history WHERE payload ->> 'n' = '61'")
         dead = [row["n"] for row in await connection.fetch("SELECT payload ->> 'n' AS n FROM pgbus.dead")]

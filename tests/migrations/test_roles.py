@@ -19,6 +19,7 @@ from tests.conftest import Connect
 from tests.migrations.conftest import PASSWORD, drop_roles, dsn_of_user
 from tests.support import DatabaseServer
 from tests.support.grafana import expanded
+from tests.support.waiting import PATIENCE
 from tests.support.workers import running
 
 VERBS = ("SELECT", "INSERT", "UPDATE", "DELETE")
@@ -174,7 +175,7 @@ async def test_a_publisher_wakes_a_sleeping_leader(bus: Bus) -> None:
     woken = await sleep_as_leader(bus)
     publisher = await bus.member("publisher")
     await publisher.execute(bus.text("INSERT INTO pgbus.outbox (topic) VALUES ('a')"))
-    await asyncio.wait_for(woken.wait(), timeout=10)
+    await asyncio.wait_for(woken.wait(), PATIENCE)
 
 
 async def test_an_insert_without_the_right_to_read_the_wake_slot_fails_or_wakes(bus: Bus, major: int) -> None:
@@ -192,7 +193,7 @@ async def test_an_insert_without_the_right_to_read_the_wake_slot_fails_or_wakes(
             await outsider.execute(insert)
     else:
         await outsider.execute(insert)
-        await asyncio.wait_for(woken.wait(), timeout=10)
+        await asyncio.wait_for(woken.wait(), PATIENCE)
 
 
 async def sleep_as_leader(bus: Bus) -> asyncio.Event:
@@ -228,9 +229,9 @@ async def test_a_caller_calls_and_takes_back(bus: Bus) -> None:
             with pytest.raises(pgbus.InvalidArguments):
                 await web.call("sums.add", {"a": "x", "b": 2})
             call = asyncio.create_task(web.call("sums.hang", timeout=60))
-            await asyncio.wait_for(arrived.wait(), 30)
+            await asyncio.wait_for(arrived.wait(), PATIENCE)
             call.cancel()
-            await asyncio.wait_for(gone.wait(), 30)
+            await asyncio.wait_for(gone.wait(), PATIENCE)
         with pytest.raises(pgbus.NoWorkerAvailable):
             await web.call("sums.add", {"a": 1, "b": 2})
 

@@ -12,6 +12,7 @@ import pytest
 from tests.examples.documents import write_files
 from tests.examples.programs import run
 from tests.support import ROOT
+from tests.support.sharing import once_a_run
 
 # Building and installing takes seconds when pip has its cache, and more when it has to fetch. It is done once a run.
 pytestmark = pytest.mark.timeout(300)
@@ -23,23 +24,26 @@ def call(*command: str | Path, cwd: Path) -> str:
     return answer.stdout
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("dist")
-    call(sys.executable, "-m", "build", "--wheel", "--outdir", directory, ROOT, cwd=directory)
-    (built,) = directory.glob("pgbus-*.whl")
+    def build(directory: Path) -> None:
+        call(sys.executable, "-m", "build", "--wheel", "--outdir", directory, ROOT, cwd=directory)
+
+    (built,) = once_a_run(tmp_path_factory, "dist", build).glob("pgbus-*.whl")
     return built
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The `bin` of an environment in which nothing but the wheel and what it needs is installed; our pip does it."""
-    directory = tmp_path_factory.mktemp("a path with spaces") / "venv"
-    venv.create(directory)
-    python = directory / "bin" / "python"
-    pip = (sys.executable, "-m", "pip", "--python", python, "--disable-pip-version-check")
-    call(*pip, "install", "--quiet", "--no-compile", wheel, cwd=directory)
-    return directory / "bin"
+
+    def install(directory: Path) -> None:
+        venv.create(directory / "venv")
+        python = directory / "venv" / "bin" / "python"
+        pip = (sys.executable, "-m", "pip", "--python", python, "--disable-pip-version-check")
+        call(*pip, "install", "--quiet", "--no-compile", wheel, cwd=directory)
+
+    return once_a_run(tmp_path_factory, "a path with spaces", install) / "venv" / "bin"
 
 
 def test_the_wheel_holds_the_package_its_types_its_sql_and_its_migrations(wheel: Path) -> None:

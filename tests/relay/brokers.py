@@ -213,7 +213,7 @@ class Redis(Broker):
             async def is_there() -> bool:
                 return bool(await client.xlen(name) >= count)
 
-            await eventually(is_there, 20)
+            await eventually(is_there)
             entries: list[Any] = []
             while page := await client.xrange(name, min=b"(" + entries[-1][0] if entries else "-", count=500):
                 entries += page

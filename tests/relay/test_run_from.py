@@ -11,7 +11,7 @@ import pytest
 
 from tests.relay.brokers import Message, Redis
 from tests.support.services import Services
-from tests.support.waiting import PROCESS_PATIENCE, eventually
+from tests.support.waiting import eventually
 
 DEPOT = """
     import pgbus
@@ -46,7 +46,7 @@ async def test_a_service_hears_a_broker_with_the_listeners_that_it_has(
     directory = services.write("depot", DEPOT)
     async with services.worker(directory, "--from", redis.source("orders")):
         packed = "SELECT count(*) = 3 FROM pgbus.events WHERE topic = 'packed'"
-        await eventually(lambda: connection.fetchval(packed), PROCESS_PATIENCE)
+        await eventually(lambda: connection.fetchval(packed))
     rows = await connection.fetch(
         "SELECT CAST(payload ->> 'n' AS int) AS n FROM pgbus.events WHERE topic = 'packed' ORDER BY position"
     )

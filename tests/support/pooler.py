@@ -47,7 +47,7 @@ class Pooler:
 
     async def __aenter__(self) -> Self:
         await self.start()
-        await eventually(self._answers, 20)
+        await eventually(self._answers)
         return self
 
     async def __aexit__(

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
-from tests.support.waiting import PROCESS_PATIENCE, eventually
+from tests.support.waiting import PATIENCE, eventually
 
 PROGRAM = str(Path(sys.executable).with_name("pgbus"))
 
@@ -78,11 +78,11 @@ class Talking:
             return lines if len(lines) >= times else []
 
         try:
-            return await eventually(found, PROCESS_PATIENCE)
+            return await eventually(found)
         except AssertionError as error:
             raise AssertionError(f"did not say {pattern!r}: {self}") from error
 
-    async def ends(self, *, within: float = PROCESS_PATIENCE) -> int:
+    async def ends(self, *, within: float = PATIENCE) -> int:
         """Wait for its end; the exit code."""
         return await asyncio.wait_for(self.child.wait(), within)
 

@@ -18,10 +18,9 @@ import asyncpg
 
 from tests.support import ROOT
 from tests.support.programs import PROGRAM, Talking, program_environ, program_of
-from tests.support.waiting import PROCESS_PATIENCE, eventually
+from tests.support.waiting import PATIENCE, eventually
 
 TUTORIAL = ROOT / "examples" / "lightbus_tutorial"
-PATIENCE = PROCESS_PATIENCE
 
 
 class Service(Talking):
@@ -33,7 +32,7 @@ class Service(Talking):
 
     async def line(self) -> str:
         """The next line on stdout."""
-        await eventually(lambda: len(self.out) > self._read or self.child.returncode is not None, PATIENCE)
+        await eventually(lambda: len(self.out) > self._read or self.child.returncode is not None)
         assert len(self.out) > self._read, f"it ended: {self!r}"
         self._read += 1
         return self.out[self._read - 1]
@@ -120,7 +119,7 @@ class Services:
 
     async def at_work(self, service: Service) -> None:
         """Wait until a worker's listeners claim."""
-        await eventually(lambda: self._works(service), PATIENCE)
+        await eventually(lambda: self._works(service))
 
     async def _works(self, service: Service) -> bool:
         assert service.child.returncode is None, f"ended: {service!r}"

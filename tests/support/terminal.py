@@ -17,9 +17,7 @@ from pathlib import Path
 import pyte
 
 from tests.support.programs import program_environ
-from tests.support.waiting import PROCESS_PATIENCE
-
-PATIENCE = PROCESS_PATIENCE
+from tests.support.waiting import PATIENCE
 
 # Makes the terminal the one that Ctrl-C comes from, and becomes the program.
 _TAKE_TERMINAL = """

@@ -2,16 +2,26 @@
 
 import asyncio
 import inspect
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import TypeVar, overload
 
 T = TypeVar("T")
 
-PROCESS_PATIENCE = 60.0
-"""Seconds to wait for what a new process does: only a test that fails waits as long, and a busy machine is slow."""
-PATIENCE = 40.0
-"""Seconds to wait within this process: less than a test may take, so that the failure says what is missing."""
+PATIENCE = 50.0
+"""Seconds: only a test that fails waits as long, and a busy machine is slow. What waits for a lease, of 60, fails."""
 _INTERVAL = 0.01
+
+
+def widening(seconds: float) -> Iterator[float]:
+    """That time, and then twice as much each time, until more than `PATIENCE`.
+
+    For what must begin before a limit of the test's own is over, and is tried again with more of it where a busy
+    machine did not get there. Whoever takes the last of them without having got there has failed.
+    """
+    while seconds < PATIENCE:
+        yield seconds
+        seconds *= 2
+    raise AssertionError(f"this did not begin within {PATIENCE} s")
 
 
 @overload

@@ -18,15 +18,19 @@ from tests.support.waiting import PATIENCE, eventually
 T = TypeVar("T")
 H = TypeVar("H", bound=Happening)
 
+# A call that says nothing waits as long as everything else in a test does.
+RPC_TIMEOUT = PATIENCE
 # So rare a poll is none: what arrives has been notified.
 NO_POLL = 600.0
 QUICK_RETRY = pgbus.RetryPolicy(max_attempts=3, base_delay=0.01, jitter=0.0)
+# For handlers with a short timeout, which a busy machine may pass at any attempt.
+MANY_RETRIES = pgbus.RetryPolicy(max_attempts=100, base_delay=0.01, jitter=0.0)
 
 
 @asynccontextmanager
 async def open_bus(dsn: str, **settings: Any) -> AsyncIterator[pgbus.Bus]:
     """A bus that never polls, closed afterwards; `settings` are those of `pgbus.create`."""
-    bus = pgbus.create(dsn, **{"poll_interval": NO_POLL, "pool_size": 3, **settings})
+    bus = pgbus.create(dsn, **{"poll_interval": NO_POLL, "pool_size": 3, "rpc_timeout": RPC_TIMEOUT, **settings})
     try:
         yield bus
     finally:

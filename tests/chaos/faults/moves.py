@@ -97,7 +97,7 @@ async def standby(world: World) -> AsyncIterator[EmbeddedPostgres]:
     await world.sql("ALTER SYSTEM SET synchronous_standby_names = '*'")
     await world.sql("SELECT pg_reload_conf()")
     synchronous = "SELECT EXISTS (SELECT FROM pg_stat_replication WHERE sync_state = 'sync')"
-    await eventually(lambda: world.value(synchronous), 30)
+    await eventually(lambda: world.value(synchronous))
     await asyncio.sleep(0.5)  # for commits that had begun, and do not wait for the standby
     try:
         yield successor

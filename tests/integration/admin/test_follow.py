@@ -13,6 +13,7 @@ from pgbus.errors import (
     DatabaseUnreachableError,
 )
 from tests.support.rows import Rows
+from tests.support.waiting import PATIENCE
 
 
 async def test_follow_yields_what_enters_the_log_from_now_on(admin: Admin, rows: Rows) -> None:
@@ -41,7 +42,7 @@ async def test_follow_is_woken_by_a_notification(admin: Admin, rows: Rows) -> No
         async with rows.connection.transaction():
             await rows.event(2)
             await rows.connection.execute("SELECT pg_notify('pgbus_work', '1')")
-        assert (await asyncio.wait_for(second, 10)).event.position == 2
+        assert (await asyncio.wait_for(second, PATIENCE)).event.position == 2
 
 
 async def test_a_connection_that_is_lost_while_following_is_told_as_such(database: str, rows: Rows) -> None:

@@ -132,7 +132,7 @@ async def test_what_runs_for_a_second_is_reported_with_its_event(
         async with running(bus):
             event = await bus.publish(1, topic="a.b", key="adam")
             query = "SELECT kind, name, id, topic, key, events, attempt, started_at < reported_at FROM pgbus.running"
-            row = await eventually(lambda: rows.connection.fetchrow(query), 30)
+            row = await eventually(lambda: rows.connection.fetchrow(query))
             assert list(row or ()) == ["listener", "slow", event.event_id, "a.b", "adam", 1, 1, True]
             may_end.set()
             await eventually(lambda: is_empty(rows))

@@ -143,7 +143,7 @@ async def test_a_call_that_waits_is_answered_by_a_worker_that_comes_later(
 
         watcher = await connect(database)
         asked = asyncio.create_task(invoke("call", "late.answer", "--wait", "--timeout", "60"))
-        await eventually(is_posted, 30)
+        await eventually(is_posted)
         async with running(late):
             assert (await asked).stdout == "42\n"
 
@@ -156,7 +156,7 @@ async def test_ctrl_c_takes_the_call_back(bus: pgbus.Bus, database: str, tmp_pat
 
     environ = {"PGBUS_DSN": database}
     async with talking("call", "auth.hang", "--timeout", "600", cwd=tmp_path, environ=environ) as caller:
-        await eventually(lambda: count("running"), 30)
+        await eventually(lambda: count("running"))
         caller.child.send_signal(signal.SIGINT)
         assert await caller.ends() == exits.FAILED
-    await eventually(lambda: count("cancelled"), 30)
+    await eventually(lambda: count("cancelled"))

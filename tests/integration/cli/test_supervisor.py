@@ -55,7 +55,7 @@ def count(place: Path, pattern: str, *, at_least: int) -> Callable[[], bool]:
 
 async def test_each_copy_gets_the_signal_once_and_all_ends_well(tmp_path: Path) -> None:
     async with supervised(WAIT_FOR_ONE_SIGTERM, place=tmp_path, processes=3) as supervisor:
-        await eventually(count(tmp_path, "*.started", at_least=3), 30)
+        await eventually(count(tmp_path, "*.started", at_least=3))
         supervisor.terminate()
         assert await supervisor.wait() == 0
     assert [path.read_text() for path in tmp_path.glob("*.signals")] == ["1", "1", "1"]
@@ -63,9 +63,9 @@ async def test_each_copy_gets_the_signal_once_and_all_ends_well(tmp_path: Path) 
 
 async def test_a_second_signal_is_passed_on_as_well(tmp_path: Path) -> None:
     async with supervised(WAIT_FOR_TWO_SIGTERMS, place=tmp_path, processes=2) as supervisor:
-        await eventually(count(tmp_path, "*.started", at_least=2), 30)
+        await eventually(count(tmp_path, "*.started", at_least=2))
         supervisor.send_signal(signal.SIGINT)
-        await eventually(count(tmp_path, "*.signals", at_least=2), 30)
+        await eventually(count(tmp_path, "*.signals", at_least=2))
         supervisor.send_signal(signal.SIGINT)
         assert await supervisor.wait() == 0
 
@@ -91,6 +91,6 @@ async def test_a_copy_that_only_a_person_can_help_stops_all(tmp_path: Path, code
 
 async def test_a_copy_does_not_outlive_its_supervisor(tmp_path: Path) -> None:
     async with supervised(END_WITH_STDIN, place=tmp_path, processes=1) as supervisor:
-        await eventually(count(tmp_path, "*.started", at_least=1), 30)
+        await eventually(count(tmp_path, "*.started", at_least=1))
         supervisor.kill()
-        await eventually((tmp_path / "ended").exists, 30)
+        await eventually((tmp_path / "ended").exists)

@@ -22,6 +22,7 @@ from tests.support.command_line import NOWHERE
 from tests.support.dashboards import browser, everyone
 from tests.support.programs import program
 from tests.support.rows import Rows
+from tests.support.waiting import PATIENCE
 
 PAGES = [
     "/", "/listeners", "/events", "/dead", "/calls", "/schedules", "/schemas", "/workers", "/operations", "/doctor",
@@ -278,7 +279,7 @@ async def test_a_lost_connection_is_replaced(database: str, client: httpx.AsyncC
 async def test_the_program_serves_it_and_prints_its_address(database: str, tmp_path: Path) -> None:
     async with program("dashboard", "--port", "0", cwd=tmp_path, environ={"PGBUS_DSN": database}) as child:
         assert child.stdout is not None
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE):
             line = (await child.stdout.readline()).decode()
             address = line.removeprefix("dashboard: ").strip()
             async with httpx.AsyncClient(follow_redirects=True) as client:

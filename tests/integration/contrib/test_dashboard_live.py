@@ -15,10 +15,11 @@ from pgbus.contrib.dashboard.live import Feed
 from pgbus.contrib.dashboard.sequence import draw_sequence
 from pgbus.database.statements.dashboard import read_tree
 from tests.support.rows import Rows
+from tests.support.waiting import PATIENCE
 
 
 async def next_text(messages: AsyncIterator[str]) -> str:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE):
         async for message in messages:
             if message.startswith("data: "):
                 return message.removeprefix("data: ").strip()
@@ -61,7 +62,7 @@ async def test_nothing_is_read_once_the_last_viewer_has_gone() -> None:
         await next_text(viewer)
     reader = feed._reader
     assert reader is not None
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE):
         await reader
     after = readings
     for _ in range(10):
@@ -79,7 +80,7 @@ async def test_a_page_that_cannot_be_read_ends_its_streams_and_no_other() -> Non
     feed = Feed(period=0)
     good, bad = messages_of(feed, "/", render), messages_of(feed, "/bad", fail)
     await next_text(good)
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE):
         assert [message async for message in bad] == [": open\n\n"]
     await next_text(good)
     await feed.close()

@@ -14,7 +14,8 @@ import msgspec
 import pytest
 
 from tests.support import ROOT, eventually
-from tests.support.services import PATIENCE, Service, Services
+from tests.support.services import Service, Services
+from tests.support.waiting import PATIENCE
 
 EXAMPLE = ROOT / "examples" / "django"
 SERVERS = {

@@ -13,7 +13,8 @@ import pytest
 
 from tests.support import eventually
 from tests.support.programs import PROGRAM, program_environ
-from tests.support.services import PATIENCE, Services
+from tests.support.services import Services
+from tests.support.waiting import PATIENCE
 
 pytest.importorskip("lihil", reason="Lihil is not installed")
 

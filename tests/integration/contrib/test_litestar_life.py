@@ -25,7 +25,8 @@ from pgbus.testing import deliver_now
 from tests.conftest import Connect
 from tests.support import eventually
 from tests.support.faultproxy import FaultProxy
-from tests.support.services import PATIENCE, Services
+from tests.support.services import Services
+from tests.support.waiting import PATIENCE
 from tests.support.workers import Inbox, open_bus, running
 
 
@@ -90,7 +91,7 @@ async def test_the_end_tries_each_event_once_and_does_not_wait_for_a_retry(bus: 
         raise ValueError("not now")
 
     app = Litestar(listeners=[fail], plugins=[PgBusPlugin(bus)])
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE):
         async with AsyncTestClient(app):
             for number in range(20):
                 app.emit("counted", number)
@@ -109,7 +110,7 @@ async def test_the_end_hangs_neither_on_a_handler_nor_on_what_waits_behind_it(da
 
     async with open_bus(database, grace=0.1) as bus:
         app = Litestar(listeners=[hang], plugins=[PgBusPlugin(bus, drain_timeout=0.1)])
-        async with asyncio.timeout(30), app.lifespan():
+        async with asyncio.timeout(PATIENCE), app.lifespan():
             for number in range(5):
                 app.emit("counted", number)
             await begun.wait()
@@ -220,7 +221,7 @@ async def test_an_event_emitted_during_an_outage_is_published_after_it(
             async def is_there() -> bool:
                 return bool(await connection.fetchval("SELECT count(*) FROM pgbus.outbox"))
 
-            await eventually(is_there, 20)
+            await eventually(is_there)
 
 
 # ---------------------------------------------------------------------------------------------------- a killed process

@@ -15,6 +15,7 @@ import pgbus
 from tests.conftest import Connect
 from tests.support.shapes import AsAttrs, AsDataclass, AsModel, AsStruct
 from tests.support.tables import letters
+from tests.support.waiting import PATIENCE
 from tests.support.workers import QUICK_RETRY, Inbox, open_bus, running, until_idle
 
 
@@ -81,7 +82,7 @@ async def test_a_plain_function_runs_in_a_thread_and_never_blocks_the_loop(datab
         @bus.listener("slow.event", name="blocking")
         def block(event: dict[str, int]) -> None:
             started.put(threading.current_thread())
-            assert released.wait(30)
+            assert released.wait(PATIENCE)
             inbox.put(event["n"])
 
         @bus.listener("quick.event", name="quick")
@@ -100,7 +101,7 @@ async def test_a_plain_function_runs_in_a_thread_and_never_blocks_the_loop(datab
 
 async def test_plain_functions_run_at_once_up_to_the_concurrency(database: str) -> None:
     async with open_bus(database) as bus:
-        barrier = threading.Barrier(3, timeout=10)
+        barrier = threading.Barrier(3, timeout=PATIENCE)
         inbox: Inbox[int] = Inbox()
 
         @bus.listener("a.b", name="mail", concurrency=3, retry=1)
@@ -121,7 +122,7 @@ async def test_plain_functions_that_hang_leave_other_listeners_their_threads(dat
         @bus.listener("a.b", name="hanging")
         def hang(event: dict[str, int]) -> None:
             hanging.put(event["n"])
-            released.wait(30)
+            released.wait(PATIENCE)
 
         @bus.listener("c.d", name="other")
         def handle(event: dict[str, int]) -> None:
@@ -139,12 +140,12 @@ async def test_a_plain_function_that_waits_for_a_thread_does_not_time_out(databa
     connection = await connect(database)
     async with open_bus(database, listener_threads=1) as bus:
 
-        @bus.listener("a.b", name="mail", concurrency=5, timeout=0.5, retry=1)
+        @bus.listener("a.b", name="mail", concurrency=6, timeout=3.0, retry=1)
         def handle(event: dict[str, int]) -> None:
-            time.sleep(0.15)  # a quarter of the timeout, and five of them one after the other
+            time.sleep(0.75)  # a quarter of the timeout, and six of them one after the other
 
         async with running(bus):
-            await bus.publish_many([{"n": number} for number in range(5)], topic="a.b")
+            await bus.publish_many([{"n": number} for number in range(6)], topic="a.b")
             await until_idle(connection)
     assert await letters(connection) == []
 

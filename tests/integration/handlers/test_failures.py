@@ -16,6 +16,7 @@ from pgbus.telemetry import Settled
 from tests.conftest import Connect
 from tests.support.shapes import Animal, AsDataclass
 from tests.support.tables import letters
+from tests.support.waiting import PATIENCE
 from tests.support.workers import Inbox, Watch, open_bus, running, until_idle
 
 
@@ -57,8 +58,8 @@ async def test_an_event_of_a_class_unknown_to_the_handler_is_dead_with_the_reaso
         async def handle(event: Animal) -> None: ...
 
         async with running(bus):
-            await bus.publish({"scales": 7}, topic="animals.fish")
             watch = Watch(bus)
+            await bus.publish({"scales": 7}, topic="animals.fish")
             await watch.first(Settled)
     [(_, error, attempts)] = await letters(connection)
     assert attempts == 1
@@ -117,7 +118,7 @@ async def test_a_handler_past_its_timeout_fails_the_attempt(database: str, conne
 
         @bus.listener("a.b", name="blocking", timeout=0.05, retry=1)
         def block(event: dict[str, int]) -> None:
-            released.wait(30)
+            released.wait(PATIENCE)
 
         async with running(bus):
             await bus.publish({"n": 1}, topic="a.b")

@@ -10,6 +10,7 @@ import pytest
 
 import pgbus
 from tests.support.threads import in_thread
+from tests.support.waiting import widening
 from tests.support.workers import Inbox, running
 
 
@@ -136,9 +137,11 @@ async def test_arguments_that_hooks_spoil_are_refused_like_a_callers(served: pgb
 
 async def test_hooks_are_told_of_a_call_whose_time_was_up(bus: pgbus.Bus) -> None:
     results: Inbox[pgbus.ResultMessage] = Inbox()
+    started: list[str] = []
 
     @bus.procedure("slow.wait")
     async def wait() -> None:
+        started.append("started")
         await asyncio.Event().wait()
 
     @bus.client.after_rpc_execution()
@@ -146,8 +149,11 @@ async def test_hooks_are_told_of_a_call_whose_time_was_up(bus: pgbus.Bus) -> Non
         results.put(result_message)
 
     async with running(bus):
-        with pytest.raises(pgbus.CallTimeout):
-            await bus.call("slow.wait", timeout=0.3)
-        [result] = await results.take(1)
+        for timeout in widening(0.3):
+            with pytest.raises(pgbus.CallTimeout):
+                await bus.call("slow.wait", timeout=timeout)
+            if started:
+                break
+        result, *_ = await results.take(1)
     assert result.error
     assert "CancelledError" in result.result

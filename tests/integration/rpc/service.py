@@ -17,7 +17,7 @@ async def pid() -> int:
     return os.getpid()
 
 
-@bus.procedure("process.wait", timeout=60)
+@bus.procedure("process.wait", timeout=600)
 async def wait() -> int:
     connection = await asyncpg.connect(DSN)
     try:
@@ -27,7 +27,7 @@ async def wait() -> int:
     return os.getpid()
 
 
-@bus.procedure("process.block", timeout=60)
+@bus.procedure("process.block", timeout=600)
 def block() -> int:
     with psycopg.connect(DSN) as connection:
         connection.execute("SELECT pg_advisory_lock_shared(4711)")

@@ -75,7 +75,10 @@ async def test_calls_at_the_same_time_take_fewer_each(bus: pgbus.Bus, statements
         assert statements["fetch_responses"] == 0
 
 
-async def test_responses_are_written_with_the_claim_of_what_waits(bus: pgbus.Bus, statements: Counter[str]) -> None:
+async def test_responses_are_written_with_the_claim_of_what_waits(
+    bus: pgbus.Bus, statements: Counter[str], database: str, connect: Connect
+) -> None:
+    connection = await connect(database)
     entered = asyncio.Event()
     leave = asyncio.Event()
 
@@ -89,7 +92,7 @@ async def test_responses_are_written_with_the_claim_of_what_waits(bus: pgbus.Bus
         first = asyncio.create_task(bus.call("words.wait", timeout=60))
         await entered.wait()
         others = [asyncio.create_task(bus.call("words.wait", timeout=60)) for _ in range(5)]
-        await eventually(lambda: statements["post_requests"] >= 2)
+        await eventually(lambda: connection.fetchval("SELECT count(*) = 6 FROM pgbus.rpc_requests"))
         leave.set()
         assert await asyncio.gather(first, *others) == [1] * 6
         assert statements["answer_and_claim"] >= 5

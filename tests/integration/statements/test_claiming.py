@@ -17,6 +17,7 @@ from pgbus.handlers.outcomes import DONE, Retry
 from pgbus.listeners.listener import LANES
 from tests.support import eventually
 from tests.support.bench import Bench, positions
+from tests.support.waiting import PATIENCE
 
 
 async def test_a_claim_takes_whole_runs_and_returns_events_in_log_order(bench: Bench) -> None:
@@ -218,7 +219,7 @@ async def test_two_sessions_that_claim_at_once_share_the_events(bench: Bench, ot
                 position for claim in positions(await session.claim(listener_id, limit=7)) for position in claim
             )
 
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE):
         await asyncio.gather(drain(bench), drain(other))
     assert sorted(position or 0 for position in found) == list(range(1, 101))
 
@@ -241,7 +242,7 @@ async def test_two_sessions_never_hold_one_lane_at_once(bench: Bench, other: Ben
                 held.remove(claim.lane)
                 await session.settle(listener_id, [claim], *[DONE] * len(claim.events))
 
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE):
         await asyncio.gather(drain(bench), drain(other))
     assert all(numbers == sorted(numbers) for numbers in seen.values())
 

@@ -18,6 +18,7 @@ from tests.conftest import Connect
 from tests.support import eventually
 from tests.support.ledger import WRITE, ledger
 from tests.support.tables import outcomes
+from tests.support.waiting import PATIENCE
 from tests.support.workers import QUICK_RETRY, Inbox, Watch, open_bus, running, until_idle
 
 
@@ -49,7 +50,7 @@ async def test_a_connection_killed_before_commit_leaves_no_writes_and_no_settlem
             go_on = threading.Event()
             pids.put((session.scalar(text(find_pid)) or 0, go_on.set))
             if len(pids.items) == 1:
-                assert go_on.wait(20)
+                assert go_on.wait(PATIENCE)
 
         handlers: dict[str, Callable[..., Any]] = {
             "asyncpg": with_asyncpg,

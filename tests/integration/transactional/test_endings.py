@@ -18,7 +18,8 @@ from pgbus.telemetry import Settled
 from tests.support import eventually
 from tests.support.ledger import KINDS, WRITE, async_session_handler, asyncpg_handler, ledger, session_handler
 from tests.support.tables import outcomes
-from tests.support.workers import QUICK_RETRY, Inbox, Watch, open_bus, running, until_idle
+from tests.support.waiting import PATIENCE
+from tests.support.workers import MANY_RETRIES, QUICK_RETRY, Inbox, Watch, open_bus, running, until_idle
 
 
 @KINDS
@@ -62,7 +63,7 @@ async def test_errors_that_would_end_a_program_roll_back_and_are_retried(
 async def test_a_timeout_rolls_back(database: str, connection: asyncpg.Connection) -> None:
     async with open_bus(database) as bus:
 
-        @bus.listener("a.b", name="ledger", transactional=True, retry=QUICK_RETRY, timeout=0.2)
+        @bus.listener("a.b", name="ledger", transactional=True, retry=MANY_RETRIES, timeout=0.2)
         async def handle(event: dict[str, int], own: asyncpg.Connection, context: pgbus.Context) -> None:
             await own.execute(WRITE, event["n"])
             if context.attempt == 1:
@@ -72,7 +73,8 @@ async def test_a_timeout_rolls_back(database: str, connection: asyncpg.Connectio
             await bus.publish({"n": 1}, topic="a.b")
             await until_idle(connection)
     assert await ledger(connection) == [1]
-    assert await outcomes(connection) == [(1, "retry"), (2, "done")]
+    told = await outcomes(connection)
+    assert (told[0], told[-1]) == ((1, "retry"), (len(told), "done"))
 
 
 async def test_a_plain_handler_past_its_timeout_still_commits_once_or_not_at_all(
@@ -83,12 +85,12 @@ async def test_a_plain_handler_past_its_timeout_still_commits_once_or_not_at_all
         go_on = threading.Event()
         watch = Watch(bus)
 
-        @bus.listener("a.b", name="ledger", transactional=True, retry=QUICK_RETRY, timeout=1.0)
+        @bus.listener("a.b", name="ledger", transactional=True, retry=MANY_RETRIES, timeout=1.0)
         def handle(event: dict[str, int], session: Session, context: pgbus.Context) -> None:
             session.execute(text(f"INSERT INTO ledger (n) VALUES ({event['n']})"))
             started.put(context.attempt)
             if context.attempt == 1 and event["n"] == 1:
-                assert go_on.wait(20)
+                assert go_on.wait(PATIENCE)
 
         async with running(bus):
             await bus.publish({"n": 1}, topic="a.b")
@@ -110,12 +112,12 @@ async def test_a_thread_past_its_timeout_holds_up_no_other_settlement(
         go_on = threading.Event()
         watch = Watch(bus)
 
-        @bus.listener("a.b", name="ledger", transactional=True, retry=QUICK_RETRY, timeout=3.0, concurrency=2)
+        @bus.listener("a.b", name="ledger", transactional=True, retry=MANY_RETRIES, timeout=3.0, concurrency=2)
         def handle(event: dict[str, int], session: Session, context: pgbus.Context) -> None:
             session.execute(text(f"INSERT INTO ledger (n) VALUES ({event['n']})"))
             started.put(event["n"])
             if event["n"] == 1 and context.attempt == 1:
-                assert go_on.wait(30)
+                assert go_on.wait(PATIENCE)
             if event["n"] == 2 and context.attempt == 1:
                 raise ValueError("once")
 
@@ -124,11 +126,13 @@ async def test_a_thread_past_its_timeout_holds_up_no_other_settlement(
             await started.take(1)
             await eventually(lambda: "ran past its timeout" in caplog.text)
             await bus.publish({"n": 2}, topic="a.b")
-            await watch.until(lambda _: sum(seen.retried for seen in watch.of(Settled)) == 1)
+            await watch.until(lambda _: sum(seen.retried for seen in watch.of(Settled)) >= 1)
             go_on.set()
             await until_idle(connection)
     assert await ledger(connection) == [1, 2]
-    assert await outcomes(connection) == [(1, "retry"), (2, "done"), (1, "retry"), (2, "done")]
+    told = await outcomes(connection)
+    assert told.count((1, "retry")) == 2
+    assert sum(outcome == "done" for _, outcome in told) == 2
 
 
 RAW_ENDS = ("ROLLBACK", "COMMIT", "ROLLBACK; BEGIN", "COMMIT AND CHAIN")

@@ -18,6 +18,7 @@ from pgbus import migrate
 from pgbus.embedded import EmbeddedPostgres
 from tests.conftest import Connect
 from tests.support import eventually
+from tests.support.waiting import PATIENCE
 from tests.support.workers import Inbox, open_bus, running, until_idle
 
 LEDGER = "CREATE TABLE ledger (n integer, backend integer DEFAULT pg_backend_pid())"
@@ -27,21 +28,21 @@ STARTED: list[int] = []
 
 async def asyncpg_handler(event: int, connection: asyncpg.Connection) -> None:
     STARTED.append(await connection.fetchval("INSERT INTO ledger (n) VALUES ($1) RETURNING backend", event))
-    await asyncio.to_thread(MAY_GO_ON.wait, 20)
+    await asyncio.to_thread(MAY_GO_ON.wait, PATIENCE)
     await connection.execute("SELECT 1")
 
 
 async def async_session_handler(event: int, session: AsyncSession) -> None:
     insert = text("INSERT INTO ledger (n) VALUES (:n) RETURNING backend")
     STARTED.append((await session.execute(insert, {"n": event})).scalar_one())
-    await asyncio.to_thread(MAY_GO_ON.wait, 20)
+    await asyncio.to_thread(MAY_GO_ON.wait, PATIENCE)
     await session.execute(text("SELECT 1"))
 
 
 def session_handler(event: int, session: Session) -> None:
     insert = text("INSERT INTO ledger (n) VALUES (:n) RETURNING backend")
     STARTED.append(session.execute(insert, {"n": event}).scalar_one())
-    MAY_GO_ON.wait(20)
+    MAY_GO_ON.wait(PATIENCE)
     session.execute(text("SELECT 1"))
 
 
@@ -98,7 +99,7 @@ async def test_a_restart_of_the_server_costs_no_attempt(
             MAY_GO_ON.set()
             await restart
             connection = await asyncpg.connect(dsn)
-            await until_idle(connection, timeout=30)
+            await until_idle(connection)
     assert await outcomes(connection) == [(1, "done")] * 20
     assert await connection.fetchval("SELECT array_agg(n ORDER BY n) FROM ledger") == list(range(20))
     assert await connection.fetchval("SELECT count(*) FROM pgbus.dead_letters") == 0

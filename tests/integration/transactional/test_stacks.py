@@ -21,6 +21,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession as SqlmodelAsyncSession
 import pgbus
 from tests.conftest import Connect
 from tests.contracts.faces import sqlalchemy_url
+from tests.support.waiting import PATIENCE
 from tests.support.workers import QUICK_RETRY, Inbox, open_bus, running, until_idle
 
 WRITE = "INSERT INTO ledger (n) VALUES (%s)"
@@ -179,7 +180,7 @@ async def test_a_connection_killed_before_commit_leaves_no_writes_and_no_settlem
         go_on = threading.Event()
         pids.put((stack.run(own, FIND_PID).fetchone()[0], go_on.set))
         if len(pids.items) == 1:
-            assert go_on.wait(20)
+            assert go_on.wait(PATIENCE)
 
     async with open_bus(database) as bus:
         bus.listener("a.b", name="ledger", transactional=True, retry=QUICK_RETRY)(stack.handler(act, act_here))
