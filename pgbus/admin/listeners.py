@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from datetime import datetime
 from typing import Literal, Unpack
 
@@ -12,6 +11,7 @@ from pgbus.database.statements.inspection import ListenerStatus
 from pgbus.database.statements.operations import Operation, Verb, Why
 from pgbus.database.store import Store
 from pgbus.errors import InUseError, NotRegisteredError
+from pgbus.errors.spelling import find_close
 
 
 class ListenerVerbs:
@@ -119,4 +119,4 @@ async def check_listener(store: Store, listener_name: str | None) -> None:
 
 def unknown_listener(listener_name: str, names: list[str]) -> NotRegisteredError:
     """The error for a name that is not one of these."""
-    return NotRegisteredError("listener", listener_name, difflib.get_close_matches(listener_name, names))
+    return NotRegisteredError("listener", listener_name, find_close(listener_name, names))

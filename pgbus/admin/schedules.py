@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from datetime import datetime
 from typing import Unpack
 
@@ -12,6 +11,7 @@ from pgbus.database.statements.operations import Operation, Verb, Why
 from pgbus.database.statements.timetable import ScheduleRun, ScheduleStatus
 from pgbus.database.store import Store
 from pgbus.errors import NotRegisteredError
+from pgbus.errors.spelling import find_close
 
 
 class ScheduleVerbs:
@@ -82,4 +82,4 @@ class ScheduleVerbs:
 
 
 def _unknown_schedule(schedule_name: str, names: list[str]) -> NotRegisteredError:
-    return NotRegisteredError("schedule", schedule_name, difflib.get_close_matches(schedule_name, names))
+    return NotRegisteredError("schedule", schedule_name, find_close(schedule_name, names))

@@ -9,6 +9,7 @@ from pgbus.api.client import BusClient, OnError
 from pgbus.config.options import given_options
 from pgbus.database.adapters import AsyncUsing, SyncUsing
 from pgbus.errors import InvalidName, InvalidParameters
+from pgbus.errors.spelling import find_close
 from pgbus.handlers.signatures import Handler
 from pgbus.messages import EventMessage
 
@@ -163,9 +164,7 @@ class BusPath:
 
     def _remedy(self, word: str) -> str:
         names = [name for name in self._client.api_registry.taken_names if not name.startswith("_")]
-        import difflib  # only a misspelled name asks for it
-
-        if close := difflib.get_close_matches(word, names, n=1):
+        if close := find_close(word, names, most=1):
             return f"did you mean `bus.{close[0]}`?"
         return "a procedure is called as `bus.api.procedure`"
 

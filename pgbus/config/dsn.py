@@ -14,6 +14,8 @@ from functools import lru_cache
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 
+from pgbus.errors.spelling import find_close
+
 EXAMPLE = "postgresql://user:password@host:port/database"
 PATTERN = re.compile(r"\s*(postgres(ql)?(\+\w+)?://|\w+\s*=)")
 
@@ -207,9 +209,7 @@ def _check(name: str, value: str) -> None:
         raise ValueError(f"has the parameter {name!r}: {_ELSEWHERE[name]}")
     if not re.fullmatch(r"\w+", name):
         raise ValueError(f"has a parameter without a valid name; {_ENCODE}")
-    import difflib  # only an unknown name asks for it
-
-    close = difflib.get_close_matches(name, [*_SHARED, *_LIBPQ, *_SETTINGS], n=1)
+    close = find_close(name, [*_SHARED, *_LIBPQ, *_SETTINGS], most=1)
     hint = f"did you mean {close[0]!r}?" if close else f"a setting of the server is written options=-c%20{name}%3DVALUE"
     raise ValueError(f"has the parameter {name!r}, which is not known; {hint}")
 

@@ -13,6 +13,7 @@ import msgspec
 from pgbus import lightbus
 from pgbus.config.files import FromVariables
 from pgbus.errors import ConfigurationError
+from pgbus.errors.spelling import find_close
 
 DAY = 86_400.0
 
@@ -104,9 +105,7 @@ def check_name(name: str, names: Iterable[str], *, where: str) -> None:
     known = list(names)
     if name in known:
         return
-    import difflib  # only an unknown name asks for it
-
-    close = difflib.get_close_matches(name, known, n=1)
+    close = find_close(name, known, most=1)
     hint = lightbus.SETTINGS.get(name) or (
         f"did you mean {close[0]!r}?" if close else "`pgbus config` lists what there is"
     )

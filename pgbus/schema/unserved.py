@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from pgbus.database.statements.schemas import Kind
+from pgbus.errors.spelling import find_close
 from pgbus.topics import split_name
 
 _SHOWN = 20
@@ -37,6 +38,4 @@ def _first(names: Sequence[str]) -> str:
 
 
 def _close(name: str, names: Iterable[str]) -> str:
-    import difflib  # only a name that nobody serves asks for it
-
-    return " or ".join(map(repr, difflib.get_close_matches(name, sorted(names), n=3, cutoff=0.8)))
+    return " or ".join(map(repr, find_close(name, names, cutoff=0.8)))
