@@ -219,7 +219,7 @@ class Stage:
         """What was told in that table, in the order of the numbers; one that was told twice is there twice."""
         return [row["n"] for row in await self.connection.fetch(f"SELECT n FROM {table} ORDER BY n")]
 
-    async def wait_for(self, table: str, count: int, *, pid: int | None = None, timeout: float = PATIENCE) -> None:
+    async def wait_for(self, table: str, count: int, *, pid: int | None = None, timeout: float = 2 * PATIENCE) -> None:
         """Wait until so many different numbers were told in that table."""
 
         async def told() -> bool:
@@ -227,7 +227,7 @@ class Stage:
 
         await eventually(told, timeout, message=f"{table} did not reach {count}")
 
-    async def settled(self, timeout: float = PATIENCE) -> None:
+    async def settled(self, timeout: float = 2 * PATIENCE) -> None:
         """Wait until nothing is owed to anyone."""
 
         async def nothing_owed() -> bool:

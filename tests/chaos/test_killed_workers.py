@@ -63,7 +63,7 @@ async def test_a_transactional_handler_takes_effect_once_whatever_is_killed(stag
         await worker.kill()
     await stage.start("effect")
     # What was in the hands of two that died is suspected, and handled one at a time.
-    await stage.wait_for("effects", events, timeout=60 + events / 20)
+    await stage.wait_for("effects", events, timeout=120 + events / 20)
     await stage.settled()
 
     assert await stage.numbers("effects") == list(range(events))
@@ -96,6 +96,6 @@ async def test_two_workers_and_a_leader_killed_in_turn_under_load_lose_nothing(s
     await asyncio.gather(*load)
 
     await stage.wait_for("handled", len(published), timeout=60)
-    await stage.settled(30)
+    await stage.settled()
     assert set(await stage.numbers("handled")) == published
     assert await stage.dead_letters() == []

@@ -28,10 +28,10 @@ async def test_an_event_that_kills_workers_becomes_a_dead_letter_alone(stage: St
 
     supervisor = asyncio.create_task(keep_alive())
     try:
-        await stage.wait_for("handled", size - 1, timeout=60)
+        await stage.wait_for("handled", size - 1)
         # The bystander hears the same events; its own poison handling does not kill.
-        await stage.wait_for("effects", size, timeout=60)
-        await stage.settled(60)
+        await stage.wait_for("effects", size)
+        await stage.settled()
     finally:
         done.set()
         await supervisor

@@ -124,7 +124,7 @@ async def handles(stage: Stage, worker: WorkerProcess) -> None:
 
 async def finish(stage: Stage, load: Load) -> None:
     await load.stop()
-    await stage.settled(60)
+    await stage.settled()
     assert load.published <= set(await stage.numbers("handled"))
     assert await stage.dead_letters() == []
 
