@@ -260,7 +260,7 @@ async def test_asyncapi_shows_what_all_services_have_deployed(module: Path, data
     await publish(database)
     printed = schema(module, "asyncapi", dsn=database)
     found = json.loads(printed)
-    assert set(found["operations"]) > {  # the event classes of other tests are in it, too
+    assert set(found["operations"]) >= {  # as well as those of the event classes of other tests of this process
         "auth.sends.auth.user_created",
         "mail-welcome.receives.auth.user_created",
         "auth.serves.auth.check_password",
