@@ -1,14 +1,21 @@
 -- The life of a delivery: waiting, claimed, gone. Each arrow is one statement; each that ends a claim names its token.
+--
+-- No statement here waits for another worker, except for a moment: they skip rows that are locked, or lock rows of
+-- their own claims. Rows are chosen by a snapshot and locked later. In between another worker may have committed a
+-- change of a row; PostgreSQL then compares the conditions again with the row that it has locked, and drops it if they
+-- no longer hold. The conditions on which a claim rests (`claim_token IS NULL`, the token, the lease) stand where the
+-- lock is taken, so that they are compared again.
 
 -- name: claim_deliveries
 -- Take runs for a worker, up to `limit` events, in pieces of at most `piece` events, and return their events.
 --
 -- `due` are rows that waited for an instant, `ready` those that the sequencer wrote, `heads` the first row of each lane
--- of an ordered listener (the other two are empty then). With `floor`, `due_floor`, and the `lane_floors` of lane 0, 1 and
--- so on, the scans skip dead rows, which a long-running snapshot keeps in the table. A row of the result without an id
--- tells the first row of each lane from its floor on, if there is one: `lanes` and `tops`. `left_topics` are topics that this worker does not declare and has left to
--- other workers: it does not claim them again. A suspect, a row whose workers died twice, is claimed alone, and only if
--- `suspects` is true. Only one piece of a lane is claimed, because its pieces must be handled one after the other.
+-- of an ordered listener (the other two are empty then). With `floor`, `due_floor`, and the `lane_floors` of lane 0, 1
+-- and so on, the scans skip dead rows, which a long-running snapshot keeps in the table. A row of the result without an
+-- id tells the first row of each lane from its floor on, if there is one: `lanes` and `tops`. `left_topics` are topics
+-- that this worker does not declare and has left to other workers: it does not claim them again. A suspect, a row whose
+-- workers died twice, is claimed alone, and only if `suspects` is true. Only one piece of a lane is claimed, because
+-- its pieces must be handled one after the other.
 WITH active AS MATERIALIZED (
     SELECT l.id FROM pgbus.listeners AS l WHERE l.id = CAST(:listener_id AS integer) AND l.state = 'active'
 ), due AS MATERIALIZED (
@@ -177,8 +184,8 @@ LEFT JOIN LATERAL (
 
 -- name: claim_ready
 -- What `claim_deliveries` would do where that is simple, at half of its cost: take all ready runs of a listener without
--- order. Takes nothing, and says so in `fits`, when something is due or when a run would have to be cut, in pieces of at
--- most `piece` events or so that not more than `limit` are taken.
+-- order. Takes nothing, and says so in `fits`, when something is due or when a run would have to be cut, in pieces of
+-- at most `piece` events or so that not more than `limit` are taken.
 WITH ready AS MATERIALIZED (
     SELECT d.id, d.events
     FROM pgbus.deliveries AS d
@@ -231,7 +238,8 @@ LEFT JOIN LATERAL (
 ) AS e ON true
 
 -- name: is_work_left
--- After an empty claim: whether there are rows to claim that another session has locked.
+-- After an empty claim: whether there are rows to claim that another session has locked. Reads without a lock, so that
+-- it sees them as they were before that session's change, if it has not committed.
 SELECT EXISTS (
     SELECT 1 FROM pgbus.deliveries AS d
     WHERE d.listener_id = l.id AND d.lane IS NULL AND d.claim_token IS NULL AND d.available_at IS NULL
@@ -306,8 +314,8 @@ WHERE d.id = CAST(:delivery_id AS bigint) AND d.claim_token = CAST(:claim_token 
 FOR UPDATE
 
 -- name: settle_done
--- End claims of which every event is done: they go into history. Returns the deliveries whose claims were still ours; for
--- the others nothing is written, nor in another transaction than `xid`, unless that is NULL.
+-- End claims of which every event is done: they go into history. Returns the deliveries whose claims were still ours;
+-- for the others nothing is written, nor in another transaction than `xid`, unless that is NULL.
 --
 -- A run of `done` is one row of history; of one with several events, `run_offsets` and `run_durations` from `since` to
 -- `upto` belong to it. What a run needs no array for is NULL there. `(x IN (...)) IS TRUE` keeps a hashed subplan: a
@@ -433,7 +441,8 @@ SELECT s.id FROM settled AS s
 
 -- name: extend_leases
 -- Extend the leases of claims that are still being handled; returns their ids. A row that a transactional handler has
--- locked needs no lease: nobody can free it.
+-- locked needs no lease: nobody can free it. It is skipped: to wait for it would be to wait for the handler, while the
+-- leases of all other claims run out.
 WITH held AS (
     SELECT d.id
     FROM pgbus.deliveries AS d
@@ -451,7 +460,7 @@ WHERE d.id = h.id
 RETURNING d.id
 
 -- name: find_our_claims
--- The ids of those claims that are still ours, locked or not.
+-- The ids of those claims that are still ours, locked or not. For those that `extend_leases` has skipped or not found.
 SELECT d.id
 FROM pgbus.deliveries AS d
 WHERE d.id = ANY (CAST(:delivery_ids AS bigint[]))
@@ -494,7 +503,8 @@ SELECT pg_notify(CAST(:work_channel AS text), 'reload') AS told
 WHERE EXISTS (SELECT 1 FROM freed)
 
 -- name: forfeit_claims
--- End the leases of a worker's claims, so that they count as claims of a dead worker: it failed while it held them.
+-- End the leases of a worker's claims, so that they count as claims of a dead worker: it failed while it held them. The
+-- leader frees them, and counts that: if the worker did it, it would have to know how often each has failed before.
 WITH held AS MATERIALIZED (
     SELECT d.id
     FROM pgbus.deliveries AS d
@@ -510,10 +520,14 @@ WHERE d.id = h.id
 
 -- name: free_claims
 -- Free the claims whose lease has expired, and those of workers that have been without a session since the last look,
--- which found them `absent`: a worker that has lost its session soon has another. Returns who is absent now, and whether
--- runs of schedules are claimed, which `free_schedules` frees. After the second death of a worker that had claimed it, a
--- run is split into single events, to be handled one at a time; a single event with too many deaths becomes a dead letter.
--- With `lease_floor` the scan skips dead rows, which a long-running snapshot keeps in the table.
+-- which found them `absent`: a worker that has lost its session soon has another. Returns who is absent now, and
+-- whether runs of schedules are claimed, which `free_schedules` frees. After the second death of a worker that had
+-- claimed it, a run is split into single events, to be handled one at a time; a single event with too many deaths
+-- becomes a dead letter. With `lease_floor` the scan skips dead rows, which a long-running snapshot keeps in the table.
+--
+-- A row that a transactional handler has locked is skipped, though its lease has expired: the handler lives, or its
+-- session is about to end, and with it the lock. A row whose lease was extended since this snapshot is compared again
+-- when it is locked, and stays claimed; a worker that has settled it has deleted it.
 WITH live AS MATERIALIZED (
     SELECT w.id AS worker_id FROM pgbus.live_workers AS w
 ), absent AS MATERIALIZED (
