@@ -134,6 +134,8 @@ class Admin:
         return await activity.list_failures(self.store, listener_name=listener_name, window=window, limit=limit)
 
     def _snapshot(self) -> AbstractAsyncContextManager[object]:
+        # One snapshot for all statements of a picture: else an event could be in it twice, or be missing, as it moves
+        # on.
         return self._connection.transaction(isolation="repeatable_read", readonly=True)
 
     async def _status(self) -> BusStatus:
@@ -203,6 +205,7 @@ class Admin:
         position = await inspection.read_log_head(self.store) if wanted.after is None else wanted.after
         async with self._work_signal() as signal:
             while True:
+                # Cleared before the look, so that what is notified during it is looked for next.
                 signal.clear()
                 head = await inspection.read_log_head(self.store)
                 window = replace(wanted, after=position, before=min(head + 1, wanted.before or head + 1))
@@ -212,6 +215,8 @@ class Admin:
                 if len(found) == _FOLLOW_CHUNK:
                     position = found[-1].event.position or position
                     continue
+                # All of the log up to the head was read, and nothing comes in below it: one leader writes the log, in
+                # its order, one transaction after the other.
                 position = max(position, head)
                 with suppress(TimeoutError):
                     await asyncio.wait_for(signal.wait(), poll_interval)

@@ -28,6 +28,8 @@ async def open_session(config: Config, *, channels: Mapping[str, Callable[[str],
     """A session with a database of our schema; raises DatabaseUnreachableError, and SchemaVersionError."""
     session = await reopen_session(config, channels=channels)
     try:
+        # With the first session only: a schema that is upgraded while a program runs is made so that the code before it
+        # goes on (see `pgbus.oldest_code`).
         async with _told(config):
             await _check(session.connection, config)
     except BaseException:

@@ -245,7 +245,7 @@ class Attempts:
                     decoded.append(Decoded(held, index, await self._decode(held, index)))
                 except LeftToOthers:
                     continue
-                except BaseException as error:
+                except BaseException as error:  # of this event alone: the others of the batch go on to the call
                     if isinstance(error, asyncio.CancelledError) and is_being_cancelled():
                         raise
                     outcome = self._decide(error, held, index)

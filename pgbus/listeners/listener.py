@@ -19,6 +19,8 @@ from pgbus.handlers.signatures import Handler, Signature, Wanted, default_name, 
 from pgbus.messages import EventMessage
 from pgbus.topics import check_pattern, matches
 
+# Lanes of an ordered listener. To change it would put a key's new events into another lane than those that it is still
+# owed, and two of them could be handled at once.
 LANES = 64
 
 Start: TypeAlias = Literal["now", "beginning"] | datetime | int

@@ -27,6 +27,7 @@ from pgbus.messages import OpenEvent
 from pgbus.publishing.rows import CHUNK_ROWS, CHUNK_SIZE, Lines, OutboxRow, Part, in_parts
 from pgbus.topics import check_topic, split_name
 
+# Characters; the domain `pgbus.key` and the table of dedup keys have the same limit.
 MAX_KEY_LENGTH = 255
 # A hundred years, in seconds: far beyond it, adding the delay to the clock fails in the database.
 MAX_DELAY = 36_525 * 86_400.0
@@ -91,6 +92,8 @@ def prepare_many(events: Iterable[object], *, topic: str | None = None, limits: 
 
     Raises InvalidEventError for the first that is refused, before any of them is published.
     """
+    # All of them are encoded before the first is sent: a generator that fails halfway, or a bad event, publishes
+    # nothing.
     parts: list[Part] = []
     remaining = iter(events)
     while some := list(islice(remaining, CHUNK_ROWS)):

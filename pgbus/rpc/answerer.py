@@ -66,6 +66,7 @@ class Answerer:
             if classify(error) is not Fault.VALUES:
                 raise
             await self._answer_apart(batch, error)
+            # The refused statement has claimed nothing, either.
             return await rpc.claim_requests(self._store, rooms, worker_id=worker_id) if rooms else []
         self._written(batch)
         return claimed

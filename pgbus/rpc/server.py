@@ -227,6 +227,7 @@ class Server:
                 await self._answer_and_claim(desks, worker_id)
                 tries.worked()
             except Exception as error:
+                # It may have claimed, and only its answer was lost: before the next claim, those calls are failed.
                 self._in_doubt = True
                 for desk in desks:
                     desk.may_have_work = True

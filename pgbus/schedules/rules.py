@@ -21,6 +21,7 @@ Missed: TypeAlias = Literal["once", "skip", "all"]
 PUNCTUAL = timedelta(seconds=10)
 # With `missed="all"`, the largest number of missed runs that are made up for: the latest ones.
 MAX_MISSED = 100
+# A hundred years: further on, the next run might lie beyond the last year of a datetime.
 LONGEST = timedelta(days=36_500)
 
 ALIASES: Mapping[str, str] = {

@@ -109,6 +109,7 @@ class Membership:
         """Forget ourselves, and let the next leader know that there is none."""
         if not self.worker_id:
             return
+        # In vain, nothing is lost by it: without our lock we are dead to the others, who find out a moment later.
         with contextlib.suppress(*DATABASE_ERRORS):
             async with asyncio.timeout(LEAVE_TIMEOUT):
                 await schemas.touch_schemas(store, worker_id=self.worker_id, age=0.0)

@@ -86,6 +86,8 @@ class Outlet:
         except MessageRefusedError:
             raise
         except Exception as error:
+            # Also after a timeout: whether the event was written is not known, and the next try, under the same id, is
+            # on another connection.
             await self._drop(sink)
             raise self._away(error) from error
         if self._is_away:
@@ -131,7 +133,7 @@ class Relay:
         bus_id = self._bus_id = self._bus_id or await read_bus_id(self._store)
         sink = await self._outlet.opened()
         if has_been(event, sink.leads_to(event)):
-            return
+            return  # it came from there: a bridge in both directions would send it back and forth forever
         try:
             await self._outlet.send(depart(event, bus_id=bus_id, source=self._source))
         except MessageRefusedError as error:

@@ -31,6 +31,7 @@ async def send(config: Config, to: str, patterns: Sequence[str], *, name: str, s
         try:
             await worker.run()
         finally:
+            # After the worker has drained: its handlers still write until then.
             await outlet.close()
 
 
