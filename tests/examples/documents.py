@@ -60,3 +60,19 @@ def _split(line: str) -> list[str]:
 
 def name(page: Path) -> str:
     return str(page.relative_to(ROOT))
+
+
+def shown(page: Path, first: str) -> list[str]:
+    """The lines of the output that the page shows from the line on that contains `first`, until the indent ends."""
+    lines = page.read_text(encoding="utf-8").splitlines()
+    (begin,) = (number for number, line in enumerate(lines) if line.startswith("    ") and first in line)
+    end = next(number for number, line in enumerate([*lines, "end"]) if number > begin and line[:4].strip())
+    return [line for line in lines[begin:end] if line.strip()]
+
+
+def outline(line: str) -> str:
+    """A line of output without what differs from run to run: numbers, ids, times, padding, the worker's name."""
+    plain = re.sub(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", "ID", line)
+    plain = re.sub(r"\S+Z, [\d.]+ \S+, [^\s,]+", "WHEN, HOW LONG, WHO", plain)
+    plain = re.sub(r"\d+(?:[.,]\d+)*", "0", plain)
+    return re.sub(r"[\s|]+", " ", plain).strip()

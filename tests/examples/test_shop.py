@@ -16,7 +16,9 @@ from pgbus.demo.tables import create_tables
 from pgbus.embedded import find_binaries
 from pgbus.errors import EmbeddedPostgresError
 from tests.conftest import Connect
+from tests.examples.documents import outline, shown
 from tests.examples.programs import pgbus, run
+from tests.support import ROOT
 from tests.support.waiting import eventually
 
 ORDERS = 40
@@ -29,6 +31,10 @@ async def test_the_demo_runs_on_a_database_that_is_given_and_finds_nothing_wrong
         assert "36 orders committed, 4 rolled back" in demo.output
         assert "send_confirmation         4   dead" in demo.output
         assert "WRONG" not in demo.output
+        # The README shows how a demo ends, of more orders.
+        lines = {outline(line) for line in demo.output.splitlines()}
+        for first in ("356 orders committed", "Checked against the database:"):
+            assert [line for line in shown(ROOT / "README.md", first) if outline(line) not in lines] == []
 
 
 async def test_the_demo_fails_when_events_are_lost(database: str, connect: Connect) -> None:

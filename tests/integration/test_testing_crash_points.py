@@ -13,6 +13,8 @@ import pytest
 import pgbus
 from pgbus.testing import BusUnderTest
 from pgbus.testing.crashes import CrashPoints, CrashReport
+from tests.examples.documents import outline, shown
+from tests.support import ROOT
 
 TABLES = """
 CREATE TABLE counted (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, order_id int, at timestamptz DEFAULT now());
@@ -132,6 +134,12 @@ def test_rows_that_a_plain_handler_inserts_are_doubled(
     assert "doubled: public.counted: {order_id: 7}" in str(report)
     first = report.findings[0].point
     assert (first.when, first.what) == ("after", "INSERT INTO counted (order_id) VALUES ($1)")
+    # The page shows such a report, of the tutorial's handler.
+    told = (
+        str(report).replace("h was", "count_orders was").replace("counted", "counted_orders").replace(" (order_id)", "")
+    )
+    page = shown(ROOT / "docs" / "how-to" / "testing.md", "count_orders was killed")
+    assert [*map(outline, told.splitlines())] == [*map(outline, page)]
 
 
 def test_a_counter_that_a_plain_handler_raises_is_raised_twice(

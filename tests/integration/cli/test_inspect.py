@@ -18,7 +18,9 @@ from pgbus.config import Config
 from pgbus.database import sql
 from pgbus.database.statements.inspection import parameters
 from tests.conftest import Connect
+from tests.examples.documents import outline, shown
 from tests.integration.conftest import Invoke
+from tests.support import ROOT
 from tests.support.programs import talking
 from tests.support.rows import Rows
 from tests.support.workers import open_bus, running
@@ -222,6 +224,20 @@ async def test_the_formats_are_lines_of_json_indented_json_and_text(invoke: Invo
     assert re.fullmatch(r"    id [0-9a-f-]{36}  native id 1  key joe", human[4])
     assert human[5:7] == ['    email    "joe@example.com"', '    address  {"city": "Köln"}']
     assert re.fullmatch(r"    welcome  retry, attempt 1, .*Z, 250 ms, worker-1, ValueError: no", human[7])
+
+
+async def test_text_is_as_the_page_shows_it(invoke: Invoke, rows: Rows) -> None:
+    payload = {"email": "joe@example.com", "username": "joe"}
+    await rows.event(1, "auth.user_registered", payload, headers={"api_version": "2"})
+    welcome, audit = await rows.listener("welcome"), await rows.listener("audit")
+    error = "ValueError: no such mailbox"
+    await rows.attempt(welcome, 1, "retry", error=error)
+    await rows.attempt(audit, 1)
+    await rows.attempt(welcome, 1, "dead", attempt=2, error=error)
+    await rows.dead_letter(welcome, 1, error=error)
+    human = (await invoke("inspect", "-F", "human")).stdout.splitlines()
+    page = shown(ROOT / "docs" / "how-to" / "inspect-the-history.md", "auth.user_registered  2026")
+    assert [*map(outline, human)] == [*map(outline, page)]
 
 
 async def test_text_fits_into_a_narrow_terminal(invoke: Invoke, rows: Rows) -> None:
