@@ -1,10 +1,12 @@
 """The shop: it must run, and its check must be able to fail."""
 
 import os
+import re
 import signal
 from pathlib import Path
 
 import asyncpg
+import httpx2
 import pytest
 from click.testing import CliRunner
 
@@ -19,7 +21,7 @@ from tests.conftest import Connect
 from tests.examples.documents import outline, shown
 from tests.examples.programs import pgbus, run
 from tests.support import ROOT
-from tests.support.waiting import eventually
+from tests.support.waiting import PROCESS_PATIENCE, eventually
 
 ORDERS = 40
 
@@ -65,6 +67,32 @@ async def test_a_demo_that_is_interrupted_leaves_no_process_and_no_file(tmp_path
         assert await demo.wait() == 130, demo.output
     await eventually(lambda: not any(_alive(pid) for pid in workers))
     assert list(scratch.iterdir()) == []
+
+
+async def test_the_open_shop_serves_its_dashboard_until_ctrl_c(tmp_path: Path) -> None:
+    try:
+        find_binaries()
+    except EmbeddedPostgresError as error:
+        pytest.skip(f"needs PostgreSQL's programs: {error}")
+    async with run(*pgbus("demo", "--dashboard", "--port", "0"), dsn=None, environ={"TMPDIR": str(tmp_path)}) as demo:
+        await demo.wait_for("/?token=")
+        (address, *_) = re.findall(r"http://\S+", demo.output)
+        async with httpx2.AsyncClient(follow_redirects=True) as browser:
+
+            async def names_the_listeners() -> bool:
+                overview = await browser.get(address)
+                assert overview.status_code == 200
+                return all(
+                    name in overview.text for name in ("send_confirmation", "reserve_stock", "shop.order_placed")
+                )
+
+            await eventually(names_the_listeners, timeout=2 * PROCESS_PATIENCE)
+        programs = _children(demo.process.pid)
+        assert len(programs) >= 5  # the server, three services, the dashboard
+        demo.process.send_signal(signal.SIGINT)
+        assert await demo.wait() == 0, demo.output
+    await eventually(lambda: not any(_alive(pid) for pid in programs), timeout=PROCESS_PATIENCE)
+    assert list(tmp_path.iterdir()) == []
 
 
 def _children(pid: int) -> list[int]:
