@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,6 +57,16 @@ def _split(line: str) -> list[str]:
     import shlex
 
     return shlex.split(re.split(r"\s(?:#|>|&&)\s", line + " ")[0])
+
+
+def indented_programs(page: Path) -> list[str]:
+    """The indented blocks that are Python, not fenced because they are parts of files that the page does not show."""
+    text = re.sub(r"^( *)```.*?^\1```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    found = re.findall(r"(?:^\n)(?=    )((?:^(?:    .*)?\n)+)", text, re.MULTILINE)
+    first = re.compile(
+        r"    (?:# \w+/.*\.py|from |import |@|def |async def |class |[A-Z]+ = [\[{]|[a-z_.]+(?:\[.*\])?(?:\(| = ))"
+    )
+    return [textwrap.dedent(block) for block in found if first.match(block) and "= shop.bus:bus" not in block]
 
 
 def name(page: Path) -> str:

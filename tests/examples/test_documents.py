@@ -1,5 +1,6 @@
 """What the documents say must be so: their code runs, their SQL fits the views, their commands and links exist."""
 
+import ast
 import configparser
 import importlib.util
 import re
@@ -13,9 +14,10 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
+from pgbus import migrate
 from pgbus.cli.program import pgbus
 from tests.conftest import Connect
-from tests.examples.documents import PAGES, blocks, commands, languages, name
+from tests.examples.documents import PAGES, blocks, commands, indented_programs, languages, name
 from tests.support import ROOT
 
 pages = pytest.mark.parametrize("page", PAGES, ids=name)
@@ -25,6 +27,24 @@ pages = pytest.mark.parametrize("page", PAGES, ids=name)
 def test_python_compiles(page: Path) -> None:
     for block in blocks(page, "python"):
         compile(block.text, name(page), "exec")
+
+
+@pages
+def test_parts_of_programs_compile_and_import_what_is_there(page: Path) -> None:
+    for program in indented_programs(page):
+        for node in ast.walk(ast.parse(program)):
+            if not isinstance(node, ast.ImportFrom) or node.module is None:
+                continue
+            spec = importlib.util.find_spec(node.module)
+            assert spec is not None, node.module
+            assert spec.origin is not None
+            source = Path(spec.origin).read_text(encoding="utf-8")
+            assert [one.name for one in node.names if not re.search(rf"\b{one.name}\b", source)] == []
+
+
+def test_the_migration_of_the_page_makes_the_newest_schema() -> None:
+    [program, _] = indented_programs(ROOT / "docs" / "how-to" / "sqlalchemy.md")
+    assert f'upgrade_pgbus(op, "{migrate.revisions()[-1]}")' in program
 
 
 @pytest.mark.parametrize("page", sorted((ROOT / "docs" / "how-to").glob("*.md")), ids=name)
