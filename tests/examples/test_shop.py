@@ -21,7 +21,7 @@ from tests.conftest import Connect
 from tests.examples.documents import outline, shown
 from tests.examples.programs import pgbus, run
 from tests.support import ROOT
-from tests.support.waiting import PROCESS_PATIENCE, eventually
+from tests.support.waiting import PATIENCE, eventually
 
 ORDERS = 40
 
@@ -86,12 +86,12 @@ async def test_the_open_shop_serves_its_dashboard_until_ctrl_c(tmp_path: Path) -
                     name in overview.text for name in ("send_confirmation", "reserve_stock", "shop.order_placed")
                 )
 
-            await eventually(names_the_listeners, timeout=2 * PROCESS_PATIENCE)
+            await eventually(names_the_listeners, timeout=2 * PATIENCE)
         programs = _children(demo.process.pid)
         assert len(programs) >= 5  # the server, three services, the dashboard
         demo.process.send_signal(signal.SIGINT)
         assert await demo.wait() == 0, demo.output
-    await eventually(lambda: not any(_alive(pid) for pid in programs), timeout=PROCESS_PATIENCE)
+    await eventually(lambda: not any(_alive(pid) for pid in programs), timeout=PATIENCE)
     assert list(tmp_path.iterdir()) == []
 
 
