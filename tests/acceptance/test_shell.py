@@ -172,7 +172,7 @@ def run_piped(text: str, *, cwd: Path, environ: dict[str, str]) -> subprocess.Co
         input=text,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=180,
     )
 
 

@@ -71,7 +71,7 @@ class Ground:
         reaper = Reaper(death)
         async with living(self.dsn, number=number, directory=self.directory, reaper=reaper):
             try:
-                async with asyncio.timeout(PATIENCE / 4):
+                async with asyncio.timeout(PATIENCE / 2):
                     await reaper.died.wait()
             except TimeoutError:
                 return False

@@ -252,7 +252,7 @@ async def test_a_forked_child_publishes_from_code_that_blocks_on_threads_of_its_
     """As behind gunicorn --preload, or in a pool of Celery's."""
     program = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", FORKING, database],
-        env=program_environ(), capture_output=True, text=True, timeout=60, check=False,
+        env=program_environ(), capture_output=True, text=True, timeout=180, check=False,
     )  # fmt: skip
     assert (program.returncode, program.stderr) == (0, "")
     observer = await connect(database)

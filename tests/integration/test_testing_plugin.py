@@ -29,7 +29,7 @@ def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, server: Data
     monkeypatch.setenv("PGBUS_TEST_DSN", server.dsn)
 
     def run_tests(*arguments: str) -> pytest.RunResult:
-        return pytester.runpytest_subprocess("-p", "no:cacheprovider", "-rs", *arguments, timeout=60)
+        return pytester.runpytest_subprocess("-p", "no:cacheprovider", "-rs", *arguments, timeout=180)
 
     return run_tests
 

@@ -24,14 +24,14 @@ _NOISE = re.compile(r"--|SET |SELECT pg_catalog\.set_config|\\(un)?restrict ")
 
 def major_version(program: Path) -> int:
     """The major version of a PostgreSQL program."""
-    answer = subprocess.run([program, "--version"], capture_output=True, text=True, check=True, timeout=30)
+    answer = subprocess.run([program, "--version"], capture_output=True, text=True, check=True, timeout=180)
     return int(re.findall(r"\d+", answer.stdout)[0])
 
 
 def dump_schema(dsn: str, *, pg_dump: Path) -> str:
     """The normalised schema of a whole database."""
     command = [str(pg_dump), "--schema-only", "--no-owner", "--no-privileges", "--dbname", dsn]
-    return normalise(subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout)
+    return normalise(subprocess.run(command, capture_output=True, text=True, check=True, timeout=180).stdout)
 
 
 def normalise(dump: str) -> str:

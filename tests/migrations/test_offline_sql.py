@@ -11,7 +11,7 @@ from tests.support import DatabaseServer
 
 def run_psql(programs: Path, dsn: str, script: str) -> subprocess.CompletedProcess[str]:
     command = [str(programs / "psql"), "--no-psqlrc", "--quiet", "--dbname", dsn, "--file", "-"]
-    return subprocess.run(command, input=script, capture_output=True, text=True, check=False, timeout=60)
+    return subprocess.run(command, input=script, capture_output=True, text=True, check=False, timeout=180)
 
 
 @pytest.mark.parametrize("namespace", ["pgbus", "user"])

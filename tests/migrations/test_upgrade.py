@@ -195,7 +195,7 @@ def test_migrations_inside_the_package_come_first(empty_database: str, tmp_path:
         "migrate.upgrade(sys.argv[1]); migrate.check(sys.argv[1]); print(scripts_directory())"
     )
     command = [sys.executable, "-c", program, empty_database]
-    answer = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True, timeout=60)
+    answer = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True, timeout=180)
     assert answer.stdout.strip() == str(tmp_path / "pgbus" / "migrations")
 
 
@@ -203,7 +203,7 @@ def test_alembic_makes_a_new_revision_from_the_template(tmp_path: Path) -> None:
     shutil.copy(ROOT / "alembic.ini", tmp_path)
     shutil.copytree(ROOT / "migrations", tmp_path / "migrations")
     command = [sys.executable, "-m", "alembic", "revision", "--rev-id", "7001", "-m", "Calls and answers"]
-    subprocess.run(command, cwd=tmp_path, capture_output=True, check=True, timeout=60)
+    subprocess.run(command, cwd=tmp_path, capture_output=True, check=True, timeout=180)
     text = (tmp_path / "migrations" / "versions" / "7001_calls_and_answers.py").read_text(encoding="utf-8")
     compile(text, "7001_calls_and_answers.py", "exec")
     assert f'down_revision = "{migrate.head()}"' in text
@@ -253,7 +253,7 @@ def test_an_application_upgrades_the_bus_within_its_own_alembic_run(empty_databa
     environ = {**os.environ, "DSN": empty_database, "URL": sqlalchemy_url(empty_database, "psycopg")}
     for direction, tables in (("upgrade head", ["after", "before"]), ("downgrade base", [])):
         command = [sys.executable, "-m", "alembic", *direction.split()]
-        done = subprocess.run(command, cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(command, cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=180)
         assert done.returncode == 0, done.stderr
         with psycopg.connect(empty_database) as connection:
             query = "SELECT tablename FROM pg_tables WHERE schemaname = 'public' AND tablename <> 'alembic_version'"

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 from pgbus.admin import EventRecord
 from tests.support.rows import Rows
+from tests.support.waiting import PATIENCE
 
 HOUR = timedelta(hours=1)
 NOON = datetime(2025, 1, 31, 12, tzinfo=UTC)
@@ -17,7 +18,7 @@ def positions(records: list[EventRecord]) -> list[int | None]:
 
 
 async def told_to_reload(reloads: asyncio.Queue[object]) -> bool:
-    return await asyncio.wait_for(reloads.get(), 10) == "reload"
+    return await asyncio.wait_for(reloads.get(), PATIENCE) == "reload"
 
 
 async def owed(rows: Rows) -> list[tuple[int, str]]:

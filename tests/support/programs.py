@@ -31,7 +31,7 @@ def run_program(*arguments: str, cwd: Path, environ: dict[str, str] | None = Non
         env=program_environ(environ),
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=180,
         check=False,
     )
 

@@ -149,7 +149,7 @@ class Services:
             env=program_environ(self.environ),
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=180,
             check=False,
         )
 

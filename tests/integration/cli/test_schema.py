@@ -235,7 +235,7 @@ WRONG = {
 
 def type_check(directory: Path, *programs: str) -> list[str]:
     command = [sys.executable, "-m", "mypy", "--strict", "--follow-imports=silent", "bus.pyi", *programs]
-    answer = subprocess.run(command, cwd=directory, capture_output=True, text=True, timeout=110, check=False)
+    answer = subprocess.run(command, cwd=directory, capture_output=True, text=True, timeout=180, check=False)
     return answer.stdout.splitlines()
 
 

@@ -46,7 +46,7 @@ def run_shell(script: str, *, cwd: Path, environ: dict[str, str]) -> subprocess.
     """Run a line of sh in which $PGBUS is the program."""
     given = program_environ({"PGBUS": PROGRAM, "PYTHONUNBUFFERED": "", **environ})
     return subprocess.run(
-        ["bash", "-c", script], cwd=cwd, env=given, capture_output=True, text=True, timeout=60, check=False
+        ["bash", "-c", script], cwd=cwd, env=given, capture_output=True, text=True, timeout=180, check=False
     )
 
 

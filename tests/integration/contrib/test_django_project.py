@@ -177,7 +177,7 @@ def manage(*arguments: str, dsn: str, cwd: Path = ROOT) -> subprocess.CompletedP
     return subprocess.run(
         [sys.executable, "tests/support/django_project/manage.py", *arguments],
         cwd=cwd, env={"PGBUS_DSN": dsn, "PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"},
-        capture_output=True, text=True, timeout=100, check=False,
+        capture_output=True, text=True, timeout=180, check=False,
     )  # fmt: skip
 
 

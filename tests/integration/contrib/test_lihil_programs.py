@@ -160,7 +160,7 @@ def test_lihils_own_tests_of_its_bus_pass_with_ours(database: str, tmp_path: Pat
 
     download = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--no-binary", ":all:", "-d", str(tmp_path)]
     try:
-        subprocess.run([*download, f"lihil=={lihil.VERSION}"], capture_output=True, timeout=100, check=True)
+        subprocess.run([*download, f"lihil=={lihil.VERSION}"], capture_output=True, timeout=180, check=True)
     except subprocess.SubprocessError as error:
         pytest.skip(f"Lihil's source distribution cannot be downloaded: {type(error).__name__}")
     [archive] = tmp_path.glob("*.tar.gz")
@@ -173,6 +173,6 @@ def test_lihils_own_tests_of_its_bus_pass_with_ours(database: str, tmp_path: Pat
     environ = {**program_environ({"PGBUS_DSN": database}), "PYTHONPATH": os.pathsep.join(sys.path)}
     ours = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:asyncio", "test_bus.py"],
-        cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=150, check=False,
+        cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=180, check=False,
     )  # fmt: skip
     assert "2 passed" in ours.stdout, ours.stdout + ours.stderr
