@@ -38,7 +38,12 @@ class StoredSchemas:
         self._store = store
         self._block = block
         self._schemas: dict[Key, Schema] | None = None
+        # Set by each notification of a change, and cleared when a read begins: what it reads has all changes notified
+        # before.
         self._is_stale = False
+        # Reads are counted as they begin. Several may be under way, on different connections, and end in another order:
+        # what began last has seen most, and an older one must not replace it.
+        self._begun = self._newest = 0
         self._reading: asyncio.Task[None] | None = None
 
     @property
@@ -70,15 +75,19 @@ class StoredSchemas:
 
     async def load(self, store: Store | None = None) -> None:
         """Read them now, through `store` if that is given; raises DatabaseUnreachableError."""
+        self._begun += 1
+        number = self._begun
         self._is_stale = False  # before the query: a later change is notified again
         try:
             found = await schemas.load_schemas(store or self._store)
         except BaseException:
             self._is_stale = True
             raise
-        self._schemas = {
-            (one.kind, one.name): schema for one in found if (schema := read_schema(one.schema)) is not None
-        }
+        if number > self._newest:
+            self._newest = number
+            self._schemas = {
+                (one.kind, one.name): schema for one in found if (schema := read_schema(one.schema)) is not None
+            }
 
     async def load_if_allowed(self, store: Store) -> None:
         """Read them, unless what was read still holds; to a user who may call and not read them, there are none."""
@@ -104,6 +113,7 @@ class StoredSchemas:
         """Begin again: the bus is to use another database."""
         self._schemas = None
         self._is_stale = False
+        self._newest = self._begun  # what is being read is of the database before
 
     @property
     def _holds(self) -> bool:

@@ -1,18 +1,24 @@
 """Schemas in the database: published by workers and by processes that fire, read by others, told when they change."""
 
+import asyncio
+import hashlib
 import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import asyncpg
 import pytest
 
 import pgbus
 from pgbus import Api, Event, Parameter
+from pgbus.database.statements.schemas import HashedSchema, publish_schemas
+from pgbus.database.store import Store
 from pgbus.errors import RemoteSchemasNotLoaded, SchemaNotFound, UnknownApi, ValidationError
+from pgbus.schema.stored import Block, StoredSchemas
 from pgbus.telemetry import SessionOpened
+from tests.conftest import Connect
 from tests.support import eventually
 from tests.support.workers import Watch, open_bus, running
 
@@ -383,3 +389,35 @@ async def test_a_worker_warns_of_what_its_code_breaks(database: str, caplog: pyt
     assert (
         "procedure auth.check_password would break callers that know its version 1: `code` is needed, and is missing"
     ) in caplog.text
+
+
+class Late:
+    """A runner whose answers are here, and are handed on when they are let go."""
+
+    def __init__(self, connection: asyncpg.Connection) -> None:
+        self._connection = connection
+        self.has_read, self.go_on = asyncio.Event(), asyncio.Event()
+
+    async def fetch(self, query: str, *args: Any) -> list[Any]:
+        rows: list[Any] = await self._connection.fetch(query, *args)
+        self.has_read.set()
+        await self.go_on.wait()
+        return rows
+
+
+async def test_a_read_that_takes_long_does_not_bring_back_what_has_changed_since(
+    database: str, connection: asyncpg.Connection, connect: Connect
+) -> None:
+    store, late = Store(connection, namespace="pgbus"), Late(await connect(database))
+    stored = StoredSchemas(store=store, block=cast("Block", None))
+    old = asyncio.create_task(stored.load(Store(late, namespace="pgbus")))
+    await late.has_read.wait()
+    text = '{"parameters": {"type": "object"}}'
+    new = HashedSchema("event", "a.b", text, hash=hashlib.sha256(text.encode()).hexdigest())
+    await publish_schemas(store, [new], service="shop", channel="schemas")
+    stored.drop()
+    await stored.load()
+    late.go_on.set()
+    await old
+    assert stored.seen is not None
+    assert list(stored.seen) == [("event", "a.b")]
