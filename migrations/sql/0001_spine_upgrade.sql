@@ -77,14 +77,15 @@ CREATE INDEX outbox_scheduled ON pgbus.outbox (deliver_at) WHERE deliver_at IS N
 CREATE INDEX outbox_scheduled_event ON pgbus.outbox (event_id) WHERE deliver_at IS NOT NULL;
 
 -- The current wake slot. Only its last_value matters: publishers read it outside of any transaction, the leader advances it.
-CREATE SEQUENCE pgbus.wake_slots AS integer MINVALUE 1 CYCLE;
+-- While it is even the bus sleeps: nobody leads, and every publisher notifies. The highest one is even, so that the next is odd.
+CREATE SEQUENCE pgbus.wake_slots AS integer MINVALUE 1 MAXVALUE 2147483646 CYCLE;
 SELECT nextval('pgbus.wake_slots');
 
 -- Runs before the rows of an INSERT or COPY get their ids.
 -- 1. It takes the transaction's xid first, so that every outbox id assigned so far belongs to a transaction with a lower
 --    xid than the next one that any transaction takes; the sequencer's floor depends on that.
 -- 2. It wakes the leader only when the leader sleeps. The leader sleeps only while it holds the current slot's lock
---    exclusively; if we share the lock, and the slot is still the current one, the leader is awake and will look again
+--    exclusively, or has made an even slot the current one; if we share the lock, and the slot is still the current one, the leader is awake and will look again
 --    before it sleeps. Otherwise NOTIFY, which costs a database-wide lock at commit.
 -- A transaction that is older than a second always notifies: the leader leaves a slot that is shared for long, and a
 -- transaction that publishes row by row for an hour would share each slot in turn. On a server that can prepare
@@ -101,6 +102,7 @@ BEGIN
     slot := pg_sequence_last_value('pgbus.wake_slots'::regclass);
     -- NULL: this user may INSERT but not read the slot. Before PostgreSQL 18 that is an error.
     IF slot IS NULL
+       OR slot % 2 = 0
        OR clock_timestamp() - transaction_timestamp() > INTERVAL '1 second'
        OR current_setting('max_prepared_transactions') <> '0'
        OR NOT pg_try_advisory_xact_lock_shared(hashtext(TG_TABLE_SCHEMA || '.wake'), slot)

@@ -62,9 +62,11 @@ CREATE TABLE pgbus.worker_schemas (
 );
 CREATE INDEX worker_schemas_schema ON pgbus.worker_schemas (schema_id);
 
--- The lock (hashtext('<namespace>.worker'), id) shows that a worker is alive; its row is deleted later.
+-- The lock (hashtext('<namespace>.worker'), id) shows that a worker is alive; its row is deleted later. While the bus
+-- sleeps no worker says that it is here: `last_seen_at` is then from before that.
 CREATE VIEW pgbus.live_workers AS
-SELECT w.id, w.name, w.service, w.host, w.pid, w.version, w.listeners, w.started_at, w.last_seen_at, w.leading_since
+SELECT w.id, w.name, w.service, w.host, w.pid, w.version, w.listeners, w.started_at, w.last_seen_at, w.leading_since,
+       (SELECT s.last_value % 2 = 0 FROM pgbus.wake_slots AS s) AS is_asleep
 FROM pgbus.workers AS w
 JOIN pg_locks AS l
     ON l.locktype = 'advisory'

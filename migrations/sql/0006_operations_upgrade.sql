@@ -541,7 +541,9 @@ DECLARE
     schedule record;
 BEGIN
     SELECT s.schedule_name, s.state, s.claim_token, s.claim_token IS NOT NULL AS running,
-           s.last_seen_at > now() - INTERVAL '1 minute' AND EXISTS (SELECT FROM pgbus.live_workers) AS declared
+           -- Not by now(): while the bus sleeps nobody says that he declares it.
+           COALESCE(s.last_seen_at > (SELECT max(w.last_seen_at) FROM pgbus.live_workers AS w) - INTERVAL '1 minute',
+                    false) AS declared
     INTO schedule
     FROM pgbus.schedules AS s WHERE s.schedule_name = o.filter ->> 'schedule' FOR UPDATE;
     IF NOT FOUND THEN

@@ -59,6 +59,16 @@ async def run_until(work: Coroutine[Any, Any, None], ended: asyncio.Event, *, na
     return task
 
 
+async def wait_for_first(*events: asyncio.Event, limit: float | None = None) -> None:
+    """Wait until one of these events is set, for at most `limit` seconds."""
+    waits = [asyncio.create_task(event.wait()) for event in events]
+    try:
+        await asyncio.wait(waits, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for wait in waits:
+            wait.cancel()
+
+
 def _look_at(task: asyncio.Task[Any]) -> None:
     """Retrieve the error of a task; otherwise asyncio logs it as never retrieved."""
     if not task.cancelled():

@@ -133,6 +133,8 @@ def describe_leader(found: BusStatus) -> Text:
             f"end it with SELECT pg_terminate_backend({found.leader_session})",
             style="red",
         )
+    if any(worker.asleep for worker in found.workers):
+        return Text("none: the bus sleeps, as nothing is owed; the next event wakes it", style="dim")
     return Text("none: no event enters the log until a worker runs", style="red")
 
 
@@ -216,6 +218,8 @@ def _workers(workers: tuple[WorkerStatus, ...]) -> RenderableType:
 def _worker_state(worker: WorkerStatus) -> Text:
     if not worker.live:
         return Text("gone", style="red")
+    if worker.asleep:
+        return Text("asleep", style="green")
     if worker.hangs:
         return Text(f"silent for {duration(worker.silent_for)}", style="red")
     return Text("leads", style="cyan") if worker.leading else Text("live", style="green")

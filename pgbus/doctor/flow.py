@@ -81,6 +81,8 @@ def _judge_leader(found: Flow) -> Judgement:
     leader = next((worker for worker in found.workers if worker.leading), None)
     if leader:
         return ok(f"{leader.name} leads")
+    if any(worker.asleep for worker in found.live):
+        return ok(f"the bus sleeps: nothing is owed, and the next event wakes its {len(found.live)} workers")
     if found.live:
         return fault(f"none of the {len(found.live)} live workers leads: no event enters the log", "pgbus status")
     waiting = f", and {found.log.outbox_waiting:,} events wait" if found.log.outbox_waiting else ""

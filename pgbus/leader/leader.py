@@ -12,7 +12,6 @@ from typing import Protocol
 
 from pgbus.aio.tasks import end_tasks
 from pgbus.config import Config
-from pgbus.database import channels
 from pgbus.database.connections import session_closed, settings_sql
 from pgbus.database.session import Session
 from pgbus.database.statements import sequencer as statements
@@ -21,6 +20,7 @@ from pgbus.leader.frontier import Frontier
 from pgbus.leader.maintenance import Maintenance
 from pgbus.leader.mover import Neighbours
 from pgbus.leader.sequencer import Sequencer
+from pgbus.leader.slumber import Slumber
 from pgbus.telemetry import LeaderChanged, Telemetry
 
 logger = logging.getLogger("pgbus")
@@ -64,18 +64,20 @@ class Leader:
         telemetry: Telemetry,
         neighbours: Neighbours,
         company: Company,
+        slumber: Slumber,
     ) -> None:
         self._config = config
         self._telemetry = telemetry
         self._neighbours = neighbours
         self._company = company
+        self._slumber = slumber
         # Both are set while we lead, by `_do_duties` alone.
         self._session: Session | None = None
         self._sequencer: Sequencer | None = None
 
     @property
     def leads(self) -> bool:
-        """Whether this worker is the leader now."""
+        """Whether this worker is the leader now, or was it when the bus fell asleep, which it still does."""
         return self._sequencer is not None
 
     @property
@@ -88,6 +90,11 @@ class Leader:
         """How far the leader has read the outbox; None when we do not lead."""
         return self._sequencer.frontier if self._sequencer else None
 
+    def wake(self) -> None:
+        """Look now: someone has published, or something else has ended the sleep of the bus."""
+        if self._sequencer:
+            self._sequencer.wake()
+
     def catch_up(self) -> None:
         """Look now, also for listeners that are behind."""
         if self._sequencer:
@@ -98,7 +105,7 @@ class Leader:
 
         Raises DatabaseUnreachableError or the driver's error when it does.
         """
-        session = await Session.open(self._config, channels={channels.wake(self._config.namespace): self._heard_wake})
+        session = await Session.open(self._config, channels={})  # the worker's session hears what wakes us
         try:
             # Before the lock: once we lead, silence has to end this session, or nobody could take over from a frozen
             # leader.
@@ -113,6 +120,8 @@ class Leader:
             await session.close()
 
     async def _do_duties(self, session: Session, worker_id: int) -> None:
+        # Held over each round of maintenance, and while the bus sleeps.
+        turn = asyncio.Lock()
         sequencer = Sequencer(
             session,
             telemetry=self._telemetry,
@@ -120,6 +129,9 @@ class Leader:
             lease=self._config.lease,
             neighbours=self._neighbours,
             has_others=lambda: self._company.has_others,
+            slumber=self._slumber,
+            turn=turn,
+            silence=SILENCE,
         )
         maintenance = Maintenance(
             session.store,
@@ -130,16 +142,18 @@ class Leader:
             wake_listeners=self._neighbours.wake,
             partition=lambda: sequencer.partition,
             begin_period=sequencer.begin_period,
+            turn=turn,
         )
         self._session, self._sequencer = session, sequencer
         logger.info("leading")
         self._telemetry.emit(LeaderChanged(leads=True))
         duties = [
             asyncio.create_task(duty)
-            for duty in (sequencer.run(), maintenance.run(), _beat(session), _end_with(session))
+            for duty in (sequencer.run(), maintenance.run(), _beat(session, sequencer), _end_with(session))
         ]
         try:
-            # None of them ends by itself while all is well. With the first one that does, leading ends as a whole: a
+            # None of them ends by itself while all is well, but the sequencer when another one has led in our sleep. With
+            # the first one that does, leading ends as a whole: a
             # leader that sequences and does no maintenance, say, would keep the lock from one that does both.
             done, _ = await asyncio.wait(duties, return_when=asyncio.FIRST_COMPLETED)
             for duty in done:
@@ -149,18 +163,17 @@ class Leader:
             self._session = self._sequencer = None
             self._telemetry.emit(LeaderChanged(leads=False))
 
-    def _heard_wake(self, payload: str) -> None:  # noqa: ARG002 - the wake carries nothing
-        if self._sequencer:
-            self._sequencer.wake()
-
 
 async def _end_with(session: Session) -> None:
     await session.lost.wait()
     raise session_closed()
 
 
-async def _beat(session: Session) -> None:
-    """Let the server hear of us also when there is nothing to do."""
+async def _beat(session: Session, sequencer: Sequencer) -> None:
+    """Let the server hear of us also when there is nothing to do, except while the bus sleeps."""
     while True:
         await asyncio.sleep(BEAT)
-        await statements.beat(session.store)
+        if sequencer.is_asleep:
+            await sequencer.awake.wait()
+        else:
+            await statements.beat(session.store)

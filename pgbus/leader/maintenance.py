@@ -47,7 +47,8 @@ SMALL_BATCHES = 20
 class Maintenance:
     """Runs on the leader's session, between statements of the sequencer.
 
-    `returned_at`: when our own worker had a session again after it had lost one, by the engine's clock.
+    `returned_at`: when our own worker had a session again after it had lost one, by the engine's clock. `turn` is held
+    over each round: who holds it has the session for himself, or lets the bus sleep.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class Maintenance:
         wake_listeners: Callable[[Iterable[int]], None],
         partition: Callable[[], int],
         begin_period: Callable[[], None],
+        turn: asyncio.Lock,
     ) -> None:
         self._store = store
         self._config = config
@@ -69,6 +71,7 @@ class Maintenance:
         self._wake_listeners = wake_listeners
         self._partition = partition
         self._begin_period = begin_period
+        self._turn = turn
         # Partitions whose refusal was logged: once each, and not every minute.
         self._refused: set[int] = set()
         self._returned_at = returned_at
@@ -79,25 +82,29 @@ class Maintenance:
         # Claims whose lease ended before this were looked at; the scan begins here, above their dead rows.
         self._lease_floor = -math.inf
         self._bottom_at = 0.0
+        self._calls_at = self._chores_at = -math.inf
 
     async def run(self) -> None:
         """Do maintenance until cancelled, or until the session breaks."""
-        chores_at = calls_at = 0.0
-        clock = asyncio.get_running_loop().time
-        all_are_back_at = await self._find_return()
+        async with self._turn:
+            all_are_back_at = await self._find_return()
         while True:
-            if now() >= all_are_back_at:
-                if await _unless_blocked(self._free_claims()):
-                    await _unless_blocked(self._free_schedules())
-                else:
-                    # Not looked at this time: absent at two looks in a row means just that.
-                    self._absent_from_schedules = frozenset()
-            if clock() >= calls_at:
-                calls_at = clock() + (0.0 if await _unless_blocked(self._end_calls()) else CALLS_INTERVAL)
-            if clock() >= chores_at:
-                chores_at = clock() + CHORES_INTERVAL
-                await self.do_chores()
+            async with self._turn:
+                await self._do_round(frees=now() >= all_are_back_at)
             await asyncio.sleep(CLAIMS_INTERVAL)
+
+    async def _do_round(self, *, frees: bool) -> None:
+        if frees:
+            if await _unless_blocked(self._free_claims()):
+                await _unless_blocked(self._free_schedules())
+            else:
+                # Not looked at this time: absent at two looks in a row means just that.
+                self._absent_from_schedules = frozenset()
+        if now() >= self._calls_at:
+            self._calls_at = now() + (0.0 if await _unless_blocked(self._end_calls()) else CALLS_INTERVAL)
+        if now() >= self._chores_at:
+            self._chores_at = now() + CHORES_INTERVAL
+            await self.do_chores()
 
     async def do_chores(self) -> None:
         """One round of what is done once a minute."""

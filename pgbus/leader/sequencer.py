@@ -1,10 +1,15 @@
 """The sequencer: the leader's loop that moves the outbox into the log, and sleeps only when no event can be missed.
 
     look -> wake the listeners concerned -> (nothing left) arm -> look once more -> sleep until notified
+         -> (nothing was owed for a while) lie down -> look once more -> give up the lead until notified
 
 While it is awake, publishers share the wake slot's lock and need not notify. To sleep it takes that lock for itself;
 a publisher that is then refused sends a NOTIFY. A transaction that shares the slot for long is left behind in it:
 publishers go on with the next slot, and the old one is looked at now and then until it is free.
+
+When the whole bus has been quiet for a while, it sleeps: an even slot is the current one, so every publisher notifies,
+also when no worker lives; and nobody leads, so a leader that is frozen or gone by then is in nobody's way. The one that
+fell asleep goes on where it was, unless the slot says that another one has led.
 """
 
 from __future__ import annotations
@@ -17,8 +22,10 @@ from collections.abc import Callable
 from pgbus.aio.clock import now
 from pgbus.database.faults import LockNotAvailable, QueryCancelled
 from pgbus.database.statements import maintenance, sequencer
+from pgbus.leader import slumber as slumbers
 from pgbus.leader.frontier import Frontier
 from pgbus.leader.mover import LOCKED_PAUSE, RUN, LeaderSession, Look, Mover, Neighbours
+from pgbus.leader.slumber import Slumber
 from pgbus.telemetry import LeaderSlept, PeriodEnded, Sequenced, Telemetry
 
 logger = logging.getLogger("pgbus")
@@ -32,6 +39,8 @@ LINGER = 0.002
 HELD_PAUSE = 0.02
 HELD_PAUSE_LIMIT = 1.0
 PARTITION_SIZE = 1_000_000_000
+# Seconds until the leader asks again whether the bus may sleep, at least.
+DOZE_PAUSE = 0.5
 
 
 class Sequencer:
@@ -46,6 +55,9 @@ class Sequencer:
         lease: float,
         neighbours: Neighbours,
         has_others: Callable[[], bool],
+        slumber: Slumber,
+        turn: asyncio.Lock,
+        silence: str,
     ) -> None:
         self._store = session.store
         self._mover = Mover(session, neighbours=neighbours, lease=lease)
@@ -66,6 +78,20 @@ class Sequencer:
         self._backfill_at = 0.0
         # Asked for by maintenance and done by the next look, so that the partition changes between two writes only.
         self._roll_over = False
+        self._slumber = slumber
+        self._turn = turn
+        self._silence = silence
+        # When to ask again what is owed, after something was.
+        self._doze_at = 0.0
+        self._is_over = False
+        self.awake = asyncio.Event()
+        """Set while this session leads, and cleared while the bus sleeps."""
+        self.awake.set()
+
+    @property
+    def is_asleep(self) -> bool:
+        """Whether the bus sleeps, and this session does not lead."""
+        return not self.awake.is_set()
 
     def wake(self) -> None:
         """Look now: someone published, or a listener was registered or moved."""
@@ -93,9 +119,9 @@ class Sequencer:
         return self._mover.base // PARTITION_SIZE
 
     async def run(self) -> None:
-        """Sequence until cancelled, or until the session breaks."""
+        """Sequence until cancelled, until the session breaks, or until another one has led while the bus slept."""
         await self._take_over()
-        while True:
+        while not self._is_over:
             try:
                 await self._step()
             except QueryCancelled as error:
@@ -139,6 +165,7 @@ class Sequencer:
         self._mover.tells_others = self._has_others()
         look = await self._mover.look()
         if look.moved:
+            self._slumber.stir()
             self._telemetry.emit(Sequenced(look.moved))
         return look
 
@@ -175,7 +202,16 @@ class Sequencer:
 
     async def _sleep(self) -> None:
         self._telemetry.emit(LeaderSlept())
-        pause = min(self._poll_interval, self._mover.next_due - now(), self._backfill_at - now())
+        if self._doze_in() <= 0 and not self._turn.locked():
+            async with self._turn:
+                if await self._doze():
+                    return
+        pause = min(
+            self._poll_interval,
+            self._mover.next_due - now(),
+            self._backfill_at - now(),
+            max(DOZE_PAUSE, self._doze_in()),
+        )
         if self._mover.is_stepping_over:
             pause = min(pause, LOCKED_PAUSE)
         if self._held:
@@ -187,6 +223,55 @@ class Sequencer:
         self._mover.review_schedule()
         if self._held:
             await self._review_held_slots()
+
+    def _doze_in(self) -> float:
+        """Seconds until the bus may sleep, as far as is known here; infinity: something has to be done first."""
+        if self._held or self._mover.is_stepping_over or self._roll_over or self._backfill_at < math.inf:
+            return math.inf
+        return max(self._doze_at - now(), slumbers.QUIET - self._slumber.quiet_for)
+
+    async def _doze(self) -> bool:
+        """Let the bus sleep until something stirs it, unless something is owed; whether it has slept or tried to."""
+        owed = await sequencer.find_owed(self._store)
+        if owed.now:
+            self._doze_at = now() + slumbers.QUIET / 2
+            return False
+        wakes_at = now() + min(owed.seconds, slumbers.LONGEST)
+        self._woken.clear()
+        slot = await sequencer.lie_down(self._store)
+        try:
+            # Who has published before has committed by this look, or notifies.
+            look = await self._look()
+        except (LockNotAvailable, QueryCancelled):
+            await self._get_up()
+            raise
+        if look.moved or look.has_more or self._woken.is_set():
+            await self._get_up()
+            return True
+        self.awake.clear()
+        await sequencer.fall_asleep(self._store, held_slot=self._slot or 0, seconds=max(0.0, wakes_at - now()))
+        self._slot = None
+        logger.debug("the bus sleeps, for %.0f s at most", wakes_at - now())
+        await _wait(self._woken, wakes_at - now())
+        self._woken.clear()
+        await self._rise(slot)
+        return True
+
+    async def _get_up(self) -> None:
+        """End the attempt to sleep."""
+        self._doze_at = now() + slumbers.QUIET / 2
+        await self._disarm()
+        await self._leave_slot()
+
+    async def _rise(self, slot: int) -> None:
+        """Lead again where we were, unless another session does, or did."""
+        if not await sequencer.rise(self._store, slot=slot, silence=self._silence):
+            self._is_over = True
+            logger.info("another worker leads, since the bus was woken")
+            return
+        self.awake.set()
+        self._mover.review_schedule()
+        self._slumber.stir()
 
     async def _disarm(self) -> None:
         """Under load, let publishers commit without NOTIFY. For a lone event it is quickest to stay armed."""

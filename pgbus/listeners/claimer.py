@@ -78,6 +78,11 @@ class Claimer:
         """The tokens of claims that may be made at this moment, by us or by the sequencer for us."""
         return {token for token in (self._claiming, self._offered) if token}
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether it claims, or holds claims, or is to look for some."""
+        return bool(self._may_have_work or self._in_flight or self._claiming)
+
     def wake(self) -> None:
         """Claim: there may be work."""
         self._may_have_work = True
@@ -127,7 +132,7 @@ class Claimer:
 
     def offer(self, token: UUID) -> bool:
         """Whether this listener is idle; then the sequencer may claim its next event for it, under this token."""
-        busy = self._may_have_work or self._in_flight or self._claiming or self._is_stopped or self._listener.ordered
+        busy = self.is_busy or self._is_stopped or self._listener.ordered
         self._offered = None if busy else token
         return not busy
 

@@ -198,6 +198,11 @@ class Runner:
         return self._in_flight.held_claims
 
     @property
+    def is_busy(self) -> bool:
+        """Whether it claims, or holds claims, or is to look for some."""
+        return self._claimer.is_busy
+
+    @property
     def floor(self) -> int:
         """The position at which scans for fresh runs begin: what lies below has been claimed, or is locked."""
         return self._claimer.floor

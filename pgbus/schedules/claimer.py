@@ -6,13 +6,14 @@ The row of a schedule decides which worker has the run.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
+import math
 from collections.abc import Callable, Iterable
 from datetime import datetime
 from uuid import uuid4
 
 from pgbus.aio.clock import now
+from pgbus.aio.tasks import wait_for_first
 from pgbus.config import Config
 from pgbus.database.statements import schedules as statements
 from pgbus.database.statements.schedules import FoundSchedule, ScheduleClaim
@@ -30,18 +31,31 @@ logger = logging.getLogger("pgbus")
 TOUCH_INTERVAL = 30.0
 # Seconds until the next look at a schedule that is due, and whose row someone else holds.
 LOCKED_PAUSE = 0.1
+LONGEST_WAIT = 86_400.0
 
 
 class Claimer:
     """Registers schedules, claims their runs for `runs` to carry out, and keeps the claims.
 
     `worker_id` is 0 while the worker has no session: without it a worker counts as dead, and its runs as broken off.
+    `is_asleep` tells whether the bus sleeps: then it looks no more before a run is due.
     """
 
-    def __init__(self, store: Store, *, config: Config, worker_id: Callable[[], int], runs: Runs) -> None:
+    def __init__(
+        self,
+        store: Store,
+        *,
+        config: Config,
+        worker_id: Callable[[], int],
+        is_asleep: Callable[[], bool],
+        runs: Runs,
+    ) -> None:
         self._store = store
         self._config = config
         self._worker_id = worker_id
+        self._is_asleep = is_asleep
+        # When the next run is due, by the engine's clock.
+        self._due_at = math.inf
         self._runs = runs
         self._schedules: dict[str, Schedule] = {}
         # Their names, of those without a row: added here, or removed by someone. The next look registers them.
@@ -90,9 +104,9 @@ class Claimer:
                 delay = tries.pause_after(error)
                 # Only here: while looks succeed, they extend the leases, or learn from the answer that a run is lost.
                 self._runs.give_up_expired()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(delay):
-                    await self._wake.wait()
+            await wait_for_first(self._wake, limit=delay)
+            while self._is_asleep() and not self._wake.is_set() and (left := self._due_at - now()) > 0:
+                await wait_for_first(self._wake, limit=min(left, LONGEST_WAIT))
 
     async def _look(self) -> float:
         """Do what is due; returns the seconds until the next look."""
@@ -107,7 +121,9 @@ class Claimer:
         if at >= self._touch_at:
             await statements.touch_schedules(self._store, schedule_names=list(self._schedules))
             self._touch_at = at + TOUCH_INTERVAL
-        return min(longest, await self._claim(worker_id))
+        delay = await self._claim(worker_id)
+        self._due_at = now() + delay
+        return min(longest, delay)
 
     # ---------------------------------------------------------------------------------------------------- registering
 
@@ -146,7 +162,7 @@ class Claimer:
         # Not one whose run is under way here, even if its lease has ended: two runs of a schedule must not overlap.
         names = [name for name in self._schedules if name not in self._runs]
         if not names:
-            return self._config.poll_interval
+            return math.inf
         # From before the statement: the lease in the database then ends no earlier than we believe.
         kept_until = now() + self._config.lease
         found = await statements.claim_schedules(
@@ -160,7 +176,7 @@ class Claimer:
         )
         # One that someone removed while it is declared here.
         self._unregistered |= set(names) - {one.name for one in found}
-        delays = [self._config.poll_interval] + [0.0] * len(self._unregistered)
+        delays = [math.inf] + [0.0] * len(self._unregistered)
         # All of these before the next `await`: a run that is claimed and not under way here counts as forgotten, and
         # the next claim begins it again, as an attempt more.
         for one in found:

@@ -21,6 +21,7 @@ class Tasks:
     """Runs schedules and background tasks in one worker.
 
     `worker_id` is 0 while the worker has no session: without it a worker counts as dead, and its runs as broken off.
+    `is_asleep` tells whether the bus sleeps: then nothing is asked before a run is due.
     `failed` is called when an error ends the loop, and `failure` tells which.
     """
 
@@ -32,11 +33,12 @@ class Tasks:
         telemetry: Telemetry,
         instruments: Instruments,
         worker_id: Callable[[], int],
+        is_asleep: Callable[[], bool],
         failed: Callable[[], None],
     ) -> None:
         self._failed = failed
         self._runs = Runs(store, telemetry=telemetry, instruments=instruments, ended=self.wake)
-        self._claimer = Claimer(store, config=config, worker_id=worker_id, runs=self._runs)
+        self._claimer = Claimer(store, config=config, worker_id=worker_id, is_asleep=is_asleep, runs=self._runs)
         self._background = BackgroundTasks()
         self._loop: asyncio.Task[None] | None = None
         self._started_at = 0.0

@@ -13,6 +13,7 @@ from pgbus.database.faults import is_link_error
 from pgbus.database.statements import sequencer
 from pgbus.database.store import Store
 from pgbus.leader.leader import Leader
+from pgbus.leader.slumber import Slumber
 from pgbus.rpc.server import Server
 from pgbus.schedules.tasks import Tasks
 from pgbus.schema import Catalog
@@ -43,6 +44,7 @@ class Parts:
         server: Server,
         tasks: Tasks,
         leader: Leader,
+        slumber: Slumber,
         change: asyncio.Event,
     ) -> None:
         self._selection = selection
@@ -53,13 +55,27 @@ class Parts:
         self.server = server
         self.tasks = tasks
         self.leader = leader
+        self.slumber = slumber
         self.change = change
+        self.woken = asyncio.Event()
+        """Set when the sleep of the bus ends: the upkeep looks, and clears it."""
         self.leases = Leases(runners, membership=membership, lease=config.lease)
 
     @property
     def listener_names(self) -> list[str]:
         """The names of the listeners that the worker runs, or is to run."""
         return [listener.name for listener in self._selection.work().listeners]
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether something of ours is under way, or we have not looked for lost work since the bus was woken last."""
+        return bool(self.runners.is_busy or self.server.calls or self.tasks.runs or not self.slumber.has_looked)
+
+    def rise(self) -> None:
+        """Go on with what rests while the bus sleeps."""
+        self.leader.wake()
+        self.tasks.wake()
+        self.woken.set()
 
     async def begin(self, store: Store) -> None:
         """Register all declarations, begin the parts that do not run yet, and publish the schemas of this process."""

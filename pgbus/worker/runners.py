@@ -134,6 +134,11 @@ class Runners:
         return {id_: runner.listener.name for id_, runner in self._runners.items()}
 
     @property
+    def is_busy(self) -> bool:
+        """Whether a listener claims, or holds claims, or is to look for some."""
+        return any(runner.is_busy for runner in self._runners.values())
+
+    @property
     def floors(self) -> dict[str, int]:
         """The position at which each listener's scans begin, by its name."""
         return {runner.listener.name: runner.floor for runner in self._runners.values()}

@@ -6,17 +6,19 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections.abc import Iterable
+from collections.abc import Coroutine, Iterable
+from typing import Any
 
 from pgbus.aio.backoff import Backoff
 from pgbus.aio.clock import now
-from pgbus.aio.tasks import end_tasks, failure_of, run_until
+from pgbus.aio.tasks import end_tasks, failure_of, run_until, wait_for_first
 from pgbus.config import Config
 from pgbus.database import channels, migrate
 from pgbus.database.connections import session_closed
-from pgbus.database.faults import is_fatal, is_passing
+from pgbus.database.faults import DATABASE_ERRORS, is_fatal, is_passing
 from pgbus.database.session import Session
 from pgbus.database.statements import listeners, notifications, sequencer
+from pgbus.leader.slumber import Slumber
 from pgbus.schema import Catalog
 from pgbus.telemetry import SessionLost, SessionOpened, Telemetry
 from pgbus.worker.membership import Membership
@@ -26,6 +28,8 @@ logger = logging.getLogger("pgbus")
 
 # Seconds between looks whether there is a leader.
 LEAD_INTERVAL = 0.5
+# Seconds that the worker that led before the bus slept has to lead again, once something has woken it.
+HEAD_START = 0.5
 # Seconds that a worker whose listeners are still being registered leaves others without a leader.
 BEGIN_TIME = 1.0
 # Seconds between tries to connect: the first pause, and the longest.
@@ -49,6 +53,7 @@ class SessionLoop:
         telemetry: Telemetry,
         membership: Membership,
         schemas: Catalog,
+        slumber: Slumber,
         ready: asyncio.Event,
     ) -> None:
         self._parts = parts
@@ -56,9 +61,12 @@ class SessionLoop:
         self._telemetry = telemetry
         self._membership = membership
         self._schemas = schemas
+        self._slumber = slumber
         self._ready = ready
         self._reconnecting = Backoff(RECONNECT_PAUSE, RECONNECT_LIMIT)
         self._leaderless = asyncio.Event()
+        # What a notification had us do, until it is done.
+        self._answers: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
         """Keep a session open until cancelled; say once when it is lost, and once when it is back.
@@ -87,7 +95,8 @@ class SessionLoop:
         heard = {
             channels.work(namespace): self._heard_work,
             channels.schemas(namespace): self._heard_schemas,
-            channels.calls(namespace): self._parts.server.heard,
+            channels.calls(namespace): self._heard_calls,
+            channels.wake(namespace): self._heard_wake,
         }
         return await Session.open(self._config, channels=heard)
 
@@ -104,6 +113,7 @@ class SessionLoop:
         # Before anything is claimed again: a crash of the server may have brought back rows that were gone.
         self._parts.runners.look_at_everything()
         self._membership.enter(session)
+        self._slumber.stir()  # what was said while we were away, nobody has heard
         beginning = asyncio.create_task(self._begin(session), name="pgbus begin")
         leading = asyncio.create_task(self._lead_soon(session, beginning), name="pgbus lead")
         try:
@@ -139,16 +149,26 @@ class SessionLoop:
 
     async def _lead_when_nobody_does(self, session: Session) -> None:
         while not session.lost.is_set():
-            if not self._parts.restarts.is_resting("leader") and await sequencer.is_leaderless(session.store):
+            if not self._parts.restarts.is_resting("leader") and await self._is_leaderless(session):
                 began = now()
                 await self._lead(session)
                 if now() - began > LEAD_INTERVAL:
                     continue  # we were silent for a moment, say, and nobody else is here to lead
             self._leaderless.clear()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(LEAD_INTERVAL * random.uniform(0.8, 1.2)):  # noqa: S311 - jitter
-                    await self._leaderless.wait()
+            await wait_for_first(
+                self._leaderless,
+                session.lost,
+                limit=LEAD_INTERVAL * random.uniform(0.8, 1.2),  # noqa: S311 - jitter
+            )
+            if self._slumber.is_asleep:
+                await wait_for_first(self._slumber.awake, session.lost)
+                await asyncio.sleep(HEAD_START * 1.1)  # the clocks differ a little
         raise session_closed()
+
+    async def _is_leaderless(self, session: Session) -> bool:
+        """Whether somebody has to lead. While the bus sleeps nobody does, and who led before is the first to go on."""
+        lock = await sequencer.find_leader(session.store)
+        return lock.free and (not lock.asleep or self._slumber.up_for >= HEAD_START)
 
     async def _lead(self, session: Session) -> None:
         """Lead until the leader's session breaks, or ours.
@@ -168,6 +188,16 @@ class SessionLoop:
     # ------------------------------------------------------------------------------------------------------ hearing
 
     def _heard_work(self, payload: str) -> None:
+        if payload == "dozing":
+            self._slumber.lie_down()
+            self._answer(self._object_if_busy())
+        elif payload.startswith("asleep "):
+            self._answer(self._fall_asleep(payload.removeprefix("asleep ")))
+        else:
+            self._slumber.stir()
+            self._heard_news(payload)
+
+    def _heard_news(self, payload: str) -> None:
         match payload:
             case "leaderless":
                 self._leaderless.set()
@@ -179,6 +209,33 @@ class SessionLoop:
                 self._parts.look_at_everything()
             case _:
                 self._parts.runners.wake(_read_ids(payload))
+
+    def _answer(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do this soon: a callback of the session cannot wait."""
+        task = asyncio.create_task(work)
+        self._answers.add(task)
+        task.add_done_callback(self._answers.discard)
+
+    async def _object_if_busy(self) -> None:
+        """Keep the bus awake for what only we know of: our claim may be under way, or a look for lost work fail."""
+        if self._parts.is_busy and (session := self._membership.session):
+            with contextlib.suppress(*DATABASE_ERRORS):
+                await notifications.notify_workers(session.store, "busy")
+
+    async def _fall_asleep(self, text: str) -> None:
+        """Sleep, if the database says so, too: anyone may notify."""
+        with contextlib.suppress(ValueError, *DATABASE_ERRORS):
+            seconds = float(text)
+            if (session := self._membership.session) and await sequencer.is_asleep(session.store):
+                self._slumber.fall_asleep(seconds if seconds >= 0 else 0.0)  # 0 also for NaN
+
+    def _heard_wake(self, payload: str) -> None:  # noqa: ARG002 - it carries nothing
+        self._slumber.stir()
+        self._parts.leader.wake()
+
+    def _heard_calls(self, payload: str) -> None:
+        self._slumber.stir()
+        self._parts.server.heard(payload)
 
     def _heard_schemas(self, payload: str) -> None:  # noqa: ARG002 - it tells that something changed, not what
         if session := self._membership.session:

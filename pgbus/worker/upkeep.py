@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Mapping
 
+from pgbus.aio.tasks import wait_for_first
 from pgbus.config import Config
 from pgbus.database.store import Store
 from pgbus.database.tries import Tries
@@ -15,10 +15,15 @@ from pgbus.worker.under_way import report, work_of
 
 # Seconds between the times that a worker says that it is here.
 TOUCH_INTERVAL = 10.0
+# Seconds after a sleep of the bus: what has ended it comes first.
+RISE_PAUSE = 0.3
 
 
 class Upkeep:
-    """Looks after the parts of one worker at every poll, and whenever something about them has changed."""
+    """Looks after the parts of one worker at every poll, and whenever something about them has changed.
+
+    While the bus sleeps there is nothing to look after.
+    """
 
     def __init__(self, parts: Parts, *, config: Config, membership: Membership, store: Store) -> None:
         self._parts = parts
@@ -44,12 +49,21 @@ class Upkeep:
             try:
                 await self._look()
                 tries.worked()
+                self._parts.slumber.note_look()
                 pause = min(self._config.poll_interval, self._config.lease / 3)
             except Exception as error:
                 pause = tries.pause_after(error)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(pause):
-                    await change.wait()
+            await self._wait(pause)
+
+    async def _wait(self, pause: float) -> None:
+        change, woken = self._parts.change, self._parts.woken
+        await wait_for_first(change, woken, limit=pause)
+        if self._parts.slumber.is_asleep:
+            await wait_for_first(change, woken)
+        if woken.is_set():
+            woken.clear()
+            self._touch_at = 0.0
+            await asyncio.sleep(RISE_PAUSE)
 
     async def _look(self) -> None:
         loop, store, parts = asyncio.get_running_loop(), self._store, self._parts

@@ -22,6 +22,7 @@ from pgbus.handlers.hooks import Hooks
 from pgbus.handlers.middleware import Middleware
 from pgbus.leader.frontier import Frontier
 from pgbus.leader.leader import Leader
+from pgbus.leader.slumber import Slumber
 from pgbus.rpc.server import Server
 from pgbus.schedules.tasks import Tasks
 from pgbus.schema import Catalog
@@ -95,6 +96,7 @@ class Worker:
         self._owner = owner
         self._on_error = on_error
         self._membership = Membership(config, telemetry=telemetry)
+        self._slumber = Slumber(waking=self._rise)
         self._parts: Parts | None = None  # while it runs
         self._stopping = asyncio.Event()  # a stop was requested; never cleared
         self._hurry = asyncio.Event()  # a second one was; cleared before the stop hooks, which one more ends
@@ -106,6 +108,11 @@ class Worker:
     def leads(self) -> bool:
         """Whether this worker is the leader now."""
         return self._parts is not None and self._parts.leader.leads
+
+    @property
+    def is_asleep(self) -> bool:
+        """Whether the bus sleeps, as nothing is owed: this worker asks nothing until a notification or a due time."""
+        return self._slumber.is_asleep
 
     @property
     def floors(self) -> Floors:
@@ -260,7 +267,8 @@ class Worker:
             runners=runners,
             server=server,
             tasks=self._make_tasks(store, change),
-            leader=Leader(config, telemetry=telemetry, neighbours=runners, company=membership),
+            leader=Leader(config, telemetry=telemetry, neighbours=runners, company=membership, slumber=self._slumber),
+            slumber=self._slumber,
             change=change,
         )
 
@@ -271,8 +279,13 @@ class Worker:
             telemetry=self._telemetry,
             instruments=self._hooks.instruments,
             worker_id=self._membership.claimant,
+            is_asleep=lambda: self._slumber.is_asleep,
             failed=change.set,
         )
+
+    def _rise(self) -> None:
+        if self._parts:
+            self._parts.rise()
 
     async def _work(self, parts: Parts, store: Store) -> None:
         session_loop = SessionLoop(
@@ -281,6 +294,7 @@ class Worker:
             telemetry=self._telemetry,
             membership=self._membership,
             schemas=self._schemas,
+            slumber=self._slumber,
             ready=self.ready,
         )
         upkeep = Upkeep(parts, config=self._config, membership=self._membership, store=store)
@@ -297,6 +311,7 @@ class Worker:
             await self._drain(parts, store, failed=any(loop.done() for loop in loops))
         finally:
             stall_watch.stop()
+            self._slumber.close()
             await end_tasks(stopping, *loops)
         # Last: both sessions are closed and their locks free, so the next leader can take the lock at once.
         await self._membership.leave(store)

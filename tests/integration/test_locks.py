@@ -42,6 +42,7 @@ async def chores(database: str, connect: Connect) -> Maintenance:
         wake_listeners=lambda _: None,
         partition=lambda: 3,
         begin_period=lambda: None,
+        turn=asyncio.Lock(),
     )
 
 

@@ -801,7 +801,9 @@ DECLARE
     schedule record;
 BEGIN
     SELECT s.schedule_name, s.state, s.claim_token, s.claim_token IS NOT NULL AS running,
-           s.last_seen_at > now() - INTERVAL '1 minute' AND EXISTS (SELECT FROM pgbus.live_workers) AS declared
+           -- Not by now(): while the bus sleeps nobody says that he declares it.
+           COALESCE(s.last_seen_at > (SELECT max(w.last_seen_at) FROM pgbus.live_workers AS w) - INTERVAL '1 minute',
+                    false) AS declared
     INTO schedule
     FROM pgbus.schedules AS s WHERE s.schedule_name = o.filter ->> 'schedule' FOR UPDATE;
     IF NOT FOUND THEN
@@ -929,6 +931,7 @@ BEGIN
     slot := pg_sequence_last_value('pgbus.wake_slots'::regclass);
     -- NULL: this user may INSERT but not read the slot. Before PostgreSQL 18 that is an error.
     IF slot IS NULL
+       OR slot % 2 = 0
        OR clock_timestamp() - transaction_timestamp() > INTERVAL '1 second'
        OR current_setting('max_prepared_transactions') <> '0'
        OR NOT pg_try_advisory_xact_lock_shared(hashtext(TG_TABLE_SCHEMA || '.wake'), slot)
@@ -1888,6 +1891,15 @@ ALTER TABLE pgbus.listeners ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
     CACHE 1
 );
 
+CREATE SEQUENCE pgbus.wake_slots
+    AS integer
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    MAXVALUE 2147483646
+    CACHE 1
+    CYCLE;
+
 CREATE TABLE pgbus.workers (
     id integer NOT NULL,
     name text NOT NULL,
@@ -1942,7 +1954,9 @@ CREATE VIEW pgbus.live_workers AS
     w.listeners,
     w.started_at,
     w.last_seen_at,
-    w.leading_since
+    w.leading_since,
+    ( SELECT ((s.last_value % (2)::bigint) = 0)
+           FROM pgbus.wake_slots s) AS is_asleep
    FROM (pgbus.workers w
      JOIN pg_locks l ON (((l.locktype = 'advisory'::text) AND (l.database = ( SELECT d.oid
            FROM pg_database d
@@ -2696,15 +2710,6 @@ COMMENT ON COLUMN pgbus.timetable.last_error IS 'Error of the newest run; NULL: 
 COMMENT ON COLUMN pgbus.timetable.registered_at IS 'When it was first registered';
 
 COMMENT ON COLUMN pgbus.timetable.last_seen_at IS 'When a worker that declares it reported last';
-
-CREATE SEQUENCE pgbus.wake_slots
-    AS integer
-    START WITH 1
-    INCREMENT BY 1
-    NO MINVALUE
-    NO MAXVALUE
-    CACHE 1
-    CYCLE;
 
 ALTER TABLE pgbus.workers ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
     SEQUENCE NAME pgbus.workers_id_seq

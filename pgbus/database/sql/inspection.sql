@@ -36,7 +36,7 @@ WITH led AS MATERIALIZED (
 )
 SELECT w.id, w.name, w.service, w.host, w.pid, w.version, w.listeners, w.failures, w.started_at, w.last_seen_at,
        CAST(extract(epoch FROM clock_timestamp() - w.last_seen_at) AS double precision) AS silent_for,
-       l.id IS NOT NULL AS live,
+       l.id IS NOT NULL AS live, COALESCE(l.is_asleep, false) AS asleep,
        l.id IS NOT NULL AND w.leading_since IS NOT NULL AND EXISTS (SELECT 1 FROM led) AS leading,
        w.leading_since
 FROM pgbus.workers AS w

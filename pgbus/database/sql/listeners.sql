@@ -75,9 +75,10 @@ SELECT r.listener_id, 'removed' AS change, r.pattern FROM removed AS r
 
 -- name: find_declarations
 -- The declarations of listeners by versions of services, each with one of the other live workers that run it, or NULL.
--- `is_recent`: it was seen within `ttl` seconds.
+-- `is_recent`: it was seen within `ttl` seconds, or one of them declares it, which says nothing while the bus sleeps.
 SELECT d.listener_id, d.service, d.patterns, CAST(d.options AS text) AS options, d.first_seen_at, w.id AS worker_id, w.name AS worker, w.host, w.pid, w.home,
-       d.last_seen_at > now() - CAST(:ttl AS double precision) * INTERVAL '1 second' AS is_recent
+       w.id IS NOT NULL
+           OR d.last_seen_at > now() - CAST(:ttl AS double precision) * INTERVAL '1 second' AS is_recent
 FROM pgbus.declarations AS d
 LEFT JOIN (
     SELECT x.id, x.name, x.host, x.pid, x.home

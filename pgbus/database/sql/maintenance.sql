@@ -85,35 +85,39 @@ DELETE FROM pgbus.dedup_keys AS k
 WHERE k.dedup_key = ANY (ARRAY(SELECT e.dedup_key FROM expired AS e))
 
 -- name: prune_workers
--- Delete the rows of workers that were not seen for `worker_ttl` seconds. Not by their locks: the name of a worker that
--- died explains its claims and its history, for people, for some time. One that reports at this moment is skipped, or
--- compared again.
+-- Delete the rows of workers that were not seen for `worker_ttl` seconds, and do not live: those of a bus that has slept
+-- were not seen for longer. Not all that are dead: the name of a worker that died explains its claims and its history,
+-- for people, for some time. One that reports at this moment is skipped, or compared again.
 WITH gone AS MATERIALIZED (
     SELECT w.id
     FROM pgbus.workers AS w
     WHERE w.last_seen_at < now() - CAST(:worker_ttl AS double precision) * INTERVAL '1 second'
       AND w.id <> CAST(:worker_id AS integer)
+      AND w.id <> ALL (ARRAY(SELECT l.id FROM pgbus.live_workers AS l))
     FOR UPDATE SKIP LOCKED
 )
 DELETE FROM pgbus.workers AS w
 WHERE w.id = ANY (ARRAY(SELECT g.id FROM gone AS g))
 
 -- name: expire_declarations
--- Delete declarations that no worker has made for `ttl` seconds, and subscriptions that only they had; a listener that
--- no worker runs keeps both.
+-- Delete declarations that no worker has made for `ttl` seconds and none that lives has made, and subscriptions that only
+-- they had; a listener that no worker runs keeps both.
 --
 -- A worker that registers at this moment may declare such a pattern again. It finds it subscribed, inserts nothing, and
 -- this snapshot does not show its declaration: it would never hear what it declares. Registering locks and changes the
 -- listener's row, until its commit. So what is being registered is skipped here by that lock; and what has been since
 -- this snapshot by `last_seen_at`, which PostgreSQL compares again when it has locked the row. From then on,
 -- registering waits for us, and inserts what we have deleted.
-WITH seen AS MATERIALIZED (
+WITH live AS MATERIALIZED (
+    SELECT w.id FROM pgbus.live_workers AS w
+), seen AS MATERIALIZED (
     SELECT l.id, l.last_seen_at
     FROM pgbus.listeners AS l
     WHERE EXISTS (
         SELECT 1 FROM pgbus.declarations AS d
         WHERE d.listener_id = l.id
-          AND d.last_seen_at <= now() - CAST(:ttl AS double precision) * INTERVAL '1 second')
+          AND d.last_seen_at <= now() - CAST(:ttl AS double precision) * INTERVAL '1 second'
+          AND NOT d.worker_ids && ARRAY(SELECT w.id FROM live AS w))
 ), free AS MATERIALIZED (
     SELECT l.id
     FROM pgbus.listeners AS l
@@ -123,11 +127,13 @@ WITH seen AS MATERIALIZED (
     SELECT d.listener_id, d.patterns
     FROM pgbus.declarations AS d
     WHERE d.last_seen_at > now() - CAST(:ttl AS double precision) * INTERVAL '1 second'
+       OR d.worker_ids && ARRAY(SELECT l.id FROM live AS l)
 ), expired AS (
     DELETE FROM pgbus.declarations AS d
     USING (SELECT f.id FROM free AS f WHERE EXISTS (SELECT 1 FROM kept AS k WHERE k.listener_id = f.id)) AS l
     WHERE d.listener_id = l.id
       AND d.last_seen_at <= now() - CAST(:ttl AS double precision) * INTERVAL '1 second'
+      AND NOT d.worker_ids && ARRAY(SELECT w.id FROM live AS w)
     RETURNING d.listener_id, d.patterns
 )
 DELETE FROM pgbus.subscriptions AS s

@@ -298,8 +298,90 @@ FROM (SELECT CAST(last_value AS integer) AS slot FROM pgbus.wake_slots) AS s
 SELECT pg_advisory_unlock(hashtext(CAST(:namespace AS text) || '.wake'), CAST(:slot AS integer))
 
 -- name: advance_wake_slot
--- Make the next slot current, because a transaction keeps sharing this one.
-SELECT CAST(nextval('pgbus.wake_slots') AS integer) AS slot
+-- Make the next odd slot current: because a transaction keeps sharing this one, or the bus has slept.
+SELECT CAST(CASE WHEN s.last_value % 2 = 0 THEN nextval('pgbus.wake_slots')
+                 ELSE GREATEST(nextval('pgbus.wake_slots'), nextval('pgbus.wake_slots')) END AS integer) AS slot
+FROM pgbus.wake_slots AS s
+
+-- name: find_owed
+-- Whether something is owed now for which the leader must be there: claims of events and of runs of schedules, runs that
+-- have just become due, calls that nobody has taken, and deliveries that a live worker could claim. And the seconds until something else is due: a
+-- scheduled event, a retry, a run of a schedule; infinity for nothing.
+WITH run AS MATERIALIZED (
+    SELECT l.id
+    FROM pgbus.listeners AS l
+    WHERE l.state = 'active'
+      AND l.listener_name = ANY (ARRAY(SELECT unnest(w.listeners) FROM pgbus.live_workers AS w))
+), instants AS MATERIALIZED (
+    (SELECT o.deliver_at AS due_at
+     FROM pgbus.outbox AS o
+     WHERE o.deliver_at > now()
+     ORDER BY o.deliver_at
+     LIMIT 1)
+    UNION ALL
+    SELECT first_of.available_at
+    FROM run AS r
+    CROSS JOIN LATERAL (
+        SELECT d.available_at
+        FROM pgbus.deliveries AS d
+        WHERE d.listener_id = r.id AND d.lane IS NULL AND d.claim_token IS NULL AND d.available_at > now()
+        ORDER BY d.available_at
+        LIMIT 1
+    ) AS first_of
+    UNION ALL
+    SELECT d.available_at
+    FROM run AS r
+    JOIN pgbus.deliveries AS d ON d.listener_id = r.id
+    WHERE d.lane IS NOT NULL AND d.blocked_key IS NULL AND d.claim_token IS NULL AND d.available_at > now()
+    UNION ALL
+    SELECT s.next_run_at FROM pgbus.schedules AS s WHERE s.state = 'active' AND s.next_run_at > now()
+)
+SELECT EXISTS (SELECT FROM pgbus.deliveries AS d WHERE d.claim_token IS NOT NULL)
+           OR EXISTS (SELECT FROM pgbus.schedules AS s WHERE s.claim_token IS NOT NULL)
+           OR EXISTS (
+               SELECT FROM pgbus.schedules AS s
+               WHERE s.state = 'active' AND s.next_run_at <= now() AND s.next_run_at > now() - INTERVAL '1 minute')
+           OR EXISTS (SELECT FROM pgbus.rpc_requests AS q WHERE q.taken_at IS NULL)
+           OR EXISTS (
+               SELECT FROM run AS r
+               WHERE EXISTS (
+                   SELECT FROM pgbus.deliveries AS d
+                   WHERE d.listener_id = r.id AND d.lane IS NULL AND d.claim_token IS NULL AND d.available_at IS NULL)
+                  OR EXISTS (
+                   SELECT FROM pgbus.deliveries AS d
+                   WHERE d.listener_id = r.id AND d.lane IS NULL AND d.claim_token IS NULL AND d.available_at <= now())
+                  OR EXISTS (
+                   SELECT FROM pgbus.deliveries AS d
+                   WHERE d.listener_id = r.id AND d.lane IS NOT NULL AND d.blocked_key IS NULL
+                     AND d.claim_token IS NULL AND (d.available_at IS NULL OR d.available_at <= now())))
+           AS is_owed,
+       COALESCE(CAST((SELECT min(extract(epoch FROM i.due_at)) FROM instants AS i) - extract(epoch FROM now())
+                     AS double precision), double precision 'infinity') AS seconds
+
+-- name: lie_down
+-- Say that the bus is about to sleep, and make an even slot current: every publisher notifies from now on.
+SELECT CAST(nextval('pgbus.wake_slots') AS integer) AS slot,
+       pg_notify(CAST(:work_channel AS text), 'dozing') AS told
+
+-- name: fall_asleep
+-- Give up the leader's lock and the last wake slot, say until when the bus sleeps, and have the server allow silence.
+SELECT pg_advisory_unlock(hashtext(CAST(:namespace AS text) || '.wake'), CAST(:held_slot AS integer)),
+       pg_advisory_unlock(hashtext(CAST(:namespace AS text) || '.leader'), 1),
+       set_config('idle_session_timeout', '0', false),
+       pg_notify(CAST(:work_channel AS text), 'asleep ' || CAST(:seconds AS double precision))
+
+-- name: rise
+-- Lead again, with the next, odd slot, and tell all. NULL when another session leads now, and 0 when one has led since
+-- `slot` was made the current one: what this session knew of the log is then worth nothing.
+SELECT CAST(CASE WHEN pg_try_advisory_lock(hashtext(CAST(:namespace AS text) || '.leader'), 1)
+                 THEN CASE WHEN pg_sequence_last_value(CAST('pgbus.wake_slots' AS regclass)) = CAST(:slot AS bigint)
+                           THEN nextval('pgbus.wake_slots') ELSE 0 END END AS integer) AS slot,
+       set_config('idle_session_timeout', CAST(:silence AS text), false) AS silence,
+       pg_notify(CAST(:work_channel AS text), 'awake') AS told
+
+-- name: is_asleep
+-- Whether the bus sleeps.
+SELECT s.last_value % 2 = 0 AS is_asleep FROM pgbus.wake_slots AS s
 
 -- name: find_held_slots
 -- The slots that open transactions share: each may still commit an event without a NOTIFY.
@@ -315,11 +397,14 @@ WHERE l.locktype = 'advisory'
 -- Become the leader if there is none; true if this session leads now.
 SELECT pg_try_advisory_lock(hashtext(CAST(:namespace AS text) || '.leader'), 1) AS leads
 
--- name: is_leaderless
--- Whether there is no leader. If the lock is free, it is released again: it is for the session that will lead.
+-- name: find_leader
+-- Whether there is no leader, and whether the bus sleeps, when there should be none. If the lock is free, it is released
+-- again: it is for the session that will lead.
 SELECT CASE WHEN pg_try_advisory_lock(hashtext(CAST(:namespace AS text) || '.leader'), 1)
             THEN pg_advisory_unlock(hashtext(CAST(:namespace AS text) || '.leader'), 1)
-            ELSE false END AS leaderless
+            ELSE false END AS leaderless,
+       s.last_value % 2 = 0 AS is_asleep
+FROM pgbus.wake_slots AS s
 
 -- name: beat
 -- Do nothing: the server ends a leader's session that is silent.

@@ -23,7 +23,8 @@ SILENCE = 35.0
 class WorkerStatus(msgspec.Struct, frozen=True):
     """A worker process. It is `live` while its advisory lock is held; else it is gone and not yet cleaned up.
 
-    `silent_for` is the number of seconds since it reported last, by the database's clock; workers report every 10 s.
+    `silent_for` is the number of seconds since it reported last, by the database's clock; workers report every 10 s. It
+    is `asleep` when the whole bus is, as nothing is owed: then nobody reports, and nobody leads.
     `failures` are its parts that failed by a fault of code and wait to begin again, with their errors: `listener NAME`,
     `calls` or `schedules`.
     """
@@ -40,13 +41,14 @@ class WorkerStatus(msgspec.Struct, frozen=True):
     last_seen_at: datetime
     silent_for: float
     live: bool
+    asleep: bool
     leading: bool
     leading_since: datetime | None
 
     @property
     def hangs(self) -> bool:
         """Whether it holds its lock but does not report: its process is stopped, or its event loop hangs."""
-        return self.live and self.silent_for > SILENCE
+        return self.live and not self.asleep and self.silent_for > SILENCE
 
 
 class ListenerStatus(msgspec.Struct, frozen=True):

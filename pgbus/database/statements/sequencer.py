@@ -96,6 +96,20 @@ class WakeSlot:
     armed: bool
 
 
+class Owed(NamedTuple):
+    """Whether something is owed now, and the seconds until something else is due; infinity: nothing is."""
+
+    now: bool
+    seconds: float
+
+
+class LeaderLock(NamedTuple):
+    """The lock that is held by who leads: nobody has to while the bus is `asleep`."""
+
+    free: bool
+    asleep: bool
+
+
 async def read_outbox(
     store: Store,
     *,
@@ -262,7 +276,7 @@ async def wake_up(store: Store, *, slot: int) -> None:
 
 
 async def advance_wake_slot(store: Store) -> int:
-    """Have publishers use the next slot, and return that; transactions that share the old one keep it."""
+    """Have publishers use the next odd slot, and return that; transactions that share the old one keep it."""
     slot: int = (await store.fetch_one("advance_wake_slot"))["slot"]
     return slot
 
@@ -278,10 +292,51 @@ async def try_lead(store: Store) -> bool:
     return leads
 
 
-async def is_leaderless(store: Store) -> bool:
-    """Return whether no session holds the leader's lock."""
-    leaderless: bool = (await store.fetch_one("is_leaderless", namespace=store.namespace))["leaderless"]
-    return leaderless
+async def find_leader(store: Store) -> LeaderLock:
+    """Return whether no session holds the leader's lock, and whether the bus sleeps."""
+    return LeaderLock(*await store.fetch_one("find_leader", namespace=store.namespace))
+
+
+async def find_owed(store: Store) -> Owed:
+    """Find what keeps the bus awake, besides the outbox, which the leader knows."""
+    return Owed(*await store.fetch_one("find_owed"))
+
+
+async def lie_down(store: Store) -> int:
+    """Announce that the bus is about to sleep, and have every publisher notify from now on; returns the even slot."""
+    slot: int = (await store.fetch_one("lie_down", work_channel=store.work_channel))["slot"]
+    return slot
+
+
+async def fall_asleep(store: Store, *, held_slot: int, seconds: float) -> None:
+    """Give the lead up, after `lie_down`: the bus sleeps, for `seconds` at most. `held_slot` was the last odd one."""
+    await store.fetch(
+        "fall_asleep",
+        namespace=store.namespace,
+        held_slot=held_slot,
+        seconds=seconds,
+        work_channel=store.work_channel,
+    )
+
+
+async def rise(store: Store, *, slot: int, silence: str) -> int | None:
+    """Lead again after a sleep that began with this slot; returns the new slot.
+
+    None if another session leads now, and 0 if one has led meanwhile. From then on the server ends a session that is
+    silent for `silence`, as text.
+    """
+    slot_now: int | None = (
+        await store.fetch_one(
+            "rise", namespace=store.namespace, slot=slot, silence=silence, work_channel=store.work_channel
+        )
+    )["slot"]
+    return slot_now
+
+
+async def is_asleep(store: Store) -> bool:
+    """Return whether the bus sleeps."""
+    asleep: bool = (await store.fetch_one("is_asleep"))["is_asleep"]
+    return asleep
 
 
 async def beat(store: Store) -> None:

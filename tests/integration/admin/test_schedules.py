@@ -166,6 +166,7 @@ async def test_runs_are_forgotten_after_their_retention(bus: pgbus.Bus, database
         wake_listeners=lambda _: None,
         partition=lambda: 0,
         begin_period=lambda: None,
+        turn=asyncio.Lock(),
     )
     await maintenance.do_chores()
     # What is in hand stays.

@@ -1,0 +1,55 @@
+"""A leader that freezes, or is killed, while the bus sleeps: another one leads when an event wakes it."""
+
+from __future__ import annotations
+
+import signal
+import time
+
+from tests.chaos.stage import Stage, WorkerProcess
+from tests.support import eventually
+from tests.support.waiting import PROCESS_PATIENCE
+
+# Seconds. Measured: 0.6 to 1; the rest is for a busy machine.
+SOON = 10.0
+
+
+async def test_an_event_finds_another_leader_when_the_one_that_slept_is_frozen_or_dead(stage: Stage) -> None:
+    first = await stage.start("record")
+    await eventually(stage.leader_pid, PROCESS_PATIENCE)
+    second = await stage.start("record")
+    await stage.registered(second)
+
+    await eventually(lambda: _sleeps(stage), PROCESS_PATIENCE)
+    await _takes_over(stage, 0, frozen=first, other=second)
+
+    await eventually(lambda: _sleeps(stage), PROCESS_PATIENCE)
+    await second.kill()
+    third = await stage.start("record")  # it finds a bus that sleeps, and a leader's session that is gone
+    await stage.publish("chaos.recorded", [1])
+    await stage.wait_for("handled", 2)
+    assert await stage.leader_pid() == third.pid
+
+    first.signal(signal.SIGCONT)
+    await eventually(lambda: "another worker leads" in first.log or "no longer leading" in first.log, PROCESS_PATIENCE)
+    await stage.publish("chaos.recorded", [2])
+    await stage.settled()
+    assert await stage.numbers("handled") == [0, 1, 2]
+    assert await stage.leader_pid() == third.pid
+
+
+async def _takes_over(stage: Stage, number: int, *, frozen: WorkerProcess, other: WorkerProcess) -> None:
+    frozen.signal(signal.SIGSTOP)
+    began = time.monotonic()
+    await stage.publish("chaos.recorded", [number])
+    await eventually(lambda: _leads(stage, other), SOON)
+    await stage.wait_for("handled", 1)
+    print(f"{time.monotonic() - began:.2f} s without a leader")  # noqa: T201 - the measured figure
+
+
+async def _sleeps(stage: Stage) -> bool:
+    is_asleep = await stage.value("SELECT bool_or(is_asleep) FROM pgbus.live_workers")
+    return is_asleep is True and await stage.leader_pid() is None  # nobody holds the lock
+
+
+async def _leads(stage: Stage, worker: WorkerProcess) -> bool:
+    return await stage.leader_pid() == worker.pid
