@@ -85,8 +85,9 @@ SELECT nextval('pgbus.wake_slots');
 -- 1. It takes the transaction's xid first, so that every outbox id assigned so far belongs to a transaction with a lower
 --    xid than the next one that any transaction takes; the sequencer's floor depends on that.
 -- 2. It wakes the leader only when the leader sleeps. The leader sleeps only while it holds the current slot's lock
---    exclusively, or has made an even slot the current one; if we share the lock, and the slot is still the current one, the leader is awake and will look again
---    before it sleeps. Otherwise NOTIFY, which costs a database-wide lock at commit.
+--    exclusively, or has made an even slot the current one; if we share the lock, and the slot is still the current one,
+--    the leader is awake and will look again before it sleeps. Otherwise NOTIFY, which costs a database-wide lock at
+--    commit.
 -- A transaction that is older than a second always notifies: the leader leaves a slot that is shared for long, and a
 -- transaction that publishes row by row for an hour would share each slot in turn. On a server that can prepare
 -- transactions every transaction notifies: PostgreSQL prepares none that has notified, and this must not depend on

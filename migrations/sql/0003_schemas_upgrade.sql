@@ -140,6 +140,7 @@ COMMENT ON COLUMN pgbus.live_workers.listeners IS 'Names of the listeners that i
 COMMENT ON COLUMN pgbus.live_workers.started_at IS 'When it registered';
 COMMENT ON COLUMN pgbus.live_workers.last_seen_at IS 'When it reported last, every 10 seconds';
 COMMENT ON COLUMN pgbus.live_workers.leading_since IS 'When it became the leader; NULL: it is not the leader';
+COMMENT ON COLUMN pgbus.live_workers.is_asleep IS 'Whether the whole bus sleeps, as nothing is owed: then nobody reports, and nobody leads';
 COMMENT ON VIEW pgbus.running IS 'Calls of handlers, procedures and tasks that have run for a second or more, as the live workers reported last';
 COMMENT ON COLUMN pgbus.running.kind IS 'listener, procedure or schedule';
 COMMENT ON COLUMN pgbus.running.name IS 'Name of the listener, procedure or schedule';

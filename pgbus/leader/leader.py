@@ -131,7 +131,7 @@ class Leader:
             has_others=lambda: self._company.has_others,
             slumber=self._slumber,
             turn=turn,
-            silence=SILENCE,
+            silence=LEADER_SETTINGS["idle_session_timeout"],
         )
         maintenance = Maintenance(
             session.store,
@@ -147,14 +147,12 @@ class Leader:
         self._session, self._sequencer = session, sequencer
         logger.info("leading")
         self._telemetry.emit(LeaderChanged(leads=True))
-        duties = [
-            asyncio.create_task(duty)
-            for duty in (sequencer.run(), maintenance.run(), _beat(session, sequencer), _end_with(session))
-        ]
+        works = (sequencer.run(), maintenance.run(), _beat(session, sequencer), _end_with(session))
+        duties = [asyncio.create_task(work) for work in works]
         try:
-            # None of them ends by itself while all is well, but the sequencer when another one has led in our sleep. With
-            # the first one that does, leading ends as a whole: a
-            # leader that sequences and does no maintenance, say, would keep the lock from one that does both.
+            # None of them ends by itself while all is well, but the sequencer when another one has led in our sleep.
+            # With the first one that does, leading ends as a whole: a leader that sequences and does no maintenance,
+            # say, would keep the lock from one that does both.
             done, _ = await asyncio.wait(duties, return_when=asyncio.FIRST_COMPLETED)
             for duty in done:
                 duty.result()

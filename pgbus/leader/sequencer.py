@@ -15,6 +15,7 @@ fell asleep goes on where it was, unless the slot says that another one has led.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import math
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from collections.abc import Callable
 from pgbus.aio.clock import now
 from pgbus.database.faults import LockNotAvailable, QueryCancelled
 from pgbus.database.statements import maintenance, sequencer
+from pgbus.database.statements.sequencer import Owed
 from pgbus.leader import slumber as slumbers
 from pgbus.leader.frontier import Frontier
 from pgbus.leader.mover import LOCKED_PAUSE, RUN, LeaderSession, Look, Mover, Neighbours
@@ -41,6 +43,8 @@ HELD_PAUSE_LIMIT = 1.0
 PARTITION_SIZE = 1_000_000_000
 # Seconds until the leader asks again whether the bus may sleep, at least.
 DOZE_PAUSE = 0.5
+# Seconds within which our own worker hears that we doze. One that is deaf, or far behind, would not hear a publisher.
+ECHO_LIMIT = 1.0
 
 
 class Sequencer:
@@ -232,46 +236,63 @@ class Sequencer:
 
     async def _doze(self) -> bool:
         """Let the bus sleep until something stirs it, unless something is owed; whether it has slept or tried to."""
-        owed = await sequencer.find_owed(self._store)
+        self._doze_at = now() + slumbers.QUIET / 2
+        # Before the question: what commits after it is answered is heard of, and then we do not sleep.
+        self._woken.clear()
+        asked_at = now()
+        owed = Owed(now=True, seconds=0.0)
+        with contextlib.suppress(QueryCancelled):  # it takes too long: there is a lot
+            owed = await sequencer.find_owed(self._store)
         if owed.now:
-            self._doze_at = now() + slumbers.QUIET / 2
             return False
         wakes_at = now() + min(owed.seconds, slumbers.LONGEST)
-        self._woken.clear()
-        slot = await sequencer.lie_down(self._store)
         try:
+            slot = await sequencer.lie_down(self._store)
             # Who has published before has committed by this look, or notifies.
             look = await self._look()
         except (LockNotAvailable, QueryCancelled):
             await self._get_up()
             raise
-        if look.moved or look.has_more or self._woken.is_set():
+        # Notifications come in the order of the commits: with our own one, our worker has heard all before it.
+        hears = await _wait(self._slumber.lying, ECHO_LIMIT)
+        is_news = self._woken.is_set() or self._slumber.heard_at >= asked_at
+        if look.moved or look.has_more or is_news or not hears:
             await self._get_up()
             return True
-        self.awake.clear()
-        await sequencer.fall_asleep(self._store, held_slot=self._slot or 0, seconds=max(0.0, wakes_at - now()))
-        self._slot = None
-        logger.debug("the bus sleeps, for %.0f s at most", wakes_at - now())
-        await _wait(self._woken, wakes_at - now())
-        self._woken.clear()
-        await self._rise(slot)
+        # A scheduled event whose row someone has locked is due already, and looked for by the mover alone.
+        await self._sleep_until(min(wakes_at, self._mover.next_due), slot)
         return True
 
     async def _get_up(self) -> None:
         """End the attempt to sleep."""
-        self._doze_at = now() + slumbers.QUIET / 2
         await self._disarm()
         await self._leave_slot()
+        self._slumber.stir()
 
-    async def _rise(self, slot: int) -> None:
-        """Lead again where we were, unless another session does, or did."""
-        if not await sequencer.rise(self._store, slot=slot, silence=self._silence):
-            self._is_over = True
-            logger.info("another worker leads, since the bus was woken")
+    async def _sleep_until(self, wakes_at: float, slot: int) -> None:
+        """Give up the lead, sleep, and lead again where we were, unless another session does, or did.
+
+        A step that fails midway has perhaps taken effect in part, for no rollback returns a lock of the session: then
+        we cannot know whether we lead, and end.
+        """
+        self._is_over = True
+        self.awake.clear()
+        with contextlib.suppress(LockNotAvailable, QueryCancelled):
+            await sequencer.fall_asleep(self._store, held_slot=self._slot or 0, seconds=max(0.0, wakes_at - now()))
+            self._slot = None
+            logger.debug("the bus sleeps, for %.0f s at most", wakes_at - now())
+            await _wait(self._woken, wakes_at - now())
+            # What wakes us from here on, the look after this will read.
+            self._woken.clear()
+            self._is_over = not await sequencer.rise(self._store, slot=slot, silence=self._silence)
+        if self._is_over:
+            logger.info("no longer leading: the bus was woken, and another worker leads or is to begin")
             return
         self.awake.set()
-        self._mover.review_schedule()
         self._slumber.stir()
+        # What has woken us comes first, and what else is due after it.
+        await self._look()
+        self._mover.review_schedule()
 
     async def _disarm(self) -> None:
         """Under load, let publishers commit without NOTIFY. For a lone event it is quickest to stay armed."""

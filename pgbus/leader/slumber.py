@@ -9,6 +9,7 @@ commits: who has heard any other one in between stays awake, and so does who hea
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 
 from pgbus.aio.clock import now
@@ -19,6 +20,8 @@ QUIET = 10.0
 LONGEST = 86_400.0
 # Seconds after which a leader that dozed, and has not said that it fell asleep, may be gone.
 DOZE_LIMIT = 2.0
+# Seconds between looks at the clock, which ask nobody: that of the event loop stands still while the host is suspended.
+CLOCK_INTERVAL = 30.0
 
 
 class Slumber:
@@ -26,14 +29,22 @@ class Slumber:
 
     def __init__(self, *, waking: Callable[[], None]) -> None:
         self._waking = waking
-        self._stirred = True
         self._stirred_at = self._last_at = self._looked_at = now()
         self._alarm: asyncio.TimerHandle | None = None
+        # When it rings, by the event loop's clock and by the host's: by whichever is the first.
+        self._rings_at = self._rings_at_by_host = 0.0
         self.is_asleep = False
         """Whether the bus sleeps, and this worker asks nothing."""
         self.awake = asyncio.Event()
         """Set while it does not."""
         self.awake.set()
+        self.lying = asyncio.Event()
+        """Set while the leader dozes or the bus sleeps, and nothing else was heard since."""
+
+    @property
+    def heard_at(self) -> float:
+        """When something was heard or moved last, by the engine's clock."""
+        return self._last_at
 
     @property
     def quiet_for(self) -> float:
@@ -43,7 +54,7 @@ class Slumber:
     @property
     def up_for(self) -> float:
         """Seconds for which somebody should have led; 0 when the leader dozes, or the bus sleeps."""
-        return now() - self._stirred_at if self._stirred else 0.0
+        return 0.0 if self.lying.is_set() else now() - self._stirred_at
 
     @property
     def has_looked(self) -> bool:
@@ -57,10 +68,11 @@ class Slumber:
     def stir(self) -> None:
         """Be awake: an event, a call or a change was heard of, or is due."""
         self._last_at = now()
-        if self._stirred:
+        if not self.lying.is_set():
             return
-        self._stirred, self._stirred_at = True, self._last_at
+        self._stirred_at = self._last_at
         self.is_asleep = False
+        self.lying.clear()
         self.awake.set()
         self._stop_alarm()
         self._waking()
@@ -68,12 +80,12 @@ class Slumber:
     def lie_down(self) -> None:
         """Note that the leader dozes: if it hears of nothing more, the bus falls asleep."""
         if not self.is_asleep:
-            self._stirred = False
+            self.lying.set()
             self._set_alarm(DOZE_LIMIT)
 
     def fall_asleep(self, seconds: float) -> None:
         """Sleep for this many seconds at most, unless something was heard of since the leader dozed."""
-        if self._stirred or self.is_asleep:
+        if self.is_asleep or not self.lying.is_set():
             return
         self.is_asleep = True
         self.awake.clear()
@@ -84,8 +96,14 @@ class Slumber:
         self._stop_alarm()
 
     def _set_alarm(self, seconds: float) -> None:
+        self._rings_at, self._rings_at_by_host = now() + seconds, time.time() + seconds
+        self._look_at_clock()
+
+    def _look_at_clock(self) -> None:
         self._stop_alarm()
-        self._alarm = asyncio.get_running_loop().call_later(seconds, self.stir)
+        left = min(self._rings_at - now(), self._rings_at_by_host - time.time())
+        ring = self.stir if left <= CLOCK_INTERVAL else self._look_at_clock
+        self._alarm = asyncio.get_running_loop().call_later(max(0.0, min(left, CLOCK_INTERVAL)), ring)
 
     def _stop_alarm(self) -> None:
         if self._alarm:

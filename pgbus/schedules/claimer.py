@@ -102,11 +102,16 @@ class Claimer:
                 tries.worked()
             except Exception as error:
                 delay = tries.pause_after(error)
+                self._due_at = -math.inf  # not known: look again also while the bus sleeps
                 # Only here: while looks succeed, they extend the leases, or learn from the answer that a run is lost.
                 self._runs.give_up_expired()
             await wait_for_first(self._wake, limit=delay)
-            while self._is_asleep() and not self._wake.is_set() and (left := self._due_at - now()) > 0:
+            while self._may_rest() and (left := self._due_at - now()) > 0:
                 await wait_for_first(self._wake, limit=min(left, LONGEST_WAIT))
+
+    def _may_rest(self) -> bool:
+        """Whether nothing is to be asked before the next run is due: the bus sleeps, and no lease is ours to keep."""
+        return self._is_asleep() and not self._wake.is_set() and not self._runs.under_way
 
     async def _look(self) -> float:
         """Do what is due; returns the seconds until the next look."""

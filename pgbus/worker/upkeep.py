@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from pgbus.aio.tasks import wait_for_first
 from pgbus.config import Config
+from pgbus.database.statements.notifications import notify_workers
 from pgbus.database.store import Store
 from pgbus.database.tries import Tries
 from pgbus.worker.membership import Membership
@@ -67,6 +68,9 @@ class Upkeep:
 
     async def _look(self) -> None:
         loop, store, parts = asyncio.get_running_loop(), self._store, self._parts
+        if parts.slumber.is_asleep:
+            # A part is declared, or begins again, and may claim: somebody has to lead meanwhile.
+            await notify_workers(store, "busy")
         # Before `return_forgotten`: the claims of a part that failed are forfeited, which counts against their events.
         # Given back first, they would fail it again, forever and uncounted.
         await parts.end_failed(store)

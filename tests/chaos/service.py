@@ -12,11 +12,13 @@ import asyncpg
 import psycopg
 
 import pgbus
-from pgbus.leader import leader
+from pgbus.leader import leader, slumber
 
 DSN = os.environ["CHAOS_DSN"]
 PID = os.getpid()
 BLOCKS = os.environ.get("CHAOS_BLOCKS") == "1"
+# Who asks which process leads does not meet a bus that sleeps, however slow the machine is.
+slumber.QUIET = float(os.environ.get("CHAOS_QUIET", "300"))
 
 if silence := os.environ.get("CHAOS_SILENCE"):
     limits = ("idle_session_timeout", "idle_in_transaction_session_timeout", "tcp_user_timeout")

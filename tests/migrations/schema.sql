@@ -1987,6 +1987,8 @@ COMMENT ON COLUMN pgbus.live_workers.last_seen_at IS 'When it reported last, eve
 
 COMMENT ON COLUMN pgbus.live_workers.leading_since IS 'When it became the leader; NULL: it is not the leader';
 
+COMMENT ON COLUMN pgbus.live_workers.is_asleep IS 'Whether the whole bus sleeps, as nothing is owed: then nobody reports, and nobody leads';
+
 CREATE TABLE pgbus.operation_items (
     operation_id bigint NOT NULL,
     at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,

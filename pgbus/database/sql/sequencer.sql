@@ -305,13 +305,25 @@ FROM pgbus.wake_slots AS s
 
 -- name: find_owed
 -- Whether something is owed now for which the leader must be there: claims of events and of runs of schedules, runs that
--- have just become due, calls that nobody has taken, and deliveries that a live worker could claim. And the seconds until something else is due: a
--- scheduled event, a retry, a run of a schedule; infinity for nothing.
+-- have just become due, calls that nobody has taken, deliveries that a live worker could claim, and lanes that are to be
+-- released. And the seconds until something else is due: a scheduled event, a retry, a run of a schedule; infinity for
+-- nothing. Of a lane only the first row counts, which blocks the rest of it.
 WITH run AS MATERIALIZED (
-    SELECT l.id
+    SELECT l.id, COALESCE(l.lanes, 0) AS lanes
     FROM pgbus.listeners AS l
     WHERE l.state = 'active'
       AND l.listener_name = ANY (ARRAY(SELECT unnest(w.listeners) FROM pgbus.live_workers AS w))
+), heads AS MATERIALIZED (
+    SELECT h.available_at
+    FROM run AS r
+    CROSS JOIN LATERAL generate_series(0, r.lanes - 1) AS n (lane)
+    CROSS JOIN LATERAL (
+        SELECT d.available_at
+        FROM pgbus.deliveries AS d
+        WHERE d.listener_id = r.id AND d.lane = n.lane AND d.blocked_key IS NULL
+        ORDER BY d.first
+        LIMIT 1
+    ) AS h
 ), instants AS MATERIALIZED (
     (SELECT o.deliver_at AS due_at
      FROM pgbus.outbox AS o
@@ -329,10 +341,7 @@ WITH run AS MATERIALIZED (
         LIMIT 1
     ) AS first_of
     UNION ALL
-    SELECT d.available_at
-    FROM run AS r
-    JOIN pgbus.deliveries AS d ON d.listener_id = r.id
-    WHERE d.lane IS NOT NULL AND d.blocked_key IS NULL AND d.claim_token IS NULL AND d.available_at > now()
+    SELECT h.available_at FROM heads AS h WHERE h.available_at > now()
     UNION ALL
     SELECT s.next_run_at FROM pgbus.schedules AS s WHERE s.state = 'active' AND s.next_run_at > now()
 )
@@ -342,6 +351,7 @@ SELECT EXISTS (SELECT FROM pgbus.deliveries AS d WHERE d.claim_token IS NOT NULL
                SELECT FROM pgbus.schedules AS s
                WHERE s.state = 'active' AND s.next_run_at <= now() AND s.next_run_at > now() - INTERVAL '1 minute')
            OR EXISTS (SELECT FROM pgbus.rpc_requests AS q WHERE q.taken_at IS NULL)
+           OR EXISTS (SELECT FROM heads AS h WHERE h.available_at IS NULL OR h.available_at <= now())
            OR EXISTS (
                SELECT FROM run AS r
                WHERE EXISTS (
@@ -352,16 +362,17 @@ SELECT EXISTS (SELECT FROM pgbus.deliveries AS d WHERE d.claim_token IS NOT NULL
                    WHERE d.listener_id = r.id AND d.lane IS NULL AND d.claim_token IS NULL AND d.available_at <= now())
                   OR EXISTS (
                    SELECT FROM pgbus.deliveries AS d
-                   WHERE d.listener_id = r.id AND d.lane IS NOT NULL AND d.blocked_key IS NULL
-                     AND d.claim_token IS NULL AND (d.available_at IS NULL OR d.available_at <= now())))
+                   WHERE d.listener_id = r.id AND d.lane >= r.lanes AND d.blocked_key IS NULL))
            AS is_owed,
        COALESCE(CAST((SELECT min(extract(epoch FROM i.due_at)) FROM instants AS i) - extract(epoch FROM now())
                      AS double precision), double precision 'infinity') AS seconds
 
 -- name: lie_down
 -- Say that the bus is about to sleep, and make an even slot current: every publisher notifies from now on.
-SELECT CAST(nextval('pgbus.wake_slots') AS integer) AS slot,
+SELECT CAST(CASE WHEN s.last_value % 2 = 1 THEN nextval('pgbus.wake_slots')
+                 ELSE GREATEST(nextval('pgbus.wake_slots'), nextval('pgbus.wake_slots')) END AS integer) AS slot,
        pg_notify(CAST(:work_channel AS text), 'dozing') AS told
+FROM pgbus.wake_slots AS s
 
 -- name: fall_asleep
 -- Give up the leader's lock and the last wake slot, say until when the bus sleeps, and have the server allow silence.
