@@ -220,3 +220,10 @@ async def test_a_scheduled_event_can_be_cancelled_with_the_sql_of_the_page(datab
         await connection.execute(block.text)
     left = await connection.fetch("SELECT payload ->> 'order_id' FROM pgbus.scheduled ORDER BY 1")
     assert [row[0] for row in left] == ["6", "8"]
+
+
+def test_the_page_lists_every_role() -> None:
+    page = (ROOT / "docs" / "how-to" / "upgrade.md").read_text(encoding="utf-8")
+    roles = set(re.findall(r"GRANT .* TO pgbus_(\w+)", (ROOT / "migrations" / "sql" / "roles.sql").read_text("utf-8")))
+    assert len(roles) > 4
+    assert sorted(role for role in roles if f"| `pgbus_{role}` |" not in page) == []
