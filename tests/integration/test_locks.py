@@ -176,7 +176,8 @@ async def test_a_look_that_takes_too_long_is_cut_off_and_the_next_one_takes_less
     database: str, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Without an end to its silence, which a busy machine would have it keep.
-    monkeypatch.setattr("pgbus.leader.leader.LEADER_SETTINGS", {"lock_timeout": "100ms", "statement_timeout": "1s"})
+    settings = {"lock_timeout": "100ms", "statement_timeout": "1s", "idle_session_timeout": "0"}
+    monkeypatch.setattr("pgbus.leader.leader.LEADER_SETTINGS", settings)
     connection = await connect(database)
     # Each row of the log takes 10 ms: 200 of them take too long.
     await connection.execute(
