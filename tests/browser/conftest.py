@@ -107,6 +107,8 @@ async def _fill(dsn: str) -> None:
         for number in range(1, ORDERS + 1):
             await _place_order(rows, number, charge=charge, ship=ship)
         await connection.execute(MORE)
+        await rows.dead_letter(charge, 1, error="ValueError: no such card")
+        await connection.execute("CALL pgbus.operate('discard', '{\"listener\": \"charge\"}', 'not worth it', 'ann')")
 
 
 async def _place_order(rows: Rows, number: int, *, charge: int, ship: int) -> None:

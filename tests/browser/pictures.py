@@ -51,7 +51,7 @@ def open_shop() -> Iterator[str]:
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as shop:
         assert shop.stdout is not None
         try:
-            found = next(filter(None, (re.search(r"http://\S+", line) for line in shop.stdout)), None)
+            found = re.search(r"http://\S+", shop.stdout.readline())
             assert found, "the dashboard has not said where it is"
             yield found[0]
         finally:
