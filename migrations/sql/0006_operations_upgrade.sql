@@ -76,14 +76,14 @@ $$;
 -- This and the two functions after it have no subquery, so that they become part of the statements that use them: a
 -- call for each event would take longer than everything else.
 CREATE FUNCTION pgbus.topic_lines(topic text, ancestors text[]) RETURNS text
-    LANGUAGE sql STABLE
+    LANGUAGE sql STABLE PARALLEL SAFE
 AS $$
     SELECT concat(topic, '.', E'\n' || array_to_string(ancestors, E'.\n') || '.')
 $$;
 
 -- Whether a listener with these patterns hears a topic: those without wildcards, and the regular expression of the others.
 CREATE FUNCTION pgbus.is_heard(topics text[], regex text, topic text, ancestors text[]) RETURNS boolean
-    LANGUAGE sql STABLE
+    LANGUAGE sql STABLE PARALLEL SAFE
 AS $$
     SELECT topic = ANY (topics) OR ancestors && topics OR pgbus.topic_lines(topic, ancestors) ~ regex
 $$;
@@ -95,7 +95,7 @@ CREATE FUNCTION pgbus.filter_accepts(
     filter jsonb, listener_name text, topic text, ancestors text[], key text, payload jsonb, error text, fingerprint text,
     at timestamptz
 ) RETURNS boolean
-    LANGUAGE sql STABLE
+    LANGUAGE sql STABLE PARALLEL SAFE
 AS $$
     SELECT (filter ->> 'listener' IS NULL OR listener_name = filter ->> 'listener')
        AND (filter ->> 'topic' IS NULL

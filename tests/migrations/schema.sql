@@ -423,7 +423,7 @@ $$;
 COMMENT ON FUNCTION pgbus.fail_lost_calls(call_ids uuid[]) IS 'Fails those of these calls that a dead worker had claimed';
 
 CREATE FUNCTION pgbus.filter_accepts(filter jsonb, listener_name text, topic text, ancestors text[], key text, payload jsonb, error text, fingerprint text, at timestamp with time zone) RETURNS boolean
-    LANGUAGE sql STABLE
+    LANGUAGE sql STABLE PARALLEL SAFE
     AS $$
     SELECT (filter ->> 'listener' IS NULL OR listener_name = filter ->> 'listener')
        AND (filter ->> 'topic' IS NULL
@@ -545,7 +545,7 @@ $$;
 COMMENT ON FUNCTION pgbus.has_error(error text, wanted text) IS 'Whether an error contains a string, in upper or lower case, or is of a kind';
 
 CREATE FUNCTION pgbus.is_heard(topics text[], regex text, topic text, ancestors text[]) RETURNS boolean
-    LANGUAGE sql STABLE
+    LANGUAGE sql STABLE PARALLEL SAFE
     AS $$
     SELECT topic = ANY (topics) OR ancestors && topics OR pgbus.topic_lines(topic, ancestors) ~ regex
 $$;
@@ -1216,7 +1216,7 @@ $$;
 COMMENT ON FUNCTION pgbus.take_dedup_keys(dedup_keys text[], event_ids uuid[], ttl double precision, OUT dedup_key text, OUT event_id uuid, OUT was_taken boolean) IS 'Takes each key that is free for the event at the same place of the array, for ttl seconds; returns the holders';
 
 CREATE FUNCTION pgbus.topic_lines(topic text, ancestors text[]) RETURNS text
-    LANGUAGE sql STABLE
+    LANGUAGE sql STABLE PARALLEL SAFE
     AS $$
     SELECT concat(topic, '.', E'\n' || array_to_string(ancestors, E'.\n') || '.')
 $$;

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -73,3 +74,28 @@ async def test_a_search_reads_no_more_than_its_window(plans: Plans, wanted: dict
     if "outcome" in wanted and plans.connection.get_server_version().major < 15:
         most *= 2  # of an event's history, 30 pages and not 15
     assert plan.pages < most, plan.pages
+
+
+async def test_the_last_errors_of_a_listener_are_found_by_their_time(plans: Plans) -> None:
+    plan = await ask(plans, "list_failures", listener_name="one", window=3600.0, limit=10)
+    assert "history_p0_started_at_idx" in plan.indexes
+    assert plan.pages < 3_000, plan.pages
+
+
+@pytest.mark.parametrize(("verb", "most"), [("replay", 2_000), ("retry", 2_000), ("retry_now", 12_000), ("pause", 100)])
+async def test_a_preview_reads_what_the_change_would_touch(plans: Plans, verb: str, most: int) -> None:
+    filter_ = {"listener": "one"}
+    if verb == "replay":
+        filter_ |= {"from": str(EVENTS - 1_000), "to": str(EVENTS)}
+    plan = await ask(plans, "preview_operation", verb=verb, filter=json.dumps(filter_), samples=10)
+    assert plan.pages < most, plan.pages  # within functions, whose plans cannot be seen
+
+
+async def test_the_schemas_are_read_once_and_their_workers_once(plans: Plans) -> None:
+    schemas = """INSERT INTO pgbus.schemas (kind, name, service, version, schema, hash)
+    SELECT 'event', 'shop.topic_' || n, 'shop', v, '{"parameters": {}}', md5(n || '.' || v)
+    FROM generate_series(1, 200) AS n, generate_series(1, 5) AS v"""
+    await plans.connection.execute(schemas)
+    plan = await ask(plans, "list_schemas")
+    assert plan.steps < 5_000, plan.steps
+    assert plan.pages < 500, plan.pages

@@ -74,7 +74,7 @@ CHANGES: Mapping[str, Change] = {
                        "to": Field("To", "now, a position or an instant"), **_WHICH}),
         Change("reset", "Reset", "listener", "Has the listener go on from another place in the log.",
                harm="What waits for it is dropped; from the place on, it hears everything.",
-               fields={**_LISTENER, "to": Field("To", "beginning, now, a position or an instant", required=True)}),
+               fields={**_LISTENER, "to": Field("To", "now, 120 or an instant", required=True)}),
         Change("pause", "Pause", "listener", "Stops deliveries to the listener; its events are kept.",
                fields=_LISTENER),
         Change("resume", "Resume", "listener", "Lets the listener continue.", fields=_LISTENER),

@@ -23,7 +23,7 @@
     place.replaceChildren();
     charts.set(place, new uPlot(
       { width: place.clientWidth, height: 180, series: [{ label: "time", value: "{HH}:{mm}:{ss}" }, ...series],
-        axes: [{ ...axis, values: (_, ticks) => ticks.map(clock) }, { ...axis, size: 60, values: (_, ticks) => ticks.map((tick) => `${number(tick)}${data.unit}`) }],
+        axes: [{ ...axis, values: (_, ticks) => ticks.map(clock) }, { ...axis, size: 68, values: (_, ticks) => ticks.map((tick) => `${number(tick)}${data.unit}`) }],
         scales: { y: { range: (_, low, high) => [0, high > 0 ? high * 1.1 : 1] } }, cursor: { drag: { x: false, y: false } } },
       values, place));
   }
