@@ -106,7 +106,7 @@ async def test_three_in_the_morning(
 
             # 3. Why: three groups.
             page = unescape((await client.get("/dead")).text)
-            letters = re.findall(r'<td class="n bad">([\d\u202f]+)</td>', page)
+            letters = re.findall(r'<td class="n bad" data-label="letters">([\d\u202f]+)</td>', page)
             assert sorted(letters) == ["1", "199", "300"]
             summary = json_lines(await invoke("dead", "summary", "--json"))
             assert [(one["listener_name"], one["letters"]) for one in summary] == [

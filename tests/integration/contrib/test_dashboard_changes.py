@@ -448,7 +448,10 @@ async def test_a_dead_letter_shows_how_often_it_was_retried_before(
     await rows.dead_letter(listener_id, 1, error="KeyError: 'a'")
     page = (await client.get("/dead")).text
     assert "retried 1 time<" in page
-    assert '</svg></td><td class="n">2</td><td class="n some">1</td>' in page
+    assert (
+        '</svg></td><td class="n" data-label="last hour">2</td><td class="n some" data-label="retried before">1</td>'
+        in page
+    )
 
 
 async def test_a_group_shows_how_many_died_in_each_of_the_last_24_hours(
