@@ -14,6 +14,7 @@ from pgbus.cli.group import tell
 from pgbus.cli.options import confirm, with_admin
 from pgbus.cli.output import clip, console, number, print_json
 from pgbus.database.statements.operations import Verb
+from pgbus.telemetry.figures import counted
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -60,16 +61,11 @@ def change(
     return with_admin(lambda admin: admin.operations.run(verb, filter_, reason=reason, person=person, progress=_report))
 
 
-def plural(count: int, what: str) -> str:
-    """Return `1 dead letter`, `2 dead letters`."""
-    return f"{number(count)} {what}{'' if count == 1 else 's'}"
-
-
 def _show(preview: Preview, *, what: str, as_json: bool) -> None:
     if as_json:
         print_json({"matched": preview.matched, "sample": preview.sample})
         return
-    console().print(f"matches {plural(preview.matched, what)}")
+    console().print(f"matches {counted(preview.matched, what)}")
     for one in preview.sample:
         names = ("id", "listener_name", "position", "topic", "key", "error")
         line = "  ".join(f"{name}={one[name]}" for name in names if one.get(name) is not None)
@@ -80,7 +76,7 @@ def _show(preview: Preview, *, what: str, as_json: bool) -> None:
 def _confirm(verb: Verb, preview: Preview, *, what: str) -> None:
     if not preview.matched:
         return
-    confirm(f"{verb.replace('_', ' ')} {plural(preview.matched, what)}?")
+    confirm(f"{verb.replace('_', ' ')} {counted(preview.matched, what)}?")
 
 
 def _report(operation: Operation) -> None:

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pgbus.admin import Admin, DeadFilter, DeadGroup, DeadLetter, Operation
-from pgbus.cli.changing import change, confirm_options, plural, with_options
+from pgbus.cli.changing import change, confirm_options, with_options
 from pgbus.cli.global_options import database_options
 from pgbus.cli.group import fail
 from pgbus.cli.options import (
@@ -39,6 +39,7 @@ from pgbus.cli.output import (
 from pgbus.cli.printable import on_one_line
 from pgbus.cli.tables import Column, Listing
 from pgbus.database.statements.operations import Verb
+from pgbus.telemetry.figures import counted
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -193,7 +194,7 @@ def _change_waiting(
     if as_json:
         print_json({"touched": done.touched, "operation": done.id})
     else:
-        console().print(f"{said}: {plural(done.touched, 'event')} (operation {done.id})")
+        console().print(f"{said}: {counted(done.touched, 'event')} (operation {done.id})")
 
 
 def _change(
@@ -225,7 +226,7 @@ def _change(
     if as_json:
         print_json({said: taken, "operation": done.id})
     else:
-        console().print(f"{said} {plural(done.touched, 'dead letter')} (operation {done.id})")
+        console().print(f"{said} {counted(done.touched, 'dead letter')} (operation {done.id})")
     if missing := sorted(set(ids) - set(taken)):
         fail(f"no such dead letter: {', '.join(map(str, missing))}")
 
@@ -326,5 +327,5 @@ def _detail(letter: DeadLetter) -> Group:
 def _blocks(letter: DeadLetter) -> str:
     if letter.blocked_key is None:
         return "-"
-    waiting = f"{number(letter.blocked)} event{'' if letter.blocked == 1 else 's'}"
+    waiting = counted(letter.blocked, "event")
     return f"key {on_one_line(letter.blocked_key)} until it is retried or discarded; {waiting} of it wait"

@@ -11,7 +11,7 @@ from rich.text import Text
 from pgbus.admin import Admin, Attempt, EventFilter, EventRecord, GivenUp, Owed
 from pgbus.cli.options import with_admin
 from pgbus.cli.output import clip, instant
-from pgbus.telemetry.durations import duration
+from pgbus.telemetry.figures import duration
 
 _OUTCOME_STYLES = {"done": "green", "retry": "yellow", "dead": "red", "discarded": "red", "skipped": "dim"}
 

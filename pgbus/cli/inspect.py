@@ -38,7 +38,7 @@ from pgbus.cli.output import (
 )
 from pgbus.cli.printable import on_one_line
 from pgbus.cli.remarks import Casting, Remark, Validation
-from pgbus.telemetry.durations import duration
+from pgbus.telemetry.figures import duration
 
 _Record = TypeVar("_Record", EventRecord, CallRecord)
 Format: TypeAlias = Literal["json", "pretty", "human"]

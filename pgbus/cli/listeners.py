@@ -9,11 +9,12 @@ import rich_click as click
 from rich.text import Text
 
 from pgbus.admin import ListenerStatus
-from pgbus.cli.changing import change, confirm_options, plural, reason_options, with_options
+from pgbus.cli.changing import change, confirm_options, reason_options, with_options
 from pgbus.cli.global_options import database_options
 from pgbus.cli.options import change_each, json_option, key_option, read_past, read_pattern, say_done, with_admin
 from pgbus.cli.output import ago, console, number, print_json
 from pgbus.cli.tables import Column, Listing
+from pgbus.telemetry.figures import counted
 
 
 @click.group()
@@ -139,7 +140,7 @@ def replay(
     if as_json:
         say_done("replayed", name, as_json=True, events=done.touched, operation=done.id)
     else:
-        console().print(f"replayed {plural(done.touched, 'event')} to {name} (operation {done.id})", soft_wrap=True)
+        console().print(f"replayed {counted(done.touched, 'event')} to {name} (operation {done.id})", soft_wrap=True)
 
 
 @listeners.command()

@@ -18,7 +18,7 @@ from rich.text import Text
 from pgbus.cli.printable import on_one_line, printable
 from pgbus.cli.streams import say
 from pgbus.messages import EventMessage
-from pgbus.telemetry.durations import duration
+from pgbus.telemetry.figures import duration
 
 # Characters of an error in a list.
 LONGEST_ERROR = 500
@@ -82,11 +82,6 @@ def ago(then: datetime) -> str:
 def number(value: int) -> str:
     """Format a number with separators between thousands."""
     return f"{value:,}"
-
-
-def counted(value: int, noun: str) -> str:
-    """A number and its noun, in the plural where it is due: `1 worker`, `2 workers`."""
-    return f"{number(value)} {noun}{'' if value == 1 else 's'}"
 
 
 def flagged(value: int, style: str) -> Text:

@@ -14,7 +14,7 @@ from pgbus.cli.global_options import database_options
 from pgbus.cli.options import change_each, error_option, json_option, limit_option, period_options, say_done, with_admin
 from pgbus.cli.output import LONGEST_ERROR, ago, clip, console, instant, note_more, number, print_json
 from pgbus.cli.tables import Column, Listing
-from pgbus.telemetry.durations import duration
+from pgbus.telemetry.figures import duration
 
 _STYLES = {"done": "green", "failed": "red", "lost": "red", "running": "cyan"}
 

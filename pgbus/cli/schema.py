@@ -34,6 +34,7 @@ from pgbus.schema.contract import contract_of
 from pgbus.schema.documents import read_documents, readable_json, to_documents, write_documents
 from pgbus.schema.eventcatalog import to_eventcatalog, write_eventcatalog
 from pgbus.schema.stubs import make_stubs
+from pgbus.telemetry.figures import counted
 
 _STYLES = {"added": ("+", "green"), "removed": ("-", "red"), "changed": ("~", "yellow")}
 
@@ -65,8 +66,7 @@ def dump(module: str | None, local: bool, out: str | None) -> None:
         click.echo(printable(readable_json(documents).decode()), nl=False)
         return
     write_documents(documents, out)
-    count = f"{len(documents)} API{'' if len(documents) == 1 else 's'}"
-    click.echo(f"Schema for {count} saved to {out}", err=True)
+    click.echo(f"Schema for {counted(len(documents), 'API')} saved to {out}", err=True)
 
 
 @schema.command()

@@ -16,7 +16,7 @@ from pgbus.cli.output import ago, console, flagged, number, print_json
 from pgbus.cli.schedules import schedule_table
 from pgbus.cli.tables import Column, Listing
 from pgbus.database.migrate.versions import find_encoding_fault
-from pgbus.telemetry.durations import duration
+from pgbus.telemetry.figures import duration
 
 
 @click.command()

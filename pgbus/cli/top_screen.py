@@ -11,11 +11,11 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from pgbus.admin import Activity, DeadGroup, Failure, ListenerStatus, RunningCall
-from pgbus.cli.output import LONGEST_ERROR, clip, counted, flagged, instant, number
+from pgbus.cli.output import LONGEST_ERROR, clip, flagged, instant, number
 from pgbus.cli.printable import on_one_line
 from pgbus.cli.status import describe_leader, describe_outbox
 from pgbus.cli.tables import Column, Listing
-from pgbus.telemetry.durations import duration
+from pgbus.telemetry.figures import counted, duration
 
 T = TypeVar("T")
 

@@ -10,7 +10,7 @@ from pgbus.config import Config
 from pgbus.database.statements import doctor
 from pgbus.database.statements.doctor import Connections
 from pgbus.doctor.checks import Check, Group, Judgement, Patient, fault, ok, warning
-from pgbus.telemetry.durations import duration
+from pgbus.telemetry.figures import duration
 
 SKEW = 1.0
 """Seconds by which clocks may differ; with a minute it is a fault."""

@@ -18,7 +18,7 @@ from pgbus.database.statements.doctor import (
 from pgbus.database.statements.inspection import ListenerStatus, LogStatus, WorkerStatus
 from pgbus.database.statements.timetable import ScheduleStatus
 from pgbus.doctor.checks import Check, Group, Judgement, Patient, fault, listed, ok, warning
-from pgbus.telemetry.durations import duration
+from pgbus.telemetry.figures import counted, duration
 
 OUTBOX_AGE = 10.0
 """Seconds in which every event should have entered the log; it takes milliseconds."""
@@ -82,20 +82,18 @@ def _judge_leader(found: Flow) -> Judgement:
     if leader:
         return ok(f"{leader.name} leads")
     if any(worker.asleep for worker in found.live):
-        return ok(f"the bus sleeps: nothing is owed, and the next event wakes its {len(found.live)} workers")
+        return ok(f"the bus sleeps: nothing is owed, and the next event wakes {counted(len(found.live), 'worker')}")
     if found.live:
-        return fault(f"none of the {len(found.live)} live workers leads: no event enters the log", "pgbus status")
-    waiting = f", and {found.log.outbox_waiting:,} events wait" if found.log.outbox_waiting else ""
-    return fault(f"no worker runs{waiting}: no event enters the log", "pgbus run")
+        workers = counted(len(found.live), "live worker")
+        return fault(f"{workers}, and none leads: no event enters the log", "pgbus status")
+    return fault(f"no worker runs: {counted(found.log.outbox_waiting, 'event')} cannot enter the log", "pgbus run")
 
 
 def _judge_outbox(found: Flow) -> Judgement:
+    events = counted(found.log.outbox_waiting, "event")
     if found.log.outbox_age <= OUTBOX_AGE:
-        return ok(f"{found.log.outbox_waiting:,} events wait to enter the log")
-    return fault(
-        f"{found.log.outbox_waiting:,} events wait to enter the log, the oldest since {duration(found.log.outbox_age)}",
-        "pgbus status",
-    )
+        return ok(f"{events} on the way into the log")
+    return fault(f"{events} not in the log yet, the oldest after {duration(found.log.outbox_age)}", "pgbus status")
 
 
 def _judge_gone(found: Flow) -> Judgement:
@@ -105,7 +103,7 @@ def _judge_gone(found: Flow) -> Judgement:
         return warning(
             f"{listed(gone)} ended more than {duration(ttl)} ago and is still listed: no leader cleans up", "pgbus run"
         )
-    return ok(f"{len(found.live)} live workers")
+    return ok(counted(len(found.live), "live worker"))
 
 
 def _judge_failures(found: Flow) -> Judgement:
@@ -132,8 +130,8 @@ def _judge_unstaffed(found: Flow) -> Judgement:
     if owed:
         worst = max(owed, key=lambda one: one.lag_events)
         return fault(
-            f"no worker runs {listed([one.listener_name for one in owed])}, and {worst.lag_events:,} events are owed "
-            f"to {worst.listener_name}",
+            f"no worker runs {listed([one.listener_name for one in owed])}; {worst.listener_name} is owed "
+            f"{counted(worst.lag_events, 'event')}",
             "pgbus run, with the code that declares it",
         )
     if without:
@@ -141,7 +139,7 @@ def _judge_unstaffed(found: Flow) -> Judgement:
             f"no worker runs {listed([one.listener_name for one in without])}",
             f"pgbus listeners remove {without[0].listener_name}, if it is gone for good",
         )
-    return ok(f"workers run all of {len(found.listeners)} listeners")
+    return ok(f"workers run each of {counted(len(found.listeners), 'listener')}")
 
 
 def _judge_paused(found: Flow) -> Judgement:
@@ -149,7 +147,8 @@ def _judge_paused(found: Flow) -> Judgement:
     if paused:
         worst = max(paused, key=lambda one: one.lag_events)
         return warning(
-            f"{listed([one.listener_name for one in paused])} is paused, and {worst.lag_events:,} events wait",
+            f"{listed([one.listener_name for one in paused])} is paused; {worst.listener_name} is owed "
+            f"{counted(worst.lag_events, 'event')}",
             f"pgbus listeners resume {worst.listener_name}",
         )
     return ok("no event waits for a paused listener")
@@ -165,7 +164,8 @@ def _judge_lag(found: Flow) -> Judgement:
     if late:
         worst = max(late, key=lambda one: one.lag_seconds)
         return warning(
-            f"{worst.listener_name} is behind by {duration(worst.lag_seconds)} and {worst.lag_events:,} events",
+            f"{worst.listener_name} is behind by {duration(worst.lag_seconds)} "
+            f"and {counted(worst.lag_events, 'event')}",
             f"pgbus events --owed-to {worst.listener_name}",
         )
     return ok(f"no listener is behind by more than {duration(LAG)}")
@@ -176,7 +176,7 @@ def _judge_blocked(found: Flow) -> Judgement:
     if blocked:
         worst = max(blocked, key=lambda one: one.blocked)
         return fault(
-            f"{worst.blocked:,} events of {worst.listener_name} wait behind a dead letter with their key",
+            f"a dead letter with the same key holds up {counted(worst.blocked, 'event')} of {worst.listener_name}",
             f"pgbus dead list --listener {worst.listener_name}",
         )
     return ok("no key is blocked")
@@ -187,7 +187,7 @@ def _judge_parked(found: Flow) -> Judgement:
         return ok("no event waits for another version of its listener")
     worst = found.parked[0]
     return warning(
-        f"{worst.events:,} events of {worst.listener_name} wait for a worker that can handle them: {worst.reason}",
+        f"no live worker can handle {counted(worst.events, 'event')} of {worst.listener_name}: {worst.reason}",
         f"pgbus schema check MODULE; deploy the version of {worst.listener_name} that reads them",
     )
 
@@ -197,10 +197,10 @@ def _judge_dead(found: Flow) -> Judgement:
     if recent:
         worst = max(recent, key=lambda one: one.recent)
         return warning(
-            f"{worst.listener_name} has {worst.recent:,} dead letters of the last hour, {worst.dead:,} in all",
+            f"{worst.listener_name} has {counted(worst.recent, 'dead letter')} of the last hour, {worst.dead:,} in all",
             f"pgbus dead list --listener {worst.listener_name}",
         )
-    return ok(f"no new dead letter within an hour, {sum(one.dead for one in found.dead):,} older ones")
+    return ok(f"no new dead letter within an hour; older ones: {sum(one.dead for one in found.dead):,}")
 
 
 def _judge_attempts(found: Flow) -> Judgement:
@@ -208,11 +208,12 @@ def _judge_attempts(found: Flow) -> Judgement:
     if failing:
         worst = max(failing, key=lambda one: one.failed)
         return warning(
-            f"{worst.failed:,} of {worst.attempts:,} attempts of {worst.listener_name} failed within 15 minutes",
+            f"{worst.failed:,} of {counted(worst.attempts, 'attempt')} of {worst.listener_name} failed "
+            "within 15 minutes",
             f"pgbus inspect --owed-to {worst.listener_name}",
         )
     return ok(
-        f"{sum(one.failed for one in found.work):,} of {sum(one.attempts for one in found.work):,} attempts "
+        f"{sum(one.failed for one in found.work):,} of {counted(sum(one.attempts for one in found.work), 'attempt')} "
         "failed within 15 minutes"
     )
 
@@ -261,7 +262,7 @@ def _judge_schedules(found: Flow) -> Judgement:
             f"{listed([one.schedule_name for one in late])} should have run at {worst.next_run_at:%Y-%m-%d %H:%M:%SZ}",
             "pgbus run, with the code that declares it",
         )
-    return ok(f"{len(found.schedules)} schedules, none late")
+    return ok(f"{counted(len(found.schedules), 'schedule')}, none late")
 
 
 def _judge_runs(found: Flow) -> Judgement:
@@ -280,8 +281,8 @@ def _judge_calls(found: Flow) -> Judgement:
     if found.calls:
         worst = max(found.calls, key=lambda one: one.unserved + one.unanswered)
         return warning(
-            f"{worst.unserved:,} calls of {worst.procedure} found no worker that serves it and {worst.unanswered:,} "
-            "no answer in time, within 10 minutes",
+            f"{counted(worst.unserved, 'call')} of {worst.procedure} found no worker that serves it and "
+            f"{worst.unanswered:,} no answer in time, within 10 minutes",
             f"pgbus inspect --calls {worst.procedure}",
         )
     return ok("every call of the last 10 minutes was answered in time")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pgbus.database.statements import doctor
 from pgbus.database.statements.doctor import Holder, Slot
 from pgbus.doctor.checks import Check, Group, Judgement, Patient, fault, literal, ok, skipped, warning
-from pgbus.telemetry.durations import duration
+from pgbus.telemetry.figures import duration
 
 LONG = 60.0
 """Seconds after which an open transaction is worth a warning; after ten times as long it is a fault."""

@@ -105,7 +105,7 @@ def test_a_page_changes_while_it_is_looked_at_and_leaves_the_focus_where_it_was(
             "INSERT INTO pgbus.dead_letters (listener_id, position, attempts, error, worker)"
             " SELECT id, 1, 1, 'ValueError: no', 'w' FROM pgbus.listeners WHERE listener_name = 'charge'"
         )
-        page.get_by_role("link", name="1 dead letters of charge").wait_for()
+        page.get_by_role("link", name="1 dead letter of charge").wait_for()
         assert page.evaluate("document.activeElement.textContent") == "ship"
 
 

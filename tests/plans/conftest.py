@@ -18,12 +18,15 @@ SECOND_PARTITION = 1_000_000_000
 
 # Listeners 1 to 3 hear everything, 4 is ordered. The last 10,000 events of the log are owed to 1 and 4, in runs
 # of 100; what lies before was delivered: rows that are dead, but cannot be removed while a snapshot is open.
-FILL = f"""
-SELECT pgbus.open_partition(1);
+LISTENERS = """
 INSERT INTO pgbus.listeners (listener_name, lanes)
 VALUES ('one', NULL), ('two', NULL), ('three', NULL), ('ordered', 16);
 INSERT INTO pgbus.subscriptions (listener_id, pattern, regex)
 SELECT n, 'shop.**', '^shop\\.([A-Za-z0-9_-]+\\.)*$' FROM generate_series(1, 4) AS n;
+"""
+FILL = f"""
+SELECT pgbus.open_partition(1);
+{LISTENERS}
 INSERT INTO pgbus.events (position, event_id, topic, key, payload, published_at, logged_at)
 SELECT n, gen_random_uuid(), 'shop.sold', 'customer ' || n % 1000, jsonb_build_object('n', n),
        now() - interval '1 day' + n * interval '100 ms', now() - interval '1 day' + n * interval '100 ms'
@@ -58,12 +61,17 @@ SELECT 4, n / 100 % 16, n, n + 99, 100 FROM generate_series({EVENTS - 9999}, {EV
 @pytest.fixture(scope="session")
 def full_database(server: DatabaseServer, upgraded_template: str) -> Iterator[str]:
     """A bus that has seen some traffic, while somebody holds a snapshot open. Filling it takes seconds: once a run."""
-    with (
-        server.temporary_database(template=upgraded_template) as dsn,
-        psycopg.connect(dsn) as holder,
-        psycopg.connect(dsn, autocommit=True) as connection,
-    ):
-        connection.execute(FILL)
+    with server.temporary_database(template=upgraded_template) as dsn:
+        with psycopg.connect(dsn, autocommit=True) as connection:
+            connection.execute(FILL)
+        with churned(dsn):
+            yield dsn
+
+
+@contextmanager
+def churned(dsn: str) -> Iterator[None]:
+    """The traffic of `CHURN` beside a snapshot that stays open, with the statistics of all tables as they then are."""
+    with psycopg.connect(dsn) as holder, psycopg.connect(dsn, autocommit=True) as connection:
         holder.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
         holder.execute("SELECT count(*) FROM pgbus.workers")
         connection.execute(CHURN)
@@ -74,7 +82,7 @@ def full_database(server: DatabaseServer, upgraded_template: str) -> Iterator[st
             connection.execute(f"ALTER TABLE pgbus.{table} SET (autovacuum_enabled = false)")
         # A BRIN index knows nothing of the pages that were filled since it was made until an autovacuum has come by.
         connection.execute("SELECT brin_summarize_new_values('pgbus.history_p0_started_at_idx')")
-        yield dsn
+        yield
 
 
 @pytest.fixture

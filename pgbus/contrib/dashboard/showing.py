@@ -10,7 +10,7 @@ import msgspec
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
 from pgbus.contrib.dashboard.changes import CHANGES
-from pgbus.telemetry.durations import duration
+from pgbus.telemetry import figures
 
 HIDDEN = "(hidden)"
 
@@ -24,7 +24,7 @@ def make_environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(number=number, lasting=lasting, stamp=stamp, plain=plain)
+    environment.filters.update(number=number, counted=counted, lasting=lasting, stamp=stamp, plain=plain)
     environment.globals["changes"] = CHANGES
     return environment
 
@@ -34,9 +34,14 @@ def number(value: float) -> str:
     return f"{value:,.0f}".replace(",", "\u202f")
 
 
+def counted(value: int, noun: str) -> str:
+    """A number and its noun, in the plural where it is due."""
+    return figures.counted(value, noun).replace(",", "\u202f")
+
+
 def lasting(seconds: float | None) -> str:
     """A duration in its largest sensible unit, `-` for None."""
-    return "-" if seconds is None else duration(seconds)
+    return "-" if seconds is None else figures.duration(seconds)
 
 
 def stamp(then: datetime | None) -> str:

@@ -11,6 +11,7 @@ from django.utils.html import format_html, format_html_join
 
 from pgbus.contrib.django.models import Attempt, DeadLetter, Event, Listener
 from pgbus.contrib.django.operating import discard_dead, retry_dead, set_state
+from pgbus.telemetry.figures import counted
 
 
 class ReadOnlyAdmin(admin.ModelAdmin):
@@ -106,4 +107,4 @@ def _because(error: str | None) -> str:
 
 
 def _tell(request: HttpRequest, count: int, what: str) -> None:
-    messages.success(request, f"{count} dead letter{'' if count == 1 else 's'} {what}.")
+    messages.success(request, f"{counted(count, 'dead letter')} {what}.")

@@ -1,4 +1,4 @@
-"""Durations as people read them."""
+"""Durations and counts as people read them."""
 
 from __future__ import annotations
 
@@ -21,3 +21,8 @@ def duration(seconds: float) -> str:
             number = f"{seconds:.1f}".removesuffix(".0") if unit == "s" and seconds < 10 else f"{seconds / size:.0f}"
             return f"{number} {unit}"
     return f"{seconds / 86_400:.0f} d"
+
+
+def counted(value: int, noun: str) -> str:
+    """A number and its noun, in the plural where it is due: `1 worker`, `2 workers`, `1,125 workers`."""
+    return f"{value:,} {noun}{'' if value == 1 else 's'}"
