@@ -171,6 +171,14 @@ class Relays:
             self._kill(name)
             self._start(name)
 
+    async def supervise(self) -> None:
+        """Start again what ends by itself, as systemd would: a relay whose first connection is refused ends."""
+        while True:
+            for name, process in tuple(self.running.items()):
+                if process.poll() is not None:
+                    self._start(name)
+            await asyncio.sleep(0.5)
+
     def stop(self) -> None:
         """Kill those that run."""
         for name in self.running:
@@ -199,6 +207,7 @@ async def run(way: Way, server: EmbeddedPostgres, *, events: int, faults: Sequen
     target = await way.create_target(server, place)
     relays = Relays(way.commands(place, origin, target), directory / "relays.log")
     relays.start()
+    supervising = asyncio.create_task(relays.supervise())
     try:
         await eventually(lambda: count(origin, "listeners"), PATIENCE)
         publishing = asyncio.create_task(publish(origin, events))
@@ -211,6 +220,7 @@ async def run(way: Way, server: EmbeddedPostgres, *, events: int, faults: Sequen
             await eventually(lambda: at_least(target, events), PATIENCE)
             await eventually(lambda: is_settled(origin), PATIENCE)
     finally:
+        supervising.cancel()
         relays.stop()
     return await judge(way, place, origin, target, events=events, faults=faults, began=began)
 
