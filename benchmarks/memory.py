@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import gc
 import os
 from pathlib import Path
 
 from benchmarks.figures import Figure
-from benchmarks.support import OrderPlaced, fresh_bus, running
-from pgbus.telemetry import Happening, Settled
+from benchmarks.support import Handled, OrderPlaced, fresh_bus, running
 
 EVENTS = int(os.environ.get("PGBUS_BENCH_MEMORY_EVENTS", "1000000"))
 PARTS = 10
@@ -24,29 +22,18 @@ def resident_mib() -> float:
 async def main(dsn: str) -> list[Figure]:
     async with fresh_bus(dsn) as bus:
         part = EVENTS // PARTS
-        settled = 0
-        reached = asyncio.Event()
+        handled = Handled(bus)
 
         @bus.listener(OrderPlaced, name="bench")
         async def handle(event: OrderPlaced) -> None: ...
 
-        def observe(happening: Happening) -> None:
-            nonlocal settled
-            if isinstance(happening, Settled):
-                settled += happening.done
-                if settled >= part:
-                    reached.set()
-
-        bus.telemetry.observe(observe)
         sizes = []
         async with running(bus) as worker:
             await worker.ready.wait()
-            for _ in range(PARTS):
-                settled = 0
-                reached.clear()
+            for number in range(1, PARTS + 1):
                 for start in range(0, part, 5_000):
-                    await bus.publish_many([OrderPlaced(start + number) for number in range(5_000)])
-                await reached.wait()
+                    await bus.publish_many([OrderPlaced(start + one) for one in range(5_000)])
+                await handled.until(number * part)
                 gc.collect()
                 sizes.append(resident_mib())
         steady = sizes[PARTS // 3 :]

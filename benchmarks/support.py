@@ -23,6 +23,7 @@ import pgbus
 from pgbus import migrate
 from pgbus.bus import make_worker
 from pgbus.embedded import EmbeddedPostgres
+from pgbus.telemetry import Happening, Settled
 from pgbus.worker.worker import Worker
 
 RUNS = int(os.environ.get("PGBUS_BENCH_RUNS", "5"))
@@ -78,6 +79,28 @@ async def running(bus: pgbus.Bus) -> AsyncIterator[Worker]:
     finally:
         await worker.stop()
         await task
+
+
+class Handled:
+    """Counts events that were handled and settled, by the bus's telemetry."""
+
+    def __init__(self, bus: pgbus.Bus) -> None:
+        self.count = 0
+        self._reached: list[tuple[int, asyncio.Event]] = []
+        bus.telemetry.observe(self._observe)
+
+    def _observe(self, happening: Happening) -> None:
+        if isinstance(happening, Settled):
+            self.count += happening.done
+            for count, event in self._reached:
+                if self.count >= count:
+                    event.set()
+
+    async def until(self, count: int) -> None:
+        event = asyncio.Event()
+        self._reached.append((count, event))
+        if self.count < count:
+            await event.wait()
 
 
 def median(values: Sequence[float]) -> float:

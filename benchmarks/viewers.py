@@ -19,8 +19,7 @@ import httpx
 
 import pgbus
 from benchmarks.figures import Figure, at_least
-from benchmarks.support import OrderPlaced, fresh_bus, running
-from pgbus.telemetry import Happening, Settled
+from benchmarks.support import Handled, OrderPlaced, fresh_bus, running
 
 EVENTS = int(os.environ.get("PGBUS_BENCH_VIEWERS_EVENTS", "400000"))
 PASSES = 3
@@ -47,20 +46,11 @@ async def main(dsn: str) -> list[Figure]:
 async def _drain(dsn: str, *, watched: bool) -> tuple[float, int]:
     """Events per second, and messages that viewers got meanwhile."""
     async with fresh_bus(dsn) as bus:
-        settled = 0
-        done = asyncio.Event()
+        handled = Handled(bus)
 
         @bus.listener(OrderPlaced, name="bench")
         async def handle(event: OrderPlaced) -> None: ...
 
-        def observe(happening: Happening) -> None:
-            nonlocal settled
-            if isinstance(happening, Settled):
-                settled += happening.done
-                if settled >= EVENTS:
-                    done.set()
-
-        bus.telemetry.observe(observe)
         await _register(bus)
         for start in range(0, EVENTS, CHUNK):
             await bus.publish_many([OrderPlaced(start + number) for number in range(CHUNK)])
@@ -68,7 +58,7 @@ async def _drain(dsn: str, *, watched: bool) -> tuple[float, int]:
             before = len(messages)
             started = time.perf_counter()
             async with running(bus):
-                await done.wait()
+                await handled.until(EVENTS)
                 rate = EVENTS / (time.perf_counter() - started)
             return rate, len(messages) - before
 

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
+from typing import TypeVar
 
 from pgbus.errors import InvalidEventError
 
 MAX_TOPIC_LENGTH = 255
-# What is worked out once for a topic is kept for this many of them. A publisher may make up a topic for each event, as
-# in `user.<id>.moved`, and what remembered all of them would grow for as long as its process lives.
 REMEMBERED_TOPICS = 10_000
+
+K = TypeVar("K")
+V = TypeVar("V")
 
 _WORD = "[A-Za-z0-9_-]+"
 TOPIC = re.compile(rf"{_WORD}(?:\.{_WORD})*", re.ASCII)
@@ -33,6 +35,19 @@ def check_topic(topic: str) -> str:
             f"{topic!r} is not a topic: words of letters, digits, '_' and '-' joined by dots, as in 'orders.placed'",
         )
     return topic
+
+
+class ByTopic(dict[K, V]):
+    """Answers by topic, kept for the next events of each: for 10,000 topics, then it forgets all of them.
+
+    A publisher may make up a topic for each event, as in `user.<id>.moved`, and what remembered all of them would grow
+    for as long as its process lives.
+    """
+
+    def __setitem__(self, topic: K, found: V) -> None:
+        if len(self) >= REMEMBERED_TOPICS:
+            self.clear()
+        super().__setitem__(topic, found)
 
 
 def check_pattern(pattern: str) -> str:

@@ -15,37 +15,14 @@ from benchmarks.race.meter import Meter, Reading
 from benchmarks.race.peer import cpu
 from benchmarks.scale.curve import Curve, Trace
 from benchmarks.scale.sizes import events, sizes
-from benchmarks.support import fresh_bus, running
+from benchmarks.support import Handled, fresh_bus, running
 from pgbus import EventMessage
-from pgbus.telemetry import Happening, Settled
 
 TOPIC = "scale.order_placed"
 CHUNK = 2_000
 IDLE = 60_000  # microseconds of CPU in a second
 IDLE_TRIES = 60
 CHUNK_BYTES = 4_000_000
-
-
-class Handled:
-    """Counts events that were handled and settled, by the bus's telemetry; `first` is the first settlement's time."""
-
-    def __init__(self, bus: pgbus.Bus) -> None:
-        self.count = 0
-        self._reached: list[tuple[int, asyncio.Event]] = []
-        bus.telemetry.observe(self._observe)
-
-    def _observe(self, happening: Happening) -> None:
-        if isinstance(happening, Settled):
-            self.count += happening.done
-            for count, event in self._reached:
-                if self.count >= count:
-                    event.set()
-
-    async def until(self, count: int) -> None:
-        event = asyncio.Event()
-        self._reached.append((count, event))
-        if self.count < count:
-            await event.wait()
 
 
 @dataclass(frozen=True)

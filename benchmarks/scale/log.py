@@ -6,9 +6,9 @@ import asyncpg
 
 from benchmarks.cpu import cpu_of
 from benchmarks.scale.curve import Curve, Trace
-from benchmarks.scale.events import TOPIC, Handled, listen
+from benchmarks.scale.events import TOPIC, listen
 from benchmarks.scale.sizes import sizes
-from benchmarks.support import fresh_bus, quantile, running
+from benchmarks.support import Handled, fresh_bus, quantile, running
 
 FILL = 20_000
 ROUNDS = 20

@@ -18,7 +18,7 @@ from pgbus.codec.payloads import decoder
 from pgbus.errors import ConfigurationError, UnhandledEventError
 from pgbus.events import topic_of
 from pgbus.messages import EventMessage
-from pgbus.topics import REMEMBERED_TOPICS, matches
+from pgbus.topics import ByTopic, matches
 
 Decode: TypeAlias = Callable[[EventMessage], Any]
 
@@ -46,15 +46,13 @@ class EventDecoder:
         for known in self._classes:
             decoder(known)  # refuses now what could not be decoded later
         self._rest = self._type_of_rest(event_type)
-        self._by_topic: dict[tuple[str, tuple[str, ...]], Callable[[str], Any]] = {}
+        self._by_topic: ByTopic[tuple[str, tuple[str, ...]], Callable[[str], Any]] = ByTopic()
 
     def __call__(self, event: EventMessage) -> Any:
         """The handler's event; raises UnhandledEventError when the payload does not fit."""
         key = (event.topic, tuple(event.ancestors or ()))
         decode = self._by_topic.get(key)
         if decode is None:
-            if len(self._by_topic) >= REMEMBERED_TOPICS:
-                self._by_topic.clear()
             decode = self._by_topic[key] = self._resolve(event)
         return event if decode is _as_it_is else decode(event.raw)
 

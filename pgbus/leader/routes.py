@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from pgbus.database.statements.sequencer import Subscription
-from pgbus.topics import REMEMBERED_TOPICS, is_wildcard, matches
+from pgbus.topics import ByTopic, is_wildcard, matches
 
 
 class Route(NamedTuple):
@@ -36,7 +36,7 @@ class Routes:
     def __init__(self, subscriptions: Iterable[Subscription] = ()) -> None:
         self._exact: dict[str, list[Route]] = {}
         self._wild: dict[str, list[Route]] = {}
-        self._remembered: dict[tuple[str, ...], tuple[Route, ...]] = {}
+        self._remembered: ByTopic[tuple[str, ...], tuple[Route, ...]] = ByTopic()
         self.has_lanes = False
         for one in subscriptions:
             patterns = self._wild if is_wildcard(one.pattern) else self._exact
@@ -48,8 +48,6 @@ class Routes:
         topics = all_topics(topic, ancestors)
         routes = self._remembered.get(topics)
         if routes is None:
-            if len(self._remembered) >= REMEMBERED_TOPICS:
-                self._remembered.clear()
             routes = self._remembered[topics] = self._match(topics)
         return routes
 

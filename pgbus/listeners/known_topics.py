@@ -13,7 +13,7 @@ from pgbus.listeners.listener import hears
 from pgbus.listeners.other_versions import VersionCheck
 from pgbus.listeners.running import RunningListener
 from pgbus.messages import EventMessage
-from pgbus.topics import REMEMBERED_TOPICS
+from pgbus.topics import ByTopic
 
 
 class KnownTopics:
@@ -27,7 +27,7 @@ class KnownTopics:
         self._versions = VersionCheck(running)
         # Topics, with their ancestors, that our patterns match. They do not change while the listener runs, so that an
         # answer holds for good.
-        self._known: set[tuple[str, tuple[str, ...]]] = set()
+        self._known: ByTopic[tuple[str, tuple[str, ...]], None] = ByTopic()
         # Added to here, and cleared by the claimer with each scan from the bottom: by then they may be nobody's.
         self.left: set[str] = set()
 
@@ -44,9 +44,7 @@ class KnownTopics:
         What nobody declares any more is handled here: its subscription is gone, and only what was owed before is left.
         """
         if self._running.listener.hears(event):
-            if len(self._known) >= REMEMBERED_TOPICS:
-                self._known.clear()
-            self._known.add((event.topic, tuple(event.ancestors or ())))
+            self._known[event.topic, tuple(event.ancestors or ())] = None
             return None
         if not hears(await self._subscribed(event), event):
             return None

@@ -16,7 +16,7 @@ from pgbus.database.statements import schemas
 from pgbus.database.statements.schemas import OtherVersions
 from pgbus.listeners.running import RunningListener
 from pgbus.messages import EventMessage
-from pgbus.topics import REMEMBERED_TOPICS
+from pgbus.topics import ByTopic
 
 # Seconds for which an answer holds: a deploy may bring a thousand such events per second.
 _ANSWER_HOLDS = 1.0
@@ -33,7 +33,7 @@ class VersionCheck:
 
     def __init__(self, running: RunningListener) -> None:
         self._running = running
-        self._answers: dict[tuple[str, ...], _Answer] = {}
+        self._answers: ByTopic[tuple[str, ...], _Answer] = ByTopic()
 
     async def why_left(self, event: EventMessage) -> str | None:
         """The reason, for people; None if nobody else will read it, and for an event that has waited too long."""
@@ -58,8 +58,6 @@ class VersionCheck:
                 listener_name=self._running.name,
                 topics=key,
             )
-            if len(self._answers) >= REMEMBERED_TOPICS:
-                self._answers.clear()
             answer = self._answers[key] = _Answer(found, at + _ANSWER_HOLDS)
         return answer.found
 

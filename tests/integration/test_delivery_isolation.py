@@ -15,6 +15,7 @@ from pgbus.database.statements import deliveries
 from pgbus.telemetry import ClaimsFreed, LeaderChanged, LeaderSlept, SessionLost, SessionOpened
 from tests.conftest import Connect
 from tests.support import eventually
+from tests.support.orders import collect
 from tests.support.rows import Rows
 from tests.support.workers import Inbox, Watch, open_bus, running, until_idle
 
@@ -153,12 +154,7 @@ async def test_a_suspect_whose_claim_failed_does_not_keep_the_others_from_being_
 
     monkeypatch.setattr(deliveries, "skip_missing_events", skip_or_fail)
     async with open_bus(database, lease=3) as bus:
-        seen: Inbox[int] = Inbox()
-
-        @bus.listener("orders.placed", name="mail")
-        async def handle(event: dict[str, int]) -> None:
-            seen.put(event["n"])
-
+        seen = collect(bus, name="mail")
         async with running(bus):
             pass
         listener_id = await connection.fetchval("SELECT id FROM pgbus.listeners")

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
@@ -20,9 +19,9 @@ from pgbus.leader import slumber
 from pgbus.worker.worker import Worker
 from tests.support import eventually
 from tests.support.orders import INSERT, collect, publish
+from tests.support.sleeping import PATIENCE, asleep, pair
 from tests.support.workers import Inbox, open_bus, running
 
-PATIENCE = 30.0
 STEPS = ("find_owed", "lie_down", "fall_asleep", "rise")
 
 Act = Callable[[], Awaitable[None]]
@@ -68,27 +67,16 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> Steps:
     return Steps(monkeypatch)
 
 
+async def _come_to(place: str, steps: Steps, *workers: Worker) -> None:
+    """Wait until what is to happen there has; the workers rise only when something wakes them, so until they sleep."""
+    if "rise" in place:
+        await asleep(*workers)
+    else:
+        await eventually(lambda: steps.is_over, PATIENCE)
+
+
 def _has(number: int, items: list[int]) -> bool:
     return number in items
-
-
-async def asleep(*workers: Worker) -> None:
-    await eventually(lambda: all(worker.is_asleep for worker in workers), PATIENCE)
-
-
-@asynccontextmanager
-async def pair(database: str) -> AsyncIterator[tuple[pgbus.Bus, Worker, Worker, Inbox[int]]]:
-    """A publisher's bus, a worker that leads and has no listeners, another one with a listener, and what it got."""
-    async with (
-        open_bus(database) as publisher,
-        open_bus(database, process_name="leader") as first,
-        open_bus(database, process_name="follower") as second,
-        running(first) as leader,
-    ):
-        await eventually(lambda: leader.leads, PATIENCE)
-        inbox = collect(second, name="mail")
-        async with running(second) as follower:
-            yield publisher, leader, follower, inbox
 
 
 async def test_an_event_that_commits_at_any_step_is_delivered(database: str, steps: Steps) -> None:
@@ -193,7 +181,7 @@ async def test_a_leader_whose_session_ends_at_any_step_is_replaced(
             )
 
         steps.at(place, end_leader)
-        await eventually(lambda: steps.is_over, PATIENCE) if "rise" not in place else await asleep(leader, follower)
+        await _come_to(place, steps, leader, follower)
         await publish(publisher, 1)
         await inbox.take(1)
         await asleep(leader, follower)
@@ -210,10 +198,7 @@ async def test_a_leader_of_which_a_step_fails_after_it_took_effect_leads_no_long
             raise LockNotAvailable("canceling statement due to lock timeout")
 
         steps.at(place, fail)
-        if "rise" in place:
-            await asleep(leader, follower)
-        else:
-            await eventually(lambda: steps.is_over, PATIENCE)
+        await _come_to(place, steps, leader, follower)
         for number in range(3):
             await publish(publisher, number)
             await inbox.take(number + 1)

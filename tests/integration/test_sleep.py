@@ -22,9 +22,9 @@ from pgbus.testing.crashes.wire import tapped
 from pgbus.worker.worker import Worker
 from tests.support import eventually
 from tests.support.orders import collect, publish
+from tests.support.sleeping import PATIENCE, asleep, pair
 from tests.support.workers import Inbox, open_bus, running
 
-PATIENCE = 30.0
 # Short, so that a worker that did not sleep would ask all the time.
 POLL = 0.05
 
@@ -47,24 +47,12 @@ class Statements:
     def after(self, session: Link, statement: str) -> None: ...
 
 
-async def asleep(*workers: Worker) -> None:
-    await eventually(lambda: all(worker.is_asleep for worker in workers), PATIENCE)
-
-
 @asynccontextmanager
-async def pair(database: str) -> AsyncIterator[tuple[pgbus.Bus, Worker, Worker, Inbox[int]]]:
-    """A publisher's bus, a worker that leads and has no listeners, another one with a listener, and what it got."""
-    async with (
-        open_bus(database) as publisher,
-        open_bus(database, process_name="leader") as first,
-        open_bus(database, process_name="follower") as second,
-        running(first) as leader,
-    ):
-        await eventually(lambda: leader.leads, PATIENCE)
-        inbox = collect(second, name="mail")
-        async with running(second) as follower:
-            await asleep(leader, follower)
-            yield publisher, leader, follower, inbox
+async def sleeping_pair(database: str) -> AsyncIterator[tuple[pgbus.Bus, Worker, Worker, Inbox[int]]]:
+    """A `pair` that sleeps."""
+    async with pair(database) as (publisher, leader, follower, inbox):
+        await asleep(leader, follower)
+        yield publisher, leader, follower, inbox
 
 
 async def test_a_bus_that_is_owed_nothing_sends_nothing_and_has_set_no_timer(database: str) -> None:
@@ -93,7 +81,7 @@ def _next_timer(loop: asyncio.AbstractEventLoop) -> float:
 
 
 async def test_an_event_wakes_the_bus_and_reaches_a_listener_in_another_process(database: str) -> None:
-    async with pair(database) as (publisher, leader, follower, inbox):
+    async with sleeping_pair(database) as (publisher, leader, follower, inbox):
         for number in range(3):
             await publish(publisher, number)
             assert number in await inbox.take(number + 1)
@@ -132,7 +120,7 @@ async def test_a_schedule_runs_on_time_out_of_sleep(database: str) -> None:
 
 
 async def test_a_scheduled_event_comes_on_time_out_of_sleep(database: str, connection: asyncpg.Connection) -> None:
-    async with pair(database) as (publisher, leader, follower, inbox):
+    async with sleeping_pair(database) as (publisher, leader, follower, inbox):
         due_at = datetime.now(UTC) + timedelta(seconds=2.5)
         await publisher.publish({"n": 7}, topic="orders.placed", deliver_at=due_at)
         await asleep(leader, follower)
@@ -189,7 +177,7 @@ async def test_a_handler_that_runs_keeps_the_bus_awake(database: str, connection
 async def test_a_leader_that_is_gone_when_the_bus_wakes_is_replaced(
     database: str, connection: asyncpg.Connection
 ) -> None:
-    async with pair(database) as (publisher, leader, follower, inbox):
+    async with sleeping_pair(database) as (publisher, leader, follower, inbox):
         await _end_sessions(connection, "fall_asleep|pg_advisory_unlock")
         assert leader.is_asleep
         await publish(publisher, 1)
@@ -201,7 +189,7 @@ async def test_a_leader_that_is_gone_when_the_bus_wakes_is_replaced(
 async def test_a_leader_that_slept_while_another_led_forgets_what_it_knew(
     database: str, connection: asyncpg.Connection
 ) -> None:
-    async with pair(database) as (publisher, leader, follower, inbox):
+    async with sleeping_pair(database) as (publisher, leader, follower, inbox):
         await publish(publisher, 0)
         await inbox.take(1)
         await asleep(leader, follower)
@@ -219,7 +207,7 @@ async def test_a_leader_that_slept_while_another_led_forgets_what_it_knew(
 async def test_a_worker_whose_session_is_cut_in_its_sleep_opens_another_one(
     database: str, connection: asyncpg.Connection
 ) -> None:
-    async with pair(database) as (publisher, leader, follower, inbox):
+    async with sleeping_pair(database) as (publisher, leader, follower, inbox):
         await connection.execute(
             "SELECT pg_terminate_backend(a.pid) FROM pg_stat_activity AS a"
             " WHERE a.datname = current_database() AND a.application_name = 'pgbus'"
@@ -248,7 +236,7 @@ async def test_nobody_sleeps_because_someone_says_so(database: str, connection: 
 async def test_a_worker_that_sleeps_is_shown_as_asleep_and_stays_listed(
     database: str, connection: asyncpg.Connection
 ) -> None:
-    async with pair(database):
+    async with sleeping_pair(database):
         await connection.execute(
             "UPDATE pgbus.workers SET last_seen_at = now() - INTERVAL '1 day', started_at = now() - INTERVAL '2 days'"
         )

@@ -3,7 +3,16 @@
 import pytest
 
 from pgbus.errors import InvalidEventError
-from pgbus.topics import MAX_TOPIC_LENGTH, check_pattern, check_topic, is_wildcard, matches, pattern_regex
+from pgbus.topics import (
+    MAX_TOPIC_LENGTH,
+    REMEMBERED_TOPICS,
+    ByTopic,
+    check_pattern,
+    check_topic,
+    is_wildcard,
+    matches,
+    pattern_regex,
+)
 
 
 @pytest.mark.parametrize("topic", ["a", "orders.placed", "Orders.v2.EU-west_1", "-", "_._", "0", "a" * 255])
@@ -84,3 +93,10 @@ def test_only_patterns_with_a_star_are_wildcards() -> None:
 def test_a_regex_is_of_a_checked_pattern() -> None:
     with pytest.raises(InvalidEventError):
         pattern_regex("orders.pla*")
+
+
+def test_what_is_kept_by_topic_is_forgotten_when_there_are_too_many() -> None:
+    kept: ByTopic[str, int] = ByTopic()
+    for number in range(REMEMBERED_TOPICS + 1):
+        kept[f"user.u{number}.moved"] = number
+    assert kept == {f"user.u{REMEMBERED_TOPICS}.moved": REMEMBERED_TOPICS}

@@ -1,8 +1,8 @@
 -- The inbox, a table in a handler's own database. These statements run on the handler's connection.
 
 -- name: create_inbox_namespace
--- IF NOT EXISTS does not make it safe for two programs at once: the second may fail on a unique index of the catalog.
 -- The schema of the inbox, unless the database already has it for a bus.
+-- IF NOT EXISTS does not make it safe for two programs at once: the second may fail on a unique index of the catalog.
 CREATE SCHEMA IF NOT EXISTS pgbus
 
 -- name: create_inbox

@@ -319,18 +319,15 @@ async def fall_asleep(store: Store, *, held_slot: int, seconds: float) -> None:
     )
 
 
-async def rise(store: Store, *, slot: int, silence: str) -> int | None:
-    """Lead again after a sleep that began with this slot; returns the new slot.
+async def rise(store: Store, *, slot: int, silence: str) -> bool:
+    """Lead again after a sleep that began with this slot; false if another session leads now, or has led meanwhile.
 
-    None if another session leads now, and 0 if one has led meanwhile. From then on the server ends a session that is
-    silent for `silence`, as text.
+    From then on the server ends a session that is silent for `silence`, as text.
     """
-    slot_now: int | None = (
-        await store.fetch_one(
-            "rise", namespace=store.namespace, slot=slot, silence=silence, work_channel=store.work_channel
-        )
-    )["slot"]
-    return slot_now
+    risen = await store.fetch_one(
+        "rise", namespace=store.namespace, slot=slot, silence=silence, work_channel=store.work_channel
+    )
+    return bool(risen["slot"])
 
 
 async def is_asleep(store: Store) -> bool:
