@@ -13,6 +13,7 @@ from typing import Protocol
 from pgbus.aio.tasks import end_tasks
 from pgbus.config import Config
 from pgbus.database.connections import session_closed, settings_sql
+from pgbus.database.faults import LockNotAvailable, QueryCancelled
 from pgbus.database.session import Session
 from pgbus.database.statements import sequencer as statements
 from pgbus.database.store import Store
@@ -111,15 +112,13 @@ class Leader:
             # leader.
             await session.connection.execute(settings_sql(LEADER_SETTINGS))
             if await statements.try_lead(session.store):
-                # The lock decides who leads; the note only says so to people.
-                await statements.note_leader(session.store, worker_id=worker_id)
-                await self._do_duties(session, worker_id)
+                await self._do_duties(session, worker_id, is_noted=await _note(session, worker_id))
         finally:
             # Here the duties have ended. The lock goes with the session, so nothing of ours is written when another
             # leads.
             await session.close()
 
-    async def _do_duties(self, session: Session, worker_id: int) -> None:
+    async def _do_duties(self, session: Session, worker_id: int, *, is_noted: bool) -> None:
         # Held over each round of maintenance, and while the bus sleeps.
         turn = asyncio.Lock()
         sequencer = Sequencer(
@@ -147,7 +146,8 @@ class Leader:
         self._session, self._sequencer = session, sequencer
         logger.info("leading")
         self._telemetry.emit(LeaderChanged(leads=True))
-        works = (sequencer.run(), maintenance.run(), _beat(session, sequencer), _end_with(session))
+        beat = _beat(session, sequencer, worker_id, is_noted=is_noted)
+        works = (sequencer.run(), maintenance.run(), beat, _end_with(session))
         duties = [asyncio.create_task(work) for work in works]
         try:
             # None of them ends by itself while all is well, but the sequencer when another one has led in our sleep.
@@ -167,11 +167,21 @@ async def _end_with(session: Session) -> None:
     raise session_closed()
 
 
-async def _beat(session: Session, sequencer: Sequencer) -> None:
+async def _note(session: Session, worker_id: int) -> bool:
+    """Say to people who leads, which the lock alone decides; False when someone holds a row of it, to be said again."""
+    try:
+        return await statements.note_leader(session.store, worker_id=worker_id)
+    except (LockNotAvailable, QueryCancelled):
+        return False
+
+
+async def _beat(session: Session, sequencer: Sequencer, worker_id: int, *, is_noted: bool) -> None:
     """Let the server hear of us also when there is nothing to do, except while the bus sleeps."""
     while True:
         await asyncio.sleep(BEAT)
         if sequencer.is_asleep:
             await sequencer.awake.wait()
+        elif not is_noted:
+            is_noted = await _note(session, worker_id)
         else:
             await statements.beat(session.store)

@@ -10,8 +10,8 @@ from tests.chaos.stage import Stage, WorkerProcess
 from tests.support import eventually
 from tests.support.waiting import PATIENCE
 
-# Seconds until the bus sleeps, in place of ten; and for which a leader that is awake may be silent: one that is woken in
-# the moment when it is frozen holds the lock for so long.
+# Seconds until the bus sleeps, in place of ten; and for which a leader that is awake may be silent: one that is woken
+# when it is about to be frozen holds the lock for so long.
 SETTINGS: dict[str, Any] = {"CHAOS_QUIET": 1, "CHAOS_SILENCE": "5s"}
 
 

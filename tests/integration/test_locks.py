@@ -74,6 +74,28 @@ async def test_an_event_whose_row_is_locked_delays_no_other_and_comes_later(
                 await until_idle(connection)
 
 
+async def test_who_leads_is_written_again_when_a_row_of_it_was_locked(
+    database: str, connect: Connect, holder: asyncpg.Connection
+) -> None:
+    connection = await connect(database)
+    await Rows(connection).worker("gone", live=False)
+    await connection.execute("UPDATE pgbus.workers SET leading_since = now()")
+    leading = "SELECT array_agg(name ORDER BY name) FROM pgbus.workers WHERE leading_since IS NOT NULL"
+    async with open_bus(database, process_name="ours") as bus:
+        collect(bus)
+        async with holder.transaction():
+            await holder.execute("SELECT FROM pgbus.workers FOR UPDATE")
+            async with running(bus) as worker:
+                await eventually(lambda: worker.leads)
+                assert await connection.fetchval(leading) == ["gone", "ours"]
+                await holder.execute("ROLLBACK; BEGIN")
+
+                async def ours_alone() -> bool:
+                    return bool(await connection.fetchval(leading) == ["ours"])
+
+                await eventually(ours_alone)
+
+
 async def test_the_leader_goes_on_while_rows_that_its_chores_touch_are_locked(
     database: str, holder: asyncpg.Connection, chores: Maintenance
 ) -> None:

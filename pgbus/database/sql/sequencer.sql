@@ -422,17 +422,22 @@ FROM pgbus.wake_slots AS s
 SELECT 1 AS beat
 
 -- name: note_leader
--- Write which worker leads, and since when.
+-- Write which worker leads, and since when; false when a row was locked, and is still to be written.
 WITH changed AS MATERIALIZED (
     SELECT w.id
     FROM pgbus.workers AS w
     WHERE w.id = CAST(:worker_id AS integer) OR w.leading_since IS NOT NULL
     FOR UPDATE SKIP LOCKED
+), written AS (
+    UPDATE pgbus.workers AS w
+    SET leading_since = CASE WHEN w.id = CAST(:worker_id AS integer) THEN now() END
+    FROM changed AS c
+    WHERE w.id = c.id
+    RETURNING w.id
 )
-UPDATE pgbus.workers AS w
-SET leading_since = CASE WHEN w.id = CAST(:worker_id AS integer) THEN now() END
-FROM changed AS c
-WHERE w.id = c.id
+SELECT (SELECT count(*) FROM written) = count(*) AS is_noted
+FROM pgbus.workers AS w
+WHERE w.id = CAST(:worker_id AS integer) OR w.leading_since IS NOT NULL
 
 -- name: find_ready_listeners
 -- Those of these listeners that have deliveries to claim now: a poll in case a notification was lost.

@@ -341,9 +341,10 @@ async def beat(store: Store) -> None:
     await store.fetch("beat")
 
 
-async def note_leader(store: Store, *, worker_id: int) -> None:
-    """Write down that this worker leads, and no other."""
-    await store.fetch("note_leader", worker_id=worker_id)
+async def note_leader(store: Store, *, worker_id: int) -> bool:
+    """Write down that this worker leads, and no other; False when a row was locked, and is still to be written."""
+    is_noted: bool = (await store.fetch_one("note_leader", worker_id=worker_id))["is_noted"]
+    return is_noted
 
 
 async def find_ready_listeners(store: Store, listener_ids: Iterable[int]) -> list[int]:

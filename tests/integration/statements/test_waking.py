@@ -54,8 +54,8 @@ async def test_one_session_leads_until_it_ends(bench: Bench, other: Bench) -> No
 async def test_only_the_leader_is_noted_as_leading(bench: Bench) -> None:
     first = await bench.rows.worker("first", live=False, leads=False)
     second = await bench.rows.worker("second", live=False, leads=False)
-    await sequencer.note_leader(bench.store, worker_id=first)
-    await sequencer.note_leader(bench.store, worker_id=second)
+    assert await sequencer.note_leader(bench.store, worker_id=first)
+    assert await sequencer.note_leader(bench.store, worker_id=second)
     assert await bench.fetch("SELECT id FROM pgbus.workers WHERE leading_since IS NOT NULL") == [(second,)]
 
 
