@@ -51,8 +51,13 @@ class BusStatus(LogStatus, frozen=True):
 
     @property
     def leader(self) -> WorkerStatus | None:
-        """The leader; without one it is None, and no event enters the log."""
+        """The leader; without one it is None, and no event enters the log before somebody leads."""
         return next((worker for worker in self.workers if worker.leading), None)
+
+    @property
+    def is_asleep(self) -> bool:
+        """Whether nobody leads because nothing is owed: the next event wakes the bus."""
+        return any(worker.asleep for worker in self.workers)
 
 
 class Activity(msgspec.Struct, frozen=True):

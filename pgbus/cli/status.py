@@ -133,7 +133,7 @@ def describe_leader(found: BusStatus) -> Text:
             f"end it with SELECT pg_terminate_backend({found.leader_session})",
             style="red",
         )
-    if any(worker.asleep for worker in found.workers):
+    if found.is_asleep:
         return Text("none: the bus sleeps, as nothing is owed; the next event wakes it", style="dim")
     return Text("none: no event enters the log until a worker runs", style="red")
 

@@ -194,6 +194,17 @@ async def test_the_journey_of_an_event_shows_each_attempt_and_the_payload(
     assert "dead letter" in answer.text
 
 
+async def test_a_bus_that_sleeps_has_no_leader_and_no_fault(client: httpx.AsyncClient, rows: Rows) -> None:
+    await rows.worker("worker-1")
+    alarm = '<div class="bad"><dt>leader</dt>'
+    assert alarm in (await client.get("/")).text
+    # An even slot says that the bus sleeps.
+    await rows.connection.execute("SELECT setval('pgbus.wake_slots', 2)")
+    page = (await client.get("/")).text
+    assert alarm not in page
+    assert "asleep</span>" in page
+
+
 @pytest.mark.parametrize("path", ["/events/none", "/events/018f4e7e-0000-7000-8000-000000000000", "/listeners/none",
                                   "/schedules/none", "/nothing"])  # fmt: skip
 async def test_what_is_not_there_is_said_to_be_missing(client: httpx.AsyncClient, path: str) -> None:
