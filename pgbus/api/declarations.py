@@ -131,6 +131,13 @@ class Event:
 
     __slots__ = ("accepts_any", "parameters")
 
+    def __init_subclass__(cls, **options: object) -> None:
+        """Refuse it: who writes this means an event class, which a decorator makes."""
+        raise InvalidApiEventConfiguration(
+            f"{cls.__name__} cannot be a subclass of pgbus.Event, which stands in an API's class: "
+            f'`created = pgbus.Event(...)`. A class of its own is an event by `@pgbus.event("its.topic")` above it'
+        )
+
     def __init__(
         self, parameters: str | Parameter | WildcardParameter | Sequence[str | Parameter | WildcardParameter] = ()
     ) -> None:

@@ -181,6 +181,15 @@ def test_an_argument_of_the_wrong_type_is_named(annotation: object, good: object
     assert isinstance(caught.value, pgbus.ValidationError)
 
 
+def test_an_event_cannot_be_subclassed_and_the_error_says_how_a_class_becomes_an_event() -> None:
+    with pytest.raises(pgbus.InvalidApiEventConfiguration, match=r"OrderPlaced cannot be .* by `@pgbus\.event\("):
+        type("OrderPlaced", (pgbus.Event,), {})
+    with pytest.raises(pgbus.InvalidApiEventConfiguration, match="OrderPlaced"):
+
+        class OrderPlaced(pgbus.Event, topic="orders.placed"):
+            order_id: int
+
+
 def test_a_wildcard_parameter_admits_any_further_argument() -> None:
     event = Event(parameters=("name", WildcardParameter()))
     assert event.arguments({"name": "a", "x": 1}) == {"name": "a", "x": 1}
