@@ -95,18 +95,25 @@ def _judge_collation(found: Safety) -> Judgement:
 
 
 def _judge_sequences(found: Safety) -> Judgement:
-    behind = [one for one in found.sequences if one.behind]
+    known = [one for one in found.sequences if one.readable]
+    behind = [one for one in known if one.behind]
     if behind:
         return fault(
             f"{behind[0].name} is {behind[0].behind:,} behind the ids that exist, as after a logical copy: publishing "
             "fails until a new leader sets it forward",
             "restart the workers",
         )
-    most = max(found.sequences, key=lambda one: one.used, default=None)
+    most = max(known, key=lambda one: one.used, default=None)
     if most and most.used > 0.8:
         return warning(
             f"{most.name} has used {most.used:.0%} of its range",
             f"ALTER SEQUENCE {found.namespace}.{most.name} AS bigint",
+        )
+    if hidden := [one.name for one in found.sequences if not one.readable]:
+        admin = f"{found.namespace}_admin"
+        return skipped(
+            f"this user may not read {listed(hidden)}: the role {admin} has the right to it; have `GRANT {admin} TO` "
+            "this user run"
         )
     return ok("sequences have room")
 

@@ -167,11 +167,13 @@ SELECT CAST(COALESCE((SELECT sum(d.numbackends) FROM pg_stat_database AS d), 0) 
 
 -- name: read_sequences
 -- The bus's sequences with the part of their range that is used, from 0 to 1, and the ids that exist although the
--- sequence of the outbox has yet to give them out.
+-- sequence of the outbox has yet to give them out. `readable`: without a right to it, last_value is NULL as if it were
+-- new.
 SELECT CAST(q.sequencename AS text) AS name,
        CAST(COALESCE(q.last_value, 0) AS double precision) / q.max_value AS used,
        CASE WHEN q.sequencename = 'outbox_id_seq'
-            THEN GREATEST(0, (SELECT max(o.id) FROM pgbus.outbox AS o) - COALESCE(q.last_value, 0)) ELSE 0 END AS behind
+            THEN GREATEST(0, (SELECT max(o.id) FROM pgbus.outbox AS o) - COALESCE(q.last_value, 0)) ELSE 0 END AS behind,
+       has_sequence_privilege(format('%I.%I', q.schemaname, q.sequencename), 'SELECT, USAGE') AS readable
 FROM pg_sequences AS q
 WHERE q.schemaname = CAST(:namespace AS text) AND NOT q.cycle
 ORDER BY q.sequencename

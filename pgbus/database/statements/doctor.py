@@ -132,11 +132,15 @@ class Connections:
 
 @dataclass(frozen=True, slots=True)
 class SequenceUse:
-    """The part of a sequence's range that is used, from 0 to 1; `behind` ids exist that it has yet to give out."""
+    """The part of a sequence's range that is used, from 0 to 1; `behind` ids exist that it has yet to give out.
+
+    Neither is known unless it is `readable` for this user.
+    """
 
     name: str
     used: float
     behind: int
+    readable: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
 
@@ -171,16 +171,21 @@ async def test_an_open_transaction_is_found_with_the_command_that_ends_it(
 
 
 async def test_who_may_not_see_the_sessions_of_others_is_told_so(ward: Ward) -> None:
-    await ward.run(
-        "DROP ROLE IF EXISTS auditor", "CREATE ROLE auditor LOGIN PASSWORD 'pw'", "GRANT pgbus_reader TO auditor"
-    )
-    dsn = ward.dsn.replace("postgres@", "auditor:pw@", 1)
-    found = await Ward(dsn, ward.connection).finding("open-transactions")
-    assert found.verdict == "skipped"
-    assert "GRANT pg_read_all_stats" in found.evidence
-    examined = await examine(Config(dsn=dsn))
+    async with an_auditor(ward) as auditor:
+        found = await auditor.finding("open-transactions")
+        assert found.verdict == "skipped"
+        assert "GRANT pg_read_all_stats" in found.evidence
+        examined = await examine(Config(dsn=auditor.dsn))
     assert {one.check for one in examined.findings if "pgbus_worker" in one.evidence} >= {"plan-of-claims"}
-    await ward.run("DROP OWNED BY auditor", "DROP ROLE auditor")
+
+
+async def test_who_may_not_read_the_sequences_is_told_so(ward: Ward) -> None:
+    await ward.run("INSERT INTO pgbus.outbox (topic) VALUES ('orders.placed'), ('orders.placed')")
+    async with an_auditor(ward) as auditor:
+        found = await auditor.finding("sequences")
+        assert (found.verdict, "pgbus_admin" in found.evidence) == ("skipped", True)
+        await ward.run("GRANT SELECT ON ALL SEQUENCES IN SCHEMA pgbus TO auditor")
+        assert (await auditor.finding("sequences")).verdict == "ok"
 
 
 async def test_a_prepared_transaction_is_found(ward: Ward, connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -346,6 +351,16 @@ async def test_a_check_that_the_server_does_not_answer_in_time_is_skipped_and_hi
 
 
 # ------------------------------------------------------------------------------------------------- how it gets ill
+
+
+@asynccontextmanager
+async def an_auditor(ward: Ward) -> AsyncIterator[Ward]:
+    """The same bus, examined by a member of `pgbus_reader`."""
+    await ward.run(
+        "DROP ROLE IF EXISTS auditor", "CREATE ROLE auditor LOGIN PASSWORD 'pw'", "GRANT pgbus_reader TO auditor"
+    )
+    yield Ward(ward.dsn.replace("postgres@", "auditor:pw@", 1), ward.connection)
+    await ward.run("DROP OWNED BY auditor", "DROP ROLE auditor")
 
 
 def clock_ahead(seconds: float) -> datetime:
