@@ -31,6 +31,7 @@ from pgbus.listeners.running import RunningListener
 from pgbus.listeners.settlement import ALONE, RELEASED, Ending, HeldClaim, Left
 from pgbus.listeners.transactions import HandlerTransactions
 from pgbus.messages import EventMessage, refuse_unreadable
+from pgbus.telemetry.figures import duration
 
 # Seconds that a handler which never waits may keep the event loop to itself. Without a turn for others, neither the
 # settler nor the leases nor a leader's beat would run until all that was claimed is handled.
@@ -198,7 +199,7 @@ class Attempts:
                 level, ending = logging.ERROR, f"gave up on event {event.position} after attempt {attempt}"
             case Retry(delay=delay):
                 level = logging.WARNING
-                ending = f"failed on event {event.position}, attempt {attempt}, and tries again in {delay:.1f} s"
+                ending = f"failed on event {event.position}, attempt {attempt}, and tries again in {duration(delay)}"
         self._failures.log(
             level,
             name,

@@ -13,6 +13,7 @@ from pgbus.listeners.claims import ClaimsInFlight
 from pgbus.listeners.running import RunningListener
 from pgbus.listeners.settlement import HeldClaim, Left, Tally, settlement
 from pgbus.telemetry import ClaimsLost
+from pgbus.telemetry.figures import duration
 
 logger = logging.getLogger("pgbus")
 
@@ -128,8 +129,8 @@ class Settler:
         pause = min(REFUSED_PAUSE_LIMIT, LINK_PAUSE * 2.0 ** min(tries, 10))
         logger.error(
             "%s: the database refuses the outcome of %d claims (event %s first), which stay in flight; next try "
-            "in %.1f s: %s",
-            self._listener.name, len(held_claims), held_claims[0].claim.events[0].position, pause, error,
+            "in %s: %s",
+            self._listener.name, len(held_claims), held_claims[0].claim.events[0].position, duration(pause), error,
             exc_info=error if tries == 1 else None,
         )  # fmt: skip
         asyncio.get_running_loop().call_later(pause, self._in_flight.put_back, held_claims)

@@ -11,6 +11,7 @@ from pgbus.aio.clock import now
 from pgbus.aio.returned import finish
 from pgbus.schedules.calling import attempt, error_of
 from pgbus.schedules.schedule import Background, Task
+from pgbus.telemetry.figures import duration
 
 logger = logging.getLogger("pgbus")
 
@@ -50,5 +51,5 @@ async def _keep_up(name: str, task: Task) -> None:
         if error is None:
             return
         pause = backoff.next_after(age=now() - started)
-        logger.error("background task %s failed, and restarts in %.1f s", name, pause, exc_info=error)
+        logger.error("background task %s failed, and restarts in %s", name, duration(pause), exc_info=error)
         await asyncio.sleep(pause)

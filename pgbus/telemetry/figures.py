@@ -14,10 +14,11 @@ _UNITS = (
 def duration(seconds: float) -> str:
     """A duration of 0 or more seconds in its largest sensible unit: `350 µs`, `12 ms`, `1.5 s`, `15 s`, `3 min`, `5 h`.
 
-    Below ten seconds it has a decimal, unless that is 0. A unit ends at two of the next one: `119 s`, `2 min`.
+    0 is `0 s`. Below ten seconds it has a decimal, unless that is 0. A unit ends at two of the next one: `119 s`,
+    `2 min`.
     """
     for limit, unit, size in _UNITS:
-        if seconds < limit:
+        if 0 < seconds < limit or (seconds == 0 and unit == "s"):
             number = f"{seconds:.1f}".removesuffix(".0") if unit == "s" and seconds < 10 else f"{seconds / size:.0f}"
             return f"{number} {unit}"
     return f"{seconds / 86_400:.0f} d"

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 
 from pgbus.aio.backoff import RestartBackoff
 from pgbus.telemetry import PartFailed, Telemetry
+from pgbus.telemetry.figures import duration
 
 logger = logging.getLogger("pgbus")
 
@@ -40,7 +41,7 @@ class Restarts:
     def note_failure(self, part: str, error: BaseException, *, age: float) -> None:
         """Log that a part has failed after it had run for `age` seconds, and let it begin again after a pause."""
         pause = self._backoffs.setdefault(part, RestartBackoff()).next_after(age=age)
-        logger.critical("%s failed, and restarts in %.1f s", part, pause, exc_info=error)
+        logger.critical("%s failed, and restarts in %s", part, duration(pause), exc_info=error)
         self._telemetry.emit(PartFailed(part, str(error)))
         self._resting[part] = _one_line(error)
         asyncio.get_running_loop().call_later(pause, self._end_rest, part)

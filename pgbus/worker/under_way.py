@@ -13,6 +13,7 @@ import msgspec
 
 from pgbus.aio.clock import now
 from pgbus.listeners.handler_call import HandlerCall
+from pgbus.telemetry.figures import duration
 from pgbus.worker.parts import Parts
 
 logger = logging.getLogger("pgbus")
@@ -83,9 +84,9 @@ def describe(work: Iterable[Work]) -> str:
     for one in sorted(work, key=lambda one: -one.age):
         by_name.setdefault(f"{one.kind} {one.name}", []).append(one.age)
     return ", ".join(
-        f"{name} ({ages[0]:.0f} s)"
+        f"{name} ({duration(ages[0])})"
         if len(ages) == 1
-        else f"{name} ({len(ages)} calls, the longest for {ages[0]:.0f} s)"
+        else f"{name} ({len(ages)} calls, the longest for {duration(ages[0])})"
         for name, ages in by_name.items()
     )
 

@@ -10,7 +10,7 @@ from pgbus.telemetry.figures import counted, duration
 @pytest.mark.parametrize(
     ("seconds", "expected"),
     [
-        (0.0, "0 µs"),
+        (0.0, "0 s"),
         (0.00035, "350 µs"),
         (0.012, "12 ms"),
         (1.52, "1.5 s"),

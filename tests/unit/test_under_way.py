@@ -11,7 +11,7 @@ def test_what_runs_is_named_with_its_age_and_the_longest_first() -> None:
         Work(kind="listener", name="mailer", age=3.0),
         Work(kind="listener", name="mailer", age=12.0),
     ]
-    assert describe(work) == "listener mailer (2 calls, the longest for 12 s), schedule night (2 s)"
+    assert describe(work) == "listener mailer (2 calls, the longest for 12 s), schedule night (2.4 s)"
     assert describe([]) == ""
 
 

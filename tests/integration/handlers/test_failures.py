@@ -14,6 +14,7 @@ import pytest
 import pgbus
 from pgbus.telemetry import Settled
 from tests.conftest import Connect
+from tests.support import eventually
 from tests.support.shapes import Animal, AsDataclass
 from tests.support.tables import letters
 from tests.support.waiting import PATIENCE
@@ -269,6 +270,22 @@ async def test_giving_up_is_logged_once_with_the_event_and_the_error(
     fields = ("listener_name", "event_id", "topic", "key", "attempt", "correlation_id")
     id_ = str(event.event_id)
     assert [record.__dict__[name] for name in fields] == ["mail", id_, "a.b", "adam", 1, id_]
+
+
+async def test_a_long_delay_is_logged_as_people_say_it(
+    database: str, connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    connection = await connect(database)
+    async with open_bus(database) as bus:
+
+        @bus.listener("a.b", name="mail")
+        async def handle(event: dict[str, int]) -> None:
+            raise pgbus.Retry(after=2519.0)
+
+        async with running(bus):
+            await bus.publish({}, topic="a.b")
+            await eventually(lambda: connection.fetchval("SELECT count(*) = 1 FROM pgbus.attempts"))
+    assert "attempt 1, and tries again in 42 min: " in caplog.text
 
 
 async def test_many_failures_in_one_place_are_a_line_each_and_one_traceback(
