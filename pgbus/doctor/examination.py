@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from pgbus.config import Config
-from pgbus.database.faults import DATABASE_ERRORS
+from pgbus.database.faults import DATABASE_ERRORS, SyntaxOrAccess
 from pgbus.database.migrate import check_async
 from pgbus.database.migrate.sessions import session
 from pgbus.database.store import Store
@@ -69,6 +69,8 @@ async def _find(group: AnyGroup, patient: Patient) -> list[Finding]:
             evidence = await group.read(patient)
     except PrivilegeError as error:
         return group.skip(str(error))
+    except SyntaxOrAccess as error:
+        return group.skip(f"the schema is not as this version reads it; `pgbus db upgrade` mends an older one: {error}")
     except DATABASE_ERRORS as error:
         return group.skip(f"the server did not answer: {error}")
     return group.judge(evidence)

@@ -62,7 +62,8 @@ class Receiver:
 
     - `remember`: seconds after which a message is forgotten, and a double of it would be a new event.
     - `reading`: set while this process is the one that reads.
-    - `counts`: messages by what became of them: `new`, `doubles`, `echoes`, `refused`.
+    - `counts`: messages that were `read`; of these, those that are `new`, and those that were `refused`; and apart from
+      them the `echoes`, which this bus sent itself.
     """
 
     def __init__(

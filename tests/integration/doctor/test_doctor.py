@@ -340,6 +340,12 @@ async def test_a_sequence_that_lags_behind_its_ids_is_found(ward: Ward) -> None:
     assert "behind" in (await ward.finding("sequences")).evidence
 
 
+async def test_a_schema_that_lacks_what_is_read_is_not_called_silent(ward: Ward) -> None:
+    await ward.run("ALTER VIEW pgbus.live_workers RENAME COLUMN is_asleep TO was_asleep")
+    found = await ward.finding("leader")
+    assert (found.verdict, "`pgbus db upgrade` mends an older one" in found.evidence) == ("skipped", True), found
+
+
 async def test_a_check_that_the_server_does_not_answer_in_time_is_skipped_and_hides_no_other(
     ward: Ward, connect: Connect
 ) -> None:
