@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, get_args
+from uuid import UUID
 
 import asyncpg
 import pytest
 
 from pgbus.admin import Admin, Operation
+from pgbus.database.faults import hint_of
 from pgbus.database.statements import operations
 from pgbus.database.store import Store
 from pgbus.errors import InUseError, OperationNotFound
 from pgbus.topics import matches
 from tests.support.rows import Rows
 
-# Every verb, with what it applies to, and whether the row that it changes is there.
+FIRST = UUID(int=1)
+
+# Every verb, with what it applies to.
 VERBS: list[tuple[operations.Verb, dict[str, object]]] = [
     ("retry", {"listener": "mailer"}),
     ("retry_now", {"listener": "mailer"}),
@@ -30,6 +35,8 @@ VERBS: list[tuple[operations.Verb, dict[str, object]]] = [
     ("resume_schedule", {"schedule": "nightly"}),
     ("run_schedule", {"schedule": "nightly"}),
     ("remove_schedule", {"schedule": "nightly"}),
+    ("republish", {"event": str(FIRST), "payload": {"n": 2}}),
+    ("adopt", {}),
 ]
 
 STATE = """
@@ -37,13 +44,15 @@ SELECT (SELECT json_agg(x ORDER BY x.id) FROM pgbus.deliveries AS x)::text,
        (SELECT json_agg(x ORDER BY x.id) FROM pgbus.dead_letters AS x)::text,
        (SELECT json_agg(x ORDER BY x.id) FROM pgbus.listeners AS x)::text,
        (SELECT json_agg(x ORDER BY x.id) FROM pgbus.schedules AS x)::text,
+       (SELECT json_agg(x ORDER BY x.id) FROM pgbus.outbox AS x)::text,
+       (SELECT json_agg(x) FROM pgbus.installation AS x)::text,
        (SELECT count(*) FROM pgbus.history)
 """
 
 
 @pytest.fixture
 async def mailer(rows: Rows) -> int:
-    """A listener that waits to retry events 1 and 2, and gave up on 3 and 4; and a schedule."""
+    """A listener that waits to retry events 1 and 2, and gave up on 3 and 4; and a schedule. The bus ran elsewhere."""
     for position in range(1, 6):
         await rows.event(position)
     mailer: int = await rows.listener("mailer", "**")
@@ -55,9 +64,32 @@ async def mailer(rows: Rows) -> int:
         """UPDATE pgbus.dead_letters SET fingerprint = 'ValueError at shop:send', traceback = 'at shop';
            UPDATE pgbus.deliveries SET available_at = now() + interval '1 day', last_error = 'KeyError: x';
            INSERT INTO pgbus.schedules (schedule_name, rule, next_run_at, last_seen_at)
-           VALUES ('nightly', 'every 60 s', now() + interval '1 hour', now() - interval '1 day')"""
+           VALUES ('nightly', 'every 60 s', now() + interval '1 hour', now() - interval '1 day');
+           INSERT INTO pgbus.installation (system_identifier, database) VALUES (1, 1)"""
     )
+    await rows.connection.execute("UPDATE pgbus.events SET event_id = $1 WHERE position = 1", FIRST)
     return mailer
+
+
+async def test_every_verb_that_the_database_knows_is_among_them(rows: Rows) -> None:
+    source = await rows.connection.fetchval("SELECT prosrc FROM pg_proc WHERE proname = 'check_filter'")
+    cases = source[source.index("CASE") : source.index("END;")]
+    known = set(re.findall(r"'([a-z_]+)'", cases))  # what it takes is in braces
+    assert known == {verb for verb, _ in VERBS} == set(get_args(operations.Verb)) - {"pause_copy"}
+    with pytest.raises(asyncpg.PostgresError, match="is not a verb of operations") as refused:
+        await rows.connection.execute("SELECT pgbus.check_filter('nothing', '{}')")
+    assert known == set(re.findall(r"[a-z_]+", hint_of(refused.value) or "")) - {"and"}
+
+
+@pytest.mark.usefixtures("mailer")
+async def test_what_a_copy_pauses_has_its_row(admin: Admin, rows: Rows) -> None:
+    before = await rows.connection.fetchrow(STATE)
+    await rows.connection.execute("SELECT pgbus.pause_copy()")
+    assert await rows.connection.fetchrow(STATE) != before
+    [recorded] = await admin.operations.list()
+    assert (recorded.verb, recorded.state, recorded.touched) == ("pause_copy", "done", 2)
+    assert recorded.result == {"listeners": ["mailer"], "schedules": ["nightly"]}
+    assert recorded.requested_by == await rows.connection.fetchval("SELECT session_user::text")
 
 
 @pytest.mark.usefixtures("mailer")
@@ -73,7 +105,8 @@ async def test_no_verb_changes_anything_without_its_row(
     assert changed or verb == "resume" or verb == "resume_schedule"
     [recorded] = await admin.operations.list()
     assert recorded == done
-    assert (done.state, done.reason, done.person, done.filter) == ("done", "because", "ann", filter_)
+    kept = {name: value for name, value in filter_.items() if name != "payload"}  # that is in the new event
+    assert (done.state, done.reason, done.person, done.filter) == ("done", "because", "ann", kept)
     assert done.matched == done.touched == preview.matched
     assert done.requested_by == await rows.connection.fetchval("SELECT session_user::text")
 
