@@ -151,10 +151,19 @@ def format_traceback(error: BaseException) -> str:
 
 def _handlers_part(trace: TracebackType | None) -> TracebackType | None:
     """The traceback from the handler on: how pgbus came to call it tells its author nothing."""
+    # Some handlers are pgbus's own: the demo's, and a relay's.
+    return _below(trace, "pgbus.") or _below(trace, "pgbus.", but=("pgbus.contrib.", "pgbus.demo.")) or trace
+
+
+def _below(trace: TracebackType | None, package: str, *, but: tuple[str, ...] = ()) -> TracebackType | None:
+    """The traceback without the first frames that are of this package `but` not of those."""
     part = trace
-    while part is not None and part.tb_frame.f_globals.get("__name__", "").startswith("pgbus."):
+    while part is not None:
+        module = part.tb_frame.f_globals.get("__name__", "")
+        if not module.startswith(package) or module.startswith(but):
+            break
         part = part.tb_next
-    return part or trace
+    return part
 
 
 def clip(text: str, length: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from pgbus.handlers.outcomes import (
     Retry,
     RetryPolicy,
     decide,
+    fingerprint_of,
 )
 
 NO_JITTER = RetryPolicy(max_attempts=3, jitter=0)
@@ -162,3 +164,29 @@ def test_the_traceback_of_a_dead_letter_begins_in_the_handler() -> None:
     assert outcome.traceback is not None
     assert "in handler" in outcome.traceback
     assert "in call" not in outcome.traceback
+
+
+@pytest.mark.parametrize(
+    ("modules", "place"),
+    [
+        (["pgbus.listeners.attempts", "pgbus.demo.listeners"], "pgbus.demo.listeners:call"),
+        (["pgbus.listeners.attempts", "pgbus.contrib.relay.outward"], "pgbus.contrib.relay.outward:call"),
+        # What it calls of the engine is not the place.
+        (["pgbus.listeners.attempts", "pgbus.demo.listeners", "pgbus.rpc.calls"], "pgbus.demo.listeners:call"),
+        (["pgbus.listeners.attempts", "pgbus.contrib.django.listeners", "shop.mail"], "shop.mail:call"),
+        (["pgbus.listeners.attempts", "pgbus.listeners.executor"], "pgbus.listeners.attempts:call"),
+    ],
+)
+def test_a_failure_is_placed_in_the_handler_also_in_one_of_pgbus(modules: list[str], place: str) -> None:
+    body = "raise ValueError"
+    call: Callable[[], object] = dict
+    for module in reversed(modules):
+        space: dict[str, Any] = {"__name__": module, "below": call}
+        exec(f"def call(): {body}", space)
+        body, call = "below()", space["call"]
+    with pytest.raises(ValueError) as failed:  # noqa: PT011
+        call()
+    assert failed.value.__traceback__ is not None
+    # Without the frame of this test.
+    error = failed.value.with_traceback(failed.value.__traceback__.tb_next)
+    assert fingerprint_of(error) == f"ValueError at {place}"
