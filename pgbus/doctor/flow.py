@@ -290,7 +290,7 @@ def _judge_calls(found: Flow) -> Judgement:
 
 def _judge_retention(found: Flow) -> Judgement:
     space, retention = found.space, found.config.retention
-    size = f"{space.bytes >> 20:,} MB since {duration((found.now - space.began_at).total_seconds())}"
+    size = f"{space.bytes >> 20:,} MB in {duration((found.now - space.began_at).total_seconds())}"
     if retention is None or space.ended_at is None:
         return ok(f"{size}; {'kept forever' if retention is None else 'one period'}")
     late = (found.now - space.ended_at).total_seconds() - retention

@@ -58,7 +58,7 @@ def _judge_prepared(found: Horizon) -> Judgement:
     holder = found.oldest("prepared transaction")
     if holder is None or (holder.seconds or 0) < LONG:
         return ok(f"no transaction is prepared for longer than {duration(LONG)}")
-    evidence = f"transaction {holder.name} of {holder.owner} is prepared since {duration(holder.seconds or 0)}"
+    evidence = f"transaction {holder.name} of {holder.owner} has been prepared for {duration(holder.seconds or 0)}"
     judged = fault if (holder.seconds or 0) >= 10 * LONG else warning
     return judged(f"{evidence}: it keeps dead rows, and locks", f"ROLLBACK PREPARED {literal(holder.name)}")
 

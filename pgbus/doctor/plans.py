@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from pgbus.database.plans import CALLS, CLAIMS, LOOKS, find_whole_scans
 from pgbus.doctor.checks import Check, Group, Judgement, Patient, fault, listed, ok
+from pgbus.telemetry.figures import counted
 
 _BIG = re.compile(r"(outbox|deliveries|rpc_requests|schedules|(events|history|outbox)(_p\d+)?)$")
 Scans = Mapping[str, set[str]]
@@ -45,7 +46,7 @@ def _judge(found: Scans, statements: tuple[str, ...]) -> Judgement:
             f"{listed(reading)} read {listed(tables)} from end to end: an index is missing",
             "pgbus db sql, and make the index again that it lists",
         )
-    return ok(f"{len(statements)} statements use their indexes")
+    return ok(f"indexes serve {counted(len(statements), 'statement')}")
 
 
 GROUP = Group(
