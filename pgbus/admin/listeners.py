@@ -81,6 +81,10 @@ class ListenerVerbs:
                 workers=running,
             )
 
+    async def check(self, listener_name: str) -> None:
+        """Raise NotRegisteredError unless there is such a listener."""
+        await check_listener(self._store, listener_name)
+
     async def place(self, listener_name: str, place: Literal["beginning", "now"] | int | datetime) -> str:
         """A place in the log, for a listener, in the words of a filter; raises ValueError if it is not in the log."""
         await check_listener(self._store, listener_name)

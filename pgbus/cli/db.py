@@ -5,7 +5,7 @@ from __future__ import annotations
 import rich_click as click
 
 from pgbus import inbox
-from pgbus.cli.changing import change, confirm_options, with_options
+from pgbus.cli.changing import change, change_options
 from pgbus.cli.global_options import database_options, load_config
 from pgbus.cli.options import confirm, json_option
 from pgbus.cli.output import print_json
@@ -125,7 +125,7 @@ def roles(as_json: bool) -> None:
 
 @db.command()
 @database_options
-@with_options(confirm_options)
+@change_options
 @json_option
 def adopt(*, reason: str | None, person: str | None, dry_run: bool, yes: bool, as_json: bool) -> None:
     """Say that this copy of a database is the one to work in, and resume what was paused because it is a copy.

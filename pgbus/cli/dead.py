@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pgbus.admin import Admin, DeadFilter, DeadGroup, DeadLetter, Operation
-from pgbus.cli.changing import change, confirm_options, with_options
+from pgbus.cli.changing import change, change_options
 from pgbus.cli.global_options import database_options
 from pgbus.cli.group import fail
 from pgbus.cli.options import (
@@ -133,7 +133,7 @@ def show_dead(*, letter_id: int, as_json: bool) -> None:
 
 @dead.command("retry")
 @_chosen_options
-@with_options(confirm_options)
+@change_options
 @json_option
 def retry_dead(**given: Any) -> None:
     """Deliver dead letters to their listeners again, at once: those with the IDs, or --all that match."""
@@ -142,7 +142,7 @@ def retry_dead(**given: Any) -> None:
 
 @dead.command("discard")
 @_chosen_options
-@with_options(confirm_options)
+@change_options
 @json_option
 def discard_dead(**given: Any) -> None:
     """Delete dead letters: those with the IDs, or --all that match. The history and the operation keep them."""
@@ -152,7 +152,7 @@ def discard_dead(**given: Any) -> None:
 @dead.command("retry-now")
 @database_options
 @_waiting_options
-@with_options(confirm_options)
+@change_options
 @json_option
 def retry_waiting_now(**given: Any) -> None:
     """Try events at once that failed and wait for their next attempt."""
@@ -162,7 +162,7 @@ def retry_waiting_now(**given: Any) -> None:
 @dead.command("give-up")
 @database_options
 @_waiting_options
-@with_options(confirm_options)
+@change_options
 @json_option
 def give_up_waiting(**given: Any) -> None:
     """Make dead letters of events that failed and wait for their next attempt."""

@@ -9,9 +9,9 @@ import rich_click as click
 from rich.text import Text
 
 from pgbus.admin import ListenerStatus
-from pgbus.cli.changing import change, confirm_options, reason_options, with_options
+from pgbus.cli.changing import change, change_each, change_options
 from pgbus.cli.global_options import database_options
-from pgbus.cli.options import change_each, json_option, key_option, read_past, read_pattern, say_done, with_admin
+from pgbus.cli.options import json_option, key_option, read_past, read_pattern, say_done, with_admin
 from pgbus.cli.output import ago, console, number, print_json
 from pgbus.cli.tables import Column, Listing
 from pgbus.telemetry.figures import counted
@@ -62,21 +62,21 @@ def _cells(listener: ListenerStatus) -> tuple[Text, ...]:
 @listeners.command()
 @click.argument("names", metavar="NAME...", nargs=-1, required=True)
 @database_options
-@with_options(reason_options)
+@change_options
 @json_option
-def pause(names: tuple[str, ...], as_json: bool, **why: Any) -> None:
+def pause(names: tuple[str, ...], **given: Any) -> None:
     """Stop deliveries to listeners, on every worker; their events are kept."""
-    change_each(names, lambda admin, name: admin.listeners.pause(name, **why), verb="paused", as_json=as_json)
+    change_each("pause", "listener", names, said="paused", **given)
 
 
 @listeners.command()
 @click.argument("names", metavar="NAME...", nargs=-1, required=True)
 @database_options
-@with_options(reason_options)
+@change_options
 @json_option
-def resume(names: tuple[str, ...], as_json: bool, **why: Any) -> None:
+def resume(names: tuple[str, ...], **given: Any) -> None:
     """Deliver to paused listeners again."""
-    change_each(names, lambda admin, name: admin.listeners.resume(name, **why), verb="resumed", as_json=as_json)
+    change_each("resume", "listener", names, said="resumed", **given)
 
 
 def read_place(text: str) -> str | int | datetime:
@@ -96,7 +96,7 @@ def read_place(text: str) -> str | int | datetime:
     metavar="PLACE",
     help="beginning, now, a position, ISO 8601, or an age such as 2h, 7d.",
 )
-@with_options(confirm_options)
+@change_options
 @json_option
 def reset(name: str, to: str | int | datetime, as_json: bool, **given: Any) -> None:
     """Deliver the log to a listener again from a place on, or skip to now.
@@ -120,7 +120,7 @@ def reset(name: str, to: str | int | datetime, as_json: bool, **given: Any) -> N
 @click.option("--to", "end", type=read_place, default="now", show_default=True, metavar="PLACE", help="Up to here.")
 @click.option("--topic", type=read_pattern, metavar="PATTERN", help="Events under this topic or pattern.")
 @key_option
-@with_options(confirm_options)
+@change_options
 @json_option
 def replay(
     name: str,
@@ -147,7 +147,7 @@ def replay(
 @click.argument("name")
 @database_options
 @click.option("--force", is_flag=True, help="Even while a live worker runs it.")
-@with_options(confirm_options)
+@change_options
 @json_option
 def remove(name: str, force: bool, as_json: bool, **given: Any) -> None:
     """Remove a listener and what waits for it; its history stays, and the operation keeps its dead letters."""

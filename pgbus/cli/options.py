@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import sys
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
@@ -38,19 +38,6 @@ def with_admin(action: Callable[[Admin], Awaitable[_T]]) -> _T:
             return await action(admin)
 
     return asyncio.run(connected())
-
-
-def change_each(
-    names: Iterable[str], method: Callable[[Admin, str], Awaitable[object]], *, verb: str, as_json: bool
-) -> None:
-    """Run a method of Admin on each name, and print a line after each."""
-
-    async def change(admin: Admin) -> None:
-        for name in names:
-            await method(admin, name)
-            say_done(verb, name, as_json=as_json)
-
-    with_admin(change)
 
 
 def say_done(verb: str, name: str, *, as_json: bool, **more: object) -> None:

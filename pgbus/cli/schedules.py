@@ -9,9 +9,9 @@ import rich_click as click
 from rich.text import Text
 
 from pgbus.admin import ScheduleRun, ScheduleStatus
-from pgbus.cli.changing import change, confirm_options, reason_options, with_options
+from pgbus.cli.changing import change, change_each, change_options
 from pgbus.cli.global_options import database_options
-from pgbus.cli.options import change_each, error_option, json_option, limit_option, period_options, say_done, with_admin
+from pgbus.cli.options import error_option, json_option, limit_option, period_options, say_done, with_admin
 from pgbus.cli.output import LONGEST_ERROR, ago, clip, console, instant, note_more, number, print_json
 from pgbus.cli.tables import Column, Listing
 from pgbus.telemetry.figures import duration
@@ -126,38 +126,38 @@ def run_table(found: tuple[ScheduleRun, ...]) -> Listing:
 @schedules.command()
 @click.argument("names", metavar="NAME...", nargs=-1, required=True)
 @database_options
-@with_options(reason_options)
+@change_options
 @json_option
-def pause(names: tuple[str, ...], as_json: bool, **why: Any) -> None:
+def pause(names: tuple[str, ...], **given: Any) -> None:
     """Start no more runs of schedules, on any worker; a current run continues."""
-    change_each(names, lambda admin, name: admin.schedules.pause(name, **why), verb="paused", as_json=as_json)
+    change_each("pause_schedule", "schedule", names, said="paused", **given)
 
 
 @schedules.command()
 @click.argument("names", metavar="NAME...", nargs=-1, required=True)
 @database_options
-@with_options(reason_options)
+@change_options
 @json_option
-def resume(names: tuple[str, ...], as_json: bool, **why: Any) -> None:
+def resume(names: tuple[str, ...], **given: Any) -> None:
     """Continue paused schedules; runs that were due meanwhile are not made up for."""
-    change_each(names, lambda admin, name: admin.schedules.resume(name, **why), verb="resumed", as_json=as_json)
+    change_each("resume_schedule", "schedule", names, said="resumed", **given)
 
 
 @schedules.command()
 @click.argument("names", metavar="NAME...", nargs=-1, required=True)
 @database_options
-@with_options(reason_options)
+@change_options
 @json_option
-def run(names: tuple[str, ...], as_json: bool, **why: Any) -> None:
+def run(names: tuple[str, ...], **given: Any) -> None:
     """Run schedules now, on a worker that declares them."""
-    change_each(names, lambda admin, name: admin.schedules.run(name, **why), verb="due now", as_json=as_json)
+    change_each("run_schedule", "schedule", names, said="due now", **given)
 
 
 @schedules.command()
 @click.argument("name")
 @database_options
 @click.option("--force", is_flag=True, help="Even while a live worker declares it.")
-@with_options(confirm_options)
+@change_options
 @json_option
 def remove(name: str, force: bool, as_json: bool, **given: Any) -> None:
     """Remove a schedule; its history stays until it is pruned."""

@@ -23,7 +23,30 @@ def words(text: str) -> str:
     return " ".join(text.split())
 
 
-SHARED_OPTIONS = ("--json", "--limit", "--since", "--until", "--topic", "--key", "--error", "--listener")
+DEAD_HEADINGS = "ID LISTENER POSITION TOPIC KEY ATTEMPTS ERROR"
+CHANGE_OPTIONS = ("--dry-run", "--yes", "--reason", "--person")
+# The commands that make an operation: arguments for each, and how its preview begins.
+OPERATIONS: dict[str, tuple[tuple[str, ...], list[str]]] = {
+    "db adopt": ((), ["matches 1 database"]),
+    "dead discard": (("2",), ["matches 1 dead letter", DEAD_HEADINGS]),
+    "dead give-up": (("--listener", "mailer"), ["matches 1 waiting event", DEAD_HEADINGS]),
+    "dead retry": (("--all",), ["matches 5 dead letters", DEAD_HEADINGS]),
+    "dead retry-now": (("--all",), ["matches 1 waiting event", DEAD_HEADINGS]),
+    "listeners pause": (("mailer", "stock"), ["matches 2 listeners", "LISTENER", "mailer", "stock"]),
+    "listeners remove": (("mailer",), ["matches 1 listener", "LISTENER", "mailer"]),
+    "listeners replay": (
+        ("mailer", "--from", "beginning"), ["matches 6 events; 5 of them:", "POSITION TOPIC KEY AT"],
+    ),
+    "listeners reset": (("mailer", "--to", "now"), ["matches 1 listener", "LISTENER TO", "mailer now"]),
+    "listeners resume": (("stock",), ["matches 1 listener", "LISTENER", "stock"]),
+    "schedules pause": (("nightly",), ["matches 1 schedule", "SCHEDULE", "nightly"]),
+    "schedules remove": (("nightly",), ["matches 1 schedule", "SCHEDULE", "nightly"]),
+    "schedules resume": (("hourly",), ["matches 1 schedule", "SCHEDULE", "hourly"]),
+    "schedules run": (("nightly", "hourly"), ["matches 2 schedules", "SCHEDULE", "nightly", "hourly"]),
+}  # fmt: skip
+SHARED_OPTIONS = (
+    "--json", "--limit", "--since", "--until", "--topic", "--key", "--error", "--listener", *CHANGE_OPTIONS,
+)  # fmt: skip
 
 
 def leaf_commands() -> Iterator[tuple[str, click.Command]]:
@@ -43,7 +66,8 @@ def options_of(one: click.Command) -> dict[str, click.Option]:
 
 def option_table() -> str:
     """The table of the reference: the commands, and which of the shared options each takes."""
-    lines = [f"| command | {' | '.join(f'`{name}`' for name in SHARED_OPTIONS)} |", "|---" * 9 + "|"]
+    headings = ["command", *(f"`{name}`" for name in SHARED_OPTIONS)]
+    lines = [f"| {' | '.join(headings)} |", "|---" * len(headings) + "|"]
     for name, one in leaf_commands():
         taken = options_of(one)
         if any(option in taken for option in SHARED_OPTIONS):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.conftest import Invoke
-from tests.support.command_line import json_lines, words
+from tests.support.command_line import OPERATIONS, json_lines, words
 from tests.support.rows import Rows
 from tests.support.terminal import terminal
 
@@ -20,7 +20,7 @@ ID = "01a21022-eef6-776e-a51a-6b2d4ec50d24"
 @pytest.fixture
 async def letters(rows: Rows) -> None:
     """Five dead letters of two listeners, of three kinds of errors."""
-    mailer, stock = await rows.listener("mailer"), await rows.listener("stock")
+    mailer, stock = await rows.listener("mailer", "**"), await rows.listener("stock")
     errors = [
         (mailer, "KeyError: 'order 1'"), (mailer, "KeyError: 'order 2'"),
         (mailer, f"NotFound: {ID} at 0x7f, line 3.14\nand more"), (stock, "KeyError: 'order 7'"),
@@ -137,6 +137,56 @@ async def test_what_waits_is_selected_or_all_of_it(invoke: Invoke, command: str)
     result = await invoke("dead", command, "--listener", "nobody", "--yes")
     assert result.exit_code != 0
     assert "nobody" in result.stderr
+
+
+# ----------------------------------------------------------------------------------------------------------- operations
+
+
+@pytest.fixture
+async def everything(rows: Rows, letters: None) -> None:
+    """A dead letter, what waits, and a schedule: for each command there is something to change."""
+    mailer = await rows.connection.fetchval("SELECT id FROM pgbus.listeners WHERE listener_name = 'mailer'")
+    await rows.event(6, key="k6")
+    await rows.delivery(mailer, 6, attempt=2)
+    await rows.connection.execute(
+        """UPDATE pgbus.deliveries SET last_error = 'KeyError: 6', available_at = now() + interval '1 day';
+           INSERT INTO pgbus.schedules (schedule_name, rule) VALUES ('nightly', 'every 60 s'),
+                                                                  ('hourly', 'every 60 s')"""
+    )
+
+
+@pytest.mark.usefixtures("everything")
+@pytest.mark.parametrize("name", OPERATIONS)
+async def test_a_dry_run_shows_a_table_and_changes_nothing(invoke: Invoke, rows: Rows, name: str) -> None:
+    arguments, said = OPERATIONS[name]
+    result = await invoke(*name.split(), *arguments, "--dry-run", "--yes", columns=80)
+    assert result.exit_code == 0, result.output
+    assert [words(line) for line in result.stdout.splitlines()[: len(said)]] == said
+    assert max(map(len, result.stdout.splitlines())) <= 80
+    [found] = json_lines(await invoke(*name.split(), *arguments, "--dry-run", "--json"))
+    assert found["matched"] >= len(found["sample"]) > 0
+    assert await rows.connection.fetchval("SELECT count(*) FROM pgbus.operations") == 0
+
+
+@pytest.mark.usefixtures("everything")
+@pytest.mark.parametrize("name", OPERATIONS)
+async def test_every_change_is_recorded_with_who_and_why(invoke: Invoke, rows: Rows, name: str) -> None:
+    arguments, _ = OPERATIONS[name]
+    result = await invoke(*name.split(), *arguments, "--yes", "--reason", "the fix is out", "--person", "ann")
+    assert result.exit_code == 0, result.output
+    trail = await rows.connection.fetch("SELECT DISTINCT person, reason, state FROM pgbus.operations")
+    assert [tuple(row) for row in trail] == [("ann", "the fix is out", "done")]
+
+
+@pytest.mark.parametrize(("kind", "names"), [("listeners", ("mailer", "mailr")), ("schedules", ("nightly", "nitely"))])
+async def test_nothing_is_changed_where_one_of_the_names_is_wrong(
+    invoke: Invoke, rows: Rows, everything: None, kind: str, names: tuple[str, str]
+) -> None:
+    for options in ((), ("--dry-run",)):
+        result = await invoke(kind, "pause", *names, *options)
+        assert (result.exit_code, result.stdout) == (1, "")
+        assert f"did you mean {names[0]!r}" in result.stderr
+    assert await rows.connection.fetchval("SELECT count(*) FROM pgbus.operations") == 0
 
 
 # -------------------------------------------------------------------------------------------------------------- tables

@@ -18,7 +18,15 @@ from pgbus.cli.program import pgbus as command
 from pgbus.config import Config
 from tests.integration.conftest import Invoke
 from tests.support import ROOT
-from tests.support.command_line import NOWHERE, SHARED_OPTIONS, leaf_commands, option_table, options_of
+from tests.support.command_line import (
+    CHANGE_OPTIONS,
+    NOWHERE,
+    OPERATIONS,
+    SHARED_OPTIONS,
+    leaf_commands,
+    option_table,
+    options_of,
+)
 from tests.support.programs import run_program
 
 REFERENCE = ROOT / "docs" / "reference"
@@ -121,6 +129,15 @@ def test_the_reference_says_which_options_each_command_takes() -> None:
     text = (REFERENCE / "cli.md").read_text()
     shown = text.partition("<!-- options -->\n")[2].partition("\n<!-- end of options -->")[0]
     assert shown == option_table()
+
+
+def test_every_command_that_makes_an_operation_takes_the_same_options() -> None:
+    taken = {name: [option for option in CHANGE_OPTIONS if option in options_of(one)] for name, one in leaf_commands()}
+    assert {name: options for name, options in taken.items() if options} == {
+        **{name: list(CHANGE_OPTIONS) for name in OPERATIONS},
+        "dashboard": ["--person"],  # of what is changed there
+        "db downgrade": ["--yes"],  # it may delete the record
+    }
 
 
 # Commands whose results are not rows, and so not JSON objects one per line.
