@@ -38,12 +38,12 @@ def list_operations(limit: int, as_json: bool) -> None:
     rows = Listing(
         Column(heading="id", right=True),
         Column(heading="at"),
-        Column(heading="who", elastic=True, rank=2),
+        Column(heading="who", elastic=True, least=12),
         Column(heading="verb"),
-        Column(heading="of", elastic=True),
+        Column(heading="of", elastic=True, least=12),
         Column(heading="touched", right=True),
-        Column(heading="state", rank=3),
-        Column(heading="reason", elastic=True, rank=1),
+        Column(heading="state", rank=2),
+        Column(heading="reason", elastic=True, rank=1, least=12),
     )
     for one in found:
         rows.add(

@@ -9,8 +9,6 @@ from rich.console import Console, ConsoleOptions
 from rich.text import Text
 
 _GAP = 2
-# A column of names or errors is cut off before a column is left out, but not to less than this.
-_LEAST = 24
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,12 +16,14 @@ class Column:
     """A column. `right` aligns numbers; `elastic` cells are cut off, with an ellipsis, where the terminal is narrow.
 
     A column with a `rank` is left out where the others would not fit, the highest rank first; it has none by default.
+    Before that elastic columns are cut off, each to its `least` width in characters.
     """
 
     heading: str
     right: bool = False
     elastic: bool = False
     rank: int = 0
+    least: int = 24
 
 
 class Listing:
@@ -59,7 +59,7 @@ def fit(columns: Sequence[Column], widths: Sequence[int], available: int) -> lis
 
 
 def _least(columns: Sequence[Column], widths: Sequence[int], places: Iterable[int]) -> int:
-    least = [min(widths[place], _LEAST) if columns[place].elastic else widths[place] for place in places]
+    least = [min(widths[place], columns[place].least) if columns[place].elastic else widths[place] for place in places]
     return sum(least) + _GAP * (len(least) - 1)
 
 

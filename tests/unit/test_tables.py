@@ -65,3 +65,9 @@ def test_no_row_is_wider_than_the_terminal_or_takes_two_lines(width: int, names:
 
 def test_a_column_without_rank_stays() -> None:
     assert [place for place, _ in fit(COLUMNS, [90, 5, 8, 7], 10)] == [0, 1]
+
+
+def test_a_column_is_left_out_where_the_others_would_be_narrower_than_their_least_widths() -> None:
+    columns = (Column(heading="who", elastic=True, least=12), Column(heading="why", elastic=True, rank=1, least=8))
+    assert [place for place, _ in fit(columns, [40, 40], 22)] == [0, 1]
+    assert [place for place, _ in fit(columns, [40, 40], 21)] == [0]
