@@ -18,6 +18,9 @@ from pgbus.cli.tables import Column, Listing
 from pgbus.database.migrate.versions import find_encoding_fault
 from pgbus.telemetry.figures import duration
 
+# Seconds after which an event should have entered the log, which takes milliseconds.
+_LATE = 10.0
+
 
 @click.command()
 @database_options
@@ -104,7 +107,8 @@ def describe_outbox(found: BusStatus) -> Text:
     """Return how many events wait to enter the log, and for how long."""
     text = Text(f"{number(found.outbox_waiting)} waiting")
     if found.outbox_waiting:
-        text.append(f", the oldest for {duration(found.outbox_age)}", style="yellow" if found.outbox_age > 10 else "")
+        style = "yellow" if found.outbox_age > _LATE else ""
+        text.append(f", the oldest for {duration(found.outbox_age)}", style=style)
     return text.append(f", {number(found.outbox_scheduled)} scheduled")
 
 
@@ -126,16 +130,32 @@ def describe_leader(found: BusStatus) -> Text:
         )
     if leader:
         text = Text(leader.name)
-        return text.append(f" for {ago(leader.leading_since)}", style="dim") if leader.leading_since else text
+        if leader.leading_since:
+            text.append(f" for {ago(leader.leading_since)}", style="dim")
+        if found.outbox_age > _LATE:
+            text.append("; events wait all the same: `pgbus doctor` may say what holds them up", style="yellow")
+        return text
     if found.leader_session:
         return Text(
             f"hangs: the database session {found.leader_session} leads, but its worker is gone; "
             f"end it with SELECT pg_terminate_backend({found.leader_session})",
             style="red",
         )
+    live = [worker for worker in found.workers if worker.live]
+    if not live:
+        return Text("none: no event enters the log until a worker runs", style="red")
     if found.is_asleep:
-        return Text("none: the bus sleeps, as nothing is owed; the next event wakes it", style="dim")
-    return Text("none: no event enters the log until a worker runs", style="red")
+        if found.outbox_age <= _LATE:
+            return Text("none: the bus sleeps, as nothing is owed; the next event wakes it", style="dim")
+        return Text("none: the bus sleeps, and what waits does not wake its workers; start them again", style="red")
+    if hung := next((worker for worker in live if worker.hangs), None):
+        return Text(
+            f"none: {hung.name} hangs: silent for {duration(hung.silent_for)}; "
+            f"end process {hung.pid} on {hung.host}, and start it again",
+            style="red",
+        )
+    # The server ends the session of a leader that hangs after a second, long before its worker counts as one that does.
+    return Text("none: a worker that runs leads within seconds, unless it hangs", style="yellow")
 
 
 def _listeners(found: BusStatus) -> RenderableType:

@@ -79,9 +79,17 @@ async def read(patient: Patient) -> Flow:
 
 def _judge_leader(found: Flow) -> Judgement:
     leader = next((worker for worker in found.workers if worker.leading), None)
+    # The server ends the session of a leader that hangs: then nobody leads.
+    if hung := next((one for one in ([leader] if leader else found.live) if one.hangs), None):
+        return fault(
+            f"{hung.name} hangs, and nobody else leads: it has been silent for {duration(hung.silent_for)}",
+            f"end process {hung.pid} on {hung.host}, and start it again",
+        )
     if leader:
         return ok(f"{leader.name} leads")
     if any(worker.asleep for worker in found.live):
+        if found.log.outbox_age > OUTBOX_AGE:
+            return fault("the bus sleeps, and events that wait do not wake its workers", "restart the workers")
         return ok(f"the bus sleeps: nothing is owed, and the next event wakes {counted(len(found.live), 'worker')}")
     if found.live:
         workers = counted(len(found.live), "live worker")

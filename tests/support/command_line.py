@@ -14,8 +14,8 @@ from pgbus.cli.program import COMMANDS, load
 NOWHERE = "postgresql://adam:s3cret@127.0.0.1:1/nothing"
 
 
-def json_lines(result: Result) -> list[dict[str, Any]]:
-    assert result.exit_code == 0, result.output
+def json_lines(result: Result, code: int = 0) -> list[dict[str, Any]]:
+    assert result.exit_code == code, result.output
     return [json.loads(line) for line in result.stdout.splitlines()]
 
 

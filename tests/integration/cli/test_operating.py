@@ -213,6 +213,37 @@ async def test_a_leader_that_does_not_report_is_said_to_hang(invoke: Invoke, row
     assert "until a worker runs" not in text
 
 
+async def test_a_worker_that_hangs_and_led_is_named_where_nobody_leads(invoke: Invoke, rows: Rows) -> None:
+    await rows.worker("worker-1")
+    assert "leader none: a worker that runs leads within seconds" in words((await invoke("status")).stdout)
+    await rows.connection.execute("UPDATE pgbus.workers SET last_seen_at = now() - interval '3 minutes'")
+    text = words((await invoke("status")).stdout)
+    assert "leader none: worker-1 hangs: silent for 3 min; end process 17 on host, and start it again" in text
+    [leader] = [one for one in json_lines(await invoke("doctor", "--json"), 1) if one["check"] == "leader"]
+    assert (leader["verdict"], leader["remedy"]) == ("fault", "end process 17 on host, and start it again")
+
+
+async def test_a_bus_that_sleeps_on_events_that_wait_is_not_said_to_be_well(invoke: Invoke, rows: Rows) -> None:
+    await rows.worker("worker-1")
+    await rows.connection.execute("SELECT setval('pgbus.wake_slots', 2)")
+    assert "none: the bus sleeps, as nothing is owed" in words((await invoke("status")).stdout)
+    await rows.connection.execute(
+        "INSERT INTO pgbus.outbox (topic, published_at) VALUES ('a.b', now() - interval '3 minutes')"
+    )
+    assert "what waits does not wake its workers; start them again" in words((await invoke("status")).stdout)
+    [leader] = [one for one in json_lines(await invoke("doctor", "--json"), 1) if one["check"] == "leader"]
+    assert (leader["verdict"], leader["remedy"]) == ("fault", "restart the workers")
+
+
+async def test_a_leader_with_events_that_wait_is_not_said_to_be_well(invoke: Invoke, rows: Rows) -> None:
+    await rows.worker("worker-1", leads=True)
+    await rows.connection.execute(
+        "INSERT INTO pgbus.outbox (topic, published_at) VALUES ('a.b', now() - interval '3 minutes')"
+    )
+    text = words((await invoke("status")).stdout)
+    assert "events wait all the same: `pgbus doctor` may say what holds them up" in text
+
+
 async def test_a_session_that_leads_without_a_worker_is_named(invoke: Invoke, rows: Rows) -> None:
     await rows.connection.execute("SELECT pg_advisory_lock(hashtext('pgbus.leader'), 1)")
     pid = await rows.connection.fetchval("SELECT pg_backend_pid()")
