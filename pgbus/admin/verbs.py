@@ -177,6 +177,11 @@ class Admin:
         The new event's id is in the operation's result. Raises ValidationError if the payload does not fit the event's
         stored schema, and InvalidEventError if there is no such event in the log.
         """
+        await self.check_republishable(event_id, payload)
+        return await self.operations.run("republish", {"event": str(event_id), "payload": payload}, **why)
+
+    async def check_republishable(self, event_id: UUID, payload: object) -> None:
+        """Raise ValidationError if the payload does not fit the event's stored schema; InvalidEventError."""
         from pgbus.schema.validate import check_payload
 
         found = await self.find_events(EventFilter(event_id=event_id), limit=1)
@@ -184,7 +189,6 @@ class Admin:
             raise InvalidEventError("event", f"there is no event {event_id} in the log")
         topic = found[0].event.topic
         check_payload((await self.event_schemas()).get(topic), payload, subject=f"the payload of {topic}")
-        return await self.operations.run("republish", {"event": str(event_id), "payload": payload}, **why)
 
     async def find_events(
         self, wanted: EventFilter = EVERY_EVENT, *, limit: int = 100, newest_first: bool = True

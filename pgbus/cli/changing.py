@@ -14,7 +14,7 @@ from rich.text import Text
 from pgbus.admin import Admin, Operation, Preview
 from pgbus.cli.group import tell
 from pgbus.cli.options import confirm, say_done, with_admin
-from pgbus.cli.output import LONGEST_ERROR, clip, console, instant, number, print_json
+from pgbus.cli.output import LONGEST_ERROR, clip, console, encode_json, instant, number, print_json
 from pgbus.cli.tables import Column, Listing
 from pgbus.database.statements.operations import Filter, Verb
 from pgbus.telemetry.figures import counted
@@ -26,6 +26,7 @@ _SAMPLED = {
     "id": Column(heading="id", right=True),
     "listener": Column(heading="listener", elastic=True),
     "listener_name": Column(heading="listener", elastic=True),
+    "event": Column(heading="event"),
     "schedule": Column(heading="schedule", elastic=True),
     "from": Column(heading="from", right=True),
     "to": Column(heading="to", right=True),
@@ -35,6 +36,7 @@ _SAMPLED = {
     "attempts": Column(heading="attempts", right=True, rank=3),
     "at": Column(heading="at", rank=4),
     "error": Column(heading="error", elastic=True),
+    "payload": Column(heading="payload", elastic=True),
 }
 
 
@@ -120,7 +122,7 @@ def _cell(name: str, value: object) -> Text:
         return Text("-", style="dim")
     if name == "at":
         return Text(instant(datetime.fromisoformat(str(value))))
-    return Text(clip(str(value), LONGEST_ERROR))
+    return Text(clip(value if isinstance(value, str) else encode_json(value), LONGEST_ERROR))
 
 
 def _confirm(verb: Verb, preview: Preview, *, what: str) -> None:

@@ -22,6 +22,7 @@ COMMANDS = {
     "dev": "Start an embedded PostgreSQL, print its DSN for a shell, and stop it on Ctrl-C, SIGTERM or SIGHUP.",
     "db": "Upgrade, downgrade and check the bus's schema in the database.",
     "publish": "Publish an event under TOPIC with the payload JSON (`-` reads stdin), and print its id.",
+    "republish": "Publish the event ID again with the payload JSON (`-` reads stdin), and print the new event's id.",
     "call": "Call API.PROCEDURE on a worker that serves it, and print its result as JSON.",
     "relay": "Write events to another system, or publish its messages as events, until SIGTERM or Ctrl-C.",
     "status": "Show the state of the bus: outbox, log, listeners, schedules, workers, leader.",

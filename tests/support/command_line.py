@@ -23,6 +23,7 @@ def words(text: str) -> str:
     return " ".join(text.split())
 
 
+EVENT = "00000000-0000-0000-0000-000000000001"
 DEAD_HEADINGS = "ID LISTENER POSITION TOPIC KEY ATTEMPTS ERROR"
 CHANGE_OPTIONS = ("--dry-run", "--yes", "--reason", "--person")
 # The commands that make an operation: arguments for each, and how its preview begins.
@@ -39,6 +40,7 @@ OPERATIONS: dict[str, tuple[tuple[str, ...], list[str]]] = {
     ),
     "listeners reset": (("mailer", "--to", "now"), ["matches 1 listener", "LISTENER TO", "mailer now"]),
     "listeners resume": (("stock",), ["matches 1 listener", "LISTENER", "stock"]),
+    "republish": ((EVENT, '{"n": 7}'), ["matches 1 event", "EVENT PAYLOAD", f'{EVENT} {{"n":7}}']),
     "schedules pause": (("nightly",), ["matches 1 schedule", "SCHEDULE", "nightly"]),
     "schedules remove": (("nightly",), ["matches 1 schedule", "SCHEDULE", "nightly"]),
     "schedules resume": (("hourly",), ["matches 1 schedule", "SCHEDULE", "hourly"]),

@@ -6,11 +6,12 @@ import json
 import re
 import sys
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 
 from tests.integration.conftest import Invoke
-from tests.support.command_line import OPERATIONS, json_lines, words
+from tests.support.command_line import EVENT, OPERATIONS, json_lines, words
 from tests.support.rows import Rows
 from tests.support.terminal import terminal
 
@@ -148,6 +149,7 @@ async def everything(rows: Rows, letters: None) -> None:
     mailer = await rows.connection.fetchval("SELECT id FROM pgbus.listeners WHERE listener_name = 'mailer'")
     await rows.event(6, key="k6")
     await rows.delivery(mailer, 6, attempt=2)
+    await rows.connection.execute("UPDATE pgbus.events SET event_id = $1 WHERE position = 6", UUID(EVENT))
     await rows.connection.execute(
         """UPDATE pgbus.deliveries SET last_error = 'KeyError: 6', available_at = now() + interval '1 day';
            INSERT INTO pgbus.schedules (schedule_name, rule) VALUES ('nightly', 'every 60 s'),
@@ -176,6 +178,19 @@ async def test_every_change_is_recorded_with_who_and_why(invoke: Invoke, rows: R
     assert result.exit_code == 0, result.output
     trail = await rows.connection.fetch("SELECT DISTINCT person, reason, state FROM pgbus.operations")
     assert [tuple(row) for row in trail] == [("ann", "the fix is out", "done")]
+
+
+@pytest.mark.usefixtures("everything")
+async def test_an_event_is_published_again_with_another_payload(invoke: Invoke, rows: Rows) -> None:
+    result = await invoke("republish", EVENT, "-", "--reason", "a typo", text='{"n": 8}')
+    new = await rows.connection.fetchrow("SELECT event_id, payload, headers ->> 'causation_id' FROM pgbus.outbox")
+    assert new is not None
+    assert (result.stdout, json.loads(new[1]), new[2]) == (f"{new[0]}\n", {"n": 8}, EVENT)
+    [done] = json_lines(await invoke("republish", EVENT, "{}", "--json"))
+    assert (done["republished"], done["operation"]) == (EVENT, 2)
+    result = await invoke("republish", str(UUID(int=2)), "{}", "--dry-run")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "there is no event" in result.stderr
 
 
 @pytest.mark.parametrize(("kind", "names"), [("listeners", ("mailer", "mailr")), ("schedules", ("nightly", "nitely"))])

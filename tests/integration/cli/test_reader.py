@@ -45,8 +45,8 @@ CHANGING = {
     "call", "db adopt", "db downgrade", "db roles", "db upgrade", "dead discard", "dead give-up", "dead retry",
     "dead retry-now", "demo", "dev", "listeners pause",
     "listeners remove", "listeners replay", "listeners reset", "listeners resume", "operations cancel",
-    "operations continue", "publish", "relay", "run", "schedules pause", "schedules remove", "schedules resume",
-    "schedules run", "shell",
+    "operations continue", "publish", "relay", "republish", "run", "schedules pause", "schedules remove",
+    "schedules resume", "schedules run", "shell",
 }  # fmt: skip
 # They need no database, or read the bus of a module, and the schemas as `schema dump` does.
 OTHERS = {
