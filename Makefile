@@ -12,7 +12,7 @@ PYTEST := $(BIN)/python -m pytest -n 3 --dist worksteal
 SERVER = $(VENV)/postgresql-$(V)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo dashboard docs check test test-postgres test-oldest chaos chaos-relays bench race
+.PHONY: help install demo dashboard docs check test test-postgres test-oldest chaos chaos-relays chaos-trees bench race
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
@@ -85,6 +85,9 @@ chaos: $(STAMP) ## Break everything under load (SEED=, MINUTES=; the report goes
 
 chaos-relays: $(STAMP) ## Kill relays, brokers and databases under 10,000 events each (BROKERS=nats,postgres EVENTS=2000)
 	$(BIN)/python -m tests.relay.chaos $(if $(BROKERS),--brokers $(BROKERS)) $(if $(EVENTS),--events $(EVENTS))
+
+chaos-trees: $(STAMP) ## Kill workers of five services a thousand times, and look for whole trees of causes (KILLS=, SEED=)
+	$(BIN)/python -m tests.chaos.trees $(if $(KILLS),--kills $(KILLS)) $(if $(SEED),--seed $(SEED))
 
 bench: $(STAMP) ## Run the benchmarks, and print their figures with goals and baselines in one table
 	$(BIN)/python -m benchmarks

@@ -8,14 +8,13 @@ from __future__ import annotations
 import argparse
 import asyncio
 import random
-import signal
 import tempfile
-from collections.abc import Coroutine
 from pathlib import Path
 
 from tests.chaos import report
-from tests.chaos.campaign import Result, run
+from tests.chaos.campaign import run
 from tests.chaos.faults import all_faults
+from tests.chaos.stage import until_terminated
 
 
 def main() -> int:
@@ -39,7 +38,7 @@ def main() -> int:
         logs = given.report or Path(directory)
         logs.mkdir(parents=True, exist_ok=True)
         result = asyncio.run(
-            _until_terminated(
+            until_terminated(
                 run(faults, seed=seed, directory=logs, seconds=60 * given.minutes, rate=given.rate, say=print)
             )
         )
@@ -50,13 +49,6 @@ def main() -> int:
     if result.verdict.broken:
         return 1
     return 0 if all(episode.is_met for episode in result.episodes) else 2
-
-
-async def _until_terminated(work: Coroutine[None, None, Result]) -> Result:
-    """Have SIGTERM end the work as Ctrl-C does, with its processes."""
-    task = asyncio.ensure_future(work)
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    return await task
 
 
 if __name__ == "__main__":

@@ -8,10 +8,10 @@ import os
 import signal
 import sys
 from asyncio.subprocess import Process
-from collections.abc import Iterable, Sequence
+from collections.abc import Coroutine, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 import asyncpg
 
@@ -19,6 +19,8 @@ import pgbus
 from pgbus.leader.leader import SILENCE
 from tests.support import ROOT, eventually
 from tests.support.waiting import PATIENCE
+
+T = TypeVar("T")
 
 SOAK = int(os.environ.get("PGBUS_SOAK", "0"))
 """How many times over the tests repeat what a CI run does once or twice."""
@@ -258,3 +260,10 @@ ALL_LISTENERS = (
 
 def _variable(name: str) -> str:
     return name if name.startswith("CHAOS_") else f"PGBUS_{name.upper()}"
+
+
+async def until_terminated(work: Coroutine[None, None, T]) -> T:
+    """Have SIGTERM end the work as Ctrl-C does, with its processes."""
+    task = asyncio.ensure_future(work)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    return await task

@@ -1,24 +1,67 @@
-"""Five services, `pgbus run tests.chaos.tree_service --listener=NAME` each: what one publishes, the next one hears."""
+"""Five services, `pgbus run tests.chaos.tree_service` with CHAOS_SERVICE each; without it, one process is all of them.
+
+One `tree.ordered` has this tree, several levels deep, with a call and an event that is delivered later:
+
+    tree.ordered
+      tree.reserved
+      tree.bank (call)
+        tree.booked
+      tree.charged
+        tree.mailed (later)
+          tree.reported
+"""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import os
 
 import asyncpg
 
 import pgbus
 
-STEPS = ("ordered", "reserved", "charged", "packed", "sent")
+SERVICES = ("stock", "payments", "bank", "mail", "reports")
 
-bus = pgbus.create()
-
-
-def _go_on(following: str) -> Callable[[dict[str, int], asyncpg.Connection], Awaitable[None]]:
-    async def hear(event: dict[str, int], connection: asyncpg.Connection) -> None:
-        await bus.publish(event, topic=f"tree.{following}", using=connection)
-
-    return hear
+bus = pgbus.create(service_name=os.environ.get("CHAOS_SERVICE", "all"))
+RETRY = pgbus.RetryPolicy(max_attempts=50, base_delay=0.1, max_delay=1)
 
 
-for step, following in zip(STEPS, (*STEPS[1:], "done"), strict=True):
-    bus.listener(f"tree.{step}", name=step, start="beginning", transactional=True)(_go_on(following))
+def is_here(service: str) -> bool:
+    return os.environ.get("CHAOS_SERVICE", service) == service
+
+
+# Those that are not transactional publish again when they are killed before they are done.
+
+if is_here("stock"):
+
+    @bus.listener("tree.ordered", name="reserve", start="beginning", retry=RETRY)
+    async def reserve(event: dict[str, int]) -> None:
+        await bus.publish(event, topic="tree.reserved")
+
+
+if is_here("payments"):
+
+    @bus.listener("tree.ordered", name="charge", start="beginning", retry=RETRY)
+    async def charge(event: dict[str, int]) -> None:
+        await bus.call("tree.bank", event, wait=True)
+        await bus.publish(event, topic="tree.charged")
+
+
+if is_here("bank"):
+
+    @bus.procedure("tree.bank")
+    async def bank(n: int) -> None:
+        await bus.publish({"n": n}, topic="tree.booked")
+
+
+if is_here("mail"):
+
+    @bus.listener("tree.charged", name="mail", start="beginning", transactional=True, retry=RETRY)
+    async def mail(event: dict[str, int], connection: asyncpg.Connection) -> None:
+        await bus.publish(event, topic="tree.mailed", using=connection, delay=0.1)
+
+
+if is_here("reports"):
+
+    @bus.listener("tree.mailed", name="report", start="beginning", transactional=True, retry=RETRY)
+    async def report(event: dict[str, int], connection: asyncpg.Connection) -> None:
+        await bus.publish(event, topic="tree.reported", using=connection)
