@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import itertools
+import functools
 import random
 import sys
 import tempfile
@@ -151,7 +151,8 @@ async def run(stage: Stage, *, kills: int, seed: int, workers: int = 5, rate: fl
         await _kill(stage, kills, random.Random(seed), workers)
         enough.set()
     requests = publishing.result()
-    await eventually(lambda: _ended(stage, requests), PATIENCE, message=f"{requests} requests did not come to an end")
+    own = stage.connection
+    await eventually(lambda: _ended(own, requests), PATIENCE, message=f"{requests} requests did not come to an end")
     await stage.settled(PATIENCE)
     verdict = await judge(stage.connection)
     assert verdict.trees == requests
@@ -183,24 +184,23 @@ async def _working(stage: Stage, team: list[tuple[str, WorkerProcess]]) -> list[
     return [one for one in team if one[1].pid in pids]
 
 
-async def _ended(stage: Stage, count: int) -> bool:
-    return int(await stage.connection.fetchval(ENDED)) >= count
+async def _ended(connection: asyncpg.Connection, count: int) -> bool:
+    return int(await connection.fetchval(ENDED)) >= count
 
 
 async def _publish(stage: Stage, rate: float, enough: asyncio.Event) -> int:
     """A steady stream of requests; returns their number."""
     connection = await asyncpg.connect(stage.dsn)
     try:
-        for number in itertools.count(1):
+        number = 0
+        while not enough.is_set():
+            number += 1
             await stage.bus.publish({"n": number}, topic=ROOT_TOPIC)
-            while number - await connection.fetchval(ENDED) > UNFINISHED:
-                await asyncio.sleep(0.1)
+            await eventually(functools.partial(_ended, connection, number - UNFINISHED), PATIENCE)
             await asyncio.sleep(1 / rate)
-            if enough.is_set():
-                return number
+        return number
     finally:
         connection.terminate()
-    raise AssertionError("counting ended")
 
 
 def as_markdown(verdict: Verdict, *, kills: int, seed: int, seconds: float) -> str:
