@@ -156,14 +156,16 @@ async def run(stage: Stage, *, kills: int, seed: int, workers: int = 5, rate: fl
     await stage.settled(PATIENCE)
     verdict = await judge(stage.connection)
     assert verdict.trees == requests
+    for row in await stage.connection.fetch("SELECT * FROM pgbus.dead"):
+        print(dict(row), file=sys.stderr)  # noqa: T201 - what a dead letter died of
     return verdict
 
 
 async def _kill(stage: Stage, kills: int, chance: random.Random, workers: int) -> None:
     team = [(name, await _start(stage, name)) for _ in range(workers // len(SERVICES)) for name in SERVICES]
     for kill in range(1, kills + 1):
-        # One that has begun to work; others may still be starting.
-        working = await eventually(lambda: _working(stage, team), PATIENCE, message="no worker works")
+        # While each service has one that works: else requests would only wait, and kills meet none of their work.
+        working = await eventually(lambda: _working(stage, team), PATIENCE, message="a service does not work")
         service, victim = chance.choice(working)
         await asyncio.sleep(chance.random() * 0.2)  # anywhere in its work
         await victim.kill()
@@ -178,10 +180,12 @@ async def _start(stage: Stage, service: str) -> WorkerProcess:
 
 
 async def _working(stage: Stage, team: list[tuple[str, WorkerProcess]]) -> list[tuple[str, WorkerProcess]]:
+    """The workers that work, if each service has one."""
     pids = {row["pid"] for row in await stage.connection.fetch(WORKING)}
     for _, worker in team:
         assert worker.lives, f"a worker ended by itself: {worker.log[-3000:]}"
-    return [one for one in team if one[1].pid in pids]
+    working = [one for one in team if one[1].pid in pids]
+    return working if len({service for service, _ in working}) == len(SERVICES) else []
 
 
 async def _ended(connection: asyncpg.Connection, count: int) -> bool:
