@@ -1,6 +1,7 @@
 """Run the benchmarks named on the command line, or all of them, in the event loop that PGBUS_BENCH_LOOP names.
 
-`scale`, which takes minutes, runs only when it is named; what follows it are names of its curves.
+`scale`, which takes minutes, runs only when it is named; what follows it are names of its curves. `fleet`
+simulates; what follows it are its options.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from benchmarks import (
     viewers,
 )
 from benchmarks.figures import Figure, table
+from benchmarks.fleet.command import main as fleet
 from benchmarks.scale.command import main as scale
 from benchmarks.support import machine, server
 from pgbus.cli.loops import Loop, open_runner
@@ -60,9 +62,12 @@ def main() -> None:
     if sys.argv[1:2] == ["scale"]:
         scale(sys.argv[2:])
         return
+    if sys.argv[1:2] == ["fleet"]:
+        fleet(sys.argv[2:])
+        return
     names = sys.argv[1:] or list(BENCHMARKS)
     if unknown := [name for name in names if name not in BENCHMARKS]:
-        raise SystemExit(f"unknown: {', '.join(unknown)}; there are scale, {', '.join(BENCHMARKS)}")
+        raise SystemExit(f"unknown: {', '.join(unknown)}; there are scale, fleet, {', '.join(BENCHMARKS)}")
     logging.basicConfig(level=logging.ERROR)
     loop = cast("Loop", os.environ.get("PGBUS_BENCH_LOOP", "asyncio"))
     figures: list[Figure] = []

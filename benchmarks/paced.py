@@ -15,7 +15,7 @@ import sys
 import time
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 import asyncpg
@@ -80,11 +80,18 @@ async def worker_process(dsn: str, namespace: str, *, ordered: bool = False) -> 
 
 
 async def publish(
-    bus: pgbus.Bus, connection: asyncpg.Connection, *, first: int, count: int, sent: list[float], keyed: bool = False
+    bus: pgbus.Bus,
+    connection: asyncpg.Connection,
+    *,
+    first: int,
+    count: int,
+    sent: list[float],
+    rate: int = RATE,
+    keyed: bool = False,
 ) -> None:
     began = time.perf_counter()
     for number in range(count):
-        due = began + number * CONNECTIONS / RATE
+        due = began + number * CONNECTIONS / rate
         if (pause := due - time.perf_counter()) > 0:
             await asyncio.sleep(pause)
         order = first + number * CONNECTIONS
@@ -95,39 +102,52 @@ async def publish(
 
 
 async def stream(
-    dsn: str, *, ordered: bool = False, seconds: float = SECONDS, before: Callable[[str], Awaitable[object]] = _nothing
+    dsn: str,
+    *,
+    ordered: bool = False,
+    seconds: float = SECONDS,
+    rate: int = RATE,
+    workers: int = 1,
+    before: Callable[[str], Awaitable[object]] = _nothing,
 ) -> Stream:
     """The figures of a stream of this length; `before` gets the namespace, and runs before the first event."""
-    total = int(RATE * (WARM_UP + seconds)) // CONNECTIONS * CONNECTIONS
+    total = int(rate * (WARM_UP + seconds)) // CONNECTIONS * CONNECTIONS
     sent = [0.0] * total
     async with fresh_bus(dsn) as bus:
         await before(bus.config.namespace)
         connections = [await asyncpg.connect(dsn) for _ in range(CONNECTIONS)]
-        async with worker_process(dsn, bus.config.namespace, ordered=ordered) as process:
+        async with AsyncExitStack() as stack:
+            processes = [
+                await stack.enter_async_context(worker_process(dsn, bus.config.namespace, ordered=ordered))
+                for _ in range(workers)
+            ]
+            pids = [process.pid for process in processes]
             publishers = [
                 asyncio.create_task(
-                    publish(bus, connection, first=n, count=total // CONNECTIONS, sent=sent, keyed=ordered)
+                    publish(bus, connection, first=n, count=total // CONNECTIONS, sent=sent, rate=rate, keyed=ordered)
                 )
                 for n, connection in enumerate(connections)
             ]
             await asyncio.sleep(WARM_UP)
             backends = await _worker_backends(connections[0].get_server_pid(), dsn)
-            earlier = cpu_of(backends), cpu_of([process.pid])
+            earlier = cpu_of(backends), cpu_of(pids)
             began, began_at = time.perf_counter(), time.time()
             await asyncio.sleep(seconds - 1)
-            later = cpu_of(backends), cpu_of([process.pid])
+            later = cpu_of(backends), cpu_of(pids)
             took, ended_at = time.perf_counter() - began, time.time()
             await asyncio.gather(*publishers)
             await asyncio.sleep(0.5)
-            process.terminate()
-            assert process.stdout
-            handled = {int(number): at for number, at in json.loads(await process.stdout.read()).items()}
+            handled: dict[int, float] = {}
+            for process in processes:
+                process.terminate()
+                assert process.stdout
+                handled |= {int(number): at for number, at in json.loads(await process.stdout.read()).items()}
         for connection in connections:
             await connection.close()
     times = [1000 * (handled.get(number, ended_at + 1) - sent[number]) for number in range(total // 4, total)]
-    server, worker = (1_000_000 * (late - early) / (RATE * took) for early, late in zip(earlier, later, strict=True))
-    rate = sum(began_at <= at < ended_at for at in handled.values()) / took
-    return Stream(server, worker, median(times), quantile(times, 0.99), rate)
+    server, worker = (1_000_000 * (late - early) / (rate * took) for early, late in zip(earlier, later, strict=True))
+    handled_rate = sum(began_at <= at < ended_at for at in handled.values()) / took
+    return Stream(server, worker, median(times), quantile(times, 0.99), handled_rate)
 
 
 async def main(dsn: str) -> list[Figure]:
