@@ -1,6 +1,6 @@
 """Measures the costs of a fleet by real statements: CPU of their sessions, by /proc (so on Linux only).
 
-Each cost is that of the fastest tenth of its rounds. A cost per event, delivery or session is the slope between two sizes.
+Each cost is that of the fastest tenth of its rounds; one per event, delivery or session is the slope between two sizes.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ EVENTS_PER_WORKER = 10
 LOWEST, HIGHEST = 50.0, 200_000.0
 STEPS = 4
 HEADINGS = (
-    "workers", "services", "events/s", "leader", "cores", "of it notifications", "sessions", "notifications/s",
+    "workers", "services", "events/s", "leader busy", "cores busy", "of it notifications", "sessions", "notifications/s",
     "queue, KB", "full after, h", "p50, ms", "p99, ms", "first limit", "ends at events/s", "by", "leader at most",
 )  # fmt: skip
 
@@ -45,7 +45,7 @@ def report(costs: Costs, of: Server) -> str:
     lines = [
         f"Simulated with the costs of `benchmarks/fleet/costs.json`. {costs.measured}",
         f"{of.cores} cores, and {of.connections:,} connections for at most {most_workers(costs, of):,} workers.",
-        "Each event is heard by three services at most. `full after`: when a session stops reading its notifications.\n",
+        "Each event is heard by three services at most. `full after`: once a session stops reading notifications.\n",
         _line(HEADINGS),
         _line(["---"] * len(HEADINGS)),
     ]
@@ -64,7 +64,7 @@ def _cells(costs: Costs, of: Server, workers: int, services: int) -> list[str]:
     full_after = of.queue_bytes / (found.notifications * NOTIFICATION_BYTES) / 3600
     told = found.cpu.get("notifications", 0.0) / found.busy
     return [
-        f"{workers}", f"{services}", f"{fleet.rate:,.0f}", f"{found.leader:.0%}", f"{found.cores:.0%}", f"{told:.0%}",
+        f"{workers}", f"{services}", f"{fleet.rate:,.0f}", f"{found.leader:.2f}", f"{found.cores:.2f}", f"{told:.2f}",
         f"{found.connections:,}", f"{found.notifications:,.0f}", f"{found.queue / 1000:,.1f}", f"{full_after:,.0f}",
         f"{1000 * found.p50:,.1f}", f"{1000 * found.p99:,.1f}", found.limit or "none", f"{rate:,.0f}", limit or "none",
         f"{leader_capacity(costs, workers=workers, services=services):,.0f}",

@@ -1,4 +1,4 @@
-"""What each thing of a fleet costs, as it was measured; `costs.json` holds the figures, with their date and machine."""
+"""The measured costs of what a fleet does; `costs.json` holds them, with their date and machine."""
 
 from __future__ import annotations
 
