@@ -21,8 +21,9 @@ EVENTS_PER_WORKER = 10
 LOWEST, HIGHEST = 50.0, 200_000.0
 STEPS = 4
 HEADINGS = (
-    "workers", "services", "events/s", "leader busy", "cores busy", "of it notifications", "sessions", "notifications/s",
-    "queue, KB", "full after, h", "p50, ms", "p99, ms", "first limit", "ends at events/s", "by", "leader at most",
+    "workers", "services", "events/s", "leader busy", "cores busy", "of it notifications", "sessions",
+    "notifications/s", "queue, KB", "full after, h", "p50, ms", "p99, ms", "first limit", "ends at events/s", "by",
+    "leader at most",
 )  # fmt: skip
 
 

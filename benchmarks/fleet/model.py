@@ -63,7 +63,7 @@ class Server:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """The figures of a run. Times in seconds, of the CPU those that each kind of work took; latencies from the commit."""
+    """The figures of a run. Times in seconds: `cpu` by kind of work, latencies from the commit to the handler."""
 
     cpu: dict[str, float]
     busy: float
