@@ -17,5 +17,7 @@ def listen(host: str, port: int) -> tuple[socket.socket, str]:
         listening = socket.create_server((host, port), family=family)
     except OSError as error:
         raise ConfigurationError(f"cannot serve on {host}, port {port}: {error.strerror or error}") from error
+    # Connections inherit it: asyncio sets it only for sockets that name their protocol, and answers would wait 40 ms.
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     shown = f"[{host}]" if ":" in host else host
     return listening, f"http://{shown}:{listening.getsockname()[1]}"
