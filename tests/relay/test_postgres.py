@@ -12,7 +12,10 @@ from pgbus.contrib.relay.addresses import Address
 from pgbus.contrib.relay.opening import sink_at
 from pgbus.contrib.relay.outward import Relay, add_relay
 from pgbus.errors import ConfigurationError
+from pgbus.leader import slumber
 from tests.conftest import Connect
+from tests.support.sleeping import asleep
+from tests.support.waiting import eventually
 from tests.support.workers import open_bus, running, until_idle
 
 
@@ -47,10 +50,29 @@ async def test_a_bridge_in_both_directions_brings_each_event_once_and_does_not_e
         assert await connection.fetchval("SELECT count(*) FROM pgbus.received") == 30
 
 
+async def test_a_relay_sleeps_when_nothing_is_owed_and_an_event_wakes_it(
+    database: str, other_bus: str, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(slumber, "QUIET", 0.3)
+    there = await connect(other_bus)
+    async with open_bus(database) as publisher, open_bus(database) as bus:
+        outlet = add_relay(bus, ["**"], name="b", open_sink=sink_at(Address.read(other_bus), bus.config, name="b"))
+        async with running(bus) as worker:
+            for count in (1, 2):
+                await asleep(worker)
+                await publisher.publish({"n": count}, topic="orders.placed")
+                await until_sent(there, count)
+            await asleep(worker)
+        await outlet.close()
+
+
+async def until_sent(connection: asyncpg.Connection, count: int) -> None:
+    """Wait until the outbox has this many events; no worker takes them."""
+    await eventually(lambda: connection.fetchval("SELECT count(*) = $1 FROM pgbus.outbox", count))
+
+
 async def until_events(connection: asyncpg.Connection, count: int) -> None:
     """Wait until the log has this many events."""
-    from tests.support.waiting import eventually
-
     await eventually(lambda: connection.fetchval("SELECT count(*) >= $1 FROM pgbus.events", count), 60)
 
 
