@@ -18,9 +18,6 @@ from pgbus.cli.tables import Column, Listing
 from pgbus.database.migrate.versions import find_encoding_fault
 from pgbus.telemetry.figures import duration
 
-# Seconds after which an event should have entered the log, which takes milliseconds.
-_LATE = 10.0
-
 
 @click.command()
 @database_options
@@ -107,7 +104,7 @@ def describe_outbox(found: BusStatus) -> Text:
     """Return how many events wait to enter the log, and for how long."""
     text = Text(f"{number(found.outbox_waiting)} waiting")
     if found.outbox_waiting:
-        style = "yellow" if found.outbox_age > _LATE else ""
+        style = "yellow" if found.is_late else ""
         text.append(f", the oldest for {duration(found.outbox_age)}", style=style)
     return text.append(f", {number(found.outbox_scheduled)} scheduled")
 
@@ -132,7 +129,7 @@ def describe_leader(found: BusStatus) -> Text:
         text = Text(leader.name)
         if leader.leading_since:
             text.append(f" for {ago(leader.leading_since)}", style="dim")
-        if found.outbox_age > _LATE:
+        if found.is_late:
             text.append("; events wait all the same: `pgbus doctor` may say what holds them up", style="yellow")
         return text
     if found.leader_session:
@@ -145,7 +142,7 @@ def describe_leader(found: BusStatus) -> Text:
     if not live:
         return Text("none: no event enters the log until a worker runs", style="red")
     if found.is_asleep:
-        if found.outbox_age <= _LATE:
+        if not found.is_late:
             return Text("none: the bus sleeps, as nothing is owed; the next event wakes it", style="dim")
         return Text("none: the bus sleeps, and what waits does not wake its workers; start them again", style="red")
     if hung := next((worker for worker in live if worker.hangs), None):

@@ -20,8 +20,6 @@ from pgbus.database.statements.timetable import ScheduleStatus
 from pgbus.doctor.checks import Check, Group, Judgement, Patient, fault, listed, ok, warning
 from pgbus.telemetry.figures import counted, duration
 
-OUTBOX_AGE = 10.0
-"""Seconds in which every event should have entered the log; it takes milliseconds."""
 LAG = 300.0
 """Seconds that a listener may be behind."""
 LATE = 60.0
@@ -88,7 +86,7 @@ def _judge_leader(found: Flow) -> Judgement:
     if leader:
         return ok(f"{leader.name} leads")
     if any(worker.asleep for worker in found.live):
-        if found.log.outbox_age > OUTBOX_AGE:
+        if found.log.is_late:
             return fault("the bus sleeps, and events that wait do not wake its workers", "restart the workers")
         return ok(f"the bus sleeps: nothing is owed, and the next event wakes {counted(len(found.live), 'worker')}")
     if found.live:
@@ -99,7 +97,7 @@ def _judge_leader(found: Flow) -> Judgement:
 
 def _judge_outbox(found: Flow) -> Judgement:
     events = counted(found.log.outbox_waiting, "event")
-    if found.log.outbox_age <= OUTBOX_AGE:
+    if not found.log.is_late:
         return ok(f"{events} on the way into the log")
     return fault(f"{events} not in the log yet, the oldest after {duration(found.log.outbox_age)}", "pgbus status")
 

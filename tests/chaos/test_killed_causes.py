@@ -42,7 +42,7 @@ async def test_what_breaks_a_tree_is_found(stage: Stage) -> None:
     async def whole() -> bool:
         return bool(await stage.value("SELECT count(*) = 6 FROM pgbus.events"))
 
-    await eventually(whole, 2 * PATIENCE, message="there is no whole tree")
+    await eventually(whole, 2 * PATIENCE, message="the tree is not complete")
     assert (await judge(stage.connection)).broken == {}
     for statement, expected in BREAKS.items():
         transaction = stage.connection.transaction()

@@ -19,8 +19,6 @@ import asyncpg
 
 import pgbus
 
-SERVICES = ("stock", "payments", "bank", "mail", "reports")
-
 bus = pgbus.create(service_name=os.environ.get("CHAOS_SERVICE", "all"))
 RETRY = pgbus.RetryPolicy(max_attempts=50, base_delay=0.1, max_delay=1)
 

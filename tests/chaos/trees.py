@@ -76,7 +76,7 @@ class Verdict:
     doubles: int
     """Events that one cause has caused more than once, as at least once allows."""
     orphans: int
-    """Their `causation_id` names nothing, or they have none and are no request."""
+    """Their `causation_id` names no event or call, or they have none although they are not requests."""
     strangers: int
     """Their `correlation_id` is another one than that of their request."""
     outside: int

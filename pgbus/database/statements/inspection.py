@@ -18,6 +18,8 @@ Outcome: TypeAlias = Literal["done", "retry", "dead", "discarded", "skipped"]
 
 # Seconds without a report after which a live worker counts as one that hangs.
 SILENCE = 35.0
+# Seconds in which every event should have entered the log; it takes milliseconds.
+OUTBOX_AGE = 10.0
 
 
 class WorkerStatus(msgspec.Struct, frozen=True):
@@ -89,6 +91,11 @@ class LogStatus(msgspec.Struct, frozen=True):
     outbox_age: float
     log_head: int
     encoding: str
+
+    @property
+    def is_late(self) -> bool:
+        """Whether an event has waited for the log much longer than any should."""
+        return self.outbox_age > OUTBOX_AGE
 
 
 class Attempt(msgspec.Struct, frozen=True):

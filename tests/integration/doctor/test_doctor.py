@@ -14,7 +14,8 @@ import pytest
 import pgbus
 from pgbus import migrate
 from pgbus.config import Config
-from pgbus.doctor import CHECKS, examine, flow, horizon, notifications, tables
+from pgbus.database.statements import inspection
+from pgbus.doctor import CHECKS, examine, horizon, notifications, tables
 from pgbus.embedded import EmbeddedPostgres
 from pgbus.testing.databases import DatabaseServer
 from tests.conftest import Connect
@@ -137,7 +138,7 @@ async def test_a_fault_is_found_with_its_evidence_and_a_remedy(ward: Ward, check
 
 
 async def test_an_event_that_waits_in_the_outbox_is_found(ward: Ward, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(flow, "OUTBOX_AGE", 0.0)
+    monkeypatch.setattr(inspection, "OUTBOX_AGE", 0.0)
     await ward.run("INSERT INTO pgbus.outbox (topic) VALUES ('orders.placed')")
     assert (await ward.finding("outbox")).verdict == "fault"
 
