@@ -125,10 +125,10 @@ class Runner:
         deadline = now() + grace
         self._claimer.stop()
         self._retries.stop()
-        self._running.telemetry.emit(ListenerDraining(self.listener.name))
         # The claimer first: what it claims from here on would be handled, or be forgotten.
         await end_tasks(*self._claiming)
         self._slots.drain()
+        self._running.telemetry.emit(ListenerDraining(self.listener.name))
         await self._slots.wait_until_idle(grace)
         await self._end_handlers()
         # A handler that did not end may still run: its event is then handled twice, and its own late ending is not

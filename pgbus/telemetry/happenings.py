@@ -37,7 +37,7 @@ class WorkersCounted(msgspec.Struct, frozen=True):
 
 
 class ListenerDraining(msgspec.Struct, frozen=True):
-    """A listener of this worker claims no more, as the worker stops; handlers that run may finish."""
+    """A listener of this worker claims and begins no more, as the worker stops; handlers that run may finish."""
 
     listener_name: str
 
