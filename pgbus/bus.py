@@ -54,7 +54,11 @@ class Bus(PublishingVerbs, CallingVerbs, BusPath):  # type: ignore[misc] # of a 
         blocking = BlockingCalls(on_close=lambda: self.client.close_here())
         # The catalogue is announced on the sender's first connection, and reads by way of the sender.
         self._sender = Sender(
-            config, hooks=hooks, blocking=blocking, on_open=lambda store: self.schema.publication.announce(store)
+            config,
+            hooks=hooks,
+            blocking=blocking,
+            on_open=lambda store: self.schema.publication.announce(store),
+            on_sent=lambda: self.client.wake_workers(),
         )
         apis = ApiRegistry(taken_names=frozenset([*object.__dir__(self), "client", "schema"]))
         self.schema = Catalog(

@@ -32,6 +32,13 @@ class RunnableWorker(Protocol):
     def leads(self) -> bool:
         """Whether it is the leader now."""
 
+    @property
+    def is_resting(self) -> bool:
+        """Whether it has closed its sessions while the bus sleeps, or is about to."""
+
+    def wake(self) -> None:
+        """Open its sessions again."""
+
     def why_not_ready(self) -> str | None:
         """Return the reason why it does not work now; None if it does."""
 
@@ -133,6 +140,15 @@ class Life:
         """
         for worker, loop in tuple(self._workers.items()):
             loop.call_soon_threadsafe(worker.request_stop)
+
+    def wake_workers(self) -> None:
+        """Have workers of this bus in this process look for work that have closed their sessions, as `idle_close` says.
+
+        From any thread. Publishing on this bus does it; call it for what another process has published.
+        """
+        for worker, loop in tuple(self._workers.items()):
+            if worker.is_resting:
+                loop.call_soon_threadsafe(worker.wake)
 
     @property
     def workers(self) -> Sequence[RunnableWorker]:

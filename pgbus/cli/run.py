@@ -67,7 +67,7 @@ _LINGER = 1.0  # seconds
     "--http",
     type=Address.read,
     metavar="HOST:PORT",
-    help="Serve /metrics, /livez and /readyz there; each of several workers on a port of its own, PORT and up.",
+    help="Serve /metrics, /livez, /readyz and /wake there; each of several workers on a port of its own, PORT and up.",
 )
 @click.option(
     "--from",

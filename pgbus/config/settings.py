@@ -87,6 +87,10 @@ class Config:
     poll_interval: Annotated[
         float, seconds("Look for work this often, should a notification be lost", minimum=0.01, maximum=3600)
     ] = 5.0
+    idle_close: Annotated[
+        float | None,
+        seconds("A worker closes its sessions when the bus has slept for this long; default: never", maximum=DAY),
+    ] = None
     grace: Annotated[float, seconds("Time for running handlers to finish after SIGTERM", minimum=0, maximum=DAY)] = 30.0
     batch_target: Annotated[
         float, seconds("Work that an adaptive listener claims at once", minimum=0.01, maximum=60)

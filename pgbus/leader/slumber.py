@@ -33,13 +33,18 @@ class Slumber:
         self._alarm: asyncio.TimerHandle | None = None
         # When it rings, by the event loop's clock and by the host's: by whichever is the first.
         self._rings_at = self._rings_at_by_host = 0.0
-        self.is_asleep = False
-        """Whether the bus sleeps, and this worker asks nothing."""
         self.awake = asyncio.Event()
         """Set while it does not."""
         self.awake.set()
+        self.asleep = asyncio.Event()
+        """Set while it does."""
         self.lying = asyncio.Event()
         """Set while the leader dozes or the bus sleeps, and nothing else was heard since."""
+
+    @property
+    def is_asleep(self) -> bool:
+        """Whether the bus sleeps, and this worker asks nothing."""
+        return self.asleep.is_set()
 
     @property
     def heard_at(self) -> float:
@@ -71,7 +76,7 @@ class Slumber:
         if not self.lying.is_set():
             return
         self._stirred_at = self._last_at
-        self.is_asleep = False
+        self.asleep.clear()
         self.lying.clear()
         self.awake.set()
         self._stop_alarm()
@@ -87,7 +92,7 @@ class Slumber:
         """Sleep for this many seconds at most, unless something was heard of since the leader dozed."""
         if self.is_asleep or not self.lying.is_set():
             return
-        self.is_asleep = True
+        self.asleep.set()
         self.awake.clear()
         self._set_alarm(min(max(0.0, seconds), LONGEST))
 

@@ -50,14 +50,21 @@ _NOWHERE = _Nowhere()
 class Sender:
     """Publishes for one bus, from any event loop and from blocking code; for the options see `Bus`.
 
-    `on_open` is awaited when a connection of its own is there, before anything is published on it. `config` may be
-    replaced while no connection is open.
+    `on_open` is awaited when a connection of its own is there, before anything is published on it; `on_sent` is called
+    after each try to publish, which may have been committed also when it failed. `config` may be replaced while no connection is open.
     """
 
     def __init__(
-        self, config: Config, *, hooks: Hooks, blocking: BlockingCalls, on_open: Callable[[Store], Awaitable[None]]
+        self,
+        config: Config,
+        *,
+        hooks: Hooks,
+        blocking: BlockingCalls,
+        on_open: Callable[[Store], Awaitable[None]],
+        on_sent: Callable[[], None],
     ) -> None:
         self.config = config
+        self._on_sent = on_sent
         self._hooks = hooks
         self._blocking = blocking
         self._limits = Limits(
@@ -186,13 +193,19 @@ class Sender:
         """Insert events; for each, the id of the one that stands for it."""
         if self._double:
             return self._double.insert(_rows(parts))
-        if executor is None:
+        try:
+            if executor:
+                return await self._insert_into(executor, parts)
             publisher = self._publishers.here()
             match parts:
                 case (OutboxRow() as row,):
                     return [await publisher.publish(row)]
                 case _:
                     return await publisher.publish_all(parts)
+        finally:
+            self._on_sent()
+
+    async def _insert_into(self, executor: AsyncExecutor, parts: Sequence[Part]) -> list[UUID]:
         # Not tried again, and not in a savepoint: the transaction is the caller's, who decides what an error means for
         # it.
         ids: list[UUID] = []
@@ -212,6 +225,7 @@ class Sender:
         for part in parts:
             statement, values = self._bound(part)
             ids += part.ids(executor.fetch(statement, values))
+        self._on_sent()
         return ids
 
     def _bound(self, part: Part) -> Bound:

@@ -105,8 +105,8 @@ class Membership:
         self._telemetry.emit(WorkersCounted(others))
         await schemas.touch_schemas(store, worker_id=self.worker_id, age=SEEN_INTERVAL)
 
-    async def leave(self, store: Store) -> None:
-        """Forget ourselves, and let the next leader know that there is none."""
+    async def leave(self, store: Store, *, wakes_others: bool) -> None:
+        """Forget ourselves, and let the next leader know that there is none, unless all sleep."""
         if not self.worker_id:
             return
         # In vain, nothing is lost by it: without our lock we are dead to the others, who find out a moment later.
@@ -114,7 +114,9 @@ class Membership:
             async with asyncio.timeout(LEAVE_TIMEOUT):
                 await schemas.touch_schemas(store, worker_id=self.worker_id, age=0.0)
                 await statements.remove_worker(store, worker_id=self.worker_id)
-                await notifications.notify_workers(store, "leaderless")
+                if wakes_others:
+                    await notifications.notify_workers(store, "leaderless")
+        self.worker_id = 0
 
     async def _insert_row(self, session: Session, names: Sequence[str]) -> int:
         return await statements.register_worker(

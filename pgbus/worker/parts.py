@@ -71,6 +71,14 @@ class Parts:
         """Whether something of ours is under way, or we have not looked for lost work since the bus was woken last."""
         return bool(self.runners.is_busy or self.server.calls or self.tasks.runs or not self.slumber.has_looked)
 
+    @property
+    def why_always_open(self) -> str | None:
+        """The reason why the sessions have to stay open also while the bus sleeps; None if they need not."""
+        work = self._selection.work()
+        if work.procedures:
+            return "it serves procedures, and a call looks for a worker that is there"
+        return "it has tasks in the background, which go on" if work.background else None
+
     def rise(self) -> None:
         """Go on with what rests while the bus sleeps."""
         self.leader.wake()

@@ -73,7 +73,7 @@ class SessionLoop:
 
         Raises what the first connection fails with, and what no further try can mend.
         """
-        opened_before = False
+        opened_before = self._ready.is_set()  # also before a rest
         while True:
             try:
                 async with contextlib.AsyncExitStack() as stack:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from pgbus.aio.tasks import wait_for_first
 from pgbus.config import Config
@@ -26,8 +26,11 @@ class Upkeep:
     While the bus sleeps there is nothing to look after.
     """
 
-    def __init__(self, parts: Parts, *, config: Config, membership: Membership, store: Store) -> None:
+    def __init__(
+        self, parts: Parts, *, config: Config, membership: Membership, store: Store, is_resting: Callable[[], bool]
+    ) -> None:
         self._parts = parts
+        self._is_resting = is_resting
         self._config = config
         self._membership = membership
         self._store = store
@@ -68,7 +71,7 @@ class Upkeep:
 
     async def _look(self) -> None:
         loop, store, parts = asyncio.get_running_loop(), self._store, self._parts
-        if parts.slumber.is_asleep:
+        if parts.slumber.is_asleep and not self._is_resting():  # where the parts end, and no other one begins
             # A part is declared, or begins again, and may claim: somebody has to lead meanwhile.
             await notify_workers(store, "busy")
         # Before `return_forgotten`: the claims of a part that failed are forfeited, which counts against their events.

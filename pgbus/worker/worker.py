@@ -29,6 +29,7 @@ from pgbus.schema import Catalog
 from pgbus.telemetry import Telemetry
 from pgbus.worker.membership import Membership
 from pgbus.worker.parts import Parts
+from pgbus.worker.rest import Rest
 from pgbus.worker.restarts import Restarts
 from pgbus.worker.runners import Runners
 from pgbus.worker.selection import Selection
@@ -97,6 +98,7 @@ class Worker:
         self._on_error = on_error
         self._membership = Membership(config, telemetry=telemetry)
         self._slumber = Slumber(waking=self._rise)
+        self._rest = Rest(self._slumber, membership=self._membership, idle_close=config.idle_close)
         self._parts: Parts | None = None  # while it runs
         self._stopping = asyncio.Event()  # a stop was requested; never cleared
         self._hurry = asyncio.Event()  # a second one was; cleared before the stop hooks, which one more ends
@@ -115,6 +117,11 @@ class Worker:
         return self._slumber.is_asleep
 
     @property
+    def is_resting(self) -> bool:
+        """Whether it has closed its sessions while the bus sleeps, or is about to, as `idle_close` says."""
+        return self._rest.is_on
+
+    @property
     def floors(self) -> Floors:
         """Where this worker's scans of the outbox and of deliveries begin."""
         if not self._parts:
@@ -127,7 +134,13 @@ class Worker:
             return "the worker is stopping"
         if not self.ready.is_set():
             return "the worker is starting"
-        return None if self._membership.session else "the worker's session with the database is lost"
+        if self._rest.is_on or self._membership.session:
+            return None
+        return "the worker's session with the database is lost"
+
+    def wake(self) -> None:
+        """Open the sessions again where the worker rests, and look for work; in its event loop."""
+        self._rest.wake()
 
     def request_stop(self) -> None:
         """Stop: the first time, let running handlers finish within the grace period; the second time, do not."""
@@ -162,13 +175,14 @@ class Worker:
         try:
             if await self._run_start_hooks():
                 try:
-                    await self._run_with_pools()
+                    await self._run_between_rests()
                 finally:
                     await self._run_stop_hooks()
         except Exception as error:
             await self._on_error(error)
             raise
         finally:
+            self._slumber.close()
             self._owner.note_end(self)
             self._stopped.set()
 
@@ -195,6 +209,13 @@ class Worker:
         await end_tasks(hooks, hurry)
 
     # ---------------------------------------------------------------------------------------------- between the hooks
+
+    async def _run_between_rests(self) -> None:
+        await self._run_with_pools()
+        while self._rest.is_on and not self._stopping.is_set():
+            await self._rest.end(self._stopping)
+            if not self._stopping.is_set():
+                await self._run_with_pools()
 
     async def _run_with_pools(self) -> None:
         async with self._pools() as (engine_pool, kept, transactions):
@@ -297,24 +318,31 @@ class Worker:
             slumber=self._slumber,
             ready=self.ready,
         )
-        upkeep = Upkeep(parts, config=self._config, membership=self._membership, store=store)
+        upkeep = Upkeep(
+            parts,
+            config=self._config,
+            membership=self._membership,
+            store=store,
+            is_resting=lambda: self._rest.is_on,
+        )
         loops = [
             asyncio.create_task(session_loop.run(), name="pgbus session"),
             asyncio.create_task(upkeep.run(self.ready), name="pgbus upkeep"),
         ]
         stopping = asyncio.create_task(self._stopping.wait())
+        resting = asyncio.create_task(self._rest.begin(parts), name="pgbus rest")
         stall_watch = StallWatch()
         try:
-            await asyncio.wait([*loops, stopping], return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait([*loops, stopping, resting], return_when=asyncio.FIRST_COMPLETED)
             # While both loops go on: the session holds our lock, and the upkeep extends the leases, until the last
             # claim is settled.
             await self._drain(parts, store, failed=any(loop.done() for loop in loops))
         finally:
             stall_watch.stop()
-            self._slumber.close()
-            await end_tasks(stopping, *loops)
-        # Last: both sessions are closed and their locks free, so the next leader can take the lock at once.
-        await self._membership.leave(store)
+            await end_tasks(stopping, resting, *loops)
+        # Last: both sessions are closed and their locks free, so the next leader can take the lock at once. None is
+        # needed while the bus sleeps.
+        await self._membership.leave(store, wakes_others=not self._rest.is_on)
         if error := failure_of(loops):
             raise error
 

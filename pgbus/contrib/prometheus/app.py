@@ -1,4 +1,4 @@
-"""The ASGI app with `/metrics`, `/livez` and `/readyz`: mounted in an application, or served by `pgbus run --http`."""
+"""The ASGI app with `/metrics`, `/livez`, `/readyz` and `/wake`: mounted in a program, or for `pgbus run --http`."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ Send: TypeAlias = Callable[[Message], Awaitable[None]]
 _TEXT = "text/plain; charset=utf-8"
 # Seconds; a probe of Kubernetes waits for one by default, and is then repeated.
 _PROBE_TIMEOUT = 1.0
+_GET, _POST = ("GET", "HEAD"), ("POST",)
 
 
 class MonitoringApp:
@@ -30,6 +31,7 @@ class MonitoringApp:
     - `/metrics`: the metrics of this process; if it leads, also the gauges of the database.
     - `/livez`: 200. It comes from the event loop: without an answer, that hangs.
     - `/readyz`: 200 if the workers of this process work, else 503 with the reason.
+    - `/wake`, a POST: 202, and workers that have closed their sessions (`idle_close`) look for work.
 
     `has_worker`: whether this process is there to run a worker: then it is not ready before one runs. Without a worker,
     it is ready if the database can be reached. `metrics`: the process's; default: new ones, that begin now.
@@ -40,7 +42,7 @@ class MonitoringApp:
         self._has_worker = has_worker
         self._registry = (metrics or ProcessMetrics(bus)).registry
         self._database = DatabaseMetrics(bus.config, registry=self._registry)
-        self._routes = {"/metrics": self._metrics, "/livez": self._live, "/readyz": self._ready}
+        self._routes = {"/metrics": self._metrics, "/livez": self._live, "/readyz": self._ready, "/wake": self._wake}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - no body is read
         """Answer one HTTP request; the lifespan belongs to the application."""
@@ -50,11 +52,12 @@ class MonitoringApp:
         route = self._routes.get(path)
         if route is None:
             await _send(send, HTTPStatus.NOT_FOUND, f"there are {', '.join(self._routes)}\n")
-        elif scope["method"] not in ("GET", "HEAD"):
-            await _send(send, HTTPStatus.METHOD_NOT_ALLOWED, "GET only\n", allow="GET, HEAD")
+        elif scope["method"] not in (allowed := _POST if path == "/wake" else _GET):
+            allow = ", ".join(allowed)
+            await _send(send, HTTPStatus.METHOD_NOT_ALLOWED, f"{allow} only\n", allow=allow)
         else:
             status, body, kind = await route(scope)
-            await _send(send, status, body if scope["method"] == "GET" else "", kind=kind)
+            await _send(send, status, "" if scope["method"] == "HEAD" else body, kind=kind)
 
     async def _metrics(self, scope: Scope) -> tuple[HTTPStatus, str, str]:
         await self._database.refresh(leads=any(worker.leads for worker in self._bus.client.workers))
@@ -69,6 +72,10 @@ class MonitoringApp:
         if reason := await self._why_not_ready():
             return HTTPStatus.SERVICE_UNAVAILABLE, f"not ready: {reason}\n", _TEXT
         return HTTPStatus.OK, "ready\n", _TEXT
+
+    async def _wake(self, _: Scope) -> tuple[HTTPStatus, str, str]:
+        self._bus.client.wake_workers()
+        return HTTPStatus.ACCEPTED, "woken\n", _TEXT
 
     async def _why_not_ready(self) -> str | None:
         workers = self._bus.client.workers

@@ -394,6 +394,18 @@ SELECT CAST(CASE WHEN pg_try_advisory_lock(hashtext(CAST(:namespace AS text) || 
 -- Whether the bus sleeps.
 SELECT s.last_value % 2 = 0 AS is_asleep FROM pgbus.wake_slots AS s
 
+-- name: may_close
+-- Whether the bus sleeps, and no transaction is open that has published or changed something: its commit notifies, and
+-- who has no session then does not hear it.
+SELECT s.last_value % 2 = 0 AND NOT EXISTS (
+    SELECT FROM pg_locks AS l
+    WHERE l.locktype = 'relation'
+      AND l.database = (SELECT d.oid FROM pg_database AS d WHERE d.datname = current_database())
+      AND l.relation IN (CAST('pgbus.outbox' AS regclass), CAST('pgbus.deliveries' AS regclass),
+                         CAST('pgbus.listeners' AS regclass), CAST('pgbus.schedules' AS regclass))
+      AND l.mode = 'RowExclusiveLock') AS may_close
+FROM pgbus.wake_slots AS s
+
 -- name: find_held_slots
 -- The slots that open transactions share: each may still commit an event without a NOTIFY.
 SELECT DISTINCT CAST(CAST(l.objid AS bigint) AS integer) AS slot

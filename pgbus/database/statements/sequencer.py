@@ -336,6 +336,12 @@ async def is_asleep(store: Store) -> bool:
     return asleep
 
 
+async def may_close(store: Store) -> bool:
+    """Return whether the bus sleeps, and no open transaction may still commit what wakes it."""
+    may_close: bool = (await store.fetch_one("may_close"))["may_close"]
+    return may_close
+
+
 async def beat(store: Store) -> None:
     """Break the silence of the leader's session."""
     await store.fetch("beat")
