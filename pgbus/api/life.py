@@ -37,7 +37,7 @@ class RunnableWorker(Protocol):
         """Whether it has closed its sessions while the bus sleeps, or is about to."""
 
     def wake(self) -> None:
-        """Open its sessions again."""
+        """Have it open its sessions again."""
 
     def why_not_ready(self) -> str | None:
         """Return the reason why it does not work now; None if it does."""

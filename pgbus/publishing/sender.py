@@ -51,7 +51,8 @@ class Sender:
     """Publishes for one bus, from any event loop and from blocking code; for the options see `Bus`.
 
     `on_open` is awaited when a connection of its own is there, before anything is published on it; `on_sent` is called
-    after each try to publish, which may have been committed also when it failed. `config` may be replaced while no connection is open.
+    after each try to publish, which may have been committed also when it failed. `config` may be replaced while no
+    connection is open.
     """
 
     def __init__(

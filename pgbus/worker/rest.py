@@ -2,7 +2,7 @@
 
     asleep --idle_close--> look once more -> close all --due, or published here--> begin as after a start
 
-A notification finds nobody then: `Rest.is_on` tells whoever publishes in this process that the worker is to be woken.
+A notification finds nobody then: `Rest.is_on` tells a publisher in this process that it has to wake the worker.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Rest:
         self._membership = membership
         self._idle_close = idle_close
         self.is_on = False
-        """Whether a notification may find nobody, so that whoever publishes in this process has to call `wake`."""
+        """Whether a notification may find nobody, so that a publisher in this process has to call `wake`."""
 
     async def begin(self, parts: Parts) -> None:
         """Return when the worker is to close its sessions."""
@@ -43,7 +43,7 @@ class Rest:
             await wait_for_first(self._slumber.awake, limit=self._idle_close)
             if self._is_idle(parts):
                 # Before the question: who publishes here after it is answered finds this set, and wakes us. Who did
-                # before has committed, and his notification precedes the answer; or his transaction holds a lock.
+                # before has committed, and its notification precedes the answer; or its transaction holds a lock.
                 self.is_on = True
                 self.is_on = await self._may_close() and self._is_idle(parts)
 

@@ -166,7 +166,7 @@ async def test_the_app_can_be_mounted_and_says_what_there_is(database: str) -> N
             refused = await client.post("/ops/metrics")
             head = await client.head("/ops/metrics")
             modern = await client.get("/ops/metrics", headers={"accept": "application/openmetrics-text"})
-    assert (missing.status_code, missing.text) == (404, "there are /metrics, /livez, /readyz\n")
+    assert (missing.status_code, missing.text) == (404, "there are /metrics, /livez, /readyz, /wake\n")
     assert (refused.status_code, refused.headers["allow"]) == (405, "GET, HEAD")
     assert (head.status_code, head.text) == (200, "")
     assert modern.text.endswith("# EOF\n")
