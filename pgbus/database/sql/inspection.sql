@@ -246,24 +246,27 @@ WITH letters AS (
     FROM pgbus.dead_letters AS x
     JOIN pgbus.listeners AS l ON l.id = x.listener_id
     WHERE x.id = ANY (CAST(:ids AS bigint[]))
-), hourly AS (
+), hourly AS MATERIALIZED (
     SELECT x.listener_name, x.kind, CAST(floor(extract(epoch FROM now() - x.dead_at) / 3600) AS integer) AS hours_ago,
            count(*) AS letters
     FROM letters AS x
     WHERE x.dead_at > now() - INTERVAL '24 hours'
     GROUP BY 1, 2, 3
+), groups AS (
+    SELECT x.listener_name, x.kind, count(*) AS letters, min(x.dead_at) AS first_at, max(x.dead_at) AS last_at,
+           max(x.id) AS sample, count(*) FILTER (WHERE x.retried) AS retried,
+           count(DISTINCT x.blocked_key) AS blocked_keys
+    FROM letters AS x
+    GROUP BY x.listener_name, x.kind
 )
-SELECT x.listener_name, x.kind AS error, count(*) AS letters,
-       min(x.dead_at) AS first_at, max(x.dead_at) AS last_at, max(x.id) AS sample,
-       (array_agg(pgbus.error_kind(x.error) ORDER BY x.id DESC))[1] AS example,
+SELECT g.listener_name, g.kind AS error, g.letters, g.first_at, g.last_at, g.sample,
+       (SELECT pgbus.error_kind(x.error) FROM pgbus.dead_letters AS x WHERE x.id = g.sample) AS example,
        ARRAY(SELECT COALESCE(sum(h.letters), 0)
              FROM generate_series(23, 0, -1) AS a (hours_ago)
              LEFT JOIN hourly AS h
-                 ON h.listener_name = x.listener_name AND h.kind = x.kind AND GREATEST(h.hours_ago, 0) = a.hours_ago
+                 ON h.listener_name = g.listener_name AND h.kind = g.kind AND GREATEST(h.hours_ago, 0) = a.hours_ago
              GROUP BY a.hours_ago
              ORDER BY a.hours_ago DESC) AS trend,
-       count(*) FILTER (WHERE x.retried) AS retried,
-       count(DISTINCT x.blocked_key) AS blocked_keys
-FROM letters AS x
-GROUP BY x.listener_name, x.kind
-ORDER BY count(*) DESC, x.listener_name, x.kind
+       g.retried, g.blocked_keys
+FROM groups AS g
+ORDER BY g.letters DESC, g.listener_name, g.kind
