@@ -60,7 +60,10 @@ GRANT SELECT
        pgbus.subscriptions, pgbus.declarations, pgbus.dead_letters, pgbus.operations, pgbus.operation_items, pgbus.workers,
        pgbus.schemas, pgbus.partitions, pgbus.installation, pgbus.alembic_version, pgbus.identity, pgbus.received
     TO pgbus_reader, pgbus_operator;
-GRANT EXECUTE ON FUNCTION pgbus.find_installation(), pgbus.find_paused_as_copy() TO pgbus_reader, pgbus_operator;
+-- A preview of an operation changes nothing, and shows what its readers may read anyway.
+GRANT EXECUTE
+    ON FUNCTION pgbus.find_installation(), pgbus.find_paused_as_copy(), pgbus.preview_operation(text, jsonb, integer)
+    TO pgbus_reader, pgbus_operator;
 -- Not `caller`: who knows a caller's channel can notify it of results that nobody wrote.
 GRANT SELECT (call_id, procedure, arguments, headers, caller_name, requested_at, deadline, taken_at, worker_id)
     ON pgbus.rpc_requests TO pgbus_reader, pgbus_operator;
@@ -73,8 +76,8 @@ GRANT SELECT
 
 -- Operators change things, by operations alone: they write no table themselves.
 GRANT EXECUTE
-    ON FUNCTION pgbus.preview_operation(text, jsonb, integer), pgbus.begin_operation(text, jsonb, text, text),
-                pgbus.continue_operation(bigint, bigint), pgbus.cancel_operation(bigint)
+    ON FUNCTION pgbus.begin_operation(text, jsonb, text, text), pgbus.continue_operation(bigint, bigint),
+                pgbus.cancel_operation(bigint)
     TO pgbus_operator;
 GRANT EXECUTE ON PROCEDURE pgbus.operate(text, jsonb, text, text, bigint, bigint) TO pgbus_operator;
 

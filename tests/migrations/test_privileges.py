@@ -58,7 +58,7 @@ AS_OWNER = {
         "drop_partition fail_lost_calls find_installation find_paused_as_copy open_partition pause_copy read_responses "
         "republish_schemas take_dedup_keys withdraw_calls"
     ),
-    "_reader": "find_installation find_paused_as_copy",
+    "_reader": "find_installation find_paused_as_copy preview_operation",
 }
 UNIDENTIFIED = """
 SELECT c.relname FROM pg_class AS c

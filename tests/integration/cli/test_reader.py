@@ -98,6 +98,19 @@ async def test_a_reader_runs_every_command_that_only_reads(invoke: Invoke, reade
 
 
 @pytest.mark.parametrize(
+    "command",
+    [
+        "dead retry --all", "dead discard 1", "dead give-up --listener mailer", "listeners pause mailer",
+        "listeners replay mailer --from 0", "listeners remove mailer", "schedules run nightly",
+    ],
+)  # fmt: skip
+async def test_a_reader_previews_what_an_operator_may_change(invoke: Invoke, reader: str, command: str) -> None:
+    result = await invoke(*command.split(), "--dry-run", dsn=reader)
+    assert result.exit_code == 0, result.output
+    assert result.output.startswith("matches ")
+
+
+@pytest.mark.parametrize(
     ("arguments", "role"),
     [
         (("dead", "retry", "1"), "pgbus_operator"),
