@@ -42,6 +42,7 @@ from pgbus.database.statements.operations import Verb
 from pgbus.telemetry.figures import counted
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
+_SELECTING = "--listener, --topic, --key, --error, --since or --until"
 
 
 @click.group()
@@ -56,14 +57,12 @@ def _filter_options(command: _Command) -> _Command:
 
 def _chosen_options(command: _Command) -> _Command:
     ids = click.argument("ids", metavar="[ID]...", type=int, nargs=-1)
-    everything = click.option(
-        "--all", "everything", is_flag=True, help="All of them, or all that the other options leave."
-    )
+    everything = click.option("--all", "everything", is_flag=True, help="All of them.")
     return ids(database_options(_filter_options(everything(command))))
 
 
 def _waiting_options(command: _Command) -> _Command:
-    everything = click.option("--all", "everything", is_flag=True, help="All that wait, whatever they are.")
+    everything = click.option("--all", "everything", is_flag=True, help="All of them.")
     return _listener_option("Events")(_event_options("Logged")(everything(command)))
 
 
@@ -136,7 +135,7 @@ def show_dead(*, letter_id: int, as_json: bool) -> None:
 @change_options
 @json_option
 def retry_dead(**given: Any) -> None:
-    """Deliver dead letters to their listeners again, at once: those with the IDs, or --all that match."""
+    """Deliver dead letters to their listeners again, at once: those with the IDs, those that match, or --all."""
     _change("retry", said="retried", **given)
 
 
@@ -145,7 +144,7 @@ def retry_dead(**given: Any) -> None:
 @change_options
 @json_option
 def discard_dead(**given: Any) -> None:
-    """Delete dead letters: those with the IDs, or --all that match. The history and the operation keep them."""
+    """Delete dead letters: those with the IDs, those that match, or --all. The history and the operation keep them."""
     _change("discard", said="discarded", **given)
 
 
@@ -182,10 +181,8 @@ def _change_waiting(
     **filters: Any,
 ) -> None:
     wanted = DeadFilter(**filters)
-    if bool(wanted.as_filter()) == everything:
-        raise click.UsageError(
-            "select events with --listener, --topic, --key, --error, --since, --until, or give --all"
-        )
+    if not (everything or wanted.as_filter()):
+        raise click.UsageError(f"select events with {_SELECTING}, or give --all")
     done = _carry_out(
         verb, wanted, what="waiting event", reason=reason, person=person, dry_run=dry_run, yes=yes, as_json=as_json
     )
@@ -210,11 +207,11 @@ def _change(
     person: str | None,
     **filters: Any,
 ) -> None:
-    if bool(ids) == everything:
-        raise click.UsageError(
-            "give the ids of dead letters, or --all (with --listener, --topic, --key, --error, --since to select some)"
-        )
     wanted = DeadFilter(ids=ids or None, **filters)
+    if ids and everything:
+        raise click.UsageError("give the ids of dead letters, or --all, and not both")
+    if not (everything or wanted.as_filter()):
+        raise click.UsageError(f"give the ids of dead letters, or select some with {_SELECTING}, or give --all")
     done = _carry_out(
         verb, wanted, what="dead letter", reason=reason, person=person,
         dry_run=dry_run, yes=yes or bool(ids), as_json=as_json,

@@ -134,7 +134,6 @@ async def test_what_waits_in_back_off_is_tried_now_or_given_up(invoke: Invoke, r
 @pytest.mark.parametrize("command", ["retry-now", "give-up"])
 async def test_what_waits_is_selected_or_all_of_it(invoke: Invoke, command: str) -> None:
     assert (await invoke("dead", command, "--yes")).exit_code == 2
-    assert (await invoke("dead", command, "--all", "--key", "k", "--yes")).exit_code == 2
     result = await invoke("dead", command, "--listener", "nobody", "--yes")
     assert result.exit_code != 0
     assert "nobody" in result.stderr
