@@ -21,7 +21,7 @@ logger = logging.getLogger("pgbus")
 PERIOD = 2.0
 """Seconds between two readings."""
 
-SHARE = 20
+SHARE = 40
 """Reading takes at most one part of this many of the time, however slow the database is."""
 
 HEARTBEAT = 15.0
