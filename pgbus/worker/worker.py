@@ -346,11 +346,15 @@ class Worker:
         if error := failure_of(loops):
             raise error
 
+    async def _say_what_runs(self, parts: Parts, *, limit: float) -> None:
+        if self._stopping.is_set() or not self._rest.is_on:  # else nothing runs, and the worker only rests
+            await say_what_runs(lambda: [] if self._hurry.is_set() else work_of(parts), limit=limit)
+
     async def _drain(self, parts: Parts, store: Store, *, failed: bool) -> None:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + (0.0 if self._hurry.is_set() else self._config.grace)
         grace = deadline - loop.time()
-        saying = asyncio.create_task(say_what_runs(lambda: [] if self._hurry.is_set() else work_of(parts), limit=grace))
+        saying = asyncio.create_task(self._say_what_runs(parts, limit=grace))
         await asyncio.gather(parts.runners.stop(grace=grace), parts.tasks.stop(grace=grace))
         # A claim whose answer was under way: while our lock is held, or else a leader would count it for a death. If we
         # lead, after a look of the sequencer that may be claiming for us. When it is an error that ends us, it may be

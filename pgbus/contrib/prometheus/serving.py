@@ -36,7 +36,7 @@ async def serving(bus: Bus, host: str, port: int) -> AsyncIterator[int]:
     config = uvicorn.Config(app, lifespan="off", log_config=None, log_level="warning", access_log=False)
     server = _Server(config)
     task = asyncio.create_task(server.serve(sockets=[listening]), name="pgbus http")
-    logger.info("serving /metrics, /livez and /readyz on %s", address)
+    logger.info("serving /metrics, /livez, /readyz and /wake on %s", address)
     try:
         yield listening.getsockname()[1]
     finally:
