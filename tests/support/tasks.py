@@ -13,6 +13,11 @@ async def runs(connection: asyncpg.Connection, name: str = "task") -> list[async
     return rows
 
 
+async def begun(connection: asyncpg.Connection) -> list[asyncpg.Record]:
+    """The runs whose task was called: what is claimed at the moment that its worker begins to stop is given back."""
+    return [row for row in await runs(connection) if row["outcome"] != "cancelled"]
+
+
 async def declare(bus: pgbus.Bus) -> None:
     """Register the bus's schedules, and go."""
     async with running(bus):

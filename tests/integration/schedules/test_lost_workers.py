@@ -237,6 +237,7 @@ async def test_a_run_goes_on_while_its_worker_finds_its_session_again(
                 """
                 SELECT pg_terminate_backend(pid) FROM pg_locks
                 WHERE locktype = 'advisory' AND classid::bigint = hashtext('pgbus.worker')::bigint & 4294967295
+                  AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
                 """
             )
             await watch.first(SessionOpened, after=sessions)
