@@ -17,7 +17,7 @@ from pgbus.database.statements.rpc import Answered, Response
 from pgbus.database.store import Store
 from tests.conftest import Connect
 from tests.support import eventually
-from tests.support.workers import running
+from tests.support.workers import open_bus, running
 
 # What callers and servers run for each call; the directory runs its own by the clock.
 OF_CALLS = {"post_requests", "claim_requests", "answer_requests", "answer_and_claim", "fetch_responses"}
@@ -50,11 +50,13 @@ async def test_a_call_by_itself_takes_three_statements(bus: pgbus.Bus, statement
     declare(bus)
     async with running(bus):
         await bus.call("words.repeat", {"word": "a"})
-        await eventually(lambda: statements["answer_requests"] == 1)
+        await eventually(lambda: statements["answer_requests"] + statements["answer_and_claim"] == 1)
         statements.clear()
         for _ in range(10):
             assert await bus.call("words.repeat", {"word": "a"}, timeout=60) == "a"
-        # Further claims are those of a worker that looks by the clock, too, in case a notification was lost.
+        # Further claims are those of a worker that looks by the clock, too, in case a notification was lost. One that
+        # finds a call is overtaken by its notification, and so the answer claims again.
+        statements["answer_requests"] += statements.pop("answer_and_claim", 0)
         assert statements - Counter(claim_requests=5) <= Counter(
             post_requests=10, claim_requests=10, answer_requests=10
         )
@@ -132,7 +134,7 @@ async def test_no_two_callers_have_the_same_channel_and_none_is_short(
 ) -> None:
     declare(bus)
     connection = await connect(database)
-    async with running(bus), pgbus.create(database) as other:
+    async with running(bus), open_bus(database) as other:
         for caller in (bus, other):
             await caller.call("words.repeat", {"word": "a"})
     callers = [row["caller"] for row in await connection.fetch("SELECT caller FROM pgbus.rpc_requests")]
@@ -172,6 +174,6 @@ async def test_a_server_that_lost_its_connection_answers_on_another_one(
             assert await bus.call("words.repeat", {"word": "a"}, timeout=60) == "a"
             await killer.execute(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
-                "WHERE query LIKE '%rpc_responses%' AND pid <> pg_backend_pid()"
+                "WHERE datname = current_database() AND query LIKE '%rpc_responses%' AND pid <> pg_backend_pid()"
             )
         assert await bus.call("words.repeat", {"word": "a"}, timeout=60) == "a"

@@ -65,8 +65,8 @@ async def test_a_late_call_is_never_executed(bus: pgbus.Bus, database: str, conn
             with pytest.raises(pgbus.CallTimeout, match=f"no response within {timeout} seconds") as caught:
                 await bus.call("slow.wait", {"n": 2}, timeout=timeout)
             assert isinstance(caught.value, TimeoutError)
-            if len(await state_of(connection, "slow.wait")) == 2:
-                break  # it got there before its time was over
+            if len(await state_of(connection, "slow.wait")) > 1:
+                break  # it got there, as may one that was on its way when its time was over
         await eventually(lambda: has_state(connection, "slow.wait", "expired"))
         gate.set()
         await first
