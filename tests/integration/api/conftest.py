@@ -8,11 +8,12 @@ import pytest
 
 import pgbus
 from tests.support.auth import AuthApi
+from tests.support.workers import RPC_TIMEOUT
 
 
 @pytest.fixture
 async def bus(database: str) -> AsyncIterator[pgbus.Bus]:
     """A bus of a service that speaks for `auth`."""
-    async with pgbus.create(database) as bus:
+    async with pgbus.create(database, rpc_timeout=RPC_TIMEOUT) as bus:
         bus.client.register_api(AuthApi())
         yield bus

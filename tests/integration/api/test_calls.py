@@ -11,6 +11,7 @@ import pgbus
 from pgbus import Api
 from tests.conftest import Connect
 from tests.support.auth import Heard, working
+from tests.support.workers import RPC_TIMEOUT
 
 
 class MathApi(Api):
@@ -39,7 +40,7 @@ async def test_public_methods_of_a_registered_api_are_called_through_the_bus(bus
         # A procedure may call others that the same worker serves, from a thread as from the event loop.
         assert await bus.math.eighth.call_async(number=8) == 1.0
         assert await asyncio.to_thread(bus.math.half, number=4) == 2.0
-        assert await asyncio.to_thread(bus.math.half.call, number=4, bus_options={"timeout": 20}) == 2.0
+        assert await asyncio.to_thread(bus.math.half.call, number=4, bus_options={"timeout": RPC_TIMEOUT}) == 2.0
         assert await bus.client.call_rpc_remote("math", "half", {"number": 4}, {"returns": str | float}) == 2.0
 
 
@@ -69,7 +70,7 @@ async def test_a_worker_does_only_what_the_features_of_its_bus_say(
     database: str, connect: Connect, features: list[str]
 ) -> None:
     connection = await connect(database)
-    async with pgbus.create(database, features=features) as bus:
+    async with pgbus.create(database, features=features, rpc_timeout=RPC_TIMEOUT) as bus:
         bus.client.register_api(MathApi(bus))
         bus.auth.user_deleted.listen(lambda username: None, listener_name="gone")
         async with working(bus):
@@ -90,4 +91,4 @@ def test_a_feature_that_there_is_not_is_refused(features: Any) -> None:
 async def test_an_api_that_is_registered_while_the_worker_runs_is_served(bus: pgbus.Bus) -> None:
     async with working(bus):
         await asyncio.to_thread(bus.client.register_api, MathApi(bus))
-        assert await bus.math.half.call_async(number=4, bus_options={"wait": True, "timeout": 20}) == 2.0
+        assert await bus.math.half.call_async(number=4, bus_options={"wait": True}) == 2.0
