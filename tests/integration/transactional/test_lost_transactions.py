@@ -73,7 +73,7 @@ async def test_a_connection_that_breaks_under_a_handler_costs_no_attempt(
         async with running(bus):
             await bus.publish(1, topic="a.b")
             await eventually(lambda: STARTED)
-            assert await connection.fetchval("SELECT pg_terminate_backend($1, 5000)", STARTED[0])
+            assert await connection.fetchval("SELECT pg_terminate_backend($1, 50000)", STARTED[0])
             MAY_GO_ON.set()
             await until_idle(connection)
     assert await outcomes(connection) == [(1, "done")]

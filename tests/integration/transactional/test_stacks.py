@@ -187,7 +187,7 @@ async def test_a_connection_killed_before_commit_leaves_no_writes_and_no_settlem
         async with running(bus):
             await bus.publish({"n": 1}, topic="a.b")
             [(pid, go_on)] = await pids.take(1)
-            assert await connection.fetchval("SELECT pg_terminate_backend($1, 5000)", pid)
+            assert await connection.fetchval("SELECT pg_terminate_backend($1, 50000)", pid)
             go_on()
             await pids.take(2)
             await until_idle(connection)
