@@ -6,6 +6,7 @@ The row of a schedule decides which worker has the run.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import math
 from collections.abc import Callable, Iterable
@@ -62,6 +63,9 @@ class Claimer:
         self._unregistered: set[str] = set()
         # Set once: then no run is claimed any more, but the leases of those under way are still kept.
         self._is_stopping = False
+        # Clear while a claim is under way, whose runs are ours as soon as it commits.
+        self._has_claimed = asyncio.Event()
+        self._has_claimed.set()
         self._wake = asyncio.Event()
         # When to do these again, by the engine's clock. Leases are extended three times within their length: one try
         # may fail.
@@ -90,6 +94,12 @@ class Claimer:
     def stop(self) -> None:
         """Stop claiming runs; current runs continue."""
         self._is_stopping = True
+
+    async def finish_claim(self, limit: float) -> None:
+        """Wait for a claim under way, for at most `limit` seconds: cancelled, it may commit runs that nobody knows."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(limit):
+                await self._has_claimed.wait()
 
     async def run(self) -> None:
         """Look until cancelled; raises an error that no further try can remove."""
@@ -126,7 +136,11 @@ class Claimer:
         if at >= self._touch_at:
             await statements.touch_schedules(self._store, schedule_names=list(self._schedules))
             self._touch_at = at + TOUCH_INTERVAL
-        delay = await self._claim(worker_id)
+        self._has_claimed.clear()
+        try:
+            delay = await self._claim(worker_id)
+        finally:
+            self._has_claimed.set()
         self._due_at = now() + delay
         return min(longest, delay)
 
@@ -166,7 +180,7 @@ class Claimer:
         """Claim the runs that are due; returns the seconds until the next one is."""
         # Not one whose run is under way here, even if its lease has ended: two runs of a schedule must not overlap.
         names = [name for name in self._schedules if name not in self._runs]
-        if not names:
+        if self._is_stopping or not names:  # it may be since the look began, which registers first
             return math.inf
         # From before the statement: the lease in the database then ends no earlier than we believe.
         kept_until = now() + self._config.lease

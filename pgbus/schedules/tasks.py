@@ -92,6 +92,7 @@ class Tasks:
         self._claimer.stop()
         self._runs.stop()
         self._background.cancel()
+        await self._claimer.finish_claim(LINK_PAUSE_LIMIT)
         # The loop goes on meanwhile, as it extends the leases of what still runs.
         await self._runs.wait(grace)
         self._runs.abandon()

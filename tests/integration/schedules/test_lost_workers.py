@@ -13,8 +13,9 @@ import pgbus
 from pgbus.admin import Admin
 from pgbus.database.statements import schedules as statements
 from pgbus.database.statements.listeners import lock_worker, register_worker
-from pgbus.database.statements.schedules import FreedSchedules, ScheduleClaim
+from pgbus.database.statements.schedules import FoundSchedule, FreedSchedules, ScheduleClaim
 from pgbus.database.store import Store
+from pgbus.schedules.claimer import Claimer
 from pgbus.telemetry import SessionOpened, TaskEnded, TaskStarted
 from tests.support import eventually
 from tests.support.faultproxy import FaultProxy
@@ -37,6 +38,35 @@ async def test_stopping_lets_a_run_finish(bus: pgbus.Bus, connection: asyncpg.Co
         going.set()
         await watch.first(TaskEnded)
     assert [row["outcome"] for row in await runs(connection)] == ["done"]
+
+
+async def test_a_run_that_is_claimed_as_its_worker_begins_to_stop_is_given_back(
+    bus: pgbus.Bus, connection: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claim, stop = statements.claim_schedules, Claimer.stop
+    claimed, stopping = asyncio.Event(), asyncio.Event()
+
+    async def claim_and_answer_late(*values: Any, **named: Any) -> list[FoundSchedule]:
+        found = await claim(*values, **named)
+        claimed.set()
+        await stopping.wait()
+        return found
+
+    def note_and_stop(claimer: Claimer) -> None:
+        stopping.set()
+        stop(claimer)
+
+    monkeypatch.setattr(statements, "claim_schedules", claim_and_answer_late)
+    monkeypatch.setattr(Claimer, "stop", note_and_stop)
+
+    @bus.client.every(hours=1, name="task", also_run_immediately=True)
+    def task() -> None:
+        raise AssertionError("the worker stops")
+
+    async with running(bus):
+        await claimed.wait()
+    assert [row["outcome"] for row in await runs(connection)] == ["cancelled"]
+    assert await connection.fetchval("SELECT claim_token IS NULL AND next_run_at <= now() FROM pgbus.schedules")
 
 
 async def test_a_run_that_outlasts_the_grace_period_is_begun_again_by_the_next_worker(
