@@ -62,19 +62,22 @@ class Talking:
         self.child = child
         self.out: list[str] = []
         self.err: list[str] = []
+        self.said_all = False
+        """Whether both streams have ended: the end of the process may be known before its last lines are read."""
 
     async def listen(self) -> None:
         """Keep lines until both streams end."""
         assert self.child.stdout is not None
         assert self.child.stderr is not None
         await asyncio.gather(_keep(self.child.stdout, self.out), _keep(self.child.stderr, self.err))
+        self.said_all = True
 
     async def says(self, pattern: str, *, times: int = 1) -> list[str]:
         """Wait until so many lines of either stream contain the pattern; they are returned."""
 
         def found() -> list[str]:
             lines = [line for line in [*self.out, *self.err] if re.search(pattern, line)]
-            assert len(lines) >= times or self.child.returncode is None, f"ended without {pattern!r}: {self}"
+            assert len(lines) >= times or not self.said_all, f"ended without {pattern!r}: {self}"
             return lines if len(lines) >= times else []
 
         try:
@@ -83,8 +86,10 @@ class Talking:
             raise AssertionError(f"did not say {pattern!r}: {self}") from error
 
     async def ends(self, *, within: float = PATIENCE) -> int:
-        """Wait for its end; the exit code."""
-        return await asyncio.wait_for(self.child.wait(), within)
+        """Wait for its end, and for all that it said; the exit code."""
+        code = await asyncio.wait_for(self.child.wait(), within)
+        await eventually(lambda: self.said_all)
+        return code
 
     def __repr__(self) -> str:
         return "\n".join(["", "stdout:", *self.out, "stderr:", *self.err])

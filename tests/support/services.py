@@ -32,7 +32,7 @@ class Service(Talking):
 
     async def line(self) -> str:
         """The next line on stdout."""
-        await eventually(lambda: len(self.out) > self._read or self.child.returncode is not None)
+        await eventually(lambda: len(self.out) > self._read or self.said_all)
         assert len(self.out) > self._read, f"it ended: {self!r}"
         self._read += 1
         return self.out[self._read - 1]
