@@ -16,7 +16,6 @@ from typing import Self, TypeVar
 import asyncpg
 
 import pgbus
-from pgbus.leader.leader import SILENCE
 from tests.support import ROOT, eventually
 from tests.support.waiting import PATIENCE
 
@@ -145,22 +144,34 @@ class Stage:
         return worker
 
     async def start_idle(self, *, silence: str = "1min") -> WorkerProcess:
-        """A worker without listeners, which leads if nobody does; returns once it is registered."""
+        """A worker without listeners, which leads if nobody does; returns once it is registered, and somebody leads."""
         worker = await self.start(skip=ALL_LISTENERS, CHAOS_SILENCE=silence)
         await self.registered(worker)
+        await eventually(self.leader_pid)  # else one that starts after it may be the first to lead
         return worker
 
     async def registered(self, worker: WorkerProcess) -> None:
         await eventually(lambda: self.value("SELECT id FROM pgbus.workers WHERE pid = $1", worker.pid), PATIENCE)
 
     async def start_follower(self, leader: WorkerProcess, listener: str) -> WorkerProcess:
-        """A worker that leads when that leader is silent, and does not lead yet; returns once it is registered."""
+        """A worker that leads when that leader is silent, and does not lead yet; returns once it is registered.
+
+        Once it leads, it stays the leader.
+        """
         while True:
-            worker = await self.start(listener, CHAOS_SILENCE=SILENCE)
+            worker = await self.start(listener)
             await self.registered(worker)
             if await eventually(self.leader_pid) == leader.pid:
                 return worker
             await worker.kill()  # on a busy machine, the other one had been silent for too long
+
+    async def until_leads(self, worker: WorkerProcess, timeout: float = PATIENCE) -> None:
+        """Wait until that worker leads, and has said so: it may lead, and work, before it can write it."""
+
+        async def does() -> bool:
+            return await self.leader_pid() == worker.pid
+
+        await eventually(does, timeout, message=f"worker {worker.pid} does not lead")
 
     async def leader_pid(self) -> int | None:
         """The process that leads now: it said so last, and the leader's lock is held."""

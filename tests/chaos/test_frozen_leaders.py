@@ -14,7 +14,7 @@ from pgbus.database.connections import settings_sql
 from pgbus.database.faults import is_link_error
 from pgbus.database.session import Session
 from pgbus.leader.leader import LEADER_SETTINGS, SILENCE
-from tests.chaos.stage import Stage, WorkerProcess
+from tests.chaos.stage import Stage
 from tests.support import eventually
 
 # Seconds. Measured: 1.1 to 1.8; the rest is for a busy machine. Without the silence, all would wait for a frozen leader
@@ -27,7 +27,6 @@ async def test_another_process_leads_when_the_leader_is_frozen_and_the_thawed_on
     stage: Stage, is_busy: bool
 ) -> None:
     frozen = await stage.start_idle(silence=SILENCE)
-    await eventually(stage.leader_pid)
     other = await stage.start_follower(frozen, "record")
     load = Load(stage)
     if is_busy:
@@ -36,7 +35,7 @@ async def test_another_process_leads_when_the_leader_is_frozen_and_the_thawed_on
 
     frozen.signal(signal.SIGSTOP)
     began = time.monotonic()
-    await eventually(lambda: _leads(stage, other), SOON)
+    await stage.until_leads(other, SOON)
     await load.stop()
     await load.publish()
     await stage.wait_for("handled", load.published)
@@ -49,10 +48,6 @@ async def test_another_process_leads_when_the_leader_is_frozen_and_the_thawed_on
     assert await stage.numbers("handled") == list(range(load.published))
     assert await stage.leader_pid() == other.pid
     assert frozen.lives
-
-
-async def _leads(stage: Stage, worker: WorkerProcess) -> bool:
-    return await stage.leader_pid() == worker.pid
 
 
 class Load:

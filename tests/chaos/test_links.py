@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 
 import pytest
 
 import pgbus
 from pgbus.leader.leader import SILENCE
+from tests.chaos.publishers import Load
 from tests.chaos.stage import SOAK, Stage
 from tests.support import eventually
 from tests.support.faultproxy import FaultProxy
@@ -18,27 +18,17 @@ from tests.support.faultproxy import FaultProxy
 async def test_resets_under_load_lose_nothing(stage: Stage) -> None:
     async with FaultProxy(stage.dsn) as proxy:
         worker = await stage.start("record", dsn=proxy.dsn)
-        numbers = itertools.count()
-        published: set[int] = set()
-        stopping = asyncio.Event()
-
-        async def publish() -> None:
-            while not stopping.is_set():
-                number = next(numbers)
-                await stage.bus.publish({"n": number}, topic="chaos.recorded")
-                published.add(number)
-
-        load = asyncio.create_task(publish())
+        load = Load(stage, "chaos.recorded", "handled", publishers=1)
         for _ in range(20 * SOAK or 4):
             await stage.wait_for("handled", await stage.count("handled") + 50)
             proxy.reset()
         await stage.wait_for("handled", await stage.count("handled") + 50)
-        stopping.set()
-        await load
+        await load.stop()
         await stage.settled()
 
         assert worker.lives
-        assert set(await stage.numbers("handled")) == published
+        assert load.errors == []
+        assert set(await stage.numbers("handled")) == load.published
         assert await stage.dead_letters() == []
 
 
@@ -52,7 +42,7 @@ async def test_a_worker_comes_back_after_its_link_was_silent(stage: Stage) -> No
         # Meanwhile another one, whose link is fine, leads: the server hears nothing of the first.
         other = await stage.start("record")
         await stage.wait_for("handled", 200)
-        assert await stage.leader_pid() == other.pid
+        await stage.until_leads(other)
         proxy.reset()
         proxy.restore()
         await stage.settled()
@@ -72,18 +62,21 @@ async def test_a_claim_whose_answer_is_lost_does_not_wait_for_its_lease(stage: S
 
         # The worker hears that there is work, claims it, and never hears of that. It may have heard something else, or
         # have claimed with the settlement before, without a word: then once more.
-        claimed = "SELECT EXISTS (SELECT FROM pgbus.deliveries WHERE claim_token IS NOT NULL)"
+        lease = "SELECT min(lease_expires_at) FROM pgbus.deliveries WHERE claim_token IS NOT NULL"
+
+        async def lost() -> object:
+            return proxy.holds_answers and await stage.value(lease)
+
         for number in range(1, 10):
             proxy.hold_answers(after=b"pgbus_work")
             await stage.publish("chaos.recorded", [number])
             with contextlib.suppress(AssertionError):
-                await eventually(lambda: stage.value(claimed), 3)
+                expires_at = await eventually(lost, 3)
                 break
             proxy.restore()
             await stage.wait_for("handled", number + 1)
         else:
             raise AssertionError("no claim was caught whose answer could be held back")
-        expires_at = await stage.value("SELECT min(lease_expires_at) FROM pgbus.deliveries")
         proxy.reset()
         proxy.restore()
         await stage.wait_for("handled", number + 1)

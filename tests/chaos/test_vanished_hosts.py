@@ -21,7 +21,7 @@ import pytest
 
 import pgbus.migrate
 from pgbus.embedded import EmbeddedPostgres
-from tests.support.waiting import PATIENCE
+from tests.support.waiting import PATIENCE, eventually
 
 ROOT = Path(__file__).parents[2]
 
@@ -155,11 +155,17 @@ async def test_another_worker_leads_and_has_the_events_of_one_whose_host_disappe
         await watcher.execute("INSERT INTO pgbus.outbox (topic, payload) VALUES ('orders.placed', '{\"id\": 2}')")
         said = await read_until(ours, "took 1", "took 2", "leading", timeout=PATIENCE)
         assert time.monotonic() - started < SOON, said
+        taken = "SELECT id, host FROM taken"
+        await eventually(lambda: _has_rows(watcher, taken, 2))  # committed after they are said
         theirs.kill()
         ours.terminate()
         await asyncio.gather(theirs.communicate(), ours.communicate())
-        assert sorted(map(tuple, await watcher.fetch("SELECT id, host FROM taken"))) == [(1, "here"), (2, "here")]
+        assert sorted(map(tuple, await watcher.fetch(taken))) == [(1, "here"), (2, "here")]
         await watcher.close()
+
+
+async def _has_rows(connection: asyncpg.Connection, query: str, count: int) -> bool:
+    return len(await connection.fetch(query)) >= count
 
 
 async def read_until(process: asyncio.subprocess.Process, *texts: str, timeout: float = PATIENCE) -> str:

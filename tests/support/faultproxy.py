@@ -78,6 +78,11 @@ class FaultProxy:
             self._answers_flow.clear()
         self._last_answer = after
 
+    @property
+    def holds_answers(self) -> bool:
+        """Whether what the server sends is held back."""
+        return not self._answers_flow.is_set()
+
     def tear(self) -> None:
         """Break the next connection that gets an answer, in the middle of that answer."""
         self._tears = True
