@@ -93,9 +93,15 @@ async def test_events_that_are_the_truth_are_checked_and_kept_in_order_across_cr
             assert await alive.ends() == 0
 
     rows = await services.connection.fetch("SELECT * FROM ledger ORDER BY number")
-    for account in ("ann", "bob", "cid"):
-        twice = [13] if account == "bob" else []
-        assert [row["amount"] for row in rows if row["account"] == account] == sorted([*range(25), *twice])
+    amounts: dict[str, list[int]] = {"ann": [], "bob": [], "cid": []}
+    for row in rows:
+        amounts[row["account"]].append(row["amount"])
+    for of_account in amounts.values():
+        assert of_account == sorted(of_account)
+        assert set(of_account) == set(range(25))
+        # Of each account, the killed worker may have had one event that was written and not yet settled.
+        assert len(of_account) <= 26
+    assert amounts["bob"].count(13) == 2
     assert {row["worker"] for row in rows} == {"ledger-1", "ledger-2"}
     assert await services.connection.fetchval("SELECT count(*) FROM pgbus.events") == 75
 

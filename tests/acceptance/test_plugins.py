@@ -161,7 +161,9 @@ async def test_workers_tell_that_they_start_live_and_stop(services: Services) ->
         assert (state["api_names"], state["listening_for"]) == (["auth"], ["auth.user_registered"])
         assert state["hostname"] == os.uname().nodename
         assert 1_000 < state["max_memory_use"] < 10_000_000
-    assert started["timestamp"] < pings[0]["timestamp"] < pings[1]["timestamp"] < stopped["timestamp"]
+    # Those that come together on a busy machine are shown by several threads, in any order.
+    pinged = sorted(ping["timestamp"] for ping in pings)
+    assert started["timestamp"] < pinged[0] < pinged[1] < pinged[-1] < stopped["timestamp"]
     assert set(stopped) == {"event", "service_name", "process_name", "timestamp"}
 
 

@@ -103,7 +103,7 @@ async def test_services_whose_listeners_share_a_name_hear_each_its_own_event(ser
         async with services.worker(mail) as again:  # at whose start it used to flip back
             services.run(auth, _script(auth, FIRE))
             await services.settled()
-        assert sorted(second.out) == ALL
+        await _heard(second, ALL)
         assert "no longer hears" not in repr(again)
     assert await services.dead_errors() == []
 
