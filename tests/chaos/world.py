@@ -35,6 +35,7 @@ from tests.chaos.workload import TABLES
 from tests.support import ROOT, eventually
 from tests.support.faultproxy import FaultProxy
 from tests.support.pooler import Pooler
+from tests.support.ports import free_port
 
 DATABASE = "chaos"
 APP = "chaos_app"
@@ -98,7 +99,7 @@ class World:
         self.disk = self._stack.enter_context(Tmpfs(DISK)) if Tmpfs.lacks() is None else None
         place = self.disk.path if self.disk else Path(self._stack.enter_context(tempfile.TemporaryDirectory()))
         place.chmod(0o755)
-        self.server = EmbeddedPostgres(place / "first", listen=True, settings=SETTINGS)
+        self.server = EmbeddedPostgres(place / "first", listen=True, port=free_port(), settings=SETTINGS)
         self._stack.push_async_callback(self._close_server)
         await asyncio.to_thread(self.server.start)
         await self._prepare()

@@ -24,6 +24,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.ports import free_port
 from tests.support.waiting import eventually
 
 START_TIMEOUT = 90.0
@@ -456,22 +457,15 @@ def program(name: str, *, wheel: str) -> str:
     return path
 
 
-def free_port() -> int:
-    """A port that nobody has."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 def wait_for_port(port: int, process: subprocess.Popen[bytes] | None, log: Path) -> None:
     """Return once somebody listens there; raises with the log if the process has ended."""
     deadline = time.monotonic() + START_TIMEOUT
     while True:
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
-            return
+        # First whether it has ended: somebody else may listen there.
         if (process and process.poll() is not None) or time.monotonic() > deadline:
             raise AssertionError(log.read_text(errors="replace")[-2000:])
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+            return
         time.sleep(0.05)
 
 

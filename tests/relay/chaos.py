@@ -240,7 +240,7 @@ async def publish(dsn: str, events: int) -> None:
             try:
                 await bus.publish({"n": n}, topic="orders.placed", key=f"k{n % KEYS}", dedup_key=f"event {n}")
                 return
-            except (pgbus.errors.PgbusError, OSError, asyncpg.PostgresError):
+            except (pgbus.errors.PgbusError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
                 await asyncio.sleep(0.1)
 
     async with pgbus.create(dsn) as bus:
@@ -265,7 +265,7 @@ async def ask(dsn: str, query: str) -> list[asyncpg.Record]:
     """Ask a database; nothing while it does not answer."""
     try:
         connection = await asyncpg.connect(dsn)
-    except (OSError, asyncpg.PostgresError):
+    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
         return []
     try:
         return await connection.fetch(query)

@@ -12,6 +12,7 @@ from typing import Self
 from urllib.parse import parse_qs, urlsplit, urlunsplit
 
 from pgbus.testing.crashes.listening import Listening
+from tests.support.ports import free_port
 
 _CHUNK = 65_536
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER on, with 0 seconds
@@ -52,7 +53,7 @@ class FaultProxy:
         self.restore()
 
     async def __aenter__(self) -> Self:
-        self._listening = Listening(self._serve)
+        self._listening = Listening(self._serve, port=free_port())
         parts = urlsplit(self._target)
         user = parts.netloc.rpartition("@")[0] if "@" in parts.netloc else "postgres"
         self.dsn = urlunsplit(parts._replace(netloc=f"{user}@127.0.0.1:{self._listening.port}", query=""))

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import os
 import shutil
-import socket
 from asyncio.subprocess import DEVNULL, Process
 from pathlib import Path
 from types import TracebackType
@@ -16,6 +15,7 @@ from urllib.parse import urlsplit
 import asyncpg
 
 from tests.support import eventually
+from tests.support.ports import free_port
 
 PROGRAM = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin:/usr/local/sbin")
 
@@ -26,9 +26,7 @@ class Pooler:
     def __init__(self, target: str, ini: Path, *, mode: str = "transaction", size: int = 12) -> None:
         to = urlsplit(target)
         name = to.path.lstrip("/")
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+        port = free_port()
         self.dsn = f"postgresql://{to.username}@127.0.0.1:{port}/{name}"
         self._ini = ini
         self._process: Process | None = None
