@@ -39,7 +39,7 @@ async def test_a_transactional_handler_that_hangs_needs_no_lease(stage: Stage) -
     """Its transaction holds the delivery: whoever looks for lost claims steps over it."""
     await stage.start_idle()
     await stage.connection.execute("BEGIN; LOCK TABLE effects IN EXCLUSIVE MODE")
-    hung = await stage.start("effect", lease=1, poll_interval=0.2)
+    hung = await stage.start("effect", lease=3, poll_interval=0.2)  # and it may be slow to begin what it claims
     await stage.publish("chaos.effect", [1])
     waits = "SELECT pid FROM pg_locks WHERE NOT granted AND relation = 'effects'::regclass"
     await eventually(lambda: stage.value(waits))
