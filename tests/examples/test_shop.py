@@ -59,8 +59,9 @@ async def test_a_demo_that_is_interrupted_leaves_no_process_and_no_file(tmp_path
         pytest.skip(f"needs PostgreSQL's programs: {error}")
     scratch = tmp_path / "a temporary directory"
     scratch.mkdir()
-    async with run(*pgbus("demo"), dsn=None, environ={"TMPDIR": str(scratch)}) as demo:
-        await demo.wait_for("1 s ")
+    # So many orders that it does not end by itself before it is interrupted, which its lines of progress lead to.
+    async with run(*pgbus("demo", "--orders", "1000000"), dsn=None, environ={"TMPDIR": str(scratch)}) as demo:
+        await demo.wait_for(" rolled back; ")
         workers = _children(demo.process.pid)
         assert len(workers) >= 2  # the server, its watchdog, the worker
         demo.process.send_signal(signal.SIGINT)
@@ -77,7 +78,7 @@ async def test_the_open_shop_serves_its_dashboard_until_ctrl_c(tmp_path: Path) -
     async with run(*pgbus("demo", "--dashboard", "--port", "0"), dsn=None, environ={"TMPDIR": str(tmp_path)}) as demo:
         await demo.wait_for("/?token=")
         (address, *_) = re.findall(r"http://\S+", demo.output)
-        async with httpx2.AsyncClient(follow_redirects=True) as browser:
+        async with httpx2.AsyncClient(follow_redirects=True, timeout=PATIENCE) as browser:
 
             async def names_the_listeners() -> bool:
                 overview = await browser.get(address)
