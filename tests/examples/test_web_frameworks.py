@@ -34,7 +34,7 @@ async def test_each_confirmed_order_is_packed_once_though_the_worker_is_killed(
 ) -> None:
     await services.connection.execute((example / "tables.sql").read_text())
     async with (
-        services.process(sys.executable, *SERVERS[example.name], cwd=example) as web,
+        services.process(sys.executable, *SERVERS[example.name], cwd=example, PGBUS_RPC_TIMEOUT=str(PATIENCE)) as web,
         httpx.AsyncClient(base_url=await web.address(), timeout=PATIENCE) as client,
     ):
         assert (await client.get("/prices/pear")).status_code == 503

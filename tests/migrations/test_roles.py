@@ -20,7 +20,7 @@ from tests.migrations.conftest import PASSWORD, drop_roles, dsn_of_user
 from tests.support import DatabaseServer
 from tests.support.grafana import expanded
 from tests.support.waiting import PATIENCE
-from tests.support.workers import running
+from tests.support.workers import RPC_TIMEOUT, running
 
 VERBS = ("SELECT", "INSERT", "UPDATE", "DELETE")
 VIEWS = (
@@ -209,7 +209,7 @@ async def sleep_as_leader(bus: Bus) -> asyncio.Event:
 async def test_a_caller_calls_and_takes_back(bus: Bus) -> None:
     arrived, gone = asyncio.Event(), asyncio.Event()
     dsn = await create_user(bus.owner, f"{bus.namespace}_web", bus.dsn, options=f"IN ROLE {bus.namespace}_caller")
-    server, web = (pgbus.create(one, namespace=bus.namespace) for one in (bus.dsn, dsn))
+    server, web = (pgbus.create(one, namespace=bus.namespace, rpc_timeout=RPC_TIMEOUT) for one in (bus.dsn, dsn))
     async with server, web:
 
         @server.procedure("sums.add")
