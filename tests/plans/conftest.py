@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
@@ -57,6 +57,15 @@ INSERT INTO pgbus.deliveries (listener_id, lane, first, last, events)
 SELECT 4, n / 100 % 16, n, n + 99, 100 FROM generate_series({EVENTS - 9999}, {EVENTS}, 100) AS n;
 """
 
+# Of a transaction that is still open; some of the tables may be its own, and are gone with it.
+WRITTEN = "SELECT relid FROM pg_stat_xact_user_tables WHERE n_tup_ins + n_tup_upd + n_tup_del > 0"
+LEFT = "SELECT oid::regclass::text AS name FROM pg_class WHERE oid = ANY ($1::oid[])"
+RANGES = """
+SELECT i.indexrelid::regclass::text AS name
+FROM pg_index AS i JOIN pg_class AS c ON c.oid = i.indexrelid JOIN pg_am AS a ON a.oid = c.relam
+WHERE a.amname = 'brin' AND i.indrelid = ANY ($1::oid[])
+"""
+
 
 @pytest.fixture(scope="session")
 def full_database(server: DatabaseServer, upgraded_template: str) -> Iterator[str]:
@@ -105,14 +114,28 @@ def filled(server: DatabaseServer, template: str, fill: str, *tables: str) -> It
 
 @asynccontextmanager
 async def plans_in(dsn: str) -> AsyncIterator[Plans]:
-    """Plans of the named statements as the engine runs them; whatever they write is rolled back."""
+    """Plans of the named statements as the engine runs them; whatever they write is rolled back and swept away."""
     connection = await asyncpg.connect(dsn)
     await connection.execute(settings_sql(ENGINE_SETTINGS))
     transaction = connection.transaction()
     await transaction.start()
     yield Plans(connection)
+    written = [row["relid"] for row in await connection.fetch(WRITTEN)]
     await transaction.rollback()
+    await sweep(connection, written)
     await connection.close()
+
+
+async def sweep(connection: asyncpg.Connection, tables: Sequence[int]) -> None:
+    """Take away the rows that were rolled back. What the held snapshot could see stays, whoever vacuums.
+
+    The tests after this one, in whatever order xdist has them, would count the pages of these rows, and those of the
+    ranges of an index that were widened for them.
+    """
+    for row in await connection.fetch(LEFT, tables):
+        await connection.execute(f"VACUUM (INDEX_CLEANUP on) {row['name']}")
+    for row in await connection.fetch(RANGES, tables):
+        await connection.execute(f"REINDEX INDEX {row['name']}")
 
 
 # Of the log this is a partition that has just begun; the others have what waits, not what was.
