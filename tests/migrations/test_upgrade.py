@@ -29,7 +29,13 @@ PROCESSES = 8
 
 
 async def count_lock_waiters(connection: asyncpg.Connection) -> int:
-    count: int = await connection.fetchval("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted")
+    # Those of this database: `pg_locks` has the whole server's.
+    count: int = await connection.fetchval(
+        """
+        SELECT count(*) FROM pg_locks JOIN pg_database AS d ON d.oid = database
+        WHERE d.datname = current_database() AND locktype = 'advisory' AND NOT granted
+        """
+    )
     return count
 
 

@@ -32,6 +32,8 @@ INSERT INTO pgbus.outbox (topic, key, payload)
 SELECT 'a.b', $1, jsonb_build_object('tag', $2::text, 'n', $3::integer) FROM generate_series(1, $4::integer)
 """
 
+GONE = "SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $1)"
+
 
 @dataclass
 class Story:
@@ -123,7 +125,10 @@ class Story:
         look = asyncio.create_task(leading.look())
         killer = await asyncpg.connect(self.dsn)
         await asyncio.sleep(chance.random() * 0.003)
-        await killer.execute("SELECT pg_terminate_backend($1, 5000)", connection.get_server_pid())
+        pid = connection.get_server_pid()
+        await killer.execute("SELECT pg_terminate_backend($1)", pid)
+        # Nothing but its end keeps the next leader from looking while this one still writes.
+        await eventually(lambda: killer.fetchval(GONE, pid))
         await killer.close()
         with contextlib.suppress(*DATABASE_ERRORS):
             await look
