@@ -11,10 +11,6 @@ from pgbus import Cause, caused_by
 app = Celery("mail", broker=os.environ["CELERY_BROKER_URL"])
 app.conf.task_acks_late = True
 app.conf.task_ignore_result = True
-if folder := os.environ.get("CELERY_FOLDER"):  # for a broker that is a directory
-    app.conf.broker_transport_options = {
-        "data_folder_in": folder, "data_folder_out": folder, "control_folder": f"{folder}/control",
-    }  # fmt: skip
 
 
 @app.task(name="mail.send_receipt", autoretry_for=(psycopg.OperationalError,), retry_backoff=True)
