@@ -107,7 +107,7 @@ class Doors:
                        AND NOT EXISTS (SELECT FROM pgbus.listener_lag WHERE lag_events > 0)"""
             return bool(await self.connection.fetchval(query))
 
-        await eventually(nothing_owed, 30, message="a listener is stuck")
+        await eventually(nothing_owed, message="a listener is stuck")
 
     def close(self) -> None:
         self.loop.run_until_complete(self._close())
