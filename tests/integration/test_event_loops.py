@@ -69,7 +69,9 @@ def test_connections_of_a_loop_that_was_only_closed_end_when_the_next_one_comes(
     before = connections(watcher)
     for _ in range(20):
         run_and_close(request, bus)
-    assert connections(watcher) <= before + 4
+    # Eventually, here as below: the server ends a session some time after its client has left.
+    with asyncio.Runner() as runner:
+        runner.run(_until(lambda: connections(watcher) <= before + 4))
     with asyncio.Runner() as runner:
         runner.run(request(bus))
     with asyncio.Runner() as runner:
@@ -82,7 +84,7 @@ def test_a_bus_that_is_closed_is_used_again_on_the_same_loop(bus: pgbus.Bus, wat
     async def use_twice() -> None:
         for _ in range(2):
             await request(bus)
-            assert connections(watcher) == 2
+            await _until(lambda: connections(watcher) == 2)  # those of the first time end a little later
             await bus.close()
             await bus.close()
 

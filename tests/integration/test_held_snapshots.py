@@ -12,6 +12,7 @@ import pytest
 from pgbus.leader import maintenance
 from pgbus.listeners import claimer
 from tests.conftest import Connect
+from tests.support import eventually
 from tests.support.workers import Inbox, open_bus, running
 
 RARELY = 3600.0
@@ -25,6 +26,11 @@ SELECT 'orders.placed', n::text, to_jsonb(n) FROM generate_series($1::integer, $
 PAGES = """
 SELECT sum(heap_blks_hit + heap_blks_read + idx_blks_hit + idx_blks_read)::bigint
 FROM pg_statio_user_tables WHERE schemaname = 'pgbus' AND relname IN ('outbox', 'deliveries')
+"""
+# A session reports what it did when it ends, which is some time after its client has left.
+ENDED = """
+SELECT count(*) FILTER (WHERE application_name = 'pgbus') = 0
+FROM pg_stat_activity WHERE datname = current_database()
 """
 
 
@@ -47,7 +53,7 @@ async def stream(database: str, connection: asyncpg.Connection, *, rounds: int, 
                 await connection.execute(PUBLISH, number * events, (number + 1) * events - 1)
                 await plain.take(number * events)
                 await ordered.take(number * events)
-    # All sessions have ended, and reported what they did.
+    await eventually(lambda: connection.fetchval(ENDED))
     return int(await connection.fetchval(PAGES)) - before
 
 
