@@ -17,7 +17,7 @@ import pgbus
 from pgbus.telemetry import Settled, TaskEnded
 from pgbus.testing import deliver_now
 from tests.support.waiting import widening
-from tests.support.workers import QUICK_RETRY, Inbox, Watch, running
+from tests.support.workers import MANY_RETRIES, QUICK_RETRY, Inbox, Watch, running
 
 
 async def letters(connection: asyncpg.Connection) -> list[str]:
@@ -87,9 +87,7 @@ async def test_what_the_coroutine_raises_is_a_failed_attempt(bus: pgbus.Bus, con
     assert "from within" in (await letters(connection))[0]
 
 
-async def test_a_timeout_cancels_the_coroutine_and_its_thread_ends(
-    bus: pgbus.Bus, connection: asyncpg.Connection
-) -> None:
+async def test_a_timeout_cancels_the_coroutine_and_its_thread_ends(bus: pgbus.Bus) -> None:
     watch, inbox = Watch(bus), Inbox[str]()
 
     async def body(event: Any) -> None:
@@ -99,11 +97,12 @@ async def test_a_timeout_cancels_the_coroutine_and_its_thread_ends(
             inbox.put("cancelled")
             raise
 
-    bus.listener("a.b", name="mail", retry=1, timeout=0.1)(wrapped(body))
+    # On a busy machine the time of an attempt may be over before its body begins: then nothing of it is cancelled.
+    bus.listener("a.b", name="mail", retry=MANY_RETRIES, timeout=0.1)(wrapped(body))
     async with running(bus):
         await bus.publish({}, topic="a.b")
-        assert (await watch.first(Settled)).dead == 1
-        assert await inbox.take(1) == ["cancelled"]
+        assert (await watch.first(Settled)).done == 0
+        assert set(await inbox.take(1)) == {"cancelled"}
 
 
 def _generator(event: Any) -> Iterator[None]:
