@@ -12,6 +12,7 @@ import pytest
 
 import pgbus
 from pgbus.database.statements import deliveries
+from pgbus.listeners import claimer
 from pgbus.telemetry import ClaimsFreed, LeaderChanged, LeaderSlept, SessionLost, SessionOpened
 from tests.conftest import Connect
 from tests.support import eventually
@@ -24,7 +25,11 @@ async def publish(bus: pgbus.Bus, *numbers: int, topic: str = "orders.placed") -
     await bus.publish_many([{"n": number} for number in numbers], topic=topic)
 
 
-async def test_floors_rise_while_someone_holds_a_snapshot(database: str, connect: Connect) -> None:
+async def test_floors_rise_while_someone_holds_a_snapshot(
+    database: str, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A claim that comes after this time begins from the bottom, and its floor is 0 until it finds something.
+    monkeypatch.setattr(claimer, "BOTTOM_INTERVAL", 3600.0)
     connection, reader = await connect(database), await connect(database)
     async with open_bus(database) as bus:
         inbox: Inbox[int] = Inbox()
