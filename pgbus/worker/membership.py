@@ -44,6 +44,8 @@ class Membership:
         """The id of our row, 0 before there is one; it stays ours while the session is away."""
         self.has_others = True
         """Whether other workers live, as far as we know."""
+        # Other workers that said that they are here. One that does so while we count is not in the count.
+        self._arrivals = 0
 
     @property
     def session(self) -> Session | None:
@@ -89,10 +91,16 @@ class Membership:
         """Note that the worker's session has ended."""
         self._lost_at = now()
 
+    def note_arrival(self) -> None:
+        """Note that another worker is here."""
+        self._arrivals += 1
+        self.has_others = True
+
     async def touch(
         self, store: Store, *, listeners: Mapping[int, str], failures: Mapping[str, str], running: str
     ) -> None:
         """Say that we are here, with our listeners (names by ids), what has failed, and what runs now (as JSON)."""
+        arrivals = self._arrivals
         others = await statements.touch_worker(
             store,
             worker_id=self.worker_id,
@@ -101,7 +109,7 @@ class Membership:
             failures=failures,
             running=running,
         )
-        self.has_others = others > 0
+        self.has_others = others > 0 or self._arrivals > arrivals
         self._telemetry.emit(WorkersCounted(others))
         await schemas.touch_schemas(store, worker_id=self.worker_id, age=SEEN_INTERVAL)
 

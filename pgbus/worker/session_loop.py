@@ -202,7 +202,7 @@ class SessionLoop:
             case "leaderless":
                 self._leaderless.set()
             case "arrived":
-                self._membership.has_others = True
+                self._membership.note_arrival()
             case "subscribed":
                 self._parts.leader.catch_up()
             case "reload":

@@ -11,10 +11,13 @@ from pgbus.telemetry import (
     LeaderSlept,
     WorkersCounted,
 )
+from pgbus.worker import upkeep
 from tests.conftest import Connect
 from tests.support import eventually
 from tests.support.orders import INSERT, collect, publish
 from tests.support.workers import Watch, open_bus, running, until_idle
+
+COUNTING = "SELECT true FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query ~ 'seen_declarations' LIMIT 1"
 
 
 async def test_an_open_publisher_delays_nobody_and_its_event_arrives_after_commit(
@@ -85,3 +88,30 @@ async def test_a_worker_that_has_just_started_is_notified_by_a_leader_that_was_a
                     await publish(leading, number)
                     assert number in await inbox.take(number)
                     await until_idle(connection)
+
+
+async def test_a_worker_that_arrives_while_the_leader_counts_the_others_is_notified(
+    database: str, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connection, holder = await connect(database), await connect(database)
+    monkeypatch.setattr(upkeep, "TOUCH_INTERVAL", 0.0)
+    async with open_bus(database, poll_interval=0.05) as leading, open_bus(database) as bus:
+        watch, inbox = Watch(leading), collect(bus, name="mail")
+        async with running(bus):
+            pass  # its listener is known
+        async with running(leading) as leader:
+            await watch.until(lambda happenings: WorkersCounted(0) in happenings)
+            await eventually(lambda: leader.leads)
+            async with holder.transaction():
+                # The count waits for its own row, and its snapshot is of before the other worker.
+                await holder.execute("SELECT FROM pgbus.workers FOR UPDATE")
+                await eventually(lambda: connection.fetchval(COUNTING))
+                monkeypatch.setattr(upkeep, "TOUCH_INTERVAL", 3600.0)
+                async with running(bus):
+                    await eventually(lambda: leader._membership.has_others)
+                    counts = len(watch.of(WorkersCounted))
+                    await holder.execute("ROLLBACK; BEGIN")
+                    assert await watch.first(WorkersCounted, after=counts) == WorkersCounted(0)
+                    assert leader._membership.has_others, "else it notifies nobody until it counts again"
+                    await publish(leading, 1)
+                    assert await inbox.take(1) == [1]
