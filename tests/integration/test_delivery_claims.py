@@ -15,6 +15,8 @@ from tests.support import eventually
 from tests.support.orders import collect, publish
 from tests.support.workers import Inbox, Watch, open_bus, running, until_idle
 
+TRIES = 20
+
 
 async def test_claims_start_small_and_grow_with_quick_handlers(database: str) -> None:
     async with open_bus(database) as bus:
@@ -61,8 +63,11 @@ async def test_a_lone_event_goes_to_an_idle_listener_without_a_claim_of_its_own(
     async with open_bus(database) as bus:
         mail, ledger = collect(bus, name="mail"), collect(bus, name="ledger")
         watch = Watch(bus)
-        async with running(bus):
+        async with running(bus) as worker:
             await watch.first(LeaderSlept)
+            parts = worker._parts
+            assert parts
+            await eventually(lambda: not parts.runners.is_busy)  # with the look that every worker begins with
             # To claim is to update: from now on nobody can.
             await connection.execute(
                 "CREATE FUNCTION pgbus.no() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'; "
@@ -79,20 +84,26 @@ async def test_an_event_handed_to_a_draining_worker_is_released_without_a_crash(
     connection, guard = await connect(database), await connect(database)
     async with open_bus(database) as bus:
         mail = collect(bus, name="mail")
-        watch = Watch(bus)
-        async with running(bus) as worker:
-            await watch.first(LeaderSlept)
-            async with guard.transaction():
-                await guard.execute("LOCK TABLE pgbus.deliveries IN SHARE MODE")
-                await publish(bus, 1)
-                await eventually(lambda: connection.fetch("SELECT FROM pg_locks WHERE NOT granted"))
-                worker.request_stop()
-                await watch.first(ListenerDraining)
-        assert mail.items == []
-        [owed] = await connection.fetch("SELECT claim_token, available_at <= now(), crashes FROM pgbus.deliveries")
-        assert tuple(owed) == (None, True, 0)
-        async with running(bus):
-            assert await mail.take(1) == [1]
+        for number in range(TRIES):
+            watch = Watch(bus)
+            async with running(bus) as worker:
+                await watch.first(LeaderSlept)
+                async with guard.transaction():
+                    await guard.execute("LOCK TABLE pgbus.deliveries IN SHARE MODE")
+                    await publish(bus, number)
+                    await eventually(lambda: connection.fetch("SELECT FROM pg_locks WHERE NOT granted"))
+                    worker.request_stop()
+                    await watch.first(ListenerDraining)
+            assert mail.items == list(range(number))
+            owed = await connection.fetch("SELECT claim_token, available_at <= now(), crashes FROM pgbus.deliveries")
+            assert [tuple(row) for row in owed] in ([], [(None, True, 0)])
+            async with running(bus):
+                assert await mail.take(number + 1) == list(range(number + 1))
+                await until_idle(connection)
+            # The leader gives up a write that waits for longer than 0.1 s: then the event stays in the outbox.
+            if owed:
+                break
+        assert owed
 
 
 async def test_idle_workers_share_the_first_events_of_a_listener(database: str) -> None:
