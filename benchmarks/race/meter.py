@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -10,6 +12,13 @@ from pathlib import Path
 
 import asyncpg
 
+# Seconds.
+PATIENCE = 10.0
+POLL = 0.05
+SESSIONS = """
+SELECT count(*) FROM pg_stat_activity
+WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'
+"""
 TICK = 1 / os.sysconf("SC_CLK_TCK")
 
 
@@ -42,6 +51,12 @@ class Meter:
 
     async def dead_versions(self) -> int:
         """Row versions that updates and deletes of this database have left, whether or not vacuum has been there."""
+        # A session reports what it did when it ends, which is some time after its client has left.
+        deadline = time.monotonic() + PATIENCE
+        while await self._connection.fetchval(SESSIONS):
+            if time.monotonic() > deadline:
+                break
+            await asyncio.sleep(POLL)
         await self._connection.execute("SELECT pg_stat_clear_snapshot()")
         return int(
             await self._connection.fetchval(
