@@ -15,6 +15,7 @@ from pgbus.testing import BusUnderTest
 from pgbus.testing.crashes import CrashPoints, CrashReport
 from tests.examples.documents import outline, shown
 from tests.support import ROOT
+from tests.support.waiting import PATIENCE
 
 TABLES = """
 CREATE TABLE counted (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, order_id int, at timestamptz DEFAULT now());
@@ -44,7 +45,8 @@ def kill(pgbus_crash_points: CrashPoints) -> Callable[..., CrashReport]:
     """Runs the crash test of listener `h` with an order."""
 
     def run(**options: object) -> CrashReport:
-        return pgbus_crash_points.run("h", OrderPlaced(7), prepare=make_tables, **options)  # type: ignore[arg-type]
+        limit = {"timeout": 2 * PATIENCE}  # four processes at once, and each waits for the death of another one
+        return pgbus_crash_points.run("h", OrderPlaced(7), prepare=make_tables, **limit, **options)  # type: ignore[arg-type]
 
     return run
 
@@ -276,8 +278,10 @@ def test_a_handler_that_cannot_be_run_twice_makes_a_dead_letter(
 
 
 def test_work_that_a_handler_leaves_to_a_task_is_lost(
-    pgbus_bus: BusUnderTest, kill: Callable[..., CrashReport]
+    pgbus_bus: BusUnderTest, kill: Callable[..., CrashReport], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # Undisturbed, on a busy machine too, it is done.
+    monkeypatch.setattr("pgbus.testing.crashes.process.LEFT_TASKS_TIME", PATIENCE)
     tasks: list[asyncio.Task[None]] = []
 
     @pgbus_bus.listener(name="h")
