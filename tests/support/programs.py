@@ -12,6 +12,8 @@ from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
+import asyncpg
+
 from tests.support.waiting import PATIENCE, eventually
 
 PROGRAM = str(Path(sys.executable).with_name("pgbus"))
@@ -53,6 +55,21 @@ async def program_of(*command: str, cwd: Path, environ: dict[str, str] | None = 
 def program(*arguments: str, cwd: Path, environ: dict[str, str] | None = None) -> AbstractAsyncContextManager[Process]:
     """`pgbus` as such a child."""
     return program_of(PROGRAM, *arguments, cwd=cwd, environ=environ)
+
+
+async def at_work(connection: asyncpg.Connection) -> None:
+    """Wait until the listeners of a worker are registered and claim.
+
+    That it says "leading" does not mean that: where its listeners take a second to register, it leads before, and
+    what is published meanwhile is not theirs.
+    """
+
+    async def works() -> bool:
+        # A worker says that it was seen as soon as its listeners claim.
+        query = "SELECT EXISTS (SELECT FROM pgbus.workers WHERE last_seen_at > started_at)"
+        return bool(await connection.fetchval(query))
+
+    await eventually(works)
 
 
 class Talking:

@@ -16,7 +16,7 @@ from pgbus.config import Config, LogFormat
 from tests.conftest import Connect
 from tests.integration.conftest import Invoke
 from tests.support import eventually
-from tests.support.programs import Talking, run_program, talking
+from tests.support.programs import Talking, at_work, run_program, talking
 from tests.support.rows import Rows
 
 NOWHERE = "postgresql://adam:s3cret@127.0.0.1:1/nothing"
@@ -98,6 +98,7 @@ async def test_run_handles_what_is_published_and_ends_with_sigterm(
 ) -> None:
     async with run() as worker:
         await worker.says("leading")
+        await at_work(rows.connection)
         done = run_program("publish", "orders.placed", '{"n": 7}', cwd=tmp_path, environ={"PGBUS_DSN": database})
         assert done.returncode == 0
         await worker.says("mailer 7")
@@ -113,6 +114,7 @@ async def test_run_works_and_ends_in_the_loop_that_is_asked_for(run: Run, rows: 
     source = SHOP.replace('say(f"mailer', 'say(f"{type(asyncio.get_running_loop()).__module__} mailer')
     async with run("--loop", loop, source=source) as worker:
         await worker.says("leading")
+        await at_work(rows.connection)
         await publish(rows, "orders.placed")
         await worker.says(rf"^{loop}\S* mailer 1")
         await worker.says("stock 1")
@@ -220,6 +222,7 @@ async def test_operators_pause_and_resume_a_running_listener(run: Run, rows: Row
 
     async with run() as worker:
         await worker.says("leading")
+        await at_work(rows.connection)
         await pgbus("listeners", "pause", "stock")
         await publish(rows, "orders.placed")
         await worker.says("mailer 1")
@@ -238,6 +241,7 @@ async def test_operators_retry_a_dead_letter_of_a_running_listener(
 ) -> None:
     async with run() as worker:
         await worker.says("leading")
+        await at_work(rows.connection)
         await publish(rows, "fragile.thing")
         await worker.says("fragile gave up on event")
         await eventually(lambda: rows.connection.fetchval("SELECT count(*) FROM pgbus.dead"), 60)
@@ -268,6 +272,7 @@ async def test_a_signal_lets_running_handlers_finish(
 ) -> None:
     async with run() as worker:
         await worker.says("leading")
+        await at_work(rows.connection)
         await publish(rows, "slow.async")
         await worker.says("slow begins")
         worker.child.send_signal(number)
@@ -283,6 +288,7 @@ async def test_a_signal_lets_running_handlers_finish(
 async def test_a_second_signal_ends_at_once_and_the_event_is_still_owed(run: Run, rows: Rows, handler: str) -> None:
     async with run() as worker:
         await worker.says("leading")
+        await at_work(rows.connection)
         await publish(rows, handler)
         await worker.says("begins")
         worker.child.terminate()
@@ -327,6 +333,7 @@ async def test_reload_starts_the_worker_again_with_the_new_code(run: Run, rows: 
         (tmp_path / "bus.py").write_text(SHOP.replace('f"mailer', 'f"new mailer'))
         await worker.says(r"restarting for bus\.py")
         await worker.says("leading", times=2)
+        await at_work(rows.connection)
         await publish(rows, "orders.paid", 5)
         await worker.says("new mailer 5")
         (tmp_path / "bus.py").write_text("def broken(:")

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.conftest import Invoke
-from tests.support.programs import PROGRAM, program, program_environ, run_program, talking
+from tests.support.programs import PROGRAM, at_work, program, program_environ, run_program, talking
 from tests.support.rows import Rows
 from tests.support.terminal import terminal
 from tests.support.waiting import eventually
@@ -137,6 +137,7 @@ async def test_a_worker_whose_terminal_is_gone_lets_its_handlers_finish(
     (tmp_path / "bus.py").write_text(SLOW)
     async with terminal(PROGRAM, "run", *arguments, cwd=tmp_path, environ={"PGBUS_DSN": database}) as worker:
         await worker.shows("leading")
+        await at_work(rows.connection)
         await rows.connection.execute("INSERT INTO pgbus.outbox (topic, payload) VALUES ('slow', '{}')")
         await eventually((tmp_path / "begun").exists, 60)
         worker.hang_up()
@@ -151,6 +152,7 @@ async def test_a_hangup_does_not_hurry_a_stop_that_has_begun(tmp_path: Path, dat
     (tmp_path / "bus.py").write_text(SLOW)
     async with talking("run", cwd=tmp_path, environ={"PGBUS_DSN": database}) as worker:
         await worker.says("leading")
+        await at_work(rows.connection)
         await rows.connection.execute("INSERT INTO pgbus.outbox (topic, payload) VALUES ('slow', '{}')")
         await eventually((tmp_path / "begun").exists, 60)
         worker.child.terminate()
@@ -171,6 +173,7 @@ async def test_a_worker_under_nohup_outlives_its_terminal(tmp_path: Path, databa
     while b"leading" not in await child.stderr.readline():
         pass
     child.send_signal(signal.SIGHUP)
+    await at_work(rows.connection)
     await rows.connection.execute("INSERT INTO pgbus.outbox (topic, payload) VALUES ('slow', '{}')")
     await eventually((tmp_path / "ended").exists, 60)
     child.terminate()
