@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import shlex
-import signal
 from pathlib import Path
 
 import rich_click as click
 
 from pgbus.cli.global_options import database_options, load_config
 from pgbus.cli.options import Count
-from pgbus.cli.signals import ignore_hangups, interrupt_by_signals
+from pgbus.cli.signals import ignore_hangups, interrupt_by_signals, wait_for_interrupt
 from pgbus.cli.streams import say
 from pgbus.database import migrate
 from pgbus.embedded import EmbeddedPostgres
@@ -39,8 +38,7 @@ def dev(*, datadir: Path | None, port: int | None, wants_schema: bool) -> None:
             # Alone on stdout, so that a script can read it, and only there: with --port it holds a password.
             click.echo(f"export PGBUS_DSN={shlex.quote(dsn)}")
             say("PostgreSQL runs; run the line above in the other shells. Ctrl-C stops it.")
-            while True:
-                signal.pause()
+            wait_for_interrupt()
         except KeyboardInterrupt:
             ignore_hangups()
             say("stopping")

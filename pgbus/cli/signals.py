@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import socket
 from collections.abc import Callable
+from typing import NoReturn
 
 
 def heed_signals(stop: Callable[[], None]) -> None:
@@ -41,6 +43,21 @@ def interrupt_by_signals() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     if not _ignores_hangup():
         signal.signal(signal.SIGHUP, signal.default_int_handler)
+
+
+def wait_for_interrupt() -> NoReturn:
+    """Wait until one of these signals raises KeyboardInterrupt."""
+    # Not `signal.pause`: a signal that comes right before it, when Python has looked for signals, ends no pause.
+    hearing, told = socket.socketpair()
+    told.setblocking(False)
+    signal.set_wakeup_fd(told.fileno())
+    try:
+        while True:
+            hearing.recv(1)
+    finally:
+        signal.set_wakeup_fd(-1)
+        hearing.close()
+        told.close()
 
 
 def ignore_hangups() -> None:
