@@ -20,7 +20,7 @@ sys.exit(supervise(json.loads(sys.argv[1]), processes=int(sys.argv[2])))
 
 # A copy leaves a file named for its pid, then does what `DUTY` says; it counts the SIGTERMs that it gets.
 COPY = """
-import os, pathlib, signal, sys
+import os, pathlib, signal, sys, time
 place = pathlib.Path(sys.argv[1])
 signals = []
 def heard(*_):
@@ -30,8 +30,9 @@ signal.signal(signal.SIGTERM, heard)
 (place / f"{os.getpid()}.started").write_text(os.environ["PGBUS_SUPERVISED"])
 DUTY
 """
-WAIT_FOR_ONE_SIGTERM = "while not signals: signal.pause()"
-WAIT_FOR_TWO_SIGTERMS = "while len(signals) < 2: signal.pause()"
+# No `signal.pause`: a signal that comes right before it is waited for in vain.
+WAIT_FOR_ONE_SIGTERM = "while not signals: time.sleep(0.01)"
+WAIT_FOR_TWO_SIGTERMS = "while len(signals) < 2: time.sleep(0.01)"
 FAIL_ONCE = "sys.exit(0 if len(list(place.glob('*.started'))) > 1 else 70)"
 FAIL_THEN_UNREACHABLE = "sys.exit([70, 4, 0][len(list(place.glob('*.started'))) - 1])"
 END_WITH_STDIN = "sys.stdin.read(); (place / 'ended').touch()"
