@@ -197,7 +197,8 @@ async def test_a_call_without_an_answer_is_503_504_or_502(bus: pgbus.Bus, databa
 
         @other.procedure("prices.get")
         async def get(item: str) -> int:
-            return len(item) if item != "pear" else await blocked
+            # Shielded: the call that takes too long is cancelled at its deadline, and would cancel the future with it.
+            return len(item) if item != "pear" else await asyncio.shield(blocked)
 
         async with running(other):
             answer = await http.get("/api/shop/price?timeout=0.05")
