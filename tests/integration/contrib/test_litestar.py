@@ -24,6 +24,7 @@ from pgbus.contrib.litestar import PgBusPlugin
 from pgbus.contrib.litestar import listener as durable
 from pgbus.errors import ConfigurationError, DuplicateListenerName, InvalidEventError
 from tests.support import eventually
+from tests.support.waiting import PATIENCE
 from tests.support.workers import QUICK_RETRY, Inbox
 
 
@@ -37,7 +38,8 @@ class User:
 async def application(
     bus: pgbus.Bus, *handlers: Any, listeners: Sequence[EventListener], **options: Any
 ) -> AsyncIterator[AsyncTestClient[Litestar]]:
-    app = Litestar(list(handlers), listeners=list(listeners), plugins=[PgBusPlugin(bus, **options)])
+    plugin = PgBusPlugin(bus, **{"drain_timeout": PATIENCE, **options})
+    app = Litestar(list(handlers), listeners=list(listeners), plugins=[plugin])
     async with AsyncTestClient(app) as client:
         yield client
 
