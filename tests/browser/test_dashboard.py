@@ -57,9 +57,12 @@ def test_why_an_order_did_not_ship_is_found_in_three_clicks(browser: Browser, si
         page.get_by_role("link", name="Events", exact=True).click()
         page.get_by_label("Payload").fill("order_id = 7")
         page.get_by_role("button", name="Search").click()
+        page.wait_for_url("**where=*")  # a click does not wait for the page that it leads to, nor does a count
         assert page.locator("tbody tr").count() == 2
         page.get_by_role("link", name="bank.charged").click()
         attempts = page.get_by_role("region", name="Attempts")
+        attempts.wait_for()
+        page.wait_for_load_state()
         assert attempts.get_by_text("no carrier takes 9 pieces").count() == 3
         assert page.locator(".tree").get_by_text("ship: dead").is_visible()
         assert page.locator(".sequence").get_by_text("bank.charged \u2192 ship (3 attempts)").is_visible()
@@ -138,7 +141,7 @@ def test_the_keyboard_reaches_the_content_first_and_every_page(browser: Browser,
         assert page.evaluate("document.activeElement.className") == "skip"
         assert page.locator(".skip").is_visible()
         page.keyboard.press("Enter")
-        assert page.url.endswith("#content")
+        page.wait_for_url("**#content")
         page.get_by_role("link", name="Doctor", exact=True).first.focus()
         page.keyboard.press("Enter")
         page.get_by_role("heading", name="Doctor").wait_for()

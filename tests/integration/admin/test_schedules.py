@@ -70,7 +70,8 @@ async def test_a_paused_schedule_does_not_run_and_makes_up_for_nothing(
         await admin.schedules.resume("task")
 
         async def planned() -> bool:
-            return await connection.fetchval("SELECT next_run_at > now() FROM pgbus.timetable LIMIT 1") is True
+            query = "SELECT next_run_at > now() FROM pgbus.timetable WHERE schedule_name = 'task'"
+            return await connection.fetchval(query) is True
 
         await eventually(planned)
         await admin.schedules.resume("task")  # it is not paused, and keeps its time

@@ -277,12 +277,12 @@ async def test_top_prints_rates_and_running_calls_once_in_a_pipe(invoke: Invoke,
     await rows.worker("worker-1", "mailer")
     running = [{"kind": "procedure", "name": "shop.buy", "age": 7.0, "id": ID}]
     await rows.connection.execute("UPDATE pgbus.workers SET running = $1", json.dumps(running))
-    [found] = json_lines(await invoke("top", "--json", "--window", "10"))
+    [found] = json_lines(await invoke("top", "--json", "--window", "100"))
     [one] = found["listeners"]
-    assert (one["rate"], one["failure_rate"], one["p95"]) == (0.2, 0.1, 0.25)
+    assert (one["rate"], one["failure_rate"], one["p95"]) == (0.02, 0.01, 0.25)
     assert [(one["kind"], one["name"], one["id"]) for one in found["running"]] == [("procedure", "shop.buy", ID)]
-    text = words((await invoke("top", "--once", "--window", "10")).stdout)
-    assert "mailer active 0.2 0.1 250 ms" in text
+    text = words((await invoke("top", "--once", "--window", "100")).stdout)
+    assert "mailer active 0.02 0.01 250 ms" in text
     assert "procedure shop.buy" in text
 
 
@@ -292,7 +292,7 @@ async def test_top_is_a_screen_that_keys_change(tmp_path: Path, database: str, l
         await screen.shows(r"^mailer +0 +0.05 +250 ms")
         screen.type("\x1b[B\r")
         await screen.shows(r"^workers none: its events wait")
-        assert "KeyError: '*'" in screen.text
+        await screen.shows(r"KeyError: '\*'")  # further down, and it comes in pieces
         screen.type("\x1b")
         await screen.shows("s sort: name")
         screen.type("sw")

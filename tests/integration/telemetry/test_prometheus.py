@@ -19,7 +19,7 @@ from pgbus.contrib.prometheus import MonitoringApp
 from pgbus.contrib.prometheus.serving import serving
 from pgbus.contrib.starlette import App
 from pgbus.errors import ConfigurationError
-from pgbus.telemetry import LeaderChanged, SessionLost, Settled
+from pgbus.telemetry import LeaderChanged, Sequenced, SessionLost, Settled
 from tests.support.programs import Talking, talking
 from tests.support.waiting import PATIENCE, eventually
 from tests.support.workers import Watch, open_bus, running
@@ -59,6 +59,7 @@ async def test_the_metrics_of_a_process_count_what_it_did(database: str) -> None
             await bus.publish(4, topic="a.c")
             assert await bus.call("math.double", {"n": 1}) == 2
             await watch.until(lambda _: sum(one.done + one.dead for one in watch.of(Settled)) == 5)
+            await watch.until(lambda _: sum(one.events for one in watch.of(Sequenced)) == 5)
             found = await samples_of(client)
     assert found["pgbus_published_events_total", (("topic", "a.b"),)] == 4
     assert found["pgbus_published_events_total", (("topic", "a.c"),)] == 1
