@@ -8,12 +8,21 @@ import asyncpg
 import pytest
 
 from pgbus import migrate
+from pgbus.doctor import examination, notifications
 from pgbus.embedded import EmbeddedPostgres, find_binaries
 from pgbus.errors import EmbeddedPostgresError
 from pgbus.testing.databases import DatabaseServer, upgraded
 from tests.integration.doctor.ward import Ward
+from tests.support.waiting import PATIENCE
 
 SETTINGS: dict[str, str | int] = {"max_prepared_transactions": 5, "max_connections": 40, "wal_level": "logical"}
+
+
+@pytest.fixture(autouse=True)
+def the_machine_may_be_busy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wait for each answer: what takes a second on a busy machine is no fault, and is not to be skipped."""
+    monkeypatch.setattr(examination, "PATIENCE", PATIENCE)
+    monkeypatch.setattr(notifications, "LIMIT", PATIENCE)
 
 
 @pytest.fixture(scope="module")

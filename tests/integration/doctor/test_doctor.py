@@ -15,7 +15,7 @@ import pgbus
 from pgbus import migrate
 from pgbus.config import Config
 from pgbus.database.statements import inspection
-from pgbus.doctor import CHECKS, examine, horizon, notifications, tables
+from pgbus.doctor import CHECKS, examination, examine, horizon, notifications, tables
 from pgbus.embedded import EmbeddedPostgres
 from pgbus.testing.databases import DatabaseServer
 from tests.conftest import Connect
@@ -348,8 +348,9 @@ async def test_a_schema_that_lacks_what_is_read_is_not_called_silent(ward: Ward)
 
 
 async def test_a_check_that_the_server_does_not_answer_in_time_is_skipped_and_hides_no_other(
-    ward: Ward, connect: Connect
+    ward: Ward, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(examination, "PATIENCE", 1.5)
     other = await connect(ward.dsn)
     await other.execute("BEGIN; LOCK TABLE pgbus.schedules IN ACCESS EXCLUSIVE MODE")
     found = {one.check: one for one in (await examine(Config(dsn=ward.dsn))).findings}
