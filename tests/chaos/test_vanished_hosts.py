@@ -21,6 +21,7 @@ import pytest
 
 import pgbus.migrate
 from pgbus.embedded import EmbeddedPostgres
+from tests.support.programs import at_work
 from tests.support.waiting import PATIENCE, eventually
 
 ROOT = Path(__file__).parents[2]
@@ -143,6 +144,7 @@ async def test_another_worker_leads_and_has_the_events_of_one_whose_host_disappe
             network, *command, **environ, HOST="there", PGBUS_DSN=server.dsn().replace("127.0.0.1", OURS)
         )
         await read_until(theirs, "leading")
+        await at_work(watcher)
         await watcher.execute("INSERT INTO pgbus.outbox (topic, payload) VALUES ('orders.placed', '{\"id\": 1}')")
         await read_until(theirs, "took 1")
         ours = await asyncio.create_subprocess_exec(
