@@ -228,7 +228,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=None, help="What decides which worker is killed, and when")
-    parser.add_argument("--workers", type=int, default=5, help="A multiple of five, the number of services")
+    parser.add_argument("--workers", type=int, default=10, help="A multiple of five, the number of services")
     parser.add_argument("--rate", type=float, default=10.0, help="Requests per second, at most")
     given = parser.parse_args()
     seed = random.randrange(1_000_000) if given.seed is None else given.seed
