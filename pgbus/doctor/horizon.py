@@ -108,7 +108,7 @@ GROUP = Group(
     (
         Check(
             "open-transactions",
-            "An open transaction keeps dead rows, which others step over",
+            "An open transaction keeps dead rows, which make every scan slower",
             _judge_sessions,
         ),
         Check("prepared-transactions", "A forgotten prepared transaction keeps dead rows and locks", _judge_prepared),

@@ -71,9 +71,9 @@ GROUP = Group(
     "notifications",
     read,
     (
-        Check("pooler", "A pooler in transaction mode loses LISTEN and the locks by which workers live", _judge_pooler),
+        Check("pooler", "A pooler in transaction mode loses LISTEN and the locks of live workers", _judge_pooler),
         Check("wakeup", "A notification that does not arrive makes events wait for the next poll", _judge_wakeup),
         Check("notification-queue", "A full queue of notifications makes commits fail", _judge_queue),
-        Check("notification-lock", "Commits with a NOTIFY share one lock of the whole server", _judge_lock),
+        Check("notification-lock", "Commits with a NOTIFY wait for one lock of the whole server", _judge_lock),
     ),
 )

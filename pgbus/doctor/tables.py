@@ -89,6 +89,6 @@ GROUP = Group(
         Check("autovacuum", "Without autovacuum dead rows are never removed", _judge_autovacuum),
         Check("dead-rows", "Dead rows that stay make every look and every claim slower", _judge_dead_rows),
         Check("storage-options", "Hot tables need vacuum early, whatever their size", _judge_options),
-        Check("freezing", "A server whose old rows are not frozen stops writing at last", _judge_age),
+        Check("freezing", "A server whose old rows are not frozen refuses all writes in the end", _judge_age),
     ),
 )
