@@ -42,6 +42,16 @@ def test_parts_of_programs_compile_and_import_what_is_there(page: Path) -> None:
             assert [one.name for one in node.names if not re.search(rf"\b{one.name}\b", source)] == []
 
 
+@pages
+def test_tables_are_tables(page: Path) -> None:
+    """Each has a line below its headings, and as many cells in every row: one that was wrapped has neither."""
+    prose = re.sub(r"^( *)```.*?^\1```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    for table in re.findall(r"^\|.*(?:\n\|.*)*", prose, flags=re.MULTILINE):
+        widths = [len(re.findall(r"(?<!\\)\|", re.sub(r"`[^`]*`", "", row))) for row in table.splitlines()]
+        assert re.fullmatch(r"[-:| ]+", (*table.splitlines(), "")[1]), table
+        assert len(set(widths)) == 1, table
+
+
 def test_the_migration_of_the_page_makes_the_newest_schema() -> None:
     [program, _] = indented_programs(ROOT / "docs" / "how-to" / "sqlalchemy.md")
     assert f'upgrade_pgbus(op, "{migrate.revisions()[-1]}")' in program
