@@ -193,7 +193,7 @@ class Server:
         await self._wait_until_idle(grace)
         self.abandon()
         await self._wait_until_idle(LINK_PAUSE_LIMIT)
-        await end_tasks(self._task)
+        await self.break_off()  # if that was not done meanwhile, after a failure
         for desk in self._desks.values():
             if desk.threads:
                 desk.threads.shutdown(wait=False, cancel_futures=True)

@@ -10,8 +10,9 @@ import pytest
 
 import pgbus
 from pgbus.rpc.answerer import Answerer
+from pgbus.telemetry import PartFailed
 from tests.conftest import Connect
-from tests.support.workers import running
+from tests.support.workers import Watch, open_bus, running
 
 
 async def test_arguments_that_the_database_refuses_fail_their_call_alone(
@@ -62,13 +63,13 @@ async def test_a_link_lost_between_answers_written_one_by_one_fails_no_call(
     write = Answerer._write
     sizes: list[int] = []
 
-    async def write_or_fail(answerer: Answerer, batch: list[Any], **options: Any) -> None:
+    async def write_or_fail(answerer: Answerer, batch: list[Any], **options: Any) -> Any:
         sizes.append(len(batch))
         if len(batch) > 1 and len(sizes) < 3:
             raise asyncpg.DataError("one of them is refused")
         if sizes[-3:-1] == [3, 1] and len(batch) == 1:
             raise ConnectionResetError
-        await write(answerer, batch, **options)
+        return await write(answerer, batch, **options)
 
     entered = asyncio.Event()
     leave = asyncio.Event()
@@ -90,3 +91,30 @@ async def test_a_link_lost_between_answers_written_one_by_one_fails_no_call(
         leave.set()  # all three end in one turn of the loop
         assert await calls == [0, 2, 4]
     assert sizes == [3, 1, 1, 2]
+
+
+async def test_a_worker_whose_answers_fail_while_it_stops_comes_to_its_end(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(*_: object, **__: object) -> None:
+        raise AssertionError("a fault of code")
+
+    entered, leave = asyncio.Event(), asyncio.Event()
+    async with open_bus(database, grace=1) as bus:
+        watch = Watch(bus)
+
+        @bus.procedure("math.double")
+        async def double(n: int) -> int:
+            entered.set()
+            await leave.wait()
+            return 2 * n
+
+        async with running(bus) as worker:
+            call = asyncio.create_task(bus.call("math.double", {"n": 1}))
+            await entered.wait()
+            monkeypatch.setattr(Answerer, "_write", fail)
+            worker.request_stop()
+            leave.set()
+            assert (await watch.first(PartFailed)).part == "calls"
+        with pytest.raises(pgbus.WorkerLost):
+            await call
