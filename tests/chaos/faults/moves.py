@@ -68,6 +68,10 @@ async def dump_and_restore(world: World) -> AsyncIterator[None]:
     await keeper.execute(f"DROP DATABASE {DATABASE} WITH (FORCE)")
     await keeper.execute(f"ALTER DATABASE restored RENAME TO {DATABASE}")
     await keeper.close()
+    # As the operator who moves it does, before the workers find a copy, and pause.
+    operator = await asyncpg.connect(world.server.dsn(DATABASE))
+    await operator.execute("CALL pgbus.operate('adopt', reason => 'moved')")
+    await operator.close()
     await world.address.accept()
 
 
