@@ -36,7 +36,7 @@ def keep_open(*, port: int) -> int:
 
 async def _keep_open(config: Config, port: int, log: int) -> int:
     programs = [await start_program("run", service, config=config, log=log) for service in SERVICES]
-    programs.append(await start_program("dashboard", "--port", str(port), config=config))
+    programs.append(await start_program("dashboard", "--port", str(port), "--role", "operator", config=config))
     try:
         async with asyncpg.create_pool(config.dsn, min_size=1, max_size=TILLS) as pool:
             async with pool.acquire() as connection:
