@@ -22,6 +22,8 @@ REFUSE = """
 CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'not today'; END $$;
 CREATE TRIGGER refuse BEFORE INSERT ON pgbus.{table} FOR EACH ROW EXECUTE FUNCTION refuse();
 """
+# Not by dropping the trigger, which locks a table and its partitions one by one: a deadlock with what settles meanwhile.
+TAKE = "CREATE OR REPLACE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NEW; END $$"
 
 
 @pytest.fixture(params=["LATIN1", "SQL_ASCII"])
@@ -137,7 +139,7 @@ async def test_an_outcome_that_the_database_refuses_stays_in_flight_until_it_is_
                 await watch.until(lambda _, n=number: sum(seen.done for seen in watch.of(Settled)) >= n - 1)  # type: ignore[misc]
             assert runs == list(range(1, 12))
             assert await connection.fetchval("SELECT in_flight FROM pgbus.listener_lag") == 1
-            await connection.execute(f"DROP TRIGGER refuse ON pgbus.{table}")
+            await connection.execute(TAKE)
             await until_idle(connection)
     assert runs == [*range(1, 12), 1]
 
@@ -159,7 +161,7 @@ async def test_a_listener_stops_to_claim_when_its_outcomes_are_refused(
             await bus.publish_many([{"n": number} for number in range(12)], topic="orders.placed")
             await inbox.take(3)
             await eventually(lambda: connection.fetchval("SELECT in_flight >= 3 FROM pgbus.listener_lag"))
-            await connection.execute("DROP TRIGGER refuse ON pgbus.history")
+            await connection.execute(TAKE)
             await until_idle(connection)
     assert sorted(inbox.items) == list(range(12))
 
@@ -178,7 +180,7 @@ async def test_a_runs_outcome_that_the_database_refuses_is_kept_until_it_is_take
         await connection.execute(REFUSE.format(table="schedule_runs").replace("INSERT", "UPDATE"))
         async with running(bus):
             await eventually(lambda: runs)
-            await connection.execute("DROP TRIGGER refuse ON pgbus.schedule_runs")
+            await connection.execute(TAKE)
             await eventually(lambda: connection.fetchval("SELECT outcome FROM pgbus.schedule_runs"))
     assert runs == [1]
     assert await connection.fetchval("SELECT array_agg(outcome) FROM pgbus.schedule_runs") == ["done"]
