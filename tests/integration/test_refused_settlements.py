@@ -22,7 +22,7 @@ REFUSE = """
 CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'not today'; END $$;
 CREATE TRIGGER refuse BEFORE INSERT ON pgbus.{table} FOR EACH ROW EXECUTE FUNCTION refuse();
 """
-# Not by dropping the trigger, which locks a table and its partitions one by one: a deadlock with what settles meanwhile.
+# Not by dropping the trigger: that locks a table and its partitions one by one, a deadlock with what settles meanwhile.
 TAKE = "CREATE OR REPLACE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NEW; END $$"
 
 
