@@ -223,10 +223,12 @@ class Sender:
         if self._double:
             return self._double.insert(_rows(parts))
         ids: list[UUID] = []
-        for part in parts:
-            statement, values = self._bound(part)
-            ids += part.ids(executor.fetch(statement, values))
-        self._on_sent()
+        try:
+            for part in parts:
+                statement, values = self._bound(part)
+                ids += part.ids(executor.fetch(statement, values))
+        finally:
+            self._on_sent()
         return ids
 
     def _bound(self, part: Part) -> Bound:

@@ -33,11 +33,10 @@ class Rest:
 
     async def begin(self, parts: Parts) -> None:
         """Return when the worker is to close its sessions."""
-        if self._idle_close is None or (reason := parts.why_always_open):
-            if self._idle_close is not None:
-                logger.warning("idle_close has no effect on this worker: %s", reason)
-            await asyncio.Event().wait()
-            return
+        if self._idle_close is None:
+            await asyncio.Event().wait()  # never
+        if reason := parts.why_always_open:
+            logger.warning("idle_close has no effect on this worker: %s", reason)
         while not self.is_on:
             await self._slumber.asleep.wait()
             await wait_for_first(self._slumber.awake, limit=self._idle_close)
@@ -58,7 +57,8 @@ class Rest:
         self._slumber.stir()
 
     def _is_idle(self, parts: Parts) -> bool:
-        return self._slumber.is_asleep and not parts.is_busy
+        # A procedure may also have been declared since the worker began.
+        return self._slumber.is_asleep and not parts.is_busy and not parts.why_always_open
 
     async def _may_close(self) -> bool:
         with contextlib.suppress(*DATABASE_ERRORS):
