@@ -55,15 +55,16 @@ def _filter_options(command: _Command) -> _Command:
     return _listener_option("Dead letters")(_event_options("Dead")(command))
 
 
+_all_option = click.option("--all", "everything", is_flag=True, help="All of them.")
+
+
 def _chosen_options(command: _Command) -> _Command:
     ids = click.argument("ids", metavar="[ID]...", type=int, nargs=-1)
-    everything = click.option("--all", "everything", is_flag=True, help="All of them.")
-    return ids(database_options(_filter_options(everything(command))))
+    return ids(database_options(_filter_options(_all_option(command))))
 
 
 def _waiting_options(command: _Command) -> _Command:
-    everything = click.option("--all", "everything", is_flag=True, help="All of them.")
-    return _listener_option("Events")(_event_options("Logged")(everything(command)))
+    return _listener_option("Events")(_event_options("Logged")(_all_option(command)))
 
 
 def _listener_option(what: str) -> Callable[[_Command], _Command]:

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import os
 import shutil
-import socket
 from asyncio.subprocess import DEVNULL
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -25,6 +24,7 @@ from pgbus.doctor import examine
 from tests.conftest import Connect
 from tests.support import eventually
 from tests.support.faultproxy import FaultProxy
+from tests.support.ports import free_port
 from tests.support.workers import Inbox, open_bus, running, until_idle
 
 PGBOUNCER = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin:/usr/local/sbin")
@@ -45,9 +45,7 @@ async def pgbouncer(target: str, ini: Path, *, mode: str = "transaction") -> Asy
     assert PGBOUNCER is not None
     to = urlsplit(target)
     name = to.path.lstrip("/")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     ini.write_text(
         f"[databases]\n{name} = host={to.hostname} port={to.port} user={to.username} password={to.password or 'none'}\n"
         f"[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\nauth_type = any\n"

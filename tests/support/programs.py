@@ -57,19 +57,20 @@ def program(*arguments: str, cwd: Path, environ: dict[str, str] | None = None) -
     return program_of(PROGRAM, *arguments, cwd=cwd, environ=environ)
 
 
+async def works(connection: asyncpg.Connection, *, pid: int | None = None) -> bool:
+    """Whether the listeners of a worker, of any or of that process, are registered and claim."""
+    # A worker says that it was seen as soon as its listeners claim.
+    query = "SELECT EXISTS (SELECT FROM pgbus.workers WHERE last_seen_at > started_at AND pid = COALESCE($1, pid))"
+    return bool(await connection.fetchval(query, pid))
+
+
 async def at_work(connection: asyncpg.Connection) -> None:
     """Wait until the listeners of a worker are registered and claim.
 
     That it says "leading" does not mean that: where its listeners take a second to register, it leads before, and
     what is published meanwhile is not theirs.
     """
-
-    async def works() -> bool:
-        # A worker says that it was seen as soon as its listeners claim.
-        query = "SELECT EXISTS (SELECT FROM pgbus.workers WHERE last_seen_at > started_at)"
-        return bool(await connection.fetchval(query))
-
-    await eventually(works)
+    await eventually(lambda: works(connection))
 
 
 class Talking:

@@ -17,7 +17,7 @@ from pathlib import Path
 import asyncpg
 
 from tests.support import ROOT
-from tests.support.programs import PROGRAM, Talking, program_environ, program_of
+from tests.support.programs import PROGRAM, Talking, program_environ, program_of, works
 from tests.support.waiting import PATIENCE, eventually
 
 TUTORIAL = ROOT / "examples" / "lightbus_tutorial"
@@ -123,9 +123,7 @@ class Services:
 
     async def _works(self, service: Service) -> bool:
         assert service.child.returncode is None, f"ended: {service!r}"
-        # A worker says that it was seen as soon as its listeners claim.
-        query = "SELECT EXISTS (SELECT FROM pgbus.workers WHERE pid = $1 AND last_seen_at > started_at)"
-        return bool(await self.connection.fetchval(query, service.child.pid))
+        return await works(self.connection, pid=service.child.pid)
 
     async def settled(self) -> None:
         """Wait until nothing is owed to any listener."""

@@ -6,12 +6,12 @@ import asyncio
 import os
 import shlex
 import signal
-import socket
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import Connect
+from tests.support.ports import free_port
 from tests.support.programs import PROGRAM, program, program_of
 
 
@@ -28,8 +28,7 @@ async def test_dev_prints_the_dsn_of_an_upgraded_server_and_ends_with_sigterm(tm
 
 
 async def test_dev_listens_on_a_port_and_leaves_nothing_behind_after_ctrl_c(tmp_path: Path, connect: Connect) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     async with program("dev", "--port", str(port), "--no-migrate", cwd=tmp_path) as child:
         assert child.stdout is not None
         [dsn] = shlex.split((await child.stdout.readline()).decode().removeprefix("export PGBUS_DSN="))
