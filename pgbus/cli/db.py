@@ -110,7 +110,8 @@ def check(as_json: bool) -> None:
 @database_options
 @json_option
 def roles(as_json: bool) -> None:
-    """Create the group roles for publishers, callers, workers, readers and admins, and grant their rights.
+    """Create the group roles for publishers, callers, workers, readers, operators and admins, and grant their
+    rights.
 
     Run it as the schema's owner, and again after each upgrade. Then grant the roles: GRANT pgbus_publisher TO web.
     """
