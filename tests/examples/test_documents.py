@@ -8,6 +8,7 @@ import sys
 import tomllib
 import types
 from pathlib import Path
+from uuid import uuid4
 
 import asyncpg
 import pytest
@@ -230,6 +231,45 @@ async def test_a_scheduled_event_can_be_cancelled_with_the_sql_of_the_page(datab
         await connection.execute(block.text)
     left = await connection.fetch("SELECT payload ->> 'order_id' FROM pgbus.scheduled ORDER BY 1")
     assert [row[0] for row in left] == ["6", "8"]
+
+
+async def test_the_handler_of_the_page_sends_again_only_if_it_does_not_know_that_it_has_sent(
+    database: str, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = ROOT / "docs" / "how-to" / "idempotent-handlers.md"
+    table, unsent = (block.text for block in blocks(page, "sql"))
+    connection = await connect(database)
+    await connection.execute(table)
+    sent: list[str] = []
+
+    class Letters:
+        is_broken = True
+
+        async def send(self, customer: str) -> None:
+            sent.append(customer)
+            if self.is_broken:
+                raise ConnectionError("after the letter has left")
+
+    module = types.ModuleType("page_idempotent_handlers")
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    for block in blocks(page, "python"):
+        exec(compile(block.text, name(page), "exec"), module.__dict__)
+    letters = Letters()
+    module.__dict__.update(letters=letters, pool=connection)
+    context = types.SimpleNamespace(event=types.SimpleNamespace(event_id=uuid4()))
+
+    async def attempt() -> None:
+        await module.send_letter({"customer": "ada"}, context)
+
+    with pytest.raises(ConnectionError):
+        await attempt()
+    await connection.execute("UPDATE sent_letters SET begun_at = begun_at - INTERVAL '2 hours'")
+    assert [row["event_id"] for row in await connection.fetch(unsent)] == [context.event.event_id]
+    letters.is_broken = False
+    await attempt()
+    await attempt()
+    assert sent == ["ada", "ada"]
+    assert await connection.fetch(unsent) == []
 
 
 def test_the_page_lists_every_role() -> None:
