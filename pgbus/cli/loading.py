@@ -43,7 +43,7 @@ def load_bus(target: str) -> pgbus.Bus:
 
 def create_bus(config: Config) -> pgbus.Bus:
     """Return a bus without a module, in the configured database."""
-    return pgbus.create(config.dsn, namespace=config.namespace)
+    return pgbus.create(config=config)
 
 
 def _print_traceback(error: BaseException) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Collection
+from contextlib import suppress
 
 import uvicorn
 
@@ -24,5 +26,8 @@ def serve(
     announce(address)
     # The streams of open pages have no end of their own.
     server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=1))
-    with listening:
+    # Once it has stopped, uvicorn raises the signal again. SIGTERM would kill the process then, and Ctrl-C count as an
+    # error: both end it with code 0, as they end the other commands.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with listening, suppress(KeyboardInterrupt):
         server.run(sockets=[listening])

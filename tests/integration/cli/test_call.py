@@ -83,6 +83,15 @@ async def test_arguments_may_come_as_one_object_also_from_stdin(invoke: Invoke, 
     assert json.loads(result.stdout) == {"a": 1}
 
 
+async def test_the_file_that_is_named_configures_the_call(
+    invoke: Invoke, bus: pgbus.Bus, database: str, tmp_path: Path
+) -> None:
+    (tmp_path / "short.toml").write_text(f'dsn = "{database}"\nrpc_timeout = 0.3\n')
+    result = await invoke("call", "auth.hang", "--config", "short.toml", dsn=None)
+    assert result.exit_code == exits.TIMEOUT
+    assert "0.3" in result.stderr
+
+
 async def test_a_large_result_arrives_whole(invoke: Invoke, bus: pgbus.Bus) -> None:
     text = "x" * 3_000_000
     result = await invoke("call", "auth.echo", "--arguments", "-", text=json.dumps({"it": text}))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import signal
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from uuid import UUID
@@ -287,7 +288,10 @@ async def test_a_lost_connection_is_replaced(database: str, client: httpx.AsyncC
     assert (await client.get("/workers")).status_code == 200
 
 
-async def test_the_program_serves_it_and_prints_its_address(database: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGINT])
+async def test_the_program_serves_it_and_prints_its_address_until_a_signal(
+    database: str, tmp_path: Path, ending: signal.Signals
+) -> None:
     async with program("dashboard", "--port", "0", cwd=tmp_path, environ={"PGBUS_DSN": database}) as child:
         assert child.stdout is not None
         async with asyncio.timeout(PATIENCE):
@@ -296,5 +300,7 @@ async def test_the_program_serves_it_and_prints_its_address(database: str, tmp_p
             async with httpx.AsyncClient(follow_redirects=True) as client:
                 answer = await client.get(address)
             assert "No listener is registered" in answer.text
-            child.terminate()
-            await child.wait()
+            child.send_signal(ending)
+            assert await child.wait() == 0
+            assert child.stderr is not None
+            assert await child.stderr.read() == b""
