@@ -1,4 +1,4 @@
-# mail.py: the Celery application that is there today
+# mail.py: the Celery application, whose task now takes the id of the event
 import os
 
 import psycopg
