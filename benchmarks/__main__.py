@@ -28,6 +28,7 @@ from benchmarks import (
     relay,
     rpc,
     settling,
+    tracing,
     transactions,
     viewers,
 )
@@ -50,6 +51,7 @@ BENCHMARKS: dict[str, Callable[[str], Coroutine[None, None, list[Figure]]]] = {
     "rpc": rpc.main,
     "publishing": publishing.main,
     "causes": causes.main,
+    "tracing": tracing.main,
     "looks": looks.main,
     "memory": memory.main,
     "importing": importing.main,
