@@ -6,11 +6,13 @@ A notification only wakes; it never carries truth. When the session breaks, Post
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+import contextlib
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
 import asyncpg
+from asyncpg.prepared_stmt import PreparedStatement
 
 from pgbus.config import Config
 from pgbus.database.connections import Connection, connect
@@ -29,6 +31,7 @@ class Session:
         # Held over each statement, and over the whole of a `transaction`: what another task ran in between would be
         # part of that transaction, and be rolled back with it.
         self._busy = asyncio.Lock()
+        self._statements = _Statements(connection)
         # Set by the driver when it sees the connection end, and by a user whose statement has found it dead; then for
         # good: a session does not come back, its owner opens another one.
         self.lost = asyncio.Event()
@@ -63,7 +66,16 @@ class Session:
         async with self._busy:
             if self._connection.is_closed():
                 raise asyncpg.InterfaceError("the session is closed")
-            return await self._connection.fetch(query, *args)
+            return await self._statements.fetch(query, *args)
+
+    async def prepare(self, names: Iterable[str]) -> None:
+        """Have the server parse these statements now, so that each use of one is a single message.
+
+        Otherwise the driver sends the first use of a statement in two, and the server waits for the second one without
+        any of its idle timeouts: a process that freezes there would keep its session, and the session its locks.
+        """
+        async with self._busy:
+            await self._statements.prepare(self.store.statement(name).asyncpg for name in names)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Store]:
@@ -72,7 +84,7 @@ class Session:
             if self._connection.is_closed():
                 raise asyncpg.InterfaceError("the session is closed")
             async with self._connection.transaction():
-                yield Store(self._connection, namespace=self.store.namespace)
+                yield Store(self._statements, namespace=self.store.namespace)
 
     async def close(self) -> None:
         """End the session; its locks are free when this returns, if the server answers within 2 seconds."""
@@ -88,6 +100,31 @@ class Session:
     def terminate(self) -> None:
         """Drop the connection without telling the server."""
         self._connection.terminate()
+
+
+class _Statements:
+    """Runs statements on a connection, in one message those that it has prepared."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._prepared: dict[str, PreparedStatement[Any]] = {}
+
+    async def prepare(self, queries: Iterable[str]) -> None:
+        for query in queries:
+            # What an older schema does not have yet, says so when it is used.
+            with contextlib.suppress(asyncpg.SyntaxOrAccessError):
+                self._prepared[query] = await self._connection.prepare(query)
+
+    async def fetch(self, query: str, *args: Any) -> list[Any]:
+        if prepared := self._prepared.get(query):
+            try:
+                return await prepared.fetch(*args)
+            except asyncpg.InvalidCachedStatementError:
+                # A migration has changed its columns. From here on the driver looks after it.
+                del self._prepared[query]
+                if self._connection.is_in_transaction():
+                    raise
+        return await self._connection.fetch(query, *args)
 
 
 def _forward(callback: Callable[[str], None]) -> Callable[..., None]:

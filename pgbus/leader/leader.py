@@ -108,9 +108,10 @@ class Leader:
         """
         session = await Session.open(self._config, channels={})  # the worker's session hears what wakes us
         try:
-            # Before the lock: once we lead, silence has to end this session, or nobody could take over from a frozen
-            # leader.
+            # Both before the lock: once we lead, silence has to end this session, wherever we freeze, or nobody could
+            # take over.
             await session.connection.execute(settings_sql(LEADER_SETTINGS))
+            await session.prepare(statements.names_to_lead())
             if await statements.try_lead(session.store):
                 await self._do_duties(session, worker_id, is_noted=await _note(session, worker_id))
         finally:

@@ -96,6 +96,11 @@ def _without_comments(body: str) -> str:
     return "\n".join(line for line in lines if line).rstrip(";")
 
 
+def names_in(file: str) -> tuple[str, ...]:
+    """The names of the statements in one file, as `sequencer`."""
+    return tuple(_NAME.findall((Path(__file__).parent / f"{file}.sql").read_text(encoding="utf-8")))
+
+
 @lru_cache(maxsize=64)
 def load(namespace: str = DEFAULT_NAMESPACE) -> Mapping[str, Statement]:
     """Every named statement, with its tables in `namespace`."""

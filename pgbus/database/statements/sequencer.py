@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 from uuid import UUID
 
+from pgbus.database.sql import names_in
 from pgbus.database.statements.deliveries import Claim
 from pgbus.database.statements.rows import event_of
 from pgbus.database.store import Store
@@ -284,6 +285,12 @@ async def advance_wake_slot(store: Store) -> int:
 async def find_held_slots(store: Store) -> set[int]:
     """The slots that open transactions share."""
     return {row["slot"] for row in await store.fetch("find_held_slots", namespace=store.namespace)}
+
+
+def names_to_lead() -> tuple[str, ...]:
+    """The names of all statements that run on the session of a leader."""
+    others = ("free_claims", "free_schedules", "find_own_claims", "return_claims")
+    return (*names_in("sequencer"), *names_in("maintenance"), *others)
 
 
 async def try_lead(store: Store) -> bool:

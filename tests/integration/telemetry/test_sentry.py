@@ -13,7 +13,7 @@ from sentry_sdk.integrations.logging import LoggingIntegration
 from sentry_sdk.transport import Transport
 
 import pgbus
-from pgbus.contrib.sentry import PgbusIntegration, monitor_config, slug_of
+from pgbus.contrib.sentry import _INSTRUMENT, PgbusIntegration, monitor_config, slug_of
 from pgbus.telemetry import Instruments, Settled, TaskEnded
 from tests.support.waiting import PATIENCE, eventually
 from tests.support.workers import QUICK_RETRY, Watch, open_bus, running
@@ -37,8 +37,10 @@ class Kept(Transport):
         return self.of(kind)
 
 
-@pytest.fixture(scope="module", autouse=True)
+@pytest.fixture(autouse=True)
 def uninstrumented_afterwards() -> Iterator[None]:
+    # The SDK calls it once in a process, and other tests may run in between.
+    Instruments.add_everywhere(_INSTRUMENT)
     yield
     sentry_sdk.init(default_integrations=False, auto_enabling_integrations=False)
     Instruments.set_everywhere(())
