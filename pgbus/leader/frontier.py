@@ -6,8 +6,8 @@ that it has not: a hole is the id of a transaction that is still open, or that w
 - Each transaction takes its xid before its outbox ids (the table's trigger does that). So the owner of a hole that a
   look notes has an xid below any that is taken after that look's read: the look's *fence*.
 - The snapshot of the next read lists the transactions that are in progress. Those below the fence may own the hole:
-  they are its *suspects*. With none, it is nobody's and is dropped.
-- From then on the hole is looked up only when one of its suspects has ended: an open transaction costs nothing.
+  they are its *possible owners*. With none, it is nobody's and is dropped.
+- From then on the hole is looked up only when one of its possible owners has ended: an open transaction costs nothing.
 
 The fence must be an xid that the leader takes, and ends with its own commit. A snapshot's `xmax` would not do: it is
 one more than the highest xid that has *ended*, and a transaction that still runs may well lie above that. What is found
@@ -42,14 +42,14 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class Holes:
-    """Ids whose owners are among the same suspects; None: transactions with an xid below the fence.
+    """Ids with the same possible owners, `owners`; None: all transactions with an xid below the fence.
 
-    `is_quiet`: all suspects have been running for two looks, so that they are likely to run for longer. `is_pending`:
-    to be looked up, whatever the suspects do, as a look has left rows behind.
+    `is_quiet`: all owners have been running for two looks, so that they are likely to run for longer. `is_pending`: to
+    be looked up, whatever the owners do, as a look has left rows behind.
     """
 
     ids: tuple[range, ...]
-    suspects: frozenset[int] | None
+    owners: frozenset[int] | None
     is_quiet: bool = False
     is_pending: bool = False
 
@@ -85,7 +85,7 @@ class Frontier:
     @property
     def needs_fence(self) -> bool:
         """Whether there are holes whose owners are not known yet: the next fence is theirs."""
-        return any(group.suspects is None for group in self.holes)
+        return any(group.owners is None for group in self.holes)
 
     def questions(self, *, quiet_ones: bool = False) -> list[range]:
         """The holes to look up with the next read, in their order; those that are quiet only if asked for."""
@@ -93,8 +93,8 @@ class Frontier:
         return sorted(asked, key=lambda hole: hole.start)
 
     def is_disturbed(self, snapshot: Snapshot) -> bool:
-        """Whether a suspect of quiet holes has ended in this snapshot: then it is worth nothing without them."""
-        return any(group.is_quiet and not (group.suspects or NOBODY) <= snapshot.running for group in self.holes)
+        """Whether a possible owner of quiet holes has ended in this snapshot: then it is worth nothing without them."""
+        return any(group.is_quiet and not (group.owners or NOBODY) <= snapshot.running for group in self.holes)
 
     def after(self, snapshot: Snapshot, seen: Seen, *, reach: int = 0) -> Frontier:
         """The frontier after a look. Take a new fence for it if it `needs_fence`.
@@ -115,33 +115,31 @@ class Frontier:
 
     def _review(self, group: Holes, snapshot: Snapshot, seen: Seen) -> Iterable[Holes]:
         """Return the holes that are still open."""
-        if group.suspects is None:
-            suspects = frozenset(xid for xid in snapshot.running if xid < self.fence)
+        if group.owners is None:
+            owners = frozenset(xid for xid in snapshot.running if xid < self.fence)
         else:
-            suspects = group.suspects & snapshot.running
-        if group.is_quiet and suspects == group.suspects:
+            owners = group.owners & snapshot.running
+        if group.is_quiet and owners == group.owners:
             # Nothing was asked about it (see `questions`), and nobody has ended who could have filled it.
             yield group
             return
         # Rows above the stop were left, some of them perhaps in these holes.
         ids, pending = _split(_without(group.ids, seen.ids), seen.stop)
-        # Without suspects it is dropped: its owner had ended in this snapshot, in which the read asked for its rows, so
-        # that what it has committed was found, and what it has not never comes.
-        if ids and suspects:
-            is_quiet = suspects == group.suspects and not group.is_pending
-            yield Holes(tuple(ids), suspects, is_quiet=is_quiet)
+        # Without possible owners it is dropped: its owner had ended in this snapshot, in which the read asked for its
+        # rows, so that what it has committed was found, and what it has not never comes.
+        if ids and owners:
+            is_quiet = owners == group.owners and not group.is_pending
+            yield Holes(tuple(ids), owners, is_quiet=is_quiet)
         if pending:
-            yield Holes(tuple(pending), suspects, is_pending=True)
+            yield Holes(tuple(pending), owners, is_pending=True)
 
 
 def _merged(holes: Iterable[Holes]) -> tuple[Holes, ...]:
     together: dict[tuple[frozenset[int] | None, bool, bool], tuple[range, ...]] = {}
     for group in holes:
-        key = (group.suspects, group.is_quiet, group.is_pending)
+        key = (group.owners, group.is_quiet, group.is_pending)
         together[key] = together.get(key, ()) + group.ids
-    return tuple(
-        Holes(ids, suspects, is_quiet, is_pending) for (suspects, is_quiet, is_pending), ids in together.items()
-    )
+    return tuple(Holes(ids, owners, is_quiet, is_pending) for (owners, is_quiet, is_pending), ids in together.items())
 
 
 def _without(holes: Iterable[range], ids: Sequence[int]) -> list[range]:

@@ -219,7 +219,7 @@ async def test_a_transaction_with_200_savepoints_is_found_whole(stage: Stage) ->
     assert await stage.faults() == []
 
 
-async def test_a_prepared_transaction_is_a_suspect_until_it_is_committed(preparing_stage: Stage) -> None:
+async def test_a_prepared_transaction_is_a_possible_owner_until_it_is_committed(preparing_stage: Stage) -> None:
     stage = await preparing_stage.open()
     # The trigger has a transaction notify on such a server, and so refuses to have it prepared: do without its NOTIFY.
     await stage.auditor.execute("ALTER TABLE pgbus.outbox DISABLE TRIGGER outbox_before_insert")

@@ -157,7 +157,7 @@ def publish_above_the_snapshots_xmax(model: Model) -> Transaction:
     return second
 
 
-def test_an_owner_above_the_snapshots_xmax_is_a_suspect() -> None:
+def test_an_owner_above_the_snapshots_xmax_is_a_possible_owner() -> None:
     model = Model()
     owner = publish_above_the_snapshots_xmax(model)
     model.look()
@@ -194,7 +194,7 @@ def test_an_open_transaction_costs_no_look_ups() -> None:
     assert model.moved[-1] == 1
 
 
-def test_rolled_back_ids_are_forgotten_when_the_last_suspect_has_ended() -> None:
+def test_rolled_back_ids_are_forgotten_when_the_last_possible_owner_has_ended() -> None:
     model = Model()
     owner = model.begin()
     model.insert(owner)
@@ -207,7 +207,7 @@ def test_rolled_back_ids_are_forgotten_when_the_last_suspect_has_ended() -> None
     model.look()
     model.look()
     assert owner.xid
-    assert [group.suspects for group in model.frontier.holes] == [frozenset({owner.xid})], "one group for all of them"
+    assert [group.owners for group in model.frontier.holes] == [frozenset({owner.xid})], "one group for all of them"
     model.end(owner, commit=False)
     model.look()
     assert model.frontier.holes == ()
