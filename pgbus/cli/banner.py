@@ -35,7 +35,12 @@ def announce(
     if format == "json":
         _log.info("started", extra=_facts(config, listeners, procedures, tasks, module=module))
     elif copy_number() > 1:
-        _log.info("%s runs the same, as process %d", config.process_name, os.getpid())
+        _log.info(
+            "worker %d is %s, process %d, and runs the same as the first",
+            copy_number(),
+            config.process_name,
+            os.getpid(),
+        )
     else:
         lines = _lines(config, listeners, procedures, tasks, module=module)
         with suppress(OSError):  # nobody can read it; the worker runs anyway

@@ -11,7 +11,7 @@ from rich.text import Text
 from pgbus.admin import Condition, EventFilter, EventRecord
 from pgbus.cli.global_options import database_options
 from pgbus.cli.group import fail
-from pgbus.cli.history import deliveries, follow_events
+from pgbus.cli.history import deliveries, follow_events, note_outbox
 from pgbus.cli.options import (
     error_option,
     json_option,
@@ -92,6 +92,7 @@ def events(
         fail(f"no event {event_id} in the log matches; a scheduled event enters the log when it is due")
     if not (records or as_json):
         console().print("no events")
+        note_outbox()
 
 
 def _print_json(record: EventRecord) -> None:

@@ -11,7 +11,8 @@ from rich.text import Text
 from pgbus.admin import Admin, Attempt, EventFilter, EventRecord, GivenUp, Owed
 from pgbus.cli.options import with_admin
 from pgbus.cli.output import clip, instant
-from pgbus.telemetry.figures import duration
+from pgbus.cli.streams import say
+from pgbus.telemetry.figures import counted, duration
 
 _OUTCOME_STYLES = {"done": "green", "retry": "yellow", "dead": "red", "discarded": "red", "skipped": "dim"}
 
@@ -27,6 +28,13 @@ def follow_events(wanted: EventFilter, show: Callable[[EventRecord], None]) -> N
         with_admin(show_each)
     except KeyboardInterrupt:
         return
+
+
+def note_outbox() -> None:
+    """Say on stderr that events wait in the outbox, to somebody who found none in the log."""
+    if waiting := with_admin(lambda admin: admin.status()).outbox_waiting:
+        verb = "waits" if waiting == 1 else "wait"
+        say(f"{counted(waiting, 'event')} {verb} in the outbox to enter the log; `pgbus status` shows what for")
 
 
 class Delivery(NamedTuple):

@@ -22,7 +22,7 @@ import pgbus
 from pgbus.admin import CallFilter, CallRecord, Condition, EventFilter, EventRecord, Names
 from pgbus.cli.exits import FAILED
 from pgbus.cli.global_options import database_options, load_config, pass_on
-from pgbus.cli.history import deliveries, follow_events
+from pgbus.cli.history import deliveries, follow_events, note_outbox
 from pgbus.cli.loading import load_bus
 from pgbus.cli.options import error_option, limit_option, period_options, read_condition, with_admin
 from pgbus.cli.output import (
@@ -164,7 +164,8 @@ def inspect(
     if follow:
         follow_events(wanted, show)
         return
-    _show_all(with_admin(lambda admin: admin.find_events(wanted, limit=limit + 1)), show, "events", limit=limit)
+    events_found = with_admin(lambda admin: admin.find_events(wanted, limit=limit + 1))
+    _show_all(events_found, show, "events", limit=limit, note=note_outbox)
 
 
 def _load_bus(module: str | None) -> pgbus.Bus:
@@ -189,12 +190,21 @@ def _refuse(*parameters: str, reason: str) -> None:
             raise click.UsageError(f"{parameter.opts[0]} {reason}")
 
 
-def _show_all(found: list[_Record], show: Callable[[_Record], None], what: str, *, limit: int) -> None:
+def _show_all(
+    found: list[_Record],
+    show: Callable[[_Record], None],
+    what: str,
+    *,
+    limit: int,
+    note: Callable[[], None] = lambda: None,
+) -> None:
+    """Show the records; if there are none, say so, call `note`, and end the program with exit code 1."""
     for record in found[:limit]:
         show(record)
     note_more(len(found) > limit, f"the newest {number(limit)} {what}")
     if not found:
         click.echo(f"no {what}", err=True)
+        note()
         get_current_context().exit(FAILED)
 
 

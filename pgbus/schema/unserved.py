@@ -28,7 +28,9 @@ def why_unserved(procedure: str, known: Iterable[tuple[Kind, str]]) -> str | Non
     if of_api := sorted(split_name(name)[1] for name in procedures if split_name(name)[0] == api):
         return f"no service has registered a procedure of that name: API {api!r} has {_first(of_api)}"
     apis = sorted({split_name(name)[0] for name in procedures} - {""})
-    return f"no service has registered a procedure of API {api!r}: those with procedures are {_first(apis) or 'none'}"
+    if not apis:
+        return f"no service has registered any procedure: start a worker that serves API {api!r}"
+    return f"no service has registered a procedure of API {api!r}: those with procedures are {_first(apis)}"
 
 
 def _first(names: Sequence[str]) -> str:

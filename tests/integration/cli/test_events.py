@@ -98,6 +98,15 @@ async def test_events_as_json_are_found_by_topic_key_id_time_and_payload(invoke:
         assert [row["position"] for row in found] == expected, arguments
 
 
+@pytest.mark.parametrize("command", ["events", "inspect"])
+async def test_who_finds_no_events_is_told_of_those_in_the_outbox(invoke: Invoke, command: str) -> None:
+    assert "outbox" not in (await invoke(command)).stderr
+    for said in ("1 event waits", "2 events wait"):
+        await invoke("publish", "orders.placed", "{}")
+        stderr = (await invoke(command)).stderr
+        assert f"{said} in the outbox to enter the log; `pgbus status` shows what for\n" in stderr
+
+
 async def test_events_keep_a_payload_as_it_is_stored(invoke: Invoke, rows: Rows) -> None:
     await rows.connection.execute(
         """

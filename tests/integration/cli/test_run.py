@@ -307,7 +307,7 @@ async def test_processes_share_the_work_and_one_that_was_killed_is_replaced(
 ) -> None:
     async with run("--processes", "2") as workers:
         await workers.says("^worker ")
-        [other] = await workers.says(r"runs the same, as process \d+")
+        [other] = await workers.says(r"worker 2 is \S+, process \d+")
         first = int((await workers.says(r"^worker .*, process"))[0].split()[-1])
         second = int(re.findall(r"process (\d+)", other)[0])
 
@@ -321,7 +321,7 @@ async def test_processes_share_the_work_and_one_that_was_killed_is_replaced(
         (tmp_path / "go").touch()
         os.kill(second, signal.SIGKILL)
         await workers.says("a worker was ended by SIGKILL; starting another")
-        await workers.says("runs the same, as process", times=2)
+        await workers.says("runs the same as the first", times=2)
         workers.child.terminate()
         assert await workers.ends() == 0
     await eventually(lambda: not _lives(first), 60)
