@@ -21,8 +21,9 @@ from pgbus.cli.options import (
     read_pattern,
     with_admin,
 )
-from pgbus.cli.output import clip, console, event_fields, instant, note_more, number, print_json
+from pgbus.cli.output import clip, console, event_fields, instant, note_more, print_json
 from pgbus.cli.printable import on_one_line
+from pgbus.telemetry.figures import counted
 
 
 @click.command()
@@ -87,7 +88,7 @@ def events(
     records = with_admin(lambda admin: admin.find_events(wanted, limit=limit + 1, newest_first=not oldest_first))
     for record in records[:limit]:
         show(record)
-    note_more(len(records) > limit, f"the {'oldest' if oldest_first else 'newest'} {number(limit)} events")
+    note_more(len(records) > limit, f"the {'oldest' if oldest_first else 'newest'} {counted(limit, 'event')}")
     if event_id and not records:
         fail(f"no event {event_id} in the log matches; a scheduled event enters the log when it is due")
     if not (records or as_json):

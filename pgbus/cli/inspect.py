@@ -32,13 +32,12 @@ from pgbus.cli.output import (
     indented,
     instant,
     note_more,
-    number,
     print_json,
     stored_json,
 )
 from pgbus.cli.printable import on_one_line
 from pgbus.cli.remarks import Casting, Remark, Validation
-from pgbus.telemetry.figures import duration
+from pgbus.telemetry.figures import counted, duration
 
 _Record = TypeVar("_Record", EventRecord, CallRecord)
 Format: TypeAlias = Literal["json", "pretty", "human"]
@@ -139,7 +138,7 @@ def inspect(
         _refuse(*_ABOUT_EVENTS, reason="is about events, not about calls")
         asked = CallFilter(names=names, call_id=event_id, error=error, since=since, until=until, where=where)
         calls_found = with_admin(lambda admin: admin.find_calls(asked, limit=limit + 1))
-        _show_all(calls_found, _printer(form, _call_fields, _call_text), "calls", limit=limit)
+        _show_all(calls_found, _printer(form, _call_fields, _call_text), "call", limit=limit)
         return
     wanted = EventFilter(
         names=names,
@@ -165,7 +164,7 @@ def inspect(
         follow_events(wanted, show)
         return
     events_found = with_admin(lambda admin: admin.find_events(wanted, limit=limit + 1))
-    _show_all(events_found, show, "events", limit=limit, note=note_outbox)
+    _show_all(events_found, show, "event", limit=limit, note=note_outbox)
 
 
 def _load_bus(module: str | None) -> pgbus.Bus:
@@ -201,9 +200,9 @@ def _show_all(
     """Show the records; if there are none, say so, call `note`, and end the program with exit code 1."""
     for record in found[:limit]:
         show(record)
-    note_more(len(found) > limit, f"the newest {number(limit)} {what}")
+    note_more(len(found) > limit, f"the newest {counted(limit, what)}")
     if not found:
-        click.echo(f"no {what}", err=True)
+        click.echo(f"no {what}s", err=True)
         note()
         get_current_context().exit(FAILED)
 

@@ -12,9 +12,9 @@ from pgbus.admin import ScheduleRun, ScheduleStatus
 from pgbus.cli.changing import change, change_each, change_options
 from pgbus.cli.global_options import database_options
 from pgbus.cli.options import error_option, json_option, limit_option, period_options, say_done, with_admin
-from pgbus.cli.output import LONGEST_ERROR, ago, clip, console, instant, note_more, number, print_json
+from pgbus.cli.output import LONGEST_ERROR, ago, clip, console, instant, note_more, print_json
 from pgbus.cli.tables import Column, Listing
-from pgbus.telemetry.figures import duration
+from pgbus.telemetry.figures import counted, duration
 
 _STYLES = {"done": "green", "failed": "red", "lost": "red", "running": "cyan"}
 
@@ -96,7 +96,7 @@ def history(*, name: str, limit: int, as_json: bool, **filters: Any) -> None:
             print_json(run)
     else:
         console().print(run_table(found[:limit]) if found else "no runs")
-    note_more(len(found) > limit, f"the newest {number(limit)} runs")
+    note_more(len(found) > limit, f"the newest {counted(limit, 'run')}")
 
 
 def run_table(found: tuple[ScheduleRun, ...]) -> Listing:

@@ -74,7 +74,7 @@ def test_a_transactional_handler_of_ten_statements_bears_every_crash(
         await pgbus_bus.publish({"order_id": order.order_id}, topic="orders.counted", using=connection)
 
     report = kill()
-    assert report.ok, report
+    assert report.ok, str(report)
     statements = [point.what for point in report.points if point.when == "before"]
     assert statements == [
         *["INSERT INTO counted (order_id) VALUES ($1)", "UPDATE stock SET amount = amount - 1 WHERE item = 1"] * 4,
@@ -95,7 +95,7 @@ def test_a_blocking_handler_with_psycopg_is_killed_at_its_own_statements(
         connection.execute("INSERT INTO counted (order_id) VALUES (%s)", [order.order_id])
 
     report = kill()
-    assert report.ok, report
+    assert report.ok, str(report)
     statements = [point.what for point in report.points if point.when == "before"]
     assert "INSERT INTO counted (order_id) VALUES ($1)" in statements
     assert statements[-2:] == ["pgbus's settle_done", "COMMIT"]
@@ -116,7 +116,7 @@ def test_a_handler_that_marks_the_event_in_its_transaction_survives_every_crash(
         await own.close()
 
     report = kill()
-    assert report.ok, report
+    assert report.ok, str(report)
 
 
 # ---------------------------------------------------------------------------------------------------- planted bugs
@@ -320,7 +320,7 @@ async def test_it_works_within_an_async_test(pgbus_bus: BusUnderTest, kill: Call
         await connection.execute("INSERT INTO counted (order_id) VALUES ($1)", order.order_id)
 
     report = kill()
-    assert report.ok, report
+    assert report.ok, str(report)
 
 
 def test_the_applications_own_engine_is_pointed_at_the_database_of_each_run(

@@ -82,6 +82,7 @@ async def test_a_list_that_is_cut_says_how_many_there_are(invoke: Invoke, letter
     assert len(result.stdout.splitlines()) == 3
     assert (await invoke("dead", "list", "--limit", "5")).stderr == ""
     assert (await invoke("events", "--limit", "2")).stderr == "the newest 2 events; --limit N shows more\n"
+    assert (await invoke("events", "--limit", "1")).stderr == "the newest 1 event; --limit N shows more\n"
     assert (await invoke("events", "--limit", "5")).stderr == ""
 
 
