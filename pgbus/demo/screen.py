@@ -139,8 +139,20 @@ def print_verdict(console: Console, ledger: Ledger, problems: Sequence[str]) -> 
             f"0 of {rolled_back} rolled-back orders are in the log",
             "stock, reservations and dashboard show each order once, although handlers failed and were retried",
         ):
-            console.print(Text("  ok  ", style="green"), line, sep="", soft_wrap=True)
+            _print_marked(console, Text("  ok  ", style="green"), line)
         return
     say(console, f"{len(problems)} problems:")
     for problem in problems[:20]:
-        console.print(Text("  WRONG  ", style="red"), problem, sep="", soft_wrap=True)
+        _print_marked(console, Text("  WRONG  ", style="red"), problem)
+
+
+def _print_marked(console: Console, mark: Text, line: str) -> None:
+    """A line after its mark; a terminal gets what does not fit in lines below, which are indented as far."""
+    if not console.is_terminal:
+        console.print(mark, line, sep="", soft_wrap=True)
+        return
+    grid = Table.grid()
+    grid.add_column(no_wrap=True)
+    grid.add_column()
+    grid.add_row(mark, Text(line))
+    console.print(grid)

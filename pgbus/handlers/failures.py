@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import TypeAlias
 
 from pgbus.aio.clock import now
-from pgbus.handlers.outcomes import error_text
+from pgbus.handlers.outcomes import error_text, handlers_part
 
 logger = logging.getLogger("pgbus")
 
@@ -37,7 +37,7 @@ class Failures:
         """Log one line, `subject ending`, with these fields; `error` is None for one whose traceback says nothing."""
         shown = error if error and is_writable(error) and self.is_new(subject, error, at=now()) else None
         # As an argument: what others wrote may have a percent sign in it.
-        logger.log(level, "%s", on_one_line(f"{subject} {ending}"), exc_info=shown, extra=dict(fields))
+        logger.log(level, "%s", on_one_line(f"{subject} {ending}"), exc_info=_exc_info(shown), extra=dict(fields))
 
     def is_new(self, subject: str, error: BaseException, *, at: float) -> bool:
         """Whether no failure of its kind was logged in the 10 minutes before `at`, in seconds; from now on one was."""
@@ -60,6 +60,11 @@ def kind_of(subject: str, error: BaseException) -> Kind:
     while trace.tb_next:
         trace = trace.tb_next
     return subject, type(error), trace.tb_frame.f_code.co_filename, trace.tb_lineno
+
+
+def _exc_info(error: BaseException | None) -> tuple[type[BaseException], BaseException, TracebackType | None] | None:
+    """The error and its traceback from the handler on, as `logging` takes them."""
+    return (type(error), error, handlers_part(error.__traceback__)) if error else None
 
 
 def is_writable(error: BaseException) -> bool:

@@ -107,7 +107,7 @@ def fingerprint_of(error: BaseException) -> str:
     number, so that it outlives an edit. The application's is the innermost frame that is neither of the standard
     library nor of an installed package; without one, it is the handler's. At most 255 characters.
     """
-    frames = [frame for frame, _ in traceback_module.walk_tb(_handlers_part(error.__traceback__))]
+    frames = [frame for frame, _ in traceback_module.walk_tb(handlers_part(error.__traceback__))]
     own = [
         frame
         for frame in frames
@@ -143,13 +143,13 @@ def format_traceback(error: BaseException) -> str:
     """Return the traceback as a string that PostgreSQL can store: at most MAX_TRACEBACK_LENGTH characters of its
     end.
     """
-    trace = _handlers_part(error.__traceback__)
+    trace = handlers_part(error.__traceback__)
     text = "".join(traceback_module.format_exception(type(error), error, trace))
     # The end of a traceback says most.
     return _storable(text)[-MAX_TRACEBACK_LENGTH:]
 
 
-def _handlers_part(trace: TracebackType | None) -> TracebackType | None:
+def handlers_part(trace: TracebackType | None) -> TracebackType | None:
     """The traceback from the handler on: how pgbus came to call it tells its author nothing."""
     # Some handlers are pgbus's own: the demo's, and a relay's.
     return _below(trace, "pgbus.") or _below(trace, "pgbus.", but=("pgbus.contrib.", "pgbus.demo.")) or trace

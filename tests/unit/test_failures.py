@@ -62,6 +62,30 @@ def test_a_failure_is_one_line_with_its_fields_and_the_first_has_the_traceback(
     assert not second.exc_info
 
 
+def test_a_logged_traceback_begins_with_the_handler(caplog: pytest.LogCaptureFixture) -> None:
+    calling = {"__name__": "pgbus.listeners.executor"}
+    exec("def call(handler): handler()", calling)
+
+    def handler() -> None:
+        raise ValueError("order 1")
+
+    for call in (calling["call"], lambda of: of()):
+        try:
+            call(handler)  # type: ignore[operator]
+        except ValueError as error:
+            trace = error.__traceback__
+            assert trace
+            error.with_traceback(trace.tb_next)  # without the frame of this test
+            Failures().log(logging.WARNING, "mailer", "failed", error=error, fields={})
+    inner, outer = (record.exc_info for record in caplog.records)
+    assert inner
+    assert outer
+    assert inner[2]
+    assert outer[2]
+    assert inner[2].tb_frame.f_code.co_name == "handler"
+    assert outer[2].tb_frame.f_code.co_name == "<lambda>"
+
+
 def test_a_text_is_put_on_one_line() -> None:
     assert on_one_line("no\r\n\n  - a\u2028b\ud800") == "no  - a b\\ud800"
 
