@@ -54,6 +54,12 @@ class MainGroup(PgbusGroup):
         """Import and return the command with which the arguments begin."""
         if args and args[0] in COMMANDS:
             load(args[0])
+        elif args and not ctx.resilient_parsing and self.get_command(ctx, args[0]) is None:
+            import difflib  # only a wrong name needs it
+
+            # click knows only the names of the commands that were imported.
+            if close := difflib.get_close_matches(args[0], COMMANDS):
+                ctx.fail(f"No such command {args[0]!r}. Did you mean {' or '.join(map(repr, close))}?")
         return super().resolve_command(ctx, args)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:

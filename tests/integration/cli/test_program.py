@@ -26,6 +26,7 @@ from tests.support.command_line import (
     leaf_commands,
     option_table,
     options_of,
+    words,
 )
 from tests.support.programs import run_program
 
@@ -201,6 +202,13 @@ def test_the_reference_names_every_setting_and_its_default() -> None:
 
 
 # ----------------------------------------------------------------------------------------------------------------- dev
+
+
+async def test_an_unknown_command_is_told_with_the_names_that_are_close_to_it(invoke: Invoke) -> None:
+    for name, said in (("event", "Did you mean 'events'?"), ("nonsense", "No such command 'nonsense'.")):
+        result = await invoke(name)
+        assert (result.exit_code, result.stdout) == (exits.USAGE, "")
+        assert said in words(result.stderr)
 
 
 async def test_a_command_of_lightbus_that_has_another_name_here_is_told_it(invoke: Invoke) -> None:
