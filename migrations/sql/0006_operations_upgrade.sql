@@ -25,12 +25,25 @@ CREATE TABLE pgbus.operations (
     -- What was there before that no item names.
     result       jsonb       NOT NULL DEFAULT '{}',
     finished_at  timestamptz,
-    ended_by     text,
     CONSTRAINT operations_state_is_known CHECK (state IN ('running', 'done', 'cancelled')),
     CONSTRAINT operations_end_is_whole CHECK ((state = 'running') = (finished_at IS NULL)),
     CONSTRAINT operations_texts_are_short CHECK (length(reason) <= 1000 AND length(person) <= 255)
 );
 CREATE INDEX operations_running ON pgbus.operations (id) WHERE state = 'running';
+
+-- What people did to an operation after it was begun: continued it after a crash, or cancelled it.
+CREATE TABLE pgbus.operation_steps (
+    id           bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    operation_id bigint      NOT NULL REFERENCES pgbus.operations (id),
+    step         text        NOT NULL,
+    reason       text,
+    person       text,
+    requested_by text        NOT NULL,
+    requested_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    CONSTRAINT operation_steps_step_is_known CHECK (step IN ('continue', 'cancel')),
+    CONSTRAINT operation_steps_texts_are_short CHECK (length(reason) <= 1000 AND length(person) <= 255)
+);
+CREATE INDEX operation_steps_operation ON pgbus.operation_steps (operation_id);
 
 -- What operations have touched: an event at one listener; for a dead letter all that it told.
 CREATE TABLE pgbus.operation_items (
@@ -51,6 +64,17 @@ CREATE TABLE pgbus.operation_items (
 );
 CREATE INDEX operation_items_operation ON pgbus.operation_items (operation_id);
 CREATE INDEX operation_items_position ON pgbus.operation_items (position);
+
+-- Who did what, when and why, and what came of it: a row when an operation is begun, and one for each later step.
+CREATE VIEW pgbus.audit_trail AS
+SELECT d.at, d.operation_id, d.action, d.requested_by, d.person, d.reason, o.verb, o.filter, o.matched, o.touched, o.state,
+       o.result, o.finished_at
+FROM (SELECT b.requested_at AS at, b.id AS operation_id, 'begin' AS action, b.requested_by, b.person, b.reason
+      FROM pgbus.operations AS b
+      UNION ALL
+      SELECT s.requested_at, s.operation_id, s.step, s.requested_by, s.person, s.reason
+      FROM pgbus.operation_steps AS s) AS d
+JOIN pgbus.operations AS o ON o.id = d.operation_id;
 
 -- Where the bus is: the server and the database in which its first worker ran. A copy of the database contains the row,
 -- and is somewhere else.
@@ -715,6 +739,32 @@ BEGIN
 END
 $$;
 
+-- Record that somebody continues or cancels an operation; false if it has ended. Who else does waits here.
+CREATE FUNCTION pgbus.note_step(number bigint, step text, reason text, person text) RETURNS boolean
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    state text;
+BEGIN
+    SELECT x.state INTO state FROM pgbus.operations AS x WHERE x.id = number FOR UPDATE;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'there is no operation %', number USING ERRCODE = 'undefined_object';
+    ELSIF state <> 'running' THEN
+        RETURN false;
+    END IF;
+    INSERT INTO pgbus.operation_steps (operation_id, step, reason, person, requested_by)
+    VALUES (number, step, reason, person, session_user);
+    RETURN true;
+END
+$$;
+
+-- Take up an operation that was broken off, before `continue_operation`; false if it has ended already.
+CREATE FUNCTION pgbus.resume_operation(number bigint, reason text DEFAULT NULL, person text DEFAULT NULL) RETURNS boolean
+    LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT pgbus.note_step(number, 'continue', reason, person)
+$$;
+
 -- Carry out the next batch of an operation; returns its row as it then is. Call it until its state is not `running`.
 CREATE FUNCTION pgbus.continue_operation(number bigint, batch bigint DEFAULT 500) RETURNS pgbus.operations
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
@@ -730,6 +780,11 @@ BEGIN
         RAISE EXCEPTION 'there is no operation %', number USING ERRCODE = 'undefined_object';
     ELSIF o.state <> 'running' THEN
         RETURN o;
+    END IF;
+    -- Another user than the one who began it has taken it up: also where nobody said so by `resume_operation`.
+    IF session_user <> o.requested_by AND NOT EXISTS (
+        SELECT FROM pgbus.operation_steps AS s WHERE s.operation_id = number AND s.requested_by = session_user) THEN
+        PERFORM pgbus.note_step(number, 'continue', NULL, NULL);
     END IF;
     IF o.verb IN ('retry', 'discard', 'retry_now', 'give_up') THEN
         step := pgbus.operate_on_failures(o, batch);
@@ -759,17 +814,15 @@ END
 $$;
 
 -- Stop a running operation after its last batch; what it has done stays. False if it has ended already.
-CREATE FUNCTION pgbus.cancel_operation(number bigint) RETURNS boolean
+CREATE FUNCTION pgbus.cancel_operation(number bigint, reason text DEFAULT NULL, person text DEFAULT NULL) RETURNS boolean
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    UPDATE pgbus.operations AS x
-    SET state = 'cancelled', finished_at = clock_timestamp(), ended_by = session_user
-    WHERE x.id = number AND x.state = 'running';
-    IF NOT FOUND AND NOT EXISTS (SELECT FROM pgbus.operations AS x WHERE x.id = number) THEN
-        RAISE EXCEPTION 'there is no operation %', number USING ERRCODE = 'undefined_object';
+    IF NOT pgbus.note_step(number, 'cancel', reason, person) THEN
+        RETURN false;
     END IF;
-    RETURN FOUND;
+    UPDATE pgbus.operations AS x SET state = 'cancelled', finished_at = clock_timestamp() WHERE x.id = number;
+    RETURN true;
 END
 $$;
 
@@ -793,7 +846,8 @@ $$;
 
 REVOKE EXECUTE
     ON FUNCTION pgbus.preview_operation(text, jsonb, integer), pgbus.begin_operation(text, jsonb, text, text),
-                pgbus.continue_operation(bigint, bigint), pgbus.cancel_operation(bigint),
+                pgbus.resume_operation(bigint, text, text), pgbus.continue_operation(bigint, bigint),
+                pgbus.cancel_operation(bigint, text, text), pgbus.note_step(bigint, text, text, text),
                 pgbus.archive_dead_letters(bigint, bigint[]), pgbus.unblock_deliveries(integer[]),
                 pgbus.operate_on_failures(pgbus.operations, bigint), pgbus.operate_replay(pgbus.operations, bigint),
                 pgbus.operate_on_listener(pgbus.operations), pgbus.operate_on_schedule(pgbus.operations),
@@ -818,7 +872,28 @@ COMMENT ON COLUMN pgbus.operations.progress IS 'Id or position up to which it is
 COMMENT ON COLUMN pgbus.operations.last IS 'Id or position at which it ends';
 COMMENT ON COLUMN pgbus.operations.result IS 'State before the change that no item has, a JSON object';
 COMMENT ON COLUMN pgbus.operations.finished_at IS 'When it ended; NULL: it runs';
-COMMENT ON COLUMN pgbus.operations.ended_by IS 'Database user that finished or cancelled it; NULL: it runs';
+COMMENT ON TABLE pgbus.operation_steps IS 'What people did to an operation after it was begun: continued or cancelled it';
+COMMENT ON COLUMN pgbus.operation_steps.id IS 'Id of the step';
+COMMENT ON COLUMN pgbus.operation_steps.operation_id IS 'The operation, in operations';
+COMMENT ON COLUMN pgbus.operation_steps.step IS 'continue or cancel';
+COMMENT ON COLUMN pgbus.operation_steps.reason IS 'Why, as the person wrote it; NULL: not given';
+COMMENT ON COLUMN pgbus.operation_steps.person IS 'Who, as the client says; NULL: not given';
+COMMENT ON COLUMN pgbus.operation_steps.requested_by IS 'Database user';
+COMMENT ON COLUMN pgbus.operation_steps.requested_at IS 'When it was continued or cancelled';
+COMMENT ON VIEW pgbus.audit_trail IS 'Who did what, when and why, and what came of it: one row for each time that an operation was begun, continued or cancelled';
+COMMENT ON COLUMN pgbus.audit_trail.at IS 'When it was done';
+COMMENT ON COLUMN pgbus.audit_trail.operation_id IS 'Id of the operation, for pgbus operations show';
+COMMENT ON COLUMN pgbus.audit_trail.action IS 'begin, continue (after it was broken off) or cancel';
+COMMENT ON COLUMN pgbus.audit_trail.requested_by IS 'Database user that did it';
+COMMENT ON COLUMN pgbus.audit_trail.person IS 'Who that was, as the client says; NULL: not given';
+COMMENT ON COLUMN pgbus.audit_trail.reason IS 'Why, as the person wrote it; NULL: not given';
+COMMENT ON COLUMN pgbus.audit_trail.verb IS 'What the operation does: retry, discard, pause, remove and others';
+COMMENT ON COLUMN pgbus.audit_trail.filter IS 'What the operation applies to, a JSON object';
+COMMENT ON COLUMN pgbus.audit_trail.matched IS 'Events, listeners or schedules that its preview found';
+COMMENT ON COLUMN pgbus.audit_trail.touched IS 'Events, listeners or schedules that it has changed by now';
+COMMENT ON COLUMN pgbus.audit_trail.state IS 'State of the operation now: running, done or cancelled';
+COMMENT ON COLUMN pgbus.audit_trail.result IS 'State before the change that no item has, a JSON object';
+COMMENT ON COLUMN pgbus.audit_trail.finished_at IS 'When the operation ended; NULL: it runs';
 COMMENT ON TABLE pgbus.operation_items IS 'What operations have changed: an event at one listener';
 COMMENT ON COLUMN pgbus.operation_items.operation_id IS 'The operation, in operations';
 COMMENT ON COLUMN pgbus.operation_items.at IS 'When it was changed';
@@ -863,5 +938,7 @@ COMMENT ON FUNCTION pgbus.pause_copy() IS 'In a copy of the database, pauses all
 COMMENT ON FUNCTION pgbus.operate_adopt() IS 'Makes this database the home of the bus, and resumes what was paused because it is a copy';
 COMMENT ON FUNCTION pgbus.operate_republish(pgbus.operations) IS 'Publishes an event again with another payload, with the old one as its cause';
 COMMENT ON FUNCTION pgbus.continue_operation(bigint, bigint) IS 'Carries out the next batch of an operation and returns its row; call it until its state is not running';
-COMMENT ON FUNCTION pgbus.cancel_operation(bigint) IS 'Stops a running operation after its last batch; false if it has ended';
+COMMENT ON FUNCTION pgbus.note_step(bigint, text, text, text) IS 'Records that somebody continues or cancels an operation; false if it has ended';
+COMMENT ON FUNCTION pgbus.resume_operation(bigint, text, text) IS 'Records that somebody continues an operation, before continue_operation does; false if it has ended';
+COMMENT ON FUNCTION pgbus.cancel_operation(bigint, text, text) IS 'Stops a running operation after its last batch; false if it has ended';
 COMMENT ON PROCEDURE pgbus.operate(text, jsonb, text, text, bigint, bigint) IS 'Begins and carries out an operation, and commits each batch; for psql';

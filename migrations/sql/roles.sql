@@ -40,7 +40,7 @@ GRANT SELECT
     ON pgbus.partitions, pgbus.alembic_version, pgbus.identity,
        pgbus.attempts, pgbus.event_history, pgbus.pending, pgbus.listener_lag, pgbus.dead, pgbus.scheduled, pgbus.rpc_calls,
        pgbus.schema_versions, pgbus.live_workers, pgbus.running, pgbus.timetable, pgbus.schedule_history,
-       pgbus.removed_listeners, pgbus.operations, pgbus.operation_items, pgbus.installation
+       pgbus.audit_trail, pgbus.removed_listeners, pgbus.operations, pgbus.operation_steps, pgbus.operation_items, pgbus.installation
     TO pgbus_worker;
 GRANT SELECT, USAGE ON SEQUENCE pgbus.wake_slots TO pgbus_worker;
 -- The leader sets the sequence forward where a logical copy of the database has left it behind.
@@ -57,8 +57,8 @@ GRANT EXECUTE
 GRANT USAGE ON SCHEMA pgbus TO pgbus_reader, pgbus_operator;
 GRANT SELECT
     ON pgbus.outbox, pgbus.events, pgbus.history, pgbus.causes, pgbus.listeners, pgbus.removed_listeners,
-       pgbus.subscriptions, pgbus.declarations, pgbus.dead_letters, pgbus.operations, pgbus.operation_items, pgbus.workers,
-       pgbus.schemas, pgbus.partitions, pgbus.installation, pgbus.alembic_version, pgbus.identity, pgbus.received
+       pgbus.subscriptions, pgbus.declarations, pgbus.dead_letters, pgbus.operations, pgbus.operation_steps,
+       pgbus.operation_items, pgbus.workers, pgbus.schemas, pgbus.partitions, pgbus.installation, pgbus.alembic_version, pgbus.identity, pgbus.received
     TO pgbus_reader, pgbus_operator;
 -- A preview of an operation changes nothing, and shows what its readers may read anyway.
 GRANT EXECUTE
@@ -71,13 +71,14 @@ GRANT SELECT (id, listener_id, lane, first, last, events, positions, available_a
     ON pgbus.deliveries TO pgbus_reader, pgbus_operator;
 GRANT SELECT
     ON pgbus.attempts, pgbus.event_history, pgbus.pending, pgbus.listener_lag, pgbus.dead, pgbus.scheduled, pgbus.rpc_calls,
-       pgbus.schema_versions, pgbus.live_workers, pgbus.running, pgbus.timetable, pgbus.schedule_history
+       pgbus.schema_versions, pgbus.live_workers, pgbus.running, pgbus.timetable, pgbus.schedule_history,
+       pgbus.audit_trail
     TO pgbus_reader, pgbus_operator;
 
 -- Operators change things, by operations alone: they write no table themselves.
 GRANT EXECUTE
-    ON FUNCTION pgbus.begin_operation(text, jsonb, text, text), pgbus.continue_operation(bigint, bigint),
-                pgbus.cancel_operation(bigint)
+    ON FUNCTION pgbus.begin_operation(text, jsonb, text, text), pgbus.resume_operation(bigint, text, text),
+                pgbus.continue_operation(bigint, bigint), pgbus.cancel_operation(bigint, text, text)
     TO pgbus_operator;
 GRANT EXECUTE ON PROCEDURE pgbus.operate(text, jsonb, text, text, bigint, bigint) TO pgbus_operator;
 
@@ -88,4 +89,6 @@ GRANT ALL ON ALL SEQUENCES IN SCHEMA pgbus TO pgbus_admin;
 GRANT ALL ON ALL FUNCTIONS IN SCHEMA pgbus TO pgbus_admin;
 GRANT EXECUTE ON PROCEDURE pgbus.operate(text, jsonb, text, text, bigint, bigint) TO pgbus_admin;
 -- The people who change things do not change the record of it.
-REVOKE INSERT, UPDATE, DELETE, TRUNCATE ON pgbus.operations, pgbus.operation_items, pgbus.removed_listeners FROM pgbus_admin;
+REVOKE INSERT, UPDATE, DELETE, TRUNCATE
+    ON pgbus.operations, pgbus.operation_steps, pgbus.operation_items, pgbus.removed_listeners
+    FROM pgbus_admin;

@@ -16,7 +16,7 @@ from pgbus.database.statements.inspection import (
     Owed,
     WorkerStatus,
 )
-from pgbus.database.statements.operations import Operation, OperationFilter, OperationItem, Preview
+from pgbus.database.statements.operations import Operation, OperationFilter, OperationItem, OperationStep, Preview
 from pgbus.database.statements.timetable import ScheduleRun, ScheduleStatus
 
 __all__ = [
@@ -40,6 +40,7 @@ __all__ = [
     "Operation",
     "OperationFilter",
     "OperationItem",
+    "OperationStep",
     "Owed",
     "Preview",
     "RunningCall",

@@ -14,6 +14,7 @@ from pgbus.database.statements.operations import (
     Operation,
     OperationFilter,
     OperationItem,
+    OperationStep,
     Preview,
     Verb,
     Why,
@@ -72,7 +73,7 @@ class OperationVerbs:
         """
         if verb not in AT_ONCE:
             number = await self.begin(verb, filter_, **why)
-            return await self.resume(number, batch=batch, progress=progress)
+            return await self.carry_out(number, batch=batch, progress=progress)
         try:
             async with self._change():  # refused, it leaves nothing that looks as if it ran
                 number = await operations.begin_operation(self._store, verb, filter_, why)
@@ -83,17 +84,29 @@ class OperationVerbs:
         return done
 
     async def begin(self, verb: Verb, filter_: Filter, **why: Unpack[Why]) -> int:
-        """Record an operation that goes batch by batch, and return its id; `resume` carries it out."""
+        """Record an operation that goes batch by batch, and return its id; `carry_out` does the rest."""
         return await operations.begin_operation(self._store, verb, filter_, why)
 
     async def resume(
-        self, operation_id: int, *, batch: int = BATCH, progress: Callable[[Operation], None] = lambda _: None
+        self,
+        operation_id: int,
+        *,
+        batch: int = BATCH,
+        progress: Callable[[Operation], None] = lambda _: None,
+        **why: Unpack[Why],
     ) -> Operation:
-        """Carry out the rest of an operation, of which a crash may have left some; safe to repeat.
+        """Carry out the rest of an operation that was broken off, and record who does; safe to repeat.
 
         Raises OperationNotFound.
         """
         await self.show(operation_id)  # raises for one that is not there
+        await operations.resume_operation(self._store, operation_id, why)
+        return await self.carry_out(operation_id, batch=batch, progress=progress)
+
+    async def carry_out(
+        self, operation_id: int, *, batch: int = BATCH, progress: Callable[[Operation], None] = lambda _: None
+    ) -> Operation:
+        """Carry out an operation that this program has begun; `resume` is for those that were broken off."""
         # A batch at a time, each in a transaction of its own. The row of the operation is locked meanwhile: of two
         # programs that continue it, each does other batches, and a crash loses none that is recorded.
         while True:
@@ -102,13 +115,13 @@ class OperationVerbs:
             if now.state != "running":
                 return now
 
-    async def cancel(self, operation_id: int) -> bool:
+    async def cancel(self, operation_id: int, **why: Unpack[Why]) -> bool:
         """Stop an operation after its current batch, and leave what it has done; false if it has ended already.
 
         Raises OperationNotFound.
         """
         await self.show(operation_id)
-        return await operations.cancel_operation(self._store, operation_id)
+        return await operations.cancel_operation(self._store, operation_id, why)
 
     async def show(self, operation_id: int) -> Operation:
         """Return one operation; raises OperationNotFound."""
@@ -120,6 +133,10 @@ class OperationVerbs:
     async def items(self, operation_id: int, *, limit: int | None = None) -> list[OperationItem]:
         """Return the events that an operation has touched, in the order of the log."""
         return await operations.list_operation_items(self._store, operation_id, limit=limit)
+
+    async def steps(self, operation_id: int) -> list[OperationStep]:
+        """Who continued or cancelled an operation, when and why, in the order of time."""
+        return await operations.list_operation_steps(self._store, operation_id)
 
     async def list(self, wanted: OperationFilter = EVERY_OPERATION, *, limit: int | None = 100) -> list[Operation]:
         """At most `limit` operations, the newest first."""

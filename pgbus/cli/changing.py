@@ -45,6 +45,14 @@ def change_options(command: _Command) -> _Command:
     options = (
         click.option("--dry-run", is_flag=True, help="Show what it would apply to, and change nothing."),
         click.option("--yes", is_flag=True, help="Do not ask; a script has to give it where a person is asked."),
+        why_options,
+    )
+    return reduce(lambda given, option: option(given), reversed(options), command)
+
+
+def why_options(command: _Command) -> _Command:
+    """The options `--reason` and `--person` alone, of the commands that change an operation."""
+    options = (
         click.option("--reason", metavar="TEXT", help="Why; kept with the operation."),
         click.option(
             "--person", metavar="NAME", envvar="PGBUS_PERSON", help="Who you are, besides the database's user."

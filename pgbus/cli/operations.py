@@ -7,7 +7,8 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from pgbus.admin import Operation, OperationItem
+from pgbus.admin import Operation, OperationItem, OperationStep
+from pgbus.cli.changing import why_options
 from pgbus.cli.global_options import database_options
 from pgbus.cli.group import fail
 from pgbus.cli.options import Count, json_option, say_done, with_admin
@@ -67,20 +68,22 @@ def list_operations(limit: int, as_json: bool) -> None:
 def show_operation(operation_id: int, limit: int, as_json: bool) -> None:
     """Show an operation, and the events that it has touched."""
     operation = with_admin(lambda admin: admin.operations.show(operation_id))
+    steps = with_admin(lambda admin: admin.operations.steps(operation_id))
     items = with_admin(lambda admin: admin.operations.items(operation_id, limit=limit))
     if as_json:
-        print_json({"operation": operation, "items": items})
+        print_json({"operation": operation, "steps": steps, "items": items})
     else:
-        console().print(_detail(operation, items), soft_wrap=True)
+        console().print(_detail(operation, steps, items), soft_wrap=True)
 
 
 @operations.command("cancel")
 @click.argument("operation_id", metavar="ID", type=int)
 @database_options
+@why_options
 @json_option
-def cancel_operation(operation_id: int, as_json: bool) -> None:
+def cancel_operation(*, operation_id: int, reason: str | None, person: str | None, as_json: bool) -> None:
     """Stop a running operation after its batch; what it has done stays."""
-    if not with_admin(lambda admin: admin.operations.cancel(operation_id)):
+    if not with_admin(lambda admin: admin.operations.cancel(operation_id, reason=reason, person=person)):
         fail(f"operation {operation_id} has ended already; see `pgbus operations show {operation_id}`")
     say_done("cancelled", f"operation {operation_id}", as_json=as_json)
 
@@ -88,34 +91,40 @@ def cancel_operation(operation_id: int, as_json: bool) -> None:
 @operations.command("continue")
 @click.argument("operation_id", metavar="ID", type=int)
 @database_options
+@why_options
 @json_option
-def continue_operation(operation_id: int, as_json: bool) -> None:
+def continue_operation(*, operation_id: int, reason: str | None, person: str | None, as_json: bool) -> None:
     """Carry out the rest of an operation that was broken off."""
-    done = with_admin(lambda admin: admin.operations.resume(operation_id))
+    done = with_admin(lambda admin: admin.operations.resume(operation_id, reason=reason, person=person))
     if as_json:
         print_json(done)
         return
     console().print(f"operation {operation_id} is {done.state}: {number(done.touched)} of {number(done.matched)}")
 
 
-def _who(operation: Operation) -> str:
-    return f"{operation.person} ({operation.requested_by})" if operation.person else operation.requested_by
+def _who(one: Operation | OperationStep) -> str:
+    return f"{one.person} ({one.requested_by})" if one.person else one.requested_by
+
+
+def _step(step: OperationStep) -> str:
+    why = f": {on_one_line(step.reason)}" if step.reason else ""
+    return f"{instant(step.requested_at)} by {_who(step)}{why}"
 
 
 def _filter(operation: Operation) -> str:
     return on_one_line(" ".join(f"{name}={value}" for name, value in operation.filter.items())) or "everything"
 
 
-def _detail(operation: Operation, items: list[OperationItem]) -> Group:
+def _detail(operation: Operation, steps: list[OperationStep], items: list[OperationItem]) -> Group:
     facts = Table.grid(padding=(0, 2))
     ended = "" if operation.finished_at is None else f", ended {instant(operation.finished_at)}"
-    by = f" by {operation.ended_by}" if operation.ended_by else ""
     for name, value in (
         ("operation", f"{operation.id}: {operation.verb}"),
         ("of", _filter(operation)),
         ("who", _who(operation)),
         ("why", on_one_line(operation.reason or "-")),
-        ("when", f"{instant(operation.requested_at)}{ended}{by}"),
+        ("when", f"{instant(operation.requested_at)}{ended}"),
+        *(("continued" if step.step == "continue" else "cancelled", _step(step)) for step in steps),
         ("state", f"{operation.state}: touched {number(operation.touched)} of {number(operation.matched)}"),
         ("result", on_one_line(" ".join(f"{key}={value}" for key, value in operation.result.items()) or "-")),
     ):

@@ -66,22 +66,20 @@ $$;
 
 COMMENT ON FUNCTION pgbus.begin_operation(verb text, filter jsonb, reason text, person text) IS 'Records an operation and returns its id; nothing is changed yet';
 
-CREATE FUNCTION pgbus.cancel_operation(number bigint) RETURNS boolean
+CREATE FUNCTION pgbus.cancel_operation(number bigint, reason text DEFAULT NULL::text, person text DEFAULT NULL::text) RETURNS boolean
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
 BEGIN
-    UPDATE pgbus.operations AS x
-    SET state = 'cancelled', finished_at = clock_timestamp(), ended_by = session_user
-    WHERE x.id = number AND x.state = 'running';
-    IF NOT FOUND AND NOT EXISTS (SELECT FROM pgbus.operations AS x WHERE x.id = number) THEN
-        RAISE EXCEPTION 'there is no operation %', number USING ERRCODE = 'undefined_object';
+    IF NOT pgbus.note_step(number, 'cancel', reason, person) THEN
+        RETURN false;
     END IF;
-    RETURN FOUND;
+    UPDATE pgbus.operations AS x SET state = 'cancelled', finished_at = clock_timestamp() WHERE x.id = number;
+    RETURN true;
 END
 $$;
 
-COMMENT ON FUNCTION pgbus.cancel_operation(number bigint) IS 'Stops a running operation after its last batch; false if it has ended';
+COMMENT ON FUNCTION pgbus.cancel_operation(number bigint, reason text, person text) IS 'Stops a running operation after its last batch; false if it has ended';
 
 CREATE FUNCTION pgbus.check_filter(verb text, filter jsonb) RETURNS void
     LANGUAGE plpgsql STABLE
@@ -155,7 +153,6 @@ CREATE TABLE pgbus.operations (
     last bigint NOT NULL,
     result jsonb DEFAULT '{}'::jsonb NOT NULL,
     finished_at timestamp with time zone,
-    ended_by text,
     CONSTRAINT operations_end_is_whole CHECK (((state = 'running'::text) = (finished_at IS NULL))),
     CONSTRAINT operations_state_is_known CHECK ((state = ANY (ARRAY['running'::text, 'done'::text, 'cancelled'::text]))),
     CONSTRAINT operations_texts_are_short CHECK (((length(reason) <= 1000) AND (length(person) <= 255)))
@@ -191,8 +188,6 @@ COMMENT ON COLUMN pgbus.operations.result IS 'State before the change that no it
 
 COMMENT ON COLUMN pgbus.operations.finished_at IS 'When it ended; NULL: it runs';
 
-COMMENT ON COLUMN pgbus.operations.ended_by IS 'Database user that finished or cancelled it; NULL: it runs';
-
 CREATE FUNCTION pgbus.continue_operation(number bigint, batch bigint DEFAULT 500) RETURNS pgbus.operations
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -208,6 +203,11 @@ BEGIN
         RAISE EXCEPTION 'there is no operation %', number USING ERRCODE = 'undefined_object';
     ELSIF o.state <> 'running' THEN
         RETURN o;
+    END IF;
+    -- Another user than the one who began it has taken it up: also where nobody said so by `resume_operation`.
+    IF session_user <> o.requested_by AND NOT EXISTS (
+        SELECT FROM pgbus.operation_steps AS s WHERE s.operation_id = number AND s.requested_by = session_user) THEN
+        PERFORM pgbus.note_step(number, 'continue', NULL, NULL);
     END IF;
     IF o.verb IN ('retry', 'discard', 'retry_now', 'give_up') THEN
         step := pgbus.operate_on_failures(o, batch);
@@ -575,6 +575,27 @@ END
 $$;
 
 COMMENT ON FUNCTION pgbus.note_listener_removal() IS 'Trigger of listeners: keeps the name of a removed listener';
+
+CREATE FUNCTION pgbus.note_step(number bigint, step text, reason text, person text) RETURNS boolean
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+    state text;
+BEGIN
+    SELECT x.state INTO state FROM pgbus.operations AS x WHERE x.id = number FOR UPDATE;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'there is no operation %', number USING ERRCODE = 'undefined_object';
+    ELSIF state <> 'running' THEN
+        RETURN false;
+    END IF;
+    INSERT INTO pgbus.operation_steps (operation_id, step, reason, person, requested_by)
+    VALUES (number, step, reason, person, session_user);
+    RETURN true;
+END
+$$;
+
+COMMENT ON FUNCTION pgbus.note_step(number bigint, step text, reason text, person text) IS 'Records that somebody continues or cancels an operation; false if it has ended';
 
 CREATE FUNCTION pgbus.note_subscription_change() RETURNS trigger
     LANGUAGE plpgsql
@@ -1154,6 +1175,15 @@ $$;
 
 COMMENT ON FUNCTION pgbus.republish_schemas(ids integer[], abouts text[]) IS 'Records that a process starts with these versions now, and what it says about each';
 
+CREATE FUNCTION pgbus.resume_operation(number bigint, reason text DEFAULT NULL::text, person text DEFAULT NULL::text) RETURNS boolean
+    LANGUAGE sql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    SELECT pgbus.note_step(number, 'continue', reason, person)
+$$;
+
+COMMENT ON FUNCTION pgbus.resume_operation(number bigint, reason text, person text) IS 'Records that somebody continues an operation, before continue_operation does; false if it has ended';
+
 CREATE FUNCTION pgbus.run_block(first bigint, span smallint) RETURNS bigint
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     AS $$
@@ -1415,6 +1445,93 @@ COMMENT ON COLUMN pgbus.attempts.duration IS 'Seconds that the handler took; NUL
 COMMENT ON COLUMN pgbus.attempts.worker IS 'Name of the worker';
 
 COMMENT ON COLUMN pgbus.attempts.error IS 'Error of an attempt that failed, else NULL';
+
+CREATE TABLE pgbus.operation_steps (
+    id bigint NOT NULL,
+    operation_id bigint NOT NULL,
+    step text NOT NULL,
+    reason text,
+    person text,
+    requested_by text NOT NULL,
+    requested_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    CONSTRAINT operation_steps_step_is_known CHECK ((step = ANY (ARRAY['continue'::text, 'cancel'::text]))),
+    CONSTRAINT operation_steps_texts_are_short CHECK (((length(reason) <= 1000) AND (length(person) <= 255)))
+);
+
+COMMENT ON TABLE pgbus.operation_steps IS 'What people did to an operation after it was begun: continued or cancelled it';
+
+COMMENT ON COLUMN pgbus.operation_steps.id IS 'Id of the step';
+
+COMMENT ON COLUMN pgbus.operation_steps.operation_id IS 'The operation, in operations';
+
+COMMENT ON COLUMN pgbus.operation_steps.step IS 'continue or cancel';
+
+COMMENT ON COLUMN pgbus.operation_steps.reason IS 'Why, as the person wrote it; NULL: not given';
+
+COMMENT ON COLUMN pgbus.operation_steps.person IS 'Who, as the client says; NULL: not given';
+
+COMMENT ON COLUMN pgbus.operation_steps.requested_by IS 'Database user';
+
+COMMENT ON COLUMN pgbus.operation_steps.requested_at IS 'When it was continued or cancelled';
+
+CREATE VIEW pgbus.audit_trail AS
+ SELECT d.at,
+    d.operation_id,
+    d.action,
+    d.requested_by,
+    d.person,
+    d.reason,
+    o.verb,
+    o.filter,
+    o.matched,
+    o.touched,
+    o.state,
+    o.result,
+    o.finished_at
+   FROM (( SELECT b.requested_at AS at,
+            b.id AS operation_id,
+            'begin'::text AS action,
+            b.requested_by,
+            b.person,
+            b.reason
+           FROM pgbus.operations b
+        UNION ALL
+         SELECT s.requested_at,
+            s.operation_id,
+            s.step,
+            s.requested_by,
+            s.person,
+            s.reason
+           FROM pgbus.operation_steps s) d
+     JOIN pgbus.operations o ON ((o.id = d.operation_id)));
+
+COMMENT ON VIEW pgbus.audit_trail IS 'Who did what, when and why, and what came of it: one row for each time that an operation was begun, continued or cancelled';
+
+COMMENT ON COLUMN pgbus.audit_trail.at IS 'When it was done';
+
+COMMENT ON COLUMN pgbus.audit_trail.operation_id IS 'Id of the operation, for pgbus operations show';
+
+COMMENT ON COLUMN pgbus.audit_trail.action IS 'begin, continue (after it was broken off) or cancel';
+
+COMMENT ON COLUMN pgbus.audit_trail.requested_by IS 'Database user that did it';
+
+COMMENT ON COLUMN pgbus.audit_trail.person IS 'Who that was, as the client says; NULL: not given';
+
+COMMENT ON COLUMN pgbus.audit_trail.reason IS 'Why, as the person wrote it; NULL: not given';
+
+COMMENT ON COLUMN pgbus.audit_trail.verb IS 'What the operation does: retry, discard, pause, remove and others';
+
+COMMENT ON COLUMN pgbus.audit_trail.filter IS 'What the operation applies to, a JSON object';
+
+COMMENT ON COLUMN pgbus.audit_trail.matched IS 'Events, listeners or schedules that its preview found';
+
+COMMENT ON COLUMN pgbus.audit_trail.touched IS 'Events, listeners or schedules that it has changed by now';
+
+COMMENT ON COLUMN pgbus.audit_trail.state IS 'State of the operation now: running, done or cancelled';
+
+COMMENT ON COLUMN pgbus.audit_trail.result IS 'State before the change that no item has, a JSON object';
+
+COMMENT ON COLUMN pgbus.audit_trail.finished_at IS 'When the operation ended; NULL: it runs';
 
 CREATE TABLE pgbus.causes (
     "position" bigint NOT NULL,
@@ -2032,6 +2149,15 @@ COMMENT ON COLUMN pgbus.operation_items.traceback IS 'Traceback of the last atte
 COMMENT ON COLUMN pgbus.operation_items.worker IS 'Worker of the last attempt';
 
 COMMENT ON COLUMN pgbus.operation_items.dead_at IS 'When the listener had given up';
+
+ALTER TABLE pgbus.operation_steps ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME pgbus.operation_steps_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
 
 ALTER TABLE pgbus.operations ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
     SEQUENCE NAME pgbus.operations_id_seq
@@ -2758,6 +2884,9 @@ ALTER TABLE ONLY pgbus.listeners
 ALTER TABLE ONLY pgbus.listeners
     ADD CONSTRAINT listeners_pkey PRIMARY KEY (id);
 
+ALTER TABLE ONLY pgbus.operation_steps
+    ADD CONSTRAINT operation_steps_pkey PRIMARY KEY (id);
+
 ALTER TABLE ONLY pgbus.operations
     ADD CONSTRAINT operations_pkey PRIMARY KEY (id);
 
@@ -2865,6 +2994,8 @@ CREATE INDEX operation_items_operation ON pgbus.operation_items USING btree (ope
 
 CREATE INDEX operation_items_position ON pgbus.operation_items USING btree ("position");
 
+CREATE INDEX operation_steps_operation ON pgbus.operation_steps USING btree (operation_id);
+
 CREATE INDEX operations_running ON pgbus.operations USING btree (id) WHERE (state = 'running'::text);
 
 CREATE INDEX outbox_scheduled ON pgbus.outbox USING btree (deliver_at) WHERE (deliver_at IS NOT NULL);
@@ -2925,6 +3056,9 @@ ALTER TABLE ONLY pgbus.declarations
 
 ALTER TABLE ONLY pgbus.operation_items
     ADD CONSTRAINT operation_items_operation_id_fkey FOREIGN KEY (operation_id) REFERENCES pgbus.operations(id);
+
+ALTER TABLE ONLY pgbus.operation_steps
+    ADD CONSTRAINT operation_steps_operation_id_fkey FOREIGN KEY (operation_id) REFERENCES pgbus.operations(id);
 
 ALTER TABLE ONLY pgbus.rpc_servers
     ADD CONSTRAINT rpc_servers_worker_id_fkey FOREIGN KEY (worker_id) REFERENCES pgbus.workers(id) ON DELETE CASCADE;

@@ -25,9 +25,9 @@ from tests.support.workers import RPC_TIMEOUT, running
 VERBS = ("SELECT", "INSERT", "UPDATE", "DELETE")
 VIEWS = (
     "attempts", "event_history", "pending", "listener_lag", "dead", "scheduled", "rpc_calls", "schema_versions",
-    "live_workers", "running", "timetable", "schedule_history",
+    "live_workers", "running", "timetable", "schedule_history", "audit_trail",
 )  # fmt: skip
-RECORD = ("operations", "operation_items", "removed_listeners")
+RECORD = ("operations", "operation_steps", "operation_items", "removed_listeners")
 SIZE = 1_000_000_000
 READ = (
     "outbox", "events", "history", "causes", "listeners", "subscriptions", "declarations", "dead_letters", "workers",
@@ -350,7 +350,7 @@ async def test_a_worker_reaches_every_table(bus: Bus) -> None:
     less = {
         **dict.fromkeys((*VIEWS, "alembic_version", "partitions", "identity"), ("SELECT",)),
         **dict.fromkeys(("events", "history", "causes"), ("SELECT", "INSERT")),
-        **dict.fromkeys(("operations", "operation_items", "removed_listeners", "installation"), ("SELECT",)),
+        **dict.fromkeys((*RECORD, "installation"), ("SELECT",)),
         "received": ("SELECT", "INSERT", "DELETE"),
     }
     privileges = await bus.privileges("worker")
@@ -387,7 +387,28 @@ async def test_an_operator_changes_things_by_operations_alone(bus: Bus) -> None:
     assert tuple(row) == ("pause", "too many", "ann", f"{bus.namespace}_operator_member", "done")
     assert await bus.owner.fetchval(bus.text("SELECT state FROM pgbus.listeners")) == "paused"
     worker = await bus.member("worker")
-    assert await bus.refused(worker, ["SELECT pgbus.begin_operation('discard')"])
+    refused = ["begin_operation('discard')", "resume_operation(1)", "continue_operation(1)", "cancel_operation(1)"]
+    refused = [f"SELECT pgbus.{call}" for call in refused]
+    assert await bus.refused(worker, refused) == refused
+
+
+async def test_whoever_takes_up_an_operation_of_another_is_in_the_trail(bus: Bus) -> None:
+    operator, admin = await bus.member("operator"), await bus.member("admin")
+    await bus.owner.execute(bus.text("INSERT INTO pgbus.listeners (listener_name) VALUES ('mail')"))
+    pause = bus.text("SELECT pgbus.begin_operation('pause', '{\"listener\": \"mail\"}', 'too many', 'ann')")
+    await operator.execute(bus.text("SELECT pgbus.continue_operation($1)"), await operator.fetchval(pause))
+    await admin.execute(bus.text("SELECT pgbus.continue_operation($1)"), await operator.fetchval(pause))
+    cancelled = await operator.fetchval(pause)
+    assert await admin.fetchval(bus.text("SELECT pgbus.cancel_operation($1, 'not mail', 'bob')"), cancelled)
+    trail = "SELECT operation_id, action, person, reason, requested_by, state FROM pgbus.audit_trail ORDER BY at"
+    begun, taken = ("begin", "ann", "too many", "operator", "done"), ("continue", None, None, "admin", "done")
+    assert [(*row[:4], row[4].split("_")[-2], row[5]) for row in await operator.fetch(bus.text(trail))] == [
+        (1, *begun),
+        (2, *begun),
+        (2, *taken),
+        (3, *begun[:4], "cancelled"),
+        (3, "cancel", "bob", "not mail", "admin", "cancelled"),
+    ]
 
 
 async def test_an_admin_does_everything_but_alter_the_tables(bus: Bus) -> None:

@@ -62,12 +62,12 @@ _PAGES: Mapping[str, Page] = {
     "/operations/{operation_id:int}": operating.operation,
     "/operations/{operation_id:int}/items.csv": operating.export_items_csv,
     "/operations/{operation_id:int}/items.json": operating.export_items_json,
+    "/operations/{operation_id:int}/{step}": operating.ask_step,
 }
 _DEEDS: Mapping[str, Page] = {
     "/events/{event_id}/again": again.republish,
     "/changes/{verb}": operating.change,
-    "/operations/{operation_id:int}/cancel": operating.cancel,
-    "/operations/{operation_id:int}/continue": operating.carry_on,
+    "/operations/{operation_id:int}/{step}": operating.take_step,
 }
 _NAMES = (
     "Overview", "Listeners", "Events", "Dead", "Calls", "Schedules", "Schemas", "Workers", "Operations", "Doctor",

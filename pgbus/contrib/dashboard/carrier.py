@@ -8,6 +8,7 @@ import logging
 from pgbus.admin import Admin
 from pgbus.config import Config
 from pgbus.database.faults import DATABASE_ERRORS
+from pgbus.database.statements.operations import Why
 from pgbus.errors import PgbusError
 
 logger = logging.getLogger("pgbus")
@@ -31,10 +32,10 @@ class Carrier:
         """Whether this process carries out the operation now."""
         return operation_id in self._tasks
 
-    def start(self, operation_id: int) -> None:
-        """Carry out what is left of an operation."""
+    def start(self, operation_id: int, *, continued: Why | None = None) -> None:
+        """Carry out an operation, or what is left of it: `continued` is who continues it, and why."""
         if operation_id not in self._tasks:
-            task = asyncio.create_task(self._carry(operation_id), name=f"pgbus operation {operation_id}")
+            task = asyncio.create_task(self._carry(operation_id, continued), name=f"pgbus operation {operation_id}")
             self._tasks[operation_id] = task
             task.add_done_callback(lambda _: self._tasks.pop(operation_id))
 
@@ -49,9 +50,12 @@ class Carrier:
             task.cancel()
         await self.finish()
 
-    async def _carry(self, operation_id: int) -> None:
+    async def _carry(self, operation_id: int, continued: Why | None) -> None:
         try:
             async with self._turns, Admin.connect(self._config) as admin:
-                await admin.operations.resume(operation_id)
+                if continued is None:
+                    await admin.operations.carry_out(operation_id)
+                else:
+                    await admin.operations.resume(operation_id, **continued)
         except (*DATABASE_ERRORS, PgbusError) as error:
             logger.warning("operation %s was broken off and can be continued: %s", operation_id, error)

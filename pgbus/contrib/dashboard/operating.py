@@ -18,12 +18,13 @@ from pgbus.contrib.dashboard.changes import CHANGES, STATES, Change, Refused, re
 from pgbus.contrib.dashboard.showing import masked
 from pgbus.contrib.dashboard.visits import LIMIT, Shown, Visit
 from pgbus.database.faults import DataError, UndefinedObject, hint_of
-from pgbus.database.statements.operations import Verb
+from pgbus.database.statements.operations import Verb, Why
 from pgbus.errors import InUseError, NotRegisteredError, OperationNotFound
 
 SAMPLES = 10
 LONGEST_REASON = 1000
 """Characters."""
+_NO_REASON = f"give a reason, of at most {LONGEST_REASON} characters: it is kept with the operation"
 ITEMS = 200
 """Events that the page of an operation shows."""
 # A filter that no page of ours has written.
@@ -49,8 +50,7 @@ async def change(visit: Visit) -> Shown:
     filter_, reason = _read_filter(visit.form), visit.form.get("reason", "").strip()
     given = {name: str(value) for name, value in filter_.items()}
     if not 1 <= len(reason) <= LONGEST_REASON:
-        problem = f"give a reason, of at most {LONGEST_REASON} characters: it is kept with the operation"
-        return await _preview(visit, change, given, filter_, problem=problem)
+        return await _preview(visit, change, given, filter_, problem=_NO_REASON)
     operations = visit.admin.operations
     try:
         if change.at_once:
@@ -65,22 +65,21 @@ async def change(visit: Visit) -> Shown:
     return see(visit, number)
 
 
-async def cancel(visit: Visit) -> Shown:
-    """Stop an operation after its batch."""
-    need(visit, "operator")
-    number = visit.request.path_params["operation_id"]
-    try:
-        await visit.admin.operations.cancel(number)
-    except OperationNotFound as error:
-        raise HTTPException(404, str(error)) from None
-    return see(visit, number)
+async def ask_step(visit: Visit) -> Shown:
+    """The form that confirms that an operation is cancelled or continued."""
+    return "step.html", {"operation": await _stepped(visit), "step": visit.path("step"), "problem": ""}
 
 
-async def carry_on(visit: Visit) -> Shown:
-    """Carry out the rest of an operation that was broken off."""
-    found = await _operation(visit)
-    need(visit, CHANGES[found.verb].role if found.verb in CHANGES else "operator")
-    visit.request.app.state.carrier.start(found.id)
+async def take_step(visit: Visit) -> Shown:
+    """Stop an operation after its batch, or carry out the rest of one that was broken off."""
+    found, reason = await _stepped(visit), visit.form.get("reason", "").strip()
+    if not 1 <= len(reason) <= LONGEST_REASON:
+        return "step.html", {"operation": found, "step": visit.path("step"), "problem": _NO_REASON}
+    why = Why(reason=reason, person=visit.person.name)
+    if visit.path("step") == "cancel":
+        await visit.admin.operations.cancel(found.id, **why)
+    else:
+        visit.request.app.state.carrier.start(found.id, continued=why)
     return see(visit, found.id)
 
 
@@ -91,6 +90,7 @@ async def operation(visit: Visit) -> Shown:
     return "operation.html", {
         "operation": found,
         "filter": masked(msgspec.json.encode(found.filter).decode(), visit.hidden),
+        "steps": await visit.admin.operations.steps(found.id),
         "items": items,
         "limit": ITEMS,
         "carried": visit.request.app.state.carrier.carries(found.id),
@@ -173,6 +173,16 @@ async def _operation(visit: Visit) -> Operation:
         return await visit.admin.operations.show(visit.request.path_params["operation_id"])
     except OperationNotFound as error:
         raise HTTPException(404, str(error)) from None
+
+
+async def _stepped(visit: Visit) -> Operation:
+    """The operation that the person may cancel or continue."""
+    if visit.path("step") not in ("cancel", "continue"):
+        raise HTTPException(404, "there is no such step")
+    found = await _operation(visit)
+    cancels = visit.path("step") == "cancel" or found.verb not in CHANGES
+    need(visit, "operator" if cancels else CHANGES[found.verb].role)
+    return found
 
 
 async def _asked(visit: Visit) -> list[Operation]:

@@ -20,10 +20,12 @@ READER = frozenset(
         "find_invalid_indexes", "find_collation_drift", "find_public_rights", "find_missing_grants",
         "find_leader_session", "summarize_dead_letters", "measure_listeners", "list_running", "list_failures",
         "read_intervals", "read_flow", "read_tree", "find_window", "read_options", "read_installation",
-        "list_operations", "list_operation_items",
+        "list_operations", "list_operation_items", "list_operation_steps",
     }
 )  # fmt: skip
-OPERATOR = frozenset({"preview_operation", "begin_operation", "continue_operation", "cancel_operation"})
+OPERATOR = frozenset(
+    {"preview_operation", "begin_operation", "resume_operation", "continue_operation", "cancel_operation"}
+)
 # Statements of a handler's own database, where there are no roles of ours.
 INBOX = frozenset(
     {"create_inbox_namespace", "create_inbox", "create_inbox_index", "take_events", "forget_taken_events"}

@@ -49,7 +49,7 @@ class Operation:
 
     `requested_by` is the database's user, `person` who that was, where given. `matched` is the number of events,
     listeners or schedules when it was requested, and `touched` that of those it has changed. `result` tells more, such
-    as what a reset has dropped. `ended_by` is the user who cancelled it.
+    as what a reset has dropped.
     """
 
     id: int
@@ -64,7 +64,17 @@ class Operation:
     touched: int
     result: dict[str, Any]
     finished_at: datetime | None
-    ended_by: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class OperationStep:
+    """What a person did to an operation after it was begun: continued or cancelled it; who, when and why."""
+
+    step: Literal["continue", "cancel"]
+    reason: str | None
+    person: str | None
+    requested_by: str
+    requested_at: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,8 +128,7 @@ async def preview_operation(store: Store, verb: Verb, filter_: Filter, *, sample
 
 async def begin_operation(store: Store, verb: Verb, filter_: Filter, why: Why) -> int:
     """Record an operation, which `continue_operation` carries out; its id."""
-    values = {"reason": why.get("reason"), "person": why.get("person")}
-    row = await store.fetch_one("begin_operation", verb=verb, filter=_text(filter_), **values)
+    row = await store.fetch_one("begin_operation", verb=verb, filter=_text(filter_), **_values(why))
     number: int = row["id"]
     return number
 
@@ -129,9 +138,17 @@ async def continue_operation(store: Store, operation_id: int, *, batch: int) -> 
     return _operation(await store.fetch_one("continue_operation", operation_id=operation_id, batch=batch))
 
 
-async def cancel_operation(store: Store, operation_id: int) -> bool:
+async def resume_operation(store: Store, operation_id: int, why: Why) -> bool:
+    """Record that somebody continues an operation; false if it has ended already."""
+    row = await store.fetch_one("resume_operation", operation_id=operation_id, **_values(why))
+    resumed: bool = row["resumed"]
+    return resumed
+
+
+async def cancel_operation(store: Store, operation_id: int, why: Why) -> bool:
     """Stop a running operation; false if it has ended already."""
-    cancelled: bool = (await store.fetch_one("cancel_operation", operation_id=operation_id))["cancelled"]
+    row = await store.fetch_one("cancel_operation", operation_id=operation_id, **_values(why))
+    cancelled: bool = row["cancelled"]
     return cancelled
 
 
@@ -146,9 +163,19 @@ async def list_operation_items(store: Store, operation_id: int, *, limit: int | 
     return [OperationItem(**row) for row in rows]
 
 
+async def list_operation_steps(store: Store, operation_id: int) -> list[OperationStep]:
+    """Return who continued or cancelled an operation, in the order of time."""
+    rows = await store.fetch("list_operation_steps", operation_id=operation_id)
+    return [OperationStep(**row) for row in rows]
+
+
 def _operation(row: Any) -> Operation:
     texts = {name: msgspec.json.decode(row[name]) for name in ("filter", "result")}
     return Operation(**{**row, **texts})
+
+
+def _values(why: Why) -> dict[str, str | None]:
+    return {"reason": why.get("reason"), "person": why.get("person")}
 
 
 def _text(filter_: Filter) -> str:

@@ -162,9 +162,11 @@ async def test_an_operation_that_was_broken_off_is_continued_and_does_nothing_tw
     half = await operations.continue_operation(store, number, batch=1)
     assert (half.state, half.touched) == ("running", 1)
     await rows.dead_letter(mailer, 5)  # later than the operation, and not its own
-    done = await admin.operations.resume(number)
+    done = await admin.operations.resume(number, reason="the pod was evicted", person="ann")
     assert (done.state, done.touched, done.matched) == ("done", 2, 2)
     assert await admin.operations.resume(number) == done
+    steps = await admin.operations.steps(number)
+    assert [(step.step, step.reason, step.person) for step in steps] == [("continue", "the pod was evicted", "ann")]
     left = await rows.connection.fetch("SELECT position FROM pgbus.dead_letters")
     assert [row["position"] for row in left] == [5]
     query = "SELECT count(*) FROM pgbus.attempts WHERE outcome = 'discarded'"
@@ -176,10 +178,13 @@ async def test_a_cancelled_operation_stops_after_its_batch(admin: Admin, rows: R
     store = Store(rows.connection, namespace="pgbus")
     number = await operations.begin_operation(store, "discard", {}, {"reason": "oops"})
     await operations.continue_operation(store, number, batch=1)
-    assert await admin.operations.cancel(number)
+    assert await admin.operations.cancel(number, reason="wrong listener", person="bob")
     assert not await admin.operations.cancel(number)
     after = await admin.operations.resume(number)
-    assert (after.state, after.touched, after.ended_by is not None) == ("cancelled", 1, True)
+    assert (after.state, after.touched) == ("cancelled", 1)
+    [step] = await admin.operations.steps(number)
+    assert (step.step, step.reason, step.person) == ("cancel", "wrong listener", "bob")
+    assert (step.requested_at, step.requested_by) <= (after.finished_at, after.requested_by)
     assert await rows.connection.fetchval("SELECT count(*) FROM pgbus.dead_letters") == 1
     with pytest.raises(OperationNotFound, match="there is no operation 99"):
         await admin.operations.show(99)

@@ -138,6 +138,8 @@ def test_every_command_that_makes_an_operation_takes_the_same_options() -> None:
         **{name: list(CHANGE_OPTIONS) for name in OPERATIONS},
         "dashboard": ["--person"],  # of what is changed there
         "db downgrade": ["--yes"],  # it may delete the record
+        "operations cancel": ["--reason", "--person"],  # what was named
+        "operations continue": ["--reason", "--person"],
     }
 
 

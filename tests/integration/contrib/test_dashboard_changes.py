@@ -180,12 +180,27 @@ async def test_a_running_operation_shows_how_far_it_is_and_can_be_continued_or_c
     await rows.connection.execute("SELECT pgbus.continue_operation($1, 1)", first)
     page = (await client.get(f"/operations/{first}")).text
     assert '<progress value="1" max="3"' in page
-    answer = await client.post(f"/operations/{first}/continue", data=form_of(page, f"/operations/{first}/continue"))
+    assert f'href="/operations/{first}/cancel"' in page
+    answer = await step(client, f"/operations/{first}/continue", "the pod was evicted")
     assert answer.headers["location"] == f"/operations/{first}"
     await dashboard.state.carrier.finish()
-    await client.post(f"/operations/{second}/cancel", data=form_of(page, f"/operations/{first}/cancel"))
+    assert (await step(client, f"/operations/{second}/cancel", " ")).status_code == 409
+    await step(client, f"/operations/{second}/cancel", "not these")
     states = await rows.connection.fetch("SELECT state, touched FROM pgbus.operations ORDER BY id")
     assert [tuple(row) for row in states] == [("done", 3), ("cancelled", 0)]
+    steps = await rows.connection.fetch("SELECT operation_id, step, person, reason FROM pgbus.operation_steps")
+    assert [tuple(row) for row in steps] == [
+        (first, "continue", "ann", "the pod was evicted"),
+        (second, "cancel", "ann", "not these"),
+    ]
+    assert "ann: not these" in (await client.get(f"/operations/{second}")).text
+    assert "It has ended already" in (await client.get(f"/operations/{second}/cancel")).text
+    assert (await client.get(f"/operations/{second}/erase")).status_code == 404
+
+
+async def step(client: httpx.AsyncClient, address: str, reason: str) -> httpx.Response:
+    """Cancel or continue an operation by its form."""
+    return await client.post(address, data={**form_of((await client.get(address)).text, address), "reason": reason})
 
 
 async def test_an_operation_that_its_dashboard_leaves_can_be_continued_by_another(
@@ -197,7 +212,7 @@ async def test_an_operation_that_its_dashboard_leaves_can_be_continued_by_anothe
     async with browser(Dashboard(Config(dsn=database), allow=everyone("operator"))) as other:
         page = (await other.get(f"/operations/{number}")).text
         if "/continue" in page:  # it may have been quicker than the end of its dashboard
-            await other.post(f"/operations/{number}/continue", data=form_of(page, f"/operations/{number}/continue"))
+            await step(other, f"/operations/{number}/continue", "the dashboard went away")
         await other._transport.app.state.carrier.finish()  # type: ignore[attr-defined]
     assert await rows.connection.fetchval("SELECT touched FROM pgbus.operations") == 3
 
