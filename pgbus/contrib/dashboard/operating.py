@@ -179,9 +179,10 @@ async def _stepped(visit: Visit) -> Operation:
     """The operation that the person may cancel or continue."""
     if visit.path("step") not in ("cancel", "continue"):
         raise HTTPException(404, "there is no such step")
+    need(visit, "operator")
     found = await _operation(visit)
-    cancels = visit.path("step") == "cancel" or found.verb not in CHANGES
-    need(visit, "operator" if cancels else CHANGES[found.verb].role)
+    if visit.path("step") == "continue" and found.verb in CHANGES:
+        need(visit, CHANGES[found.verb].role)
     return found
 
 
