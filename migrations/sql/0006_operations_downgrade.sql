@@ -5,7 +5,7 @@ DROP FUNCTION pgbus.cancel_operation(bigint, text, text), pgbus.continue_operati
               pgbus.resume_operation(bigint, text, text), pgbus.note_step(bigint, text, text, text),
               pgbus.operate_on_schedule(pgbus.operations), pgbus.operate_on_listener(pgbus.operations),
               pgbus.operate_replay(pgbus.operations, bigint), pgbus.operate_on_failures(pgbus.operations, bigint),
-              pgbus.unblock_deliveries(integer[]), pgbus.archive_dead_letters(bigint, bigint[]),
+              pgbus.unblock_deliveries(integer[]), pgbus.subscribed(text), pgbus.archive_dead_letters(bigint, bigint[]),
               pgbus.begin_operation(text, jsonb, text, text), pgbus.preview_operation(text, jsonb, integer),
               pgbus.count_heard(jsonb, bigint, bigint), pgbus.find_heard(jsonb, bigint, bigint, bigint),
               pgbus.patterns_of(text), pgbus.operation_range(text, jsonb),

@@ -356,6 +356,16 @@ BEGIN
 END
 $$;
 
+-- Topics and patterns of a listener, for the record of what is done to it.
+CREATE FUNCTION pgbus.subscribed(listener text) RETURNS jsonb
+    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT COALESCE(jsonb_agg(s.pattern ORDER BY s.pattern), '[]')
+    FROM pgbus.subscriptions AS s
+    JOIN pgbus.listeners AS l ON l.id = s.listener_id
+    WHERE l.listener_name = listener
+$$;
+
 -- Record an operation, so that it can be continued; returns its id. Nothing is changed yet. Its end is fixed here: what
 -- fails while it runs is not its own, or else it might never end.
 CREATE FUNCTION pgbus.begin_operation(verb text, filter jsonb DEFAULT '{}', reason text DEFAULT NULL, person text DEFAULT NULL)
@@ -367,9 +377,13 @@ DECLARE
     number bigint;
 BEGIN
     bounds := pgbus.operation_range(verb, filter);
-    INSERT INTO pgbus.operations AS o (verb, filter, reason, person, requested_by, matched, progress, last)
+    INSERT INTO pgbus.operations AS o (verb, filter, reason, person, requested_by, matched, progress, last, result)
     VALUES (verb, filter, reason, person, session_user,
-            (SELECT p.matched FROM pgbus.preview_operation(verb, filter, 0) AS p), bounds.low, bounds.high)
+            (SELECT p.matched FROM pgbus.preview_operation(verb, filter, 0) AS p), bounds.low, bounds.high,
+            -- A replay has no item for each event: these say which they were, also when the listener is gone.
+            CASE WHEN verb = 'replay'
+                 THEN jsonb_build_object('from', bounds.low + 1, 'to', bounds.high,
+                                         'topics', pgbus.subscribed(filter ->> 'listener')) ELSE '{}' END)
     RETURNING o.id INTO number;
     RETURN number;
 END
@@ -509,7 +523,8 @@ AS $$
 DECLARE
     listener record;
     running text[];
-    dropped bigint;
+    dropped record;
+    topics CONSTANT jsonb := pgbus.subscribed(o.filter ->> 'listener');
 BEGIN
     -- Against the leader and other operators.
     SELECT l.id, l.state INTO listener
@@ -543,7 +558,7 @@ BEGIN
         FROM gone AS g
         WHERE g.attempt > 1 AND g.events = 1 AND (o.verb = 'remove' OR g.first <= o.last)
     )
-    SELECT COALESCE(sum(g.events), 0) INTO dropped FROM gone AS g;
+    SELECT COALESCE(sum(g.events), 0) AS events, min(g.first) AS first, max(g.last) AS last INTO dropped FROM gone AS g;
     -- A reset to the past has these events heard again; otherwise there would be two dead letters of one.
     PERFORM pgbus.archive_dead_letters(o.id, ARRAY(
         SELECT x.id FROM pgbus.dead_letters AS x
@@ -553,7 +568,8 @@ BEGIN
     ELSE
         UPDATE pgbus.listeners AS l SET cursor = o.last + 1 WHERE l.id = listener.id;
     END IF;
-    RETURN jsonb_build_object('deliveries_dropped', dropped, 'position', o.last + 1,
+    RETURN jsonb_build_object('was', listener.state, 'topics', topics, 'deliveries_dropped', dropped.events,
+                              'first_dropped', dropped.first, 'last_dropped', dropped.last, 'position', o.last + 1,
                               'dead_letters', (SELECT count(*) FROM pgbus.operation_items AS i WHERE i.operation_id = o.id));
 END
 $$;
@@ -564,7 +580,7 @@ AS $$
 DECLARE
     schedule record;
 BEGIN
-    SELECT s.schedule_name, s.state, s.claim_token, s.claim_token IS NOT NULL AS running,
+    SELECT s.schedule_name, s.rule, s.state, s.claim_token, s.claim_token IS NOT NULL AS running,
            -- Not by now(): while the bus sleeps nobody says that he declares it.
            COALESCE(s.last_seen_at > (SELECT max(w.last_seen_at) FROM pgbus.live_workers AS w) - INTERVAL '1 minute',
                     false) AS declared
@@ -601,7 +617,7 @@ BEGIN
         DELETE FROM pgbus.schedules AS s WHERE s.schedule_name = schedule.schedule_name;
         UPDATE pgbus.schedule_runs AS r SET outcome = 'lost', finished_at = now() WHERE r.run_id = schedule.claim_token;
     END CASE;
-    RETURN jsonb_build_object('was', schedule.state);
+    RETURN jsonb_build_object('was', schedule.state, 'rule', schedule.rule);
 END
 $$;
 
@@ -848,7 +864,7 @@ REVOKE EXECUTE
     ON FUNCTION pgbus.preview_operation(text, jsonb, integer), pgbus.begin_operation(text, jsonb, text, text),
                 pgbus.resume_operation(bigint, text, text), pgbus.continue_operation(bigint, bigint),
                 pgbus.cancel_operation(bigint, text, text), pgbus.note_step(bigint, text, text, text),
-                pgbus.archive_dead_letters(bigint, bigint[]), pgbus.unblock_deliveries(integer[]),
+                pgbus.subscribed(text), pgbus.archive_dead_letters(bigint, bigint[]), pgbus.unblock_deliveries(integer[]),
                 pgbus.operate_on_failures(pgbus.operations, bigint), pgbus.operate_replay(pgbus.operations, bigint),
                 pgbus.operate_on_listener(pgbus.operations), pgbus.operate_on_schedule(pgbus.operations),
                 pgbus.operate_republish(pgbus.operations), pgbus.operate_adopt(), pgbus.find_installation(), pgbus.find_paused_as_copy(), pgbus.pause_copy()
@@ -870,7 +886,7 @@ COMMENT ON COLUMN pgbus.operations.matched IS 'Events, listeners or schedules th
 COMMENT ON COLUMN pgbus.operations.touched IS 'Events, listeners or schedules that it has changed';
 COMMENT ON COLUMN pgbus.operations.progress IS 'Id or position up to which it is done';
 COMMENT ON COLUMN pgbus.operations.last IS 'Id or position at which it ends';
-COMMENT ON COLUMN pgbus.operations.result IS 'State before the change that no item has, a JSON object';
+COMMENT ON COLUMN pgbus.operations.result IS 'State before the change, and what was touched that no item has, a JSON object';
 COMMENT ON COLUMN pgbus.operations.finished_at IS 'When it ended; NULL: it runs';
 COMMENT ON TABLE pgbus.operation_steps IS 'What people did to an operation after it was begun: continued or cancelled it';
 COMMENT ON COLUMN pgbus.operation_steps.id IS 'Id of the step';
@@ -892,7 +908,7 @@ COMMENT ON COLUMN pgbus.audit_trail.filter IS 'What the operation applies to, a 
 COMMENT ON COLUMN pgbus.audit_trail.matched IS 'Events, listeners or schedules that its preview found';
 COMMENT ON COLUMN pgbus.audit_trail.touched IS 'Events, listeners or schedules that it has changed by now';
 COMMENT ON COLUMN pgbus.audit_trail.state IS 'State of the operation now: running, done or cancelled';
-COMMENT ON COLUMN pgbus.audit_trail.result IS 'State before the change that no item has, a JSON object';
+COMMENT ON COLUMN pgbus.audit_trail.result IS 'State before the change, and what was touched that operation_items does not have, a JSON object';
 COMMENT ON COLUMN pgbus.audit_trail.finished_at IS 'When the operation ended; NULL: it runs';
 COMMENT ON TABLE pgbus.operation_items IS 'What operations have changed: an event at one listener';
 COMMENT ON COLUMN pgbus.operation_items.operation_id IS 'The operation, in operations';
@@ -926,6 +942,7 @@ COMMENT ON FUNCTION pgbus.operation_range(text, jsonb) IS 'From where (exclusive
 COMMENT ON FUNCTION pgbus.find_heard(jsonb, bigint, bigint, bigint) IS 'Events of a part of the log that a listener hears and a filter accepts';
 COMMENT ON FUNCTION pgbus.preview_operation(text, jsonb, integer) IS 'What an operation would change, without changing it';
 COMMENT ON FUNCTION pgbus.begin_operation(text, jsonb, text, text) IS 'Records an operation and returns its id; nothing is changed yet';
+COMMENT ON FUNCTION pgbus.subscribed(text) IS 'Topics and patterns of a listener, a JSON array';
 COMMENT ON FUNCTION pgbus.archive_dead_letters(bigint, bigint[]) IS 'Moves dead letters into the items of an operation';
 COMMENT ON FUNCTION pgbus.unblock_deliveries(integer[]) IS 'Frees deliveries whose key no dead letter blocks any longer';
 COMMENT ON FUNCTION pgbus.operate_on_failures(pgbus.operations, bigint) IS 'One batch of retry, discard, retry_now or give_up';

@@ -56,9 +56,13 @@ DECLARE
     number bigint;
 BEGIN
     bounds := pgbus.operation_range(verb, filter);
-    INSERT INTO pgbus.operations AS o (verb, filter, reason, person, requested_by, matched, progress, last)
+    INSERT INTO pgbus.operations AS o (verb, filter, reason, person, requested_by, matched, progress, last, result)
     VALUES (verb, filter, reason, person, session_user,
-            (SELECT p.matched FROM pgbus.preview_operation(verb, filter, 0) AS p), bounds.low, bounds.high)
+            (SELECT p.matched FROM pgbus.preview_operation(verb, filter, 0) AS p), bounds.low, bounds.high,
+            -- A replay has no item for each event: these say which they were, also when the listener is gone.
+            CASE WHEN verb = 'replay'
+                 THEN jsonb_build_object('from', bounds.low + 1, 'to', bounds.high,
+                                         'topics', pgbus.subscribed(filter ->> 'listener')) ELSE '{}' END)
     RETURNING o.id INTO number;
     RETURN number;
 END
@@ -184,7 +188,7 @@ COMMENT ON COLUMN pgbus.operations.progress IS 'Id or position up to which it is
 
 COMMENT ON COLUMN pgbus.operations.last IS 'Id or position at which it ends';
 
-COMMENT ON COLUMN pgbus.operations.result IS 'State before the change that no item has, a JSON object';
+COMMENT ON COLUMN pgbus.operations.result IS 'State before the change, and what was touched that no item has, a JSON object';
 
 COMMENT ON COLUMN pgbus.operations.finished_at IS 'When it ended; NULL: it runs';
 
@@ -763,7 +767,8 @@ CREATE FUNCTION pgbus.operate_on_listener(o pgbus.operations) RETURNS jsonb
 DECLARE
     listener record;
     running text[];
-    dropped bigint;
+    dropped record;
+    topics CONSTANT jsonb := pgbus.subscribed(o.filter ->> 'listener');
 BEGIN
     -- Against the leader and other operators.
     SELECT l.id, l.state INTO listener
@@ -797,7 +802,7 @@ BEGIN
         FROM gone AS g
         WHERE g.attempt > 1 AND g.events = 1 AND (o.verb = 'remove' OR g.first <= o.last)
     )
-    SELECT COALESCE(sum(g.events), 0) INTO dropped FROM gone AS g;
+    SELECT COALESCE(sum(g.events), 0) AS events, min(g.first) AS first, max(g.last) AS last INTO dropped FROM gone AS g;
     -- A reset to the past has these events heard again; otherwise there would be two dead letters of one.
     PERFORM pgbus.archive_dead_letters(o.id, ARRAY(
         SELECT x.id FROM pgbus.dead_letters AS x
@@ -807,7 +812,8 @@ BEGIN
     ELSE
         UPDATE pgbus.listeners AS l SET cursor = o.last + 1 WHERE l.id = listener.id;
     END IF;
-    RETURN jsonb_build_object('deliveries_dropped', dropped, 'position', o.last + 1,
+    RETURN jsonb_build_object('was', listener.state, 'topics', topics, 'deliveries_dropped', dropped.events,
+                              'first_dropped', dropped.first, 'last_dropped', dropped.last, 'position', o.last + 1,
                               'dead_letters', (SELECT count(*) FROM pgbus.operation_items AS i WHERE i.operation_id = o.id));
 END
 $$;
@@ -821,7 +827,7 @@ CREATE FUNCTION pgbus.operate_on_schedule(o pgbus.operations) RETURNS jsonb
 DECLARE
     schedule record;
 BEGIN
-    SELECT s.schedule_name, s.state, s.claim_token, s.claim_token IS NOT NULL AS running,
+    SELECT s.schedule_name, s.rule, s.state, s.claim_token, s.claim_token IS NOT NULL AS running,
            -- Not by now(): while the bus sleeps nobody says that he declares it.
            COALESCE(s.last_seen_at > (SELECT max(w.last_seen_at) FROM pgbus.live_workers AS w) - INTERVAL '1 minute',
                     false) AS declared
@@ -858,7 +864,7 @@ BEGIN
         DELETE FROM pgbus.schedules AS s WHERE s.schedule_name = schedule.schedule_name;
         UPDATE pgbus.schedule_runs AS r SET outcome = 'lost', finished_at = now() WHERE r.run_id = schedule.claim_token;
     END CASE;
-    RETURN jsonb_build_object('was', schedule.state);
+    RETURN jsonb_build_object('was', schedule.state, 'rule', schedule.rule);
 END
 $$;
 
@@ -1215,6 +1221,18 @@ $$;
 
 COMMENT ON FUNCTION pgbus.searchable(document json) IS 'JSON as jsonb; NULL for JSON that jsonb cannot hold';
 
+CREATE FUNCTION pgbus.subscribed(listener text) RETURNS jsonb
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    SELECT COALESCE(jsonb_agg(s.pattern ORDER BY s.pattern), '[]')
+    FROM pgbus.subscriptions AS s
+    JOIN pgbus.listeners AS l ON l.id = s.listener_id
+    WHERE l.listener_name = listener
+$$;
+
+COMMENT ON FUNCTION pgbus.subscribed(listener text) IS 'Topics and patterns of a listener, a JSON array';
+
 CREATE FUNCTION pgbus.take_dedup_keys(dedup_keys text[], event_ids uuid[], ttl double precision, OUT dedup_key text, OUT event_id uuid, OUT was_taken boolean) RETURNS SETOF record
     LANGUAGE sql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -1529,7 +1547,7 @@ COMMENT ON COLUMN pgbus.audit_trail.touched IS 'Events, listeners or schedules t
 
 COMMENT ON COLUMN pgbus.audit_trail.state IS 'State of the operation now: running, done or cancelled';
 
-COMMENT ON COLUMN pgbus.audit_trail.result IS 'State before the change that no item has, a JSON object';
+COMMENT ON COLUMN pgbus.audit_trail.result IS 'State before the change, and what was touched that operation_items does not have, a JSON object';
 
 COMMENT ON COLUMN pgbus.audit_trail.finished_at IS 'When the operation ended; NULL: it runs';
 

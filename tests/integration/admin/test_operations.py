@@ -128,7 +128,15 @@ async def test_a_listener_that_is_removed_leaves_its_name_and_its_dead_letters(
 ) -> None:
     await rows.attempt(mailer, 5, "done")
     done = await admin.operations.run("remove", {"listener": "mailer"})
-    assert done.result == {"deliveries_dropped": 2, "dead_letters": 2, "position": 1}
+    assert done.result == {
+        "was": "active",
+        "topics": ["**"],
+        "deliveries_dropped": 2,
+        "first_dropped": 1,
+        "last_dropped": 2,
+        "dead_letters": 2,
+        "position": 1,
+    }
     assert [item.position for item in await admin.operations.items(done.id)] == [3, 4]
     names = "SELECT DISTINCT listener_name FROM pgbus.attempts"
     assert [row[0] for row in await rows.connection.fetch(names)] == ["mailer"]
