@@ -27,7 +27,8 @@ WORK = [
 ]
 
 TRAIL = """
-SELECT action, verb, requested_by, person, reason, COALESCE(filter ->> 'listener', filter ->> 'error') AS what, touched, state
+SELECT action, verb, requested_by, person, reason, COALESCE(filter ->> 'listener', filter ->> 'error') AS what,
+       touched, state
 FROM pgbus.audit_trail ORDER BY at
 """
 TOUCHED = """
@@ -72,7 +73,8 @@ async def failures(rows: Rows) -> None:
         await rows.attempt(listener, position, "dead", error=error)
         await rows.dead_letter(listener, position, error=error)
     await rows.connection.execute(
-        "UPDATE pgbus.dead_letters SET fingerprint = split_part(error, ':', 1) || ' at shop:send', traceback = 'at shop'"
+        """UPDATE pgbus.dead_letters
+           SET traceback = 'at shop', fingerprint = split_part(error, ':', 1) || ' at shop:send'"""
     )
 
 
