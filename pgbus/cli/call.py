@@ -26,6 +26,7 @@ def read_argument(text: str) -> tuple[str, object]:
 
 @click.command()
 @click.argument("procedure", metavar="API.PROCEDURE")
+@click.argument("positional", required=False, type=read_json, metavar="[JSON]")
 @database_options
 @click.option(
     "--arg",
@@ -37,19 +38,29 @@ def read_argument(text: str) -> tuple[str, object]:
     help="An argument; VALUE is JSON if it parses as JSON, else a string. Repeatable.",
 )
 @click.option(
-    "--arguments", "given", type=read_json, metavar="JSON", help="All arguments as one object; `-` reads stdin."
+    "--arguments", "given", type=read_json, metavar="JSON", help="All arguments as one object, the same as JSON."
 )
 @click.option("--timeout", type=Seconds(min=0, min_open=True), metavar="SECONDS", help="Wait up to this many seconds.")
 @click.option("--wait", is_flag=True, help="If no worker serves the procedure, wait for one, until the timeout.")
 def call(
-    *, procedure: str, named: tuple[tuple[str, object], ...], given: object, timeout: float | None, wait: bool
+    *,
+    procedure: str,
+    positional: object,
+    named: tuple[tuple[str, object], ...],
+    given: object,
+    timeout: float | None,
+    wait: bool,
 ) -> None:
     """Call API.PROCEDURE on a worker that serves it, and print its result as JSON.
+
+    JSON has all arguments as one object (`-` reads stdin); or name each with --arg.
 
     Exit codes: 0 it returned, 2 the arguments do not fit, 5 it raised, 6 no live worker serves it, 7 no response in
     time, 8 its worker died before it responded.
     """
-    arguments = _arguments(given, named)
+    if positional is not None and given is not None:
+        raise click.UsageError("give JSON or --arguments, not both")
+    arguments = _arguments(given if positional is None else positional, named)
     config = load_config()
 
     async def call_it() -> msgspec.Raw:
@@ -72,7 +83,7 @@ def call(
 def _arguments(given: object, named: tuple[tuple[str, object], ...]) -> dict[str, object]:
     arguments = {} if given is None else given
     if not isinstance(arguments, dict):
-        raise click.UsageError('--arguments takes one object, such as \'{"username": "adam"}\'')
+        raise click.UsageError('arguments are one object, such as \'{"username": "adam"}\'')
     for name, value in named:
         if name in arguments:
             raise click.UsageError(f"the argument {name!r} is given twice")
