@@ -14,7 +14,6 @@ from pgbus.database.statements.operations import (
     Operation,
     OperationFilter,
     OperationItem,
-    OperationStep,
     Preview,
     Verb,
     Why,
@@ -133,10 +132,6 @@ class OperationVerbs:
     async def items(self, operation_id: int, *, limit: int | None = None) -> list[OperationItem]:
         """Return the events that an operation has touched, in the order of the log."""
         return await operations.list_operation_items(self._store, operation_id, limit=limit)
-
-    async def steps(self, operation_id: int) -> list[OperationStep]:
-        """Who continued or cancelled an operation, when and why, in the order of time."""
-        return await operations.list_operation_steps(self._store, operation_id)
 
     async def list(self, wanted: OperationFilter = EVERY_OPERATION, *, limit: int | None = 100) -> list[Operation]:
         """At most `limit` operations, the newest first."""

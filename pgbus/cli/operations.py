@@ -68,12 +68,11 @@ def list_operations(limit: int, as_json: bool) -> None:
 def show_operation(operation_id: int, limit: int, as_json: bool) -> None:
     """Show an operation, and the events that it has touched."""
     operation = with_admin(lambda admin: admin.operations.show(operation_id))
-    steps = with_admin(lambda admin: admin.operations.steps(operation_id))
     items = with_admin(lambda admin: admin.operations.items(operation_id, limit=limit))
     if as_json:
-        print_json({"operation": operation, "steps": steps, "items": items})
+        print_json({"operation": operation, "items": items})
     else:
-        console().print(_detail(operation, steps, items), soft_wrap=True)
+        console().print(_detail(operation, items), soft_wrap=True)
 
 
 @operations.command("cancel")
@@ -115,7 +114,7 @@ def _filter(operation: Operation) -> str:
     return on_one_line(" ".join(f"{name}={value}" for name, value in operation.filter.items())) or "everything"
 
 
-def _detail(operation: Operation, steps: list[OperationStep], items: list[OperationItem]) -> Group:
+def _detail(operation: Operation, items: list[OperationItem]) -> Group:
     facts = Table.grid(padding=(0, 2))
     ended = "" if operation.finished_at is None else f", ended {instant(operation.finished_at)}"
     for name, value in (
@@ -124,7 +123,7 @@ def _detail(operation: Operation, steps: list[OperationStep], items: list[Operat
         ("who", _who(operation)),
         ("why", on_one_line(operation.reason or "-")),
         ("when", f"{instant(operation.requested_at)}{ended}"),
-        *(("continued" if step.step == "continue" else "cancelled", _step(step)) for step in steps),
+        *(("continued" if step.step == "continue" else "cancelled", _step(step)) for step in operation.steps),
         ("state", f"{operation.state}: touched {number(operation.touched)} of {number(operation.matched)}"),
         ("result", on_one_line(" ".join(f"{key}={value}" for key, value in operation.result.items()) or "-")),
     ):

@@ -90,7 +90,6 @@ async def operation(visit: Visit) -> Shown:
     return "operation.html", {
         "operation": found,
         "filter": masked(msgspec.json.encode(found.filter).decode(), visit.hidden),
-        "steps": await visit.admin.operations.steps(found.id),
         "items": items,
         "limit": ITEMS,
         "carried": visit.request.app.state.carrier.carries(found.id),

@@ -13,7 +13,10 @@ SELECT pgbus.begin_operation(
 -- name: continue_operation
 -- Carry out the next batch of an operation.
 SELECT o.id, o.verb, CAST(o.filter AS text) AS filter, o.reason, o.person, o.requested_by, o.requested_at, o.state, o.matched,
-       o.touched, CAST(o.result AS text) AS result, o.finished_at
+       o.touched, CAST(o.result AS text) AS result, o.finished_at,
+       CAST(ARRAY(SELECT jsonb_build_object('step', s.step, 'reason', s.reason, 'person', s.person,
+                                            'requested_by', s.requested_by, 'requested_at', s.requested_at)
+                  FROM pgbus.operation_steps AS s WHERE s.operation_id = o.id ORDER BY s.id) AS text[]) AS steps
 FROM pgbus.continue_operation(CAST(:operation_id AS bigint), CAST(:batch AS bigint)) AS o
 
 -- name: resume_operation
@@ -27,7 +30,10 @@ SELECT pgbus.cancel_operation(CAST(:operation_id AS bigint), CAST(:reason AS tex
 -- name: list_operations
 -- The newest operations that a filter accepts; NULL does not restrict. `who` is the person or the database's user.
 SELECT o.id, o.verb, CAST(o.filter AS text) AS filter, o.reason, o.person, o.requested_by, o.requested_at, o.state, o.matched,
-       o.touched, CAST(o.result AS text) AS result, o.finished_at
+       o.touched, CAST(o.result AS text) AS result, o.finished_at,
+       CAST(ARRAY(SELECT jsonb_build_object('step', s.step, 'reason', s.reason, 'person', s.person,
+                                            'requested_by', s.requested_by, 'requested_at', s.requested_at)
+                  FROM pgbus.operation_steps AS s WHERE s.operation_id = o.id ORDER BY s.id) AS text[]) AS steps
 FROM pgbus.operations AS o
 WHERE (CAST(:operation_id AS bigint) IS NULL OR o.id = :operation_id)
   AND (CAST(:before AS bigint) IS NULL OR o.id < :before)
@@ -48,10 +54,3 @@ FROM pgbus.operation_items AS i
 WHERE i.operation_id = CAST(:operation_id AS bigint)
 ORDER BY i.position, i.at
 LIMIT CAST(:limit AS bigint)
-
--- name: list_operation_steps
--- Who continued or cancelled an operation, in the order of time.
-SELECT s.step, s.reason, s.person, s.requested_by, s.requested_at
-FROM pgbus.operation_steps AS s
-WHERE s.operation_id = CAST(:operation_id AS bigint)
-ORDER BY s.id

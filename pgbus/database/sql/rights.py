@@ -20,7 +20,7 @@ READER = frozenset(
         "find_invalid_indexes", "find_collation_drift", "find_public_rights", "find_missing_grants",
         "find_leader_session", "summarize_dead_letters", "measure_listeners", "list_running", "list_failures",
         "read_intervals", "read_flow", "read_tree", "find_window", "read_options", "read_installation",
-        "list_operations", "list_operation_items", "list_operation_steps",
+        "list_operations", "list_operation_items",
     }
 )  # fmt: skip
 OPERATOR = frozenset(

@@ -44,12 +44,23 @@ class Why(TypedDict, total=False):
 
 
 @dataclass(frozen=True, slots=True)
+class OperationStep:
+    """What a person did to an operation after it was begun: continued or cancelled it; who, when and why."""
+
+    step: Literal["continue", "cancel"]
+    reason: str | None
+    person: str | None
+    requested_by: str
+    requested_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class Operation:
     """A change that a person made, or is making.
 
     `requested_by` is the database's user, `person` who that was, where given. `matched` is the number of events,
     listeners or schedules when it was requested, and `touched` that of those it has changed. `result` tells more, such
-    as what a reset has dropped.
+    as what a reset has dropped. `steps` are who continued or cancelled it, in the order of time.
     """
 
     id: int
@@ -64,17 +75,7 @@ class Operation:
     touched: int
     result: dict[str, Any]
     finished_at: datetime | None
-
-
-@dataclass(frozen=True, slots=True)
-class OperationStep:
-    """What a person did to an operation after it was begun: continued or cancelled it; who, when and why."""
-
-    step: Literal["continue", "cancel"]
-    reason: str | None
-    person: str | None
-    requested_by: str
-    requested_at: datetime
+    steps: list[OperationStep]
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,15 +164,10 @@ async def list_operation_items(store: Store, operation_id: int, *, limit: int | 
     return [OperationItem(**row) for row in rows]
 
 
-async def list_operation_steps(store: Store, operation_id: int) -> list[OperationStep]:
-    """Return who continued or cancelled an operation, in the order of time."""
-    rows = await store.fetch("list_operation_steps", operation_id=operation_id)
-    return [OperationStep(**row) for row in rows]
-
-
 def _operation(row: Any) -> Operation:
     texts = {name: msgspec.json.decode(row[name]) for name in ("filter", "result")}
-    return Operation(**{**row, **texts})
+    steps = [msgspec.json.decode(step, type=OperationStep) for step in row["steps"]]
+    return Operation(**{**row, **texts, "steps": steps})
 
 
 def _values(why: Why) -> dict[str, str | None]:

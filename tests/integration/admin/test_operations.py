@@ -173,8 +173,9 @@ async def test_an_operation_that_was_broken_off_is_continued_and_does_nothing_tw
     done = await admin.operations.resume(number, reason="the pod was evicted", person="ann")
     assert (done.state, done.touched, done.matched) == ("done", 2, 2)
     assert await admin.operations.resume(number) == done
-    steps = await admin.operations.steps(number)
-    assert [(step.step, step.reason, step.person) for step in steps] == [("continue", "the pod was evicted", "ann")]
+    assert [(step.step, step.reason, step.person) for step in done.steps] == [
+        ("continue", "the pod was evicted", "ann")
+    ]
     left = await rows.connection.fetch("SELECT position FROM pgbus.dead_letters")
     assert [row["position"] for row in left] == [5]
     query = "SELECT count(*) FROM pgbus.attempts WHERE outcome = 'discarded'"
@@ -190,7 +191,7 @@ async def test_a_cancelled_operation_stops_after_its_batch(admin: Admin, rows: R
     assert not await admin.operations.cancel(number)
     after = await admin.operations.resume(number)
     assert (after.state, after.touched) == ("cancelled", 1)
-    [step] = await admin.operations.steps(number)
+    [step] = after.steps
     assert (step.step, step.reason, step.person) == ("cancel", "wrong listener", "bob")
     assert (step.requested_at, step.requested_by) <= (after.finished_at, after.requested_by)
     assert await rows.connection.fetchval("SELECT count(*) FROM pgbus.dead_letters") == 1

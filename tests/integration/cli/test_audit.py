@@ -134,5 +134,5 @@ async def test_who_continued_or_cancelled_the_work_of_another_is_told(
     shown = (await invoke("operations", "show", "2", dsn=users["trail_auditor"])).output
     assert "by bob (trail_night): not at night" in shown
     shown = (await invoke("operations", "show", "1", "--json", dsn=users["trail_auditor"])).output
-    [step] = json.loads(shown)["steps"]
+    [step] = json.loads(shown)["operation"]["steps"]
     assert (step["step"], step["person"], step["reason"]) == ("continue", "bob", "her pod was evicted")

@@ -194,6 +194,10 @@ async def test_a_running_operation_shows_how_far_it_is_and_can_be_continued_or_c
         (second, "cancel", "ann", "not these"),
     ]
     assert "ann: not these" in (await client.get(f"/operations/{second}")).text
+    exported = (await client.get("/operations.json")).json()
+    told = [[(step["step"], step["person"], step["reason"]) for step in one["steps"]] for one in exported]
+    assert told == [[("cancel", "ann", "not these")], [("continue", "ann", "the pod was evicted")]]
+    assert "not these" in (await client.get("/operations.csv")).text
     assert "It has ended already" in (await client.get(f"/operations/{second}/cancel")).text
     assert (await client.get(f"/operations/{second}/erase")).status_code == 404
 
