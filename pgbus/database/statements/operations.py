@@ -45,7 +45,7 @@ class Why(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True)
 class OperationStep:
-    """What a person did to an operation after it was begun: continued or cancelled it; who, when and why."""
+    """A continuation or cancellation of an operation: who did it, when and why."""
 
     step: Literal["continue", "cancel"]
     reason: str | None
