@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from typing import Literal
 
 from pgbus.cli.group import fail
@@ -15,6 +16,9 @@ def open_runner(loop: Loop) -> asyncio.Runner:
 
     Ends the program with code 1 if `uvloop` is given and is not installed.
     """
+    # What is imported by now stays. Otherwise the garbage collector goes through all of it again and again while claims
+    # bring events.
+    gc.freeze()
     if loop == "asyncio":
         return asyncio.Runner()
     try:

@@ -208,7 +208,7 @@ class Mover:
         is_full = sum(1 for row in rows if row.id > self.frontier.high) >= self.rows
         rows, stop = self._cut(rows)
         waiting = [row for row in rows if row.deliver_at is None]
-        events = [row for row in waiting if row.id not in self._locked]
+        events = [row for row in waiting if row.id not in self._locked] if self._locked else waiting
         # What is scheduled stays in the outbox, and what is locked stays pending; the frontier passes both.
         logged = await self._log(events) if events else None
         seen = Seen([row.id for row in rows], [row.id for row in waiting if row.id in self._locked], stop)

@@ -123,7 +123,7 @@ class Executor:
         self._call_handler = self._call_async if listener.signature.is_async else self._call_plain
         self._what = f"the handler of {listener.name!r}"
 
-    def run(self, body: Any, events: Sequence[EventMessage], attempt: int) -> Awaitable[None]:
+    def run(self, body: Any, events: Sequence[EventMessage], attempt: int) -> Awaitable[object]:
         """Handle it; whatever the handler raises comes through."""
         work = self._call(body, self._context(events, attempt))
         return self._surround(work, events, attempt) if self._instruments.all else work
@@ -139,7 +139,7 @@ class Executor:
         work = self._transact(body, self._context(events, attempt), settling)
         return self._surround(work, events, attempt) if self._instruments.all else work
 
-    async def _surround(self, work: Awaitable[None], events: Sequence[EventMessage], attempt: int) -> None:
+    async def _surround(self, work: Awaitable[object], events: Sequence[EventMessage], attempt: int) -> None:
         """Within instruments, and outside of the timeout, so that they see its error and not a cancellation."""
         operation = Process(self._listener.name, events, attempt, in_batch=self._listener.batch)
         left: ThreadLeft | None = None
@@ -219,13 +219,15 @@ class Executor:
 
     # ------------------------------------------------------------------------------------------------------- calling
 
-    async def _call(self, body: Any, context: Context) -> None:
+    def _call(self, body: Any, context: Context) -> Awaitable[object]:
+        # Plain functions up to the handler's own coroutine, as each further one would cost a quarter of what is done
+        # here for an event.
         arguments = self._arguments(body, context)
-        work = self._middleware.around(context, partial(self._call_handler, context, arguments))()
-        if self._listener.timeout is None:
-            await work
+        if self._middleware.wraps_all:
+            work = self._middleware.around(context, partial(self._call_handler, context, arguments))()
         else:
-            await self._within_timeout(work)
+            work = self._call_handler(context, arguments)
+        return work if self._listener.timeout is None else self._within_timeout(work)
 
     def _context(self, events: Sequence[EventMessage], attempt: int) -> Context:
         return Context(events=events, attempt=attempt, listener_name=self._listener.name, sender=self._sender)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Sequence
 
 import asyncpg
@@ -64,6 +65,7 @@ class Pgbus(AsyncpgPeer):
             async def check_password(username: str, password: str) -> bool:
                 return (username, password) == ("adam", "secret")
 
+        gc.freeze()  # as `open_runner` does for `pgbus run`
         await make_worker(self.bus).run()
 
     async def left(self) -> bool:

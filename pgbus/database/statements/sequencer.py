@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -25,6 +26,10 @@ class Waiting(NamedTuple):
     hash: int | None
     bytes: int
     deliver_at: float | None
+
+
+# `_make` without its check of the length, in half of its time.
+_new_waiting: Callable[[Any], Waiting] = partial(tuple.__new__, Waiting)
 
 
 class Delivery(NamedTuple):
@@ -137,7 +142,7 @@ async def read_outbox(
     else:
         records = await store.fetch("read_outbox", high=high, batch=batch, hashes=hashes)
     # The first row has no id, and the snapshot in the place of the topic.
-    return Reading(snapshot=records[0]["topic"], rows=list(map(Waiting._make, records[1:])))
+    return Reading(snapshot=records[0]["topic"], rows=list(map(_new_waiting, records[1:])))
 
 
 async def log_event(
