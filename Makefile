@@ -92,6 +92,6 @@ chaos-trees: $(STAMP) ## Kill workers of five services a thousand times, and loo
 bench: $(STAMP) ## Run the benchmarks, and print their figures with goals and baselines in one table
 	$(BIN)/python -m benchmarks
 
-race: $(STAMP) ## Run pgbus and its peers with the same work (PEERS=a,b WORKLOADS=W1,W3 N=50000 PASSES=3)
+race: $(STAMP) ## Run pgbus and its peers with the same work (PEERS=a,b WORKLOADS=W1,W3 N=50000 PASSES=3 MINUTES=30)
 	$(BIN)/python -m benchmarks.race --peers '$(PEERS)' --workloads '$(WORKLOADS)' \
-		$(if $(N),--events $(N)) $(if $(PASSES),--passes $(PASSES))
+		$(if $(N),--events $(N)) $(if $(PASSES),--passes $(PASSES)) $(if $(MINUTES),--minutes $(MINUTES))

@@ -57,7 +57,7 @@ class Plan:
     def how(self) -> list[str]:
         command = f"make race PEERS={','.join(self.peers)} WORKLOADS={','.join(self.workloads)} "
         return [
-            f"    {command}N={self.events} PASSES={self.passes}",
+            f"    {command}N={self.events} PASSES={self.passes} MINUTES={self.minutes:g}",
             ENVIRONMENTS,
             READING,
         ]
