@@ -111,7 +111,8 @@ def _step(step: OperationStep) -> str:
 
 
 def _filter(operation: Operation) -> str:
-    return on_one_line(" ".join(f"{name}={value}" for name, value in operation.filter.items())) or "everything"
+    given = {name: value for name, value in operation.filter.items() if value is not False}
+    return on_one_line(" ".join(f"{name}={value}" for name, value in given.items())) or "everything"
 
 
 def _detail(operation: Operation, items: list[OperationItem]) -> Group:

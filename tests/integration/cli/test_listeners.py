@@ -109,6 +109,7 @@ async def test_listeners_are_listed_paused_resumed_reset_and_removed(invoke: Inv
     assert re.search(
         r"mailer paused shop by key 0 \S+ m?s ago orders\.\*", words((await invoke("listeners", "list")).stdout)
     )
+    assert "force" not in (await invoke("operations", "list")).stdout, "it was not asked for"
 
 
 @pytest.mark.parametrize(
