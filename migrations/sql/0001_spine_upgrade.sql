@@ -200,11 +200,13 @@ CREATE TABLE pgbus.causes (
 ) PARTITION BY RANGE (position);
 CREATE INDEX causes_correlation_id ON pgbus.causes (correlation_id);
 
--- A header's value if it is a UUID: publishers may write any text.
+-- A header's value if it is a UUID: publishers may write any text. Not by one regular expression for all of it, which
+-- would take three times as long: of each state of one, PostgreSQL works out the next ones again for every value.
 CREATE FUNCTION pgbus.uuid_or_null(value text) RETURNS uuid
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
 AS $$
-    SELECT CASE WHEN value ~ '^[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}$' THEN CAST(value AS uuid) END
+    SELECT CASE WHEN value LIKE '________-____-____-____-____________' AND value !~ '[^0-9A-Fa-f-]'
+                     AND length(replace(value, '-', '')) = 32 THEN CAST(value AS uuid) END
 $$;
 -- Which tree an event, call or run belongs to, by its id and its headers; of a value that is too long, its beginning.
 CREATE FUNCTION pgbus.correlation_of(id uuid, headers jsonb) RETURNS text

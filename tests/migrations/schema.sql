@@ -1303,9 +1303,10 @@ COMMENT ON FUNCTION pgbus.uuid7() IS 'A new UUIDv7, from the clock of the server
 
 CREATE FUNCTION pgbus.uuid_or_null(value text) RETURNS uuid
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
-    AS $_$
-    SELECT CASE WHEN value ~ '^[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}$' THEN CAST(value AS uuid) END
-$_$;
+    AS $$
+    SELECT CASE WHEN value LIKE '________-____-____-____-____________' AND value !~ '[^0-9A-Fa-f-]'
+                     AND length(replace(value, '-', '')) = 32 THEN CAST(value AS uuid) END
+$$;
 
 COMMENT ON FUNCTION pgbus.uuid_or_null(value text) IS 'The value as a UUID; NULL if it is not one';
 
