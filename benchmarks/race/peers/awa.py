@@ -1,4 +1,4 @@
-"""Awa, whose engine is in Rust, with its storage of queues as a first migration makes it."""
+"""Awa, whose engine is in Rust, with its storage of queues, which is active before the first event."""
 
 from __future__ import annotations
 
@@ -29,7 +29,10 @@ class Awa(AsyncpgPeer):
         return self.dsn.replace("@/", "@localhost/")
 
     async def create(self, connection: asyncpg.Connection, listeners: int, purpose: str) -> None:
-        await AsyncClient(self._url(), 1).migrate()
+        client = AsyncClient(self._url(), 1)
+        await client.migrate()
+        # A worker would activate it at its first start, which in these workloads comes after the first COPY.
+        await client.install_queue_storage()
 
     async def open(self, clients: int) -> None:
         await super().open(clients)

@@ -49,7 +49,8 @@ class Lightbus(AsyncpgPeer):
                 "default": {
                     "validate": VALIDATE,
                     "event_transport": {
-                        "redis": {"url": redis, "batch_size": BATCH, "max_stream_length": None},
+                        # Its clean-up would delete the groups that `create` makes, as nobody consumes from them yet.
+                        "redis": {"url": redis, "batch_size": BATCH, "max_stream_length": None, "consumer_ttl": 0},
                     },
                     "rpc_transport": transport,
                     "result_transport": transport,
