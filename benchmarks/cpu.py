@@ -24,6 +24,11 @@ class Timings:
     server: list[float] = field(default_factory=list)
     client: list[float] = field(default_factory=list)
 
+    @property
+    def cpu(self) -> float:
+        """Seconds of CPU of the server and of this process for one turn, each at p10."""
+        return quantile(self.server, 0.1) + quantile(self.client, 0.1)
+
     def line(self, per: int) -> str:
         """Microseconds for each of the `per` things that a turn does: p10 and median of the wall time, CPU by p10."""
         taken = [quantile(self.wall, 0.1), median(self.wall), quantile(self.server, 0.1), quantile(self.client, 0.1)]
@@ -32,11 +37,10 @@ class Timings:
 
     def rates(self, other: Timings) -> tuple[float, float, float]:
         """The rate as a part of another variant's: by wall time at the median and at p10, and by CPU at p10."""
-        cpu = [quantile(one.server, 0.1) + quantile(one.client, 0.1) for one in (other, self)]
         return (
             median(other.wall) / median(self.wall),
             quantile(other.wall, 0.1) / quantile(self.wall, 0.1),
-            cpu[0] / cpu[1],
+            other.cpu / self.cpu,
         )
 
 

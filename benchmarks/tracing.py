@@ -16,7 +16,7 @@ import asyncpg
 import pgbus
 from benchmarks.cpu import Timings, Turn, take_turns
 from benchmarks.figures import Figure, Goal, at_most
-from benchmarks.support import RUNS, Handled, OrderPlaced, fresh_bus, median, quantile, running
+from benchmarks.support import RUNS, Handled, OrderPlaced, fresh_bus, median, running
 from pgbus.contrib.opentelemetry import OpenTelemetry
 from pgbus.handlers.hooks import Hooks
 
@@ -33,9 +33,9 @@ async def main(dsn: str) -> list[Figure]:
         published = await _publish(dsn, off, on)
         handled = [await _handle(one) for one in (off, on)]
     return [
-        _asked("W1", "an event published in a transaction", lambda: hooks.on_sending, _cpu(published[OFF])),
+        _asked("W1", "an event published in a transaction", lambda: hooks.on_sending, published[OFF].cpu),
         _asked("W3", "an event handled", lambda: hooks.instruments.all, handled[0]),
-        _added("W1", "an event published in a transaction", _cpu(published[OFF]), _cpu(published[ON])),
+        _added("W1", "an event published in a transaction", published[OFF].cpu, published[ON].cpu),
         _added("W3", "an event handled", *handled),
     ]
 
@@ -76,11 +76,6 @@ async def _handle(bus: pgbus.Bus) -> float:
             await handled.until(number * EVENTS)
             spent.append((time.process_time() - before) / (number * EVENTS - start))
     return median(spent)
-
-
-def _cpu(timings: Timings) -> float:
-    """Seconds of CPU of client and server for one transaction."""
-    return quantile(timings.server, 0.1) + quantile(timings.client, 0.1)
 
 
 def _asked(workload: str, what: str, look: Callable[[], object], cpu: float) -> Figure:

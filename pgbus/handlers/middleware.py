@@ -35,11 +35,6 @@ class Middleware:
         else:
             self._of_plain = (*self._of_plain, function)
 
-    @property
-    def wraps_all(self) -> bool:
-        """Whether there is anything around every handler."""
-        return bool(self._of_all)
-
     def around(self, context: object, handle: Handle) -> Handle:
         """The call of a handler, wrapped in what is async."""
         for function in reversed(self._of_all):

@@ -220,13 +220,9 @@ class Executor:
     # ------------------------------------------------------------------------------------------------------- calling
 
     def _call(self, body: Any, context: Context) -> Awaitable[object]:
-        # Plain functions up to the handler's own coroutine, as each further one would cost a quarter of what is done
-        # here for an event.
+        # A plain function: a coroutine more would be paid for with each event.
         arguments = self._arguments(body, context)
-        if self._middleware.wraps_all:
-            work = self._middleware.around(context, partial(self._call_handler, context, arguments))()
-        else:
-            work = self._call_handler(context, arguments)
+        work = self._middleware.around(context, partial(self._call_handler, context, arguments))()
         return work if self._listener.timeout is None else self._within_timeout(work)
 
     def _context(self, events: Sequence[EventMessage], attempt: int) -> Context:

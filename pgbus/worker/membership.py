@@ -57,9 +57,7 @@ class Membership:
 
         The leader would take back whatever we claimed, and count our death for it.
         """
-        # Asked before each event.
-        session = self._session
-        return self.worker_id if session and not session.lost.is_set() else 0
+        return self.worker_id if self.session else 0
 
     def was_cut_off(self, since: float) -> bool:
         """Whether our session is lost, or was at that time (of the engine's clock) or later."""

@@ -47,9 +47,9 @@ async def preview(visit: Visit) -> Shown:
 async def change(visit: Visit) -> Shown:
     """Record an operation, and carry it out: at once, or in the background."""
     change = _change(visit)
-    filter_, reason = _read_filter(visit.form), visit.form.get("reason", "").strip()
+    filter_, reason = _read_filter(visit.form), _read_reason(visit.form)
     given = {name: str(value) for name, value in filter_.items()}
-    if not 1 <= len(reason) <= LONGEST_REASON:
+    if reason is None:
         return await _preview(visit, change, given, filter_, problem=_NO_REASON)
     operations = visit.admin.operations
     try:
@@ -72,8 +72,8 @@ async def ask_step(visit: Visit) -> Shown:
 
 async def take_step(visit: Visit) -> Shown:
     """Stop an operation after its batch, or carry out the rest of one that was broken off."""
-    found, reason = await _stepped(visit), visit.form.get("reason", "").strip()
-    if not 1 <= len(reason) <= LONGEST_REASON:
+    found, reason = await _stepped(visit), _read_reason(visit.form)
+    if reason is None:
         return "step.html", {"operation": found, "step": visit.path("step"), "problem": _NO_REASON}
     why = Why(reason=reason, person=visit.person.name)
     if visit.path("step") == "cancel":
@@ -165,6 +165,12 @@ def _read_filter(form: Mapping[str, str]) -> dict[str, object]:
     except (msgspec.MsgspecError, RecursionError):
         raise HTTPException(400, "this form cannot be read") from None
     return found
+
+
+def _read_reason(form: Mapping[str, str]) -> str | None:
+    """The reason in the form; None if there is none, or it is too long."""
+    reason = form.get("reason", "").strip()
+    return reason if 1 <= len(reason) <= LONGEST_REASON else None
 
 
 async def _operation(visit: Visit) -> Operation:

@@ -96,6 +96,7 @@ def _without_comments(body: str) -> str:
     return "\n".join(line for line in lines if line).rstrip(";")
 
 
+@lru_cache(maxsize=8)
 def names_in(file: str) -> tuple[str, ...]:
     """The names of the statements in one file, as `sequencer`."""
     return tuple(_NAME.findall((Path(__file__).parent / f"{file}.sql").read_text(encoding="utf-8")))
