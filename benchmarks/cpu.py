@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import asyncpg
 
 from benchmarks.support import median, quantile
 
@@ -13,6 +16,24 @@ from benchmarks.support import median, quantile
 def cpu_of(pids: Sequence[int]) -> float:
     """Seconds of CPU that these processes have used; Linux only."""
     return sum(int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) for pid in pids) / 1e9
+
+
+class Sessions:
+    """CPU of the sessions of buses on the server, also of those that come and go between looks."""
+
+    def __init__(self, connection: asyncpg.Connection) -> None:
+        self._connection = connection
+        self._used: dict[int, float] = {}
+
+    async def look(self) -> float:
+        """Seconds of CPU that all of them have used so far, as far as looks have seen."""
+        rows = await self._connection.fetch(
+            "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND application_name LIKE 'pgbus%'"
+        )
+        for row in rows:
+            with suppress(FileNotFoundError):  # it has just ended
+                self._used[row["pid"]] = cpu_of([row["pid"]])
+        return sum(self._used.values())
 
 
 @dataclass

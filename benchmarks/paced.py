@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import asyncpg
 
 import pgbus
-from benchmarks.cpu import cpu_of
+from benchmarks.cpu import Sessions, cpu_of
 from benchmarks.figures import Figure, at_most
 from benchmarks.support import OrderPlaced, fresh_bus, median, quantile, running
 
@@ -29,6 +29,8 @@ RATE = 1_000
 CONNECTIONS = 8
 SECONDS = float(os.environ.get("PGBUS_BENCH_SECONDS", "10"))
 WARM_UP = 2.0
+# Seconds between looks at the sessions: a pool closes one that it has not needed for minutes, whose CPU counts, too.
+LOOK_EVERY = 5.0
 KEYS = 1_000
 
 
@@ -116,6 +118,7 @@ async def stream(
     async with fresh_bus(dsn) as bus:
         await before(bus.config.namespace)
         connections = [await asyncpg.connect(dsn) for _ in range(CONNECTIONS)]
+        watching = await asyncpg.connect(dsn)
         async with AsyncExitStack() as stack:
             processes = [
                 await stack.enter_async_context(worker_process(dsn, bus.config.namespace, ordered=ordered))
@@ -129,11 +132,12 @@ async def stream(
                 for n, connection in enumerate(connections)
             ]
             await asyncio.sleep(WARM_UP)
-            backends = await _worker_backends(connections[0].get_server_pid(), dsn)
-            earlier = cpu_of(backends), cpu_of(pids)
+            sessions = Sessions(watching)
+            earlier = await sessions.look(), cpu_of(pids)
             began, began_at = time.perf_counter(), time.time()
-            await asyncio.sleep(seconds - 1)
-            later = cpu_of(backends), cpu_of(pids)
+            while (left := seconds - 1 - (time.perf_counter() - began)) > 0:
+                await asyncio.sleep(min(left, LOOK_EVERY))
+                later = await sessions.look(), cpu_of(pids)
             took, ended_at = time.perf_counter() - began, time.time()
             await asyncio.gather(*publishers)
             await asyncio.sleep(0.5)
@@ -142,7 +146,7 @@ async def stream(
                 process.terminate()
                 assert process.stdout
                 handled |= {int(number): at for number, at in json.loads(await process.stdout.read()).items()}
-        for connection in connections:
+        for connection in [*connections, watching]:
             await connection.close()
     times = [1000 * (handled.get(number, ended_at + 1) - sent[number]) for number in range(total // 4, total)]
     server, worker = (1_000_000 * (late - early) / (rate * took) for early, late in zip(earlier, later, strict=True))
@@ -164,12 +168,3 @@ async def main(dsn: str) -> list[Figure]:
             f"and p99 {found.p99:.1f} ms",
         )
     ]
-
-
-async def _worker_backends(own: int, dsn: str) -> list[int]:
-    connection = await asyncpg.connect(dsn)
-    rows = await connection.fetch(
-        "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND application_name LIKE 'pgbus%'"
-    )
-    await connection.close()
-    return [row["pid"] for row in rows if row["pid"] != own]

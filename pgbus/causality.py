@@ -185,6 +185,11 @@ def current_cause() -> Cause | None:
     return cause
 
 
+def is_caused() -> bool:
+    """Whether something has caused what is published or called here."""
+    return _current.get() is not None
+
+
 def current_headers() -> Mapping[str, str]:
     """The headers of what is published or called here."""
     cause = current_cause()

@@ -35,8 +35,10 @@ logger = logging.getLogger("pgbus")
 # Seconds between looks while a publisher is about to commit without a NOTIFY, and how often before its slot is left.
 CONTENDED_PAUSE = 0.002
 CONTENDED_LOOKS = 20
-# Seconds between looks under load.
+# Seconds between looks under load: at least, at most, and for each event per second that has come of late.
 LINGER = 0.002
+LINGER_LIMIT = 0.010
+LINGER_PER_RATE = 0.000_002
 # Seconds between looks at slots that long transactions keep: the first, and the longest.
 HELD_PAUSE = 0.02
 HELD_PAUSE_LIMIT = 1.0
@@ -70,6 +72,8 @@ class Sequencer:
         self._neighbours = neighbours
         self._has_others = has_others
         self._woken = asyncio.Event()
+        # When the last look began, from which the rate is told at which events come.
+        self._looked_at = -math.inf
         # The wake slot that we hold exclusively, so that publishers notify us; None: they share it, and do not.
         self._slot: int | None = None
         # Tries in a row to get the slot that a publisher kept from us.
@@ -137,6 +141,7 @@ class Sequencer:
                     await asyncio.sleep(LOCKED_PAUSE)
 
     async def _step(self) -> None:
+        since = self._looked_at
         look = await self._look()
         if now() >= self._backfill_at:
             await self._backfill()
@@ -146,7 +151,7 @@ class Sequencer:
             await self._disarm()
         elif look.moved > 1:
             # More are on their way: a look costs the same for one as for twenty. A lone event never waits for others.
-            await asyncio.sleep(LINGER)
+            await asyncio.sleep(linger(look.moved / (self._looked_at - since)))
         elif self._slot is None:
             await self._arm()
         else:
@@ -167,6 +172,7 @@ class Sequencer:
             self._mover.base = (self.partition + 1) * PARTITION_SIZE
             self._roll_over = False
         self._mover.tells_others = self._has_others()
+        self._looked_at = now()
         look = await self._mover.look()
         if look.moved:
             self._slumber.stir()
@@ -306,6 +312,11 @@ class Sequencer:
         gone, self._held = self._held - held, self._held & held
         # The longer a transaction has been open, the less a moment matters: its event waits a few percent of that.
         self._held_pause = HELD_PAUSE if gone else min(HELD_PAUSE_LIMIT, self._held_pause * 1.1)
+
+
+def linger(rate: float) -> float:
+    """Seconds to wait for more events when they come at this rate, per second."""
+    return min(LINGER_LIMIT, max(LINGER, rate * LINGER_PER_RATE))
 
 
 async def _wait(event: asyncio.Event, seconds: float) -> bool:

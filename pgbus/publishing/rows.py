@@ -66,7 +66,7 @@ class OutboxRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
             statements,
             event_id=self.event_id,
             topic=self.topic,
-            ancestors=_joined(self.ancestors),
+            ancestors=joined(self.ancestors),
             key=self.key,
             payload=self.payload,
             headers=self.headers,
@@ -108,7 +108,7 @@ class Rows(msgspec.Struct, frozen=True):
         return EventColumns(
             event_ids=[row.event_id for row in rows],
             topics=[row.topic for row in rows],
-            ancestors=_sparse([_joined(row.ancestors) for row in rows]),
+            ancestors=_sparse([joined(row.ancestors) for row in rows]),
             keys=_sparse([row.key for row in rows]),
             payloads=[row.payload for row in rows],
             headers=_sparse([row.headers for row in rows]),
@@ -146,7 +146,7 @@ class Lines(msgspec.Struct, frozen=True):
             statements,
             event_ids=self.event_ids,
             topic=self.topic,
-            ancestors=_joined(self.ancestors),
+            ancestors=joined(self.ancestors),
             payloads=self.payloads,
             headers=self.headers,
             published_by=service or None,
@@ -193,7 +193,8 @@ def _part(rows: list[OutboxRow]) -> OutboxRow | Rows:
     return rows[0] if len(rows) == 1 else Rows(rows)
 
 
-def _joined(ancestors: tuple[str, ...]) -> str | None:
+def joined(ancestors: tuple[str, ...]) -> str | None:
+    """Topics as the statements take them; None for none."""
     return " ".join(ancestors) if ancestors else None
 
 

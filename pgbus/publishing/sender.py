@@ -90,6 +90,14 @@ class Sender:
         **options: Unpack[PublishOptions],
     ) -> EventMessage:
         """Publish an event; see `Bus.publish`."""
+        if using is not None and self._is_plain(options):
+            message, bound = self._plain(event, topic, options)
+            into = async_executor(using, require_transaction=self._requires(require_transaction))
+            try:
+                await into.fetch(*bound)
+            finally:
+                self._on_sent()
+            return message
         row = outbox.prepare(event, topic=topic, limits=self._limits, **options)
         # Judged before any hook runs: a hook must not act on an event that then cannot be sent.
         executor = self._executor(using, require_transaction)
@@ -108,6 +116,14 @@ class Sender:
         **options: Unpack[PublishOptions],
     ) -> EventMessage:
         """Publish an event from blocking code; see `Bus.publish_sync`."""
+        if using is not None and self._is_plain(options):
+            message, bound = self._plain(event, topic, options)
+            into = sync_executor(using, require_transaction=self._requires(require_transaction))
+            try:
+                into.fetch(*bound)
+            finally:
+                self._on_sent()
+            return message
         row = outbox.prepare(event, topic=topic, limits=self._limits, **options)
         executor = self._sync_executor(using, require_transaction)
         if self._hooks.on_sending:
@@ -161,6 +177,22 @@ class Sender:
         if using is None:
             return bool(self._blocking.block(lambda: self.cancel(event_id), "cancel"))
         return bool(sync_executor(using).fetch(statement, values))
+
+    # ------------------------------------------------------------------------------------------------ plain ones
+
+    def _is_plain(self, options: PublishOptions) -> bool:
+        """Whether an event has no option but a key, and nothing is to see it before the database does."""
+        has_key_alone = not options or (len(options) == 1 and "key" in options)
+        return has_key_alone and not self._double and not self._hooks.on_sending
+
+    def _plain(
+        self, event: object, topic: str | None, options: PublishOptions
+    ) -> tuple[EventMessage, tuple[Statement, Mapping[str, object]]]:
+        config = self.config
+        message, values = outbox.prepare_plain(
+            event, topic=topic, key=options.get("key"), limits=self._limits, service=config.service_name
+        )
+        return message, (load(config.namespace)["insert_event"], values)
 
     # --------------------------------------------------------------------------------------------- between hooks
 

@@ -63,6 +63,11 @@ def bound_as_text(statement: Statement) -> Statement:
     return Statement(statement.name, _CAST.sub(cast_twice, statement.text), statement.namespace)
 
 
+def as_texts(values: list[Any]) -> list[Any]:
+    """`as_text` of each value; of texts alone, the very same list."""
+    return values if _TEXTS.issuperset(map(type, values)) else list(map(as_text, values))
+
+
 def as_text(value: Any) -> Any:
     """Return the value as a string that PostgreSQL casts; None stays None, and an array stays an array."""
     if value is None or type(value) is str:
