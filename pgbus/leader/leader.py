@@ -19,7 +19,7 @@ from pgbus.database.statements import sequencer as statements
 from pgbus.database.store import Store
 from pgbus.leader.frontier import Frontier
 from pgbus.leader.maintenance import Maintenance
-from pgbus.leader.mover import Neighbours
+from pgbus.leader.neighbours import Neighbours
 from pgbus.leader.sequencer import Sequencer
 from pgbus.leader.slumber import Slumber
 from pgbus.telemetry import LeaderChanged, Telemetry

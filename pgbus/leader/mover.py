@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from typing import Protocol
-from uuid import UUID, uuid4
+from uuid import UUID
 
 from pgbus.aio.clock import now
 from pgbus.database.faults import LockNotAvailable
 from pgbus.database.statements import sequencer as statements
-from pgbus.database.statements.deliveries import Claim
+from pgbus.database.statements.guessing import read_and_log_event
 from pgbus.database.statements.sequencer import Delivery, Logged, Reading, Waiting
 from pgbus.database.store import Store
 from pgbus.leader.frontier import Frontier, Seen, Snapshot
+from pgbus.leader.guesses import Guesses
+from pgbus.leader.neighbours import Neighbours, handing_over
 from pgbus.leader.routes import Routes
 from pgbus.leader.runs import make_deliveries, wake_payloads
 
@@ -43,19 +45,6 @@ INSTANT_ERROR = 0.001
 POSITION_GAP = 100_000
 # Position 0 stays free: it says "the log is empty", and a cursor there "from the beginning".
 FIRST_POSITION = 1
-
-
-class Neighbours(Protocol):
-    """The listeners of the leader's own process: it wakes them itself, and hands them an event that comes alone."""
-
-    def wake(self, listener_ids: Iterable[int]) -> None:
-        """They have something to claim."""
-
-    def offer(self, token: UUID) -> tuple[int, Sequence[int]]:
-        """The worker's id, and the listeners that are idle: a claim under this token may be made for each of them."""
-
-    def hand_over(self, claims: Mapping[int, Claim], *, sent_at: float) -> None:
-        """Take the result of the offer, by listener id; called after each offer. `sent_at`: by the engine's clock."""
 
 
 class LeaderSession(Protocol):
@@ -110,6 +99,7 @@ class Mover:
         self._reach = 0
         self._reach_again_at = -math.inf
         self._routes = Routes()
+        self._guesses = Guesses()
         # The rows of the write that is on its way; when a lock stops it, `find_locked` looks among these for the locked
         # ones.
         self._attempted: list[int] = []
@@ -153,16 +143,20 @@ class Mover:
         """The last look took too long: take fewer rows, then more again, step by step."""
         self.rows = max(1, self.rows // 4)
 
-    async def look(self) -> Look:
-        """Move what is due, and committed by now."""
+    async def look(self, *, expects_one: bool = False) -> Look:
+        """Move what is due, and committed by now. `expects_one`: it is likely to be a single event, if any."""
         moved = await self._move_due() if now() >= self._due_at else 0
         if self._locked:
             await self.find_locked()
         # Ends: each turn has read the routes, and only a registration that commits in between makes another one needed.
         while True:
-            reading, snapshot = await self._read()
+            if expects_one and self._guesses and not self.frontier.holes:
+                reading, logged = await self._read_and_log()
+                snapshot = Snapshot.parse(reading.snapshot)
+            else:
+                (reading, snapshot), logged = await self._read(), None
             try:
-                look = await self._move(reading.rows, snapshot)
+                look = await self._move(reading.rows, snapshot, logged)
             except _RoutesChangedError:
                 # And read again: with the first ordered listener, the rows need the hashes of their keys.
                 await self._load_routes()
@@ -203,14 +197,15 @@ class Mover:
 
     # -------------------------------------------------------------------------------------------------------- moving
 
-    async def _move(self, rows: Sequence[Waiting], snapshot: Snapshot) -> Look:
-        """Write what was read, and remember it; raises _RoutesChangedError."""
+    async def _move(self, rows: Sequence[Waiting], snapshot: Snapshot, logged: Logged | None) -> Look:
+        """Write what was read, unless it is logged already, and remember it; raises _RoutesChangedError."""
         is_full = sum(1 for row in rows if row.id > self.frontier.high) >= self.rows
         rows, stop = self._cut(rows)
         waiting = [row for row in rows if row.deliver_at is None]
         events = [row for row in waiting if row.id not in self._locked] if self._locked else waiting
         # What is scheduled stays in the outbox, and what is locked stays pending; the frontier passes both.
-        logged = await self._log(events) if events else None
+        if events and not logged:
+            logged = await self._log(events)
         seen = Seen([row.id for row in rows], [row.id for row in waiting if row.id in self._locked], stop)
         await self._advance(snapshot, seen, logged)
         self._note_scheduled(rows)
@@ -258,19 +253,19 @@ class Mover:
             logged = await self._log_alone(events[0], deliveries)
         else:
             logged = await self._log_together(self._store, events, deliveries)
-        self._note_logged(events, deliveries, logged)
+        self._note_logged(events, [one.listener_id for one in deliveries], logged)
         return logged
 
     def _make_deliveries(self, events: Sequence[Waiting]) -> list[Delivery]:
         self._attempted = [event.id for event in events]
         return make_deliveries(events, self._routes, base=self.base, run=self.run)
 
-    def _note_logged(self, events: Sequence[Waiting], deliveries: Sequence[Delivery], logged: Logged) -> None:
+    def _note_logged(self, events: Sequence[Waiting], listener_ids: Iterable[int], logged: Logged) -> None:
         """Now that it has committed."""
         # Positions are used up only here. A write that failed gives its own to the next one: nobody has seen them.
         self._attempted = []
         self.base += len(events)
-        self._neighbours.wake({one.listener_id for one in deliveries} - logged.handed.keys())
+        self._neighbours.wake(set(listener_ids) - logged.handed.keys())
 
     async def _log_together(self, store: Store, events: Sequence[Waiting], deliveries: Sequence[Delivery]) -> Logged:
         logged = await statements.log_events(
@@ -285,14 +280,12 @@ class Mover:
         return logged
 
     async def _log_alone(self, event: Waiting, deliveries: Sequence[Delivery]) -> Logged:
-        """An event that comes alone is claimed for our idle listeners at once: that saves a round trip."""
-        token, sent_at = uuid4(), now()
-        worker_id, idle = self._neighbours.offer(token)
-        handed: Mapping[int, Claim] = {}
-        try:
-            routes = self._routes.find(event.topic, event.ancestors)
-            claimed = {one.listener_id for one in routes if one.is_active and one.lanes is None}.intersection(idle)
-            logged = await statements.log_event(
+        routes = self._routes.find(event.topic, event.ancestors)
+        handed_to = {one.listener_id for one in routes if one.is_active and one.lanes is None}
+
+        async def log(token: UUID, worker_id: int, idle: Collection[int]) -> Logged | None:
+            claimed = handed_to.intersection(idle)
+            return await statements.log_event(
                 self._store,
                 id_=event.id,
                 base=self.base,
@@ -303,14 +296,40 @@ class Mover:
                 worker_id=worker_id,
                 lease=self._lease,
             )
-            if logged is None:
-                raise _RoutesChangedError
-            handed = logged.handed
-        finally:
-            # Also when the write failed: the token counts as under way until then. If it has committed and only the
-            # answer was lost, the worker finds a claim of its own that it does not know, and returns it.
-            self._neighbours.hand_over(handed, sent_at=sent_at)
+
+        logged = await handing_over(self._neighbours, log)
+        if logged is None:
+            raise _RoutesChangedError
+        self._guesses.remember(event)
         return logged
+
+    async def _read_and_log(self) -> tuple[Reading, Logged | None]:
+        """Read, and log a single event at once if it is one that was guessed: that saves another round trip."""
+        reading = Reading("", [])
+
+        async def log(token: UUID, worker_id: int, idle: Collection[int]) -> Logged | None:
+            nonlocal reading
+            reading, logged = await read_and_log_event(
+                self._store,
+                high=self.frontier.high,
+                batch=self.rows,
+                hashes=self._routes.has_lanes,
+                guesses=self._guesses.make(self._routes, idle=idle, tells_others=self.tells_others),
+                base=self.base,
+                token=token,
+                worker_id=worker_id,
+                lease=self._lease,
+            )
+            return logged
+
+        logged = await handing_over(self._neighbours, log)
+        if logged:
+            self._guesses.remember(reading.rows[0])
+            self._note_logged(reading.rows, self._heard_by(reading.rows[0]), logged)
+        return reading, logged
+
+    def _heard_by(self, event: Waiting) -> list[int]:
+        return [one.listener_id for one in self._routes.find(event.topic, event.ancestors)]
 
     def _wakes(self, deliveries: Sequence[Delivery]) -> list[str]:
         if not self.tells_others:
@@ -344,7 +363,7 @@ class Mover:
         except _RoutesChangedError:
             await self._load_routes()
             return 0
-        self._note_logged(events, deliveries, logged)
+        self._note_logged(events, [one.listener_id for one in deliveries], logged)
         return logged.moved
 
     def _cut_due(self, rows: Sequence[Waiting]) -> Sequence[Waiting]:

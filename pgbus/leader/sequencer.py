@@ -26,7 +26,8 @@ from pgbus.database.statements import maintenance, sequencer
 from pgbus.database.statements.sequencer import Owed
 from pgbus.leader import slumber as slumbers
 from pgbus.leader.frontier import Frontier
-from pgbus.leader.mover import LOCKED_PAUSE, RUN, LeaderSession, Look, Mover, Neighbours
+from pgbus.leader.mover import LOCKED_PAUSE, RUN, LeaderSession, Look, Mover
+from pgbus.leader.neighbours import Neighbours
 from pgbus.leader.slumber import Slumber
 from pgbus.telemetry import LeaderSlept, PeriodEnded, Sequenced, Telemetry
 
@@ -72,7 +73,9 @@ class Sequencer:
         self._neighbours = neighbours
         self._has_others = has_others
         self._woken = asyncio.Event()
-        # When the last look began, from which the rate is told at which events come.
+        # Whether the look that comes is the first after a sleep: what wakes us is mostly one event.
+        self._was_woken = False
+        # When the last look began: what the next one finds has come since then.
         self._looked_at = -math.inf
         # The wake slot that we hold exclusively, so that publishers notify us; None: they share it, and do not.
         self._slot: int | None = None
@@ -173,7 +176,8 @@ class Sequencer:
             self._roll_over = False
         self._mover.tells_others = self._has_others()
         self._looked_at = now()
-        look = await self._mover.look()
+        expects_one, self._was_woken = self._was_woken, False
+        look = await self._mover.look(expects_one=expects_one)
         if look.moved:
             self._slumber.stir()
             self._telemetry.emit(Sequenced(look.moved))
@@ -226,9 +230,9 @@ class Sequencer:
             pause = min(pause, LOCKED_PAUSE)
         if self._held:
             pause = min(pause, self._held_pause)
-        woken = await _wait(self._woken, pause)
+        self._was_woken = await _wait(self._woken, pause)
         self._woken.clear()
-        if woken:
+        if self._was_woken:
             return
         self._mover.review_schedule()
         if self._held:

@@ -185,14 +185,16 @@ class Sender:
         has_key_alone = not options or (len(options) == 1 and "key" in options)
         return has_key_alone and not self._double and not self._hooks.on_sending
 
-    def _plain(
-        self, event: object, topic: str | None, options: PublishOptions
-    ) -> tuple[EventMessage, tuple[Statement, Mapping[str, object]]]:
+    def _plain(self, event: object, topic: str | None, options: PublishOptions) -> tuple[EventMessage, Bound]:
         config = self.config
-        message, values = outbox.prepare_plain(
-            event, topic=topic, key=options.get("key"), limits=self._limits, service=config.service_name
+        return outbox.prepare_plain(
+            event,
+            topic=topic,
+            key=options.get("key"),
+            limits=self._limits,
+            statements=load(config.namespace),
+            service=config.service_name,
         )
-        return message, (load(config.namespace)["insert_event"], values)
 
     # --------------------------------------------------------------------------------------------- between hooks
 

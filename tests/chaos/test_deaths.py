@@ -22,7 +22,7 @@ from tests.chaos.workload import LISTENERS, TABLES
 
 STEPS = {
     "publish": ("insert_event", "insert_events", COMMIT),
-    "sequence": ("log_event", "log_events"),
+    "sequence": ("read_and_log_event", "log_event", "log_events"),
     "claim": ("claim_ready", "claim_deliveries", "lock_delivery"),
     "settle": ("settle_done", "settle_deliveries"),
     "answer": ("post_requests", "claim_requests", "answer_requests", "answer_and_claim", "fetch_responses"),

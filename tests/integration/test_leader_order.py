@@ -10,7 +10,7 @@ import pytest
 
 from pgbus import migrate
 from pgbus.database.statements import operations
-from pgbus.database.statements.sequencer import Waiting
+from pgbus.database.statements.sequencer import Logged, Waiting
 from pgbus.database.store import Store
 from pgbus.embedded import EmbeddedPostgres, find_binaries
 from pgbus.errors import EmbeddedPostgresError
@@ -31,6 +31,7 @@ class Stage:
     def __init__(self, dsn: str, connect: Connect) -> None:
         self.dsn = dsn
         self.connect = connect
+        self.expects_one = False
         self.published = 0
 
     async def open(self, kind: type[Mover] = Mover) -> Stage:
@@ -41,7 +42,8 @@ class Stage:
         return self
 
     async def change_leader(self) -> None:
-        self.leader = await Leading.start(await self.connect(self.dsn), kind=self.kind)
+        leading = await self.connect(self.dsn)
+        self.leader = await Leading.start(leading, kind=self.kind, expects_one=self.expects_one)
 
     async def publisher(self) -> Publisher:
         return Publisher(self, await self.connect(self.dsn))
@@ -82,9 +84,11 @@ class Publisher:
         self.uncommitted = 0
 
 
-@pytest.fixture
-async def stage(database: str, connect: Connect) -> Stage:
-    return Stage(database, connect)
+@pytest.fixture(params=[False, True], ids=["after a look", "after a sleep"])
+async def stage(database: str, connect: Connect, request: pytest.FixtureRequest) -> Stage:
+    stage = Stage(database, connect)
+    stage.expects_one = request.param
+    return stage
 
 
 @pytest.fixture
@@ -334,11 +338,11 @@ async def test_routes_that_change_between_the_read_and_the_write_hold_for_the_wr
     publisher = await stage.publisher()
 
     class Interrupted(Mover):
-        async def _move(self, rows_read: Sequence[Waiting], snapshot: Snapshot) -> Look:
+        async def _move(self, rows_read: Sequence[Waiting], snapshot: Snapshot, logged: Logged | None) -> Look:
             if not changed:
                 await stage.auditor.execute("DELETE FROM pgbus.listeners WHERE id = $1", gone)
                 changed.append(await rows.listener("new", "a.*"))
-            return await super()._move(rows_read, snapshot)
+            return await super()._move(rows_read, snapshot, logged)
 
     for count in (1, 2):
         changed: list[int] = []

@@ -254,6 +254,21 @@ async def test_logging_an_event_touches_few_pages(plans: Plans) -> None:
     assert plan.steps < 50
 
 
+async def test_reading_and_logging_at_once_touches_few_pages_whether_or_not_the_guess_is_right(plans: Plans) -> None:
+    first, second = await find_waiting(plans, 2)
+    guess: dict[str, object] = {"topics": ["shop.sold", "x"], "ancestors": [None, "y z"], "numbers": [1, 1, 2]}
+    guess |= {"listener_ids": [1, 2, 3], "lanes": [None, 8, None], "claimed": [True, False, True], "wake_numbers": [1]}
+    guess |= {"wakes": ["2"], "work_channel": "pgbus_work", "worker_id": 1, "lease": 60.0, "hashes": True}
+    guess |= {"claim_token": "00000000-0000-7000-8000-000000000001", "base": SECOND_PARTITION + 60_000}
+    wrong = await plans.explain("read_and_log_event", **guess, high=first - 1, batch=2)
+    right = await plans.explain("read_and_log_event", **guess, high=second - 1, batch=1)
+    assert wrong.pages < 10 < right.pages, "it writes"
+    for plan in (wrong, right):
+        assert plan.indexes == {"outbox_pkey"}
+        assert plan.pages < 500
+        assert plan.steps < 200
+
+
 async def test_what_is_scheduled_is_found_by_its_instant(plans: Plans) -> None:
     next_due = await plans.explain("find_next_due", due_floor=0.0)
     assert next_due.indexes == {"outbox_scheduled"}

@@ -110,6 +110,7 @@ class Story:
             batch = chance.choice([3, 50, 2_000])
             for _ in range(chance.randint(5, 200)):
                 leading.mover.rows = batch
+                leading.expects_one = chance.random() < 0.5
                 look = await leading.look()
                 if not look.moved and self.all_committed:
                     return await leading.drain() == 0

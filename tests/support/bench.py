@@ -60,6 +60,7 @@ class Bench:
         tells_others: bool = False,
         idle_listener_ids: Sequence[int] = (),
         worker_id: int = 1,
+        expects_one: bool = False,
     ) -> Sequenced:
         """One look of a leader, the same one each time, whose runs have up to 10 events."""
         if self._leading is None:
@@ -68,6 +69,7 @@ class Bench:
         mover.base = mover.base if base is None else base
         mover.rows, mover.run, mover.tells_others = batch, 10, tells_others
         neighbours.listener_ids, neighbours.worker_id = idle_listener_ids, worker_id
+        self._leading.expects_one = expects_one
         look = await self._leading.look()
         return Sequenced(look.moved, look.has_more, list(neighbours.woken), dict(neighbours.handed))
 

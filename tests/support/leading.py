@@ -38,23 +38,30 @@ class Leading:
 
     mover: Mover
     neighbours: Idle
+    expects_one: bool = False
 
     @classmethod
     async def start(
-        cls, connection: asyncpg.Connection, *, kind: type[Mover] = Mover, base: int | None = None, lease: float = 60.0
+        cls,
+        connection: asyncpg.Connection,
+        *,
+        kind: type[Mover] = Mover,
+        base: int | None = None,
+        lease: float = 60.0,
+        expects_one: bool = False,
     ) -> Leading:
         neighbours = Idle()
         mover = kind(Session(connection, namespace="pgbus"), neighbours=neighbours, lease=lease)
         await mover.start()
         if base is not None:
             mover.base = base
-        return cls(mover, neighbours)
+        return cls(mover, neighbours, expects_one)
 
     async def look(self) -> Look:
         """One look; what it woke and handed over is that of this look alone."""
         self.neighbours.woken.clear()
         self.neighbours.handed.clear()
-        return await self.mover.look()
+        return await self.mover.look(expects_one=self.expects_one)
 
     async def drain(self) -> int:
         """Looks until one moves nothing and sees no more; how many events they moved."""

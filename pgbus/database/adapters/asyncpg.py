@@ -10,7 +10,7 @@ from asyncpg.pool import PoolConnectionProxy
 
 from pgbus.database.adapters.executors import connection_closed, transaction_aborted
 from pgbus.database.adapters.outside import complain
-from pgbus.database.sql import Statement, as_texts, bound_as_text
+from pgbus.database.sql import Statement, all_as_text, bound_as_text
 from pgbus.database.sql.rights import missing_right
 
 
@@ -37,7 +37,7 @@ class AsyncpgExecutor:
                 )
             # Not the user's class of records, which may have other keys than numbers.
             rows: list[Any] = await self._connection.fetch(
-                bound.asyncpg, *as_texts(bound.arguments(values)), record_class=asyncpg.Record
+                bound.asyncpg, *all_as_text(bound.arguments(values)), record_class=asyncpg.Record
             )
         except asyncpg.InFailedSQLTransactionError as error:
             raise transaction_aborted(error) from error

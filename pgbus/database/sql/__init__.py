@@ -63,8 +63,8 @@ def bound_as_text(statement: Statement) -> Statement:
     return Statement(statement.name, _CAST.sub(cast_twice, statement.text), statement.namespace)
 
 
-def as_texts(values: list[Any]) -> list[Any]:
-    """`as_text` of each value; of texts alone, the very same list."""
+def all_as_text(values: list[Any]) -> list[Any]:
+    """`as_text` of each value; of strings and None alone, the very same list."""
     return values if _TEXTS.issuperset(map(type, values)) else list(map(as_text, values))
 
 

@@ -95,6 +95,82 @@ SELECT CAST(CAST(pg_current_xact_id() AS text) AS bigint) AS xid,
 FROM moved AS m
 LEFT JOIN delivered AS d ON d.claim_token IS NOT NULL
 
+-- name: read_and_log_event
+-- `read_outbox`, and `log_event` at once if what is read is a single event that is due and has the topics of a guess.
+-- The first row is the snapshot; then come the rows that were read, or the event that was moved, which has an `xid`, once
+-- for each delivery that is `claimed`. Of each guess, by its number: topic and ancestors, deliveries, and what to tell
+-- other workers.
+WITH found AS MATERIALIZED (
+    SELECT o.id, o.topic, o.ancestors,
+           CASE WHEN CAST(:hashes AS boolean) THEN hashtext(COALESCE(o.key, CAST(o.event_id AS text))) END AS hash,
+           pg_column_size(o.payload) + COALESCE(pg_column_size(o.headers), 0) AS bytes,
+           CAST(extract(epoch FROM o.deliver_at) AS double precision) AS deliver_at
+    FROM pgbus.outbox AS o
+    WHERE o.id > CAST(:high AS bigint)
+    ORDER BY o.id
+    LIMIT CAST(:batch AS bigint)
+), guessed AS MATERIALIZED (
+    SELECT f.id, f.hash, g.number
+    FROM found AS f
+    JOIN unnest(CAST(:topics AS text[]), CAST(:ancestors AS text[])) WITH ORDINALITY AS g (topic, ancestors, number)
+      ON g.topic = f.topic AND string_to_array(g.ancestors, ' ') IS NOT DISTINCT FROM f.ancestors
+    WHERE f.deliver_at IS NULL
+      AND (SELECT count(*) FROM found) = 1
+      AND NOT EXISTS (SELECT FROM pgbus.route_changes)
+), moved AS (
+    DELETE FROM pgbus.outbox AS o
+    USING guessed AS g
+    WHERE o.id = g.id
+    RETURNING o.id, o.event_id, o.topic, o.ancestors, o.key, o.payload, o.headers, o.published_at, o.published_by,
+              g.hash, g.number
+), logged AS (
+    INSERT INTO pgbus.events
+        (position, event_id, topic, ancestors, key, payload, headers, published_at, published_by, logged_at)
+    SELECT CAST(:base AS bigint), m.event_id, m.topic, m.ancestors, m.key, m.payload, m.headers, m.published_at,
+           m.published_by, now()
+    FROM moved AS m
+), caused AS (
+    INSERT INTO pgbus.causes (position, id, correlation_id, causation_id)
+    SELECT CAST(:base AS bigint), m.event_id, pgbus.correlation_of(m.event_id, m.headers),
+           pgbus.uuid_or_null(m.headers ->> 'causation_id')
+    FROM moved AS m
+    WHERE m.headers ?| '{correlation_id,causation_id}'
+), delivered AS (
+    INSERT INTO pgbus.deliveries
+        (listener_id, lane, first, last, events, claim_token, worker_id, lease_expires_at)
+    SELECT r.listener_id, CASE WHEN r.lanes IS NOT NULL THEN (m.hash & 2147483647) % r.lanes END,
+           CAST(:base AS bigint), CAST(:base AS bigint), 1,
+           CASE WHEN r.claimed THEN CAST(:claim_token AS uuid) END,
+           CASE WHEN r.claimed THEN CAST(:worker_id AS integer) END,
+           CASE WHEN r.claimed THEN now() + CAST(:lease AS double precision) * INTERVAL '1 second' END
+    FROM moved AS m
+    JOIN unnest(CAST(:numbers AS integer[]), CAST(:listener_ids AS integer[]), CAST(:lanes AS smallint[]),
+                CAST(:claimed AS boolean[])) AS r (number, listener_id, lanes, claimed) ON r.number = m.number
+    RETURNING id, listener_id, claim_token
+)
+SELECT CAST(NULL AS bigint) AS id, CAST(pg_current_snapshot() AS text) AS topic, CAST(NULL AS text[]) AS ancestors,
+       CAST(NULL AS integer) AS hash, CAST(NULL AS integer) AS bytes, CAST(NULL AS double precision) AS deliver_at,
+       CAST(NULL AS bigint) AS xid, CAST(NULL AS double precision) AS claimed_at, CAST(NULL AS bigint) AS delivery_id,
+       CAST(NULL AS integer) AS listener_id, CAST(NULL AS bigint) AS position, CAST(NULL AS uuid) AS event_id,
+       CAST(NULL AS text) AS key, CAST(NULL AS jsonb) AS payload, CAST(NULL AS jsonb) AS headers,
+       CAST(NULL AS timestamptz) AS published_at, CAST(NULL AS bigint) AS told
+UNION ALL
+SELECT m.id, m.topic, m.ancestors, m.hash, 0, NULL,
+       CAST(CAST(pg_current_xact_id() AS text) AS bigint), CAST(extract(epoch FROM clock_timestamp()) AS double precision),
+       d.id, d.listener_id, CAST(:base AS bigint), CASE WHEN d.id IS NOT NULL THEN m.event_id END, m.key,
+       CASE WHEN d.id IS NOT NULL THEN m.payload END, CASE WHEN d.id IS NOT NULL THEN m.headers END,
+       pgbus.readable(m.published_at),
+       (SELECT count(pg_notify(CAST(:work_channel AS text), w.payload))
+        FROM unnest(CAST(:wake_numbers AS integer[]), CAST(:wakes AS text[])) AS w (number, payload)
+        WHERE w.number = m.number)
+FROM moved AS m
+LEFT JOIN delivered AS d ON d.claim_token IS NOT NULL
+UNION ALL
+SELECT f.id, f.topic, f.ancestors, f.hash, f.bytes, f.deliver_at, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
+       NULL
+FROM found AS f
+WHERE NOT EXISTS (SELECT FROM moved)
+
 -- name: log_events
 -- Move rows into the log, from position `base` on, in the order of their instants and ids, which is that of `ids`; with the
 -- deliveries that are owed of them, by columns. Does nothing when the routes have changed.

@@ -53,7 +53,7 @@ class EventColumns(msgspec.Struct, frozen=True, kw_only=True):
 def insert_event(
     statements: Statements,
     *,
-    event_id: UUID,
+    event_id: UUID | str,
     topic: str,
     ancestors: str | None,
     key: str | None,

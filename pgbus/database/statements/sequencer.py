@@ -28,8 +28,8 @@ class Waiting(NamedTuple):
     deliver_at: float | None
 
 
-# `_make` without its check of the length, in half of its time.
-_new_waiting: Callable[[Any], Waiting] = partial(tuple.__new__, Waiting)
+new_waiting: Callable[[Any], Waiting] = partial(tuple.__new__, Waiting)
+"""`_make` without its check of the length, in half of its time."""
 
 
 class Delivery(NamedTuple):
@@ -142,7 +142,7 @@ async def read_outbox(
     else:
         records = await store.fetch("read_outbox", high=high, batch=batch, hashes=hashes)
     # The first row has no id, and the snapshot in the place of the topic.
-    return Reading(snapshot=records[0]["topic"], rows=list(map(_new_waiting, records[1:])))
+    return Reading(snapshot=records[0]["topic"], rows=list(map(new_waiting, records[1:])))
 
 
 async def log_event(
@@ -176,12 +176,12 @@ async def log_event(
     )
     if not rows:
         return None
-    handed = {row["listener_id"]: _handed(row, token=token) for row in rows if row["delivery_id"] is not None}
+    handed = {row["listener_id"]: handed_claim(row, token=token) for row in rows if row["delivery_id"] is not None}
     return Logged(moved=1, xid=rows[0]["xid"], handed=handed)
 
 
-def _handed(row: Any, *, token: UUID) -> Claim:
-    """The claim that `log_event` made; each listener gets an event of its own."""
+def handed_claim(row: Any, *, token: UUID) -> Claim:
+    """The claim that was made with the move of an event, by its row; each listener gets an event of its own."""
     return Claim(
         id=row["delivery_id"],
         token=token,

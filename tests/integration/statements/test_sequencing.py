@@ -4,15 +4,30 @@ from __future__ import annotations
 
 import asyncio
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import asyncpg
 import pytest
 
 from pgbus.database.statements import maintenance, sequencer
+from pgbus.database.store import Store
 from pgbus.handlers.outcomes import DONE
 from tests.support import eventually
 from tests.support.bench import Bench
 from tests.support.waiting import PATIENCE
+
+
+def sent_statements(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the statements that are sent from here on."""
+    sent: list[str] = []
+    fetch = Store.fetch
+
+    async def noted(store: Store, name: str, /, **values: object) -> list[Any]:
+        sent.append(name)
+        return await fetch(store, name, **values)
+
+    monkeypatch.setattr(Store, "fetch", noted)
+    return sent
 
 
 async def test_sequencing_numbers_rows_by_id_and_empties_the_outbox(bench: Bench) -> None:
@@ -183,6 +198,108 @@ async def test_sequencing_claims_none_of_several_events(bench: Bench) -> None:
     await bench.outbox("a.b", "a.b")
     look = await bench.sequence(idle_listener_ids=[idle])
     assert (look.listener_ids, look.handed) == ([idle], {})
+
+
+async def test_after_a_sleep_an_event_of_known_topics_is_read_and_logged_by_one_statement(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    idle = await bench.rows.listener("idle", "a.*")
+    ordered = await bench.rows.listener("ordered", "parent.b", lanes=8)
+    insert = "INSERT INTO pgbus.outbox (topic, ancestors, key) VALUES ('a.b', ARRAY['parent.b'], 'k')"
+    await bench.connection.execute(insert)
+    await bench.sequence(idle_listener_ids=[idle])
+    await bench.sequence()
+    sent = sent_statements(monkeypatch)
+    await bench.connection.execute(insert)
+    look = await bench.sequence(idle_listener_ids=[idle, ordered], worker_id=7, expects_one=True)
+    assert sent == ["read_and_log_event"]
+    assert (look.moved, look.listener_ids) == (1, [ordered])
+    first, second = await bench.fetch(
+        "SELECT topic, ancestors, key, payload, position, event_id, published_at FROM pgbus.events ORDER BY position"
+    )
+    assert first[:4] == second[:4] == ("a.b", ["parent.b"], "k", "{}")
+    before, after = [
+        await bench.fetch(
+            "SELECT listener_id, lane, last, events, attempt, claim_token IS NOT NULL, worker_id FROM pgbus.deliveries "
+            "WHERE first = $1 ORDER BY listener_id",
+            position,
+        )
+        for position in (1, 2)
+    ]
+    assert [row[:2] for row in before] == [row[:2] for row in after], "an ordered listener finds the key's lane"
+    assert [tuple(row[2:]) for row in after] == [(2, 1, 1, True, 7), (2, 1, 1, False, None)]
+    claim = look.handed[idle]
+    [event] = claim.events
+    assert (event.position, event.event_id, event.published_at) == second[4:]
+    assert await bench.settle(idle, [claim], DONE) == 1
+
+
+async def test_after_a_sleep_what_was_not_guessed_is_logged_as_ever(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    idle = await bench.rows.listener("idle", "**")
+    await bench.outbox("a.b")
+    await bench.sequence()
+    await bench.sequence()
+    sent = sent_statements(monkeypatch)
+    await bench.outbox("a.b", "a.b")
+    assert (await bench.sequence(idle_listener_ids=[idle], expects_one=True)).moved == 2
+    await bench.outbox("b.b")
+    assert list((await bench.sequence(idle_listener_ids=[idle], expects_one=True)).handed) == [idle]
+    await bench.outbox("a.b", deliver_at=datetime.now(UTC) + timedelta(seconds=100))
+    assert (await bench.sequence(expects_one=True)).moved == 0
+    assert (await bench.sequence(expects_one=True)).moved == 0
+    assert sent == [
+        "read_and_log_event", "log_events", "read_and_log_event", "log_event",
+        "read_and_log_event", "find_next_due", "read_and_log_event",
+    ]  # fmt: skip
+    assert await bench.fetch("SELECT position, topic FROM pgbus.events ORDER BY 1") == [
+        (1, "a.b"), (2, "a.b"), (3, "a.b"), (4, "b.b"),
+    ]  # fmt: skip
+
+
+async def test_after_a_sleep_an_event_is_owed_to_who_registered_in_it(bench: Bench) -> None:
+    await bench.outbox("a.b")
+    await bench.sequence()
+    late = await bench.rows.listener("late", "a.b")
+    await bench.outbox("a.b")
+    look = await bench.sequence(idle_listener_ids=[late], expects_one=True)
+    assert list(look.handed) == [late]
+    assert await bench.deliveries("listener_id, first") == [(late, 2)]
+
+
+async def test_after_a_sleep_a_row_that_someone_holds_locked_is_stepped_over(bench: Bench, other: Bench) -> None:
+    await bench.connection.execute("SET lock_timeout = '100ms'")
+    await bench.outbox("a.b")
+    await bench.sequence()
+    await bench.outbox("a.b")
+    async with other.connection.transaction():
+        await other.fetch("SELECT id FROM pgbus.outbox FOR UPDATE")
+        with pytest.raises(asyncpg.LockNotAvailableError):
+            await bench.sequence(expects_one=True)
+        with pytest.raises(asyncpg.LockNotAvailableError):
+            await bench.sequence()
+        await bench.find_locked()
+        await bench.outbox("a.c")
+        assert (await bench.sequence()).moved == 1
+    assert (await bench.sequence(expects_one=True)).moved == 1
+    assert await bench.fetch("SELECT position, topic FROM pgbus.events ORDER BY 1") == [
+        (1, "a.b"),
+        (2, "a.c"),
+        (3, "a.b"),
+    ]
+
+
+async def test_after_a_sleep_others_are_told_of_what_was_not_handed_over(bench: Bench, other: Bench) -> None:
+    idle, busy = await bench.rows.listener("idle", "**"), await bench.rows.listener("busy", "**")
+    heard: list[str] = []
+    await other.connection.add_listener("pgbus_work", lambda *args: heard.append(args[3]))
+    await bench.outbox("a.b")
+    await bench.sequence()
+    await bench.outbox("a.b")
+    await bench.sequence(idle_listener_ids=[idle], expects_one=True, tells_others=True)
+    await eventually(lambda: heard)
+    assert heard == [str(busy)]
 
 
 async def test_sequencing_notifies_others_only_if_there_are_any(bench: Bench, other: Bench) -> None:
