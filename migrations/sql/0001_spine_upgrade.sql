@@ -403,9 +403,35 @@ CREATE INDEX deliveries_lanes ON pgbus.deliveries (listener_id, lane, first)
 -- What comes back to a lane comes back as due, perhaps below the floor of a worker's scan.
 CREATE INDEX deliveries_lanes_due ON pgbus.deliveries (listener_id, lane, first)
     WHERE lane IS NOT NULL AND blocked_key IS NULL AND available_at IS NOT NULL;
--- Its claimed row blocks the rest too, and need not be the head: a retried dead letter comes before it.
-CREATE UNIQUE INDEX deliveries_lane_claims ON pgbus.deliveries (listener_id, lane)
-    WHERE lane IS NOT NULL AND claim_token IS NOT NULL;
+-- Its claimed row blocks the rest too, and need not be the head: a retried dead letter comes before it. Claims of what the
+-- sequencer wrote are looked for from a floor on, those of what came back have an index of their own: all claims that a
+-- lane ever had may lie in these as dead entries, while someone holds a snapshot.
+CREATE INDEX deliveries_lane_claims ON pgbus.deliveries (listener_id, lane, first)
+    WHERE lane IS NOT NULL AND claim_token IS NOT NULL AND available_at IS NULL;
+CREATE INDEX deliveries_lane_claims_due ON pgbus.deliveries (listener_id, lane)
+    WHERE lane IS NOT NULL AND claim_token IS NOT NULL AND available_at IS NOT NULL;
+-- Whether the caller may claim in a lane: nobody else does until its transaction ends, and nothing of the lane is claimed,
+-- from `floor` on or of what came back. The statement that calls it has an older snapshot, which may not show a claim that
+-- was committed since; here the look comes after the lock, and has a snapshot of its own.
+CREATE FUNCTION pgbus.take_lane(listener_id integer, lane smallint, floor bigint) RETURNS boolean
+    LANGUAGE plpgsql
+AS $$
+BEGIN
+    IF NOT pg_try_advisory_xact_lock(hashtext('pgbus.lanes'), hashtext(listener_id || '.' || lane)) THEN
+        RETURN false;
+    END IF;
+    RETURN NOT EXISTS (
+        SELECT FROM pgbus.deliveries AS d
+        WHERE d.listener_id = take_lane.listener_id AND d.lane = take_lane.lane
+          AND d.claim_token IS NOT NULL AND d.available_at IS NULL AND d.first >= take_lane.floor
+    ) AND NOT EXISTS (
+        SELECT FROM pgbus.deliveries AS d
+        WHERE d.listener_id = take_lane.listener_id AND d.lane = take_lane.lane
+          AND d.claim_token IS NOT NULL AND d.available_at IS NOT NULL
+    );
+END
+$$;
+
 CREATE INDEX deliveries_blocked ON pgbus.deliveries (listener_id, blocked_key) WHERE blocked_key IS NOT NULL;
 CREATE INDEX deliveries_claimed ON pgbus.deliveries (lease_expires_at) WHERE claim_token IS NOT NULL;
 
@@ -849,6 +875,7 @@ COMMENT ON FUNCTION pgbus.oldest_code() IS 'The oldest schema revision whose cod
 COMMENT ON FUNCTION pgbus.uuid7() IS 'A new UUIDv7, from the clock of the server';
 COMMENT ON FUNCTION pgbus.readable(timestamptz) IS 'The instant, or NULL outside of the years 1 to 9999, which Python cannot represent';
 COMMENT ON FUNCTION pgbus.outbox_before_insert() IS 'Trigger of outbox: takes the transaction id, and wakes the leader if it sleeps';
+COMMENT ON FUNCTION pgbus.take_lane(integer, smallint, bigint) IS 'Whether the caller may claim in a lane of a listener, where no other claims until the end of its transaction';
 COMMENT ON FUNCTION pgbus.take_dedup_keys(text[], uuid[], double precision) IS 'Takes each key that is free for the event at the same place of the array, for ttl seconds; returns the holders';
 COMMENT ON FUNCTION pgbus.uuid_or_null(text) IS 'The value as a UUID; NULL if it is not one';
 COMMENT ON FUNCTION pgbus.correlation_of(uuid, jsonb) IS 'The tree of an event, call or run, by its id and headers';

@@ -30,7 +30,6 @@ LockNotAvailable = asyncpg.LockNotAvailableError  # `lock_timeout` passed, or NO
 QueryCancelled = asyncpg.QueryCanceledError  # `statement_timeout` passed, or an administrator cancelled it
 ObjectInUse = asyncpg.ObjectInUseError
 UndefinedObject = asyncpg.UndefinedObjectError
-UniqueViolation = asyncpg.UniqueViolationError
 # SQLSTATE classes, each with one message.
 LinkFailed = asyncpg.PostgresConnectionError
 DataError = asyncpg.DataError

@@ -9,10 +9,9 @@ from collections.abc import Sequence
 from uuid import UUID, uuid4
 
 from pgbus.aio.clock import now
-from pgbus.database.faults import UniqueViolation
 from pgbus.database.statements import deliveries
 from pgbus.database.statements.deliveries import Claim, ClaimTerms
-from pgbus.database.tries import LINK_PAUSE, Tries
+from pgbus.database.tries import Tries
 from pgbus.listeners.backlog import Backlog
 from pgbus.listeners.claims import ClaimsInFlight
 from pgbus.listeners.known_topics import KnownTopics
@@ -66,6 +65,8 @@ class Claimer:
         self._bottom_at = 0.0
         # Set by each scan from the bottom, and cleared by a claim that was allowed suspects and found none.
         self._look_for_suspects = True
+        # Whether it has claimed, or tried to, since it was last asked.
+        self._has_claimed = False
         # Whether the last claim took all that it wanted, so that the next one has to cut a run, too.
         self._expects_cuts = False
         self._locked_pause = LOCKED_PAUSE
@@ -82,6 +83,11 @@ class Claimer:
     def is_busy(self) -> bool:
         """Whether it claims, or holds claims, or is to look for some."""
         return bool(self._may_have_work or self._in_flight or self._claiming)
+
+    def was_quiet(self) -> bool:
+        """Whether it has not looked for work since this was last asked."""
+        was_quiet, self._has_claimed = not self._has_claimed, False
+        return was_quiet
 
     def wake(self) -> None:
         """Claim: there may be work."""
@@ -120,10 +126,6 @@ class Claimer:
             try:
                 await self._claim(wanted)
                 tries.worked()
-            except UniqueViolation:
-                # Another worker has just claimed in one of our lanes, behind what an operator put back before it.
-                self._may_have_work = True
-                await asyncio.sleep(LINK_PAUSE)
             except Exception as error:
                 self._may_have_work = True
                 await asyncio.sleep(tries.pause_after(error))
@@ -164,6 +166,7 @@ class Claimer:
 
     async def _claim(self, wanted: int) -> None:
         self._may_have_work = False
+        self._has_claimed = True
         self._lower_floors()
         rows = self._pace.rows(wanted)
         self._claiming = token = uuid4()

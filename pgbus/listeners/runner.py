@@ -14,7 +14,6 @@ from uuid import UUID
 
 from pgbus.aio.clock import now
 from pgbus.aio.tasks import end_tasks, failure_of
-from pgbus.database.statements.deliveries import Claim
 from pgbus.handlers.hooks import Hooks
 from pgbus.listeners.attempts import Attempts
 from pgbus.listeners.backlog import Backlog
@@ -62,7 +61,7 @@ class Runner:
         )
         self._attempts = attempts
         self._in_flight = in_flight
-        self._claimer = Claimer(
+        self.claimer = Claimer(
             running, backlog=self._backlog, in_flight=in_flight, known=known, pace=pace, quarantine=quarantine
         )
         self._slots = Slots(
@@ -74,7 +73,7 @@ class Runner:
             pace=pace,
         )
         self._settler = Settler(running, in_flight=in_flight, was_settled=self._was_settled)
-        self._retries = Retries(when_due=self._claimer.wake_for_due)
+        self._retries = Retries(when_due=self.claimer.wake_for_due)
         self._started_at = 0.0
         # Apart, as a stop ends them one after the other: no claim comes in when the slots are drained, and the settler
         # goes on until what the slots have ended is written.
@@ -88,7 +87,7 @@ class Runner:
         """Begin to claim; `ended` is called when one of the loops ends."""
         self._started_at = now()
         name = f"pgbus {self.listener.name}"
-        self._claiming = [asyncio.create_task(self._claimer.run(), name=name)]
+        self._claiming = [asyncio.create_task(self.claimer.run(), name=name)]
         self._settling = [asyncio.create_task(self._settler.run(), name=name)]
         self._handling = [asyncio.create_task(self._slots.run(), name=name) for _ in range(self._backlog.slots)]
         for task in self._tasks:
@@ -109,7 +108,7 @@ class Runner:
 
     async def break_off(self) -> None:
         """End at once; what is in flight is neither settled nor given back."""
-        self._claimer.stop()
+        self.claimer.stop()
         self._retries.stop()
         for task in self._tasks:
             task.cancel()
@@ -123,7 +122,7 @@ class Runner:
     async def stop(self, *, grace: float) -> None:
         """Claim no more, let running handlers finish for `grace` seconds, settle, and give back the rest."""
         deadline = now() + grace
-        self._claimer.stop()
+        self.claimer.stop()
         self._retries.stop()
         # The claimer first: what it claims from here on would be handled, or be forgotten.
         await end_tasks(*self._claiming)
@@ -171,26 +170,18 @@ class Runner:
 
     def wake(self) -> None:
         """Claim: there may be work."""
-        self._claimer.wake()
+        self.claimer.wake()
 
     def look_at_everything(self) -> None:
         """Claim without the floors: an operator may have put old events back."""
-        self._claimer.look_at_everything()
-
-    def offer(self, token: UUID) -> bool:
-        """Whether this listener is idle; then the sequencer may claim its next event for it, under this token."""
-        return self._claimer.offer(token)
-
-    def hand_over(self, claim: Claim | None, *, sent_at: float) -> None:
-        """Take the result of the offer, a claim or None."""
-        self._claimer.hand_over(claim, sent_at=sent_at)
+        self.claimer.look_at_everything()
 
     # ------------------------------------------------------------------------------------------------------ state
 
     @property
     def tokens(self) -> set[UUID]:
         """The tokens of the claims in flight, and of those that may be under way."""
-        return self._claimer.tokens_under_way | self._in_flight.tokens
+        return self.claimer.tokens_under_way | self._in_flight.tokens
 
     @property
     def held_claims(self) -> list[HeldClaim]:
@@ -200,12 +191,12 @@ class Runner:
     @property
     def is_busy(self) -> bool:
         """Whether it claims, or holds claims, or is to look for some."""
-        return self._claimer.is_busy
+        return self.claimer.is_busy
 
     @property
     def floor(self) -> int:
         """The position at which scans for fresh runs begin: what lies below has been claimed, or is locked."""
-        return self._claimer.floor
+        return self.claimer.floor
 
     @property
     def calls(self) -> list[HandlerCall]:

@@ -123,9 +123,12 @@ class Parts:
             await self.leases.forfeit_forgotten(store)
 
     async def poll(self, store: Store) -> None:
-        """Look for work, in case a notification was lost."""
-        if names := self.runners.names:
-            self.runners.wake(await sequencer.find_ready_listeners(store, names))
+        """Look for work, in case a notification was lost, for the listeners that have not looked themselves of late.
+
+        A busy one would be asked in vain; and while someone holds a snapshot, that reads all that it has handled.
+        """
+        if quiet := self.runners.find_quiet():
+            self.runners.wake(await sequencer.find_ready_listeners(store, quiet))
         self.server.wake()
 
     def look_at_everything(self) -> None:

@@ -133,6 +133,10 @@ class Runners:
         """The names of the listeners that run, by their ids."""
         return {id_: runner.listener.name for id_, runner in self._runners.items()}
 
+    def find_quiet(self) -> list[int]:
+        """Find the listeners that have not looked for work since this was last called, by their ids."""
+        return [id_ for id_, runner in self._runners.items() if runner.claimer.was_quiet()]
+
     @property
     def is_busy(self) -> bool:
         """Whether a listener claims, or holds claims, or is to look for some."""
@@ -176,12 +180,12 @@ class Runners:
         worker_id = self._membership.claimant()
         if not worker_id:
             return 0, []
-        return worker_id, [id_ for id_, runner in self._runners.items() if runner.offer(token)]
+        return worker_id, [id_ for id_, runner in self._runners.items() if runner.claimer.offer(token)]
 
     def hand_over(self, claims: Mapping[int, Claim], *, sent_at: float) -> None:
         """Give the idle listeners what the sequencer claimed for them, in answer to the last offer."""
         for listener_id, runner in self._runners.items():
-            runner.hand_over(claims.get(listener_id), sent_at=sent_at)
+            runner.claimer.hand_over(claims.get(listener_id), sent_at=sent_at)
 
 
 def _part_of(listener: Listener) -> str:

@@ -1263,6 +1263,27 @@ $$;
 
 COMMENT ON FUNCTION pgbus.take_dedup_keys(dedup_keys text[], event_ids uuid[], ttl double precision, OUT dedup_key text, OUT event_id uuid, OUT was_taken boolean) IS 'Takes each key that is free for the event at the same place of the array, for ttl seconds; returns the holders';
 
+CREATE FUNCTION pgbus.take_lane(listener_id integer, lane smallint, floor bigint) RETURNS boolean
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
+    IF NOT pg_try_advisory_xact_lock(hashtext('pgbus.lanes'), hashtext(listener_id || '.' || lane)) THEN
+        RETURN false;
+    END IF;
+    RETURN NOT EXISTS (
+        SELECT FROM pgbus.deliveries AS d
+        WHERE d.listener_id = take_lane.listener_id AND d.lane = take_lane.lane
+          AND d.claim_token IS NOT NULL AND d.available_at IS NULL AND d.first >= take_lane.floor
+    ) AND NOT EXISTS (
+        SELECT FROM pgbus.deliveries AS d
+        WHERE d.listener_id = take_lane.listener_id AND d.lane = take_lane.lane
+          AND d.claim_token IS NOT NULL AND d.available_at IS NOT NULL
+    );
+END
+$$;
+
+COMMENT ON FUNCTION pgbus.take_lane(listener_id integer, lane smallint, floor bigint) IS 'Whether the caller may claim in a lane of a listener, where no other claims until the end of its transaction';
+
 CREATE FUNCTION pgbus.topic_lines(topic text, ancestors text[]) RETURNS text
     LANGUAGE sql STABLE PARALLEL SAFE
     AS $$
@@ -2981,7 +3002,9 @@ CREATE INDEX deliveries_claimed ON pgbus.deliveries USING btree (lease_expires_a
 
 CREATE INDEX deliveries_due ON pgbus.deliveries USING btree (listener_id, available_at) WHERE ((claim_token IS NULL) AND (available_at IS NOT NULL) AND (lane IS NULL));
 
-CREATE UNIQUE INDEX deliveries_lane_claims ON pgbus.deliveries USING btree (listener_id, lane) WHERE ((lane IS NOT NULL) AND (claim_token IS NOT NULL));
+CREATE INDEX deliveries_lane_claims ON pgbus.deliveries USING btree (listener_id, lane, first) WHERE ((lane IS NOT NULL) AND (claim_token IS NOT NULL) AND (available_at IS NULL));
+
+CREATE INDEX deliveries_lane_claims_due ON pgbus.deliveries USING btree (listener_id, lane) WHERE ((lane IS NOT NULL) AND (claim_token IS NOT NULL) AND (available_at IS NOT NULL));
 
 CREATE INDEX deliveries_lanes ON pgbus.deliveries USING btree (listener_id, lane, first) WHERE ((lane IS NOT NULL) AND (blocked_key IS NULL));
 

@@ -153,11 +153,11 @@ async def test_claim_reads_the_head_of_each_lane_and_not_what_waits_behind(plans
 
 
 async def test_a_claim_from_the_floors_of_lanes_reads_none_of_their_dead_rows(plans: Plans) -> None:
-    # What a lane's first row is, and what has come back below its floor; the rows between are dead.
+    # What a lane's first row is, and what has come back below its floor; the rows between are dead, and were claimed.
     await plans.connection.execute(
         f"""
-        INSERT INTO pgbus.deliveries (listener_id, lane, first, last, events)
-        SELECT 4, n % 16, n, n, 1 FROM generate_series(1, {DEAD // 5}) AS n;
+        INSERT INTO pgbus.deliveries (listener_id, lane, first, last, events, claim_token, worker_id, lease_expires_at)
+        SELECT 4, n % 16, n, n, 1, gen_random_uuid(), 1, now() FROM generate_series(1, {DEAD // 5}) AS n;
         DELETE FROM pgbus.deliveries WHERE listener_id = 4 AND first <= {DEAD // 5};
         INSERT INTO pgbus.deliveries (listener_id, lane, first, last, events, available_at)
         SELECT 4, n % 16, n, n, 1, now() FROM generate_series(1, 8) AS n

@@ -71,7 +71,7 @@ WITH active AS MATERIALIZED (
         LIMIT 1
     ) AS t
 ), heads AS MATERIALIZED (
-    SELECT h.id, h.first
+    SELECT h.id, h.first, h.lane, (CAST(:lane_floors AS bigint[]))[h.lane + 1] AS floor
     FROM (
         -- The first row blocks its lane, whether it is claimed or waits for its instant.
         SELECT * FROM returned
@@ -82,22 +82,18 @@ WITH active AS MATERIALIZED (
       AND (h.available_at IS NULL OR h.available_at <= now())
       AND (h.crashes < 2 OR CAST(:suspects AS boolean))
       AND (h.left_topic IS NULL OR h.left_topic <> ALL (CAST(:left_topics AS text[])))
-      -- A claimed row behind it blocks the lane too: a retried dead letter, or a reset, may have inserted rows before
-      -- it. If another worker claims it at the same moment, this snapshot does not see that, and the unique index makes
-      -- this statement fail. `IS FALSE` prevents the planner from choosing a join.
-      AND (EXISTS (
-          SELECT 1 FROM pgbus.deliveries AS x
-          WHERE x.listener_id = CAST(:listener_id AS integer) AND x.lane = h.lane AND x.claim_token IS NOT NULL
-      )) IS FALSE
 ), lanes AS MATERIALIZED (
     -- Checked again on the locked row: another worker may have claimed its beginning, and `first` has increased. Looked
     -- up one by one: the planner could choose a join that reads the whole index, including dead rows.
+    -- A claimed row behind the head blocks the lane too: a retried dead letter, or a reset, may have inserted rows before
+    -- it.
     SELECT d.*
-    FROM (SELECT h.id, h.first FROM heads AS h ORDER BY h.first) AS h
+    FROM (SELECT h.* FROM heads AS h ORDER BY h.first) AS h
     CROSS JOIN LATERAL (
         SELECT x.id, x.lane, x.first, x.last, x.events, x.positions, x.available_at, x.attempt, x.crashes, x.last_error
         FROM pgbus.deliveries AS x
         WHERE x.id = h.id AND x.claim_token IS NULL AND x.first = h.first
+          AND pgbus.take_lane(CAST(:listener_id AS integer), CAST(h.lane AS smallint), h.floor)
         FOR UPDATE SKIP LOCKED
     ) AS d
     LIMIT CAST(:rows AS bigint)

@@ -8,7 +8,6 @@ import random
 from typing import Any
 from uuid import uuid4
 
-import asyncpg
 import msgspec
 import pytest
 
@@ -149,21 +148,47 @@ async def test_a_claimed_delivery_blocks_its_lane_also_from_behind_what_was_put_
     assert positions(await bench.claim(listener_id, lanes=LANES)) == [[1]]
 
 
-async def test_of_two_that_claim_in_a_lane_at_the_same_moment_one_is_refused(bench: Bench, other: Bench) -> None:
+@pytest.mark.parametrize("comes_back", [False, True])
+async def test_of_two_that_claim_in_a_lane_at_the_same_moment_one_gets_nothing(
+    bench: Bench, other: Bench, comes_back: bool
+) -> None:
     listener_id = await bench.rows.listener("ordered", "**", lanes=LANES)
     await bench.log(1, 2)
     await bench.rows.delivery(listener_id, 2, lane=5)
-    transaction = other.connection.transaction()
-    await transaction.start()
+    if comes_back:
+        await bench.connection.execute("UPDATE pgbus.deliveries SET available_at = now()")
+    async with other.connection.transaction():
+        [claim] = await other.claim(listener_id, lanes=LANES)
+        await bench.rows.delivery(listener_id, 1, lane=5)
+        assert await bench.claim(listener_id, lanes=LANES) == [], "the other one has the lane until it ends"
+    assert await bench.claim(listener_id, lanes=LANES) == [], "its claim is in the lane"
+    await bench.settle(listener_id, [claim], DONE)
+    assert positions(await bench.claim(listener_id, lanes=LANES)) == [[1]]
+
+
+@pytest.mark.parametrize("comes_back", [False, True])
+async def test_a_claim_that_was_committed_after_a_snapshot_holds_the_lane_against_it(
+    bench: Bench, other: Bench, comes_back: bool
+) -> None:
+    """The statement that claims may have begun before: the lane is looked at by a later snapshot than its own."""
+    listener_id = await bench.rows.listener("ordered", "**", lanes=LANES)
+    await bench.log(1, 2)
+    await bench.rows.delivery(listener_id, 2, lane=5)
+    if comes_back:
+        await bench.connection.execute("UPDATE pgbus.deliveries SET available_at = now()")
+    # Two selects of one statement have one snapshot; the first waits until the other session has claimed.
+    await other.fetch("SELECT pg_advisory_lock(1)")
+    late = asyncio.create_task(
+        bench.fetch(
+            "SELECT pg_advisory_lock(1) IS NULL, (SELECT count(claim_token) FROM pgbus.deliveries), "
+            "pgbus.take_lane($1, 5::smallint, 0)",
+            listener_id,
+        )
+    )
+    await eventually(lambda: other.fetch("SELECT FROM pg_locks WHERE NOT granted AND locktype = 'advisory'"))
     assert positions(await other.claim(listener_id, lanes=LANES)) == [[2]]
-    await bench.rows.delivery(listener_id, 1, lane=5)
-    refused = asyncio.create_task(bench.claim(listener_id, lanes=LANES))
-    waiting = "SELECT 1 FROM pg_locks WHERE NOT granted AND locktype = 'transactionid'"
-    await eventually(lambda: other.fetch(waiting))
-    await transaction.commit()
-    with pytest.raises(asyncpg.UniqueViolationError):
-        await refused
-    assert await bench.claim(listener_id, lanes=LANES) == []
+    await other.fetch("SELECT pg_advisory_unlock(1)")
+    assert await late == [(False, 0, False)]
 
 
 async def test_events_missing_from_the_log_leave_the_claim_and_are_noted_in_history(bench: Bench) -> None:
@@ -267,8 +292,8 @@ async def test_what_comes_back_to_a_lane_below_its_floor_is_its_head(bench: Benc
     assert await bench.settle(listener_id, first.claims, DONE) == 1
     second = await bench.look(listener_id, lane_floors=[2, 2])
     assert positions(second.claims) == [[2]]
-    third = await bench.look(listener_id, lane_floors=[3, 3])
-    assert (third.claims, third.tops) == ([], {0: 3})  # the one before it is claimed
+    third = await bench.look(listener_id, lane_floors=[2, 2])
+    assert (third.claims, third.tops) == ([], {0: 2})  # claimed, and so the floor stays
     assert await bench.settle(listener_id, second.claims, Retry(0.0, "again")) == 1
     again = await bench.look(listener_id, lane_floors=[3, 3])
     assert positions(again.claims) == [[2]]
