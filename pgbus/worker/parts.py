@@ -127,7 +127,7 @@ class Parts:
 
         A busy one would be asked in vain; and while someone holds a snapshot, that reads all that it has handled.
         """
-        if quiet := self.runners.find_quiet():
+        if quiet := [id_ for id_, runner in self.runners.by_id.items() if runner.claimer.was_quiet()]:
             self.runners.wake(await sequencer.find_ready_listeners(store, quiet))
         self.server.wake()
 

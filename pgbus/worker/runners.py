@@ -129,13 +129,9 @@ class Runners:
     # ------------------------------------------------------------------------------------------------------ state
 
     @property
-    def names(self) -> dict[int, str]:
-        """The names of the listeners that run, by their ids."""
-        return {id_: runner.listener.name for id_, runner in self._runners.items()}
-
-    def find_quiet(self) -> list[int]:
-        """Find the listeners that have not looked for work since this was last called, by their ids."""
-        return [id_ for id_, runner in self._runners.items() if runner.claimer.was_quiet()]
+    def by_id(self) -> Mapping[int, Runner]:
+        """The runners of the listeners that run, by the listeners' ids."""
+        return self._runners
 
     @property
     def is_busy(self) -> bool:

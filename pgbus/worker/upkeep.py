@@ -85,9 +85,8 @@ class Upkeep:
             self._extend_at = loop.time() + self._config.lease / 3
         if loop.time() >= self._touch_at:
             failures = dict(parts.restarts.resting)
-            await self._membership.touch(
-                store, listeners=parts.runners.names, failures=failures, running=report(work_of(parts))
-            )
+            names = {id_: runner.listener.name for id_, runner in parts.runners.by_id.items()}
+            await self._membership.touch(store, listeners=names, failures=failures, running=report(work_of(parts)))
             self._told = failures
             self._touch_at = loop.time() + TOUCH_INTERVAL
         if self._is_due and self._membership.session:  # while it is away: a new session begins everything
