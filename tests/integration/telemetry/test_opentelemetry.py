@@ -468,5 +468,6 @@ async def test_a_failed_publish_has_a_span_with_its_error(database: str, exporte
 async def test_the_configuration_enables_the_plugin(database: str, exported: Exported) -> None:
     config = {"dsn": database, "plugins": {"opentelemetry": {"enabled": True, "create_spans": False}}}
     async with pgbus.create(config=config) as bus:
-        assert [type(one) for one in bus.registry.hooks.instruments.all] == [OpenTelemetry]
+        # Sentry's may be there too, which its SDK sets up for the whole process, in another test.
+        assert OpenTelemetry in map(type, bus.registry.hooks.instruments.all)
         await bus.publish(1, topic="a.b")  # with the API alone, which makes no spans
