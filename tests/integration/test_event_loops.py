@@ -15,7 +15,6 @@ import pgbus
 from tests.support import eventually
 from tests.support.workers import open_bus, running
 
-
 # Connections that a worker may open while a test counts: its leader's, and one of its pool.
 OF_A_WORKER = 2
 
