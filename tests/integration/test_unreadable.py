@@ -32,9 +32,10 @@ ODD_EVENTS = {
     "ancestors in a square": "(topic, ancestors) VALUES ('a.b', '{{a.c,a.d},{a.e,a.f}}')",
     "ancestors that are NULL": "(topic, ancestors) VALUES ('a.b', '{NULL}')",
 }
+LONG_INTEGER = '{"n": 1' + "0" * 5_000 + "}"
 ODD_PAYLOADS = {
     "a number beyond floats": '{"n": 1e400}',
-    "an integer of 5000 digits": '{"n": 1' + "0" * 5_000 + "}",
+    "an integer of 5000 digits": LONG_INTEGER,
 }
 NESTED = '{"n": ' + "[" * 3_000 + "]" * 3_000 + "}"
 """About as deep as PostgreSQL stores it; from Python 3.12 on it can be read."""
@@ -168,7 +169,7 @@ async def test_hooks_are_not_called_with_an_event_that_they_could_not_read(
             await owner.execute("""INSERT INTO pgbus.outbox (topic, headers) VALUES ('a.b', '{"a": 1}')""")
             await owner.execute(
                 "INSERT INTO pgbus.outbox (topic, payload) VALUES ('a.b', $1)",
-                ODD_PAYLOADS["an integer of 5000 digits"],
+                LONG_INTEGER,
             )
             await bus.publish({"n": 1}, topic="a.b")
             assert await seen.take(1) == [({"n": 1}, {})]
@@ -219,7 +220,7 @@ async def test_arguments_that_python_cannot_hold_are_refused_not_failed(
         return sum(numbers.values())
 
     async with running(bus):
-        for arguments in ('{"a": 1e999999}', '{"a": ' + "[" * 3000 + "]" * 3000 + "}", "[1]"):
+        for arguments in ('{"a": 1e999999}', LONG_INTEGER, "[1]"):
             await owner.execute(
                 f"INSERT INTO pgbus.rpc_requests {CALL_COLUMNS} "
                 "(gen_random_uuid(), 'sums.add', $1, 'x', 'x', now() + interval '1 hour')",
