@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import asyncpg
 from asyncpg.prepared_stmt import PreparedStatement
 
+from pgbus.aio.clock import now
 from pgbus.config import Config
 from pgbus.database.connections import Connection, connect
 from pgbus.database.faults import DATABASE_ERRORS
@@ -32,6 +34,7 @@ class Session:
         # part of that transaction, and be rolled back with it.
         self._busy = asyncio.Lock()
         self._statements = _Statements(connection)
+        self._used_at = now()
         # Set by the driver when it sees the connection end, and by a user whose statement has found it dead; then for
         # good: a session does not come back, its owner opens another one.
         self.lost = asyncio.Event()
@@ -52,6 +55,11 @@ class Session:
         return session
 
     @property
+    def idle_since(self) -> float:
+        """When its last statement ended, by the engine's clock; infinity while one runs."""
+        return math.inf if self._busy.locked() else self._used_at
+
+    @property
     def connection(self) -> Connection:
         """The connection, for callers that need more than statements while no other task uses the session."""
         return self._connection
@@ -66,7 +74,10 @@ class Session:
         async with self._busy:
             if self._connection.is_closed():
                 raise asyncpg.InterfaceError("the session is closed")
-            return await self._statements.fetch(query, *args)
+            try:
+                return await self._statements.fetch(query, *args)
+            finally:
+                self._used_at = now()
 
     async def prepare(self, names: Iterable[str]) -> None:
         """Have the server parse these statements now, so that each use of one is a single message.

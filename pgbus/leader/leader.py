@@ -10,6 +10,7 @@ import asyncio
 import logging
 from typing import Protocol
 
+from pgbus.aio.clock import now
 from pgbus.aio.tasks import end_tasks
 from pgbus.config import Config
 from pgbus.database.connections import session_closed, settings_sql
@@ -177,9 +178,15 @@ async def _note(session: Session, worker_id: int) -> bool:
 
 
 async def _beat(session: Session, sequencer: Sequencer, worker_id: int, *, is_noted: bool) -> None:
-    """Let the server hear of us also when there is nothing to do, except while the bus sleeps."""
+    """Let the server hear of us also when there is nothing to do, except while the bus sleeps.
+
+    Other statements are as good: where each takes its time on the way, a beat would delay those that do the work.
+    """
     while True:
-        await asyncio.sleep(BEAT)
+        pause = session.idle_since + BEAT - now()
+        if pause > 0:
+            await asyncio.sleep(min(pause, BEAT))
+            continue
         if sequencer.is_asleep:
             await sequencer.awake.wait()
         elif not is_noted:

@@ -50,8 +50,10 @@ async def own_pool() -> asyncpg.Pool:
     global _pool
     async with _opening:
         if _pool is None:
+            # As many as the handlers need where each answer takes a tenth of a second; with fewer, they wait for each
+            # other, and that would be measured.
             _pool = await asyncpg.create_pool(
-                os.environ["CHAOS_DSN"], min_size=0, max_size=4, command_timeout=5, timeout=5, statement_cache_size=0
+                os.environ["CHAOS_DSN"], min_size=0, max_size=12, command_timeout=5, timeout=5, statement_cache_size=0
             )
     return _pool
 
