@@ -1,12 +1,17 @@
 """A leader's session sends each statement in one message: a leader that froze between two would keep the lead."""
 
 import asyncio
+import math
 
 import asyncpg
+import pytest
 
+from pgbus.aio.clock import now
 from pgbus.config import Config
 from pgbus.database.session import Session
 from pgbus.database.statements import sequencer
+from pgbus.database.store import Store
+from pgbus.leader.leader import BEAT
 from tests.support import eventually
 from tests.support.orders import collect, publish
 from tests.support.workers import open_bus, running
@@ -51,6 +56,38 @@ async def test_a_session_whose_user_freezes_at_the_first_use_of_a_statement_ends
             await session.lost.wait()
     finally:
         session.terminate()
+
+
+async def test_a_leader_beats_only_when_its_session_has_been_idle_for_long(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    idle: list[float] = []
+    beat = sequencer.beat
+
+    async def noted(store: Store) -> None:
+        session = leader._session
+        assert session
+        idle.append(now() - session.idle_since)
+        await beat(store)
+
+    monkeypatch.setattr(sequencer, "beat", noted)
+    async with open_bus(database) as bus, running(bus) as worker:
+        assert worker._parts
+        leader = worker._parts.leader
+        await eventually(lambda: len(idle) > 2)
+    assert min(idle) >= BEAT * 0.9
+
+
+async def test_a_session_is_idle_since_its_last_statement_and_not_while_one_runs(database: str) -> None:
+    session = await Session.open(Config(dsn=database), channels={})
+    try:
+        running_one = asyncio.create_task(session.fetch("SELECT pg_sleep(0.05)"))
+        await eventually(lambda: session.idle_since == math.inf)
+        began = now()
+        await running_one
+        assert began <= session.idle_since <= now()
+    finally:
+        await session.close()
 
 
 async def test_a_prepared_statement_is_parsed_again_once_a_migration_has_changed_its_columns(
