@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
+import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
@@ -15,7 +16,6 @@ from typing import Any
 import asyncpg
 from asyncpg.prepared_stmt import PreparedStatement
 
-from pgbus.aio.clock import now
 from pgbus.config import Config
 from pgbus.database.connections import Connection, connect
 from pgbus.database.faults import DATABASE_ERRORS
@@ -34,7 +34,7 @@ class Session:
         # part of that transaction, and be rolled back with it.
         self._busy = asyncio.Lock()
         self._statements = _Statements(connection)
-        self._used_at = now()
+        self._used_at = time.monotonic()
         # Set by the driver when it sees the connection end, and by a user whose statement has found it dead; then for
         # good: a session does not come back, its owner opens another one.
         self.lost = asyncio.Event()
@@ -56,7 +56,7 @@ class Session:
 
     @property
     def idle_since(self) -> float:
-        """When its last statement ended, by the engine's clock; infinity while one runs."""
+        """When its last statement ended, by time.monotonic(); infinity while one runs."""
         return math.inf if self._busy.locked() else self._used_at
 
     @property
@@ -77,7 +77,7 @@ class Session:
             try:
                 return await self._statements.fetch(query, *args)
             finally:
-                self._used_at = now()
+                self._used_at = time.monotonic()
 
     async def prepare(self, names: Iterable[str]) -> None:
         """Have the server parse these statements now, so that each use of one is a single message.

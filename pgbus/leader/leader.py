@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from typing import Protocol
 
-from pgbus.aio.clock import now
 from pgbus.aio.tasks import end_tasks
 from pgbus.config import Config
 from pgbus.database.connections import session_closed, settings_sql
@@ -183,7 +183,7 @@ async def _beat(session: Session, sequencer: Sequencer, worker_id: int, *, is_no
     Other statements are as good: where each takes its time on the way, a beat would delay those that do the work.
     """
     while True:
-        pause = session.idle_since + BEAT - now()
+        pause = session.idle_since + BEAT - time.monotonic()
         if pause > 0:
             await asyncio.sleep(min(pause, BEAT))
             continue

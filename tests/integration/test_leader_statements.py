@@ -2,11 +2,11 @@
 
 import asyncio
 import math
+import time
 
 import asyncpg
 import pytest
 
-from pgbus.aio.clock import now
 from pgbus.config import Config
 from pgbus.database.session import Session
 from pgbus.database.statements import sequencer
@@ -67,7 +67,7 @@ async def test_a_leader_beats_only_when_its_session_has_been_idle_for_long(
     async def noted(store: Store) -> None:
         session = leader._session
         assert session
-        idle.append(now() - session.idle_since)
+        idle.append(time.monotonic() - session.idle_since)
         await beat(store)
 
     monkeypatch.setattr(sequencer, "beat", noted)
@@ -83,9 +83,9 @@ async def test_a_session_is_idle_since_its_last_statement_and_not_while_one_runs
     try:
         running_one = asyncio.create_task(session.fetch("SELECT pg_sleep(0.05)"))
         await eventually(lambda: session.idle_since == math.inf)
-        began = now()
+        began = time.monotonic()
         await running_one
-        assert began <= session.idle_since <= now()
+        assert began <= session.idle_since <= time.monotonic()
     finally:
         await session.close()
 
