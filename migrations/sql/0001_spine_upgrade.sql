@@ -410,6 +410,9 @@ CREATE INDEX deliveries_lane_claims ON pgbus.deliveries (listener_id, lane, firs
     WHERE lane IS NOT NULL AND claim_token IS NOT NULL AND available_at IS NULL;
 CREATE INDEX deliveries_lane_claims_due ON pgbus.deliveries (listener_id, lane)
     WHERE lane IS NOT NULL AND claim_token IS NOT NULL AND available_at IS NOT NULL;
+CREATE INDEX deliveries_blocked ON pgbus.deliveries (listener_id, blocked_key) WHERE blocked_key IS NOT NULL;
+CREATE INDEX deliveries_claimed ON pgbus.deliveries (lease_expires_at) WHERE claim_token IS NOT NULL;
+
 -- Whether the caller may claim in a lane: nobody else does until its transaction ends, and nothing of the lane is claimed,
 -- from `floor` on or of what came back. The statement that calls it has an older snapshot, which may not show a claim that
 -- was committed since; here the look comes after the lock, and has a snapshot of its own.
@@ -431,9 +434,6 @@ BEGIN
     );
 END
 $$;
-
-CREATE INDEX deliveries_blocked ON pgbus.deliveries (listener_id, blocked_key) WHERE blocked_key IS NOT NULL;
-CREATE INDEX deliveries_claimed ON pgbus.deliveries (lease_expires_at) WHERE claim_token IS NOT NULL;
 
 -- An event that one listener gave up on, until an operator retries or discards it.
 CREATE TABLE pgbus.dead_letters (

@@ -47,9 +47,7 @@ class Guesses:
             heard_by = routes.find(topic, ancestors)
             if len(heard_by) <= DELIVERIES:
                 deliveries = [
-                    GuessedDelivery(
-                        one.listener_id, one.lanes, one.is_active and not one.lanes and one.listener_id in idle
-                    )
+                    GuessedDelivery(one.listener_id, one.lanes, one.may_be_handed_over and one.listener_id in idle)
                     for one in heard_by
                 ]
                 guesses.append(Guess(topic, ancestors, deliveries, _wakes(deliveries) if tells_others else ()))

@@ -281,7 +281,7 @@ class Mover:
 
     async def _log_alone(self, event: Waiting, deliveries: Sequence[Delivery]) -> Logged:
         routes = self._routes.find(event.topic, event.ancestors)
-        handed_to = {one.listener_id for one in routes if one.is_active and one.lanes is None}
+        handed_to = {one.listener_id for one in routes if one.may_be_handed_over}
 
         async def log(token: UUID, worker_id: int, idle: Collection[int]) -> Logged | None:
             claimed = handed_to.intersection(idle)

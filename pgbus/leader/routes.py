@@ -16,6 +16,11 @@ class Route(NamedTuple):
     lanes: int | None
     is_active: bool
 
+    @property
+    def may_be_handed_over(self) -> bool:
+        """Whether an event that comes alone may be claimed for it as it is logged, if it is idle."""
+        return self.is_active and self.lanes is None
+
 
 def all_topics(topic: str, ancestors: Sequence[str] | None) -> tuple[str, ...]:
     """The topic of an event and those of its parent classes.

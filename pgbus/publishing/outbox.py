@@ -90,7 +90,7 @@ def prepare_plain(
     """`prepare` for an event that has a key at most, as most have: the event, and the statement that inserts it.
 
     Flat, as between a program's own work each function that is called, and each object that is made, costs several
-    times what it does in a loop: a fifth of the publisher's CPU (decision 73).
+    times what it does in a loop (decision 73).
     """
     kind, payload = _encode_checked(event, topic, limits)
     event_id = new_event_id()
@@ -137,8 +137,7 @@ def _in_lines(events: Sequence[object], topic: str | None, limits: Limits) -> Li
     """Events of one class, all at once; None where `prepare` has to look at each of them."""
     if len(events) == 1 or len(set(map(type, events))) > 1:
         return None
-    cls: type = type(events[0])
-    kind = _kind_of(cls, topic_of(cls) if topic is None else _text_of(topic), limits)
+    kind = _kind_of(type(events[0]), topic, limits)
     payloads = encode_lines(events, limit=limits.max_payload)
     if payloads is None or len(payloads) > CHUNK_SIZE or (kind.checker and not kind.checker.accepts_lines(payloads)):
         return None
@@ -172,16 +171,23 @@ class _Kind(NamedTuple):
 
 def _encode_checked(event: object, topic: object, limits: Limits) -> tuple[_Kind, str]:
     """Return the common properties of events like this one, and its payload."""
-    cls: type = type(event)
-    kind = _kind_of(cls, topic_of(cls) if topic is None else _text_of(topic), limits)
+    kind = _kind_of(type(event), topic, limits)
     payload = encode(event, limit=limits.max_payload)
     if kind.checker:
         kind.checker.check(payload, event)
     return kind, payload
 
 
+def _kind_of(cls: type, topic: object, limits: Limits) -> _Kind:
+    if topic is None:
+        topic = topic_of(cls)
+    elif not isinstance(topic, str):
+        raise InvalidEventError("topic", f"must be a str, not {type(topic).__name__}")
+    return _find_kind(cls, topic, limits)
+
+
 @lru_cache(maxsize=1024)
-def _kind_of(cls: type, topic: str | None, limits: Limits) -> _Kind:
+def _find_kind(cls: type, topic: str | None, limits: Limits) -> _Kind:
     if topic is None:
         raise InvalidEventError(
             "topic", f"{cls.__qualname__} has none; decorate the class with @event(...) or publish with topic=..."
@@ -190,12 +196,6 @@ def _kind_of(cls: type, topic: str | None, limits: Limits) -> _Kind:
     ancestors = ancestors_of(cls)
     is_checked = limits.is_checked(split_name(topic)[0])
     return _Kind(topic, ancestors, joined(ancestors), checker(cls) if is_checked else None)
-
-
-def _text_of(topic: object) -> str:
-    if not isinstance(topic, str):
-        raise InvalidEventError("topic", f"must be a str, not {type(topic).__name__}")
-    return topic
 
 
 def _check_key(field: str, key: object) -> str:

@@ -148,15 +148,21 @@ async def test_a_claimed_delivery_blocks_its_lane_also_from_behind_what_was_put_
     assert positions(await bench.claim(listener_id, lanes=LANES)) == [[1]]
 
 
-@pytest.mark.parametrize("comes_back", [False, True])
-async def test_of_two_that_claim_in_a_lane_at_the_same_moment_one_gets_nothing(
-    bench: Bench, other: Bench, comes_back: bool
-) -> None:
+async def wait_in_a_lane(bench: Bench, *, comes_back: bool) -> int:
+    """An ordered listener with an event that waits in lane 5, written by the sequencer or come back."""
     listener_id = await bench.rows.listener("ordered", "**", lanes=LANES)
     await bench.log(1, 2)
     await bench.rows.delivery(listener_id, 2, lane=5)
     if comes_back:
         await bench.connection.execute("UPDATE pgbus.deliveries SET available_at = now()")
+    return listener_id
+
+
+@pytest.mark.parametrize("comes_back", [False, True])
+async def test_of_two_that_claim_in_a_lane_at_the_same_moment_one_gets_nothing(
+    bench: Bench, other: Bench, comes_back: bool
+) -> None:
+    listener_id = await wait_in_a_lane(bench, comes_back=comes_back)
     async with other.connection.transaction():
         [claim] = await other.claim(listener_id, lanes=LANES)
         await bench.rows.delivery(listener_id, 1, lane=5)
@@ -171,11 +177,7 @@ async def test_a_claim_that_was_committed_after_a_snapshot_holds_the_lane_agains
     bench: Bench, other: Bench, comes_back: bool
 ) -> None:
     """The statement that claims may have begun before: the lane is looked at by a later snapshot than its own."""
-    listener_id = await bench.rows.listener("ordered", "**", lanes=LANES)
-    await bench.log(1, 2)
-    await bench.rows.delivery(listener_id, 2, lane=5)
-    if comes_back:
-        await bench.connection.execute("UPDATE pgbus.deliveries SET available_at = now()")
+    listener_id = await wait_in_a_lane(bench, comes_back=comes_back)
     # Two selects of one statement have one snapshot; the first waits until the other session has claimed.
     await other.fetch("SELECT pg_advisory_lock(1)")
     late = asyncio.create_task(
