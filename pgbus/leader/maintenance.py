@@ -33,10 +33,9 @@ MAX_CRASHES = 5
 # Rows of one statement: the sequencer waits for it.
 PRUNE_BATCH = 10_000
 FREE_BATCH = 1_000
-# Seconds between looks for lost claims from the bottom, at least, and how many times as long as the last one took. They
-# find claims whose leases ran out while a transactional handler had locked them: a lock needs no lease.
+# Seconds between looks for lost claims from the bottom, at least. They find claims whose leases ran out while a
+# transactional handler had locked them: a lock needs no lease.
 BOTTOM_INTERVAL = 10.0
-BOTTOM_SHARE = 20.0
 # Thousands of calls may come each second, and must be deleted as fast. In small batches: the sequencer uses the same
 # session, and waits for each statement.
 CALLS_INTERVAL = 10.0
@@ -137,7 +136,7 @@ class Maintenance:
             batch=FREE_BATCH,
         )
         if from_bottom:
-            self._bottom_at = began + max(BOTTOM_INTERVAL, BOTTOM_SHARE * (time.monotonic() - began))
+            self._bottom_at = began + deliveries.pause_after_scan(time.monotonic() - began, least=BOTTOM_INTERVAL)
         self._absent = look.absent
         self._lease_floor = look.looked_at
         # There may be more of them below the floor, which has moved on.

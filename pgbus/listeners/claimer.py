@@ -24,7 +24,7 @@ from pgbus.telemetry import Claimed
 
 logger = logging.getLogger("pgbus")
 
-# Seconds between scans from the bottom: they find what a claim that was rolled back left below the floor.
+# Seconds between scans from the bottom, at least: they find what a claim that was rolled back left below the floor.
 BOTTOM_INTERVAL = 5.0
 # Seconds until the next claim when others have locked what we came for, doubled each time.
 LOCKED_PAUSE = 0.01
@@ -167,7 +167,7 @@ class Claimer:
     async def _claim(self, wanted: int) -> None:
         self._may_have_work = False
         self._has_claimed = True
-        self._lower_floors()
+        from_bottom = self._lower_floors()
         rows = self._pace.rows(wanted)
         self._claiming = token = uuid4()
         suspects = self._look_for_suspects and self._quarantine.enter(self.wake_for_suspects)
@@ -175,7 +175,10 @@ class Claimer:
         try:
             # From before the statement: the lease in the database then ends no earlier than we believe.
             sent_at = now()
-            claims = await self._skip_missing(await self._send_claim(wanted, token=token, rows=rows, suspects=suspects))
+            claims = await self._send_claim(wanted, token=token, rows=rows, suspects=suspects)
+            if from_bottom:
+                self._put_off_bottom(began=sent_at)
+            claims = await self._skip_missing(claims)
         finally:
             # What was claimed is in flight before the next `await`: nothing can find it unknown in between. After an
             # error it stays unknown, and is returned with other forgotten claims.
@@ -261,12 +264,19 @@ class Claimer:
 
     # ------------------------------------------------------------------------------------------------------- floors
 
-    def _lower_floors(self) -> None:
-        if (at := now()) >= self._bottom_at:
-            self._bottom_at = at + BOTTOM_INTERVAL
-            self._look_for_suspects = True
-            self.floor, self._due_floor = 0, -math.inf
-            self._known.left.clear()  # they may be nobody's by now
+    def _lower_floors(self) -> bool:
+        """Have the next claim scan from the bottom, if it is time to; whether it is."""
+        if (at := now()) < self._bottom_at:
+            return False
+        self._bottom_at = at + BOTTOM_INTERVAL
+        self._look_for_suspects = True
+        self.floor, self._due_floor = 0, -math.inf
+        self._known.left.clear()  # they may be nobody's by now
+        return True
+
+    def _put_off_bottom(self, *, began: float) -> None:
+        if self._bottom_at:  # else somebody has asked for another scan meanwhile
+            self._bottom_at = began + deliveries.pause_after_scan(now() - began, least=BOTTOM_INTERVAL)
 
     def _raise_floor(self, claims: Sequence[Claim]) -> None:
         """Fresh runs come in the order of the log: what we took of them lies behind us.

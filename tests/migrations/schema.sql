@@ -1273,11 +1273,11 @@ BEGIN
     RETURN NOT EXISTS (
         SELECT FROM pgbus.deliveries AS d
         WHERE d.listener_id = take_lane.listener_id AND d.lane = take_lane.lane
-          AND d.claim_token IS NOT NULL AND d.available_at IS NULL AND d.first >= take_lane.floor
+          AND d.worker_id IS NOT NULL AND d.available_at IS NULL AND d.first >= take_lane.floor
     ) AND NOT EXISTS (
         SELECT FROM pgbus.deliveries AS d
         WHERE d.listener_id = take_lane.listener_id AND d.lane = take_lane.lane
-          AND d.claim_token IS NOT NULL AND d.available_at IS NOT NULL
+          AND d.worker_id IS NOT NULL AND d.available_at IS NOT NULL
     );
 END
 $$;
@@ -3002,9 +3002,9 @@ CREATE INDEX deliveries_claimed ON pgbus.deliveries USING btree (lease_expires_a
 
 CREATE INDEX deliveries_due ON pgbus.deliveries USING btree (listener_id, available_at) WHERE ((claim_token IS NULL) AND (available_at IS NOT NULL) AND (lane IS NULL));
 
-CREATE INDEX deliveries_lane_claims ON pgbus.deliveries USING btree (listener_id, lane, first) WHERE ((lane IS NOT NULL) AND (claim_token IS NOT NULL) AND (available_at IS NULL));
+CREATE INDEX deliveries_lane_claims ON pgbus.deliveries USING btree (listener_id, lane, first) WHERE ((lane IS NOT NULL) AND (worker_id IS NOT NULL) AND (available_at IS NULL));
 
-CREATE INDEX deliveries_lane_claims_due ON pgbus.deliveries USING btree (listener_id, lane) WHERE ((lane IS NOT NULL) AND (claim_token IS NOT NULL) AND (available_at IS NOT NULL));
+CREATE INDEX deliveries_lane_claims_due ON pgbus.deliveries USING btree (listener_id, lane) WHERE ((lane IS NOT NULL) AND (worker_id IS NOT NULL) AND (available_at IS NOT NULL));
 
 CREATE INDEX deliveries_lanes ON pgbus.deliveries USING btree (listener_id, lane, first) WHERE ((lane IS NOT NULL) AND (blocked_key IS NULL));
 

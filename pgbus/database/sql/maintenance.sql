@@ -37,19 +37,20 @@ SELECT pgbus.drop_partition(CAST(:number AS integer)) AS dropped
 -- Remove deliveries from the lanes of listeners that are no longer ordered, because claims no longer search the lanes.
 -- Returns the number of rows.
 WITH stranded AS MATERIALIZED (
-    -- In two parts, because each has its own index.
+    -- In two parts, because each has its own index, and listener by listener: the rows of those that are ordered are not
+    -- read, nor the dead ones that a long-running snapshot keeps of theirs.
     SELECT x.id
-    FROM (
-        SELECT d.id
-        FROM pgbus.listeners AS l
-        JOIN pgbus.deliveries AS d ON d.listener_id = l.id
-        WHERE l.lanes IS NULL AND d.lane IS NOT NULL AND d.blocked_key IS NULL AND d.claim_token IS NULL
+    FROM pgbus.listeners AS l
+    CROSS JOIN LATERAL (
+        (SELECT d.id FROM pgbus.deliveries AS d
+         WHERE d.listener_id = l.id AND d.lane IS NOT NULL AND d.blocked_key IS NULL AND d.claim_token IS NULL
+         LIMIT CAST(:batch AS bigint))
         UNION ALL
-        SELECT d.id
-        FROM pgbus.listeners AS l
-        JOIN pgbus.deliveries AS d ON d.listener_id = l.id
-        WHERE l.lanes IS NULL AND d.blocked_key IS NOT NULL
+        (SELECT d.id FROM pgbus.deliveries AS d
+         WHERE d.listener_id = l.id AND d.blocked_key IS NOT NULL
+         LIMIT CAST(:batch AS bigint))
     ) AS x
+    WHERE l.lanes IS NULL
     LIMIT CAST(:batch AS bigint)
 ), free AS MATERIALIZED (
     SELECT d.id
