@@ -77,6 +77,8 @@ class Maintenance:
         # Workers that the last look found without a session, for claims of events and for runs of schedules. The next
         # look counts as dead only those that it finds so again.
         self._absent: frozenset[int] = frozenset()
+        # Of these, whose claims are all free. While there are others, each look reads all claims of a lease's duration.
+        self._freed: frozenset[int] = frozenset()
         self._absent_from_schedules: frozenset[int] = frozenset()
         # Claims whose lease ended before this were looked at; the scan begins here, above their dead rows.
         self._lease_floor = -math.inf
@@ -128,13 +130,17 @@ class Maintenance:
         """Free the claims of dead workers; whether there are claimed runs to look at, too."""
         began = time.monotonic()
         from_bottom = began >= self._bottom_at
+        all_leases = from_bottom or bool(self._absent - self._freed)
         look = await deliveries.free_claims(
             self._store,
             absent=self._absent,
             max_crashes=MAX_CRASHES,
             lease_floor=-math.inf if from_bottom else self._lease_floor,
+            all_leases=all_leases,
             batch=FREE_BATCH,
         )
+        # Who lives again, and dies, is looked for once more.
+        self._freed = look.absent & (self._absent if look.is_done else self._freed)
         if from_bottom:
             self._bottom_at = began + deliveries.pause_after_scan(time.monotonic() - began, least=BOTTOM_INTERVAL)
         self._absent = look.absent

@@ -6,6 +6,7 @@ The bounds on pages and steps are a few times what is needed, and far below what
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
@@ -307,14 +308,17 @@ async def test_freeing_and_finding_claims_looks_only_at_claims(plans: Plans) -> 
         "VALUES (1, 'w', 's', 'h', 1, '0', '{}')"
     )
     await plans.connection.execute("SELECT pg_advisory_xact_lock(hashtext('pgbus.worker'), 1)")
-    free = await plans.explain(
-        "free_claims", absent=[2], max_crashes=5, lease_floor=-math.inf, batch=1_000, work_channel="pgbus_work"
-    )
+    terms: dict[str, object] = {"absent": [2], "max_crashes": 5, "batch": 1_000, "work_channel": "pgbus_work"}
+    free = await plans.explain("free_claims", lease_floor=-math.inf, all_leases=True, **terms)
     own = await plans.explain("find_own_claims", worker_id=1)
     for plan in (free, own):
         assert "deliveries_claimed" in plan.indexes
         assert plan.pages < 2_000
         assert plan.steps < 5_000
+    # While nobody is absent, it leaves the claims alone whose leases go on.
+    expired = await plans.explain("free_claims", lease_floor=time.time() - 1, all_leases=False, **terms)
+    assert "deliveries_claimed" in expired.indexes
+    assert expired.steps < 100
 
 
 async def test_the_poll_for_lost_notifications_uses_indexes(plans: Plans) -> None:

@@ -182,9 +182,12 @@ class DeliveryMachine(RuleBasedStateMachine):
         absent: frozenset[int] = frozenset()
         for _ in range(2):  # the first look only notes who is absent
             look = self.run(
-                deliveries.free_claims(self.store, absent=absent, max_crashes=5, lease_floor=-math.inf, batch=1_000)
+                deliveries.free_claims(
+                    self.store, absent=absent, max_crashes=5, lease_floor=-math.inf, all_leases=True, batch=1_000
+                )
             )
             absent = look.absent
+        assert look.is_done
         left = """
             SELECT count(*) FROM pgbus.deliveries
             WHERE claim_token IS NOT NULL AND (lease_expires_at < now() OR worker_id <> ALL ($1))

@@ -133,8 +133,15 @@ async def crash(bench: Bench, *, lease_floor: float = -math.inf) -> tuple[int, l
     return look.freed + again.freed, sorted({*look.listener_ids, *again.listener_ids})
 
 
-async def free(bench: Bench, *, absent: Collection[int] = (), lease_floor: float = -math.inf) -> deliveries.Freeing:
+async def free(
+    bench: Bench, *, absent: Collection[int] = (), lease_floor: float = -math.inf, all_leases: bool = True
+) -> deliveries.Freeing:
     """One look for the claims of dead workers."""
     return await deliveries.free_claims(
-        bench.store, absent=absent, max_crashes=MAX_CRASHES, lease_floor=lease_floor, batch=100
+        bench.store,
+        absent=absent,
+        max_crashes=MAX_CRASHES,
+        lease_floor=lease_floor,
+        all_leases=all_leases,
+        batch=100,
     )

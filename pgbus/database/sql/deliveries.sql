@@ -483,6 +483,7 @@ WITH lost AS MATERIALIZED (
     WHERE d.claim_token IS NOT NULL
       AND d.worker_id = CAST(:worker_id AS integer)
       AND d.claim_token = ANY (CAST(:claim_tokens AS uuid[]))
+      AND d.lease_expires_at > now()
     FOR UPDATE SKIP LOCKED
 ), freed AS (
     DELETE FROM pgbus.deliveries AS d
@@ -507,6 +508,7 @@ WITH held AS MATERIALIZED (
     WHERE d.claim_token IS NOT NULL
       AND d.worker_id = CAST(:worker_id AS integer)
       AND d.claim_token = ANY (CAST(:claim_tokens AS uuid[]))
+      AND d.lease_expires_at > now()
     FOR UPDATE SKIP LOCKED
 )
 UPDATE pgbus.deliveries AS d
@@ -520,6 +522,8 @@ WHERE d.id = h.id
 -- whether runs of schedules are claimed, which `free_schedules` frees. After the second death of a worker that had
 -- claimed it, a run is split into single events, to be handled one at a time; a single event with too many deaths
 -- becomes a dead letter. With `lease_floor` the scan skips dead rows, which a long-running snapshot keeps in the table.
+-- Without `all_leases` it ends at those that end now: then it reads the claims of a moment, and not all of one lease's
+-- duration, and finds no claim of an absent worker. With it, `is_done` says whether none is left that someone had locked.
 --
 -- A row that a transactional handler has locked is skipped, though its lease has expired: the handler lives, or its
 -- session is about to end, and with it the lock. A row whose lease was extended since this snapshot is compared again
@@ -527,9 +531,14 @@ WHERE d.id = h.id
 WITH live AS MATERIALIZED (
     SELECT w.id AS worker_id FROM pgbus.live_workers AS w
 ), absent AS MATERIALIZED (
-    SELECT DISTINCT d.worker_id
+    SELECT w.id AS worker_id
+    FROM pgbus.workers AS w
+    WHERE NOT EXISTS (SELECT 1 FROM live AS l WHERE l.worker_id = w.id)
+    UNION
+    SELECT d.worker_id
     FROM pgbus.deliveries AS d
-    WHERE d.claim_token IS NOT NULL
+    WHERE CAST(:all_leases AS boolean)
+      AND d.claim_token IS NOT NULL
       AND d.lease_expires_at >= to_timestamp(CAST(:lease_floor AS double precision))
       AND NOT EXISTS (SELECT 1 FROM live AS l WHERE l.worker_id = d.worker_id)
 ), lost AS MATERIALIZED (
@@ -537,6 +546,7 @@ WITH live AS MATERIALIZED (
     FROM pgbus.deliveries AS d
     WHERE d.claim_token IS NOT NULL
       AND d.lease_expires_at >= to_timestamp(CAST(:lease_floor AS double precision))
+      AND d.lease_expires_at < CASE WHEN CAST(:all_leases AS boolean) THEN 'infinity' ELSE now() END
       AND (d.lease_expires_at < now()
            OR (d.worker_id = ANY (CAST(:absent AS integer[]))
                AND d.worker_id IN (SELECT a.worker_id FROM absent AS a)))
@@ -582,6 +592,14 @@ WITH live AS MATERIALIZED (
     SELECT count(*) AS freed, array_agg(DISTINCT f.listener_id) AS listener_ids FROM freed AS f
 )
 SELECT w.freed, w.listener_ids, (SELECT array_agg(a.worker_id) FROM absent AS a) AS absent,
+       CAST(:all_leases AS boolean) AND NOT EXISTS (
+           SELECT 1 FROM pgbus.deliveries AS d
+           WHERE d.claim_token IS NOT NULL
+             AND d.lease_expires_at >= to_timestamp(CAST(:lease_floor AS double precision))
+             AND d.worker_id = ANY (CAST(:absent AS integer[]))
+             AND d.worker_id IN (SELECT a.worker_id FROM absent AS a)
+             AND d.id <> ALL (ARRAY(SELECT l.id FROM lost AS l))
+       ) AS is_done,
        EXISTS (SELECT FROM pgbus.schedules AS s WHERE s.claim_token IS NOT NULL) AS has_runs,
        CASE WHEN w.listener_ids IS NOT NULL
             -- More than a wake-up: the worker looks at everything, because only that finds suspects.

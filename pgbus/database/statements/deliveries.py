@@ -80,12 +80,14 @@ class Claimed:
 class Freeing:
     """How many claims `free_claims` took back, of which listeners, and when, in the database's epoch seconds.
 
-    `absent`: workers that have claims and no session. `has_runs`: runs of schedules are claimed as well.
+    `absent`: workers without a session. `is_done`: none of those that were absent before has a claim left. `has_runs`:
+    runs of schedules are claimed as well.
     """
 
     freed: int
     listener_ids: list[int]
     absent: frozenset[int]
+    is_done: bool
     has_runs: bool
     looked_at: float
 
@@ -246,17 +248,19 @@ async def forfeit_claims(store: Store, tokens: Collection[UUID], *, worker_id: i
 
 
 async def free_claims(
-    store: Store, *, absent: Collection[int], max_crashes: int, lease_floor: float, batch: int
+    store: Store, *, absent: Collection[int], max_crashes: int, lease_floor: float, all_leases: bool, batch: int
 ) -> Freeing:
     """Take back up to `batch` claims whose leases ran out, at `lease_floor` or later, and those of `absent` workers.
 
-    These are workers that the look before this one found without a session; who has one now keeps its claims.
+    These are workers that the look before this one found without a session; who has one now keeps its claims. They
+    are looked for among `all_leases` only: else this reads none but those that ran out.
     """
     row = await store.fetch_one(
         "free_claims",
         absent=list(absent),
         max_crashes=max_crashes,
         lease_floor=lease_floor,
+        all_leases=all_leases,
         batch=batch,
         work_channel=store.work_channel,
     )
@@ -264,6 +268,7 @@ async def free_claims(
         freed=row["freed"],
         listener_ids=row["listener_ids"] or [],
         absent=frozenset(row["absent"] or ()),
+        is_done=row["is_done"],
         has_runs=row["has_runs"],
         looked_at=row["looked_at"],
     )

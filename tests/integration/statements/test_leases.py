@@ -55,6 +55,36 @@ async def test_freeing_looks_at_no_lease_below_its_floor(bench: Bench) -> None:
     assert await crash(bench, lease_floor=look.looked_at) == (1, [listener_id])
 
 
+async def test_without_all_leases_only_those_that_ran_out_are_freed(bench: Bench) -> None:
+    listener_id, _ = await claimed(bench)
+    await bench.rows.delivery(listener_id, 2)
+    [absent] = (await free(bench)).absent
+    look = await free(bench, absent=[absent], all_leases=False)
+    assert (look.freed, look.absent, look.is_done) == (0, frozenset(), False), "it reads none of its claims"
+    await bench.connection.execute("UPDATE pgbus.deliveries SET lease_expires_at = clock_timestamp() WHERE first = 1")
+    assert (await free(bench, all_leases=False)).freed == 1
+
+
+async def test_a_registered_worker_without_a_session_is_absent_whatever_is_looked_at(bench: Bench) -> None:
+    await bench.connection.execute(
+        "INSERT INTO pgbus.workers (id, name, host, pid, version) OVERRIDING SYSTEM VALUE VALUES (12, 'w', 'h', 1, '0')"
+    )
+    assert (await free(bench, all_leases=False)).absent == {12}
+
+
+async def test_freeing_is_not_done_while_someone_has_locked_a_claim_of_a_dead_worker(
+    bench: Bench, other: Bench
+) -> None:
+    await claimed(bench)
+    absent = (await free(bench)).absent
+    async with other.connection.transaction():
+        await other.fetch("SELECT id FROM pgbus.deliveries FOR UPDATE")
+        look = await free(bench, absent=absent)
+        assert (look.freed, look.is_done) == (0, False)
+    look = await free(bench, absent=absent)
+    assert (look.freed, look.is_done) == (1, True)
+
+
 async def test_a_worker_that_is_back_by_the_next_look_keeps_its_claims(bench: Bench, other: Bench) -> None:
     listener_id = await bench.rows.listener("mail", "**")
     await bench.log(1)
