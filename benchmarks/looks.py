@@ -30,7 +30,7 @@ class Nobody:
     def wake(self, listener_ids: Iterable[int]) -> None:
         """Do nothing: there is no listener to wake."""
 
-    def offer(self, token: UUID) -> tuple[int, Sequence[int]]:
+    def offer(self, token: UUID, *, events: int) -> tuple[int, Sequence[int]]:
         """Return False: there is no idle listener."""
         return 1, ()
 

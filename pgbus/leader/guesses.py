@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from pgbus.database.statements.guessing import Guess, GuessedDelivery
+from pgbus.database.statements.moving import Guess, GuessedDelivery
 from pgbus.database.statements.sequencer import Waiting
 from pgbus.leader.routes import Routes
 from pgbus.leader.runs import wake_payloads

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -16,9 +16,10 @@ from uuid import UUID
 
 from pgbus.aio.clock import now
 from pgbus.database.faults import LockNotAvailable
+from pgbus.database.statements import moving
 from pgbus.database.statements import sequencer as statements
-from pgbus.database.statements.guessing import read_and_log_event
-from pgbus.database.statements.sequencer import Delivery, Logged, Reading, Waiting
+from pgbus.database.statements.moving import Delivery, Logged, Offer
+from pgbus.database.statements.sequencer import Reading, Waiting
 from pgbus.database.store import Store
 from pgbus.leader.frontier import Frontier, Seen, Snapshot
 from pgbus.leader.guesses import Guesses
@@ -33,6 +34,8 @@ logger = logging.getLogger("pgbus")
 BATCH = 2_000
 BATCH_BYTES = 4_000_000
 RUN = 500
+# Events that are handed over together, at most: an idle listener gets them with the write, and claims nothing.
+FEW = 100
 # Seconds between tries to get at what someone else holds locked.
 LOCKED_PAUSE = 0.2
 # A read that takes this many seconds may step over rows above the frontier that are not committed: it should pass them.
@@ -45,6 +48,7 @@ INSTANT_ERROR = 0.001
 POSITION_GAP = 100_000
 # Position 0 stays free: it says "the log is empty", and a cursor there "from the beginning".
 FIRST_POSITION = 1
+NO_OFFER = Offer((), UUID(int=0), worker_id=0, lease=0.0)
 
 
 class LeaderSession(Protocol):
@@ -249,10 +253,11 @@ class Mover:
     async def _log(self, events: Sequence[Waiting]) -> Logged:
         """Write events into the log, and wake those who hear them; raises _RoutesChangedError."""
         deliveries = self._make_deliveries(events)
-        if len(events) == 1:
-            logged = await self._log_alone(events[0], deliveries)
+        # A few go to us alone while there is nobody else; a lone event waits for nobody.
+        if len(events) == 1 or (len(events) <= min(FEW, self.run) and not self.tells_others):
+            logged = await self._log_and_hand_over(events, deliveries)
         else:
-            logged = await self._log_together(self._store, events, deliveries)
+            logged = await self._log_together(self._store, events, deliveries, offer=NO_OFFER)
         self._note_logged(events, [one.listener_id for one in deliveries], logged)
         return logged
 
@@ -267,62 +272,63 @@ class Mover:
         self.base += len(events)
         self._neighbours.wake(set(listener_ids) - logged.handed.keys())
 
-    async def _log_together(self, store: Store, events: Sequence[Waiting], deliveries: Sequence[Delivery]) -> Logged:
-        logged = await statements.log_events(
+    async def _log_together(
+        self, store: Store, events: Sequence[Waiting], deliveries: Sequence[Delivery], *, offer: Offer
+    ) -> Logged:
+        logged = await moving.log_events(
             store,
             ids=[event.id for event in events],
             base=self.base,
             deliveries=deliveries,
-            wakes=self._wakes(deliveries),
+            offer=offer,
+            wakes=self._wakes(deliveries, offer),
         )
         if logged is None:
             raise _RoutesChangedError
         return logged
 
-    async def _log_alone(self, event: Waiting, deliveries: Sequence[Delivery]) -> Logged:
-        routes = self._routes.find(event.topic, event.ancestors)
-        handed_to = {one.listener_id for one in routes if one.may_be_handed_over}
+    async def _log_and_hand_over(self, events: Sequence[Waiting], deliveries: Sequence[Delivery]) -> Logged:
+        routes = {route for event in events for route in self._routes.find(event.topic, event.ancestors)}
+        may_take = {route.listener_id for route in routes if route.may_be_handed_over}
 
-        async def log(token: UUID, worker_id: int, idle: Collection[int]) -> Logged | None:
-            claimed = handed_to.intersection(idle)
-            return await statements.log_event(
+        async def log(offer: Offer) -> Logged | None:
+            offer = offer._replace(listener_ids=may_take.intersection(offer.listener_ids))
+            if len(events) > 1:
+                return await self._log_together(self._store, events, deliveries, offer=offer)
+            return await moving.log_event(
                 self._store,
-                id_=event.id,
+                id_=events[0].id,
                 base=self.base,
                 deliveries=deliveries,
-                claimed=claimed,
-                wakes=self._wakes([one for one in deliveries if one.listener_id not in claimed]),
-                token=token,
-                worker_id=worker_id,
-                lease=self._lease,
+                offer=offer,
+                wakes=self._wakes(deliveries, offer),
             )
 
-        logged = await handing_over(self._neighbours, log)
+        logged = await handing_over(self._neighbours, log, events=len(events), lease=self._lease)
         if logged is None:
             raise _RoutesChangedError
-        self._guesses.remember(event)
+        if len(events) == 1:
+            self._guesses.remember(events[0])
         return logged
 
     async def _read_and_log(self) -> tuple[Reading, Logged | None]:
         """Read, and log a single event at once if it is one that was guessed: that saves another round trip."""
         reading = Reading("", [])
 
-        async def log(token: UUID, worker_id: int, idle: Collection[int]) -> Logged | None:
+        async def log(offer: Offer) -> Logged | None:
             nonlocal reading
-            reading, logged = await read_and_log_event(
+            reading, logged = await moving.read_and_log_event(
                 self._store,
                 high=self.frontier.high,
                 batch=self.rows,
                 hashes=self._routes.has_lanes,
-                guesses=self._guesses.make(self._routes, idle=idle, tells_others=self.tells_others),
+                guesses=self._guesses.make(self._routes, idle=offer.listener_ids, tells_others=self.tells_others),
                 base=self.base,
-                token=token,
-                worker_id=worker_id,
-                lease=self._lease,
+                offer=offer,
             )
             return logged
 
-        logged = await handing_over(self._neighbours, log)
+        logged = await handing_over(self._neighbours, log, events=1, lease=self._lease)
         if logged:
             self._guesses.remember(reading.rows[0])
             self._note_logged(reading.rows, self._heard_by(reading.rows[0]), logged)
@@ -331,10 +337,11 @@ class Mover:
     def _heard_by(self, event: Waiting) -> list[int]:
         return [one.listener_id for one in self._routes.find(event.topic, event.ancestors)]
 
-    def _wakes(self, deliveries: Sequence[Delivery]) -> list[str]:
+    def _wakes(self, deliveries: Sequence[Delivery], offer: Offer) -> list[str]:
         if not self.tells_others:
             return []
-        return wake_payloads(list(dict.fromkeys(one.listener_id for one in deliveries)))
+        others = (one.listener_id for one in deliveries if one.listener_id not in offer.listener_ids)
+        return wake_payloads(list(dict.fromkeys(others)))
 
     # ----------------------------------------------------------------------------------------------------- scheduled
 
@@ -359,7 +366,7 @@ class Mover:
                     return 0
                 events = self._cut_due(found)
                 deliveries = self._make_deliveries(events)
-                logged = await self._log_together(store, events, deliveries)
+                logged = await self._log_together(store, events, deliveries, offer=NO_OFFER)
         except _RoutesChangedError:
             await self._load_routes()
             return 0

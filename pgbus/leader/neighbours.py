@@ -1,39 +1,41 @@
-"""The listeners of the leader's own process, and how an event that comes alone is handed to them."""
+"""The listeners of the leader's own process, and how events that come alone, or few at a time, are handed to them."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 from uuid import UUID, uuid4
 
 from pgbus.aio.clock import now
 from pgbus.database.statements.deliveries import Claim
-from pgbus.database.statements.sequencer import Logged
+from pgbus.database.statements.moving import Logged, Offer
 
-Log = Callable[[UUID, int, Collection[int]], Awaitable[Logged | None]]
-"""Logs an event, claimed under a token by a worker for idle listeners; None: nothing was logged."""
+Log = Callable[[Offer], Awaitable[Logged | None]]
+"""Logs events, claimed for listeners of the offer; None: nothing was logged."""
 
 
 class Neighbours(Protocol):
-    """The listeners of the leader's own process: it wakes them itself, and hands them an event that comes alone."""
+    """The listeners of the leader's own process: it wakes them itself, and hands events to those that are idle."""
 
     def wake(self, listener_ids: Iterable[int]) -> None:
         """They have something to claim."""
 
-    def offer(self, token: UUID) -> tuple[int, Sequence[int]]:
-        """The worker's id, and the listeners that are idle: a claim under this token may be made for each of them."""
+    def offer(self, token: UUID, *, events: int) -> tuple[int, Sequence[int]]:
+        """The worker's id, and the listeners that are idle, and would take this many events at once: a claim under this
+        token may be made for each of them.
+        """
 
     def hand_over(self, claims: Mapping[int, Claim], *, sent_at: float) -> None:
         """Take the result of the offer, by listener id; called after each offer. `sent_at`: by the engine's clock."""
 
 
-async def handing_over(neighbours: Neighbours, log: Log) -> Logged | None:
-    """Have an event that comes alone be claimed for idle listeners as it is logged: that saves a round trip."""
+async def handing_over(neighbours: Neighbours, log: Log, *, events: int, lease: float) -> Logged | None:
+    """Have events be claimed for idle listeners as they are logged: that saves a round trip."""
     token, sent_at = uuid4(), now()
-    worker_id, idle = neighbours.offer(token)
+    worker_id, idle = neighbours.offer(token, events=events)
     handed: Mapping[int, Claim] = {}
     try:
-        logged = await log(token, worker_id, idle)
+        logged = await log(Offer(idle, token, worker_id, lease))
         if logged:
             handed = logged.handed
     finally:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pgbus.database.statements.sequencer import Delivery, Waiting
+from pgbus.database.statements.moving import Delivery
+from pgbus.database.statements.sequencer import Waiting
 from pgbus.leader.routes import Route, Routes, all_topics
 
 # A notification carries less than 8000 bytes: 700 ids, however long they are.

@@ -132,11 +132,15 @@ class Claimer:
 
     # -------------------------------------------------------------------------------------------------- handed over
 
-    def offer(self, token: UUID) -> bool:
-        """Whether this listener is idle; then the sequencer may claim its next event for it, under this token."""
+    def offer(self, token: UUID, *, events: int) -> bool:
+        """Whether this listener is idle, and would claim this many events as one piece.
+
+        Then the sequencer may claim its next events for it, under this token.
+        """
         busy = self.is_busy or self._is_stopped or self._listener.ordered
-        self._offered = None if busy else token
-        return not busy
+        takes = not busy and (events == 1 or events <= min(self._wanted(), self._piece))
+        self._offered = token if takes else None
+        return takes
 
     def hand_over(self, claim: Claim | None, *, sent_at: float) -> None:
         """Take the result of the offer. While the runner drains it is ignored, and returned with other forgotten
@@ -144,9 +148,9 @@ class Claimer:
         """
         self._offered = None
         if claim and not self._is_stopped:
-            self._running.telemetry.emit(Claimed(self._listener.name, 1))
-            self._pace.saw_claim(events=1, rows=1)
-            self._enqueue([claim], 1, sent_at=sent_at)
+            self._running.telemetry.emit(Claimed(self._listener.name, claim.size))
+            self._pace.saw_claim(events=claim.size, rows=1)
+            self._enqueue([claim], claim.size, sent_at=sent_at)
 
     # ----------------------------------------------------------------------------------------------------- claiming
 
@@ -163,6 +167,10 @@ class Claimer:
             return size if backlog.running + len(backlog.queue) < backlog.slots else 0
         self._pace.shared = self._running.standing.has_others
         return self._pace.wanted(free_slots=backlog.slots - backlog.running, waiting=backlog.waiting)
+
+    @property
+    def _piece(self) -> int:
+        return 1 if self._listener.transactional and not self._listener.batch else self._pace.piece
 
     async def _claim(self, wanted: int) -> None:
         self._may_have_work = False
@@ -211,7 +219,7 @@ class Claimer:
             due_floor=self._due_floor,
             rows=rows,
             limit=wanted,
-            piece=1 if self._listener.transactional and not self._listener.batch else self._pace.piece,
+            piece=self._piece,
             lease=self._running.config.lease,
             suspects=suspects,
             blocking=self._listener.blocks,

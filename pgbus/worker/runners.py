@@ -171,12 +171,12 @@ class Runners:
             if runner := self._runners.get(listener_id):
                 runner.wake()
 
-    def offer(self, token: UUID) -> tuple[int, Sequence[int]]:
-        """Our id, and the listeners that are idle: the sequencer may claim an event for each of them."""
+    def offer(self, token: UUID, *, events: int) -> tuple[int, Sequence[int]]:
+        """Our id, and the idle listeners that would take this many events: the sequencer may claim them for each."""
         worker_id = self._membership.claimant()
         if not worker_id:
             return 0, []
-        return worker_id, [id_ for id_, runner in self._runners.items() if runner.claimer.offer(token)]
+        return worker_id, [id_ for id_, runner in self._runners.items() if runner.claimer.offer(token, events=events)]
 
     def hand_over(self, claims: Mapping[int, Claim], *, sent_at: float) -> None:
         """Give the idle listeners what the sequencer claimed for them, in answer to the last offer."""

@@ -10,7 +10,8 @@ import pytest
 
 from pgbus import migrate
 from pgbus.database.statements import operations
-from pgbus.database.statements.sequencer import Logged, Waiting
+from pgbus.database.statements.moving import Logged
+from pgbus.database.statements.sequencer import Waiting
 from pgbus.database.store import Store
 from pgbus.embedded import EmbeddedPostgres, find_binaries
 from pgbus.errors import EmbeddedPostgresError

@@ -72,6 +72,10 @@ async def log_events(plans: Plans, ids: Sequence[int], *, base: int) -> Plan:
         lasts=[SECOND_PARTITION + base + len(ids) - 1] * 3,
         sizes=[len(ids)] * 3,
         positions=[None] * 3,
+        claimed=[False] * 3,
+        claim_token=uuid4(),
+        worker_id=1,
+        lease=60.0,
         wakes=["1,2,3"],
         work_channel="pgbus_work",
     )

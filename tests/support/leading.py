@@ -25,7 +25,7 @@ class Idle:
     def wake(self, listener_ids: Iterable[int]) -> None:
         self.woken += sorted(listener_ids)
 
-    def offer(self, token: UUID) -> tuple[int, Sequence[int]]:
+    def offer(self, token: UUID, *, events: int) -> tuple[int, Sequence[int]]:
         return self.worker_id, self.listener_ids
 
     def hand_over(self, claims: Mapping[int, Claim], *, sent_at: float) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pgbus.database.statements.guessing import Guess, GuessedDelivery
+from pgbus.database.statements.moving import Guess, GuessedDelivery
 from pgbus.database.statements.sequencer import Subscription, Waiting
 from pgbus.leader.guesses import DELIVERIES, TOPICS, Guesses
 from pgbus.leader.routes import Routes

@@ -1,16 +1,13 @@
-"""The leader's statements: sequencing, waking and sleeping, and who leads."""
+"""The leader's statements: reading the outbox, waking and sleeping, and who leads."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
-from uuid import UUID
 
 from pgbus.database.sql import names_in
-from pgbus.database.statements.deliveries import Claim
-from pgbus.database.statements.rows import event_of
 from pgbus.database.store import Store
 
 
@@ -32,32 +29,12 @@ new_waiting: Callable[[Any], Waiting] = partial(tuple.__new__, Waiting)
 """`_make` without its check of the length, in half of its time."""
 
 
-class Delivery(NamedTuple):
-    """A run of events that a listener is owed. `positions`, joined by commas within braces, if the run has holes."""
-
-    listener_id: int
-    lane: int | None
-    first: int
-    last: int
-    size: int
-    positions: str | None
-
-
 @dataclass(frozen=True, slots=True)
 class Reading:
     """The rows of one snapshot, in the order of their ids, and that snapshot, as PostgreSQL writes it."""
 
     snapshot: str
     rows: Sequence[Waiting]
-
-
-@dataclass(frozen=True, slots=True)
-class Logged:
-    """The result of a write in transaction `xid`: the number of moved rows; `handed` were claimed, by listener id."""
-
-    moved: int
-    xid: int
-    handed: Mapping[int, Claim]
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,80 +120,6 @@ async def read_outbox(
         records = await store.fetch("read_outbox", high=high, batch=batch, hashes=hashes)
     # The first row has no id, and the snapshot in the place of the topic.
     return Reading(snapshot=records[0]["topic"], rows=list(map(new_waiting, records[1:])))
-
-
-async def log_event(
-    store: Store,
-    *,
-    id_: int,
-    base: int,
-    deliveries: Sequence[Delivery],
-    claimed: Collection[int],
-    wakes: Sequence[str],
-    token: UUID,
-    worker_id: int,
-    lease: float,
-) -> Logged | None:
-    """Move one row to the position `base`; deliveries to listeners in `claimed` are claimed under the token.
-
-    None: nothing was done, as the routes have changed, or the row is gone.
-    """
-    rows = await store.fetch(
-        "log_event",
-        id=id_,
-        base=base,
-        listener_ids=[one.listener_id for one in deliveries],
-        lanes=[one.lane for one in deliveries],
-        claimed=[one.listener_id in claimed for one in deliveries],
-        wakes=list(wakes),
-        work_channel=store.work_channel,
-        claim_token=token,
-        worker_id=worker_id,
-        lease=lease,
-    )
-    if not rows:
-        return None
-    handed = {row["listener_id"]: handed_claim(row, token=token) for row in rows if row["delivery_id"] is not None}
-    return Logged(moved=1, xid=rows[0]["xid"], handed=handed)
-
-
-def handed_claim(row: Any, *, token: UUID) -> Claim:
-    """The claim that was made with the move of an event, by its row; each listener gets an event of its own."""
-    return Claim(
-        id=row["delivery_id"],
-        token=token,
-        attempt=1,
-        lane=None,
-        suspect=False,
-        fresh=True,
-        last=row["position"],
-        claimed_at=row["claimed_at"],
-        size=1,
-        events=[event_of(row)],
-    )
-
-
-async def log_events(
-    store: Store, *, ids: Sequence[int], base: int, deliveries: Sequence[Delivery], wakes: Sequence[str]
-) -> Logged | None:
-    """Move rows to the positions from `base` on; None: nothing was done, as the routes have changed."""
-    listener_ids, lanes, firsts, lasts, sizes, positions = (
-        (list(column) for column in zip(*deliveries, strict=True)) if deliveries else ([], [], [], [], [], [])
-    )
-    rows = await store.fetch(
-        "log_events",
-        ids=list(ids),
-        base=base,
-        listener_ids=listener_ids,
-        lanes=lanes,
-        firsts=firsts,
-        lasts=lasts,
-        sizes=sizes,
-        positions=positions,
-        wakes=list(wakes),
-        work_channel=store.work_channel,
-    )
-    return Logged(moved=rows[0]["moved"], xid=rows[0]["xid"], handed={}) if rows else None
 
 
 async def take_xid(store: Store) -> int:

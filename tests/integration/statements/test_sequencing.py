@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import uuid4
 
 import asyncpg
 import pytest
 
-from pgbus.database.statements import maintenance, sequencer
+from pgbus.database.statements import maintenance, moving, sequencer
 from pgbus.database.store import Store
 from pgbus.handlers.outcomes import DONE
 from tests.support import eventually
@@ -193,11 +194,52 @@ async def test_sequencing_claims_nothing_for_a_paused_or_ordered_idle_listener(b
     assert await bench.fetch("SELECT claim_token FROM pgbus.deliveries") == [(None,), (None,)]
 
 
-async def test_sequencing_claims_none_of_several_events(bench: Bench) -> None:
+async def test_sequencing_claims_a_few_events_for_the_idle_listeners_that_hear_them(bench: Bench) -> None:
+    idle = await bench.rows.listener("idle", "a.*")
+    too = await bench.rows.listener("idle too", "a.b")
+    ordered = await bench.rows.listener("ordered", "a.*", lanes=1)
+    paused = await bench.rows.listener("paused", "a.*", state="paused")
+    busy = await bench.rows.listener("busy", "a.*")
+    await bench.outbox("a.b", "a.c", "a.b", "b.b")
+    look = await bench.sequence(idle_listener_ids=[idle, too, ordered, paused], worker_id=7)
+    assert (look.moved, look.listener_ids) == (4, [ordered, paused, busy])
+    assert sorted(await bench.deliveries("listener_id, first, last, events, positions, worker_id")) == [
+        (idle, 1, 3, 3, None, 7), (too, 1, 3, 2, [1, 3], 7),
+        (ordered, 1, 3, 3, None, None), (paused, 1, 3, 3, None, None), (busy, 1, 3, 3, None, None),
+    ]  # fmt: skip
+    [claimed] = await bench.claim(busy)
+    assert repr(look.handed[idle].events) == repr(claimed.events)
+    assert (look.handed[idle].last, look.handed[idle].size) == (claimed.last, claimed.size) == (3, 3)
+    assert [event.position for event in look.handed[too].events] == [1, 3]
+    assert look.handed[too].events[0] is not look.handed[idle].events[0], "a handler may change its own"
+    for listener_id, claim in look.handed.items():
+        assert await bench.settle(listener_id, [claim], DONE) == 1
+
+
+async def test_a_few_events_are_left_to_all_where_other_workers_live(bench: Bench) -> None:
     idle = await bench.rows.listener("idle", "a.b")
     await bench.outbox("a.b", "a.b")
+    look = await bench.sequence(idle_listener_ids=[idle], tells_others=True)
+    assert (look.listener_ids, look.handed) == ([idle], {})
+
+
+async def test_more_events_than_a_run_has_are_claimed_for_nobody(bench: Bench) -> None:
+    idle = await bench.rows.listener("idle", "a.b")
+    await bench.outbox(*["a.b"] * 11)
     look = await bench.sequence(idle_listener_ids=[idle])
     assert (look.listener_ids, look.handed) == ([idle], {})
+
+
+async def test_a_claim_of_an_event_that_someone_deleted_is_handed_to_nobody(bench: Bench) -> None:
+    idle = await bench.rows.listener("idle", "a.b")
+    whole = await bench.rows.listener("whole", "a.c")
+    await bench.outbox("a.b", "a.b", "a.c")
+    deliveries = [moving.Delivery(idle, None, 1, 2, 2, None), moving.Delivery(whole, None, 3, 3, 1, None)]
+    await bench.connection.execute("DELETE FROM pgbus.route_changes; DELETE FROM pgbus.outbox WHERE id = 2")
+    offer = moving.Offer([idle, whole], uuid4(), worker_id=7, lease=60.0)
+    logged = await moving.log_events(bench.store, ids=[1, 2, 3], base=1, deliveries=deliveries, offer=offer, wakes=[])
+    assert logged
+    assert (logged.moved, list(logged.handed)) == (2, [whole])
 
 
 async def test_after_a_sleep_an_event_of_known_topics_is_read_and_logged_by_one_statement(
