@@ -183,10 +183,10 @@ class Claimer:
         try:
             # From before the statement: the lease in the database then ends no earlier than we believe.
             sent_at = now()
-            claims = await self._send_claim(wanted, token=token, rows=rows, suspects=suspects)
+            found = await self._send_claim(wanted, token=token, rows=rows, suspects=suspects)
             if from_bottom:
                 self._put_off_bottom(began=sent_at)
-            claims = await self._skip_missing(claims)
+            claims = await self._skip_missing(found)
         finally:
             # What was claimed is in flight before the next `await`: nothing can find it unknown in between. After an
             # error it stays unknown, and is returned with other forgotten claims.

@@ -12,6 +12,7 @@ import pytest
 
 import pgbus
 from pgbus.database.statements import deliveries
+from pgbus.leader import mover
 from pgbus.listeners import claimer
 from pgbus.telemetry import ClaimsFreed, LeaderChanged, LeaderSlept, SessionLost, SessionOpened
 from tests.conftest import Connect
@@ -30,6 +31,7 @@ async def test_floors_rise_while_someone_holds_a_snapshot(
 ) -> None:
     # A claim that comes after this time begins from the bottom, and its floor is 0 until it finds something.
     monkeypatch.setattr(claimer, "BOTTOM_INTERVAL", 3600.0)
+    monkeypatch.setattr(mover, "FEW", 1)  # more would be handed over, without a claim
     connection, reader = await connect(database), await connect(database)
     async with open_bus(database) as bus:
         inbox: Inbox[int] = Inbox()
@@ -41,7 +43,7 @@ async def test_floors_rise_while_someone_holds_a_snapshot(
         async with running(bus) as worker, reader.transaction(isolation="repeatable_read"):
             await reader.fetch("SELECT count(*) FROM pgbus.outbox")
             for number in range(0, 100, 2):
-                await publish(bus, number, number + 1)  # not alone, or it might be handed over without a claim
+                await publish(bus, number, number + 1)
                 await inbox.take(number + 2)
             await until_idle(connection)
             last_id = await connection.fetchval("SELECT last_value FROM pgbus.outbox_id_seq")
