@@ -31,7 +31,7 @@ class Nobody:
         """Do nothing: there is no listener to wake."""
 
     def offer(self, token: UUID, *, events: int) -> tuple[int, Sequence[int]]:
-        """Return False: there is no idle listener."""
+        """Offer nothing: there is no idle listener."""
         return 1, ()
 
     def hand_over(self, claims: Mapping[int, Claim], *, sent_at: float) -> None:

@@ -18,7 +18,7 @@ class Route(NamedTuple):
 
     @property
     def may_be_handed_over(self) -> bool:
-        """Whether an event that comes alone may be claimed for it as it is logged, if it is idle."""
+        """Whether events may be claimed for it as they are logged, if it is idle."""
         return self.is_active and self.lanes is None
 
 

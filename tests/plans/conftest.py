@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
+from uuid import uuid4
 
 import asyncpg
 import psycopg
@@ -15,6 +16,8 @@ from tests.support import DatabaseServer
 EVENTS = 200_000
 DEAD = 100_000
 SECOND_PARTITION = 1_000_000_000
+FIRST_OWED = EVENTS - 9_999
+DUE_FLOOR = 0.0
 
 # Listeners 1 to 3 hear everything, 4 is ordered. The last 10,000 events of the log are owed to 1 and 4, in runs
 # of 100; what lies before was delivered: rows that are dead, but cannot be removed while a snapshot is open.
@@ -150,3 +153,31 @@ async def ask(plans: Plans, name: str, /, **values: Any) -> Plan:
     assert plan.scanned_whole <= SMALL
     assert not plan.is_compiled
     return plan
+
+
+async def claim(
+    plans: Plans,
+    listener: int,
+    *,
+    limit: int,
+    floor: int = FIRST_OWED,
+    due_floor: float = DUE_FLOOR,
+    piece: int = 100,
+    lane_floors: Sequence[int] = (),
+) -> Plan:
+    return await plans.explain(
+        "claim_deliveries",
+        listener_id=listener,
+        worker_id=1,
+        claim_token=uuid4(),
+        lane_floors=list(lane_floors) or [0] * (16 if listener == 4 else 0),
+        floor=floor,
+        due_floor=due_floor,
+        rows=limit // 100 + 2,
+        limit=limit,
+        piece=piece,
+        lease=60.0,
+        suspects=False,
+        blocking=False,
+        left_topics=[],
+    )

@@ -1,4 +1,4 @@
-"""What claims cost after a stream of them beside a held snapshot, when vacuum has counted that no row lives.
+"""What claims cost after a stream of them next to a held snapshot, when vacuum has counted that no row lives.
 
 All indexes look as if they had no entries then, and the planner takes the one with the fewest pages, whichever it is.
 """
@@ -6,12 +6,11 @@ All indexes look as if they had no entries then, and the planner takes the one w
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from uuid import uuid4
 
 import psycopg
 import pytest
 
-from tests.plans.conftest import plans_in
+from tests.plans.conftest import claim, plans_in
 from tests.plans.plan import Plans
 from tests.support import DatabaseServer
 
@@ -52,22 +51,7 @@ async def plans(server: DatabaseServer, upgraded_template: str) -> AsyncIterator
 
 async def test_a_claim_in_all_lanes_reads_no_claim_that_is_over(plans: Plans) -> None:
     """The index of all claims is the smallest: read for each lane, it made a claim take a second."""
-    plan = await plans.explain(
-        "claim_deliveries",
-        listener_id=1,
-        worker_id=1,
-        claim_token=uuid4(),
-        lane_floors=[DELIVERIES + 1] * LANES,
-        floor=0,
-        due_floor=0.0,
-        rows=1_000,
-        limit=1_000,
-        piece=100,
-        lease=60.0,
-        suspects=False,
-        blocking=False,
-        left_topics=[],
-    )
+    plan = await claim(plans, 1, limit=10_000, floor=0, lane_floors=[DELIVERIES + 1] * LANES)
     assert await plans.connection.fetchval(CLAIMED) == LANES
     assert plan.pages < 50 * LANES
 

@@ -17,39 +17,8 @@ from pgbus.database.statements.inspection import parameters
 from pgbus.handlers.outcomes import DONE
 from pgbus.listeners.settlement import HeldClaim, settlement
 from pgbus.messages import EventMessage
-from tests.plans.conftest import DEAD, EVENTS, SECOND_PARTITION
+from tests.plans.conftest import DEAD, DUE_FLOOR, FIRST_OWED, SECOND_PARTITION, claim
 from tests.plans.plan import Plan, Plans
-
-FIRST_OWED = EVENTS - 9_999
-DUE_FLOOR = 0.0
-
-
-async def claim(
-    plans: Plans,
-    listener: int,
-    *,
-    limit: int,
-    floor: int = FIRST_OWED,
-    due_floor: float = DUE_FLOOR,
-    piece: int = 100,
-    lane_floors: Sequence[int] = (),
-) -> Plan:
-    return await plans.explain(
-        "claim_deliveries",
-        listener_id=listener,
-        worker_id=1,
-        claim_token=uuid4(),
-        lane_floors=list(lane_floors) or [0] * (16 if listener == 4 else 0),
-        floor=floor,
-        due_floor=due_floor,
-        rows=limit // 100 + 2,
-        limit=limit,
-        piece=piece,
-        lease=60.0,
-        suspects=False,
-        blocking=False,
-        left_topics=[],
-    )
 
 
 async def find_waiting(plans: Plans, count: int) -> list[int]:

@@ -5,9 +5,8 @@ Enough rows that any step over them would show in the pages; with a million, the
 
 from __future__ import annotations
 
-from tests.plans.conftest import DEAD
+from tests.plans.conftest import DEAD, FIRST_OWED, claim
 from tests.plans.plan import Plans
-from tests.plans.test_hot_statements import FIRST_OWED, claim
 
 RETRIES = 100_000
 SCHEDULED = 100_000

@@ -476,7 +476,8 @@ WHERE d.claim_token IS NOT NULL
 
 -- name: return_claims
 -- Free claims that their live worker does not know: the result of the claim was lost with the connection, or its
--- settlement with a server that crashed. No worker died, so `crashes` does not change.
+-- settlement with a server that crashed. No worker died, so `crashes` does not change. Expired leases are left to the
+-- leader, as in `find_own_claims`; here and in `forfeit_claims`.
 WITH lost AS MATERIALIZED (
     SELECT d.id
     FROM pgbus.deliveries AS d

@@ -32,6 +32,10 @@ class Offer(NamedTuple):
     worker_id: int
     lease: float
 
+    def values(self) -> dict[str, object]:
+        """The parameters of a claim that is made with the write."""
+        return {"claim_token": self.token, "worker_id": self.worker_id, "lease": self.lease}
+
 
 @dataclass(frozen=True, slots=True)
 class Logged:
@@ -75,9 +79,7 @@ async def log_event(
         claimed=[one.listener_id in offer.listener_ids for one in deliveries],
         wakes=list(wakes),
         work_channel=store.work_channel,
-        claim_token=offer.token,
-        worker_id=offer.worker_id,
-        lease=offer.lease,
+        **offer.values(),
     )
     return Logged(moved=1, xid=rows[0]["xid"], handed=_handed(rows, token=offer.token)) if rows else None
 
@@ -105,9 +107,7 @@ async def log_events(
         claimed=[one.listener_id in offer.listener_ids for one in deliveries],
         wakes=list(wakes),
         work_channel=store.work_channel,
-        claim_token=offer.token,
-        worker_id=offer.worker_id,
-        lease=offer.lease,
+        **offer.values(),
     )
     if not rows:
         return None
@@ -146,9 +146,7 @@ async def read_and_log_event(
         wakes=[wake for _, wake in wakes],
         base=base,
         work_channel=store.work_channel,
-        claim_token=offer.token,
-        worker_id=offer.worker_id,
-        lease=offer.lease,
+        **offer.values(),
     )
     snapshot, *rows = records
     if not rows or rows[0]["xid"] is None:
@@ -163,8 +161,9 @@ def _handed(rows: Sequence[Any], *, token: UUID) -> dict[int, Claim]:
     for row in rows:
         if row["delivery_id"] is None:
             continue
-        claim = handed.setdefault(row["listener_id"], _claim(row, token=token))
-        claim.events.append(event_of(row))
+        if row["listener_id"] not in handed:
+            handed[row["listener_id"]] = _claim(row, token=token)
+        handed[row["listener_id"]].events.append(event_of(row))
     # A claim that lacks an event, whose row someone deleted meanwhile, is handed to nobody: its worker finds that it
     # does not know it, and returns it.
     return {listener_id: claim for listener_id, claim in handed.items() if len(claim.events) == claim.size}
