@@ -127,6 +127,19 @@ class _Statements:
                 self._prepared[query] = await self._connection.prepare(query)
 
     async def fetch(self, query: str, *args: Any) -> list[Any]:
+        try:
+            rows = await self._fetch(query, *args)
+        except TypeError:
+            if not self._connection.is_closed():
+                raise
+            rows = None
+        if rows is None:
+            # The server ended the connection while `close` cancelled this statement. The driver then takes None for its
+            # result, and fails to unpack that of a prepared one.
+            raise asyncpg.ConnectionDoesNotExistError("the session was closed in the middle of a statement")
+        return rows
+
+    async def _fetch(self, query: str, *args: Any) -> list[Any] | None:
         if prepared := self._prepared.get(query):
             try:
                 return await prepared.fetch(*args)

@@ -197,7 +197,7 @@ async def test_changed_options_are_updated_and_logged(
 async def test_a_paused_listener_gets_its_events_only_after_it_is_resumed(database: str, connect: Connect) -> None:
     admin = Admin(await connect(database))
     async with open_bus(database) as one, open_bus(database) as two:
-        watch = Watch(one)
+        watch = Watch(one, two)  # either of them may lead
         paused = [collect(bus, name="paused") for bus in (one, two)]
         active = collect(one, name="active")
         async with running(one), running(two):

@@ -89,11 +89,12 @@ class Inbox(Generic[T]):
 
 
 class Watch(Inbox[Happening]):
-    """What happens on a bus from now on."""
+    """What happens on these buses from now on."""
 
-    def __init__(self, bus: pgbus.Bus) -> None:
+    def __init__(self, *buses: pgbus.Bus) -> None:
         super().__init__()
-        bus.telemetry.observe(self.put)
+        for bus in buses:
+            bus.telemetry.observe(self.put)
 
     def of(self, kind: type[H]) -> list[H]:
         """What happened of one kind."""

@@ -276,7 +276,7 @@ async def test_a_signal_lets_running_handlers_finish(
         await publish(rows, "slow.async")
         await worker.says("slow begins")
         worker.child.send_signal(number)
-        await worker.says(r"stopping; waiting up to \d+ s for listener slow \([\d.]+ m?s\); a second")
+        await worker.says(r"stopping; waiting up to \d+ s for listener slow \([\d.]+ [mµ]?s\); a second")
         await publish(rows, "orders.placed")
         (tmp_path / "go").touch()
         assert await worker.ends() == 0
