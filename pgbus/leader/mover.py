@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Protocol
 from uuid import UUID
 
@@ -253,11 +254,13 @@ class Mover:
     async def _log(self, events: Sequence[Waiting]) -> Logged:
         """Write events into the log, and wake those who hear them; raises _RoutesChangedError."""
         deliveries = self._make_deliveries(events)
-        # A few go to us alone while there is nobody else; a lone event waits for nobody.
-        if len(events) == 1 or (len(events) <= min(FEW, self.run) and not self.tells_others):
-            logged = await self._log_and_hand_over(events, deliveries)
+        if len(events) == 1:
+            logged = await self._hand_over(events, partial(self._log_alone, events[0], deliveries))
+            self._guesses.remember(events[0])
+        elif len(events) <= min(FEW, self.run) and not self.tells_others:
+            logged = await self._hand_over(events, partial(self._log_together, self._store, events, deliveries))
         else:
-            logged = await self._log_together(self._store, events, deliveries, offer=NO_OFFER)
+            logged = await self._log_together(self._store, events, deliveries, NO_OFFER)
         self._note_logged(events, [one.listener_id for one in deliveries], logged)
         return logged
 
@@ -272,8 +275,31 @@ class Mover:
         self.base += len(events)
         self._neighbours.wake(set(listener_ids) - logged.handed.keys())
 
+    async def _hand_over(self, events: Sequence[Waiting], log: Callable[[Offer], Awaitable[Logged]]) -> Logged:
+        """Log events, claimed for idle listeners of ours that may take them."""
+        routes = {route for event in events for route in self._routes.find(event.topic, event.ancestors)}
+        may_take = {route.listener_id for route in routes if route.may_be_handed_over}
+
+        async def log_for(offer: Offer) -> Logged:
+            return await log(offer._replace(listener_ids=may_take.intersection(offer.listener_ids)))
+
+        return await handing_over(self._neighbours, log_for, events=len(events), lease=self._lease)
+
+    async def _log_alone(self, event: Waiting, deliveries: Sequence[Delivery], offer: Offer) -> Logged:
+        logged = await moving.log_event(
+            self._store,
+            id_=event.id,
+            base=self.base,
+            deliveries=deliveries,
+            offer=offer,
+            wakes=self._wakes(deliveries, offer),
+        )
+        if logged is None:
+            raise _RoutesChangedError
+        return logged
+
     async def _log_together(
-        self, store: Store, events: Sequence[Waiting], deliveries: Sequence[Delivery], *, offer: Offer
+        self, store: Store, events: Sequence[Waiting], deliveries: Sequence[Delivery], offer: Offer
     ) -> Logged:
         logged = await moving.log_events(
             store,
@@ -285,30 +311,6 @@ class Mover:
         )
         if logged is None:
             raise _RoutesChangedError
-        return logged
-
-    async def _log_and_hand_over(self, events: Sequence[Waiting], deliveries: Sequence[Delivery]) -> Logged:
-        routes = {route for event in events for route in self._routes.find(event.topic, event.ancestors)}
-        may_take = {route.listener_id for route in routes if route.may_be_handed_over}
-
-        async def log(offer: Offer) -> Logged | None:
-            offer = offer._replace(listener_ids=may_take.intersection(offer.listener_ids))
-            if len(events) > 1:
-                return await self._log_together(self._store, events, deliveries, offer=offer)
-            return await moving.log_event(
-                self._store,
-                id_=events[0].id,
-                base=self.base,
-                deliveries=deliveries,
-                offer=offer,
-                wakes=self._wakes(deliveries, offer),
-            )
-
-        logged = await handing_over(self._neighbours, log, events=len(events), lease=self._lease)
-        if logged is None:
-            raise _RoutesChangedError
-        if len(events) == 1:
-            self._guesses.remember(events[0])
         return logged
 
     async def _read_and_log(self) -> tuple[Reading, Logged | None]:
@@ -366,7 +368,7 @@ class Mover:
                     return 0
                 events = self._cut_due(found)
                 deliveries = self._make_deliveries(events)
-                logged = await self._log_together(store, events, deliveries, offer=NO_OFFER)
+                logged = await self._log_together(store, events, deliveries, NO_OFFER)
         except _RoutesChangedError:
             await self._load_routes()
             return 0

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from typing import Protocol
+from typing import Protocol, TypeVar
 from uuid import UUID, uuid4
 
 from pgbus.aio.clock import now
 from pgbus.database.statements.deliveries import Claim
 from pgbus.database.statements.moving import Logged, Offer
 
-Log = Callable[[Offer], Awaitable[Logged | None]]
-"""Logs events, claimed for listeners of the offer; None: nothing was logged."""
+L = TypeVar("L", bound=Logged | None)
 
 
 class Neighbours(Protocol):
@@ -29,14 +28,17 @@ class Neighbours(Protocol):
         """Take the result of the offer, by listener id; called after each offer. `sent_at`: by the engine's clock."""
 
 
-async def handing_over(neighbours: Neighbours, log: Log, *, events: int, lease: float) -> Logged | None:
-    """Have events be claimed for idle listeners as they are logged: that saves a round trip."""
+async def handing_over(neighbours: Neighbours, log: Callable[[Offer], Awaitable[L]], *, events: int, lease: float) -> L:
+    """Have events be claimed for idle listeners as they are logged: that saves a round trip.
+
+    `log` claims them for listeners of its offer, and returns None if it logged nothing.
+    """
     token, sent_at = uuid4(), now()
     worker_id, idle = neighbours.offer(token, events=events)
     handed: Mapping[int, Claim] = {}
     try:
         logged = await log(Offer(idle, token, worker_id, lease))
-        if logged:
+        if isinstance(logged, Logged):
             handed = logged.handed
     finally:
         # Also when the write failed: the token counts as under way until then. If it has committed and only the answer

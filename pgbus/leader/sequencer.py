@@ -19,6 +19,7 @@ import contextlib
 import logging
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from pgbus.aio.clock import now
 from pgbus.database.faults import LockNotAvailable, QueryCancelled
@@ -36,10 +37,13 @@ logger = logging.getLogger("pgbus")
 # Seconds between looks while a publisher is about to commit without a NOTIFY, and how often before its slot is left.
 CONTENDED_PAUSE = 0.002
 CONTENDED_LOOKS = 20
-# Seconds between looks under load: at least, at most, and for each event per second that has come of late.
+# Seconds between looks under load: at least, at most, and for each event per second that comes above the base.
 LINGER = 0.002
 LINGER_LIMIT = 0.010
-LINGER_PER_RATE = 0.000_002
+LINGER_PER_RATE = 0.000_004
+LINGER_BASE = 500.0
+# Seconds of the past that the rate of events is averaged over: several bursts of publishers that keep step.
+MEMORY = 0.020
 # Seconds between looks at slots that long transactions keep: the first, and the longest.
 HELD_PAUSE = 0.02
 HELD_PAUSE_LIMIT = 1.0
@@ -48,6 +52,29 @@ PARTITION_SIZE = 1_000_000_000
 DOZE_PAUSE = 0.5
 # Seconds within which our own worker hears that we doze. One that is deaf, or far behind, would not hear a publisher.
 ECHO_LIMIT = 1.0
+
+
+@dataclass(slots=True)
+class Arrivals:
+    """How fast events have come of late."""
+
+    rate: float = 0.0
+    """Events per second, of about the last `MEMORY` seconds."""
+
+    def saw(self, events: int, *, seconds: float) -> None:
+        """Note how many have come within this time, which is more than 0."""
+        # An exponential moving average over steps of unequal length.
+        self.rate += (events / seconds - self.rate) * -math.expm1(-seconds / MEMORY)
+
+    @property
+    def linger(self) -> float:
+        """Seconds to wait for more of them: a look costs the same for one as for twenty."""
+        return min(LINGER_LIMIT, max(LINGER, (self.rate - LINGER_BASE) * LINGER_PER_RATE))
+
+    @property
+    def are_steady(self) -> bool:
+        """Whether the next event is likely to come while we linger, also when the last look found none."""
+        return self.rate * LINGER >= 1
 
 
 class Sequencer:
@@ -77,6 +104,7 @@ class Sequencer:
         self._was_woken = False
         # When the last look began: what the next one finds has come since then.
         self._looked_at = -math.inf
+        self._arrivals = Arrivals()
         # The wake slot that we hold exclusively, so that publishers notify us; None: they share it, and do not.
         self._slot: int | None = None
         # Tries in a row to get the slot that a publisher kept from us.
@@ -146,15 +174,16 @@ class Sequencer:
     async def _step(self) -> None:
         since = self._looked_at
         look = await self._look()
+        self._arrivals.saw(look.moved, seconds=self._looked_at - since)
         if now() >= self._backfill_at:
             await self._backfill()
         elif look.has_more:
             return
         elif self._slot is not None and (look.moved > 1 or self._woken.is_set()):
             await self._disarm()
-        elif look.moved > 1:
-            # More are on their way: a look costs the same for one as for twenty. A lone event never waits for others.
-            await asyncio.sleep(linger(look.moved / (self._looked_at - since)))
+        elif look.moved > 1 or (self._slot is None and self._arrivals.are_steady):
+            # More are on their way. A lone event never waits for others.
+            await asyncio.sleep(self._arrivals.linger)
         elif self._slot is None:
             await self._arm()
         else:
@@ -316,11 +345,6 @@ class Sequencer:
         gone, self._held = self._held - held, self._held & held
         # The longer a transaction has been open, the less a moment matters: its event waits a few percent of that.
         self._held_pause = HELD_PAUSE if gone else min(HELD_PAUSE_LIMIT, self._held_pause * 1.1)
-
-
-def linger(rate: float) -> float:
-    """Seconds to wait for more events when they come at this rate, per second."""
-    return min(LINGER_LIMIT, max(LINGER, rate * LINGER_PER_RATE))
 
 
 async def _wait(event: asyncio.Event, seconds: float) -> bool:

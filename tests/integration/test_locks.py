@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -11,12 +10,12 @@ import asyncpg
 import pytest
 
 import pgbus
-from pgbus.database.store import Store
 from pgbus.leader.maintenance import Maintenance
 from pgbus.leader.mover import BATCH_BYTES
-from pgbus.telemetry import LeaderChanged, LeaderSlept, Sequenced, Telemetry
+from pgbus.telemetry import LeaderChanged, LeaderSlept, Sequenced
 from tests.conftest import Connect
 from tests.support import eventually
+from tests.support.maintenance import make_maintenance
 from tests.support.rows import Rows
 from tests.support.waiting import PATIENCE
 from tests.support.workers import Inbox, Watch, open_bus, running, until_idle
@@ -33,17 +32,7 @@ async def chores(database: str, connect: Connect) -> Maintenance:
     """The leader's housekeeping, on a session of its own that would wait."""
     connection = await connect(database)
     await connection.execute("SET lock_timeout = '10min'")
-    return Maintenance(
-        Store(connection, namespace="pgbus"),
-        config=pgbus.Config(retention=60.0),
-        telemetry=Telemetry(),
-        worker_id=0,
-        returned_at=-math.inf,
-        wake_listeners=lambda _: None,
-        partition=lambda: 3,
-        begin_period=lambda: None,
-        turn=asyncio.Lock(),
-    )
+    return make_maintenance(connection, config=pgbus.Config(retention=60.0), partition=3)
 
 
 def collect(bus: pgbus.Bus) -> Inbox[int]:

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -11,13 +10,12 @@ import pytest
 import pgbus
 from pgbus import migrate
 from pgbus.admin import Admin
-from pgbus.database.store import Store
 from pgbus.errors import InUseError, NotRegisteredError
-from pgbus.leader.maintenance import Maintenance
-from pgbus.telemetry import TaskEnded, TaskStarted, Telemetry
+from pgbus.telemetry import TaskEnded, TaskStarted
 from tests.conftest import Connect
 from tests.integration.conftest import Invoke
 from tests.support import eventually
+from tests.support.maintenance import make_maintenance
 from tests.support.workers import Inbox, Watch, open_bus, running
 
 
@@ -158,18 +156,8 @@ async def test_runs_are_forgotten_after_their_retention(bus: pgbus.Bus, database
         FROM (SELECT run_id FROM pgbus.schedule_runs ORDER BY started_at LIMIT 1) AS r
         """
     )
-    maintenance = Maintenance(
-        Store(connection, namespace="pgbus"),
-        config=pgbus.Config(dsn=database, schedule_retention=4.5 * 86_400),
-        telemetry=Telemetry(),
-        worker_id=0,
-        returned_at=-math.inf,
-        wake_listeners=lambda _: None,
-        partition=lambda: 0,
-        begin_period=lambda: None,
-        turn=asyncio.Lock(),
-    )
-    await maintenance.do_chores()
+    config = pgbus.Config(dsn=database, schedule_retention=4.5 * 86_400)
+    await make_maintenance(connection, config=config).do_chores()
     # What is in hand stays.
     assert await connection.fetchval("SELECT count(*) FROM pgbus.schedule_history") == 6
 
