@@ -1,6 +1,7 @@
 """A steady stream of events, each published in a transaction of its own: what the consumer's side costs per event.
 
-Eight connections publish 1,000 events per second together. One worker process has one listener that does nothing. CPU
+Eight connections publish 1,000 events per second together. One worker process, in the event loop that `pgbus run` takes
+(or PGBUS_BENCH_LOOP), has one listener that does nothing. CPU
 is that of the worker's process and of its sessions on the server, by /proc (so on Linux only); the time is from the end
 of the publisher's COMMIT to the handler's first line.
 """

@@ -26,7 +26,7 @@ def read_argument(text: str) -> tuple[str, object]:
 
 @click.command()
 @click.argument("procedure", metavar="API.PROCEDURE")
-@click.argument("positional", required=False, type=read_json, metavar="[JSON]")
+@click.argument("given", required=False, type=read_json, metavar="[JSON]")
 @database_options
 @click.option(
     "--arg",
@@ -37,30 +37,24 @@ def read_argument(text: str) -> tuple[str, object]:
     metavar="NAME=VALUE",
     help="An argument; VALUE is JSON if it parses as JSON, else a string. Repeatable.",
 )
-@click.option(
-    "--arguments", "given", type=read_json, metavar="JSON", help="All arguments as one object, the same as JSON."
-)
 @click.option("--timeout", type=Seconds(min=0, min_open=True), metavar="SECONDS", help="Wait up to this many seconds.")
 @click.option("--wait", is_flag=True, help="If no worker serves the procedure, wait for one, until the timeout.")
 def call(
     *,
     procedure: str,
-    positional: object,
-    named: tuple[tuple[str, object], ...],
     given: object,
+    named: tuple[tuple[str, object], ...],
     timeout: float | None,
     wait: bool,
 ) -> None:
     """Call API.PROCEDURE on a worker that serves it, and print its result as JSON.
 
-    JSON has all arguments as one object (`-` reads stdin); or name each with --arg.
+    JSON has all arguments as one object (`-` reads stdin); --arg names one, or adds one.
 
     Exit codes: 0 it returned, 2 the arguments do not fit, 5 it raised, 6 no live worker serves it, 7 no response in
     time, 8 its worker died before it responded.
     """
-    if positional is not None and given is not None:
-        raise click.UsageError("give JSON or --arguments, not both")
-    arguments = _arguments(given if positional is None else positional, named)
+    arguments = _arguments(given, named)
     config = load_config()
 
     async def call_it() -> msgspec.Raw:

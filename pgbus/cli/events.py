@@ -29,7 +29,6 @@ from pgbus.telemetry.figures import counted
 @click.command()
 @click.argument("topic", type=read_pattern, metavar="[TOPIC]", required=False)
 @database_options
-@click.option("--topic", "as_option", type=read_pattern, metavar="PATTERN", help="The same as TOPIC.")
 @click.option("--key", help="Events with this key.")
 @click.option("--id", "event_id", type=click.UUID, help="The event with this id.")
 @error_option
@@ -51,7 +50,6 @@ from pgbus.telemetry.figures import counted
 def events(
     *,
     topic: str | None,
-    as_option: str | None,
     key: str | None,
     event_id: UUID | None,
     error: str | None,
@@ -70,10 +68,8 @@ def events(
 
     TOPIC may be a pattern: 'orders.*' has one more word, 'orders.**' any number of them.
     """
-    if topic and as_option:
-        raise click.UsageError("give TOPIC or --topic, not both")
     wanted = EventFilter(
-        topic=topic or as_option,
+        topic=topic,
         key=key,
         event_id=event_id,
         error=error,

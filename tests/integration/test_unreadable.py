@@ -343,7 +343,7 @@ async def test_what_others_wrote_does_not_steer_the_terminal(rows: Rows, invoke:
     assert (result.exit_code, "\x1b" in result.stderr) == (1, False)
 
 
-@pytest.mark.parametrize("command", ["publish a.b {}", "call a.b --arguments {}"])
+@pytest.mark.parametrize("command", ["publish a.b {}", "call a.b {}"])
 async def test_json_that_nests_too_deeply_is_a_mistake_of_usage(invoke: Invoke, command: str) -> None:
     result = await invoke(*command.format("[" * 20_000 + "]" * 20_000).split())
     assert (result.exit_code, result.exception.__class__) == (2, SystemExit)

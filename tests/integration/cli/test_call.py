@@ -77,11 +77,11 @@ async def test_the_value_of_an_argument_is_json_or_else_a_text(invoke: Invoke, b
 
 
 async def test_arguments_may_come_as_one_object_also_from_stdin(invoke: Invoke, bus: pgbus.Bus) -> None:
-    result = await invoke("call", "auth.echo", "--arguments", '{"a": {"b": [1]}}', "--arg", "c=2")
+    result = await invoke("call", "auth.echo", '{"a": {"b": [1]}}', "--arg", "c=2")
     assert json.loads(result.stdout) == {"a": {"b": [1]}, "c": 2}
     result = await invoke("call", "auth.echo", '{"a": 1}', "--arg", "c=2")
     assert json.loads(result.stdout) == {"a": 1, "c": 2}
-    result = await invoke("call", "auth.echo", "--arguments", "-", text='{"a": 1}')
+    result = await invoke("call", "auth.echo", "-", text='{"a": 1}')
     assert json.loads(result.stdout) == {"a": 1}
 
 
@@ -96,7 +96,7 @@ async def test_the_file_that_is_named_configures_the_call(
 
 async def test_a_large_result_arrives_whole(invoke: Invoke, bus: pgbus.Bus) -> None:
     text = "x" * 3_000_000
-    result = await invoke("call", "auth.echo", "--arguments", "-", text=json.dumps({"it": text}))
+    result = await invoke("call", "auth.echo", "-", text=json.dumps({"it": text}))
     assert json.loads(result.stdout) == {"it": text}
 
 
@@ -118,9 +118,8 @@ REASONS: list[tuple[tuple[str, ...], int, str]] = [
     (("auth.fail",), exits.REMOTE, "pgbus: auth.fail raised builtins.ValueError: no such user"),
     (("auth.lie",), exits.FAILED, "pgbus: .*auth.lie"),
     (("nothing",), exits.USAGE, "pgbus: procedure 'nothing': name it by its API and itself"),
-    (("auth.echo", "--arguments", "[1]"), exits.USAGE, ".*arguments are one object"),
-    (("auth.echo", "{}", "--arguments", "{}"), exits.USAGE, ".*not both"),
-    (("auth.echo", "--arguments", "{"), exits.USAGE, ".*not JSON"),
+    (("auth.echo", "[1]"), exits.USAGE, ".*arguments are one object"),
+    (("auth.echo", "{"), exits.USAGE, ".*not JSON"),
     (("auth.echo", "--arg", "a"), exits.USAGE, ".*'a' is not NAME=VALUE"),
     (("auth.echo", "--arg", "a=1", "--arg", "a=2"), exits.USAGE, ".*'a' is given twice"),
     (("auth.echo", "--timeout", "0"), exits.USAGE, ".*timeout"),
