@@ -1,8 +1,9 @@
 """A steady stream of 1,000 events per second while something else holds the database back, or lies in its tables.
 
-Compared with the same stream without it, on an ordered listener and on one that is not: a snapshot that is held, one
-that is held with a transaction id, 100,000 scheduled events (PGBUS_BENCH_SCHEDULED sets another number), and 100,000
-deliveries that wait for their retry. PGBUS_BENCH_SECONDS is the length of each stream: 600 for what is reported.
+Compared with the same stream without it, all with one worker that has an ordered listener and one that is not: a
+snapshot that is held, one that is held with a transaction id, 100,000 scheduled events (PGBUS_BENCH_SCHEDULED sets
+another number), and 100,000 deliveries that wait for their retry. PGBUS_BENCH_SECONDS is the length of each stream: 600
+for what is reported.
 """
 
 from __future__ import annotations
@@ -14,10 +15,11 @@ from contextlib import asynccontextmanager
 import asyncpg
 
 from benchmarks.figures import Figure, Goal, at_least
-from benchmarks.paced import RATE, SECONDS, Stream, stream
+from benchmarks.paced import ORDERED, RATE, SECONDS, UNORDERED, Stream, stream
 
 SCHEDULED = int(os.environ.get("PGBUS_BENCH_SCHEDULED", "100000"))
 RETRIES = 100_000
+KINDS = (UNORDERED, ORDERED)
 SNAPSHOTS = {
     "a snapshot is held": "SELECT count(*) FROM pg_class",
     "a snapshot is held with a transaction id": "SELECT pg_current_xact_id()",
@@ -53,7 +55,7 @@ INSERT INTO pgbus.outbox (topic, payload, deliver_at)
 SELECT 'bench.later', '{}', now() + interval '1 day' + n * interval '1 second' FROM generate_series(1, $1::integer) AS n
 """
 RETRY = """
-WITH one AS (INSERT INTO pgbus.listeners (listener_name) VALUES ('bench') RETURNING id),
+WITH one AS (INSERT INTO pgbus.listeners (listener_name) VALUES ('bench_unordered') RETURNING id),
      topics AS (INSERT INTO pgbus.subscriptions (listener_id, pattern) SELECT id, 'bench.order_placed' FROM one)
 INSERT INTO pgbus.deliveries (listener_id, first, last, events, attempt, available_at)
 SELECT id, -n, -n, 1, 2, now() + interval '1 day' FROM one, generate_series(1, $1::integer) AS n
@@ -61,30 +63,28 @@ SELECT id, -n, -n, 1, 2, now() + interval '1 day' FROM one, generate_series(1, $
 
 
 async def main(dsn: str) -> list[Figure]:
-    figures = []
-    for ordered in (False, True):
-        kind = "ordered" if ordered else "unordered"
-        alone = await stream(dsn, ordered=ordered)
-        for name, query in SNAPSHOTS.items():
-            async with held(dsn, query):
-                figures.append(_figure(f"{kind}, {name}", await stream(dsn, ordered=ordered), alone, at_least(0.9)))
-        later = await stream(dsn, ordered=ordered, before=filled(dsn, SCHEDULE, SCHEDULED))
-        figures.append(_figure(f"{kind}, {SCHEDULED:,} events are scheduled", later, alone))
-        if not ordered:
-            retries = await stream(dsn, before=filled(dsn, RETRY, RETRIES))
-            figures.append(_figure(f"{kind}, {RETRIES:,} retries wait", retries, alone))
-    return figures
+    alone = await stream(dsn, kinds=KINDS)
+    figures = [_figure(f"{kind}, alone", alone, alone, kind) for kind in KINDS]
+    for name, query in SNAPSHOTS.items():
+        async with held(dsn, query):
+            found = await stream(dsn, kinds=KINDS)
+        figures += [_figure(f"{kind}, {name}", found, alone, kind, at_least(0.9)) for kind in KINDS]
+    later = await stream(dsn, kinds=KINDS, before=filled(dsn, SCHEDULE, SCHEDULED))
+    figures += [_figure(f"{kind}, {SCHEDULED:,} events are scheduled", later, alone, kind) for kind in KINDS]
+    retries = await stream(dsn, kinds=KINDS, before=filled(dsn, RETRY, RETRIES))
+    return [*figures, _figure(f"{UNORDERED}, {RETRIES:,} retries wait", retries, alone, UNORDERED)]
 
 
-def _figure(name: str, found: Stream, alone: Stream, goal: Goal | None = None) -> Figure:
-    cpu = found.server + found.worker
+def _figure(name: str, found: Stream, alone: Stream, kind: str, goal: Goal | None = None) -> Figure:
+    heard, before = found.heard[kind], alone.heard[kind]
+    minutes = ", ".join(f"{p99:.0f}" for p99 in heard.minutes)
     return Figure(
         "",
         f"{RATE:,} events/s for {SECONDS:.0f} s, {name}: rate",
-        [found.rate / alone.rate],
+        [heard.rate / before.rate],
         baseline="the same stream without it",
         goal=goal,
-        note=f"{found.rate:,.0f} events/s, p50 {found.p50:.1f} ms, p99 {found.p99:.1f} ms "
-        f"({found.p99 / alone.p99:.2f} times), CPU per event {cpu:.0f} us "
-        f"({cpu / (alone.server + alone.worker):.2f} times)",
+        note=f"{heard.rate:,.0f} events/s, p50 {heard.p50:.1f} ms, p99 {heard.p99:.1f} ms "
+        f"({heard.p99 / before.p99:.2f} times; by minute {minutes}), longest {heard.longest:.0f} ms, "
+        f"CPU per event {found.cpu:.0f} us ({found.cpu / alone.cpu:.2f} times)",
     )

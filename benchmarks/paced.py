@@ -15,7 +15,7 @@ import signal
 import sys
 import time
 from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
@@ -33,6 +33,9 @@ WARM_UP = 2.0
 # Seconds between looks at the sessions: a pool closes one that it has not needed for minutes, whose CPU counts, too.
 LOOK_EVERY = 5.0
 KEYS = 1_000
+# The loop of the workers' processes.
+LOOP = os.environ.get("PGBUS_BENCH_LOOP", "auto")
+UNORDERED, ORDERED = "unordered", "ordered"
 
 
 async def _nothing(_: str) -> None:
@@ -40,25 +43,37 @@ async def _nothing(_: str) -> None:
 
 
 @dataclass(frozen=True, slots=True)
+class Heard:
+    """What one listener heard: times from COMMIT to handler in milliseconds, and events handled per second."""
+
+    p50: float
+    p99: float
+    longest: float
+    rate: float
+    minutes: list[float]
+    """The p99 of each minute."""
+
+
+@dataclass(frozen=True, slots=True)
 class Stream:
-    """CPU per event in microseconds, times from COMMIT to handler in milliseconds, and events handled per second."""
+    """CPU per event in microseconds, and what the listeners heard."""
 
     server: float
     worker: float
-    p50: float
-    p99: float
-    rate: float
+    heard: dict[str, Heard]
+
+    @property
+    def cpu(self) -> float:
+        """Of the consumer's side."""
+        return self.server + self.worker
 
 
-async def work(dsn: str, namespace: str, *, ordered: bool = False) -> None:
-    """The worker's process: prints `ready`, and at SIGTERM when each event was handled, by its number."""
-    handled: dict[int, float] = {}
+async def work(dsn: str, namespace: str, *, kinds: Sequence[str]) -> None:
+    """The worker's process: prints `ready`, and at SIGTERM when each event was handled, by listener and number."""
+    handled: dict[str, dict[int, float]] = {}
     async with pgbus.create(dsn, namespace=namespace) as bus:
-
-        @bus.listener(OrderPlaced, name="bench", concurrency=10, ordered=ordered)
-        async def handle(event: OrderPlaced) -> None:
-            handled[event.order_id] = time.time()
-
+        for kind in kinds:
+            handled[kind] = listen(bus, kind)
         ended = asyncio.Event()
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ended.set)
         async with running(bus) as worker:
@@ -68,9 +83,23 @@ async def work(dsn: str, namespace: str, *, ordered: bool = False) -> None:
     print(json.dumps(handled))
 
 
+def listen(bus: pgbus.Bus, kind: str) -> dict[int, float]:
+    """Declare a listener; when each event was handled."""
+    handled: dict[int, float] = {}
+
+    @bus.listener(OrderPlaced, name=f"bench_{kind}", concurrency=10, ordered=kind == ORDERED)
+    async def handle(event: OrderPlaced) -> None:
+        handled[event.order_id] = time.time()
+
+    return handled
+
+
 @asynccontextmanager
-async def worker_process(dsn: str, namespace: str, *, ordered: bool = False) -> AsyncIterator[Process]:
-    code = f"import asyncio, benchmarks.paced as p; asyncio.run(p.work({dsn!r}, {namespace!r}, ordered={ordered}))"
+async def worker_process(dsn: str, namespace: str, *, kinds: Sequence[str] = (UNORDERED,)) -> AsyncIterator[Process]:
+    code = (
+        "import benchmarks.paced as p; from pgbus.cli.loops import open_runner\n"
+        f"with open_runner({LOOP!r}) as runner: runner.run(p.work({dsn!r}, {namespace!r}, kinds={kinds!r}))"
+    )
     process = await asyncio.create_subprocess_exec(sys.executable, "-c", code, stdout=PIPE, limit=64 * 1024 * 1024)
     try:
         assert process.stdout
@@ -107,7 +136,7 @@ async def publish(
 async def stream(
     dsn: str,
     *,
-    ordered: bool = False,
+    kinds: Sequence[str] = (UNORDERED,),
     seconds: float = SECONDS,
     rate: int = RATE,
     workers: int = 1,
@@ -122,13 +151,21 @@ async def stream(
         watching = await asyncpg.connect(dsn)
         async with AsyncExitStack() as stack:
             processes = [
-                await stack.enter_async_context(worker_process(dsn, bus.config.namespace, ordered=ordered))
+                await stack.enter_async_context(worker_process(dsn, bus.config.namespace, kinds=kinds))
                 for _ in range(workers)
             ]
             pids = [process.pid for process in processes]
             publishers = [
                 asyncio.create_task(
-                    publish(bus, connection, first=n, count=total // CONNECTIONS, sent=sent, rate=rate, keyed=ordered)
+                    publish(
+                        bus,
+                        connection,
+                        first=n,
+                        count=total // CONNECTIONS,
+                        sent=sent,
+                        rate=rate,
+                        keyed=ORDERED in kinds,
+                    )
                 )
                 for n, connection in enumerate(connections)
             ]
@@ -142,30 +179,46 @@ async def stream(
             took, ended_at = time.perf_counter() - began, time.time()
             await asyncio.gather(*publishers)
             await asyncio.sleep(0.5)
-            handled: dict[int, float] = {}
+            handled: dict[str, dict[int, float]] = {kind: {} for kind in kinds}
             for process in processes:
                 process.terminate()
                 assert process.stdout
-                handled |= {int(number): at for number, at in json.loads(await process.stdout.read()).items()}
+                for kind, when in json.loads(await process.stdout.read()).items():
+                    handled[kind] |= {int(number): at for number, at in when.items()}
         for connection in [*connections, watching]:
             await connection.close()
-    times = [1000 * (handled.get(number, ended_at + 1) - sent[number]) for number in range(total // 4, total)]
     server, worker = (1_000_000 * (late - early) / (rate * took) for early, late in zip(earlier, later, strict=True))
-    handled_rate = sum(began_at <= at < ended_at for at in handled.values()) / took
-    return Stream(server, worker, median(times), quantile(times, 0.99), handled_rate)
+    heard = {kind: _heard(sent, handled[kind], rate=rate, between=(began_at, ended_at)) for kind in kinds}
+    return Stream(server, worker, heard)
+
+
+def _heard(sent: Sequence[float], handled: Mapping[int, float], *, rate: int, between: tuple[float, float]) -> Heard:
+    began_at, ended_at = between
+    # What was never handled, was at least not within this time.
+    times = [1000 * (handled.get(number, ended_at + 1) - at) for number, at in enumerate(sent)]
+    warm = times[int(rate * WARM_UP) :]
+    minutes = [warm[first : first + 60 * rate] for first in range(0, len(warm), 60 * rate)]
+    return Heard(
+        median(warm),
+        quantile(warm, 0.99),
+        max(warm),
+        sum(began_at <= at < ended_at for at in handled.values()) / (ended_at - began_at),
+        [quantile(minute, 0.99) for minute in minutes],
+    )
 
 
 async def main(dsn: str) -> list[Figure]:
     found = await stream(dsn)
+    heard = found.heard[UNORDERED]
     return [
         Figure(
             "W3",
             f"paced {RATE:,} events/s: CPU of the consumer's side",
-            [found.server + found.worker],
+            [found.cpu],
             "us/event",
             digits=0,
             goal=at_most(300),
-            note=f"server {found.server:.0f}, worker {found.worker:.0f}; from COMMIT to handler p50 {found.p50:.1f} "
-            f"and p99 {found.p99:.1f} ms",
+            note=f"server {found.server:.0f}, worker {found.worker:.0f}; from COMMIT to handler p50 {heard.p50:.1f} "
+            f"and p99 {heard.p99:.1f} ms",
         )
     ]
