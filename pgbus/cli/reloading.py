@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from asyncio.subprocess import Process
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 
 from pgbus.cli.group import fail
 from pgbus.cli.signals import heed_signals
-from pgbus.cli.supervisor import start_copy
+from pgbus.cli.supervisor import ask_to_end, start_copy
 
 _log = logging.getLogger("pgbus.reload")
 
@@ -44,20 +42,15 @@ async def _reload(command: Sequence[str], *, directory: Path) -> None:
 
     def stop() -> None:
         stopping.set()
-        _terminate(child)
+        ask_to_end(child)
 
     heed_signals(stop)
     sources = watchfiles.PythonFilter(extra_extensions=(".toml", ".yaml", ".yml"))
     async for changes in watchfiles.awatch(directory, watch_filter=sources, stop_event=stopping):
         _log.info("restarting for %s", ", ".join(sorted({Path(path).name for _, path in changes})))
-        _terminate(child)
+        ask_to_end(child)
         await child.wait()
         if stopping.is_set():
             break
         child = await start_copy(command)
     await child.wait()
-
-
-def _terminate(child: Process) -> None:
-    with suppress(ProcessLookupError):
-        child.terminate()

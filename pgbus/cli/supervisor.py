@@ -41,6 +41,15 @@ async def start_copy(command: Sequence[str], *, number: int = 1) -> Process:
     )
 
 
+def ask_to_end(child: Process) -> None:
+    """Send it SIGTERM, if it has not ended."""
+    # Not by its own method: before Python 3.13 that polls, and may so take the exit code from the loop that waits for
+    # it, which then reports 255.
+    if child.returncode is None:
+        with suppress(ProcessLookupError):
+            os.kill(child.pid, signal.SIGTERM)
+
+
 def copy_number() -> int:
     """Return the number of this copy, from 1 on; 0 if there is no supervisor."""
     return int(os.environ.get(_NUMBER, 0))
@@ -76,8 +85,7 @@ class _Supervisor:
     def _stop(self) -> None:
         self._stopping.set()
         for child in self._children:
-            with suppress(ProcessLookupError):
-                child.send_signal(signal.SIGTERM)
+            ask_to_end(child)
 
     async def _keep_one(self, number: int) -> None:
         delay = _FIRST_DELAY
@@ -104,7 +112,7 @@ class _Supervisor:
         self._children.add(child)
         try:
             if self._stopping.is_set():
-                child.terminate()
+                ask_to_end(child)
             return await child.wait()
         finally:
             self._children.discard(child)
