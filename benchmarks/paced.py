@@ -44,7 +44,7 @@ async def _nothing(_: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """What one listener heard: times from COMMIT to handler in milliseconds, and events handled per second."""
+    """The stream at one listener: times from COMMIT to handler in milliseconds, and events handled per second."""
 
     p50: float
     p99: float
@@ -56,7 +56,7 @@ class Heard:
 
 @dataclass(frozen=True, slots=True)
 class Stream:
-    """CPU per event in microseconds, and what the listeners heard."""
+    """CPU per event in microseconds, and the stream at each listener, by its kind."""
 
     server: float
     worker: float
@@ -64,7 +64,7 @@ class Stream:
 
     @property
     def cpu(self) -> float:
-        """Of the consumer's side."""
+        """The CPU of the consumer's side per event."""
         return self.server + self.worker
 
 

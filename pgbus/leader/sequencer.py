@@ -37,11 +37,10 @@ logger = logging.getLogger("pgbus")
 # Seconds between looks while a publisher is about to commit without a NOTIFY, and how often before its slot is left.
 CONTENDED_PAUSE = 0.002
 CONTENDED_LOOKS = 20
-# Seconds between looks under load: at least, at most, and for each event per second that comes above the base.
+# Seconds between looks under load: at least, at most, and for each event per second.
 LINGER = 0.002
 LINGER_LIMIT = 0.010
-LINGER_PER_RATE = 0.000_004
-LINGER_BASE = 500.0
+LINGER_PER_RATE = 0.000_002
 # Seconds of the past that the rate of events is averaged over: several bursts of publishers that keep step.
 MEMORY = 0.020
 # Seconds between looks at slots that long transactions keep: the first, and the longest.
@@ -69,7 +68,7 @@ class Arrivals:
     @property
     def linger(self) -> float:
         """Seconds to wait for more of them: a look costs the same for one as for twenty."""
-        return min(LINGER_LIMIT, max(LINGER, (self.rate - LINGER_BASE) * LINGER_PER_RATE))
+        return min(LINGER_LIMIT, max(LINGER, self.rate * LINGER_PER_RATE))
 
     @property
     def are_steady(self) -> bool:
