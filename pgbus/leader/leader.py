@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from typing import Protocol
+from collections.abc import Coroutine
+from typing import Any, Protocol
 
 from pgbus.aio.tasks import end_tasks
 from pgbus.config import Config
@@ -67,12 +68,15 @@ class Leader:
         neighbours: Neighbours,
         company: Company,
         slumber: Slumber,
+        store: Store,
     ) -> None:
         self._config = config
         self._telemetry = telemetry
         self._neighbours = neighbours
         self._company = company
         self._slumber = slumber
+        # The worker's, on its pool.
+        self._store = store
         # Both are set while we lead, by `_do_duties` alone.
         self._session: Session | None = None
         self._sequencer: Sequencer | None = None
@@ -136,6 +140,7 @@ class Leader:
         )
         maintenance = Maintenance(
             session.store,
+            pool=self._store,
             config=self._config,
             telemetry=self._telemetry,
             worker_id=worker_id,
@@ -149,19 +154,27 @@ class Leader:
         logger.info("leading")
         self._telemetry.emit(LeaderChanged(leads=True))
         beat = _beat(session, sequencer, worker_id, is_noted=is_noted)
-        works = (sequencer.run(), maintenance.run(), beat, _end_with(session))
-        duties = [asyncio.create_task(work) for work in works]
         try:
-            # None of them ends by itself while all is well, but the sequencer when another one has led in our sleep.
-            # With the first one that does, leading ends as a whole: a leader that sequences and does no maintenance,
-            # say, would keep the lock from one that does both.
-            done, _ = await asyncio.wait(duties, return_when=asyncio.FIRST_COMPLETED)
-            for duty in done:
-                duty.result()
+            await _until_one_ends(sequencer.run(), maintenance.run(), maintenance.search(), beat, _end_with(session))
         finally:
-            await end_tasks(*duties)
             self._session = self._sequencer = None
             self._telemetry.emit(LeaderChanged(leads=False))
+
+
+async def _until_one_ends(*works: Coroutine[Any, Any, None]) -> None:
+    """Run the duties of a leader until the first of them ends, which ends the others; raises its error.
+
+    None of them ends by itself while all is well, but the sequencer when another one has led in our sleep. With the
+    first one that does, leading ends as a whole: a leader that sequences and does no maintenance, say, would keep the
+    lock from one that does both.
+    """
+    duties = [asyncio.create_task(work) for work in works]
+    try:
+        done, _ = await asyncio.wait(duties, return_when=asyncio.FIRST_COMPLETED)
+        for duty in done:
+            duty.result()
+    finally:
+        await end_tasks(*duties)
 
 
 async def _end_with(session: Session) -> None:

@@ -6,13 +6,13 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
 from typing import Protocol, TypeVar
 
 from pgbus.aio.clock import now
 from pgbus.config import Config
-from pgbus.database.faults import LockNotAvailable, ObjectInUse, QueryCancelled
+from pgbus.database.faults import LockNotAvailable, ObjectInUse, QueryCancelled, is_passing
 from pgbus.database.statements import deliveries, maintenance, schedules
 from pgbus.database.store import Store
 from pgbus.telemetry import ClaimsFreed, Telemetry
@@ -33,9 +33,8 @@ MAX_CRASHES = 5
 # Rows of one statement: the sequencer waits for it.
 PRUNE_BATCH = 10_000
 FREE_BATCH = 1_000
-# Seconds between looks for lost claims from the bottom, at least. They find claims whose leases ran out while a
-# transactional handler had locked them: a lock needs no lease.
-BOTTOM_INTERVAL = 10.0
+# Seconds between searches for overdue claims, at least.
+SEARCH_INTERVAL = 10.0
 # Thousands of calls may come each second, and must be deleted as fast. In small batches: the sequencer uses the same
 # session, and waits for each statement.
 CALLS_INTERVAL = 10.0
@@ -44,7 +43,7 @@ SMALL_BATCHES = 20
 
 
 class Maintenance:
-    """Runs on the leader's session, between statements of the sequencer.
+    """Runs on the leader's session, between statements of the sequencer; what takes long, on the pool.
 
     `returned_at`: when our own worker had a session again after it had lost one, by the engine's clock. `turn` is held
     over each round: who holds it has the session for himself, or lets the bus sleep.
@@ -54,6 +53,7 @@ class Maintenance:
         self,
         store: Store,
         *,
+        pool: Store,
         config: Config,
         telemetry: Telemetry,
         worker_id: int,
@@ -64,6 +64,7 @@ class Maintenance:
         turn: asyncio.Lock,
     ) -> None:
         self._store = store
+        self._pool = pool
         self._config = config
         self._telemetry = telemetry
         self._worker_id = worker_id
@@ -82,7 +83,8 @@ class Maintenance:
         self._absent_from_schedules: frozenset[int] = frozenset()
         # Claims whose lease ended before this were looked at; the scan begins here, above their dead rows.
         self._lease_floor = -math.inf
-        self._bottom_at = 0.0
+        # Those among them that a search has found since.
+        self._overdue: Sequence[int] = ()
         self._calls_at = self._chores_at = -math.inf
 
     async def run(self) -> None:
@@ -93,6 +95,30 @@ class Maintenance:
             async with self._turn:
                 await self._do_round(frees=now() >= all_are_back_at)
             await asyncio.sleep(CLAIMS_INTERVAL)
+
+    async def search(self) -> None:
+        """Look for claims whose leases ended below the floor, until cancelled.
+
+        They ran out while a transactional handler had locked them, as a lock needs no lease, or before they had
+        committed. While someone holds a snapshot, this reads the dead rows of all claims: the sequencer does not wait.
+        """
+        pause = SEARCH_INTERVAL
+        while True:
+            await asyncio.sleep(pause)
+            async with self._turn:
+                pass  # The bus is awake.
+            began = time.monotonic()
+            await self._find_overdue()
+            took = time.monotonic() - began
+            pause = deliveries.pause_after_scan(took, least=SEARCH_INTERVAL) - took
+
+    async def _find_overdue(self) -> None:
+        try:
+            self._overdue = await deliveries.find_overdue_claims(self._pool, before=self._lease_floor, batch=FREE_BATCH)
+        except Exception as error:
+            if not is_passing(error):
+                raise
+            logger.info("the search for overdue claims is postponed: %s", error)
 
     async def _do_round(self, *, frees: bool) -> None:
         if frees:
@@ -128,26 +154,23 @@ class Maintenance:
 
     async def _free_claims(self) -> bool:
         """Free the claims of dead workers; whether there are claimed runs to look at, too."""
-        began = time.monotonic()
-        from_bottom = began >= self._bottom_at
-        all_leases = from_bottom or bool(self._absent - self._freed)
+        overdue, self._overdue = self._overdue, ()
         look = await deliveries.free_claims(
             self._store,
             absent=self._absent,
             max_crashes=MAX_CRASHES,
-            lease_floor=-math.inf if from_bottom else self._lease_floor,
-            all_leases=all_leases,
+            lease_floor=self._lease_floor,
+            overdue=overdue,
+            # At first also those of workers that are not registered any more.
+            all_leases=self._lease_floor == -math.inf or bool(self._absent - self._freed),
             batch=FREE_BATCH,
         )
         # Who lives again, and dies, is looked for once more.
         self._freed = look.absent & (self._absent if look.is_done else self._freed)
-        if from_bottom:
-            self._bottom_at = began + deliveries.pause_after_scan(time.monotonic() - began, least=BOTTOM_INTERVAL)
         self._absent = look.absent
-        self._lease_floor = look.looked_at
-        # There may be more of them below the floor, which has moved on.
-        if look.freed >= FREE_BATCH:
-            self._bottom_at = 0.0
+        # Else there may be more of them.
+        if look.freed < FREE_BATCH:
+            self._lease_floor = look.looked_at
         if look.freed:
             logger.warning("freed %d claims of workers that died", look.freed)
             self._telemetry.emit(ClaimsFreed(look.freed))

@@ -53,6 +53,8 @@ class Leases:
             await deliveries.forfeit_claims(store, await self._forgotten(store), worker_id=worker_id)
 
     async def _forgotten(self, store: Store) -> set[UUID]:
+        # In flight before the look, and perhaps settled by the time that the answer is here.
+        known = {held.claim.token for held in self._runners.held_claims}
         claimed = await deliveries.find_own_claims(store, worker_id=self._membership.claimant())
-        # Known is asked for last: by then we know of every claim that we asked for before the look.
-        return claimed - self._runners.tokens
+        # Asked for last: by then we know of every claim that we asked for before the look.
+        return claimed - known - self._runners.tokens

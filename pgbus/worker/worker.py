@@ -288,7 +288,9 @@ class Worker:
             runners=runners,
             server=server,
             tasks=self._make_tasks(store, change),
-            leader=Leader(config, telemetry=telemetry, neighbours=runners, company=membership, slumber=self._slumber),
+            leader=Leader(
+                config, telemetry=telemetry, neighbours=runners, company=membership, slumber=self._slumber, store=store
+            ),
             slumber=self._slumber,
             change=change,
         )

@@ -5,6 +5,7 @@ All indexes look as if they had no entries then, and the planner takes the one w
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator
 
 import psycopg
@@ -54,6 +55,24 @@ async def test_a_claim_in_all_lanes_reads_no_claim_that_is_over(plans: Plans) ->
     plan = await claim(plans, 1, limit=10_000, floor=0, lane_floors=[DELIVERIES + 1] * LANES)
     assert await plans.connection.fetchval(CLAIMED) == LANES
     assert plan.pages < 50 * LANES
+
+
+async def test_a_look_for_lost_claims_reads_none_that_is_over(plans: Plans) -> None:
+    """Those that a search has found below its floor, it knows by their ids."""
+    terms: dict[str, object] = {"absent": [], "max_crashes": 5, "batch": 1_000, "work_channel": "pgbus_work"}
+    overdue = await plans.connection.fetch(
+        """
+        UPDATE pgbus.deliveries
+        SET claim_token = gen_random_uuid(), worker_id = 1, lease_expires_at = now() - INTERVAL '1 day'
+        WHERE lane < 10
+        RETURNING id
+        """
+    )
+    plan = await plans.explain(
+        "free_claims", **terms, overdue=[row["id"] for row in overdue], lease_floor=time.time() + 60, all_leases=False
+    )
+    assert await plans.connection.fetchval(CLAIMED) == 0
+    assert plan.pages < 1_500
 
 
 async def test_a_look_for_what_is_left_in_lanes_reads_no_lane_of_an_ordered_listener(plans: Plans) -> None:

@@ -282,9 +282,11 @@ async def test_freeing_and_finding_claims_looks_only_at_claims(plans: Plans) -> 
     )
     await plans.connection.execute("SELECT pg_advisory_xact_lock(hashtext('pgbus.worker'), 1)")
     terms: dict[str, object] = {"absent": [2], "max_crashes": 5, "batch": 1_000, "work_channel": "pgbus_work"}
+    terms |= {"overdue": []}
     free = await plans.explain("free_claims", lease_floor=-math.inf, all_leases=True, **terms)
     own = await plans.explain("find_own_claims", worker_id=1)
-    for plan in (free, own):
+    overdue = await plans.explain("find_overdue_claims", before=time.time(), batch=1_000)
+    for plan in (free, own, overdue):
         assert "deliveries_claimed" in plan.indexes
         assert plan.pages < 2_000
         assert plan.steps < 5_000

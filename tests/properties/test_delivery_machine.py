@@ -172,17 +172,28 @@ class DeliveryMachine(RuleBasedStateMachine):
     def _backfill(self, batch: int, run: int) -> bool:
         return self.run(sequencer.backfill_listener(self.store, batch=batch, run=run)).were_behind
 
-    @rule()
-    def free_claims(self) -> None:
-        self._free_claims()
+    @rule(searches=st.booleans())
+    def free_claims(self, searches: bool) -> None:
+        self._free_claims(searches=searches)
 
-    def _free_claims(self) -> None:
+    def _free_claims(self, *, searches: bool = False) -> None:
         """Afterwards nobody who is dead, or whose lease ran out, has a claim."""
         absent: frozenset[int] = frozenset()
+        overdue: list[int] = []
+        floor = -math.inf
+        if searches:
+            floor = self.run(self.connection.fetchval("SELECT extract(epoch FROM clock_timestamp())::float8"))
+            overdue = self.run(deliveries.find_overdue_claims(self.store, before=floor, batch=1_000))
         for _ in range(2):  # the first look only notes who is absent
             look = self.run(
                 deliveries.free_claims(
-                    self.store, absent=absent, max_crashes=5, lease_floor=-math.inf, all_leases=True, batch=1_000
+                    self.store,
+                    absent=absent,
+                    max_crashes=5,
+                    lease_floor=floor,
+                    overdue=overdue,
+                    all_leases=True,
+                    batch=1_000,
                 )
             )
             absent = look.absent

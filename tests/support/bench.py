@@ -134,7 +134,12 @@ async def crash(bench: Bench, *, lease_floor: float = -math.inf) -> tuple[int, l
 
 
 async def free(
-    bench: Bench, *, absent: Collection[int] = (), lease_floor: float = -math.inf, all_leases: bool = True
+    bench: Bench,
+    *,
+    absent: Collection[int] = (),
+    lease_floor: float = -math.inf,
+    overdue: Collection[int] = (),
+    all_leases: bool = True,
 ) -> deliveries.Freeing:
     """One look for the claims of dead workers."""
     return await deliveries.free_claims(
@@ -142,6 +147,7 @@ async def free(
         absent=absent,
         max_crashes=MAX_CRASHES,
         lease_floor=lease_floor,
+        overdue=overdue,
         all_leases=all_leases,
         batch=100,
     )

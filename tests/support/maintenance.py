@@ -22,8 +22,10 @@ def make_maintenance(
     wake_listeners: Callable[[Iterable[int]], None] = lambda _: None,
 ) -> Maintenance:
     """Maintenance that is the caller's to run; the next event goes to this partition of the log."""
+    store = Store(connection, namespace="pgbus")
     return Maintenance(
-        Store(connection, namespace="pgbus"),
+        store,
+        pool=store,
         config=config,
         telemetry=Telemetry(),
         worker_id=0,

@@ -525,6 +525,7 @@ WHERE d.id = h.id
 -- becomes a dead letter. With `lease_floor` the scan skips dead rows, which a long-running snapshot keeps in the table.
 -- Without `all_leases` it ends at those that end now: then it reads the claims of a moment, and not all of one lease's
 -- duration, and finds no claim of an absent worker. With it, `is_done` says whether none is left that someone had locked.
+-- `overdue` are claims below the floor, by id, as `find_overdue_claims` has found them.
 --
 -- A row that a transactional handler has locked is skipped, though its lease has expired: the handler lives, or its
 -- session is about to end, and with it the lock. A row whose lease was extended since this snapshot is compared again
@@ -553,10 +554,16 @@ WITH live AS MATERIALIZED (
                AND d.worker_id IN (SELECT a.worker_id FROM absent AS a)))
     LIMIT CAST(:batch AS bigint)
     FOR UPDATE SKIP LOCKED
+), overdue AS MATERIALIZED (
+    SELECT d.id
+    FROM pgbus.deliveries AS d
+    WHERE d.id = ANY (CAST(:overdue AS bigint[]))
+      AND d.claim_token IS NOT NULL
+      AND d.lease_expires_at < now()
+    FOR UPDATE SKIP LOCKED
 ), freed AS (
     DELETE FROM pgbus.deliveries AS d
-    USING lost AS l
-    WHERE d.id = l.id
+    WHERE d.id = ANY (ARRAY(SELECT l.id FROM lost AS l UNION SELECT o.id FROM overdue AS o))
     RETURNING d.listener_id, d.lane, d.first, d.last, d.events, d.positions, d.attempt, d.crashes + 1 AS crashes,
               d.worker_id, d.last_error
 ), dead AS (
@@ -607,6 +614,15 @@ SELECT w.freed, w.listener_ids, (SELECT array_agg(a.worker_id) FROM absent AS a)
             THEN pg_notify(CAST(:work_channel AS text), 'reload') END AS told,
        CAST(extract(epoch FROM now()) AS double precision) AS looked_at
 FROM woken AS w
+
+-- name: find_overdue_claims
+-- Claims whose leases ended before an instant: below the floor of `free_claims`, which has left them because someone had
+-- locked them, or has not seen them, as they had not committed. Reads the dead rows of all claims that a snapshot keeps.
+SELECT d.id
+FROM pgbus.deliveries AS d
+WHERE d.claim_token IS NOT NULL
+  AND d.lease_expires_at < to_timestamp(CAST(:before AS double precision))
+LIMIT CAST(:batch AS bigint)
 
 -- name: count_untried
 -- The number of due events, published up to an instant (NULL: up to now), that these listeners have not tried yet; and

@@ -100,6 +100,9 @@ LEFT JOIN delivered AS d ON d.claim_token IS NOT NULL
 -- The first row is the snapshot; then come the rows that were read, or the event that was moved, which has an `xid`, once
 -- for each delivery that is `claimed`. Of each guess, by its number: topic and ancestors, deliveries, and what to tell
 -- other workers.
+--
+-- The event's id is a value, for which only the primary key will do. For the join alone the planner would read the whole
+-- table, once vacuum has counted that hardly a row lives: all of its dead ones, while someone holds a snapshot.
 WITH found AS MATERIALIZED (
     SELECT o.id, o.topic, o.ancestors,
            CASE WHEN CAST(:hashes AS boolean) THEN hashtext(COALESCE(o.key, CAST(o.event_id AS text))) END AS hash,
@@ -121,6 +124,7 @@ WITH found AS MATERIALIZED (
     DELETE FROM pgbus.outbox AS o
     USING guessed AS g
     WHERE o.id = g.id
+      AND o.id = (SELECT min(f.id) FROM found AS f)
     RETURNING o.id, o.event_id, o.topic, o.ancestors, o.key, o.payload, o.headers, o.published_at, o.published_by,
               g.hash, g.number
 ), logged AS (

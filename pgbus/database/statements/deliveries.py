@@ -248,18 +248,27 @@ async def forfeit_claims(store: Store, tokens: Collection[UUID], *, worker_id: i
 
 
 async def free_claims(
-    store: Store, *, absent: Collection[int], max_crashes: int, lease_floor: float, all_leases: bool, batch: int
+    store: Store,
+    *,
+    absent: Collection[int],
+    max_crashes: int,
+    lease_floor: float,
+    overdue: Collection[int],
+    all_leases: bool,
+    batch: int,
 ) -> Freeing:
     """Take back up to `batch` claims whose leases ran out, at `lease_floor` or later, and those of `absent` workers.
 
     These are workers that the look before this one found without a session; who has one now keeps its claims. They
-    are looked for among `all_leases` only: else this reads none but those that ran out.
+    are looked for among `all_leases` only: else this reads none but those that ran out. `overdue`: ids of claims below
+    the floor, which it frees, too.
     """
     row = await store.fetch_one(
         "free_claims",
         absent=list(absent),
         max_crashes=max_crashes,
         lease_floor=lease_floor,
+        overdue=list(overdue),
         all_leases=all_leases,
         batch=batch,
         work_channel=store.work_channel,
@@ -272,6 +281,11 @@ async def free_claims(
         has_runs=row["has_runs"],
         looked_at=row["looked_at"],
     )
+
+
+async def find_overdue_claims(store: Store, *, before: float, batch: int) -> list[int]:
+    """The ids of up to `batch` claims whose leases ended before this instant, in seconds since 1970."""
+    return [row["id"] for row in await store.fetch("find_overdue_claims", before=before, batch=batch)]
 
 
 async def count_untried(store: Store, *, listener_names: Sequence[str], until: datetime | None) -> Untried:

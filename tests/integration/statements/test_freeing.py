@@ -18,7 +18,7 @@ def woken() -> list[int]:
 
 @pytest.fixture
 async def maintenance(bench: Bench, woken: list[int]) -> Maintenance:
-    """A leader's, after its first scan from the bottom, which found nothing."""
+    """A leader's, after its first look, which found nothing."""
     maintenance = make_maintenance(bench.connection, config=pgbus.Config(), wake_listeners=woken.extend)
     await maintenance._free_claims()
     return maintenance
@@ -77,20 +77,64 @@ async def test_a_worker_whose_claims_are_free_is_not_looked_for_again_until_it_h
     assert woken == [listener_id]
 
 
-@pytest.mark.parametrize("is_locked", [True, False])
 async def test_claims_that_run_out_are_freed_though_their_worker_was_done_with(
-    bench: Bench, other: Bench, maintenance: Maintenance, woken: list[int], is_locked: bool
+    bench: Bench, maintenance: Maintenance, woken: list[int]
 ) -> None:
     await dead_worker(bench)
     for _ in range(2):
         await maintenance._free_claims()
     listener_id, _ = await claimed(bench)
     await bench.connection.execute("UPDATE pgbus.deliveries SET lease_expires_at = clock_timestamp()")
-    async with other.connection.transaction():
-        if is_locked:
-            await other.fetch("SELECT id FROM pgbus.deliveries FOR UPDATE")
-        await maintenance._free_claims()
-        assert woken == ([] if is_locked else [listener_id])
-    maintenance._bottom_at = 0.0  # a scan from the bottom is due
     await maintenance._free_claims()
     assert woken == [listener_id]
+
+
+async def test_claims_that_ran_out_while_they_were_locked_are_freed_after_a_search(
+    bench: Bench, other: Bench, maintenance: Maintenance, woken: list[int]
+) -> None:
+    listener_id, _ = await claimed(bench)
+    await bench.connection.execute("UPDATE pgbus.deliveries SET lease_expires_at = clock_timestamp()")
+    async with other.connection.transaction():
+        await other.fetch("SELECT id FROM pgbus.deliveries FOR UPDATE")
+        await maintenance._free_claims()
+        await maintenance._find_overdue()
+        await maintenance._free_claims()
+        assert woken == []
+    await maintenance._free_claims()
+    assert woken == [], "it lies below the floor"
+    await maintenance._find_overdue()
+    await maintenance._free_claims()
+    assert woken == [listener_id]
+
+
+async def test_what_a_search_has_found_is_left_alone_if_it_is_kept_or_free_by_now(
+    bench: Bench, maintenance: Maintenance, woken: list[int]
+) -> None:
+    await claimed(bench)
+    await bench.connection.execute("UPDATE pgbus.deliveries SET lease_expires_at = now() - interval '1 s'")
+    await maintenance._find_overdue()
+    await bench.connection.execute("UPDATE pgbus.deliveries SET lease_expires_at = now() + interval '1 hour'")
+    await maintenance._free_claims()
+    await bench.connection.execute("UPDATE pgbus.deliveries SET lease_expires_at = now() - interval '1 s'")
+    await maintenance._find_overdue()
+    await bench.connection.execute(
+        "UPDATE pgbus.deliveries SET claim_token = NULL, worker_id = NULL, lease_expires_at = NULL"
+    )
+    await maintenance._free_claims()
+    assert woken == []
+    assert await bench.deliveries("crashes") == [(0,)]
+
+
+async def test_more_claims_than_a_look_frees_are_freed_by_the_looks_after_it(
+    bench: Bench, maintenance: Maintenance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pgbus.leader.maintenance.FREE_BATCH", 2)
+    listener_id = await bench.rows.listener("mail", "**")
+    await bench.log(*range(1, 6))
+    for position in range(1, 6):
+        await bench.rows.delivery(listener_id, position)
+    await bench.claim(listener_id)
+    await bench.connection.execute("UPDATE pgbus.deliveries SET lease_expires_at = clock_timestamp()")
+    for left in (3, 1, 0):
+        await maintenance._free_claims()
+        assert await bench.fetch("SELECT count(*) FROM pgbus.deliveries WHERE claim_token IS NOT NULL") == [(left,)]
