@@ -44,17 +44,19 @@ class Leases:
 
     async def return_forgotten(self, store: Store) -> None:
         """Release claims of this worker in the database that it does not know, because an answer was lost."""
-        if (worker_id := self._membership.claimant()) and (forgotten := await self._forgotten(store)):
-            await deliveries.return_claims(store, forgotten, worker_id=worker_id)
+        if forgotten := await self._forgotten(store):
+            await deliveries.return_claims(store, forgotten)
 
     async def forfeit_forgotten(self, store: Store) -> None:
         """Free unknown claims as a dead worker's, which counts against their events: they may have caused a failure."""
-        if worker_id := self._membership.claimant():
-            await deliveries.forfeit_claims(store, await self._forgotten(store), worker_id=worker_id)
+        if forgotten := await self._forgotten(store):
+            await deliveries.forfeit_claims(store, forgotten)
 
-    async def _forgotten(self, store: Store) -> set[UUID]:
-        # In flight before the look, and perhaps settled by the time that the answer is here.
-        known = {held.claim.token for held in self._runners.held_claims}
-        claimed = await deliveries.find_own_claims(store, worker_id=self._membership.claimant())
+    async def _forgotten(self, store: Store) -> dict[int, UUID]:
+        """Claims that are not known; most of them were settled during the look, and nothing of them is left."""
+        if not (worker_id := self._membership.claimant()):
+            return {}
+        claims = await deliveries.find_own_claims(store, worker_id=worker_id)
         # Asked for last: by then we know of every claim that we asked for before the look.
-        return claimed - known - self._runners.tokens
+        known = self._runners.tokens
+        return {id_: token for id_, token in claims.items() if token not in known}

@@ -385,7 +385,7 @@ async def test_a_worker_ended_by_an_error_is_dead_for_its_unsettled_claims(
 
         claimed = asyncio.Event()
 
-        async def fail(store: Store, *, worker_id: int) -> set[UUID]:
+        async def fail(store: Store, *, worker_id: int) -> dict[int, UUID]:
             await claimed.wait()
             raise TypeError(f"a fault of code in worker {worker_id}")
 

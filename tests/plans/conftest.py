@@ -3,13 +3,17 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import asyncpg
 import psycopg
 import pytest
 
 from pgbus.database.connections import ENGINE_SETTINGS, settings_sql
+from pgbus.database.statements.deliveries import Claim
+from pgbus.handlers.outcomes import DONE
+from pgbus.listeners.settlement import HeldClaim, settlement
+from pgbus.messages import EventMessage
 from tests.plans.plan import Plan, Plans
 from tests.support import DatabaseServer
 
@@ -181,3 +185,14 @@ async def claim(
         blocking=False,
         left_topics=[],
     )
+
+
+def done(ids: Sequence[int], tokens: Sequence[str]) -> dict[str, object]:
+    events = [EventMessage(topic="shop.sold", raw="{}", event_id=uuid4(), position=n + 1) for n in range(len(ids))]
+    held_claims = []
+    for id_, token, event in zip(ids, tokens, events, strict=True):
+        held = HeldClaim(Claim(id_, UUID(token), 1, None, False, True, event.position or 0, 0.0, 1, [event]), now=0.0)
+        held.end(0, DONE, started=0.0, duration=0.0)
+        held_claims.append(held)
+    values, _, _ = settlement(held_claims, listener_id=3, worker="w", blocking=False)
+    return values

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 import psycopg
 import pytest
 
-from tests.plans.conftest import claim, plans_in
+from tests.plans.conftest import claim, done, plans_in
 from tests.plans.plan import Plans
 from tests.support import DatabaseServer
 
@@ -24,7 +24,7 @@ INSERT INTO pgbus.listeners (listener_name, lanes) VALUES ('ordered', {LANES});
 INSERT INTO pgbus.deliveries (listener_id, lane, first, last, events)
 SELECT 1, n % {LANES}, n, n, 1 FROM generate_series(1, {DELIVERIES}) AS n;
 UPDATE pgbus.deliveries SET claim_token = gen_random_uuid(), worker_id = 1,
-                            lease_expires_at = now() + first / 100 * INTERVAL '30 ms';
+                            lease_expires_at = now() + INTERVAL '1 min' - ({DELIVERIES} - first) * INTERVAL '12 ms';
 DELETE FROM pgbus.deliveries;
 """
 OWED = f"""
@@ -57,22 +57,56 @@ async def test_a_claim_in_all_lanes_reads_no_claim_that_is_over(plans: Plans) ->
     assert plan.pages < 50 * LANES
 
 
-async def test_a_look_for_lost_claims_reads_none_that_is_over(plans: Plans) -> None:
-    """Those that a search has found below its floor, it knows by their ids."""
-    terms: dict[str, object] = {"absent": [], "max_crashes": 5, "batch": 1_000, "work_channel": "pgbus_work"}
-    overdue = await plans.connection.fetch(
-        """
+async def make_claims(plans: Plans, *, lease: str) -> dict[str, object]:
+    rows = await plans.connection.fetch(
+        f"""
         UPDATE pgbus.deliveries
-        SET claim_token = gen_random_uuid(), worker_id = 1, lease_expires_at = now() - INTERVAL '1 day'
+        SET claim_token = gen_random_uuid(), worker_id = 1, lease_expires_at = now() + INTERVAL '{lease}'
         WHERE lane < 10
-        RETURNING id
+        RETURNING id, claim_token
         """
     )
-    plan = await plans.explain(
-        "free_claims", **terms, overdue=[row["id"] for row in overdue], lease_floor=time.time() + 60, all_leases=False
-    )
+    return {"delivery_ids": [row["id"] for row in rows], "claim_tokens": [str(row["claim_token"]) for row in rows]}
+
+
+@pytest.mark.parametrize("name", ["extend_leases", "find_our_claims", "return_claims", "forfeit_claims"])
+async def test_claims_that_are_known_are_looked_up_by_their_ids(plans: Plans, name: str) -> None:
+    claims = await make_claims(plans, lease="1 min")
+    plan = await plans.explain(name, **claims, lease=60.0, work_channel="pgbus_work")
+    assert "deliveries_pkey" in plan.indexes
+    assert "deliveries_claimed" not in plan.indexes
+    assert plan.pages < 10 * 25
+
+
+async def test_claims_are_settled_by_their_ids(plans: Plans) -> None:
+    claims = await make_claims(plans, lease="1 min")
+    ids, tokens = claims["delivery_ids"], claims["claim_tokens"]
+    for name in ("settle_done", "settle_deliveries"):
+        plan = await plans.explain(name, **done(ids[:5], tokens[:5]))  # type: ignore[index]
+        ids, tokens = ids[5:], tokens[5:]  # type: ignore[index]
+        assert "deliveries_pkey" in plan.indexes
+        assert "deliveries_claimed" not in plan.indexes
+        assert plan.pages < 300
+
+
+async def test_a_look_for_lost_claims_reads_none_that_was_over_before_it(plans: Plans) -> None:
+    """Those that a search has found below its floor, it knows by their ids."""
+    claims = await make_claims(plans, lease="-1 day")
+    terms: dict[str, object] = {"absent": [], "max_crashes": 5, "batch": 1_000, "work_channel": "pgbus_work"}
+    terms |= {"lease_floor": time.time() + 60, "all_leases": False}
+    nothing = await plans.explain("free_claims", **terms, overdue=[])
+    assert nothing.pages < 50
+    plan = await plans.explain("free_claims", **terms, overdue=claims["delivery_ids"])
     assert await plans.connection.fetchval(CLAIMED) == 0
-    assert plan.pages < 1_500
+    assert plan.pages < 10 * 25
+
+
+async def test_a_look_for_the_claims_of_a_worker_reads_those_of_one_lease(plans: Plans) -> None:
+    await make_claims(plans, lease="30 s")
+    own = await plans.explain("find_own_claims", worker_id=1)
+    every = await plans.explain("find_overdue_claims", before=time.time() + 100, batch=1_000)
+    assert own.indexes == every.indexes == {"deliveries_claimed"}
+    assert own.pages < every.pages / 5
 
 
 async def test_a_look_for_what_is_left_in_lanes_reads_no_lane_of_an_ordered_listener(plans: Plans) -> None:

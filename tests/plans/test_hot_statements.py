@@ -9,15 +9,11 @@ import math
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 from pgbus.admin import EventFilter
-from pgbus.database.statements.deliveries import Claim
 from pgbus.database.statements.inspection import parameters
-from pgbus.handlers.outcomes import DONE
-from pgbus.listeners.settlement import HeldClaim, settlement
-from pgbus.messages import EventMessage
-from tests.plans.conftest import DEAD, DUE_FLOOR, FIRST_OWED, SECOND_PARTITION, claim
+from tests.plans.conftest import DEAD, DUE_FLOOR, FIRST_OWED, SECOND_PARTITION, claim, done
 from tests.plans.plan import Plan, Plans
 
 
@@ -62,17 +58,6 @@ async def hold_claims(plans: Plans, count: int, *, worker: int = 1) -> tuple[lis
         worker,
     )
     return [row["id"] for row in rows], [str(row["claim_token"]) for row in rows]
-
-
-def done(ids: Sequence[int], tokens: Sequence[str]) -> dict[str, object]:
-    events = [EventMessage(topic="shop.sold", raw="{}", event_id=uuid4(), position=n + 1) for n in range(len(ids))]
-    held_claims = []
-    for id_, token, event in zip(ids, tokens, events, strict=True):
-        held = HeldClaim(Claim(id_, UUID(token), 1, None, False, True, event.position or 0, 0.0, 1, [event]), now=0.0)
-        held.end(0, DONE, started=0.0, duration=0.0)
-        held_claims.append(held)
-    values, _, _ = settlement(held_claims, listener_id=3, worker="w", blocking=False)
-    return values
 
 
 async def test_claim_touches_what_it_claims_and_no_dead_row_below_its_floor(plans: Plans) -> None:

@@ -466,9 +466,9 @@ class DeliveryMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def return_forgotten_claims(self, data: st.DataObject) -> None:
         worker_id = data.draw(st.sampled_from(sorted(self.workers)))
-        tokens = self.run(deliveries.find_own_claims(self.store, worker_id=worker_id))
-        self.run(deliveries.return_claims(self.store, tokens, worker_id=worker_id))
-        assert self.run(deliveries.find_own_claims(self.store, worker_id=worker_id)) == set()
+        claims = self.run(deliveries.find_own_claims(self.store, worker_id=worker_id))
+        self.run(deliveries.return_claims(self.store, claims))
+        assert self.run(deliveries.find_own_claims(self.store, worker_id=worker_id)) == {}
 
     @rule()
     def let_retries_be_due(self) -> None:

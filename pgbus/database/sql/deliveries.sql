@@ -451,8 +451,7 @@ WITH held AS (
 )
 UPDATE pgbus.deliveries AS d
 SET lease_expires_at = now() + CAST(:lease AS double precision) * INTERVAL '1 second'
-FROM held AS h
-WHERE d.id = h.id
+WHERE d.id = ANY (ARRAY(SELECT h.id FROM held AS h))
 RETURNING d.id
 
 -- name: find_our_claims
@@ -466,9 +465,9 @@ WHERE d.id = ANY (CAST(:delivery_ids AS bigint[]))
   )) IS TRUE
 
 -- name: find_own_claims
--- The tokens of a worker's claims. Claims whose leases have expired are left to the leader; without them the scan reads
--- only the dead rows of one lease's duration.
-SELECT DISTINCT d.claim_token
+-- The claims of a worker. Those whose leases have expired are left to the leader; without them the scan reads only the
+-- dead rows of one lease's duration.
+SELECT d.id, d.claim_token
 FROM pgbus.deliveries AS d
 WHERE d.claim_token IS NOT NULL
   AND d.worker_id = CAST(:worker_id AS integer)
@@ -481,15 +480,16 @@ WHERE d.claim_token IS NOT NULL
 WITH lost AS MATERIALIZED (
     SELECT d.id
     FROM pgbus.deliveries AS d
-    WHERE d.claim_token IS NOT NULL
-      AND d.worker_id = CAST(:worker_id AS integer)
-      AND d.claim_token = ANY (CAST(:claim_tokens AS uuid[]))
-      AND d.lease_expires_at > now()
+    WHERE d.id = ANY (CAST(:delivery_ids AS bigint[]))
+      AND ((d.id, d.claim_token) IN (
+          SELECT c.id, c.claim_token
+          FROM unnest(CAST(:delivery_ids AS bigint[]), CAST(:claim_tokens AS uuid[])) AS c (id, claim_token)
+      )) IS TRUE
+      AND (d.lease_expires_at > now()) IS TRUE
     FOR UPDATE SKIP LOCKED
 ), freed AS (
     DELETE FROM pgbus.deliveries AS d
-    USING lost AS l
-    WHERE d.id = l.id
+    WHERE d.id = ANY (ARRAY(SELECT l.id FROM lost AS l))
     RETURNING d.listener_id, d.lane, d.first, d.last, d.events, d.positions, d.attempt, d.crashes, d.last_error
 ), again AS (
     INSERT INTO pgbus.deliveries
@@ -506,16 +506,17 @@ WHERE EXISTS (SELECT 1 FROM freed)
 WITH held AS MATERIALIZED (
     SELECT d.id
     FROM pgbus.deliveries AS d
-    WHERE d.claim_token IS NOT NULL
-      AND d.worker_id = CAST(:worker_id AS integer)
-      AND d.claim_token = ANY (CAST(:claim_tokens AS uuid[]))
-      AND d.lease_expires_at > now()
+    WHERE d.id = ANY (CAST(:delivery_ids AS bigint[]))
+      AND ((d.id, d.claim_token) IN (
+          SELECT c.id, c.claim_token
+          FROM unnest(CAST(:delivery_ids AS bigint[]), CAST(:claim_tokens AS uuid[])) AS c (id, claim_token)
+      )) IS TRUE
+      AND (d.lease_expires_at > now()) IS TRUE
     FOR UPDATE SKIP LOCKED
 )
 UPDATE pgbus.deliveries AS d
 SET lease_expires_at = clock_timestamp()
-FROM held AS h
-WHERE d.id = h.id
+WHERE d.id = ANY (ARRAY(SELECT h.id FROM held AS h))
 
 -- name: free_claims
 -- Free the claims whose lease has expired, and those of workers that have been without a session since the last look,
@@ -526,6 +527,9 @@ WHERE d.id = h.id
 -- Without `all_leases` it ends at those that end now: then it reads the claims of a moment, and not all of one lease's
 -- duration, and finds no claim of an absent worker. With it, `is_done` says whether none is left that someone had locked.
 -- `overdue` are claims below the floor, by id, as `find_overdue_claims` has found them.
+--
+-- `IS TRUE`, here and above, keeps the planner from the index of all claims, which looks empty when vacuum has counted
+-- that few rows live, and may hold all that there ever were.
 --
 -- A row that a transactional handler has locked is skipped, though its lease has expired: the handler lives, or its
 -- session is about to end, and with it the lock. A row whose lease was extended since this snapshot is compared again
@@ -558,8 +562,7 @@ WITH live AS MATERIALIZED (
     SELECT d.id
     FROM pgbus.deliveries AS d
     WHERE d.id = ANY (CAST(:overdue AS bigint[]))
-      AND d.claim_token IS NOT NULL
-      AND d.lease_expires_at < now()
+      AND (d.lease_expires_at < now()) IS TRUE
     FOR UPDATE SKIP LOCKED
 ), freed AS (
     DELETE FROM pgbus.deliveries AS d

@@ -232,19 +232,24 @@ def _names(claims: Sequence[Claim]) -> dict[str, object]:
     return {"delivery_ids": [claim.id for claim in claims], "claim_tokens": [claim.token for claim in claims]}
 
 
-async def find_own_claims(store: Store, *, worker_id: int) -> set[UUID]:
-    """The tokens of a worker's claims, as the database has them."""
-    return {row["claim_token"] for row in await store.fetch("find_own_claims", worker_id=worker_id)}
+async def find_own_claims(store: Store, *, worker_id: int) -> dict[int, UUID]:
+    """A worker's claims, as the database has them: their tokens, by the ids of the deliveries."""
+    return dict(await store.fetch("find_own_claims", worker_id=worker_id))
 
 
-async def return_claims(store: Store, tokens: Collection[UUID], *, worker_id: int) -> None:
-    """Take back a worker's claims that it does not know of; no crash is counted."""
-    await store.fetch("return_claims", worker_id=worker_id, claim_tokens=list(tokens), work_channel=store.work_channel)
+async def return_claims(store: Store, claims: Mapping[int, UUID]) -> None:
+    """Take back claims that their worker does not know of: tokens by delivery ids; no crash is counted."""
+    await store.fetch(
+        "return_claims",
+        delivery_ids=list(claims),
+        claim_tokens=list(claims.values()),
+        work_channel=store.work_channel,
+    )
 
 
-async def forfeit_claims(store: Store, tokens: Collection[UUID], *, worker_id: int) -> None:
-    """Have a worker's claims count as those of a dead one."""
-    await store.fetch("forfeit_claims", worker_id=worker_id, claim_tokens=list(tokens))
+async def forfeit_claims(store: Store, claims: Mapping[int, UUID]) -> None:
+    """Have claims count as those of a dead worker: tokens by delivery ids."""
+    await store.fetch("forfeit_claims", delivery_ids=list(claims), claim_tokens=list(claims.values()))
 
 
 async def free_claims(

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 from pgbus.database.adapters import async_executor
 from pgbus.database.statements import deliveries
+from pgbus.database.statements.deliveries import Claim
 from pgbus.leader.maintenance import MAX_CRASHES
 from pgbus.listeners.listener import LANES
 from tests.support import eventually
@@ -169,11 +170,13 @@ async def test_freeing_claims_tells_the_workers(bench: Bench, other: Bench) -> N
 async def test_claims_unknown_to_their_living_worker_come_back_without_a_crash(bench: Bench) -> None:
     listener_id = await bench.rows.listener("mail", "**")
     await bench.log(1, 2, 3)
-    tokens: list[UUID] = []
+    claims: list[Claim] = []
     for position, worker_id in ((1, 7), (2, 7), (3, 8)):
         await bench.rows.delivery(listener_id, position)
         [claim] = await bench.claim(listener_id, worker_id=worker_id)
-        tokens.append(claim.token)
-    assert await deliveries.find_own_claims(bench.store, worker_id=7) == set(tokens[:2])
-    await deliveries.return_claims(bench.store, [tokens[0], tokens[2]], worker_id=7)
+        claims.append(claim)
+    own = await deliveries.find_own_claims(bench.store, worker_id=7)
+    assert own == {claim.id: claim.token for claim in claims[:2]}
+    await deliveries.return_claims(bench.store, {claims[0].id: claims[0].token, claims[1].id: uuid4()})
+    tokens = [claim.token for claim in claims]
     assert await bench.deliveries("first, claim_token, crashes") == [(1, None, 0), (2, tokens[1], 0), (3, tokens[2], 0)]
