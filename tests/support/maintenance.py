@@ -18,14 +18,14 @@ def make_maintenance(
     connection: asyncpg.Connection,
     *,
     config: Config,
+    pool: asyncpg.Connection | None = None,
     partition: int = 0,
     wake_listeners: Callable[[Iterable[int]], None] = lambda _: None,
 ) -> Maintenance:
     """Maintenance that is the caller's to run; the next event goes to this partition of the log."""
-    store = Store(connection, namespace="pgbus")
     return Maintenance(
-        store,
-        pool=store,
+        Store(connection, namespace="pgbus"),
+        pool=Store(pool or connection, namespace="pgbus"),
         config=config,
         telemetry=Telemetry(),
         worker_id=0,

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
+import math
+
 import pytest
 
 import pgbus
 from pgbus.leader.maintenance import Maintenance
+from tests.support import eventually
 from tests.support.bench import Bench, claimed
 from tests.support.maintenance import make_maintenance
 
@@ -138,3 +143,21 @@ async def test_more_claims_than_a_look_frees_are_freed_by_the_looks_after_it(
     for left in (3, 1, 0):
         await maintenance._free_claims()
         assert await bench.fetch("SELECT count(*) FROM pgbus.deliveries WHERE claim_token IS NOT NULL") == [(left,)]
+
+
+async def test_searches_go_on_until_they_are_cancelled_also_after_one_that_the_database_failed(
+    bench: Bench, other: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("pgbus.leader.maintenance.SEARCH_INTERVAL", 0.01)
+    caplog.set_level(logging.INFO, logger="pgbus")
+    [claim] = (await claimed(bench))[1]
+    await bench.connection.execute("UPDATE pgbus.deliveries SET lease_expires_at = now() - interval '1 s'")
+    maintenance = make_maintenance(bench.connection, config=pgbus.Config(), pool=other.connection)
+    maintenance._lease_floor = math.inf
+    searching = asyncio.create_task(maintenance.search())
+    await eventually(lambda: maintenance._overdue == [claim.id])
+    await other.connection.close()
+    await eventually(lambda: sum("overdue claims is postponed" in message for message in caplog.messages) > 1)
+    assert not searching.done()
+    searching.cancel()
+    await asyncio.wait([searching])
