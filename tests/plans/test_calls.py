@@ -5,14 +5,21 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterator, Sequence
 from uuid import UUID, uuid4
 
+import psycopg
 import pytest
 
 from tests.plans.conftest import filled, plans_in
 from tests.plans.plan import Plans
 from tests.support import DatabaseServer
 
-# Calls that are over, calls that wait for another procedure, and some that wait for ours.
-FILL = """
+# Some calls that wait for our procedure, many that wait for another one, and those that are over.
+WAITING = """
+INSERT INTO pgbus.rpc_requests (call_id, procedure, arguments, caller, caller_name, deadline)
+SELECT gen_random_uuid(), CASE WHEN n <= 100 THEN 'sums.add' ELSE 'sums.other' END, '{}', 'x', 'x',
+       now() + interval '1 hour'
+FROM generate_series(1, 5000) AS n;
+"""
+OVER = """
 INSERT INTO pgbus.rpc_requests (call_id, procedure, arguments, caller, caller_name, deadline, taken_at, worker_id)
 SELECT gen_random_uuid(), 'sums.add', '{}', 'x', 'x', now() + interval '1 hour', now(), 1
 FROM generate_series(1, 20000);
@@ -21,17 +28,13 @@ SELECT call_id, CASE WHEN n % 100 = 0 THEN 'failed' ELSE 'answered' END,
        CASE WHEN n % 100 > 0 THEN CAST('1' AS json) END,
        CASE WHEN n % 100 = 0 THEN 'ValueError' END, CASE WHEN n % 100 = 0 THEN 'no number ' || n END
 FROM (SELECT call_id, row_number() OVER () AS n FROM pgbus.rpc_requests) AS r;
-INSERT INTO pgbus.rpc_requests (call_id, procedure, arguments, caller, caller_name, deadline)
-SELECT gen_random_uuid(), CASE WHEN n <= 100 THEN 'sums.add' ELSE 'sums.other' END, '{}', 'x', 'x',
-       now() + interval '1 hour'
-FROM generate_series(1, 5000) AS n;
 """
 CLAIM = {"procedures": ["sums.add"], "rooms": [10], "worker_id": 1}
 
 
 @pytest.fixture(scope="module")
 def called_database(server: DatabaseServer, upgraded_template: str) -> Iterator[str]:
-    with filled(server, upgraded_template, FILL, "rpc_requests", "rpc_responses") as dsn:
+    with filled(server, upgraded_template, OVER + WAITING, "rpc_requests", "rpc_responses") as dsn:
         yield dsn
 
 
@@ -82,6 +85,27 @@ async def test_a_claim_reads_what_waits_for_its_procedures(calls: Plans, answere
     assert plan.relations == {"rpc_requests"}
     assert plan.steps < 200
     assert plan.pages < 1_000
+
+
+async def test_a_claim_reads_no_call_that_is_over_where_vacuum_has_counted_that_no_row_lives(
+    server: DatabaseServer, upgraded_template: str
+) -> None:
+    with (
+        server.temporary_database(template=upgraded_template) as dsn,
+        psycopg.connect(dsn, autocommit=True) as holder,
+        psycopg.connect(dsn, autocommit=True) as connection,
+    ):
+        holder.execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM pgbus.workers")
+        connection.execute("ALTER TABLE pgbus.rpc_requests SET (autovacuum_enabled = false)")
+        connection.execute(OVER.encode())
+        connection.execute("DELETE FROM pgbus.rpc_requests")
+        connection.execute("VACUUM ANALYZE pgbus.rpc_requests")
+        connection.execute(WAITING.encode())
+        async with plans_in(dsn) as calls:
+            for name, values in (("claim_requests", {}), ("answer_and_claim", answers([uuid4()]))):
+                plan = await calls.explain(name, **CLAIM, **values)
+                assert plan.scanned_whole == set()
+                assert plan.pages < 500
 
 
 async def test_answering_reads_nothing(calls: Plans) -> None:

@@ -279,11 +279,10 @@ WITH ours AS MATERIALIZED (
         events = cardinality(k.positions),
         positions = k.positions
     FROM kept AS k
-    WHERE d.id = k.id
+    WHERE d.id = k.id AND d.id = ANY (CAST(:delivery_ids AS bigint[]))
 ), ended AS (
     DELETE FROM pgbus.deliveries AS d
-    USING ours AS o
-    WHERE d.id = o.id AND NOT EXISTS (SELECT 1 FROM kept AS k WHERE k.id = o.id)
+    WHERE d.id = ANY (ARRAY(SELECT o.id FROM ours AS o EXCEPT SELECT k.id FROM kept AS k))
 ), skipped AS (
     INSERT INTO pgbus.history (first, listener_id, attempt, outcome, started_at, duration, worker, error)
     SELECT w.position, CAST(:listener_id AS integer), w.attempt, 'skipped', now(), 0, CAST(:worker AS text),

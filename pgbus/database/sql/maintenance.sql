@@ -221,7 +221,8 @@ WITH bounds AS MATERIALIZED (
     WHERE r.call_id = ANY (ARRAY(SELECT f.call_id FROM free AS f))
     RETURNING r.call_id, r.procedure, r.caller_name, r.requested_at, r.headers
 ), answers AS (
-    DELETE FROM pgbus.rpc_responses AS a USING old AS o WHERE a.call_id = o.call_id
+    DELETE FROM pgbus.rpc_responses AS a
+    WHERE a.call_id = ANY (ARRAY(SELECT o.call_id FROM old AS o))
     RETURNING a.call_id, a.outcome
 ), kept AS (
     INSERT INTO pgbus.causes (position, kind, id, correlation_id, causation_id, name, actor, at, state)

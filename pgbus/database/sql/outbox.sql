@@ -118,8 +118,7 @@ WITH cancelled AS (
 ), freed AS (
     -- Otherwise a new event under the key would be taken for the cancelled one.
     DELETE FROM pgbus.dedup_keys AS k
-    USING cancelled AS c
-    WHERE k.event_id = c.event_id
+    WHERE k.event_id = ANY (ARRAY(SELECT c.event_id FROM cancelled AS c))
 )
 SELECT CAST(c.event_id AS text) AS event_id
 FROM cancelled AS c

@@ -56,7 +56,8 @@ SELECT pg_notify(CAST(:channel AS text), CAST(:payload AS text))
 -- name: claim_requests
 -- Claim the oldest waiting requests of each procedure, up to the number of its free slots, unless their deadline has
 -- passed. A request that another server claims, or its caller withdraws, at this moment is locked, and skipped: so each
--- is taken once, and servers do not wait for each other.
+-- is taken once, and servers do not wait for each other. `= ANY`: where vacuum has counted few rows, the planner would
+-- choose a join that reads the whole table, including dead rows.
 WITH due AS MATERIALIZED (
     SELECT oldest.call_id
     FROM unnest(CAST(:procedures AS text[]), CAST(:rooms AS integer[])) AS p (procedure, room)
@@ -71,8 +72,7 @@ WITH due AS MATERIALIZED (
 )
 UPDATE pgbus.rpc_requests AS r
 SET taken_at = clock_timestamp(), worker_id = CAST(:worker_id AS integer)
-FROM due AS d
-WHERE r.call_id = d.call_id
+WHERE r.call_id = ANY (ARRAY(SELECT d.call_id FROM due AS d))
 RETURNING r.call_id, r.procedure, CAST(r.arguments AS text) AS arguments, CAST(r.headers AS text) AS headers, r.caller,
           -- Bounded before the subtraction: it may be infinity, if a constraint was disabled.
           CAST(extract(epoch FROM LEAST(r.deadline, clock_timestamp() + INTERVAL '2 days') - clock_timestamp())
@@ -128,8 +128,7 @@ WITH answered AS (
 ), claimed AS (
     UPDATE pgbus.rpc_requests AS r
     SET taken_at = clock_timestamp(), worker_id = CAST(:worker_id AS integer)
-    FROM due AS d
-    WHERE r.call_id = d.call_id
+    WHERE r.call_id = ANY (ARRAY(SELECT d.call_id FROM due AS d))
     RETURNING r.call_id, r.procedure, CAST(r.arguments AS text) AS arguments, CAST(r.headers AS text) AS headers, r.caller,
               CAST(extract(epoch FROM LEAST(r.deadline, clock_timestamp() + INTERVAL '2 days') - clock_timestamp())
                    AS double precision) AS seconds_left
