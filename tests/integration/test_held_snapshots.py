@@ -61,8 +61,8 @@ async def test_dead_rows_under_held_snapshots_cost_later_events_little(
     database: str, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Scans from the bottom come every few seconds, whatever the number of events: one of each kind, at the start.
-    for module in (claimer, maintenance):
-        monkeypatch.setattr(module, "BOTTOM_INTERVAL", RARELY)
+    monkeypatch.setattr(claimer, "BOTTOM_INTERVAL", RARELY)
+    monkeypatch.setattr(maintenance, "SEARCH_INTERVAL", RARELY)
     connection, reader, writer = [await connect(database) for _ in range(3)]
     for table in ("outbox", "deliveries"):  # whose pages autovacuum would read at a moment of its own
         await connection.execute(f"ALTER TABLE pgbus.{table} SET (autovacuum_enabled = false)")
