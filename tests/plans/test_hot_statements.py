@@ -221,7 +221,7 @@ async def test_reading_and_logging_at_once_touches_few_pages_whether_or_not_the_
     guess |= {"claim_token": "00000000-0000-7000-8000-000000000001", "base": SECOND_PARTITION + 60_000}
     wrong = await plans.explain("read_and_log_event", **guess, high=first - 1, batch=2)
     right = await plans.explain("read_and_log_event", **guess, high=second - 1, batch=1)
-    assert wrong.pages < 10 < right.pages, "it writes"
+    assert wrong.pages < 20 < right.pages, "it writes"
     for plan in (wrong, right):
         assert plan.indexes == {"outbox_pkey"}
         assert plan.pages < 500
