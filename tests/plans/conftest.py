@@ -109,6 +109,24 @@ async def plans(full_database: str) -> AsyncIterator[Plans]:
 
 
 @contextmanager
+def next_to_a_snapshot(
+    server: DatabaseServer, template: str, *, table: str, takes: str = "SELECT count(*) FROM pgbus.workers"
+) -> Iterator[tuple[str, psycopg.Connection]]:
+    """DSN of a database, and a connection to fill it: what is deleted from the table stays in it as dead rows.
+
+    Somebody holds the snapshot of the query `takes`, and no autovacuum reads the table.
+    """
+    with (
+        server.temporary_database(template=template) as dsn,
+        psycopg.connect(dsn, autocommit=True) as holder,
+        psycopg.connect(dsn, autocommit=True) as connection,
+    ):
+        connection.execute(f"ALTER TABLE pgbus.{table} SET (autovacuum_enabled = false)".encode())
+        holder.execute(f"BEGIN ISOLATION LEVEL REPEATABLE READ; {takes}".encode())
+        yield dsn, connection
+
+
+@contextmanager
 def filled(server: DatabaseServer, template: str, fill: str, *tables: str) -> Iterator[str]:
     """DSN of a database for the tests of a module: filled, with the statistics of these tables as they then are."""
     with server.temporary_database(template=template) as dsn, psycopg.connect(dsn, autocommit=True) as connection:

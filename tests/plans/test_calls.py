@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterator, Sequence
 from uuid import UUID, uuid4
 
-import psycopg
 import pytest
 
-from tests.plans.conftest import filled, plans_in
+from tests.plans.conftest import filled, next_to_a_snapshot, plans_in
 from tests.plans.plan import Plans
 from tests.support import DatabaseServer
 
@@ -90,13 +89,7 @@ async def test_a_claim_reads_what_waits_for_its_procedures(calls: Plans, answere
 async def test_a_claim_reads_no_call_that_is_over_where_vacuum_has_counted_that_no_row_lives(
     server: DatabaseServer, upgraded_template: str
 ) -> None:
-    with (
-        server.temporary_database(template=upgraded_template) as dsn,
-        psycopg.connect(dsn, autocommit=True) as holder,
-        psycopg.connect(dsn, autocommit=True) as connection,
-    ):
-        holder.execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM pgbus.workers")
-        connection.execute("ALTER TABLE pgbus.rpc_requests SET (autovacuum_enabled = false)")
+    with next_to_a_snapshot(server, upgraded_template, table="rpc_requests") as (dsn, connection):
         connection.execute(OVER.encode())
         connection.execute("DELETE FROM pgbus.rpc_requests")
         connection.execute("VACUUM ANALYZE pgbus.rpc_requests")

@@ -8,16 +8,14 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator
 
-import psycopg
 import pytest
 
-from tests.plans.conftest import claim, done, plans_in
+from tests.plans.conftest import claim, done, next_to_a_snapshot, plans_in
 from tests.plans.plan import Plans
 from tests.support import DatabaseServer
 
 LANES = 64
 DELIVERIES = 50_000
-HELD = "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM pgbus.workers"
 # As the engine does it: logged, claimed a hundred at a time with one lease, and settled.
 STREAM = f"""
 INSERT INTO pgbus.listeners (listener_name, lanes) VALUES ('ordered', {LANES});
@@ -36,13 +34,7 @@ CLAIMED = "SELECT count(*) FROM pgbus.deliveries WHERE claim_token IS NOT NULL"
 
 @pytest.fixture
 async def plans(server: DatabaseServer, upgraded_template: str) -> AsyncIterator[Plans]:
-    with (
-        server.temporary_database(template=upgraded_template) as dsn,
-        psycopg.connect(dsn, autocommit=True) as holder,
-        psycopg.connect(dsn, autocommit=True) as connection,
-    ):
-        connection.execute("ALTER TABLE pgbus.deliveries SET (autovacuum_enabled = false)")
-        holder.execute(HELD)
+    with next_to_a_snapshot(server, upgraded_template, table="deliveries") as (dsn, connection):
         connection.execute(STREAM.encode())
         connection.execute("VACUUM ANALYZE pgbus.deliveries")
         connection.execute(OWED.encode())

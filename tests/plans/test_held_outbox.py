@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
-import psycopg
 import pytest
 
-from tests.plans.conftest import plans_in
+from tests.plans.conftest import next_to_a_snapshot, plans_in
 from tests.plans.plan import Plans
 from tests.support import DatabaseServer
 
 EVENTS = 50_000
-HELD = "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT pg_current_xact_id()"
 STREAM = f"""
 INSERT INTO pgbus.listeners (listener_name) VALUES ('mail');
 DELETE FROM pgbus.route_changes;
@@ -24,13 +22,8 @@ OFFER = {"worker_id": 1, "lease": 60.0, "claim_token": "00000000-0000-7000-8000-
 
 @pytest.fixture(params=[0, 1, 10, 500], ids=lambda living: f"{living} live")
 async def plans(request: pytest.FixtureRequest, server: DatabaseServer, upgraded_template: str) -> AsyncIterator[Plans]:
-    with (
-        server.temporary_database(template=upgraded_template) as dsn,
-        psycopg.connect(dsn, autocommit=True) as holder,
-        psycopg.connect(dsn, autocommit=True) as connection,
-    ):
-        connection.execute("ALTER TABLE pgbus.outbox SET (autovacuum_enabled = false)")
-        holder.execute(HELD)
+    takes = "SELECT pg_current_xact_id()"
+    with next_to_a_snapshot(server, upgraded_template, table="outbox", takes=takes) as (dsn, connection):
         connection.execute(STREAM.encode())
         connection.execute("DELETE FROM pgbus.outbox WHERE id <= %s", [EVENTS - request.param])
         connection.execute("VACUUM ANALYZE pgbus.outbox")

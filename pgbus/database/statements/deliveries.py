@@ -220,16 +220,20 @@ def _name_settling(values: Mapping[str, object]) -> str:
 
 async def extend_leases(store: Store, claims: Sequence[Claim], *, lease: float) -> set[int]:
     """Keep claims for `lease` seconds from now, but for those that someone has locked; the ids of what was kept."""
-    return {row["id"] for row in await store.fetch("extend_leases", **_names(claims), lease=lease)}
+    return {row["id"] for row in await store.fetch("extend_leases", **_names(_tokens(claims)), lease=lease)}
 
 
 async def find_our_claims(store: Store, claims: Sequence[Claim]) -> set[int]:
     """The ids of those claims that are still ours, locked or not."""
-    return {row["id"] for row in await store.fetch("find_our_claims", **_names(claims))}
+    return {row["id"] for row in await store.fetch("find_our_claims", **_names(_tokens(claims)))}
 
 
-def _names(claims: Sequence[Claim]) -> dict[str, object]:
-    return {"delivery_ids": [claim.id for claim in claims], "claim_tokens": [claim.token for claim in claims]}
+def _tokens(claims: Sequence[Claim]) -> dict[int, UUID]:
+    return {claim.id: claim.token for claim in claims}
+
+
+def _names(tokens: Mapping[int, UUID]) -> dict[str, object]:
+    return {"delivery_ids": list(tokens), "claim_tokens": list(tokens.values())}
 
 
 async def find_own_claims(store: Store, *, worker_id: int) -> dict[int, UUID]:
@@ -239,17 +243,12 @@ async def find_own_claims(store: Store, *, worker_id: int) -> dict[int, UUID]:
 
 async def return_claims(store: Store, claims: Mapping[int, UUID]) -> None:
     """Take back claims that their worker does not know of: tokens by delivery ids; no crash is counted."""
-    await store.fetch(
-        "return_claims",
-        delivery_ids=list(claims),
-        claim_tokens=list(claims.values()),
-        work_channel=store.work_channel,
-    )
+    await store.fetch("return_claims", **_names(claims), work_channel=store.work_channel)
 
 
 async def forfeit_claims(store: Store, claims: Mapping[int, UUID]) -> None:
     """Have claims count as those of a dead worker: tokens by delivery ids."""
-    await store.fetch("forfeit_claims", delivery_ids=list(claims), claim_tokens=list(claims.values()))
+    await store.fetch("forfeit_claims", **_names(claims))
 
 
 async def free_claims(

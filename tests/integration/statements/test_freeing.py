@@ -36,6 +36,16 @@ async def dead_worker(bench: Bench) -> None:
     )
 
 
+async def look_twice(maintenance: Maintenance) -> None:
+    """Who is without a session at both looks, is dead."""
+    for _ in range(2):
+        await maintenance._free_claims()
+
+
+async def end_leases(bench: Bench) -> None:
+    await bench.connection.execute("UPDATE pgbus.deliveries SET lease_expires_at = clock_timestamp()")
+
+
 async def test_the_claims_of_a_dead_worker_are_freed_at_the_second_look(
     bench: Bench, maintenance: Maintenance, woken: list[int]
 ) -> None:
@@ -67,18 +77,15 @@ async def test_a_worker_whose_claims_are_free_is_not_looked_for_again_until_it_h
     bench: Bench, maintenance: Maintenance, woken: list[int]
 ) -> None:
     await dead_worker(bench)
-    for _ in range(2):
-        await maintenance._free_claims()
+    await look_twice(maintenance)
     # A dead worker claims nothing. Were all claims read, this one would be freed.
     listener_id, _ = await claimed(bench)
-    for _ in range(2):
-        await maintenance._free_claims()
+    await look_twice(maintenance)
     assert woken == []
     await bench.connection.execute("SELECT pg_advisory_lock(hashtext('pgbus.worker'), 1)")
     await maintenance._free_claims()
     await bench.connection.execute("SELECT pg_advisory_unlock_all()")
-    for _ in range(2):
-        await maintenance._free_claims()
+    await look_twice(maintenance)
     assert woken == [listener_id]
 
 
@@ -86,10 +93,9 @@ async def test_claims_that_run_out_are_freed_though_their_worker_was_done_with(
     bench: Bench, maintenance: Maintenance, woken: list[int]
 ) -> None:
     await dead_worker(bench)
-    for _ in range(2):
-        await maintenance._free_claims()
+    await look_twice(maintenance)
     listener_id, _ = await claimed(bench)
-    await bench.connection.execute("UPDATE pgbus.deliveries SET lease_expires_at = clock_timestamp()")
+    await end_leases(bench)
     await maintenance._free_claims()
     assert woken == [listener_id]
 
@@ -98,7 +104,7 @@ async def test_claims_that_ran_out_while_they_were_locked_are_freed_after_a_sear
     bench: Bench, other: Bench, maintenance: Maintenance, woken: list[int]
 ) -> None:
     listener_id, _ = await claimed(bench)
-    await bench.connection.execute("UPDATE pgbus.deliveries SET lease_expires_at = clock_timestamp()")
+    await end_leases(bench)
     async with other.connection.transaction():
         await other.fetch("SELECT id FROM pgbus.deliveries FOR UPDATE")
         await maintenance._free_claims()
@@ -139,7 +145,7 @@ async def test_more_claims_than_a_look_frees_are_freed_by_the_looks_after_it(
     for position in range(1, 6):
         await bench.rows.delivery(listener_id, position)
     await bench.claim(listener_id)
-    await bench.connection.execute("UPDATE pgbus.deliveries SET lease_expires_at = clock_timestamp()")
+    await end_leases(bench)
     for left in (3, 1, 0):
         await maintenance._free_claims()
         assert await bench.fetch("SELECT count(*) FROM pgbus.deliveries WHERE claim_token IS NOT NULL") == [(left,)]
