@@ -39,11 +39,10 @@ CREATE DOMAIN pgbus.topic AS text
 CREATE DOMAIN pgbus.ancestors AS text[]
     CONSTRAINT ancestors_are_a_list CHECK (array_ndims(VALUE) = 1 AND array_position(VALUE, NULL) IS NULL);
 CREATE DOMAIN pgbus.key AS text
-    CONSTRAINT key_is_short CHECK (length(VALUE) BETWEEN 1 AND 255);
+    CONSTRAINT key_is_short CHECK (VALUE <> '' AND length(VALUE) <= 255);
 CREATE DOMAIN pgbus.headers AS jsonb
     CONSTRAINT headers_are_strings CHECK (
-        jsonb_typeof(VALUE) = 'object'
-        AND NOT jsonb_path_exists(VALUE, 'strict $.* ? (@.type() != "string")', '{}', true));
+        jsonb_path_match(VALUE, 'strict $.type() == "object" && !exists($.* ? (@.type() != "string"))'));
 
 -- An instant of the log, or NULL if Python cannot represent it: rows of the log may be older than the domains.
 CREATE FUNCTION pgbus.readable(instant timestamptz) RETURNS timestamptz
@@ -54,8 +53,48 @@ $$;
 
 -- ---------------------------------------------------------------------------------------------------------------- outbox
 
+-- The current wake slot. Publishers read it outside of any transaction, the leader advances it. Once it is set and not yet
+-- called, its last value is NULL: the bus sleeps, nobody leads, and every publisher notifies.
+CREATE SEQUENCE pgbus.wake_slots AS integer CYCLE;
+SELECT nextval('pgbus.wake_slots');
+
+-- Runs before a row of the outbox gets its id, as the DEFAULT of the column in front of that. NULL.
+-- 1. It takes the transaction's xid first, so that every outbox id assigned so far belongs to a transaction with a lower
+--    xid than the next one that any transaction takes; the sequencer's floor depends on that.
+-- 2. It wakes the leader only when the leader sleeps. The leader sleeps only while it holds the current slot's lock
+--    exclusively, or has made a slot the current one whose number publishers cannot read. Otherwise NOTIFY, which costs
+--    a database-wide lock at commit.
+-- Of the two looks at the current slot, mostly at one and the same, the second one counts. We share its lock, so the
+-- leader cannot hold it. If the leader has left it since we read its number, we had shared the first one by then, and the
+-- leader, which asks after each change who shares a slot, finds us.
+-- A transaction that is older than a second always notifies: the leader leaves a slot that is shared for long, and a
+-- transaction that publishes row by row for an hour would share each slot in turn. On a server that can prepare
+-- transactions every transaction notifies: PostgreSQL prepares none that has notified, and this must not depend on
+-- whether the leader sleeps.
+-- One expression, which PostgreSQL writes into the plan of the INSERT: a trigger costs several times as much. The channel
+-- is named after the namespace, which is the first part of any name in it.
+CREATE FUNCTION pgbus.wake_leader() RETURNS boolean
+    LANGUAGE sql VOLATILE
+AS $$
+    SELECT CASE WHEN CASE
+                         WHEN pg_current_xact_id() IS NULL THEN false
+                         WHEN clock_timestamp() - transaction_timestamp() > INTERVAL '1 second' THEN false
+                         WHEN current_setting('max_prepared_transactions') <> '0' THEN false
+                         -- NULL: the bus sleeps, or this user may INSERT but not read the slot. Before PostgreSQL 18
+                         -- that is an error.
+                         WHEN pg_try_advisory_xact_lock_shared(
+                                  hashtext('pgbus.wake'), CAST(pg_sequence_last_value('pgbus.wake_slots') AS integer))
+                             THEN pg_try_advisory_xact_lock_shared(
+                                  hashtext('pgbus.wake'), CAST(pg_sequence_last_value('pgbus.wake_slots') AS integer))
+                     END THEN CAST(NULL AS boolean)
+                WHEN pg_notify((parse_ident('pgbus.wake'))[1] || '_wake', '') IS NULL THEN NULL
+           END
+$$;
+
 -- The API of publishing: an event that is not yet in the log. Rows stay for milliseconds, or until `deliver_at`.
 CREATE TABLE pgbus.outbox (
+    -- Holds nothing: its DEFAULT runs, and in the order of the columns, so before that of `id`.
+    wake         boolean DEFAULT pgbus.wake_leader(),
     id           bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     event_id     uuid        NOT NULL DEFAULT pgbus.uuid7(),
     topic        pgbus.topic NOT NULL,
@@ -75,46 +114,6 @@ CREATE TABLE pgbus.outbox (
 );
 CREATE INDEX outbox_scheduled ON pgbus.outbox (deliver_at) WHERE deliver_at IS NOT NULL;
 CREATE INDEX outbox_scheduled_event ON pgbus.outbox (event_id) WHERE deliver_at IS NOT NULL;
-
--- The current wake slot. Only its last_value matters: publishers read it outside of any transaction, the leader advances it.
--- While it is even the bus sleeps: nobody leads, and every publisher notifies. The highest one is even, so that the next is odd.
-CREATE SEQUENCE pgbus.wake_slots AS integer MINVALUE 1 MAXVALUE 2147483646 CYCLE;
-SELECT nextval('pgbus.wake_slots');
-
--- Runs before the rows of an INSERT or COPY get their ids.
--- 1. It takes the transaction's xid first, so that every outbox id assigned so far belongs to a transaction with a lower
---    xid than the next one that any transaction takes; the sequencer's floor depends on that.
--- 2. It wakes the leader only when the leader sleeps. The leader sleeps only while it holds the current slot's lock
---    exclusively, or has made an even slot the current one; if we share the lock, and the slot is still the current one,
---    the leader is awake and will look again before it sleeps. Otherwise NOTIFY, which costs a database-wide lock at
---    commit.
--- A transaction that is older than a second always notifies: the leader leaves a slot that is shared for long, and a
--- transaction that publishes row by row for an hour would share each slot in turn. On a server that can prepare
--- transactions every transaction notifies: PostgreSQL prepares none that has notified, and this must not depend on
--- whether the leader sleeps.
-CREATE FUNCTION pgbus.outbox_before_insert() RETURNS trigger
-    LANGUAGE plpgsql
-AS $$
-DECLARE
-    slot integer;
-    xid  xid8;
-BEGIN
-    xid := pg_current_xact_id();
-    slot := pg_sequence_last_value('pgbus.wake_slots'::regclass);
-    -- NULL: this user may INSERT but not read the slot. Before PostgreSQL 18 that is an error.
-    IF slot IS NULL
-       OR slot % 2 = 0
-       OR clock_timestamp() - transaction_timestamp() > INTERVAL '1 second'
-       OR current_setting('max_prepared_transactions') <> '0'
-       OR NOT pg_try_advisory_xact_lock_shared(hashtext(TG_TABLE_SCHEMA || '.wake'), slot)
-       OR slot <> pg_sequence_last_value('pgbus.wake_slots'::regclass) THEN
-        PERFORM pg_notify(TG_TABLE_SCHEMA || '_wake', '');
-    END IF;
-    RETURN NULL;
-END
-$$;
-CREATE TRIGGER outbox_before_insert BEFORE INSERT ON pgbus.outbox
-    FOR EACH STATEMENT EXECUTE FUNCTION pgbus.outbox_before_insert();
 
 -- A caller's idempotency key for publishing: until it expires, a second event under it is not published.
 CREATE TABLE pgbus.dedup_keys (
@@ -673,6 +672,7 @@ WHERE deliver_at IS NOT NULL;
 -- -------------------------------------------------------------------------------------------------------------- comments
 
 COMMENT ON TABLE pgbus.outbox IS 'Events that are not in the log yet. INSERT here publishes; rows stay for milliseconds, or until deliver_at';
+COMMENT ON COLUMN pgbus.outbox.wake IS 'Holds nothing: its default takes the transaction id, and wakes the leader if it sleeps';
 COMMENT ON COLUMN pgbus.outbox.id IS 'Order of the inserts';
 COMMENT ON COLUMN pgbus.outbox.event_id IS 'Id of the event, a UUIDv7; unique in practice, and the same at every attempt';
 COMMENT ON COLUMN pgbus.outbox.topic IS 'Dotted name under which it was published';
@@ -876,7 +876,7 @@ COMMENT ON COLUMN pgbus.scheduled.deliver_at IS 'The event enters the log no soo
 COMMENT ON FUNCTION pgbus.oldest_code() IS 'The oldest schema revision whose code still works with this schema';
 COMMENT ON FUNCTION pgbus.uuid7() IS 'A new UUIDv7, from the clock of the server';
 COMMENT ON FUNCTION pgbus.readable(timestamptz) IS 'The instant, or NULL outside of the years 1 to 9999, which Python cannot represent';
-COMMENT ON FUNCTION pgbus.outbox_before_insert() IS 'Trigger of outbox: takes the transaction id, and wakes the leader if it sleeps';
+COMMENT ON FUNCTION pgbus.wake_leader() IS 'Takes the transaction id, and wakes the leader if it sleeps; NULL';
 COMMENT ON FUNCTION pgbus.take_lane(integer, smallint, bigint) IS 'Whether the caller may claim in a lane of a listener, where no other claims until the end of its transaction';
 COMMENT ON FUNCTION pgbus.take_dedup_keys(text[], uuid[], double precision) IS 'Takes each key that is free for the event at the same place of the array, for ttl seconds; returns the holders';
 COMMENT ON FUNCTION pgbus.uuid_or_null(text) IS 'The value as a UUID; NULL if it is not one';

@@ -66,7 +66,7 @@ CREATE INDEX worker_schemas_schema ON pgbus.worker_schemas (schema_id);
 -- sleeps no worker says that it is here: `last_seen_at` is then from before that.
 CREATE VIEW pgbus.live_workers AS
 SELECT w.id, w.name, w.service, w.host, w.pid, w.version, w.listeners, w.started_at, w.last_seen_at, w.leading_since,
-       (SELECT s.last_value % 2 = 0 FROM pgbus.wake_slots AS s) AS is_asleep
+       (SELECT NOT s.is_called FROM pgbus.wake_slots AS s) AS is_asleep
 FROM pgbus.workers AS w
 JOIN pg_locks AS l
     ON l.locktype = 'advisory'

@@ -3,15 +3,15 @@
 -- namespace.
 
 -- Publishers insert, and can read the new event's id; they read no payload, not even their own. The database sets `id`,
--- on which sequencing depends, and `published_at`.
+-- on which sequencing depends, and `published_at`. An INSERT of many rows sets `wake` once for all of them.
 GRANT USAGE ON SCHEMA pgbus TO pgbus_publisher;
-GRANT INSERT (event_id, topic, ancestors, key, payload, headers, deliver_at, published_by), SELECT (event_id)
+GRANT INSERT (wake, event_id, topic, ancestors, key, payload, headers, deliver_at, published_by), SELECT (event_id)
     ON pgbus.outbox TO pgbus_publisher;
 GRANT SELECT ON pgbus.wake_slots, pgbus.alembic_version TO pgbus_publisher;
 -- They publish the schemas of their events, and read those of others.
 GRANT SELECT, INSERT (kind, name, service, version, schema, hash, about) ON pgbus.schemas TO pgbus_publisher;
 GRANT EXECUTE
-    ON FUNCTION pgbus.uuid7(), pgbus.take_dedup_keys(text[], uuid[], double precision),
+    ON FUNCTION pgbus.uuid7(), pgbus.wake_leader(), pgbus.take_dedup_keys(text[], uuid[], double precision),
                 pgbus.republish_schemas(integer[], text[])
     TO pgbus_publisher;
 
@@ -42,11 +42,10 @@ GRANT SELECT
        pgbus.schema_versions, pgbus.live_workers, pgbus.running, pgbus.timetable, pgbus.schedule_history,
        pgbus.audit_trail, pgbus.removed_listeners, pgbus.operations, pgbus.operation_steps, pgbus.operation_items, pgbus.installation
     TO pgbus_worker;
-GRANT SELECT, USAGE ON SEQUENCE pgbus.wake_slots TO pgbus_worker;
--- The leader sets the sequence forward where a logical copy of the database has left it behind.
-GRANT SELECT, UPDATE ON SEQUENCE pgbus.outbox_id_seq TO pgbus_worker;
+-- The leader sets that of the outbox forward where a logical copy of the database has left it behind.
+GRANT SELECT, UPDATE ON SEQUENCE pgbus.wake_slots, pgbus.outbox_id_seq TO pgbus_worker;
 GRANT EXECUTE
-    ON FUNCTION pgbus.uuid7(), pgbus.open_partition(integer), pgbus.drop_partition(integer),
+    ON FUNCTION pgbus.uuid7(), pgbus.wake_leader(), pgbus.open_partition(integer), pgbus.drop_partition(integer),
                 pgbus.take_lane(integer, smallint, bigint),
                 pgbus.take_dedup_keys(text[], uuid[], double precision), pgbus.republish_schemas(integer[], text[]),
                 pgbus.read_responses(uuid[]), pgbus.withdraw_calls(uuid[], text, text), pgbus.fail_lost_calls(uuid[]),

@@ -3,8 +3,8 @@
 Ids are handed out in order, but transactions commit in any. So below an id that the leader has seen there are others
 that it has not: a hole is the id of a transaction that is still open, or that was rolled back.
 
-- Each transaction takes its xid before its outbox ids (the table's trigger does that). So the owner of a hole that a
-  look notes has an xid below any that is taken after that look's read: the look's *fence*.
+- Each transaction takes its xid before its outbox ids (the default of the column before theirs does that). So the owner
+  of a hole that a look notes has an xid below any that is taken after that look's read: the look's *fence*.
 - The snapshot of the next read lists the transactions that are in progress. Those below the fence may own the hole:
   they are its *possible owners*. With none, it is nobody's and is dropped.
 - From then on the hole is looked up only when one of its possible owners has ended: an open transaction costs nothing.

@@ -7,9 +7,9 @@ While it is awake, publishers share the wake slot's lock and need not notify. To
 a publisher that is then refused sends a NOTIFY. A transaction that shares the slot for long is left behind in it:
 publishers go on with the next slot, and the old one is looked at now and then until it is free.
 
-When the whole bus has been quiet for a while, it sleeps: an even slot is the current one, so every publisher notifies,
-also when no worker lives; and nobody leads, so a leader that is frozen or gone by then is in nobody's way. The one that
-fell asleep goes on where it was, unless the slot says that another one has led.
+When the whole bus has been quiet for a while, it sleeps: the current slot is one whose number nobody can read, so every
+publisher notifies, also when no worker lives; and nobody leads, so a leader that is frozen or gone by then is in
+nobody's way. The one that fell asleep goes on where it was, unless the slot says that another one has led.
 """
 
 from __future__ import annotations
@@ -286,7 +286,8 @@ class Sequencer:
         wakes_at = now() + min(owed.seconds, slumbers.LONGEST)
         try:
             slot = await sequencer.lie_down(self._store)
-            # Who has published before has committed by this look, or notifies.
+            # Who has published before shares a slot still, or has committed by this look, or notifies.
+            is_held = bool(await sequencer.find_held_slots(self._store))
             look = await self._look()
         except (LockNotAvailable, QueryCancelled):
             await self._get_up()
@@ -294,7 +295,7 @@ class Sequencer:
         # Notifications come in the order of the commits: with our own one, our worker has heard all before it.
         hears = await _wait(self._slumber.lying, ECHO_LIMIT)
         is_news = self._woken.is_set() or self._slumber.heard_at >= asked_at
-        if look.moved or look.has_more or is_news or not hears:
+        if is_held or look.moved or look.has_more or is_news or not hears:
             await self._get_up()
             return True
         # A scheduled event whose row someone has locked is due already, and looked for by the mover alone.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -39,7 +40,7 @@ class Steps:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self._acts: dict[str, Act] = {}
-        for name in STEPS:
+        for name in (*STEPS, "advance_wake_slot"):
             monkeypatch.setattr(sequencer, name, self._wrapped(name, getattr(sequencer, name)))
 
     def at(self, name: str, act: Act) -> None:
@@ -90,6 +91,33 @@ async def test_an_event_that_commits_at_any_step_is_delivered(database: str, ste
                 await publish(publisher, 1000 + number)
             await inbox.until(partial(_has, number))
         assert steps.is_over
+        await asleep(leader, follower)
+
+
+async def test_a_publisher_between_its_two_looks_at_the_slot_keeps_the_bus_awake(
+    database: str, connection: asyncpg.Connection, steps: Steps
+) -> None:
+    gets_up = asyncio.Event()
+
+    async def note() -> None:
+        gets_up.set()
+
+    async def share() -> None:
+        # It shares a slot that the leader has left, has read the number of the current one, and is about to lock that.
+        await connection.execute(
+            "SELECT pg_current_xact_id(), pg_try_advisory_xact_lock_shared(hashtext('pgbus.wake'), 9)"
+        )
+        steps.at("after advance_wake_slot", note)
+
+    async with pair(database) as (_, leader, follower, inbox):
+        await connection.execute("BEGIN")
+        steps.at("before lie_down", share)
+        await asyncio.wait_for(gets_up.wait(), PATIENCE)
+        await connection.execute(
+            "INSERT INTO pgbus.outbox (wake, topic, payload) VALUES (NULL, 'orders.placed', '{\"n\": 1}')"
+        )
+        await connection.execute("COMMIT")
+        await inbox.take(1)
         await asleep(leader, follower)
 
 
@@ -199,12 +227,12 @@ async def test_a_leader_of_which_a_step_fails_after_it_took_effect_leads_no_long
             raise LockNotAvailable("canceling statement due to lock timeout")
 
         async def leads_by_its_lock() -> bool:
-            slot = await connection.fetchval("SELECT last_value FROM pgbus.wake_slots")
+            is_awake = await connection.fetchval("SELECT is_called FROM pgbus.wake_slots")
             led = await connection.fetchval(
                 "SELECT count(*) FROM pg_locks AS l WHERE l.locktype = 'advisory'"
                 " AND l.classid::bigint = hashtext('pgbus.leader')::bigint & 4294967295"
             )
-            return (slot % 2, led) in {(0, 0), (1, 1)}
+            return (is_awake, led) in {(False, 0), (True, 1)}
 
         steps.at(place, fail)
         await _come_to(place, steps, leader, follower)

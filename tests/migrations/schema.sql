@@ -14,13 +14,13 @@ CREATE DOMAIN pgbus.deadline AS timestamp with time zone
 	CONSTRAINT deadline_is_near CHECK ((VALUE <= (clock_timestamp() + '2 days'::interval)));
 
 CREATE DOMAIN pgbus.headers AS jsonb
-	CONSTRAINT headers_are_strings CHECK (((jsonb_typeof(VALUE) = 'object'::text) AND (NOT jsonb_path_exists(VALUE, 'strict $.*?(@.type() != "string")'::jsonpath, '{}'::jsonb, true))));
+	CONSTRAINT headers_are_strings CHECK (jsonb_path_match(VALUE, 'strict ($.type() == "object" && !(exists ($.*?(@.type() != "string"))))'::jsonpath));
 
 CREATE DOMAIN pgbus.instant AS timestamp with time zone
 	CONSTRAINT instant_is_in_years_1_to_9999 CHECK (((VALUE >= to_timestamp(('-62135596800'::bigint)::double precision)) AND (VALUE < to_timestamp(('253402300800'::bigint)::double precision))));
 
 CREATE DOMAIN pgbus.key AS text
-	CONSTRAINT key_is_short CHECK (((length(VALUE) >= 1) AND (length(VALUE) <= 255)));
+	CONSTRAINT key_is_short CHECK (((VALUE <> ''::text) AND (length(VALUE) <= 255)));
 
 CREATE DOMAIN pgbus.procedure AS text
 	CONSTRAINT procedure_is_short CHECK (((length(VALUE) >= 1) AND (length(VALUE) <= 255)));
@@ -947,30 +947,6 @@ $$;
 
 COMMENT ON FUNCTION pgbus.operation_range(verb text, filter jsonb, OUT low bigint, OUT high bigint) IS 'From where (exclusive) to where an operation goes';
 
-CREATE FUNCTION pgbus.outbox_before_insert() RETURNS trigger
-    LANGUAGE plpgsql
-    AS $$
-DECLARE
-    slot integer;
-    xid  xid8;
-BEGIN
-    xid := pg_current_xact_id();
-    slot := pg_sequence_last_value('pgbus.wake_slots'::regclass);
-    -- NULL: this user may INSERT but not read the slot. Before PostgreSQL 18 that is an error.
-    IF slot IS NULL
-       OR slot % 2 = 0
-       OR clock_timestamp() - transaction_timestamp() > INTERVAL '1 second'
-       OR current_setting('max_prepared_transactions') <> '0'
-       OR NOT pg_try_advisory_xact_lock_shared(hashtext(TG_TABLE_SCHEMA || '.wake'), slot)
-       OR slot <> pg_sequence_last_value('pgbus.wake_slots'::regclass) THEN
-        PERFORM pg_notify(TG_TABLE_SCHEMA || '_wake', '');
-    END IF;
-    RETURN NULL;
-END
-$$;
-
-COMMENT ON FUNCTION pgbus.outbox_before_insert() IS 'Trigger of outbox: takes the transaction id, and wakes the leader if it sleeps';
-
 CREATE FUNCTION pgbus.pattern_regex(pattern text) RETURNS text
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     AS $_$
@@ -1330,6 +1306,26 @@ CREATE FUNCTION pgbus.uuid_or_null(value text) RETURNS uuid
 $$;
 
 COMMENT ON FUNCTION pgbus.uuid_or_null(value text) IS 'The value as a UUID; NULL if it is not one';
+
+CREATE FUNCTION pgbus.wake_leader() RETURNS boolean
+    LANGUAGE sql
+    AS $$
+    SELECT CASE WHEN CASE
+                         WHEN pg_current_xact_id() IS NULL THEN false
+                         WHEN clock_timestamp() - transaction_timestamp() > INTERVAL '1 second' THEN false
+                         WHEN current_setting('max_prepared_transactions') <> '0' THEN false
+                         -- NULL: the bus sleeps, or this user may INSERT but not read the slot. Before PostgreSQL 18
+                         -- that is an error.
+                         WHEN pg_try_advisory_xact_lock_shared(
+                                  hashtext('pgbus.wake'), CAST(pg_sequence_last_value('pgbus.wake_slots') AS integer))
+                             THEN pg_try_advisory_xact_lock_shared(
+                                  hashtext('pgbus.wake'), CAST(pg_sequence_last_value('pgbus.wake_slots') AS integer))
+                     END THEN CAST(NULL AS boolean)
+                WHEN pg_notify((parse_ident('pgbus.wake'))[1] || '_wake', '') IS NULL THEN NULL
+           END
+$$;
+
+COMMENT ON FUNCTION pgbus.wake_leader() IS 'Takes the transaction id, and wakes the leader if it sleeps; NULL';
 
 CREATE FUNCTION pgbus.withdraw_calls(call_ids uuid[], ending text, reason text) RETURNS SETOF uuid
     LANGUAGE plpgsql SECURITY DEFINER
@@ -2053,7 +2049,7 @@ CREATE SEQUENCE pgbus.wake_slots
     START WITH 1
     INCREMENT BY 1
     NO MINVALUE
-    MAXVALUE 2147483646
+    NO MAXVALUE
     CACHE 1
     CYCLE;
 
@@ -2112,7 +2108,7 @@ CREATE VIEW pgbus.live_workers AS
     w.started_at,
     w.last_seen_at,
     w.leading_since,
-    ( SELECT ((s.last_value % (2)::bigint) = 0)
+    ( SELECT (NOT s.is_called)
            FROM pgbus.wake_slots s) AS is_asleep
    FROM (pgbus.workers w
      JOIN pg_locks l ON (((l.locktype = 'advisory'::text) AND (l.database = ( SELECT d.oid
@@ -2209,6 +2205,7 @@ ALTER TABLE pgbus.operations ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
 );
 
 CREATE TABLE pgbus.outbox (
+    wake boolean DEFAULT pgbus.wake_leader(),
     id bigint NOT NULL,
     event_id uuid DEFAULT pgbus.uuid7() NOT NULL,
     topic pgbus.topic NOT NULL,
@@ -2223,6 +2220,8 @@ CREATE TABLE pgbus.outbox (
 WITH (autovacuum_vacuum_scale_factor='0', autovacuum_vacuum_threshold='2000', autovacuum_vacuum_insert_scale_factor='0', autovacuum_vacuum_insert_threshold='100000', autovacuum_analyze_scale_factor='0', autovacuum_analyze_threshold='100000', autovacuum_vacuum_cost_delay='0');
 
 COMMENT ON TABLE pgbus.outbox IS 'Events that are not in the log yet. INSERT here publishes; rows stay for milliseconds, or until deliver_at';
+
+COMMENT ON COLUMN pgbus.outbox.wake IS 'Holds nothing: its default takes the transaction id, and wakes the leader if it sleeps';
 
 COMMENT ON COLUMN pgbus.outbox.id IS 'Order of the inserts';
 
@@ -3085,8 +3084,6 @@ CREATE TRIGGER listener_came_or_went AFTER INSERT OR DELETE ON pgbus.listeners F
 CREATE TRIGGER listener_changed AFTER UPDATE ON pgbus.listeners FOR EACH ROW WHEN (((old.state <> new.state) OR (old.lanes IS DISTINCT FROM new.lanes) OR ((old.cursor IS NULL) <> (new.cursor IS NULL)))) EXECUTE FUNCTION pgbus.note_listener_change();
 
 CREATE TRIGGER listener_removed AFTER DELETE ON pgbus.listeners FOR EACH ROW EXECUTE FUNCTION pgbus.note_listener_removal();
-
-CREATE TRIGGER outbox_before_insert BEFORE INSERT ON pgbus.outbox FOR EACH STATEMENT EXECUTE FUNCTION pgbus.outbox_before_insert();
 
 CREATE TRIGGER subscription_changed AFTER INSERT OR DELETE OR UPDATE ON pgbus.subscriptions FOR EACH ROW EXECUTE FUNCTION pgbus.note_subscription_change();
 

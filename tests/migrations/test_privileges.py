@@ -36,7 +36,7 @@ FROM (
 GROUP BY 1, 2, 3
 """
 WRITTEN = {
-    ("_publisher", "outbox", "INSERT"): "ancestors deliver_at event_id headers key payload published_by topic",
+    ("_publisher", "outbox", "INSERT"): "ancestors deliver_at event_id headers key payload published_by topic wake",
     ("_publisher", "outbox", "SELECT"): "event_id",
     ("_publisher", "schemas", "INSERT"): "about hash kind name schema service version",
     ("_caller", "rpc_requests", "INSERT"): "arguments call_id caller caller_name deadline headers procedure",

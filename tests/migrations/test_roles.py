@@ -202,7 +202,7 @@ async def sleep_as_leader(bus: Bus) -> asyncio.Event:
     leader = await bus.connect(bus.dsn)
     await leader.add_listener(f"{bus.namespace}_wake", lambda *_: woken.set())
     slot = await leader.fetchval(bus.text("SELECT last_value FROM pgbus.wake_slots"))
-    assert await leader.fetchval("SELECT pg_try_advisory_lock(hashtext($1), $2)", f"{bus.namespace}.wake", slot)
+    assert await leader.fetchval("SELECT pg_try_advisory_lock(hashtext($1), $2)", bus.text("pgbus.wake"), slot)
     return woken
 
 

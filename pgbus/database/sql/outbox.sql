@@ -7,8 +7,8 @@
 -- name: insert_event
 -- One event that is due at once.
 --
--- None of the INSERTs locks anything that another publisher waits for, except `insert_events_once`. What the table's
--- trigger does to wake the leader is written there.
+-- None of the INSERTs locks anything that another publisher waits for, except `insert_events_once`. What the default of
+-- `wake` does to wake the leader is written there. A statement for many rows has it done once, in a subselect.
 INSERT INTO pgbus.outbox (event_id, topic, ancestors, key, payload, headers, published_by)
 VALUES (
     CAST(:event_id AS uuid),
@@ -26,8 +26,9 @@ VALUES (
 -- but between its values.
 -- What all of them share is a subselect each, which runs once: as a plain expression, it would be cast and checked by
 -- its domain for each row.
-INSERT INTO pgbus.outbox (event_id, topic, ancestors, payload, headers, published_by)
-SELECT CAST(given.event_id AS uuid),
+INSERT INTO pgbus.outbox (wake, event_id, topic, ancestors, payload, headers, published_by)
+SELECT (SELECT pgbus.wake_leader()),
+       CAST(given.event_id AS uuid),
        (SELECT CAST(CAST(:topic AS text) AS pgbus.topic)),
        (SELECT CAST(string_to_array(CAST(:ancestors AS text), ' ') AS pgbus.ancestors)),
        CAST(given.payload AS jsonb),
@@ -40,8 +41,9 @@ FROM ROWS FROM (
 
 -- name: insert_events
 -- Events in the order of the arrays. An array may be shorter than `event_ids`: missing elements are NULL.
-INSERT INTO pgbus.outbox (event_id, topic, ancestors, key, payload, headers, deliver_at, published_by)
-SELECT given.event_id,
+INSERT INTO pgbus.outbox (wake, event_id, topic, ancestors, key, payload, headers, deliver_at, published_by)
+SELECT (SELECT pgbus.wake_leader()),
+       given.event_id,
        given.topic,
        string_to_array(given.ancestors, ' '),
        given.key,
@@ -88,8 +90,9 @@ WITH given AS MATERIALIZED (
     FROM (SELECT array_agg(w.dedup_key) AS dedup_keys, array_agg(w.event_id) AS event_ids FROM wanted AS w) AS k
     CROSS JOIN LATERAL pgbus.take_dedup_keys(k.dedup_keys, k.event_ids, CAST(:dedup_ttl AS double precision)) AS t
 ), inserted AS (
-    INSERT INTO pgbus.outbox (event_id, topic, ancestors, key, payload, headers, deliver_at, published_by)
-    SELECT g.event_id,
+    INSERT INTO pgbus.outbox (wake, event_id, topic, ancestors, key, payload, headers, deliver_at, published_by)
+    SELECT (SELECT pgbus.wake_leader()),
+           g.event_id,
            g.topic,
            string_to_array(g.ancestors, ' '),
            g.key,

@@ -27,8 +27,9 @@ WITH given AS MATERIALIZED (
     ON CONFLICT (source, message_id) DO NOTHING
     RETURNING source, message_id
 ), published AS (
-    INSERT INTO pgbus.outbox (event_id, topic, ancestors, key, payload, headers, published_by)
-    SELECT g.event_id,
+    INSERT INTO pgbus.outbox (wake, event_id, topic, ancestors, key, payload, headers, published_by)
+    SELECT (SELECT pgbus.wake_leader()),
+           g.event_id,
            g.topic,
            string_to_array(g.ancestors, ' '),
            g.key,

@@ -388,18 +388,16 @@ WHERE m.id > s.last_value
 
 -- name: try_sleep
 -- Lock the current wake slot exclusively: true means that no publisher is about to commit without a NOTIFY.
-SELECT s.slot, pg_try_advisory_lock(hashtext(CAST(:namespace AS text) || '.wake'), s.slot) AS armed
+SELECT s.slot, pg_try_advisory_lock(hashtext('pgbus.wake'), s.slot) AS armed
 FROM (SELECT CAST(last_value AS integer) AS slot FROM pgbus.wake_slots) AS s
 
 -- name: wake_up
 -- Let publishers share the wake slot again: from here on they need not notify.
-SELECT pg_advisory_unlock(hashtext(CAST(:namespace AS text) || '.wake'), CAST(:slot AS integer))
+SELECT pg_advisory_unlock(hashtext('pgbus.wake'), CAST(:slot AS integer))
 
 -- name: advance_wake_slot
--- Make the next odd slot current: because a transaction keeps sharing this one, or the bus has slept.
-SELECT CAST(CASE WHEN s.last_value % 2 = 0 THEN nextval('pgbus.wake_slots')
-                 ELSE GREATEST(nextval('pgbus.wake_slots'), nextval('pgbus.wake_slots')) END AS integer) AS slot
-FROM pgbus.wake_slots AS s
+-- Make the next slot current: because a transaction keeps sharing this one, or the bus has slept.
+SELECT CAST(nextval('pgbus.wake_slots') AS integer) AS slot
 
 -- name: find_owed
 -- Whether something is owed now for which the leader must be there: claims of events and of runs of schedules, runs that
@@ -466,36 +464,39 @@ SELECT EXISTS (SELECT FROM pgbus.deliveries AS d WHERE d.claim_token IS NOT NULL
                      AS double precision), double precision 'infinity') AS seconds
 
 -- name: lie_down
--- Say that the bus is about to sleep, and make an even slot current: every publisher notifies from now on.
-SELECT CAST(CASE WHEN s.last_value % 2 = 1 THEN nextval('pgbus.wake_slots')
-                 ELSE GREATEST(nextval('pgbus.wake_slots'), nextval('pgbus.wake_slots')) END AS integer) AS slot,
+-- Say that the bus is about to sleep, and make a slot current that is not yet called: publishers cannot read its number,
+-- so every one notifies from now on.
+SELECT CAST(setval('pgbus.wake_slots', CASE WHEN s.last_value < 2147483647 THEN s.last_value + 1 ELSE 1 END, false)
+            AS integer) AS slot,
        pg_notify(CAST(:work_channel AS text), 'dozing') AS told
 FROM pgbus.wake_slots AS s
 
 -- name: fall_asleep
 -- Give up the leader's lock and the last wake slot, say until when the bus sleeps, and have the server allow silence.
-SELECT pg_advisory_unlock(hashtext(CAST(:namespace AS text) || '.wake'), CAST(:held_slot AS integer)),
+SELECT pg_advisory_unlock(hashtext('pgbus.wake'), CAST(:held_slot AS integer)),
        pg_advisory_unlock(hashtext(CAST(:namespace AS text) || '.leader'), 1),
        set_config('idle_session_timeout', '0', false),
        pg_notify(CAST(:work_channel AS text), 'asleep ' || CAST(:seconds AS double precision))
 
 -- name: rise
--- Lead again, with the next, odd slot, and tell all. NULL when another session leads now, and 0 when one has led since
--- `slot` was made the current one: what this session knew of the log is then worth nothing.
+-- Lead again, with the slot that was current in the sleep, and tell all. NULL when another session leads now, and 0 when
+-- one has led since `slot` was made the current one: what this session knew of the log is then worth nothing.
+-- A subselect runs when it is asked for, so after the lock.
 SELECT CAST(CASE WHEN pg_try_advisory_lock(hashtext(CAST(:namespace AS text) || '.leader'), 1)
-                 THEN CASE WHEN pg_sequence_last_value(CAST('pgbus.wake_slots' AS regclass)) = CAST(:slot AS bigint)
+                 THEN CASE WHEN (SELECT s.last_value FROM pgbus.wake_slots AS s WHERE NOT s.is_called)
+                                = CAST(:slot AS bigint)
                            THEN nextval('pgbus.wake_slots') ELSE 0 END END AS integer) AS slot,
        set_config('idle_session_timeout', CAST(:silence AS text), false) AS silence,
        pg_notify(CAST(:work_channel AS text), 'awake') AS told
 
 -- name: is_asleep
 -- Whether the bus sleeps.
-SELECT s.last_value % 2 = 0 AS is_asleep FROM pgbus.wake_slots AS s
+SELECT NOT s.is_called AS is_asleep FROM pgbus.wake_slots AS s
 
 -- name: may_close
 -- Whether the bus sleeps, and no transaction is open that has published or changed something: its commit notifies, and
 -- who has no session then does not hear it.
-SELECT s.last_value % 2 = 0 AND NOT EXISTS (
+SELECT NOT s.is_called AND NOT EXISTS (
     SELECT FROM pg_locks AS l
     WHERE l.locktype = 'relation'
       AND l.database = (SELECT d.oid FROM pg_database AS d WHERE d.datname = current_database())
@@ -510,7 +511,7 @@ SELECT DISTINCT CAST(CAST(l.objid AS bigint) AS integer) AS slot
 FROM pg_locks AS l
 WHERE l.locktype = 'advisory'
   AND l.database = (SELECT d.oid FROM pg_database AS d WHERE d.datname = current_database())
-  AND CAST(l.classid AS bigint) = (CAST(hashtext(CAST(:namespace AS text) || '.wake') AS bigint) & 4294967295)
+  AND CAST(l.classid AS bigint) = (CAST(hashtext('pgbus.wake') AS bigint) & 4294967295)
   AND l.objsubid = 2
   AND l.mode = 'ShareLock'
 
@@ -524,7 +525,7 @@ SELECT pg_try_advisory_lock(hashtext(CAST(:namespace AS text) || '.leader'), 1) 
 SELECT CASE WHEN pg_try_advisory_lock(hashtext(CAST(:namespace AS text) || '.leader'), 1)
             THEN pg_advisory_unlock(hashtext(CAST(:namespace AS text) || '.leader'), 1)
             ELSE false END AS leaderless,
-       s.last_value % 2 = 0 AS is_asleep
+       NOT s.is_called AS is_asleep
 FROM pgbus.wake_slots AS s
 
 -- name: beat

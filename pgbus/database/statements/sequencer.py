@@ -175,24 +175,24 @@ async def find_log_end(store: Store) -> LogEnd:
 
 async def try_sleep(store: Store) -> WakeSlot:
     """Take the current wake slot, unless a publisher that shares it may still commit without a NOTIFY."""
-    row = await store.fetch_one("try_sleep", namespace=store.namespace)
+    row = await store.fetch_one("try_sleep")
     return WakeSlot(slot=row["slot"], armed=row["armed"])
 
 
 async def wake_up(store: Store, *, slot: int) -> None:
     """Let publishers share the slot again."""
-    await store.fetch("wake_up", namespace=store.namespace, slot=slot)
+    await store.fetch("wake_up", slot=slot)
 
 
 async def advance_wake_slot(store: Store) -> int:
-    """Have publishers use the next odd slot, and return that; transactions that share the old one keep it."""
+    """Have publishers use the next slot, and return that; transactions that share the old one keep it."""
     slot: int = (await store.fetch_one("advance_wake_slot"))["slot"]
     return slot
 
 
 async def find_held_slots(store: Store) -> set[int]:
     """The slots that open transactions share."""
-    return {row["slot"] for row in await store.fetch("find_held_slots", namespace=store.namespace)}
+    return {row["slot"] for row in await store.fetch("find_held_slots")}
 
 
 def names_to_lead() -> tuple[str, ...]:
@@ -218,13 +218,13 @@ async def find_owed(store: Store) -> Owed:
 
 
 async def lie_down(store: Store) -> int:
-    """Announce that the bus is about to sleep, and have every publisher notify from now on; returns the even slot."""
+    """Announce that the bus is about to sleep, and have every publisher notify from now on; returns the slot."""
     slot: int = (await store.fetch_one("lie_down", work_channel=store.work_channel))["slot"]
     return slot
 
 
 async def fall_asleep(store: Store, *, held_slot: int, seconds: float) -> None:
-    """Give the lead up, after `lie_down`: the bus sleeps, for `seconds` at most. `held_slot` was the last odd one."""
+    """Give the lead up, after `lie_down`: the bus sleeps, for `seconds` at most. `held_slot` was the one before."""
     await store.fetch(
         "fall_asleep",
         namespace=store.namespace,

@@ -240,7 +240,7 @@ async def test_a_worker_that_hangs_and_led_is_named_where_nobody_leads(invoke: I
 
 async def test_a_bus_that_sleeps_on_events_that_wait_is_not_said_to_be_well(invoke: Invoke, rows: Rows) -> None:
     await rows.worker("worker-1")
-    await rows.connection.execute("SELECT setval('pgbus.wake_slots', 2)")
+    await rows.connection.execute("SELECT setval('pgbus.wake_slots', 2, false)")
     assert "none: the bus sleeps, as nothing is owed" in words((await invoke("status")).stdout)
     await rows.connection.execute(
         "INSERT INTO pgbus.outbox (topic, published_at) VALUES ('a.b', now() - interval '3 minutes')"
