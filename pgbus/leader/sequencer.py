@@ -37,10 +37,11 @@ logger = logging.getLogger("pgbus")
 # Seconds between looks while a publisher is about to commit without a NOTIFY, and how often before its slot is left.
 CONTENDED_PAUSE = 0.002
 CONTENDED_LOOKS = 20
-# Seconds between looks under load: at least, at most, and for each event per second.
+# Seconds between looks under load: at least; for each event per second, up to a limit; and for each one of a high rate,
+# up to another limit.
 LINGER = 0.002
-LINGER_LIMIT = 0.010
-LINGER_PER_RATE = 0.000_002
+LINGER_PER_RATE, LINGER_LIMIT = 0.000_003_5, 0.003_5
+LINGER_PER_HIGH_RATE, LINGER_HIGH_LIMIT = 0.000_002, 0.010
 # Seconds of the past that the rate of events is averaged over: several bursts of publishers that keep step.
 MEMORY = 0.020
 # Seconds between looks at slots that long transactions keep: the first, and the longest.
@@ -68,7 +69,11 @@ class Arrivals:
     @property
     def linger(self) -> float:
         """Seconds to wait for more of them: a look costs the same for one as for twenty."""
-        return min(LINGER_LIMIT, max(LINGER, self.rate * LINGER_PER_RATE))
+        return max(
+            LINGER,
+            min(LINGER_LIMIT, self.rate * LINGER_PER_RATE),
+            min(LINGER_HIGH_LIMIT, self.rate * LINGER_PER_HIGH_RATE),
+        )
 
     @property
     def are_steady(self) -> bool:

@@ -133,12 +133,12 @@ class Claimer:
     # -------------------------------------------------------------------------------------------------- handed over
 
     def offer(self, token: UUID, *, events: int) -> bool:
-        """Whether this listener is idle, and would claim this many events as one piece.
+        """Whether this listener handles nothing, and would claim this many events as one piece.
 
         Then the sequencer may claim its next events for it, under this token.
         """
-        busy = self.is_busy or self._is_stopped or self._listener.ordered
-        takes = not busy and (events == 1 or events <= min(self._wanted(), self._piece))
+        busy = self._may_have_work or self._claiming or not self._in_flight.are_handled
+        takes = not (busy or self._is_stopped or self._listener.ordered) and events <= min(self._wanted(), self._piece)
         self._offered = token if takes else None
         return takes
 

@@ -61,6 +61,11 @@ class ClaimsInFlight:
         return {held.claim.token for held in self._held_claims.values()}
 
     @property
+    def are_handled(self) -> bool:
+        """Whether all events of the claims have ended, so that there is nothing left but to settle them."""
+        return not any(held.left for held in self._held_claims.values())
+
+    @property
     def refused(self) -> int:
         """How many of them the database refuses to settle."""
         return len(self._refused)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable, Sequence
 
+from pgbus.aio.clock import now
 from pgbus.database.faults import Fault, classify, is_link_error, is_passing
 from pgbus.database.statements import deliveries, notifications
 from pgbus.database.tries import LINK_PAUSE, LINK_PAUSE_LIMIT, Tries
@@ -17,6 +19,8 @@ from pgbus.telemetry.figures import duration
 
 logger = logging.getLogger("pgbus")
 
+# Seconds from one settling statement to the next, at least: one costs nearly the same for a claim as for ten.
+PAUSE = 0.020
 # Seconds between tries to settle what the database refuses, at most.
 REFUSED_PAUSE_LIMIT = 60.0
 
@@ -35,16 +39,17 @@ class Settler:
         self._listener = running.listener
         self._in_flight = in_flight
         self._was_settled = was_settled
+        self._settled_at = -math.inf
 
     async def run(self) -> None:
         """Settle ended attempts until the task is cancelled."""
         tries = Tries(f"settle events of {self._listener.name}")
         while True:
+            await self._in_flight.some_ended.wait()
+            await self._wait_for_others()
+            self._in_flight.some_ended.clear()
             held_claims = self._in_flight.take_ended()
-            if not held_claims:
-                self._in_flight.some_ended.clear()
-                await self._in_flight.some_ended.wait()
-                continue
+            self._settled_at = now()
             try:
                 await self._settle(held_claims)
                 tries.worked()
@@ -55,6 +60,11 @@ class Settler:
                 # Before the pause, in which the task may be cancelled: the claims are then still known as ended.
                 self._in_flight.put_back(held_claims)
                 await asyncio.sleep(tries.pause_after(error))
+
+    async def _wait_for_others(self) -> None:
+        """Let more claims end, if the last settlement was just now; the lanes of an ordered listener wait for it."""
+        if not self._listener.ordered and (pause := self._settled_at + PAUSE - now()) > 0:
+            await asyncio.sleep(pause)
 
     async def finish(self) -> None:
         """Wait until everything in flight is settled, for a limited time."""

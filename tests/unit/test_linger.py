@@ -8,13 +8,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pgbus.leader.sequencer import LINGER, LINGER_LIMIT, MEMORY, Arrivals
+from pgbus.leader.sequencer import LINGER, LINGER_HIGH_LIMIT, MEMORY, Arrivals
 
 MANY_STEPS = st.lists(st.tuples(st.integers(0, 2_000), st.floats(0.0001, 10.0)), max_size=30)
 
 
 @pytest.mark.parametrize(
-    ("rate", "seconds"), [(0.0, 0.002), (1_000.0, 0.002), (2_500.0, 0.005), (5_000.0, 0.010), (1_000_000.0, 0.010)]
+    ("rate", "seconds"),
+    [
+        (0.0, 0.002),
+        (500.0, 0.002),
+        (800.0, 0.0028),
+        (1_000.0, 0.0035),
+        (1_700.0, 0.0035),
+        (2_500.0, 0.005),
+        (5_000.0, 0.010),
+        (1_000_000.0, 0.010),
+    ],
 )
 def test_the_leader_waits_longer_the_faster_events_come(rate: float, seconds: float) -> None:
     assert Arrivals(rate).linger == pytest.approx(seconds)
@@ -49,7 +59,7 @@ def test_the_rate_is_none_that_no_step_had_and_the_pause_stays_in_its_limits(ste
     arrivals = Arrivals()
     for events, seconds in steps:
         arrivals.saw(events, seconds=seconds)
-        assert LINGER <= arrivals.linger <= LINGER_LIMIT
+        assert LINGER <= arrivals.linger <= LINGER_HIGH_LIMIT
     assert 0 <= arrivals.rate <= max((events / seconds for events, seconds in steps), default=0.0) * (1 + 1e-9)
 
 

@@ -1,0 +1,101 @@
+"""Settling: once in a while for all that has ended, and what does not wait for it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import asyncpg
+import pytest
+
+from pgbus.database.statements import deliveries
+from pgbus.database.store import Store
+from pgbus.listeners import settler
+from tests.support.orders import collect, publish
+from tests.support.workers import open_bus, running, until_idle
+
+OWED = "SELECT count(*) FROM pgbus.deliveries"
+
+
+@pytest.fixture
+def settlements(monkeypatch: pytest.MonkeyPatch) -> list[Mapping[str, Any]]:
+    """The values of each settling statement."""
+    seen: list[Mapping[str, Any]] = []
+    settle = deliveries.settle_deliveries
+
+    async def noting(store: Store, values: Any) -> Any:
+        seen.append(values)
+        return await settle(store, values)
+
+    monkeypatch.setattr(deliveries, "settle_deliveries", noting)
+    return seen
+
+
+async def test_what_ends_after_a_settlement_is_settled_together(
+    database: str, connection: asyncpg.Connection, settlements: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settler, "PAUSE", 3.0)
+    async with open_bus(database) as bus:
+        inbox = collect(bus, name="mail")
+        async with running(bus):
+            await publish(bus, 1)
+            await until_idle(connection)
+            assert len(settlements) == 1
+            for number in range(2, 6):
+                # Each in a claim of its own.
+                await publish(bus, number)
+                await inbox.take(number)
+            assert len(settlements) == 1
+            assert await connection.fetchval(OWED) == 4
+            await until_idle(connection)
+            assert len(settlements) == 2
+    assert await connection.fetchval("SELECT count(*) FROM pgbus.event_history WHERE outcome = 'done'") == 5
+
+
+async def test_a_worker_that_stops_settles_what_waits(
+    database: str, connection: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settler, "PAUSE", 1.0)
+    async with open_bus(database) as bus:
+        inbox = collect(bus, name="mail")
+        async with running(bus):
+            await publish(bus, 1)
+            await until_idle(connection)
+            await publish(bus, 2)
+            await inbox.take(2)
+        assert await connection.fetchval(OWED) == 0
+
+
+async def test_an_ordered_listener_waits_for_no_others(
+    database: str, connection: asyncpg.Connection, settlements: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settler, "PAUSE", 600.0)
+    async with open_bus(database) as bus:
+        inbox = collect(bus, name="mail", ordered=True)
+        async with running(bus):
+            for number in range(1, 4):
+                await bus.publish({"n": number}, topic="orders.placed", key="customer 7")
+                await inbox.take(number)
+                await until_idle(connection)
+    assert len(settlements) == 3
+
+
+async def test_a_listener_whose_events_only_wait_to_be_settled_gets_the_next_without_a_claim(
+    database: str, connection: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settler, "PAUSE", 3.0)
+    async with open_bus(database) as bus:
+        inbox = collect(bus, name="mail")
+        async with running(bus):
+            await publish(bus, 1)
+            await until_idle(connection)
+
+            async def refuse(*_: object, **__: object) -> None:
+                raise AssertionError("claimed")
+
+            for name in ("claim_ready", "claim_deliveries"):
+                monkeypatch.setattr(deliveries, name, refuse)
+            for number in range(2, 5):
+                await publish(bus, number)
+                await inbox.take(number)
+            await until_idle(connection)
