@@ -19,7 +19,7 @@ REPEAT = """## How to repeat it
 
     .venv/bin/python -m benchmarks scale
 
-`PGBUS_SCALE=full` takes the full sizes, which run for more than an hour; `PGBUS_SCALE_LOG=10000,100000` those of one
+`PGBUS_SCALE=full` takes the full sizes, which run for a quarter of an hour; `PGBUS_SCALE_LOG=10000,100000` those of one
 curve; names after `scale` choose curves, and print them only."""
 
 Found = tuple[list[Curve], dict[str, str]]
