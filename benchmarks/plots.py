@@ -9,7 +9,7 @@ from html import escape
 
 WIDTH = 720
 FONT = 'font-family="system-ui, sans-serif"'
-COLOURS = ("#1f5fa8", "#c8553d", "#3f8f5b", "#8a5fa8", "#b08a2e")
+COLOURS = ("#1f5fa8", "#c8553d", "#3f8f5b", "#8a5fa8", "#b08a2e", "#1f9e9e", "#555555")
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def bars(title: str, unit: str, shown: Sequence[Bar]) -> str:
 
 def lines(title: str, x_name: str, y_name: str, shown: Sequence[Line]) -> str:
     """Lines in a diagram whose axes are both logarithmic: what grows linearly has the slope of the grey line."""
-    left, top, right, bottom = 70, 64, WIDTH - 160, 360
+    left, top, right, bottom = 70, 64, WIDTH - 30, 360
     points = [point for line in shown for point in line.points if point[0] > 0 and point[1] > 0]
     low_x, high_x = _decades([x for x, _ in points])
     low_y, high_y = _decades([y for _, y in points])
@@ -83,11 +83,11 @@ def lines(title: str, x_name: str, y_name: str, shown: Sequence[Line]) -> str:
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
         parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
         parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{colour}"/>' for x, y in places]
-        x, y = right + 12, top + 14 + 20 * number
+        x, y = left, bottom + 64 + 20 * number
         parts.append(f'<text x="{x}" y="{y}" font-size="13" fill="{colour}">{escape(line.name)}</text>')
     x, y = (left + right) // 2, bottom + 38
     parts.append(f'<text x="{x}" y="{y}" text-anchor="middle" font-size="13">{escape(x_name)}</text>')
-    return _page(title, f"{y_name}; the dashed line grows linearly", bottom + 52, parts)
+    return _page(title, f"{y_name}; the dashed line grows linearly", bottom + 58 + 20 * len(shown), parts)
 
 
 def _decades(values: Sequence[float]) -> tuple[int, int]:
