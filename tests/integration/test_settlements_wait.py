@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import asynccontextmanager
 from typing import Any
 
 import asyncpg
 import pytest
 
+import pgbus
 from pgbus.database.statements import deliveries
 from pgbus.database.store import Store
 from pgbus.listeners import settler
 from tests.support.orders import collect, publish
-from tests.support.workers import open_bus, running, until_idle
+from tests.support.workers import Inbox, open_bus, running, until_idle
 
 OWED = "SELECT count(*) FROM pgbus.deliveries"
 
@@ -31,24 +33,35 @@ def settlements(monkeypatch: pytest.MonkeyPatch) -> list[Mapping[str, Any]]:
     return seen
 
 
-async def test_what_ends_after_a_settlement_is_settled_together(
-    database: str, connection: asyncpg.Connection, settlements: list[Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(settler, "PAUSE", 3.0)
+@asynccontextmanager
+async def just_settled(database: str, connection: asyncpg.Connection) -> AsyncIterator[tuple[pgbus.Bus, Inbox[int]]]:
+    """A running bus whose listener has settled event 1: what ends now waits for others."""
     async with open_bus(database) as bus:
         inbox = collect(bus, name="mail")
         async with running(bus):
             await publish(bus, 1)
             await until_idle(connection)
-            assert len(settlements) == 1
-            for number in range(2, 6):
-                # Each in a claim of its own.
-                await publish(bus, number)
-                await inbox.take(number)
-            assert len(settlements) == 1
-            assert await connection.fetchval(OWED) == 4
-            await until_idle(connection)
-            assert len(settlements) == 2
+            yield bus, inbox
+
+
+async def handle(bus: pgbus.Bus, inbox: Inbox[int], numbers: Iterable[int]) -> None:
+    """Have these events handled, each in a claim of its own."""
+    for number in numbers:
+        await publish(bus, number)
+        await inbox.take(number)
+
+
+async def test_what_ends_after_a_settlement_is_settled_together(
+    database: str, connection: asyncpg.Connection, settlements: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settler, "PAUSE", 3.0)
+    async with just_settled(database, connection) as (bus, inbox):
+        assert len(settlements) == 1
+        await handle(bus, inbox, range(2, 6))
+        assert len(settlements) == 1
+        assert await connection.fetchval(OWED) == 4
+        await until_idle(connection)
+        assert len(settlements) == 2
     assert await connection.fetchval("SELECT count(*) FROM pgbus.event_history WHERE outcome = 'done'") == 5
 
 
@@ -56,14 +69,9 @@ async def test_a_worker_that_stops_settles_what_waits(
     database: str, connection: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(settler, "PAUSE", 1.0)
-    async with open_bus(database) as bus:
-        inbox = collect(bus, name="mail")
-        async with running(bus):
-            await publish(bus, 1)
-            await until_idle(connection)
-            await publish(bus, 2)
-            await inbox.take(2)
-        assert await connection.fetchval(OWED) == 0
+    async with just_settled(database, connection) as (bus, inbox):
+        await handle(bus, inbox, [2])
+    assert await connection.fetchval(OWED) == 0
 
 
 async def test_an_ordered_listener_waits_for_no_others(
@@ -84,18 +92,12 @@ async def test_a_listener_whose_events_only_wait_to_be_settled_gets_the_next_wit
     database: str, connection: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(settler, "PAUSE", 3.0)
-    async with open_bus(database) as bus:
-        inbox = collect(bus, name="mail")
-        async with running(bus):
-            await publish(bus, 1)
-            await until_idle(connection)
 
-            async def refuse(*_: object, **__: object) -> None:
-                raise AssertionError("claimed")
+    async def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("claimed")
 
-            for name in ("claim_ready", "claim_deliveries"):
-                monkeypatch.setattr(deliveries, name, refuse)
-            for number in range(2, 5):
-                await publish(bus, number)
-                await inbox.take(number)
-            await until_idle(connection)
+    async with just_settled(database, connection) as (bus, inbox):
+        for name in ("claim_ready", "claim_deliveries"):
+            monkeypatch.setattr(deliveries, name, refuse)
+        await handle(bus, inbox, range(2, 5))
+        await until_idle(connection)
