@@ -6,7 +6,7 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Protocol, TypeVar
 
@@ -58,7 +58,7 @@ class Maintenance:
         telemetry: Telemetry,
         worker_id: int,
         returned_at: float,
-        wake_listeners: Callable[[Iterable[int]], None],
+        wake_listeners: Callable[[Mapping[int, Iterable[int]]], None],
         partition: Callable[[], int],
         begin_period: Callable[[], None],
         turn: asyncio.Lock,
@@ -174,7 +174,7 @@ class Maintenance:
         if look.freed:
             logger.warning("freed %d claims of workers that died", look.freed)
             self._telemetry.emit(ClaimsFreed(look.freed))
-            self._wake_listeners(look.listener_ids)
+            self._wake_listeners(dict.fromkeys(look.listener_ids, ()))
         return look.has_runs
 
     async def _free_schedules(self) -> None:

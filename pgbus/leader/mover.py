@@ -26,7 +26,7 @@ from pgbus.leader.frontier import Frontier, Seen, Snapshot
 from pgbus.leader.guesses import Guesses
 from pgbus.leader.neighbours import Neighbours, handing_over
 from pgbus.leader.routes import Routes
-from pgbus.leader.runs import make_deliveries, wake_payloads
+from pgbus.leader.runs import lanes_by_listener, make_deliveries, wake_payloads
 
 logger = logging.getLogger("pgbus")
 
@@ -261,19 +261,19 @@ class Mover:
             logged = await self._hand_over(events, partial(self._log_together, self._store, events, deliveries))
         else:
             logged = await self._log_together(self._store, events, deliveries, NO_OFFER)
-        self._note_logged(events, [one.listener_id for one in deliveries], logged)
+        self._note_logged(events, deliveries, logged)
         return logged
 
     def _make_deliveries(self, events: Sequence[Waiting]) -> list[Delivery]:
         self._attempted = [event.id for event in events]
         return make_deliveries(events, self._routes, base=self.base, run=self.run)
 
-    def _note_logged(self, events: Sequence[Waiting], listener_ids: Iterable[int], logged: Logged) -> None:
+    def _note_logged(self, events: Sequence[Waiting], deliveries: Iterable[Delivery], logged: Logged) -> None:
         """Now that it has committed."""
         # Positions are used up only here. A write that failed gives its own to the next one: nobody has seen them.
         self._attempted = []
         self.base += len(events)
-        self._neighbours.wake(set(listener_ids) - logged.handed.keys())
+        self._neighbours.wake(lanes_by_listener(one for one in deliveries if one.listener_id not in logged.handed))
 
     async def _hand_over(self, events: Sequence[Waiting], log: Callable[[Offer], Awaitable[Logged]]) -> Logged:
         """Log events, claimed for idle listeners of ours that may take them."""
@@ -333,11 +333,8 @@ class Mover:
         logged = await handing_over(self._neighbours, log, events=1, lease=self._lease)
         if logged:
             self._guesses.remember(reading.rows[0])
-            self._note_logged(reading.rows, self._heard_by(reading.rows[0]), logged)
+            self._note_logged(reading.rows, self._make_deliveries(reading.rows), logged)
         return reading, logged
-
-    def _heard_by(self, event: Waiting) -> list[int]:
-        return [one.listener_id for one in self._routes.find(event.topic, event.ancestors)]
 
     def _wakes(self, deliveries: Sequence[Delivery], offer: Offer) -> list[str]:
         if not self.tells_others:
@@ -372,7 +369,7 @@ class Mover:
         except _RoutesChangedError:
             await self._load_routes()
             return 0
-        self._note_logged(events, [one.listener_id for one in deliveries], logged)
+        self._note_logged(events, deliveries, logged)
         return logged.moved
 
     def _cut_due(self, rows: Sequence[Waiting]) -> Sequence[Waiting]:

@@ -16,8 +16,8 @@ L = TypeVar("L", bound=Logged | None)
 class Neighbours(Protocol):
     """The listeners of the leader's own process: it wakes them itself, and hands events to those that are idle."""
 
-    def wake(self, listener_ids: Iterable[int]) -> None:
-        """They have something to claim."""
+    def wake(self, lanes: Mapping[int, Iterable[int]]) -> None:
+        """Listeners have something to claim, by their ids: in these lanes, or anywhere if none is named."""
 
     def offer(self, token: UUID, *, events: int) -> tuple[int, Sequence[int]]:
         """The worker's id, and the listeners that are idle, and would take this many events at once: a claim under this

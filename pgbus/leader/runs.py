@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from pgbus.database.statements.moving import Delivery
 from pgbus.database.statements.sequencer import Waiting
@@ -58,6 +58,16 @@ def _runs(lane: int | None, owed: Sequence[int], run: int) -> list[_Run]:
         text = "{" + ",".join(map(str, part)) + "}" if has_holes else None
         runs.append((lane, part[0], part[-1], len(part), text))
     return runs
+
+
+def lanes_by_listener(deliveries: Iterable[Delivery]) -> dict[int, set[int]]:
+    """The listeners of deliveries by their ids, each with the lanes that they are in: none, for one without order."""
+    lanes: dict[int, set[int]] = {}
+    for one in deliveries:
+        its = lanes.setdefault(one.listener_id, set())
+        if one.lane is not None:
+            its.add(one.lane)
+    return lanes
 
 
 def wake_payloads(listener_ids: Sequence[int]) -> list[str]:

@@ -219,7 +219,7 @@ class Sequencer:
     async def _backfill(self) -> None:
         done = await sequencer.backfill_listener(self._store, batch=self._mover.rows, run=RUN)
         if done.listener_id is not None:
-            self._neighbours.wake([done.listener_id])
+            self._neighbours.wake({done.listener_id: ()})
         else:
             self._backfill_at = now() + LOCKED_PAUSE if done.were_behind else math.inf
 

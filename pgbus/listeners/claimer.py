@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from uuid import UUID, uuid4
 
 from pgbus.aio.clock import now
@@ -15,7 +15,7 @@ from pgbus.database.tries import Tries
 from pgbus.listeners.backlog import Backlog
 from pgbus.listeners.claims import ClaimsInFlight
 from pgbus.listeners.known_topics import KnownTopics
-from pgbus.listeners.lane_floors import LaneFloors
+from pgbus.listeners.lanes import Lanes
 from pgbus.listeners.pace import Pace
 from pgbus.listeners.quarantine import Quarantine
 from pgbus.listeners.running import RunningListener
@@ -42,6 +42,7 @@ class Claimer:
         *,
         backlog: Backlog,
         in_flight: ClaimsInFlight,
+        lanes: Lanes,
         known: KnownTopics,
         pace: Pace,
         quarantine: Quarantine,
@@ -50,6 +51,7 @@ class Claimer:
         self._listener = running.listener
         self._backlog = backlog
         self._in_flight = in_flight
+        self._lanes = lanes
         self._known = known
         self._pace = pace
         self._quarantine = quarantine
@@ -61,7 +63,6 @@ class Claimer:
         # Below these nothing is left for us to claim: a position for fresh runs, an instant for retries and the like.
         self.floor = 0
         self._due_floor = -math.inf
-        self._lane_floors = LaneFloors(running.listener.lanes or 0)
         self._bottom_at = 0.0
         # Set by each scan from the bottom, and cleared by a claim that was allowed suspects and found none.
         self._look_for_suspects = True
@@ -89,8 +90,18 @@ class Claimer:
         was_quiet, self._has_claimed = not self._has_claimed, False
         return was_quiet
 
-    def wake(self) -> None:
-        """Claim: there may be work."""
+    def wake(self, lanes: Iterable[int] = ()) -> None:
+        """Claim: there may be work, in these lanes of an ordered listener if they are named."""
+        self._lanes.expect(lanes)
+        self._in_flight.ask_for_lanes()
+        self._claim_soon()
+
+    def wake_for_settled(self, lanes: Iterable[int | None]) -> None:
+        """Claim what waits in these lanes, in which we hold nothing any more."""
+        if any(self._lanes.may_have(lane) for lane in lanes):
+            self._claim_soon()
+
+    def _claim_soon(self) -> None:
         self._may_have_work = True
         self._backlog.has_room.set()
 
@@ -107,7 +118,7 @@ class Claimer:
     def look_at_everything(self) -> None:
         """Claim without the floors: an operator may have put old events back, or a crash of the server."""
         self._bottom_at = 0.0
-        self._lane_floors.lower()
+        self._lanes.lower()
         self.wake()
 
     def stop(self) -> None:
@@ -128,6 +139,7 @@ class Claimer:
                 tries.worked()
             except Exception as error:
                 self._may_have_work = True
+                self._lanes.expect()
                 await asyncio.sleep(tries.pause_after(error))
 
     # -------------------------------------------------------------------------------------------------- handed over
@@ -174,8 +186,11 @@ class Claimer:
 
     async def _claim(self, wanted: int) -> None:
         self._may_have_work = False
-        self._has_claimed = True
         from_bottom = self._lower_floors()
+        lanes = self._lanes.take(held=self._in_flight.lanes)
+        if self._listener.ordered and lanes == []:
+            return  # what may have rows is held by us, and its settlement wakes us
+        self._has_claimed = True
         rows = self._pace.rows(wanted)
         self._claiming = token = uuid4()
         suspects = self._look_for_suspects and self._quarantine.enter(self.wake_for_suspects)
@@ -183,7 +198,7 @@ class Claimer:
         try:
             # From before the statement: the lease in the database then ends no earlier than we believe.
             sent_at = now()
-            found = await self._send_claim(wanted, token=token, rows=rows, suspects=suspects)
+            found = await self._send_claim(wanted, lanes or (), token=token, rows=rows, suspects=suspects)
             if from_bottom:
                 self._put_off_bottom(began=sent_at)
             claims = await self._skip_missing(found)
@@ -202,19 +217,23 @@ class Claimer:
         self._locked_pause = LOCKED_PAUSE
         events = sum(len(claim.events) for claim in claims)
         more = events >= wanted or len(claims) >= rows or any(claim.suspect for claim in claims)
-        self._may_have_work = self._may_have_work or more
+        if more:
+            self.wake()
         self._pace.saw_claim(events=events, rows=len(claims))
         # Only now: a claim whose answer was lost took rows that nobody here handles, and they must be found again.
         self._raise_floor(claims)
         self._running.telemetry.emit(Claimed(self._listener.name, events))
         self._enqueue(claims, events, sent_at=sent_at)
 
-    async def _send_claim(self, wanted: int, *, token: UUID, rows: int, suspects: bool) -> list[Claim]:
+    async def _send_claim(
+        self, wanted: int, lanes: Sequence[int], *, token: UUID, rows: int, suspects: bool
+    ) -> list[Claim]:
         terms = ClaimTerms(
             token=token,
             listener_id=self._running.id,
             worker_id=self._running.standing.claimant(),
-            lane_floors=self._lane_floors.positions,
+            lane_floors=self._lanes.floors,
+            lanes=lanes,
             floor=self.floor,
             due_floor=self._due_floor,
             rows=rows,
@@ -226,7 +245,7 @@ class Claimer:
             left_topics=list(self._known.left),
         )
         claimed = await deliveries.claim(self._running.store, terms, expects_cuts=self._expects_cuts)
-        self._lane_floors.saw(claimed.tops)
+        self._lanes.saw(claimed.looked, claimed.tops, claimed.left)
         claims = claimed.claims
         # A run that had to be cut is one of many: the leader makes large ones under load.
         self._expects_cuts = sum(claim.size for claim in claims) >= wanted
@@ -278,6 +297,7 @@ class Claimer:
             return False
         self._bottom_at = at + BOTTOM_INTERVAL
         self._look_for_suspects = True
+        self._lanes.expect()
         self.floor, self._due_floor = 0, -math.inf
         self._known.left.clear()  # they may be nobody's by now
         return True

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable, Iterable
 from uuid import UUID
 
+from pgbus.listeners.lanes import Lanes
 from pgbus.listeners.pace import Pace
 from pgbus.listeners.quarantine import Quarantine
 from pgbus.listeners.running import RunningListener
@@ -26,11 +27,13 @@ class ClaimsInFlight:
         self,
         running: RunningListener,
         *,
+        lanes: Lanes,
         pace: Pace,
         quarantine: Quarantine,
         wake: Callable[[], None],
     ) -> None:
         self._running = running
+        self._lanes = lanes
         self._pace = pace
         self._quarantine = quarantine
         self._wake = wake
@@ -44,6 +47,8 @@ class ClaimsInFlight:
         self._refused: set[int] = set()
         self.some_ended = asyncio.Event()
         """Set when all events of a claim have ended."""
+        self.lanes_are_needed = asyncio.Event()
+        """Set when more may wait in the lane of a claim that has ended: it cannot be claimed until that is settled."""
         self.changed = asyncio.Event()
         """Set when claims were removed or refused."""
 
@@ -66,6 +71,11 @@ class ClaimsInFlight:
         return not any(held.left for held in self._held_claims.values())
 
     @property
+    def lanes(self) -> set[int | None]:
+        """The lanes of the claims."""
+        return {held.claim.lane for held in self._held_claims.values()}
+
+    @property
     def refused(self) -> int:
         """How many of them the database refuses to settle."""
         return len(self._refused)
@@ -86,13 +96,21 @@ class ClaimsInFlight:
         self._ended.append(held)
         self.note_work(held)
         self.some_ended.set()
+        if self._lanes.may_have(held.claim.lane):
+            self.lanes_are_needed.set()
 
     def note_work(self, held: HeldClaim) -> None:
         """Let the pace learn from the durations of its events."""
         self._pace.saw_work(events=len(held.durations), seconds=sum(held.durations))
 
+    def ask_for_lanes(self) -> None:
+        """Have claims settled soon in whose lanes there may be more by now."""
+        if any(self._lanes.may_have(held.claim.lane) for held in self._ended):
+            self.lanes_are_needed.set()
+
     def take_ended(self) -> list[HeldClaim]:
         """The claims that have ended since the last time."""
+        self.lanes_are_needed.clear()
         ended, self._ended = self._ended, []
         return ended
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from uuid import UUID
 
 from pgbus.aio.clock import now
@@ -23,6 +23,7 @@ from pgbus.listeners.executor import Executor
 from pgbus.listeners.handler_call import HandlerCall
 from pgbus.listeners.hooks import Afterwards
 from pgbus.listeners.known_topics import KnownTopics
+from pgbus.listeners.lanes import Lanes
 from pgbus.listeners.pace import Pace
 from pgbus.listeners.quarantine import Quarantine
 from pgbus.listeners.retries import Retries
@@ -49,9 +50,10 @@ class Runner:
         self._running = running
         self._hooks = hooks
         self._afterwards = Afterwards(hooks.after_event_execution)
-        self._backlog = Backlog(slots=running.slots)
+        backlog = self._backlog = Backlog(slots=running.slots)
         pace = Pace(concurrency=running.slots, target=running.config.batch_target, batch_size=self.listener.batch_size)
-        in_flight = ClaimsInFlight(running, pace=pace, quarantine=quarantine, wake=self.wake)
+        lanes = Lanes(self.listener.lanes or 0)
+        in_flight = ClaimsInFlight(running, lanes=lanes, pace=pace, quarantine=quarantine, wake=self.wake)
         known = KnownTopics(running)
         transactions = HandlerTransactions(
             running, executor=executor, in_flight=in_flight, was_settled=self._was_settled
@@ -62,15 +64,10 @@ class Runner:
         self._attempts = attempts
         self._in_flight = in_flight
         self.claimer = Claimer(
-            running, backlog=self._backlog, in_flight=in_flight, known=known, pace=pace, quarantine=quarantine
+            running, backlog=backlog, in_flight=in_flight, lanes=lanes, known=known, pace=pace, quarantine=quarantine
         )
         self._slots = Slots(
-            running,
-            backlog=self._backlog,
-            in_flight=in_flight,
-            attempts=attempts,
-            afterwards=self._afterwards,
-            pace=pace,
+            running, backlog=backlog, in_flight=in_flight, attempts=attempts, afterwards=self._afterwards, pace=pace
         )
         self._settler = Settler(running, in_flight=in_flight, was_settled=self._was_settled)
         self._retries = Retries(when_due=self.claimer.wake_for_due)
@@ -168,9 +165,9 @@ class Runner:
 
     # ----------------------------------------------------------------------------------------------------- waking
 
-    def wake(self) -> None:
-        """Claim: there may be work."""
-        self.claimer.wake()
+    def wake(self, lanes: Iterable[int] = ()) -> None:
+        """Claim: there may be work, in these lanes of an ordered listener if they are named."""
+        self.claimer.wake(lanes)
 
     def look_at_everything(self) -> None:
         """Claim without the floors: an operator may have put old events back."""
@@ -211,9 +208,11 @@ class Runner:
             self._afterwards.begin(message for held in held_claims for message in held.done_messages)
         if delays:
             self._retries.add(delays)
-        # A lane has become free, or what was released is there to be claimed again: no notification says so.
-        if self.listener.ordered or any(_gave_back(held) for held in held_claims):
+        # What was released is there to be claimed again, or a lane has become free: no notification says so.
+        if any(_gave_back(held) for held in held_claims):
             self.wake()
+        elif self.listener.ordered:
+            self.claimer.wake_for_settled(held.claim.lane for held in held_claims)
 
 
 def _gave_back(held: HeldClaim) -> bool:

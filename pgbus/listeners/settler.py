@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import math
 from collections.abc import Callable, Sequence
@@ -62,9 +63,11 @@ class Settler:
                 await asyncio.sleep(tries.pause_after(error))
 
     async def _wait_for_others(self) -> None:
-        """Let more claims end, if the last settlement was just now; the lanes of an ordered listener wait for it."""
-        if not self._listener.ordered and (pause := self._settled_at + PAUSE - now()) > 0:
-            await asyncio.sleep(pause)
+        """Let more claims end, if the last settlement was just now, unless something waits in a lane of these."""
+        if (pause := self._settled_at + PAUSE - now()) > 0:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pause):
+                    await self._in_flight.lanes_are_needed.wait()
 
     async def finish(self) -> None:
         """Wait until everything in flight is settled, for a limited time."""

@@ -128,7 +128,7 @@ class Parts:
         A busy one would be asked in vain; and while someone holds a snapshot, that reads all that it has handled.
         """
         if quiet := [id_ for id_, runner in self.runners.by_id.items() if runner.claimer.was_quiet()]:
-            self.runners.wake(await sequencer.find_ready_listeners(store, quiet))
+            self.runners.wake(dict.fromkeys(await sequencer.find_ready_listeners(store, quiet), ()))
         self.server.wake()
 
     def look_at_everything(self) -> None:

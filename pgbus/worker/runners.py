@@ -165,11 +165,11 @@ class Runners:
         for runner in self._runners.values():
             runner.look_at_everything()
 
-    def wake(self, listener_ids: Iterable[int]) -> None:
-        """Make these listeners look for deliveries at once."""
-        for listener_id in listener_ids:
+    def wake(self, lanes: Mapping[int, Iterable[int]]) -> None:
+        """Make listeners look for deliveries at once, by their ids: in these lanes, or anywhere if none is named."""
+        for listener_id, its in lanes.items():
             if runner := self._runners.get(listener_id):
-                runner.wake()
+                runner.wake(its)
 
     def offer(self, token: UUID, *, events: int) -> tuple[int, Sequence[int]]:
         """Our id, and the idle listeners that would take this many events: the sequencer may claim them for each."""

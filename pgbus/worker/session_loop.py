@@ -208,7 +208,7 @@ class SessionLoop:
             case "reload":
                 self._parts.look_at_everything()
             case _:
-                self._parts.runners.wake(_read_ids(payload))
+                self._parts.runners.wake(dict.fromkeys(_read_ids(payload), ()))
 
     def _answer(self, work: Coroutine[Any, Any, None]) -> None:
         """Do this soon: a callback of the session cannot wait."""

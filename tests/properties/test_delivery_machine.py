@@ -34,7 +34,7 @@ from pgbus.database.statements.listeners import Registration
 from pgbus.database.store import Store
 from pgbus.handlers.outcomes import DONE, Dead, Done, Retry
 from pgbus.leader.mover import Look
-from pgbus.listeners.lane_floors import LaneFloors
+from pgbus.listeners.lanes import Lanes
 from pgbus.listeners.settlement import BLOCKED, RELEASED, Ending, HeldClaim, settlement
 from tests.support.leading import Leading
 from tests.support.machine import LEAPS, PLACES, PUBLISHERS, RESET, Held, Subscriber, Wires
@@ -318,7 +318,7 @@ class DeliveryMachine(RuleBasedStateMachine):
         if one not in self.all or one.blocking:
             return
         one.lanes = LANES if one.lanes is None else None
-        one.floors = LaneFloors(one.lanes or 0)  # a worker's, too, is new: it runs other code
+        one.floors = Lanes(one.lanes or 0)  # a worker's, too, is new: it runs other code
         registration = Registration(listener_name="", lanes=one.lanes, options="{}", start_position=None)
         self.run(listeners.set_listener_options(self.store, {one.id: registration}, service=""))
         self.run(maintenance.release_lanes(self.store, batch=1_000))
@@ -367,7 +367,9 @@ class DeliveryMachine(RuleBasedStateMachine):
     )
     def claim(self, one: Subscriber, data: st.DataObject, limit: int, piece: int, rows: int, suspects: bool) -> Any:
         worker_id = data.draw(st.sampled_from(sorted(self.workers)))
-        found = self.run(self._claim(self.store, one, worker_id, limit, piece, rows, suspects))
+        # Some lanes, for which the lean claim may do; none: everything.
+        lanes = data.draw(st.sets(st.integers(0, LANES - 1))) if one.lanes else []
+        found = self.run(self._claim(self.store, one, worker_id, limit, piece, rows, suspects, sorted(lanes)))
         self._check_claims(one, found, limit, piece, suspects)
         return self._one_of(one, found, worker_id)
 
@@ -387,13 +389,22 @@ class DeliveryMachine(RuleBasedStateMachine):
         return self._one_of(one, ours, worker_id)
 
     async def _claim(
-        self, store: Store, one: Subscriber, worker_id: int, limit: int, piece: int, rows: int, suspects: bool
+        self,
+        store: Store,
+        one: Subscriber,
+        worker_id: int,
+        limit: int,
+        piece: int,
+        rows: int,
+        suspects: bool,
+        lanes: Sequence[int] = (),
     ) -> list[Claim]:
         terms = deliveries.ClaimTerms(
             token=uuid4(),
             listener_id=one.id,
             worker_id=worker_id,
-            lane_floors=one.floors.positions,
+            lane_floors=one.floors.floors,
+            lanes=lanes,
             rows=rows,
             limit=limit,
             piece=piece,
@@ -402,7 +413,7 @@ class DeliveryMachine(RuleBasedStateMachine):
             blocking=one.blocking,
         )
         claimed = await deliveries.claim(store, terms, expects_cuts=False)
-        one.floors.saw(claimed.tops)  # of all workers: what one saw holds for each
+        one.floors.saw(claimed.looked, claimed.tops, claimed.left)  # of all workers: what one saw holds for each
         return claimed.claims
 
     def _check_claims(self, one: Subscriber, found: list[Claim], limit: int, piece: int, suspects: bool) -> None:

@@ -22,8 +22,8 @@ class Idle:
     woken: list[int] = field(default_factory=list)
     handed: dict[int, Claim] = field(default_factory=dict)
 
-    def wake(self, listener_ids: Iterable[int]) -> None:
-        self.woken += sorted(listener_ids)
+    def wake(self, lanes: Mapping[int, Iterable[int]]) -> None:
+        self.woken += sorted(lanes)
 
     def offer(self, token: UUID, *, events: int) -> tuple[int, Sequence[int]]:
         return self.worker_id, self.listener_ids

@@ -12,7 +12,7 @@ import asyncpg
 
 from pgbus.database.connections import ENGINE_SETTINGS, settings_sql
 from pgbus.database.statements.deliveries import Claim
-from pgbus.listeners.lane_floors import LaneFloors
+from pgbus.listeners.lanes import Lanes
 
 T = TypeVar("T")
 PUBLISHERS = 3
@@ -56,10 +56,10 @@ class Subscriber:
     paused: bool = False
     keeps_order: bool = True
     """Not after a replay, or a change of lanes: events from before and from after it meet."""
-    floors: LaneFloors = field(init=False)
+    floors: Lanes = field(init=False)
 
     def __post_init__(self) -> None:
-        self.floors = LaneFloors(self.lanes or 0)
+        self.floors = Lanes(self.lanes or 0)
 
 
 @dataclass(eq=False)

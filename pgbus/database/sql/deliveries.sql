@@ -233,6 +233,104 @@ LEFT JOIN LATERAL (
     JOIN pgbus.events AS x ON x.position = p.position
 ) AS e ON true
 
+-- name: claim_lanes
+-- What `claim_deliveries` would do for some lanes of an ordered listener where that is simple: take the first row of each
+-- lane in which nothing is claimed. Takes nothing, and says so in `fits`, when a first row has come back and is due, or
+-- when a run would have to be cut, in pieces of at most `piece` events or so that not more than `limit` are taken.
+--
+-- `lanes` and `lane_floors` go together. The first row of the result has no id. It tells, of each of these lanes in which
+-- there is a row, the position from which on the next claim need look, and whether rows are `left` in it.
+WITH heads AS MATERIALIZED (
+    SELECT n.lane, n.floor, h.*
+    FROM unnest(CAST(:lanes AS smallint[]), CAST(:lane_floors AS bigint[])) AS n (lane, floor)
+    CROSS JOIN LATERAL (
+        -- Below the floor there is only what has come back.
+        (SELECT d.id, d.first, d.claim_token, d.available_at, d.crashes, d.left_topic
+         FROM pgbus.deliveries AS d
+         WHERE d.listener_id = CAST(:listener_id AS integer) AND d.lane = n.lane AND d.blocked_key IS NULL
+           AND d.available_at IS NOT NULL
+           AND d.first < n.floor
+         ORDER BY d.first
+         LIMIT 1)
+        UNION ALL
+        (SELECT d.id, d.first, d.claim_token, d.available_at, d.crashes, d.left_topic
+         FROM pgbus.deliveries AS d
+         WHERE d.listener_id = CAST(:listener_id AS integer) AND d.lane = n.lane AND d.blocked_key IS NULL
+           AND d.first >= n.floor
+         ORDER BY d.first
+         LIMIT 1)
+        ORDER BY first
+        LIMIT 1
+    ) AS h
+    WHERE EXISTS (SELECT 1 FROM pgbus.listeners AS l WHERE l.id = CAST(:listener_id AS integer) AND l.state = 'active')
+), ready AS MATERIALIZED (
+    -- Checked again on the locked row, and behind it, as in `claim_deliveries`.
+    SELECT d.id, d.events
+    FROM (
+        SELECT f.* FROM heads AS f WHERE f.claim_token IS NULL AND f.available_at IS NULL ORDER BY f.first
+    ) AS h
+    CROSS JOIN LATERAL (
+        SELECT x.id, x.events
+        FROM pgbus.deliveries AS x
+        WHERE x.id = h.id AND x.claim_token IS NULL AND x.first = h.first
+          AND pgbus.take_lane(CAST(:listener_id AS integer), h.lane, h.floor)
+        FOR UPDATE SKIP LOCKED
+    ) AS d
+    LIMIT CAST(:rows AS bigint)
+), fit AS MATERIALIZED (
+    SELECT COALESCE(sum(r.events) <= CAST(:limit AS integer) AND max(r.events) <= CAST(:piece AS integer), true)
+           AND NOT EXISTS (
+               SELECT 1 FROM heads AS h
+               WHERE h.claim_token IS NULL
+                 AND h.available_at <= now()
+                 AND h.crashes < 2
+                 AND (h.left_topic IS NULL OR h.left_topic <> ALL (CAST(:left_topics AS text[])))
+           ) AS fits
+    FROM ready AS r
+), claimed AS (
+    UPDATE pgbus.deliveries AS d
+    SET claim_token = CAST(:claim_token AS uuid),
+        worker_id = CAST(:worker_id AS integer),
+        lease_expires_at = now() + CAST(:lease AS double precision) * INTERVAL '1 second'
+    WHERE d.id = ANY (ARRAY(SELECT r.id FROM ready AS r)) AND (SELECT f.fits FROM fit AS f)
+    RETURNING d.id, d.lane, d.first, d.last, d.events, d.positions, d.attempt
+)
+SELECT CAST(NULL AS bigint) AS id, CAST(NULL AS smallint) AS lane, CAST(NULL AS integer) AS attempt,
+       CAST(NULL AS boolean) AS suspect, CAST(NULL AS boolean) AS fresh, CAST(NULL AS bigint) AS last,
+       CAST(NULL AS integer) AS events, CAST(NULL AS bigint) AS position, CAST(NULL AS uuid) AS event_id,
+       CAST(NULL AS text) AS topic, CAST(NULL AS text[]) AS ancestors, CAST(NULL AS text) AS key,
+       CAST(NULL AS jsonb) AS payload, CAST(NULL AS jsonb) AS headers, CAST(NULL AS timestamptz) AS published_at,
+       CAST(NULL AS timestamptz) AS deliver_at, CAST(NULL AS boolean) AS blocked,
+       CAST(NULL AS double precision) AS claimed_at,
+       (SELECT f.fits FROM fit AS f) AS fits,
+       array_agg(h.lane) AS lanes,
+       array_agg(GREATEST(h.first, h.floor)) AS tops,
+       array_agg(h.id <> ALL (ARRAY(SELECT r.id FROM ready AS r)) OR EXISTS (
+           SELECT 1 FROM pgbus.deliveries AS d
+           WHERE d.listener_id = CAST(:listener_id AS integer) AND d.lane = h.lane AND d.blocked_key IS NULL
+             AND d.first > h.first
+       )) AS left
+FROM heads AS h
+UNION ALL
+SELECT c.id, c.lane, c.attempt, false, true, c.last, c.events,
+       e.position, e.event_id, e.topic, e.ancestors, e.key, e.payload, e.headers,
+       pgbus.readable(e.published_at), pgbus.readable(e.deliver_at),
+       CASE WHEN CAST(:blocking AS boolean) THEN EXISTS (
+           SELECT 1 FROM pgbus.dead_letters AS x
+           WHERE x.listener_id = CAST(:listener_id AS integer) AND x.blocked_key = e.key
+       ) END,
+       CAST(extract(epoch FROM clock_timestamp()) AS double precision),
+       NULL, NULL, NULL, NULL
+FROM claimed AS c
+-- A claim whose events were all deleted is returned, too.
+LEFT JOIN LATERAL (
+    SELECT x.* FROM pgbus.events AS x
+    WHERE c.positions IS NULL AND x.position BETWEEN c.first AND c.last
+    UNION ALL
+    SELECT x.* FROM unnest(c.positions) AS p (position)
+    JOIN pgbus.events AS x ON x.position = p.position
+) AS e ON true
+
 -- name: is_work_left
 -- After an empty claim: whether there are rows to claim that another session has locked. Reads without a lock, so that
 -- it sees them as they were before that session's change, if it has not committed.

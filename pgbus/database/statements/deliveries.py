@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -43,9 +43,9 @@ class ClaimTerms(msgspec.Struct, frozen=True, kw_only=True):
 
     The claims get this token, and a lease of `lease` seconds. Scans begin at the floors: `floor` is a position, for
     ready runs, `due_floor` an instant in epoch seconds, for those that are due, and `lane_floors` has a position for
-    each lane of an ordered listener, and is empty for others. An event whose worker died twice, a suspect, comes
-    alone, and only if `suspects` says so. `blocking`: dead letters of the listener block their keys. Events of
-    `left_topics` are left to other workers.
+    each lane of an ordered listener, and is empty for others. `lanes`, unless it is empty, are those to which it is
+    enough to look. An event whose worker died twice, a suspect, comes alone, and only if `suspects` says so.
+    `blocking`: dead letters of the listener block their keys. Events of `left_topics` are left to other workers.
     """
 
     token: UUID
@@ -58,6 +58,7 @@ class ClaimTerms(msgspec.Struct, frozen=True, kw_only=True):
     floor: int = 0
     due_floor: float = -math.inf
     lane_floors: Sequence[int] = ()
+    lanes: Sequence[int] = ()
     suspects: bool = False
     blocking: bool = False
     left_topics: Sequence[str] = ()
@@ -70,10 +71,16 @@ class ClaimTerms(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True)
 class Claimed:
-    """The claims that a look has made, and by lane the position of the first row that it saw from the floor on."""
+    """The claims that a look has made, and what it saw of an ordered listener's lanes.
+
+    `looked` are the lanes that it has looked into. `tops` has the position of the first row that it saw from the floor
+    on, for each of these in which there was one; in the lanes `left` there may be rows that it has not taken.
+    """
 
     claims: list[Claim]
-    tops: Mapping[int, int]
+    looked: Sequence[int] = ()
+    tops: Mapping[int, int] = field(default_factory=dict)
+    left: Collection[int] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,15 +113,17 @@ def pause_after_scan(took: float, *, least: float) -> float:
 
 
 async def claim(store: Store, terms: ClaimTerms, *, expects_cuts: bool) -> Claimed:
-    """`claim_ready` where that can be enough, which costs half; else `claim_deliveries`.
+    """`claim_ready` or `claim_lanes` where that can be enough, which costs half; else `claim_deliveries`.
 
-    `expects_cuts`: runs are likely to have too many events, so the first would be in vain.
+    `expects_cuts`: runs are likely to have too many events, so the first two would be in vain.
     """
-    if not (terms.lane_floors or terms.suspects or expects_cuts):
-        claims = await claim_ready(store, terms)
-        if claims is not None:
-            return Claimed(claims, {})
-    return await claim_deliveries(store, terms)
+    claimed: Claimed | None = None
+    if not (terms.suspects or expects_cuts):
+        if terms.lanes:
+            claimed = await claim_lanes(store, terms)
+        elif not terms.lane_floors:
+            claimed = await claim_ready(store, terms)
+    return claimed or await claim_deliveries(store, terms)
 
 
 async def claim_deliveries(store: Store, terms: ClaimTerms) -> Claimed:
@@ -124,10 +133,33 @@ async def claim_deliveries(store: Store, terms: ClaimTerms) -> Claimed:
     if terms.lane_floors:
         tops = {lane: top for record in records if record["id"] is None for lane, top in zip(*record[-2:], strict=True)}
         records = [record for record in records if record["id"] is not None]
-    return Claimed(_claims(records, token=terms.token, blocking=terms.blocking), tops)
+    claims = _claims(records, token=terms.token, blocking=terms.blocking)
+    return Claimed(claims, looked=range(len(terms.lane_floors)), tops=tops, left=tops.keys())
 
 
-async def claim_ready(store: Store, terms: ClaimTerms) -> list[Claim] | None:
+async def claim_lanes(store: Store, terms: ClaimTerms) -> Claimed | None:
+    """Claim the first rows of lanes, as `claim_deliveries` would.
+
+    None: nothing was claimed, as something has come back and is due, or a run has too many events. No suspects are
+    looked for.
+    """
+    floors = [terms.lane_floors[lane] for lane in terms.lanes]
+    records = await store.fetch("claim_lanes", **{**terms.values(), "lane_floors": floors})
+    fits, lanes, tops, left = records[0][-4:]
+    if not fits:
+        return None
+    claims = _claims(records[1:], token=terms.token, blocking=terms.blocking)
+    if lanes is None:
+        return Claimed(claims, looked=terms.lanes)
+    return Claimed(
+        claims,
+        looked=terms.lanes,
+        tops=dict(zip(lanes, tops, strict=True)),
+        left={lane for lane, is_left in zip(lanes, left, strict=True) if is_left},
+    )
+
+
+async def claim_ready(store: Store, terms: ClaimTerms) -> Claimed | None:
     """Claim ready runs of a listener without order, as `claim_deliveries` would.
 
     None: nothing was claimed, as something is due, or a run has too many events. No suspects are looked for.
@@ -136,11 +168,13 @@ async def claim_ready(store: Store, terms: ClaimTerms) -> list[Claim] | None:
     fits, first_id, *_ = records[0]
     if not fits:
         return None
-    return [] if first_id is None else _claims([record[1:] for record in records], token=terms.token, blocking=False)
+    if first_id is None:
+        return Claimed([])
+    return Claimed(_claims([record[1:] for record in records], token=terms.token, blocking=False))
 
 
 def _claims(records: Sequence[Any], *, token: UUID, blocking: bool) -> list[Claim]:
-    """The rows of `claim_deliveries`, one per event, as claims in the order of the log."""
+    """The rows of a claim, one per event, as claims in the order of the log."""
     claims: dict[int, Claim] = {}
     claim: Claim | None = None
     for (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import random
+from collections.abc import Awaitable, Callable
 from typing import Any
 from uuid import uuid4
 
@@ -12,6 +13,7 @@ import msgspec
 import pytest
 
 from pgbus.database.statements import deliveries
+from pgbus.database.statements.deliveries import Claimed
 from pgbus.handlers.outcomes import DONE, Retry
 from pgbus.listeners.listener import LANES
 from tests.support import eventually
@@ -304,8 +306,8 @@ async def test_what_comes_back_to_a_lane_below_its_floor_is_its_head(bench: Benc
 # ------------------------------------------------------------------------------------------------------ the lean claim
 
 
-async def prepare_anything(bench: Bench, listener_id: int, chance: random.Random) -> None:
-    """Deliveries as a listener without order may have them."""
+async def prepare_anything(bench: Bench, listener_id: int, chance: random.Random, *, lanes: int | None = None) -> None:
+    """Deliveries as a listener without order may have them, or one with some lanes."""
     position = 1
     while position < 40:
         last = min(40, position + chance.choice([0, 0, 0, 1, 5]))
@@ -317,6 +319,7 @@ async def prepare_anything(bench: Bench, listener_id: int, chance: random.Random
             last,
             positions=listed if len(listed) <= last - position else None,
             worker_id=1 if state == "claimed" else None,
+            lane=chance.randrange(lanes) if lanes else None,
         )
         if state in {"due", "later", "left", "suspect"}:
             await bench.connection.execute(
@@ -328,6 +331,48 @@ async def prepare_anything(bench: Bench, listener_id: int, chance: random.Random
                 2 if state == "suspect" else 0,
             )
         position = last + 1 + chance.choice([0, 0, 2])
+
+
+LEFT = "first, last, events, positions, lane, claim_token, available_at"
+
+
+async def compare(
+    bench: Bench, terms: deliveries.ClaimTerms, claim: Callable[..., Awaitable[Claimed | None]]
+) -> Claimed | None:
+    """A lean claim takes what the full one would; None: nothing, as something is due, or has to be cut."""
+
+    async def carry_out(claiming: Awaitable[Claimed | None]) -> tuple[Claimed | None, Any]:
+        transaction = bench.connection.transaction()
+        await transaction.start()
+        claimed = await claiming
+        rows = await bench.deliveries(LEFT)
+        await transaction.rollback()
+        return claimed, rows
+
+    before = await bench.deliveries(LEFT)
+    lean, after_lean = await carry_out(claim(bench.store, terms))
+    looked, after_full = await carry_out(deliveries.claim_deliveries(bench.store, terms))
+    assert looked
+    full = looked.claims
+    if lean is None:
+        assert after_lean == before
+        assert (
+            any(not one.fresh for one in full)
+            or len(after_full) > len(before)
+            or sum(one.size for one in full) == terms.limit
+            or not full
+            # In a lane in which a later row is claimed, the full one would not take it.
+            or await bench.fetch("SELECT FROM pgbus.deliveries WHERE lane IS NOT NULL AND available_at <= now()")
+        )
+        return None
+    assert positions(lean.claims) == positions(full)
+    assert after_lean == after_full
+    assert [dataclasses.replace(one, id=0, events=[]) for one in lean.claims] == [
+        dataclasses.replace(one, id=0, events=[], claimed_at=two.claimed_at)
+        for one, two in zip(full, lean.claims, strict=True)
+    ]
+    assert all(lean.tops[lane] <= top for lane, top in looked.tops.items())
+    return lean
 
 
 @pytest.mark.parametrize("seed", range(40))
@@ -350,35 +395,67 @@ async def test_the_lean_claim_takes_what_the_full_one_would_or_nothing(bench: Be
         lease=60.0,
         left_topics=chance.choice([[], ["orders.placed"]]),
     )
-    left = "first, last, events, positions, claim_token, available_at"
+    await compare(bench, terms, deliveries.claim_ready)
 
-    async def carry_out(claiming: Any) -> tuple[Any, Any]:
-        transaction = bench.connection.transaction()
-        await transaction.start()
-        claims = await claiming
-        rows = await bench.deliveries(left)
-        await transaction.rollback()
-        return claims, rows
 
-    before = await bench.deliveries(left)
-    lean, after_lean = await carry_out(deliveries.claim_ready(bench.store, terms))
-    looked, after_full = await carry_out(deliveries.claim_deliveries(bench.store, terms))
-    full = looked.claims
-    if lean is None:
-        assert after_lean == before
-        assert (
-            any(not one.fresh for one in full)
-            or len(after_full) > len(before)
-            or sum(one.size for one in full) == terms.limit
-            or not full
+@pytest.mark.parametrize("seed", range(60))
+async def test_the_lean_claim_of_lanes_takes_what_the_full_one_would_or_nothing(bench: Bench, seed: int) -> None:
+    chance = random.Random(seed)
+    state = chance.choice(["active"] * 9 + ["paused"])
+    listener_id = await bench.rows.listener("mail", "**", lanes=8, state=state)
+    await bench.log(*range(1, 41))
+    if seed % 8:
+        await prepare_anything(bench, listener_id, chance, lanes=8)
+    if seed % 3:
+        await bench.connection.execute("DELETE FROM pgbus.deliveries WHERE available_at < now()")
+    # Below a floor there is only what has come back, or is claimed.
+    floors = [
+        chance.choice([0, first or 0])
+        for (first,) in await bench.fetch(
+            "SELECT (SELECT min(first) FROM pgbus.deliveries AS d WHERE d.lane = n AND d.available_at IS NULL) "
+            "FROM generate_series(0, 7) AS n ORDER BY n"
         )
-    else:
-        assert positions(lean) == positions(full)
-        assert after_lean == after_full
-        assert [dataclasses.replace(one, id=0, events=[]) for one in lean] == [
-            dataclasses.replace(one, id=0, events=[], claimed_at=two.claimed_at)
-            for one, two in zip(full, lean, strict=True)
-        ]
+    ]
+    terms = deliveries.ClaimTerms(
+        token=uuid4(),
+        listener_id=listener_id,
+        worker_id=1,
+        lane_floors=floors,
+        lanes=range(8),
+        rows=chance.choice([2, 100]),
+        limit=chance.choice([3, 100]),
+        piece=chance.choice([2, 100]),
+        lease=60.0,
+        blocking=chance.choice([True, False]),
+        left_topics=chance.choice([[], ["orders.placed"]]),
+    )
+    if lean := await compare(bench, terms, deliveries.claim_lanes):
+        taken = {claim.events[0].position for claim in lean.claims}
+        waiting = {lane for lane, first in await bench.deliveries("lane, first") if first not in taken}
+        assert set(lean.left) == (waiting if state == "active" else set())
+
+
+async def test_a_lean_claim_looks_into_the_lanes_that_are_named_and_into_no_other(bench: Bench) -> None:
+    listener_id = await bench.rows.listener("ordered", "**", lanes=4)
+    await bench.log(*range(1, 10))
+    for position in range(1, 7):
+        await bench.rows.delivery(listener_id, position, lane=position % 3)
+    terms = deliveries.ClaimTerms(
+        token=uuid4(), listener_id=listener_id, worker_id=1, rows=9, limit=9, piece=9, lease=60.0, lane_floors=[0] * 4
+    )
+
+    async def look(*lanes: int) -> Claimed:
+        claimed = await deliveries.claim_lanes(bench.store, msgspec.structs.replace(terms, lanes=lanes))
+        assert claimed
+        return claimed
+
+    first = await look(1, 3)
+    assert (positions(first.claims), first.looked, first.tops, first.left) == ([[1]], (1, 3), {1: 1}, {1})
+    again = await look(1)
+    assert (again.claims, again.tops, again.left) == ([], {1: 1}, {1}), "what is claimed holds the lane"
+    assert await bench.settle(listener_id, first.claims, DONE) == 1
+    last = await look(1, 2)
+    assert (positions(last.claims), last.tops, last.left) == ([[2], [4]], {1: 4, 2: 2}, {2}), "4 was the last one"
 
 
 async def test_the_lean_claim_takes_nothing_when_something_is_due_or_too_long(bench: Bench) -> None:
@@ -388,7 +465,7 @@ async def test_the_lean_claim_takes_nothing_when_something_is_due_or_too_long(be
         token=uuid4(), listener_id=listener_id, worker_id=1, rows=10, limit=5, piece=3, lease=60.0
     )
     six = msgspec.structs.replace(terms, limit=6)
-    assert await deliveries.claim_ready(bench.store, terms) == []
+    assert await deliveries.claim_ready(bench.store, terms) == Claimed([])
     await bench.rows.delivery(listener_id, 1, 3)
     await bench.rows.delivery(listener_id, 4, 6)
     assert await deliveries.claim_ready(bench.store, terms) is None, "six are more than five"
@@ -397,6 +474,6 @@ async def test_the_lean_claim_takes_nothing_when_something_is_due_or_too_long(be
     await bench.connection.execute("UPDATE pgbus.deliveries SET available_at = now() WHERE id = $1", due)
     assert await deliveries.claim_ready(bench.store, six) is None, "something is due"
     await bench.connection.execute("DELETE FROM pgbus.deliveries WHERE id = $1", due)
-    claims = await deliveries.claim_ready(bench.store, six)
-    assert claims
-    assert positions(claims) == [[1, 2, 3], [4, 5, 6]]
+    claimed = await deliveries.claim_ready(bench.store, six)
+    assert claimed
+    assert positions(claimed.claims) == [[1, 2, 3], [4, 5, 6]]
