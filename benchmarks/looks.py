@@ -7,7 +7,7 @@ One listener hears the events and eight do not. `with an open transaction`: one 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from uuid import UUID
 
 import asyncpg
@@ -18,6 +18,7 @@ from benchmarks.support import fresh_bus, median, quantile
 from pgbus.database.connections import set_up
 from pgbus.database.session import Session
 from pgbus.database.statements.deliveries import Claim
+from pgbus.database.statements.moving import Offer
 from pgbus.leader.mover import Mover
 
 ROUNDS = 200
@@ -27,14 +28,14 @@ PASSING = 40_000
 class Nobody:
     """Neighbours that have no listeners of their own."""
 
-    def wake(self, listener_ids: Iterable[int]) -> None:
+    def wake(self, lanes: Mapping[int, Iterable[int]]) -> None:
         """Do nothing: there is no listener to wake."""
 
-    def offer(self, token: UUID, *, events: int) -> tuple[int, Sequence[int]]:
+    def offer(self, token: UUID, listener_ids: Collection[int], *, events: int, lease: float) -> Offer:
         """Offer nothing: there is no idle listener."""
-        return 1, ()
+        return Offer((), token, 1, lease)
 
-    def hand_over(self, claims: Mapping[int, Claim], *, sent_at: float) -> None:
+    def hand_over(self, claims: Mapping[int, Sequence[Claim]], *, sent_at: float) -> None:
         """Do nothing: there was no offer."""
 
 

@@ -436,6 +436,28 @@ BEGIN
 END
 $$;
 
+-- Whether the caller may write a first row into a lane that is claimed already: nobody else claims in it until its
+-- transaction ends, and nothing is in it, from `floor` on or of what came back. As with `take_lane`, the look comes after
+-- the lock.
+CREATE FUNCTION pgbus.take_empty_lane(listener_id integer, lane smallint, floor bigint) RETURNS boolean
+    LANGUAGE plpgsql
+AS $$
+BEGIN
+    IF NOT pg_try_advisory_xact_lock(hashtext('pgbus.lanes'), hashtext(listener_id || '.' || lane)) THEN
+        RETURN false;
+    END IF;
+    RETURN NOT EXISTS (
+        SELECT FROM pgbus.deliveries AS d
+        WHERE d.listener_id = take_empty_lane.listener_id AND d.lane = take_empty_lane.lane
+          AND d.blocked_key IS NULL AND d.first >= take_empty_lane.floor
+    ) AND NOT EXISTS (
+        SELECT FROM pgbus.deliveries AS d
+        WHERE d.listener_id = take_empty_lane.listener_id AND d.lane = take_empty_lane.lane
+          AND d.blocked_key IS NULL AND d.available_at IS NOT NULL
+    );
+END
+$$;
+
 -- An event that one listener gave up on, until an operator retries or discards it.
 CREATE TABLE pgbus.dead_letters (
     id          bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -878,6 +900,7 @@ COMMENT ON FUNCTION pgbus.uuid7() IS 'A new UUIDv7, from the clock of the server
 COMMENT ON FUNCTION pgbus.readable(timestamptz) IS 'The instant, or NULL outside of the years 1 to 9999, which Python cannot represent';
 COMMENT ON FUNCTION pgbus.wake_leader() IS 'Takes the transaction id, and wakes the leader if it sleeps; NULL';
 COMMENT ON FUNCTION pgbus.take_lane(integer, smallint, bigint) IS 'Whether the caller may claim in a lane of a listener, where no other claims until the end of its transaction';
+COMMENT ON FUNCTION pgbus.take_empty_lane(integer, smallint, bigint) IS 'Whether a lane of a listener is empty, where no other claims until the end of the transaction of the caller';
 COMMENT ON FUNCTION pgbus.take_dedup_keys(text[], uuid[], double precision) IS 'Takes each key that is free for the event at the same place of the array, for ttl seconds; returns the holders';
 COMMENT ON FUNCTION pgbus.uuid_or_null(text) IS 'The value as a UUID; NULL if it is not one';
 COMMENT ON FUNCTION pgbus.correlation_of(uuid, jsonb) IS 'The tree of an event, call or run, by its id and headers';

@@ -46,7 +46,7 @@ GRANT SELECT
 GRANT SELECT, UPDATE ON SEQUENCE pgbus.wake_slots, pgbus.outbox_id_seq TO pgbus_worker;
 GRANT EXECUTE
     ON FUNCTION pgbus.uuid7(), pgbus.wake_leader(), pgbus.open_partition(integer), pgbus.drop_partition(integer),
-                pgbus.take_lane(integer, smallint, bigint),
+                pgbus.take_lane(integer, smallint, bigint), pgbus.take_empty_lane(integer, smallint, bigint),
                 pgbus.take_dedup_keys(text[], uuid[], double precision), pgbus.republish_schemas(integer[], text[]),
                 pgbus.read_responses(uuid[]), pgbus.withdraw_calls(uuid[], text, text), pgbus.fail_lost_calls(uuid[]),
                 pgbus.find_installation(), pgbus.find_paused_as_copy(), pgbus.pause_copy()

@@ -40,16 +40,18 @@ class Guesses:
         if len(self._topics) > TOPICS:
             del self._topics[next(iter(self._topics))]
 
+    def takers(self, routes: Routes) -> set[int]:
+        """The listeners to which guessed events may be handed over, by these routes."""
+        heard_by = (one for topic, ancestors in self._topics for one in routes.find(topic, ancestors))
+        return {one.listener_id for one in heard_by if one.is_active and one.lanes is None}
+
     def make(self, routes: Routes, *, idle: Collection[int], tells_others: bool) -> list[Guess]:
         """The guesses, with what these routes owe of each: to `idle` listeners without order it is handed over."""
         guesses = []
         for topic, ancestors in self._topics:
             heard_by = routes.find(topic, ancestors)
             if len(heard_by) <= DELIVERIES:
-                deliveries = [
-                    GuessedDelivery(one.listener_id, one.lanes, one.may_be_handed_over and one.listener_id in idle)
-                    for one in heard_by
-                ]
+                deliveries = [GuessedDelivery(one.listener_id, one.lanes, one.listener_id in idle) for one in heard_by]
                 guesses.append(Guess(topic, ancestors, deliveries, _wakes(deliveries) if tells_others else ()))
         return guesses
 

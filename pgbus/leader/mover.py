@@ -25,7 +25,7 @@ from pgbus.database.store import Store
 from pgbus.leader.frontier import Frontier, Seen, Snapshot
 from pgbus.leader.guesses import Guesses
 from pgbus.leader.neighbours import Neighbours, handing_over
-from pgbus.leader.routes import Routes
+from pgbus.leader.routes import Route, Routes
 from pgbus.leader.runs import lanes_by_listener, make_deliveries, wake_payloads
 
 logger = logging.getLogger("pgbus")
@@ -254,13 +254,16 @@ class Mover:
     async def _log(self, events: Sequence[Waiting]) -> Logged:
         """Write events into the log, and wake those who hear them; raises _RoutesChangedError."""
         deliveries = self._make_deliveries(events)
-        if len(events) == 1:
+        in_lanes = [one.lane is not None for one in deliveries]
+        if len(events) == 1 and (self.tells_others or not any(in_lanes)):
             logged = await self._hand_over(events, partial(self._log_alone, events[0], deliveries))
-            self._guesses.remember(events[0])
         elif len(events) <= min(FEW, self.run) and not self.tells_others:
             logged = await self._hand_over(events, partial(self._log_together, self._store, events, deliveries))
         else:
             logged = await self._log_together(self._store, events, deliveries, NO_OFFER)
+        # What goes into lanes and nowhere else is handed over by `log_events`; a guess could not do that.
+        if len(events) == 1 and (self.tells_others or not all(in_lanes) or not in_lanes):
+            self._guesses.remember(events[0])
         self._note_logged(events, deliveries, logged)
         return logged
 
@@ -273,17 +276,16 @@ class Mover:
         # Positions are used up only here. A write that failed gives its own to the next one: nobody has seen them.
         self._attempted = []
         self.base += len(events)
-        self._neighbours.wake(lanes_by_listener(one for one in deliveries if one.listener_id not in logged.handed))
+        handed = {(listener_id, claim.lane) for listener_id, claims in logged.handed.items() for claim in claims}
+        self._neighbours.wake(lanes_by_listener(one for one in deliveries if (one.listener_id, one.lane) not in handed))
 
     async def _hand_over(self, events: Sequence[Waiting], log: Callable[[Offer], Awaitable[Logged]]) -> Logged:
         """Log events, claimed for idle listeners of ours that may take them."""
-        routes = {route for event in events for route in self._routes.find(event.topic, event.ancestors)}
-        may_take = {route.listener_id for route in routes if route.may_be_handed_over}
+        takers = {route.listener_id for route in self._routes_of(events) if route.is_active}
+        return await handing_over(self._neighbours, log, takers=takers, events=len(events), lease=self._lease)
 
-        async def log_for(offer: Offer) -> Logged:
-            return await log(offer._replace(listener_ids=may_take.intersection(offer.listener_ids)))
-
-        return await handing_over(self._neighbours, log_for, events=len(events), lease=self._lease)
+    def _routes_of(self, events: Sequence[Waiting]) -> set[Route]:
+        return {route for event in events for route in self._routes.find(event.topic, event.ancestors)}
 
     async def _log_alone(self, event: Waiting, deliveries: Sequence[Delivery], offer: Offer) -> Logged:
         logged = await moving.log_event(
@@ -330,7 +332,8 @@ class Mover:
             )
             return logged
 
-        logged = await handing_over(self._neighbours, log, events=1, lease=self._lease)
+        takers = self._guesses.takers(self._routes)
+        logged = await handing_over(self._neighbours, log, takers=takers, events=1, lease=self._lease)
         if logged:
             self._guesses.remember(reading.rows[0])
             self._note_logged(reading.rows, self._make_deliveries(reading.rows), logged)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from typing import Protocol, TypeVar
 from uuid import UUID, uuid4
 
@@ -19,25 +19,33 @@ class Neighbours(Protocol):
     def wake(self, lanes: Mapping[int, Iterable[int]]) -> None:
         """Listeners have something to claim, by their ids: in these lanes, or anywhere if none is named."""
 
-    def offer(self, token: UUID, *, events: int) -> tuple[int, Sequence[int]]:
-        """The worker's id, and the listeners that are idle, and would take this many events at once: a claim under this
-        token may be made for each of them.
+    def offer(self, token: UUID, listener_ids: Collection[int], *, events: int, lease: float) -> Offer:
+        """The ones of these listeners that would take this many events at once, and lanes in which others would: claims
+        under this token may be made for them.
         """
+        ...
 
-    def hand_over(self, claims: Mapping[int, Claim], *, sent_at: float) -> None:
+    def hand_over(self, claims: Mapping[int, Sequence[Claim]], *, sent_at: float) -> None:
         """Take the result of the offer, by listener id; called after each offer. `sent_at`: by the engine's clock."""
 
 
-async def handing_over(neighbours: Neighbours, log: Callable[[Offer], Awaitable[L]], *, events: int, lease: float) -> L:
-    """Have events be claimed for idle listeners as they are logged: that saves a round trip.
+async def handing_over(
+    neighbours: Neighbours,
+    log: Callable[[Offer], Awaitable[L]],
+    *,
+    takers: Collection[int],
+    events: int,
+    lease: float,
+) -> L:
+    """Have events be claimed for those of the takers that are idle as they are logged: that saves a round trip.
 
     `log` claims them for listeners of its offer, and returns None if it logged nothing.
     """
     token, sent_at = uuid4(), now()
-    worker_id, idle = neighbours.offer(token, events=events)
-    handed: Mapping[int, Claim] = {}
+    offer = neighbours.offer(token, takers, events=events, lease=lease)
+    handed: Mapping[int, Sequence[Claim]] = {}
     try:
-        logged = await log(Offer(idle, token, worker_id, lease))
+        logged = await log(offer)
         if isinstance(logged, Logged):
             handed = logged.handed
     finally:

@@ -16,11 +16,6 @@ class Route(NamedTuple):
     lanes: int | None
     is_active: bool
 
-    @property
-    def may_be_handed_over(self) -> bool:
-        """Whether events may be claimed for it as they are logged, if it is idle."""
-        return self.is_active and self.lanes is None
-
 
 def all_topics(topic: str, ancestors: Sequence[str] | None) -> tuple[str, ...]:
     """The topic of an event and those of its parent classes.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from uuid import UUID, uuid4
 
 from pgbus.aio.clock import now
@@ -144,25 +144,33 @@ class Claimer:
 
     # -------------------------------------------------------------------------------------------------- handed over
 
-    def offer(self, token: UUID, *, events: int) -> bool:
-        """Whether this listener handles nothing, and would claim this many events as one piece.
+    def offer(self, token: UUID, *, events: int) -> Mapping[int, int] | None:
+        """Whether the sequencer may claim its next events, up to this many, for us under this token; None for no.
 
-        Then the sequencer may claim its next events for it, under this token.
+        A listener without order takes them when it handles nothing. An ordered one names the lanes in which there is
+        nothing, each with its floor; not if dead letters block keys in them.
         """
-        busy = self._may_have_work or self._claiming or not self._in_flight.are_handled
-        takes = not (busy or self._is_stopped or self._listener.ordered) and events <= min(self._wanted(), self._piece)
-        self._offered = token if takes else None
-        return takes
+        lanes: Mapping[int, int] | None = None
+        if not (self._claiming or self._is_stopped) and events <= min(self._wanted(), self._piece):
+            if self._listener.ordered:
+                lanes = None if self._listener.blocks else self._lanes.empty(held=self._in_flight.lanes) or None
+            elif not self._may_have_work and self._in_flight.are_handled:
+                lanes = {}
+        self._offered = None if lanes is None else token
+        return lanes
 
-    def hand_over(self, claim: Claim | None, *, sent_at: float) -> None:
+    def hand_over(self, claims: Sequence[Claim], *, sent_at: float) -> None:
         """Take the result of the offer. While the runner drains it is ignored, and returned with other forgotten
         claims.
         """
         self._offered = None
-        if claim and not self._is_stopped:
-            self._running.telemetry.emit(Claimed(self._listener.name, claim.size))
-            self._pace.saw_claim(events=claim.size, rows=1)
-            self._enqueue([claim], claim.size, sent_at=sent_at)
+        if claims and not self._is_stopped:
+            events = sum(claim.size for claim in claims)
+            self._running.telemetry.emit(Claimed(self._listener.name, events))
+            self._pace.saw_claim(events=events, rows=len(claims))
+            tops = {claim.lane: claim.events[0].position or 0 for claim in claims if claim.lane is not None}
+            self._lanes.saw(tops, tops)
+            self._enqueue(claims, events, sent_at=sent_at)
 
     # ----------------------------------------------------------------------------------------------------- claiming
 

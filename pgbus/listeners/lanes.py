@@ -52,6 +52,13 @@ class Lanes:
         self._waiting -= lanes
         return sorted(lanes)
 
+    def empty(self, *, held: Collection[int | None]) -> dict[int, int]:
+        """The lanes in which there is nothing, as far as we know, not even what we hold; each with its floor."""
+        if self.are_unknown:
+            return {}
+        occupied = self._waiting.union(held)
+        return {lane: floor for lane, floor in enumerate(self.floors) if lane not in occupied}
+
     def saw(self, looked: Collection[int], tops: Mapping[int, int], left: Iterable[int] = ()) -> None:
         """Raise the floors of the lanes that a claim has looked into, by the first row of each in which it saw one.
 

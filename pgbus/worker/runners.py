@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from uuid import UUID
 
@@ -11,6 +11,7 @@ from pgbus.config import Config
 from pgbus.database.adapters.transactions import Transactions
 from pgbus.database.connections import Pool
 from pgbus.database.statements.deliveries import Claim
+from pgbus.database.statements.moving import Offer
 from pgbus.database.store import Store
 from pgbus.handlers.contexts import Publishes
 from pgbus.handlers.hooks import Hooks
@@ -58,6 +59,8 @@ class Runners:
         self._quarantine = Quarantine()
         # What is in here is known: its claims are extended, and not taken for forgotten ones.
         self._runners: dict[int, Runner] = {}
+        # By the sequencer: whether they would take its next events.
+        self._asked: list[int] = []
         self._threads: dict[int, ThreadPoolExecutor] = {}
 
     # ------------------------------------------------------------------------------------------------------ life
@@ -171,17 +174,21 @@ class Runners:
             if runner := self._runners.get(listener_id):
                 runner.wake(its)
 
-    def offer(self, token: UUID, *, events: int) -> tuple[int, Sequence[int]]:
-        """Our id, and the idle listeners that would take this many events: the sequencer may claim them for each."""
+    def offer(self, token: UUID, listener_ids: Collection[int], *, events: int, lease: float) -> Offer:
+        """The ones of these listeners that would take this many events, and empty lanes: the sequencer may claim for
+        them.
+        """
         worker_id = self._membership.claimant()
-        if not worker_id:
-            return 0, []
-        return worker_id, [id_ for id_, runner in self._runners.items() if runner.claimer.offer(token, events=events)]
+        self._asked = [id_ for id_ in listener_ids if id_ in self._runners] if worker_id else []
+        takers = {id_: self._runners[id_].claimer.offer(token, events=events) for id_ in self._asked}
+        idle = [id_ for id_, lanes in takers.items() if lanes is not None and not lanes]
+        return Offer(idle, token, worker_id, lease, {id_: lanes for id_, lanes in takers.items() if lanes})
 
-    def hand_over(self, claims: Mapping[int, Claim], *, sent_at: float) -> None:
-        """Give the idle listeners what the sequencer claimed for them, in answer to the last offer."""
-        for listener_id, runner in self._runners.items():
-            runner.claimer.hand_over(claims.get(listener_id), sent_at=sent_at)
+    def hand_over(self, claims: Mapping[int, Sequence[Claim]], *, sent_at: float) -> None:
+        """Give those that were asked last what the sequencer claimed for them."""
+        for listener_id in self._asked:
+            if runner := self._runners.get(listener_id):
+                runner.claimer.hand_over(claims.get(listener_id, ()), sent_at=sent_at)
 
 
 def _part_of(listener: Listener) -> str:

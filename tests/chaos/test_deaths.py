@@ -23,7 +23,7 @@ from tests.chaos.workload import LISTENERS, TABLES
 STEPS = {
     "publish": ("insert_event", "insert_events", COMMIT),
     "sequence": ("read_and_log_event", "log_event", "log_events"),
-    "claim": ("claim_ready", "claim_deliveries", "lock_delivery"),
+    "claim": ("claim_ready", "claim_lanes", "claim_deliveries", "lock_delivery"),
     "settle": ("settle_done", "settle_deliveries"),
     "answer": ("post_requests", "claim_requests", "answer_requests", "answer_and_claim", "fetch_responses"),
     "schedule": ("claim_schedules", "finish_schedule_run"),

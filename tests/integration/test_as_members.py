@@ -40,7 +40,9 @@ from tests.integration.test_delivery import (
     test_the_last_failed_attempt_makes_a_dead_letter_and_others_go_on,
     test_two_workers_share_the_events_of_one_listener_each_handled_once,
 )
-from tests.integration.test_delivery_claims import test_a_lone_event_goes_to_an_idle_listener_without_a_claim_of_its_own
+from tests.integration.test_delivery_claims import (
+    test_a_few_events_go_to_an_idle_listener_or_into_empty_lanes_without_a_claim,
+)
 from tests.integration.test_delivery_stops import (
     test_another_worker_leads_as_soon_as_the_leader_has_stopped,
     test_the_claims_of_a_worker_whose_session_has_ended_are_freed_at_once,

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from contextlib import AsyncExitStack
 
+import pytest
+
 from pgbus.telemetry import (
     Claimed,
     LeaderSlept,
@@ -56,12 +58,13 @@ async def test_claims_smaller_than_the_concurrency_still_fill_every_slot(databas
             go_on.set()
 
 
-async def test_a_lone_event_goes_to_an_idle_listener_without_a_claim_of_its_own(
-    database: str, connect: Connect
+@pytest.mark.parametrize(("ordered", "count"), [(False, 1), (False, 2), (True, 1), (True, 2)])
+async def test_a_few_events_go_to_an_idle_listener_or_into_empty_lanes_without_a_claim(
+    database: str, connect: Connect, ordered: bool, count: int
 ) -> None:
     connection = await connect(database)
     async with open_bus(database) as bus:
-        mail, ledger = collect(bus, name="mail"), collect(bus, name="ledger")
+        mail, ledger = (collect(bus, name=name, ordered=ordered) for name in ("mail", "ledger"))
         watch = Watch(bus)
         async with running(bus) as worker:
             await watch.first(LeaderSlept)
@@ -73,8 +76,9 @@ async def test_a_lone_event_goes_to_an_idle_listener_without_a_claim_of_its_own(
                 "CREATE FUNCTION pgbus.no() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'; "
                 "CREATE TRIGGER no BEFORE UPDATE ON pgbus.deliveries FOR EACH ROW EXECUTE FUNCTION pgbus.no()"
             )
-            await publish(bus, 1)
-            assert (await mail.take(1), await ledger.take(1)) == ([1], [1])
+            await publish(bus, *range(count))
+            for inbox in (mail, ledger):
+                assert sorted(await inbox.take(count)) == list(range(count))
             await until_idle(connection)
 
 

@@ -266,7 +266,7 @@ async def test_a_bug_in_one_listener_ends_no_other_and_is_a_crash_for_its_claims
     bus: pgbus.Bus, database: str, connect: Connect, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("pgbus.aio.backoff.RESTART_PAUSE", 0.01)
-    claim = deliveries.claim_deliveries
+    claim = deliveries.claim
     faults = [TypeError("a fault of code")]
 
     async def claim_and_fail(store: Store, *values: Any, **named: Any) -> Claimed:
@@ -275,7 +275,7 @@ async def test_a_bug_in_one_listener_ends_no_other_and_is_a_crash_for_its_claims
             raise faults.pop()
         return claimed
 
-    monkeypatch.setattr(deliveries, "claim_deliveries", claim_and_fail)
+    monkeypatch.setattr(deliveries, "claim", claim_and_fail)
     connection = await connect(database)
     inbox: Inbox[int] = Inbox()
     watch = Watch(bus)

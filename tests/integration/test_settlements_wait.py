@@ -13,6 +13,7 @@ import pgbus
 from pgbus.database.statements import deliveries
 from pgbus.database.store import Store
 from pgbus.listeners import settler
+from pgbus.listeners.listener import LANES
 from tests.support.orders import collect, publish
 from tests.support.workers import Inbox, open_bus, running, until_idle
 
@@ -74,18 +75,35 @@ async def test_a_worker_that_stops_settles_what_waits(
     assert await connection.fetchval(OWED) == 0
 
 
-async def test_an_ordered_listener_waits_for_no_others(
+async def test_what_ends_in_a_lane_is_settled_when_more_comes_into_it(
     database: str, connection: asyncpg.Connection, settlements: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(settler, "PAUSE", 600.0)
     async with open_bus(database) as bus:
         inbox = collect(bus, name="mail", ordered=True)
+
+        async def handle(number: int, *, key: str) -> None:
+            await bus.publish({"n": number}, topic="orders.placed", key=key)
+            await inbox.take(number)
+
         async with running(bus):
-            for number in range(1, 4):
-                await bus.publish({"n": number}, topic="orders.placed", key="customer 7")
-                await inbox.take(number)
-                await until_idle(connection)
-    assert len(settlements) == 3
+            await handle(1, key="customer 7")
+            await until_idle(connection)
+            await handle(2, key="customer 7")
+            await handle(3, key=await another_lane(connection, "customer 7"))
+            assert len(settlements) == 1
+            await handle(4, key="customer 7")
+            assert len(settlements) == 2
+    assert await connection.fetchval("SELECT count(*) FROM pgbus.event_history WHERE outcome = 'done'") == 4
+
+
+async def another_lane(connection: asyncpg.Connection, key: str) -> str:
+    """A key whose events lie in another lane."""
+    lane = f"(hashtext($1) & 2147483647) % {LANES}"
+    [first, *others] = [
+        (await connection.fetchval(f"SELECT {lane}", name), name) for name in (key, *map(str, range(9)))
+    ]
+    return next(name for number, name in others if number != first[0])
 
 
 async def test_a_listener_whose_events_only_wait_to_be_settled_gets_the_next_without_a_claim(

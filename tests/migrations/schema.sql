@@ -1239,6 +1239,27 @@ $$;
 
 COMMENT ON FUNCTION pgbus.take_dedup_keys(dedup_keys text[], event_ids uuid[], ttl double precision, OUT dedup_key text, OUT event_id uuid, OUT was_taken boolean) IS 'Takes each key that is free for the event at the same place of the array, for ttl seconds; returns the holders';
 
+CREATE FUNCTION pgbus.take_empty_lane(listener_id integer, lane smallint, floor bigint) RETURNS boolean
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
+    IF NOT pg_try_advisory_xact_lock(hashtext('pgbus.lanes'), hashtext(listener_id || '.' || lane)) THEN
+        RETURN false;
+    END IF;
+    RETURN NOT EXISTS (
+        SELECT FROM pgbus.deliveries AS d
+        WHERE d.listener_id = take_empty_lane.listener_id AND d.lane = take_empty_lane.lane
+          AND d.blocked_key IS NULL AND d.first >= take_empty_lane.floor
+    ) AND NOT EXISTS (
+        SELECT FROM pgbus.deliveries AS d
+        WHERE d.listener_id = take_empty_lane.listener_id AND d.lane = take_empty_lane.lane
+          AND d.blocked_key IS NULL AND d.available_at IS NOT NULL
+    );
+END
+$$;
+
+COMMENT ON FUNCTION pgbus.take_empty_lane(listener_id integer, lane smallint, floor bigint) IS 'Whether a lane of a listener is empty, where no other claims until the end of the transaction of the caller';
+
 CREATE FUNCTION pgbus.take_lane(listener_id integer, lane smallint, floor bigint) RETURNS boolean
     LANGUAGE plpgsql
     AS $$

@@ -29,6 +29,8 @@ OWED = f"""
 INSERT INTO pgbus.deliveries (listener_id, lane, first, last, events)
 SELECT 1, n % {LANES}, n, n, 1 FROM generate_series({DELIVERIES + 1}, {DELIVERIES + LANES}) AS n;
 """
+OFFER = {"worker_id": 1, "lease": 60.0, "claim_token": "00000000-0000-7000-8000-000000000001"}
+NEXT = "INSERT INTO pgbus.outbox (topic, payload) VALUES ('shop.sold', '{}') RETURNING id"
 CLAIMED = "SELECT count(*) FROM pgbus.deliveries WHERE claim_token IS NOT NULL"
 
 
@@ -47,6 +49,50 @@ async def test_a_claim_in_all_lanes_reads_no_claim_that_is_over(plans: Plans) ->
     plan = await claim(plans, 1, limit=10_000, floor=0, lane_floors=[DELIVERIES + 1] * LANES)
     assert await plans.connection.fetchval(CLAIMED) == LANES
     assert plan.pages < 50 * LANES
+
+
+async def test_a_claim_in_some_lanes_reads_no_claim_that_is_over(plans: Plans) -> None:
+    plan = await plans.explain(
+        "claim_lanes",
+        listener_id=1,
+        lanes=list(range(10)),
+        lane_floors=[DELIVERIES + 1] * 10,
+        rows=100,
+        limit=100,
+        piece=100,
+        blocking=False,
+        left_topics=[],
+        **OFFER,
+    )
+    assert {"deliveries_lanes", "deliveries_lanes_due", "deliveries_pkey"} <= plan.indexes
+    assert await plans.connection.fetchval(CLAIMED) == 10
+    assert plan.pages < 50 * 10
+    assert plan.steps < 500
+
+
+async def test_a_lane_is_found_to_be_empty_without_its_dead_rows(plans: Plans) -> None:
+    """What is logged into it is claimed at once."""
+    await plans.connection.execute("DELETE FROM pgbus.deliveries; DELETE FROM pgbus.route_changes")
+    ids = [await plans.connection.fetchval(NEXT) for _ in range(10)]
+    positions = list(range(DELIVERIES + 1_001, DELIVERIES + 1_011))
+    plan = await plans.explain(
+        "log_events",
+        ids=ids,
+        base=positions[0],
+        listener_ids=[1] * 10,
+        lanes=list(range(10)),
+        firsts=positions,
+        lasts=positions,
+        sizes=[1] * 10,
+        positions=[None] * 10,
+        claimed=[True] * 10,
+        lane_floors=[DELIVERIES + 1_000] * 10,
+        wakes=[],
+        work_channel="pgbus_work",
+        **OFFER,
+    )
+    assert await plans.connection.fetchval(CLAIMED) == 10
+    assert plan.pages < 100 * 10
 
 
 async def make_claims(plans: Plans, *, lease: str) -> dict[str, object]:

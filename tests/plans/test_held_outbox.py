@@ -52,7 +52,7 @@ async def test_events_are_read_and_logged_by_their_ids(plans: Plans) -> None:
     delivery = {"listener_ids": [1], "lanes": [None], "firsts": [1_000_000], "lasts": [1_000_019], "sizes": [20]}
     plan = await plans.explain(
         "log_events", ids=ids, base=1_000_000, **delivery, **OFFER, positions=[None], claimed=[True], wakes=[],
-        work_channel="pgbus_work",
+        lane_floors=[None], work_channel="pgbus_work",
     )  # fmt: skip
     assert plan.indexes == {"outbox_pkey"}
     assert plan.pages < 1_000

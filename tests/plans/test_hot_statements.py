@@ -38,6 +38,7 @@ async def log_events(plans: Plans, ids: Sequence[int], *, base: int) -> Plan:
         sizes=[len(ids)] * 3,
         positions=[None] * 3,
         claimed=[False] * 3,
+        lane_floors=[None] * 3,
         claim_token=uuid4(),
         worker_id=1,
         lease=60.0,

@@ -130,14 +130,20 @@ class DeliveryMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.workers)
     @rule(target=claims, data=st.data(), batch=st.sampled_from([1, 100]))
     def sequence_for_idle_listeners(self, data: st.DataObject, batch: int) -> Any:
-        """What few events come are claimed at once."""
+        """What few events come are claimed at once; in lanes only where nothing is, whatever the worker believes."""
         worker_id = data.draw(st.sampled_from(sorted(self.workers)))
         idle = [one for one in self.all if data.draw(st.booleans())]
         self._look(batch, 500, idle=idle, worker_id=worker_id)
-        handed = self.leading.neighbours.handed
+        neighbours = self.leading.neighbours
+        held: list[Held] = []
         for one in idle:
-            self._check_claims(one, [claim] if (claim := handed.get(one.id)) else [], batch, batch, suspects=False)
-        return multiple(*(Held(one, handed[one.id], worker_id) for one in idle if one.id in handed))
+            alone = [neighbours.handed[one.id]] if one.id in neighbours.handed else []
+            claims = [*alone, *neighbours.in_lanes.get(one.id, ())]
+            self._check_claims(one, claims, batch, batch, suspects=False)
+            tops = {claim.lane: claim.events[0].position or 0 for claim in claims if claim.lane is not None}
+            one.floors.saw(tops, tops)
+            held += [Held(one, claim, worker_id) for claim in claims]
+        return multiple(*held)
 
     def _sequence(self, batch: int, run: int) -> int:
         return self._look(batch, run).moved
@@ -146,6 +152,9 @@ class DeliveryMachine(RuleBasedStateMachine):
         waiting = len(self.committed - set(self.logged.values()))
         self.leading.mover.rows, self.leading.mover.run = batch, run
         self.leading.neighbours.listener_ids = [one.id for one in idle]
+        self.leading.neighbours.lanes = {
+            one.id: dict(enumerate(one.floors.floors)) for one in idle if one.lanes and not one.blocking
+        }
         self.leading.neighbours.worker_id = worker_id
         before = self.leading.mover.base
         look = self.run(self.leading.look())

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from types import MappingProxyType
 from typing import Any
 from uuid import uuid4
 
@@ -26,12 +27,16 @@ LEASE = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Sequenced:
-    """What a look did: the listeners that were woken, and the claims that were handed over, by listener."""
+    """What a look did: the listeners that were woken, and the claims that were handed over, by listener.
+
+    `in_lanes` are those of ordered listeners.
+    """
 
     moved: int
     has_more: bool
     listener_ids: list[int]
     handed: dict[int, Claim]
+    in_lanes: dict[int, list[Claim]]
 
 
 class Bench:
@@ -59,6 +64,7 @@ class Bench:
         batch: int = 100,
         tells_others: bool = False,
         idle_listener_ids: Sequence[int] = (),
+        empty_lanes: Mapping[int, Mapping[int, int]] = MappingProxyType({}),
         worker_id: int = 1,
         expects_one: bool = False,
     ) -> Sequenced:
@@ -68,10 +74,17 @@ class Bench:
         mover, neighbours = self._leading.mover, self._leading.neighbours
         mover.base = mover.base if base is None else base
         mover.rows, mover.run, mover.tells_others = batch, 10, tells_others
-        neighbours.listener_ids, neighbours.worker_id = idle_listener_ids, worker_id
+        neighbours.listener_ids, neighbours.worker_id, neighbours.lanes = idle_listener_ids, worker_id, empty_lanes
         self._leading.expects_one = expects_one
         look = await self._leading.look()
-        return Sequenced(look.moved, look.has_more, list(neighbours.woken), dict(neighbours.handed))
+        handed, in_lanes = dict(neighbours.handed), dict(neighbours.in_lanes)
+        return Sequenced(look.moved, look.has_more, sorted(neighbours.woken), handed, in_lanes)
+
+    @property
+    def woken_lanes(self) -> dict[int, set[int]]:
+        """The lanes of the listeners that the last look woke."""
+        assert self._leading
+        return self._leading.neighbours.woken
 
     async def find_locked(self) -> None:
         """Have the leader find out which rows someone holds locked."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from uuid import UUID
 
@@ -10,6 +10,7 @@ import asyncpg
 
 from pgbus.database.session import Session
 from pgbus.database.statements.deliveries import Claim
+from pgbus.database.statements.moving import Offer
 from pgbus.leader.mover import Look, Mover
 
 
@@ -19,17 +20,22 @@ class Idle:
 
     listener_ids: Sequence[int] = ()
     worker_id: int = 1
-    woken: list[int] = field(default_factory=list)
+    woken: dict[int, set[int]] = field(default_factory=dict)
     handed: dict[int, Claim] = field(default_factory=dict)
+    lanes: Mapping[int, Mapping[int, int]] = field(default_factory=dict)
+    in_lanes: dict[int, list[Claim]] = field(default_factory=dict)
 
     def wake(self, lanes: Mapping[int, Iterable[int]]) -> None:
-        self.woken += sorted(lanes)
+        self.woken |= {listener_id: set(its) for listener_id, its in lanes.items()}
 
-    def offer(self, token: UUID, *, events: int) -> tuple[int, Sequence[int]]:
-        return self.worker_id, self.listener_ids
+    def offer(self, token: UUID, listener_ids: Collection[int], *, events: int, lease: float) -> Offer:
+        idle = [one for one in self.listener_ids if one in listener_ids]
+        lanes = {one: its for one, its in self.lanes.items() if one in listener_ids}
+        return Offer(idle, token, self.worker_id, lease, lanes)
 
-    def hand_over(self, claims: Mapping[int, Claim], *, sent_at: float) -> None:
-        self.handed = dict(claims)
+    def hand_over(self, claims: Mapping[int, Sequence[Claim]], *, sent_at: float) -> None:
+        self.handed = {listener_id: its[0] for listener_id, its in claims.items() if its[0].lane is None}
+        self.in_lanes = {listener_id: list(its) for listener_id, its in claims.items() if its[0].lane is not None}
 
 
 @dataclass
@@ -61,6 +67,7 @@ class Leading:
         """One look; what it woke and handed over is that of this look alone."""
         self.neighbours.woken.clear()
         self.neighbours.handed.clear()
+        self.neighbours.in_lanes.clear()
         return await self.mover.look(expects_one=self.expects_one)
 
     async def drain(self) -> int:

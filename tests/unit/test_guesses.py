@@ -41,7 +41,7 @@ def test_arrays_that_only_old_rows_may_hold_are_not_guessed(ancestors: Any) -> N
     assert not guesses
 
 
-def test_a_guess_has_what_is_owed_and_hands_over_to_idle_listeners_without_order_that_are_active() -> None:
+def test_a_guess_has_what_is_owed_and_hands_over_to_idle_listeners() -> None:
     routes = Routes(
         [
             subscription(1, "a.*"), subscription(2, "p.*"), subscription(3, "a.b", lanes=8),
@@ -50,7 +50,7 @@ def test_a_guess_has_what_is_owed_and_hands_over_to_idle_listeners_without_order
     )  # fmt: skip
     guesses = Guesses()
     guesses.remember(waiting("a.b", ["p.q"]))
-    [guess] = guesses.make(routes, idle=[1, 3, 4], tells_others=True)
+    [guess] = guesses.make(routes, idle=[1], tells_others=True)
     deliveries = [
         GuessedDelivery(1, None, True),
         GuessedDelivery(2, None, False),
@@ -58,7 +58,13 @@ def test_a_guess_has_what_is_owed_and_hands_over_to_idle_listeners_without_order
         GuessedDelivery(4, None, False),
     ]
     assert guess == Guess("a.b", ("p.q",), deliveries, ["2,3,4"])
-    [told_nobody] = guesses.make(routes, idle=[], tells_others=False)
+    assert guesses.takers(routes) == {1, 2}, "those without order that are active"
+
+
+def test_nobody_is_told_of_a_guess_where_nobody_else_lives() -> None:
+    guesses = Guesses()
+    guesses.remember(waiting("a.b"))
+    [told_nobody] = guesses.make(Routes([subscription(1, "a.*")]), idle=[], tells_others=False)
     assert list(told_nobody.wakes) == []
 
 

@@ -87,7 +87,8 @@ SELECT CAST(CAST(pg_current_xact_id() AS text) AS bigint) AS xid,
        (SELECT count(pg_notify(CAST(:work_channel AS text), w.payload))
         FROM unnest(CAST(:wakes AS text[])) AS w (payload)) AS told,
        CAST(extract(epoch FROM clock_timestamp()) AS double precision) AS claimed_at,
-       d.id AS delivery_id, d.listener_id, CAST(:base AS bigint) AS last, 1 AS events, CAST(:base AS bigint) AS position,
+       d.id AS delivery_id, d.listener_id, CAST(NULL AS smallint) AS lane, CAST(:base AS bigint) AS last, 1 AS events,
+       CAST(:base AS bigint) AS position,
        CASE WHEN d.id IS NOT NULL THEN m.event_id END AS event_id, m.topic, m.ancestors, m.key,
        CASE WHEN d.id IS NOT NULL THEN m.payload END AS payload,
        CASE WHEN d.id IS NOT NULL THEN m.headers END AS headers,
@@ -155,14 +156,15 @@ WITH found AS MATERIALIZED (
 SELECT CAST(NULL AS bigint) AS id, CAST(pg_current_snapshot() AS text) AS topic, CAST(NULL AS text[]) AS ancestors,
        CAST(NULL AS integer) AS hash, CAST(NULL AS integer) AS bytes, CAST(NULL AS double precision) AS deliver_at,
        CAST(NULL AS bigint) AS xid, CAST(NULL AS double precision) AS claimed_at, CAST(NULL AS bigint) AS delivery_id,
-       CAST(NULL AS integer) AS listener_id, CAST(NULL AS bigint) AS last, CAST(NULL AS integer) AS events,
+       CAST(NULL AS integer) AS listener_id, CAST(NULL AS smallint) AS lane, CAST(NULL AS bigint) AS last,
+       CAST(NULL AS integer) AS events,
        CAST(NULL AS bigint) AS position, CAST(NULL AS uuid) AS event_id,
        CAST(NULL AS text) AS key, CAST(NULL AS jsonb) AS payload, CAST(NULL AS jsonb) AS headers,
        CAST(NULL AS timestamptz) AS published_at, CAST(NULL AS bigint) AS told
 UNION ALL
 SELECT m.id, m.topic, m.ancestors, m.hash, 0, NULL,
        CAST(CAST(pg_current_xact_id() AS text) AS bigint), CAST(extract(epoch FROM clock_timestamp()) AS double precision),
-       d.id, d.listener_id, CAST(:base AS bigint), 1, CAST(:base AS bigint), CASE WHEN d.id IS NOT NULL THEN m.event_id END, m.key,
+       d.id, d.listener_id, NULL, CAST(:base AS bigint), 1, CAST(:base AS bigint), CASE WHEN d.id IS NOT NULL THEN m.event_id END, m.key,
        CASE WHEN d.id IS NOT NULL THEN m.payload END, CASE WHEN d.id IS NOT NULL THEN m.headers END,
        pgbus.readable(m.published_at),
        (SELECT count(pg_notify(CAST(:work_channel AS text), w.payload))
@@ -172,14 +174,15 @@ FROM moved AS m
 LEFT JOIN delivered AS d ON d.claim_token IS NOT NULL
 UNION ALL
 SELECT f.id, f.topic, f.ancestors, f.hash, f.bytes, f.deliver_at, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
-       NULL, NULL, NULL
+       NULL, NULL, NULL, NULL
 FROM found AS f
 WHERE NOT EXISTS (SELECT FROM moved)
 
 -- name: log_events
 -- Move rows into the log, from position `base` on, in the order of their instants and ids, which is that of `ids`; with the
 -- deliveries that are owed of them, by columns. Those that are `claimed` go to a worker at once, and then their events are
--- returned. Returns no row, and does nothing, when the routes have changed.
+-- returned; of an ordered listener only those whose lanes are empty, from `lane_floors` on or of what came back. Returns no
+-- row, and does nothing, when the routes have changed.
 -- A row that someone deleted by hand meanwhile leaves its position empty: deliveries already count on it.
 WITH moved AS (
     DELETE FROM pgbus.outbox AS o
@@ -206,22 +209,28 @@ WITH moved AS (
            pgbus.uuid_or_null(n.headers ->> 'causation_id')
     FROM numbered AS n
     WHERE n.headers ?| '{correlation_id,causation_id}'
+), owed AS MATERIALIZED (
+    SELECT d.listener_id, d.lane, d.first, d.last, d.events, CAST(d.positions AS bigint[]) AS positions,
+           CASE WHEN d.claimed AND d.lane IS NOT NULL THEN pgbus.take_empty_lane(d.listener_id, d.lane, d.floor)
+                ELSE d.claimed END AS claimed
+    FROM unnest(
+        CAST(:listener_ids AS integer[]), CAST(:lanes AS smallint[]), CAST(:firsts AS bigint[]),
+        CAST(:lasts AS bigint[]), CAST(:sizes AS integer[]), CAST(:positions AS text[]), CAST(:claimed AS boolean[]),
+        CAST(:lane_floors AS bigint[])
+    ) AS d (listener_id, lane, first, last, events, positions, claimed, floor)
+    WHERE EXISTS (SELECT FROM numbered)
 ), delivered AS (
     INSERT INTO pgbus.deliveries
         (listener_id, lane, first, last, events, positions, claim_token, worker_id, lease_expires_at)
-    SELECT d.listener_id, d.lane, d.first, d.last, d.events, CAST(d.positions AS bigint[]),
-           CASE WHEN d.claimed THEN CAST(:claim_token AS uuid) END,
-           CASE WHEN d.claimed THEN CAST(:worker_id AS integer) END,
-           CASE WHEN d.claimed THEN now() + CAST(:lease AS double precision) * INTERVAL '1 second' END
-    FROM unnest(
-        CAST(:listener_ids AS integer[]), CAST(:lanes AS smallint[]), CAST(:firsts AS bigint[]),
-        CAST(:lasts AS bigint[]), CAST(:sizes AS integer[]), CAST(:positions AS text[]), CAST(:claimed AS boolean[])
-    ) AS d (listener_id, lane, first, last, events, positions, claimed)
-    WHERE EXISTS (SELECT FROM numbered)
-    RETURNING id, listener_id, first, last, events, positions, claim_token
+    SELECT o.listener_id, o.lane, o.first, o.last, o.events, o.positions,
+           CASE WHEN o.claimed THEN CAST(:claim_token AS uuid) END,
+           CASE WHEN o.claimed THEN CAST(:worker_id AS integer) END,
+           CASE WHEN o.claimed THEN now() + CAST(:lease AS double precision) * INTERVAL '1 second' END
+    FROM owed AS o
+    RETURNING id, listener_id, lane, first, last, events, positions, claim_token
 )
 SELECT m.moved, m.xid, m.told, CAST(extract(epoch FROM clock_timestamp()) AS double precision) AS claimed_at,
-       d.id AS delivery_id, d.listener_id, d.last, d.events, n.position, n.event_id, n.topic, n.ancestors, n.key,
+       d.id AS delivery_id, d.listener_id, d.lane, d.last, d.events, n.position, n.event_id, n.topic, n.ancestors, n.key,
        n.payload, n.headers, pgbus.readable(n.published_at) AS published_at, pgbus.readable(n.deliver_at) AS deliver_at
 FROM (
     SELECT (SELECT count(*) FROM numbered) AS moved,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -25,12 +26,28 @@ class Delivery(NamedTuple):
 
 
 class Offer(NamedTuple):
-    """The idle listeners of a worker: claims may be made for them under this token, with a lease of `lease` seconds."""
+    """The idle listeners of a worker: claims may be made for them under this token, with a lease of `lease` seconds.
+
+    `lanes` are those of ordered listeners in which nothing waits, by listener: each with the position from which on to
+    make sure of that.
+    """
 
     listener_ids: Collection[int]
     token: UUID
     worker_id: int
     lease: float
+    lanes: Mapping[int, Mapping[int, int]] = MappingProxyType({})
+
+    def includes(self, delivery: Delivery) -> bool:
+        """Whether a delivery may be claimed at once."""
+        if delivery.lane is None:
+            return delivery.listener_id in self.listener_ids
+        return self.floor(delivery) is not None
+
+    def floor(self, delivery: Delivery) -> int | None:
+        """From where on its lane has to be empty; None if that does not matter."""
+        its = self.lanes.get(delivery.listener_id)
+        return its.get(delivery.lane) if its and delivery.lane is not None else None
 
     def values(self) -> dict[str, object]:
         """The parameters of a claim that is made with the write."""
@@ -39,11 +56,14 @@ class Offer(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Logged:
-    """The result of a write in transaction `xid`: the number of moved rows; `handed` were claimed, by listener id."""
+    """The result of a write in transaction `xid`: the number of moved rows; `handed` were claimed, by listener id.
+
+    A listener without order has one of these claims, an ordered one has one for each lane.
+    """
 
     moved: int
     xid: int
-    handed: Mapping[int, Claim]
+    handed: Mapping[int, Sequence[Claim]]
 
 
 class GuessedDelivery(NamedTuple):
@@ -66,7 +86,7 @@ class Guess(NamedTuple):
 async def log_event(
     store: Store, *, id_: int, base: int, deliveries: Sequence[Delivery], offer: Offer, wakes: Sequence[str]
 ) -> Logged | None:
-    """Move one row to the position `base`; its deliveries are claimed for the listeners of the offer.
+    """Move one row to the position `base`; deliveries without a lane are claimed for the listeners of the offer.
 
     None: nothing was done, as the routes have changed, or the row is gone.
     """
@@ -76,7 +96,7 @@ async def log_event(
         base=base,
         listener_ids=[one.listener_id for one in deliveries],
         lanes=[one.lane for one in deliveries],
-        claimed=[one.listener_id in offer.listener_ids for one in deliveries],
+        claimed=[one.lane is None and offer.includes(one) for one in deliveries],
         wakes=list(wakes),
         work_channel=store.work_channel,
         **offer.values(),
@@ -104,7 +124,8 @@ async def log_events(
         lasts=lasts,
         sizes=sizes,
         positions=positions,
-        claimed=[one.listener_id in offer.listener_ids for one in deliveries],
+        claimed=[offer.includes(one) for one in deliveries],
+        lane_floors=[offer.floor(one) for one in deliveries],
         wakes=list(wakes),
         work_channel=store.work_channel,
         **offer.values(),
@@ -155,18 +176,24 @@ async def read_and_log_event(
     return Reading(snapshot["topic"], [new_waiting(rows[0][:6])]), logged
 
 
-def _handed(rows: Sequence[Any], *, token: UUID) -> dict[int, Claim]:
+def _handed(rows: Sequence[Any], *, token: UUID) -> dict[int, list[Claim]]:
     """The claims that were made with the move, by listener: each gets events of its own, in the order of the log."""
-    handed: dict[int, Claim] = {}
+    claims: dict[int, Claim] = {}
+    listeners: dict[int, int] = {}
     for row in rows:
-        if row["delivery_id"] is None:
+        if (delivery_id := row["delivery_id"]) is None:
             continue
-        if row["listener_id"] not in handed:
-            handed[row["listener_id"]] = _claim(row, token=token)
-        handed[row["listener_id"]].events.append(event_of(row))
-    # A claim that lacks an event, whose row someone deleted meanwhile, is handed to nobody: its worker finds that it
-    # does not know it, and returns it.
-    return {listener_id: claim for listener_id, claim in handed.items() if len(claim.events) == claim.size}
+        if delivery_id not in claims:
+            claims[delivery_id] = _claim(row, token=token)
+            listeners[delivery_id] = row["listener_id"]
+        claims[delivery_id].events.append(event_of(row))
+    handed: dict[int, list[Claim]] = {}
+    for delivery_id, claim in claims.items():
+        # A claim that lacks an event, whose row someone deleted meanwhile, is handed to nobody: its worker finds that
+        # it does not know it, and returns it.
+        if len(claim.events) == claim.size:
+            handed.setdefault(listeners[delivery_id], []).append(claim)
+    return handed
 
 
 def _claim(row: Any, *, token: UUID) -> Claim:
@@ -174,7 +201,7 @@ def _claim(row: Any, *, token: UUID) -> Claim:
         id=row["delivery_id"],
         token=token,
         attempt=1,
-        lane=None,
+        lane=row["lane"],
         suspect=False,
         fresh=True,
         last=row["last"],

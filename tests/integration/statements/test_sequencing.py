@@ -216,6 +216,59 @@ async def test_sequencing_claims_a_few_events_for_the_idle_listeners_that_hear_t
         assert await bench.settle(listener_id, [claim], DONE) == 1
 
 
+async def keys_of_other_lanes(bench: Bench, count: int) -> list[str]:
+    """Keys of the lanes 0, 1 and so on, of four."""
+    lanes = await bench.fetch("SELECT (hashtext(n::text) & 2147483647) % 4, n::text FROM generate_series(1, 50) AS n")
+    by_lane: dict[int, str] = dict(lanes)
+    return [by_lane[lane] for lane in range(count)]
+
+
+async def test_sequencing_claims_a_few_events_in_the_empty_lanes_of_an_ordered_listener(bench: Bench) -> None:
+    ordered = await bench.rows.listener("ordered", "a.*", lanes=4)
+    first, second, third = await keys_of_other_lanes(bench, 3)
+    for key in (first, second, first, third):
+        await bench.outbox("a.b", key=key)
+    look = await bench.sequence(empty_lanes={ordered: {0: 0, 1: 0}}, worker_id=7)
+    assert (look.moved, look.listener_ids) == (4, [ordered]), "in one lane it has something to claim"
+    assert bench.woken_lanes == {ordered: {2}}
+    assert sorted(await bench.deliveries("lane, first, last, positions, worker_id")) == [
+        (0, 1, 3, [1, 3], 7), (1, 2, 2, None, 7), (2, 4, 4, None, None),
+    ]  # fmt: skip
+    claims = look.in_lanes[ordered]
+    assert [(claim.lane, [event.position for event in claim.events]) for claim in claims] == [(0, [1, 3]), (1, [2])]
+    for claim in claims:
+        assert await bench.settle(ordered, [claim], *[DONE] * claim.size) == 1
+
+
+@pytest.mark.parametrize("state", ["waiting", "claimed", "come back", "come back and claimed", "due later"])
+async def test_sequencing_claims_nothing_in_a_lane_that_only_a_worker_takes_for_empty(bench: Bench, state: str) -> None:
+    ordered = await bench.rows.listener("ordered", "a.*", lanes=4)
+    first, second = await keys_of_other_lanes(bench, 2)
+    await bench.log(1)
+    is_claimed = state.endswith("claimed")
+    row = await bench.rows.delivery(ordered, 1, lane=0, worker_id=3 if is_claimed else None)
+    if state not in {"waiting", "claimed"}:
+        due = "now() + interval '1 hour'" if state == "due later" else "now()"
+        await bench.connection.execute(f"UPDATE pgbus.deliveries SET available_at = {due} WHERE id = $1", row)
+    floor = 0 if state in {"waiting", "claimed"} else 2
+    for key in (first, second):
+        await bench.outbox("a.b", key=key)
+    look = await bench.sequence(base=2, empty_lanes={ordered: {0: floor, 1: floor}}, worker_id=7)
+    assert [claim.lane for claim in look.in_lanes[ordered]] == [1]
+    assert bench.woken_lanes == {ordered: {0}}
+
+
+async def test_sequencing_claims_nothing_in_a_lane_in_which_someone_else_claims(bench: Bench, other: Bench) -> None:
+    ordered = await bench.rows.listener("ordered", "a.*", lanes=4)
+    first, second = await keys_of_other_lanes(bench, 2)
+    for key in (first, second):
+        await bench.outbox("a.b", key=key)
+    async with other.connection.transaction():
+        assert await other.fetch("SELECT pgbus.take_lane($1, 0::smallint, 0)", ordered) == [(True,)]
+        look = await bench.sequence(empty_lanes={ordered: {0: 0, 1: 0}})
+    assert [claim.lane for claim in look.in_lanes[ordered]] == [1]
+
+
 async def test_a_few_events_are_left_to_all_where_other_workers_live(bench: Bench) -> None:
     idle = await bench.rows.listener("idle", "a.b")
     await bench.outbox("a.b", "a.b")
