@@ -57,4 +57,4 @@ class Guesses:
 
 
 def _wakes(deliveries: Sequence[GuessedDelivery]) -> list[str]:
-    return wake_payloads([one.listener_id for one in deliveries if not one.claimed])
+    return wake_payloads({one.listener_id: () for one in deliveries if not one.claimed})

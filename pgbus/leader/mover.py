@@ -342,8 +342,8 @@ class Mover:
     def _wakes(self, deliveries: Sequence[Delivery], offer: Offer) -> list[str]:
         if not self.tells_others:
             return []
-        others = (one.listener_id for one in deliveries if one.listener_id not in offer.listener_ids)
-        return wake_payloads(list(dict.fromkeys(others)))
+        others = (one for one in deliveries if one.listener_id not in offer.listener_ids)
+        return wake_payloads(lanes_by_listener(others))
 
     # ----------------------------------------------------------------------------------------------------- scheduled
 

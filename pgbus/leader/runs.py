@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from pgbus.database.statements.moving import Delivery
 from pgbus.database.statements.sequencer import Waiting
 from pgbus.leader.routes import Route, Routes, all_topics
 
-# A notification carries less than 8000 bytes: 700 ids, however long they are.
-IDS_PER_NOTIFICATION = 700
+# Bytes; a notification carries less than 8000.
+MAX_PAYLOAD = 7_900
 
 _Run = tuple[int | None, int, int, int, str | None]
 
@@ -70,9 +70,13 @@ def lanes_by_listener(deliveries: Iterable[Delivery]) -> dict[int, set[int]]:
     return lanes
 
 
-def wake_payloads(listener_ids: Sequence[int]) -> list[str]:
-    """Return the notifications that make other workers claim for these listeners."""
-    return [
-        ",".join(map(str, listener_ids[start : start + IDS_PER_NOTIFICATION]))
-        for start in range(0, len(listener_ids), IDS_PER_NOTIFICATION)
-    ]
+def wake_payloads(lanes: Mapping[int, Collection[int]]) -> list[str]:
+    """Return the notifications that make other workers claim for these listeners, in these lanes: `7,8:3.61`."""
+    payloads: list[str] = []
+    for listener_id, its in lanes.items():
+        part = f"{listener_id}:{'.'.join(map(str, sorted(its)))}" if its else str(listener_id)
+        if payloads and len(payloads[-1]) + len(part) < MAX_PAYLOAD:
+            payloads[-1] += f",{part}"
+        else:
+            payloads.append(part)
+    return payloads

@@ -28,8 +28,9 @@ class Lanes:
         return self.are_unknown or lane in self._waiting
 
     def expect(self, lanes: Iterable[int] = ()) -> None:
-        """There may be rows in these lanes; in any, if none is named."""
-        if named := set(lanes):
+        """There may be rows in these lanes; in any, if none is named, or one that there is not."""
+        named = set(lanes)
+        if named and named.issubset(range(len(self.floors))):
             self._waiting |= named
         elif self.floors:
             self.are_unknown = True

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections.abc import Coroutine, Iterable
+from collections.abc import Coroutine
 from typing import Any
 
 from pgbus.aio.backoff import Backoff
@@ -208,7 +208,7 @@ class SessionLoop:
             case "reload":
                 self._parts.look_at_everything()
             case _:
-                self._parts.runners.wake(dict.fromkeys(_read_ids(payload), ()))
+                self._parts.runners.wake(_read_lanes(payload))
 
     def _answer(self, work: Coroutine[Any, Any, None]) -> None:
         """Do this soon: a callback of the session cannot wait."""
@@ -242,7 +242,17 @@ class SessionLoop:
             self._schemas.stored.drop(session.store)
 
 
-def _read_ids(payload: str) -> Iterable[int]:
-    """The listener ids of a notification. Anyone may notify: what is not an id is passed over."""
+def _read_lanes(payload: str) -> dict[int, list[int]]:
+    """The listener ids of a notification, each with its lanes if they are named: `7,8:3.61`.
+
+    Anyone may notify: what is not an id or a lane is passed over.
+    """
+    parts = (part.partition(":") for part in payload.split(","))
+    return {
+        int(id_): [int(lane) for lane in lanes.split(".") if _is_id(lane)] for id_, _, lanes in parts if _is_id(id_)
+    }
+
+
+def _is_id(text: str) -> bool:
     # ASCII, as isdigit() alone is also true of what int() refuses; and short, as it refuses thousands of digits.
-    return (int(part) for part in payload.split(",") if part.isascii() and part.isdigit() and len(part) <= _ID_DIGITS)
+    return text.isascii() and text.isdigit() and len(text) <= _ID_DIGITS

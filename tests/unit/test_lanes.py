@@ -56,9 +56,9 @@ def test_what_a_claim_has_left_is_looked_into_again() -> None:
     assert lanes.take(held=[]) == [1]
 
 
-def test_who_names_no_lane_or_has_lost_the_floors_means_any() -> None:
+def test_no_named_lane_or_an_unknown_one_or_floors_that_were_lost_mean_any() -> None:
     lanes = Lanes(2)
-    for expect in (lanes.expect, lanes.lower):
+    for expect in (lanes.expect, lanes.lower, lambda: lanes.expect([0, 2])):
         lanes.take(held=[])
         expect()
         assert lanes.may_have(0)
