@@ -12,6 +12,7 @@ from typing import Any
 from uuid import uuid4
 
 import asyncpg
+import msgspec
 
 from pgbus.database.statements import deliveries
 from pgbus.database.statements.deliveries import Claim
@@ -99,13 +100,18 @@ class Bench:
     async def claim(self, listener_id: int, *, lanes: int | None = None, **values: Any) -> list[Claim]:
         return (await self.look(listener_id, lane_floors=[0] * (lanes or 0), **values)).claims
 
-    async def look(self, listener_id: int, **values: Any) -> deliveries.Claimed:
-        """A claim, and the tops of the lanes."""
+    async def look(self, listener_id: int, *, lean: bool = False, **values: Any) -> deliveries.Claimed:
+        """A claim, and the tops of the lanes; `lean`: by the statement for some lanes, which must do."""
         defaults: dict[str, Any] = {
             "token": uuid4(), "worker_id": 1, "rows": 100, "limit": 100, "piece": 100, "lease": LEASE, "suspects": True,
         }  # fmt: skip
         terms = deliveries.ClaimTerms(listener_id=listener_id, **{**defaults, **values})
-        return await deliveries.claim_deliveries(self.store, terms)
+        if not lean:
+            return await deliveries.claim_deliveries(self.store, terms)
+        every = range(len(terms.lane_floors))
+        claimed = await deliveries.claim_lanes(self.store, msgspec.structs.replace(terms, lanes=every))
+        assert claimed
+        return claimed
 
     async def settle(self, listener_id: int, claims: Sequence[Claim], *endings: Ending, blocking: bool = False) -> int:
         """Settle each claim with these endings of its events; how many claims were still ours."""

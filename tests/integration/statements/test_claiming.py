@@ -160,18 +160,18 @@ async def wait_in_a_lane(bench: Bench, *, comes_back: bool) -> int:
     return listener_id
 
 
-@pytest.mark.parametrize("comes_back", [False, True])
+@pytest.mark.parametrize(("comes_back", "lean"), [(False, False), (True, False), (False, True)])
 async def test_of_two_that_claim_in_a_lane_at_the_same_moment_one_gets_nothing(
-    bench: Bench, other: Bench, comes_back: bool
+    bench: Bench, other: Bench, comes_back: bool, lean: bool
 ) -> None:
     listener_id = await wait_in_a_lane(bench, comes_back=comes_back)
     async with other.connection.transaction():
-        [claim] = await other.claim(listener_id, lanes=LANES)
+        [claim] = await other.claim(listener_id, lanes=LANES, lean=lean)
         await bench.rows.delivery(listener_id, 1, lane=5)
-        assert await bench.claim(listener_id, lanes=LANES) == [], "the other one has the lane until it ends"
-    assert await bench.claim(listener_id, lanes=LANES) == [], "its claim is in the lane"
+        assert await bench.claim(listener_id, lanes=LANES, lean=lean) == [], "the other one has the lane until it ends"
+    assert await bench.claim(listener_id, lanes=LANES, lean=lean) == [], "its claim is in the lane"
     await bench.settle(listener_id, [claim], DONE)
-    assert positions(await bench.claim(listener_id, lanes=LANES)) == [[1]]
+    assert positions(await bench.claim(listener_id, lanes=LANES, lean=lean)) == [[1]]
 
 
 @pytest.mark.parametrize("comes_back", [False, True])
@@ -219,7 +219,8 @@ async def test_events_missing_from_the_log_leave_the_claim_and_are_noted_in_hist
     ]
 
 
-async def test_a_blocked_event_is_no_head_and_its_key_is_told_for_later_ones(bench: Bench) -> None:
+@pytest.mark.parametrize("lean", [False, True])
+async def test_a_blocked_event_is_no_head_and_its_key_is_told_for_later_ones(bench: Bench, lean: bool) -> None:
     listener_id = await bench.rows.listener("ordered", "**", lanes=LANES)
     await bench.log(1, 2, 3, key="bad")
     await bench.log(4, key="good")
@@ -230,7 +231,7 @@ async def test_a_blocked_event_is_no_head_and_its_key_is_told_for_later_ones(ben
         "VALUES ($1, 1, 1, 'no', 'w', 'bad')",
         listener_id,
     )
-    [claim] = await bench.claim(listener_id, lanes=LANES, blocking=True)
+    [claim] = await bench.claim(listener_id, lanes=LANES, blocking=True, lean=lean)
     assert (positions([claim]), claim.blocked) == ([[3, 4]], [True, False])
 
 
@@ -253,7 +254,8 @@ async def test_two_sessions_that_claim_at_once_share_the_events(bench: Bench, ot
     assert sorted(position or 0 for position in found) == list(range(1, 101))
 
 
-async def test_two_sessions_never_hold_one_lane_at_once(bench: Bench, other: Bench) -> None:
+@pytest.mark.parametrize("lean", [False, True])
+async def test_two_sessions_never_hold_one_lane_at_once(bench: Bench, other: Bench, lean: bool) -> None:
     listener_id = await bench.rows.listener("ordered", "**", lanes=2)
     await bench.log(*range(1, 61))
     for position in range(1, 61, 3):
@@ -263,7 +265,7 @@ async def test_two_sessions_never_hold_one_lane_at_once(bench: Bench, other: Ben
 
     async def drain(session: Bench) -> None:
         while sum(map(len, seen.values())) < 60:
-            for claim in await session.claim(listener_id, lanes=2, piece=2):
+            for claim in await session.claim(listener_id, lanes=2, piece=3 if lean else 2, lean=lean):
                 assert claim.lane not in held
                 held.add(claim.lane)
                 seen[claim.lane].extend(event.position or 0 for event in claim.events)
