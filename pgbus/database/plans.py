@@ -14,7 +14,7 @@ from pgbus.database.sql.rights import missing_right
 
 # The statements that run all the time.
 LOOKS = ("read_outbox",)
-CLAIMS = ("claim_ready", "claim_deliveries", "settle_deliveries", "extend_leases", "free_claims")
+CLAIMS = ("claim_ready", "claim_lanes", "claim_deliveries", "settle_deliveries", "extend_leases", "free_claims")
 CALLS = ("claim_requests", "fetch_responses")
 
 
