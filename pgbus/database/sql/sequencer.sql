@@ -209,24 +209,25 @@ WITH moved AS (
            pgbus.uuid_or_null(n.headers ->> 'causation_id')
     FROM numbered AS n
     WHERE n.headers ?| '{correlation_id,causation_id}'
-), owed AS MATERIALIZED (
-    SELECT d.listener_id, d.lane, d.first, d.last, d.events, CAST(d.positions AS bigint[]) AS positions,
-           CASE WHEN d.claimed AND d.lane IS NOT NULL THEN pgbus.take_empty_lane(d.listener_id, d.lane, d.floor)
-                ELSE d.claimed END AS claimed
-    FROM unnest(
-        CAST(:listener_ids AS integer[]), CAST(:lanes AS smallint[]), CAST(:firsts AS bigint[]),
-        CAST(:lasts AS bigint[]), CAST(:sizes AS integer[]), CAST(:positions AS text[]), CAST(:claimed AS boolean[]),
-        CAST(:lane_floors AS bigint[])
-    ) AS d (listener_id, lane, first, last, events, positions, claimed, floor)
-    WHERE EXISTS (SELECT FROM numbered)
 ), delivered AS (
     INSERT INTO pgbus.deliveries
         (listener_id, lane, first, last, events, positions, claim_token, worker_id, lease_expires_at)
-    SELECT o.listener_id, o.lane, o.first, o.last, o.events, o.positions,
+    SELECT o.listener_id, o.lane, o.first, o.last, o.events, CAST(o.positions AS bigint[]),
            CASE WHEN o.claimed THEN CAST(:claim_token AS uuid) END,
            CASE WHEN o.claimed THEN CAST(:worker_id AS integer) END,
            CASE WHEN o.claimed THEN now() + CAST(:lease AS double precision) * INTERVAL '1 second' END
-    FROM owed AS o
+    FROM (
+        -- A level of its own, so that the volatile function is called once for each.
+        SELECT d.listener_id, d.lane, d.first, d.last, d.events, d.positions,
+               CASE WHEN d.claimed AND d.lane IS NOT NULL THEN pgbus.take_empty_lane(d.listener_id, d.lane, d.floor)
+                    ELSE d.claimed END AS claimed
+        FROM unnest(
+            CAST(:listener_ids AS integer[]), CAST(:lanes AS smallint[]), CAST(:firsts AS bigint[]),
+            CAST(:lasts AS bigint[]), CAST(:sizes AS integer[]), CAST(:positions AS text[]),
+            CAST(:claimed AS boolean[]), CAST(:lane_floors AS bigint[])
+        ) AS d (listener_id, lane, first, last, events, positions, claimed, floor)
+        WHERE EXISTS (SELECT FROM numbered)
+    ) AS o
     RETURNING id, listener_id, lane, first, last, events, positions, claim_token
 )
 SELECT m.moved, m.xid, m.told, CAST(extract(epoch FROM clock_timestamp()) AS double precision) AS claimed_at,
