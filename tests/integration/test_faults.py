@@ -284,7 +284,7 @@ async def test_a_bug_in_one_listener_ends_no_other_and_is_a_crash_for_its_claims
     async def good(event: int) -> None:
         inbox.put(event)
 
-    @bus.listener("a.faulty", name="bad", ordered=True)
+    @bus.listener("a.faulty", name="bad", ordered=True, on_poison="block")  # whose events are never handed over
     async def bad(event: int) -> None:
         inbox.put(100 + await connection.fetchval("SELECT crashes FROM pgbus.deliveries"))
 
@@ -357,7 +357,7 @@ async def test_status_shows_what_has_failed_and_waits_to_begin_again(
     monkeypatch.setattr("pgbus.aio.backoff.RESTART_PAUSE", 3600.0)
     monkeypatch.setattr("pgbus.listeners.claimer.HeldClaim", failing_once(HeldClaim))
 
-    @bus.listener("a.faulty", name="bad", ordered=True)  # an event of which is never handed over
+    @bus.listener("a.faulty", name="bad", ordered=True, on_poison="block")  # whose events are never handed over
     async def bad(event: int) -> None: ...
 
     async with running(bus), Admin.connect(bus.config) as admin:
