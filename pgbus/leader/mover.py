@@ -25,7 +25,7 @@ from pgbus.database.store import Store
 from pgbus.leader.frontier import Frontier, Seen, Snapshot
 from pgbus.leader.guesses import Guesses
 from pgbus.leader.neighbours import Neighbours, handing_over
-from pgbus.leader.routes import Route, Routes
+from pgbus.leader.routes import Routes
 from pgbus.leader.runs import lanes_by_listener, make_deliveries, wake_payloads
 
 logger = logging.getLogger("pgbus")
@@ -281,11 +281,9 @@ class Mover:
 
     async def _hand_over(self, events: Sequence[Waiting], log: Callable[[Offer], Awaitable[Logged]]) -> Logged:
         """Log events, claimed for idle listeners of ours that may take them."""
-        takers = {route.listener_id for route in self._routes_of(events) if route.is_active}
+        heard_by = (route for event in events for route in self._routes.find(event.topic, event.ancestors))
+        takers = {route.listener_id for route in heard_by if route.is_active}
         return await handing_over(self._neighbours, log, takers=takers, events=len(events), lease=self._lease)
-
-    def _routes_of(self, events: Sequence[Waiting]) -> set[Route]:
-        return {route for event in events for route in self._routes.find(event.topic, event.ancestors)}
 
     async def _log_alone(self, event: Waiting, deliveries: Sequence[Delivery], offer: Offer) -> Logged:
         logged = await moving.log_event(
